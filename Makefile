@@ -1,0 +1,52 @@
+# cmbfe: two commands, `make repro` and `make test`. `make help` lists them all.
+PYTHON ?= python3
+PROFILE ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
+PACKAGES := .venv/.packages
+INSTALLED := .venv/.installed
+
+.PHONY: help env repro test lint lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
+
+# A .venv without a working pip, or one that was moved or copied here from elsewhere, counts as not installed.
+ifeq (,$(findstring $(CURDIR)/.venv/,$(shell $(BIN)/pip --version 2>/dev/null)))
+.PHONY: $(PACKAGES)
+endif
+
+# --clear also drops the packages of an older lock, but not through a link, which may lead to another clone's .venv.
+# The stamps come last: what was interrupted starts anew.
+$(PACKAGES): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "cmbfe needs Python 3.11 or newer; say which: make env PYTHON=python3.12" >&2; exit 2; }
+	@test ! -L .venv || rm .venv
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) --no-compile -r requirements.lock
+	@touch $@
+
+$(INSTALLED): $(PACKAGES) pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites params.yaml first
+	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+test: env  ## unit tests, then every notebook in the smoke profile, in a scratch workspace
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: env  ## style of code and notebooks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lock: env  ## renew requirements.lock and environment.yml from pyproject.toml
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --no-emit-package opencv-python \
+	  --output-file requirements.lock
+	$(BIN)/python tools/renew_environment.py
+
+clean:  ## remove the environment and everything that the pipeline made
+	rm -rf .venv data models results/notebooks

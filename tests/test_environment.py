@@ -1,0 +1,145 @@
+"""requirements.lock, environment.yml, pyproject.toml and the table of dependencies say the same."""
+
+import ast
+import re
+import runpy
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+PINS = [Requirement(line) for line in LOCK.splitlines()]
+PLATFORMS = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def direct_dependencies() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+
+
+def applying(requirements: list[Requirement], system: str, machine: str, python: str) -> list[Requirement]:
+    """Return the requirements whose markers hold on that machine with that Python."""
+    place = {
+        "os_name": "posix",
+        "sys_platform": system,
+        "platform_system": system.capitalize(),
+        "platform_machine": machine,
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    return [each for each in requirements if each.marker is None or each.marker.evaluate(place)]
+
+
+def pinned(system: str, machine: str, python: str) -> list[tuple[str, str]]:
+    """Return name and version of every package that the lock installs on that machine with that Python."""
+    return [(pin.name, str(pin.specifier)[2:]) for pin in applying(PINS, system, machine, python)]
+
+
+def conda_environment() -> dict:
+    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+def third_party_imports(file: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            modules.add(node.module.split(".")[0])
+    return modules - sys.stdlib_module_names - {"cmbfe"}
+
+
+def test_every_line_of_the_lock_is_a_pin_with_at_most_a_marker():
+    plain = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9a-z.]+( ; [a-z_]+ .+)?")
+    assert [line for line in LOCK.splitlines() if not plain.fullmatch(line)] == []
+    assert "://" not in LOCK
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(("system", "machine"), PLATFORMS)
+def test_the_lock_has_one_version_of_a_package_on_any_machine(system, machine, python):
+    names = [name for name, _ in pinned(system, machine, python)]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(("system", "machine"), PLATFORMS)
+def test_the_lock_satisfies_every_direct_dependency(system, machine, python):
+    locked = dict(pinned(system, machine, python))
+    for wanted in applying(direct_dependencies(), system, machine, python):
+        assert locked[canonicalize_name(wanted.name)] in wanted.specifier
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "torch", "torchvision"),
+    [
+        ("linux", "x86_64", "2.14.1", "0.29.1"),
+        ("darwin", "arm64", "2.14.1", "0.29.1"),
+        ("linux", "aarch64", "2.9.1", "0.24.1"),
+    ],
+)
+def test_the_lock_pins_torch_and_torchvision_by_platform(system, machine, torch, torchvision):
+    locked = dict(pinned(system, machine, "3.12"))
+    assert (locked["torch"], locked["torchvision"]) == (torch, torchvision)
+
+
+def test_cuda_packages_are_locked_for_linux_x86_64_only():
+    def cuda(system: str, machine: str) -> list[str]:
+        names = [name for name, _ in pinned(system, machine, "3.12")]
+        return [name for name in names if name == "triton" or re.match("nvidia-.*cu", name)]
+
+    assert "nvidia-cublas" in cuda("linux", "x86_64")
+    assert cuda("linux", "aarch64") == cuda("darwin", "arm64") == []
+
+
+def test_one_build_of_opencv_is_locked():
+    assert [pin.name for pin in PINS if "opencv" in pin.name] == ["opencv-python-headless"]
+
+
+def test_environment_yml_is_what_make_lock_writes():
+    renew = runpy.run_path(str(ROOT / "tools" / "renew_environment.py"))
+    written = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert written == renew["conda_environment"](LOCK), "run: python tools/renew_environment.py"
+
+
+def test_environment_yml_holds_the_names_and_versions_of_the_lock():
+    pip_list = conda_environment()["dependencies"][-1]["pip"]
+    assert [Requirement(line) for line in pip_list[:-1]] == PINS
+    assert pip_list[-1] == "--editable ."
+
+
+def test_environment_yml_takes_a_python_that_the_project_allows():
+    environment = conda_environment()
+    assert environment["channels"][0] == "conda-forge"
+    (python,) = [each for each in environment["dependencies"] if str(each).startswith("python=")]
+    assert python.removeprefix("python=") in PYTHONS
+
+
+def test_the_table_gives_a_reason_for_every_direct_dependency_and_for_nothing_else():
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Dependencies\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| \S.* \|$", section, re.MULTILINE)
+    assert sorted(rows) == sorted({each.name for each in direct_dependencies()})
+
+
+def test_every_package_that_the_code_imports_is_a_direct_dependency():
+    owners = packages_distributions()
+    declared = {canonicalize_name(each.name) for each in direct_dependencies()}
+    files = [file for folder in ("cmbfe", "tests", "tools") for file in (ROOT / folder).rglob("*.py")]
+    undeclared = {
+        f"{file.relative_to(ROOT)}: {module}"
+        for file in files
+        for module in third_party_imports(file) & owners.keys()
+        if not declared & {canonicalize_name(owner) for owner in owners[module]}
+    }
+    assert undeclared == set()
