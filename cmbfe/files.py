@@ -1,0 +1,104 @@
+"""Files that appear whole or not at all: written under a temporary name, then renamed."""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cmbfe.errors import InputError
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
+
+    An interrupted writer leaves the previous file, or none, but never half a file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers such as matplotlib and PIL read the format from it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it becomes `path` if the block succeeds, else vanishes.
+
+    An earlier result at `path` is replaced; it is recognised by the file `marker` in it, so that a mistyped
+    path never costs anybody a folder of something else.
+
+    Args:
+        inputs: files and folders that the result is made from: they must not lie in what is replaced.
+
+    Raises:
+        InputError: `path` is a file, or a folder that holds something else than an earlier result, or an input.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; give a folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise InputError(f"{path}: holds other things and no {marker} of an earlier run; give an empty folder")
+    path_given, path = path, path.resolve()
+    for one in inputs:
+        if Path(one).resolve().is_relative_to(path):
+            raise InputError(f"{path_given}: holds the input {one}, which would be lost; give another folder")
+    absent = [folder for folder in path.parents if not folder.exists()]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in absent:
+            with suppress(OSError):  # not empty: the result lies in it
+                folder.rmdir()
+
+
+def is_partial(path: Path) -> bool:
+    """Whether the name is that of a temporary file or folder of the above, left behind by a killed writer."""
+    return re.fullmatch(r"\..+\.\d+\.partial(\.\w+)?", path.name) is not None
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write JSON with sorted keys and no timestamps, so that equal content gives equal bytes.
+
+    A number that is not finite becomes null: JSON knows no NaN.
+    """
+    text = json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False)
+    with whole_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON; an absent, unreadable or malformed file raises `InputError` naming file and line."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}") from None

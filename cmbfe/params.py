@@ -1,0 +1,239 @@
+"""params.yaml as typed settings: unknown keys, wrong types and impossible values raise with the key's path."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+
+PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Degrees = Annotated[float, Field(ge=-180, le=180)]
+Variant = Literal[
+    "ssd300",
+    "ssd300-fe",
+    "ssd512",
+    "ssd512-fe",
+    "mobilenet320",
+    "mobilenet320-fe",
+    "resnet34-300",
+    "resnet34-300-fe",
+]
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"a range rises: {pair[0]} is above {pair[1]}")
+    return pair
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"a name occurs twice: {', '.join(names)}")
+    return names
+
+
+NotNegativeRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+DegreesRange = Annotated[tuple[Degrees, Degrees], AfterValidator(_rising)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(_rising)]
+
+
+class _Section(BaseModel):
+    # Strict: the text "1e-4", which YAML reads from 1e-4, is an error and no number.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Patients(_Section):
+    """Patients in each split (paper Table 1: 33, 17, 8)."""
+
+    train: Count
+    test: Count
+    validation: Count
+
+
+class Phantom(_Section):
+    """The simulated cohort."""
+
+    patients: Patients
+    slices: Annotated[int, Field(ge=3, le=512)]
+    matrix_px: Annotated[int, Field(ge=64, le=1024)]
+    cmbs_per_patient: Positive
+
+
+class BiasCorrection(_Section):
+    """N4 in 3-D, per series (A18)."""
+
+    shrink_factor: Annotated[int, Field(ge=1, le=16)]
+    iterations: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Pictures(_Section):
+    """From DICOM to 8 bit (A17)."""
+
+    format: Literal["jpg", "png"]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    window_percentiles: PercentileRange
+    bias_correction: BiasCorrection
+
+
+class Augmentation(_Section):
+    """Paper section 2.2, A16; px are px of the picture."""
+
+    target_pictures: Count
+    flip_probability: Share
+    intensity_factor: PositiveRange
+    blur_sigma_px: NotNegativeRange
+    translation_px: NotNegative
+    rotation_degrees: DegreesRange
+    scale: PositiveRange
+    minimum_visible_share: Share
+
+
+class FeatureEnhancement(_Section):
+    """The FE layer (A1-A6)."""
+
+    beta: Positive
+    resize: Literal["bilinear", "area", "nearest", "max"]
+    placement: Literal["trunk", "source", "both"]
+    weighting: Literal["equation", "figure"]
+
+
+class Weights(_Section):
+    """Initial weights of each trunk: null (fresh), "imagenet" (download), or the path of a file (A19)."""
+
+    vgg16: str | None
+    mobilenet_v2: str | None
+    resnet34: str | None
+
+
+class Detector(_Section):
+    """What is built (A10-A12)."""
+
+    width: Annotated[float, Field(gt=0, le=1)]
+    default_boxes: Literal["voc", "coco", "cmb"]
+    minimum_negatives: Annotated[int, Field(ge=0)]
+    score_threshold: Share
+    nms_threshold: Share
+    detections_per_picture: Count
+    weights: Weights
+    fe: FeatureEnhancement
+
+
+class Training(_Section):
+    """The schedule (A7-A9)."""
+
+    batch: Count
+    iterations: Count
+    learning_rate: Positive
+    milestones: tuple[Count, ...]
+    gamma: Annotated[float, Field(gt=0, le=1)]
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    accelerator: Literal["auto", "cpu", "cuda"]
+    checkpoint_every: Count
+
+    @model_validator(mode="after")
+    def _milestones_rise_to_the_end(self) -> "Training":
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones rise: {list(self.milestones)}")
+        if self.milestones and self.milestones[-1] >= self.iterations:
+            raise ValueError(f"milestone {self.milestones[-1]} is not before the end at {self.iterations}")
+        return self
+
+
+class Evaluation(_Section):
+    """A13-A15."""
+
+    iou: Annotated[float, Field(gt=0, le=1)]
+    sensitivity: Annotated[float, Field(gt=0, le=1)]
+    froc_x_max: Positive
+    bootstrap_samples: Count
+
+
+class Params(_Section):
+    """All settings of a run."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1), AfterValidator(_distinct)]
+    phantom: Phantom
+    pictures: Pictures
+    augmentation: Augmentation
+    detector: Detector
+    training: Training
+    evaluation: Evaluation
+
+
+def _explain(file: Path, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    value = "" if first["type"] in ("missing", "extra_forbidden") else f", found {first['input']!r}"
+    meaning = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+    return f"{file}: {key}: {meaning}{value}{more}".replace("\n", " ")
+
+
+def _tuples(value: object) -> object:
+    """YAML has lists only; strict settings take tuples, which cannot be changed by accident."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check a params.yaml.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown or missing key, a wrong type or an impossible value; the
+            message names the key's path, such as `training.learning_rate`.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: (whole file): settings expected, found {type(content).__name__}")
+    try:
+        return Params.model_validate(_tuples(content))
+    except ValidationError as error:
+        raise InputError(_explain(path, error)) from None
+
+
+def profile_file(name: str) -> Path:
+    """Return the file of a profile (smoke, laptop, paper).
+
+    Raises:
+        InputError: no profile of that name.
+    """
+    known = sorted(file.stem for file in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"no profile named {name!r}; there are: {', '.join(known)}")
+    return PROFILES / f"{name}.yaml"
+
+
+def save_params(params: Params, path: Path | str) -> None:
+    """Write settings as YAML that `load_params` reads back as the same settings."""
+    with whole_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def write_profile(name: str, target: Path | str) -> Path:
+    """Copy a profile to `target` (params.yaml) and return the path."""
+    text = profile_file(name).read_text(encoding="utf-8")
+    with whole_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(target)

@@ -1,0 +1,55 @@
+"""Where things lie. Every path of the pipeline comes from here, relative to the workspace's root."""
+
+from pathlib import Path
+
+from cmbfe.errors import InputError
+
+
+def workspace() -> Path:
+    """Return the nearest folder, from the current one upwards, that holds a params.yaml.
+
+    Papermill runs notebooks in the root and nbval runs them in notebooks/: both find the same root.
+
+    Raises:
+        InputError: no params.yaml here or above.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise InputError(f"{here}: no params.yaml here or above; run inside a clone, or write one: cmbfe profile smoke")
+
+
+def params_file() -> Path:
+    return workspace() / "params.yaml"
+
+
+def raw() -> Path:
+    """DICOM series and what is known of them."""
+    return workspace() / "data" / "raw"
+
+
+def pictures() -> Path:
+    """8-bit pictures and their labels."""
+    return workspace() / "data" / "pictures"
+
+
+def augmented() -> Path:
+    """The augmented training set."""
+    return workspace() / "data" / "augmented"
+
+
+def model(variant: str) -> Path:
+    return workspace() / "models" / variant
+
+
+def result(variant: str) -> Path:
+    return workspace() / "results" / variant
+
+
+def table(name: str) -> Path:
+    return workspace() / "results" / "tables" / f"{name}.csv"
+
+
+def figure(name: str) -> Path:
+    return workspace() / "results" / "figures" / f"{name}.png"

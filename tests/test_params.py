@@ -1,0 +1,129 @@
+"""Settings: every profile loads; what is wrong is refused with the key's path."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cmbfe import paper
+from cmbfe.errors import InputError
+from cmbfe.params import PROFILES, load_params, profile_file, save_params, write_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def settings() -> dict:
+    return yaml.safe_load(profile_file("smoke").read_text())
+
+
+def load(tmp_path: Path, settings: dict) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    load_params(file)
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
+def test_every_profile_loads_and_is_named_after_its_file(name):
+    assert load_params(profile_file(name)).profile == name
+
+
+def test_the_committed_params_are_the_laptop_profile():
+    assert (ROOT / "params.yaml").read_text() == (PROFILES / "laptop.yaml").read_text()
+
+
+def test_the_paper_profile_holds_the_papers_literal_settings():
+    params = load_params(profile_file("paper"))
+    assert params.phantom.patients.model_dump() == {"train": 33, "test": 17, "validation": 8}
+    assert params.phantom.matrix_px == 512
+    assert params.augmentation.target_pictures == paper.AUGMENTED_PICTURES
+    assert params.augmentation.intensity_factor == (1.2, 1.5)
+    assert params.augmentation.blur_sigma_px == (0.0, 3.0)
+    assert params.augmentation.translation_px == 15
+    assert params.augmentation.rotation_degrees == (-30.0, 30.0)
+    assert params.augmentation.scale == (0.8, 0.95)
+    assert params.detector.fe.beta == 1.5
+    assert params.detector.width == 1
+    assert params.detector.default_boxes == "voc"
+    training = params.training
+    assert (training.batch, training.iterations, training.milestones) == (4, 120_000, (80_000, 100_000))
+    assert (training.learning_rate, training.gamma, training.adam_betas) == (1e-3, 0.1, (0.9, 0.999))
+    assert len(params.variants) == 8
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("training.learning_rate", "1e-4", "number"),  # what YAML makes of 1e-4 without a point
+        ("training.learning_rate", 0.0, "greater than 0"),
+        ("training.learning_rate", float("inf"), "finite"),
+        ("training.batch", 0, "greater than or equal to 1"),
+        ("training.batch", 2.5, "integer"),
+        ("training.batch", True, "integer"),
+        ("training", {}, "missing"),
+        ("detector.width", 1.5, "less than or equal to 1"),
+        ("detector.default_boxes", "imagenet", "voc"),
+        ("detector.fe.placement", "head", "trunk"),
+        ("augmentation.scale", [0.95, 0.8], "a range rises"),
+        ("augmentation.flip_probability", -0.1, "greater than or equal to 0"),
+        ("phantom.patients.test", 0, "greater than or equal to 1"),
+        ("pictures.format", "bmp", "jpg"),
+        ("variants", [], "at least 1 item"),
+        ("variants", ["ssd300", "ssd300"], "twice"),
+        ("variants", ["ssd1024"], "ssd300"),
+        ("seed", -1, "greater than or equal to 0"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, value, reason):
+    *above, key = path.split(".")
+    section = settings
+    for name in above:
+        section = section[name]
+    section[key] = value
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, settings)
+    assert path in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_is_refused_with_its_path(tmp_path, settings):
+    settings["detector"]["fe"]["betta"] = 1.5
+    with pytest.raises(InputError, match=r"detector\.fe\.betta: unknown key"):
+        load(tmp_path, settings)
+
+
+def test_a_missing_key_is_refused_with_its_path(tmp_path, settings):
+    del settings["training"]["batch"]
+    with pytest.raises(InputError, match=r"training\.batch: missing key"):
+        load(tmp_path, settings)
+
+
+@pytest.mark.parametrize("milestones", [[4, 3], [3, 3], [3, 5], [3, 9]])
+def test_milestones_rise_and_lie_before_the_end(tmp_path, settings, milestones):
+    settings["training"] |= {"iterations": 5, "milestones": milestones}
+    with pytest.raises(InputError, match="milestone"):
+        load(tmp_path, settings)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [\n", "\x00"])
+def test_a_file_that_is_no_settings_is_refused_in_one_line(tmp_path, text):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml") as caught:
+        load_params(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_and_an_unknown_profile_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_params(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match="laptop, paper, smoke"):
+        write_profile("desktop", tmp_path / "params.yaml")
+    assert not list(tmp_path.iterdir())
+
+
+def test_saved_settings_load_as_the_same_settings(tmp_path):
+    params = load_params(profile_file("paper"))
+    save_params(params, tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml") == params
