@@ -1,0 +1,155 @@
+"""Augmentation of the training set, offline (paper section 2.2, A16): boxes move with the pixels."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe.data.imgaug_on_numpy2 import BoundingBox, BoundingBoxesOnImage, augmenters
+from cmbfe.data.labels import LABELS_FILE, Labels, write_labels, xyxy
+from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.errors import InputError
+from cmbfe.files import whole_folder
+from cmbfe.params import Augmentation
+
+
+def pipeline(settings: Augmentation, seed: int) -> Any:
+    """Return imgaug's augmenter: every picture gets every operation, flips with a probability (A16)."""
+    shift = (-settings.translation_px, settings.translation_px)
+    steps = augmenters.Sequential(
+        [
+            augmenters.Flipud(settings.flip_probability),
+            augmenters.Fliplr(settings.flip_probability),
+            augmenters.Multiply(settings.intensity_factor),
+            augmenters.GaussianBlur(settings.blur_sigma_px),
+            augmenters.Affine(
+                translate_px={"x": tuple(map(round, shift)), "y": tuple(map(round, shift))},
+                rotate=settings.rotation_degrees,
+                scale=settings.scale,
+            ),
+        ]
+    )
+    # Not Sequential's own argument: that leaves the steps inside on a global, unseeded generator.
+    steps.seed_(seed)
+    return steps
+
+
+def augment(
+    picture: np.ndarray, boxes: np.ndarray, settings: Augmentation, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Augment one picture and move its boxes with the pixels.
+
+    A turned box becomes the upright box around its corners. It is clipped to the picture; a box is dropped where
+    less than `minimum_visible_share` of it is left inside, because what the radiologist marked is then gone.
+
+    Args:
+        picture: uint8 [rows, columns].
+        boxes: float [K, 4] xyxy px.
+
+    Returns:
+        The picture, the boxes kept, and the indices of the boxes kept.
+    """
+    known = BoundingBoxesOnImage([BoundingBox(*box) for box in boxes.tolist()], shape=picture.shape)
+    moved_picture, moved = pipeline(settings, seed)(image=picture, bounding_boxes=known)
+    corners = moved.to_xyxy_array(dtype=np.float64).reshape(-1, 4)
+    rows, columns = picture.shape
+    clipped = corners.clip(0, [columns, rows, columns, rows])
+    visible = _area(clipped) >= settings.minimum_visible_share * _area(corners)
+    kept = np.flatnonzero(visible & (_area(clipped) > 0))
+    return moved_picture, clipped[kept], kept
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def draws(pictures: int, target: int, seed: int) -> list[tuple[int, int]]:
+    """Return `target` pairs (picture, repeat): all pictures equally often, a seeded draw for the remainder.
+
+    4434 is no multiple of the paper's 467 pictures: 231 of them are used ten times, the others nine times.
+    """
+    if pictures < 1:
+        raise InputError("no training picture has a microbleed; there is nothing to augment")
+    repeats, rest = divmod(target, pictures)
+    extra = np.random.default_rng([seed, 0xA06]).permutation(pictures)[:rest]
+    return [(index, repeat) for index in range(pictures) for repeat in range(repeats)] + [
+        (int(index), repeats) for index in sorted(extra)
+    ]
+
+
+def _augment_file(
+    source: Path,
+    out: Path,
+    image: dict,
+    annotations: list[dict],
+    repeats: list[int],
+    settings: Augmentation,
+    seed: int,
+) -> list[tuple[dict, list[dict]]]:
+    """Augment one picture several times; return its new images and annotations without ids."""
+    picture = read_picture(source / image["file_name"])
+    results = []
+    for repeat in repeats:
+        own_seed = int(np.random.SeedSequence([seed, image["id"], repeat]).generate_state(1)[0] >> 1)
+        moved, boxes, kept = augment(picture, xyxy(annotations), settings, own_seed)
+        name = Path(image["file_name"]).with_suffix("")
+        file_name = f"{name}-{repeat:02d}{Path(image['file_name']).suffix}"
+        save_picture(out / file_name, moved)
+        sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        moved_annotations = [
+            {**annotations[index], "bbox": box, "area": box[2] * box[3]}
+            for index, box in zip(kept, sizes.tolist(), strict=True)
+        ]
+        results.append(({**image, "file_name": file_name, "source_image_id": image["id"]}, moved_annotations))
+    return results
+
+
+def _numbered(results: Sequence[tuple[dict, list[dict]]], categories: list[dict]) -> Labels:
+    images, annotations = [], []
+    for image, boxes in results:
+        images.append({**image, "id": len(images) + 1})
+        for box in boxes:
+            annotations.append({**box, "id": len(annotations) + 1, "image_id": len(images)})
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def augment_training_set(
+    labels: Labels,
+    source: Path,
+    out: Path,
+    settings: Augmentation,
+    seed: int,
+    jobs: int = -1,
+    progress: bool = True,
+) -> Labels:
+    """Write the augmented training set: exactly `target_pictures` pictures made from those with microbleeds.
+
+    Args:
+        labels: the labels of all pictures; those of split "train" with at least one box are augmented.
+        source: the folder that the file names are relative to.
+        out: appears whole or not at all, with pictures and annotations.json.
+
+    Raises:
+        InputError: no training picture with a microbleed.
+    """
+    boxes_of = defaultdict(list)
+    for annotation in labels["annotations"]:
+        boxes_of[annotation["image_id"]].append(annotation)
+    images = [image for image in labels["images"] if image["split"] == "train" and boxes_of[image["id"]]]
+    repeats: dict[int, list[int]] = defaultdict(list)
+    for index, repeat in draws(len(images), settings.target_pictures, seed):
+        repeats[index].append(repeat)
+    with whole_folder(out, LABELS_FILE) as temporary:
+        tasks = (
+            delayed(_augment_file)(source, temporary, images[i], boxes_of[images[i]["id"]], repeat, settings, seed)
+            for i, repeat in repeats.items()
+        )
+        made = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+        bar = tqdm(made, total=len(repeats), desc="augmenting", unit="picture", disable=not progress)
+        augmented = _numbered([result for results in bar for result in results], labels["categories"])
+        write_labels(temporary / LABELS_FILE, augmented)
+    return augmented

@@ -1,0 +1,197 @@
+"""One simulated patient: from a seed to SWAN pictures, filtered phase and labels."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from cmbfe.data.body import Body, make_body
+from cmbfe.data.crossings import vein_findings
+from cmbfe.data.lesions import Lesion, Places, draw_location, draw_microbleed, draw_mimics, open_places
+from cmbfe.data.patient import Finding, SimulatedPatient
+from cmbfe.data.physics import (
+    ECHO_TIMES_MS,
+    FLIP_ANGLE_DEGREES,
+    REPETITION_TIME_MS,
+    acquire,
+    echo_signal,
+    filtered_phase,
+    receiver_noise,
+)
+from cmbfe.data.quota import pick_exactly
+from cmbfe.data.scan import draw_scan
+from cmbfe.data.template import load_template
+from cmbfe.data.tissue import WHITE_MATTER, spoiled_amplitude
+from cmbfe.data.visibility import Footprint, footprint_of, visible_boxes, with_and_without
+from cmbfe.errors import InputError
+
+MEAN_CMBS = 5.0
+"""Visible microbleeds per patient where no number is asked for: Poisson around this, at least one."""
+WHITE_MATTER_UNITS = 1000.0
+"""What white matter measures in the middle of the head, in the scanner's arbitrary units."""
+VOID_BELOW = 0.5
+"""Share of white matter's brightness below which the surroundings of a lesion count as a signal void."""
+MOST_CANDIDATES = 400
+
+
+def white_matter_signal(echo_time_ms: float) -> float:
+    """Signal of white matter at an echo time, where the coil's sensitivity is 1."""
+    decay = np.exp(-echo_time_ms * 1e-3 * WHITE_MATTER.r2star_per_s)
+    return float(spoiled_amplitude(WHITE_MATTER, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES) * decay)
+
+
+def measure(lesion: Lesion, body: Body, footprint: Footprint, number: int) -> Finding:
+    """Find out what can be seen of a lesion, by simulating its surroundings with it and without it."""
+    changed, unchanged, first = with_and_without(body.scene, footprint, body.scan, ECHO_TIMES_MS)
+    least = VOID_BELOW * np.mean([white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS])
+    boxes, diameter = visible_boxes(changed, unchanged, first, body.scan.pixel_mm, least)
+    name = f"{lesion.kind.replace(' ', '-')}-{number:03d}"
+    return Finding(name, lesion.kind, lesion.location, lesion.true_diameter_mm, diameter, boxes)
+
+
+Measured = tuple[Finding, Footprint]
+
+
+def _draw_one(rng: np.random.Generator, body: Body, places: Places, number: int) -> Measured | None:
+    location = draw_location(rng, places)
+    centre = places.find(rng, location)
+    if centre is None:
+        return None
+    places.taken.append(centre)
+    lesion = draw_microbleed(rng, centre, location)
+    footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
+    return measure(lesion, body, footprint, number), footprint
+
+
+def draw_microbleeds(
+    rng: np.random.Generator, body: Body, places: Places, count: int, quota: tuple[int, int] | None
+) -> list[Measured]:
+    """Draw microbleeds until `count` are visible, or until some subset fills the quota exactly.
+
+    Args:
+        quota: (pictures with microbleeds, boxes); decides instead of `count`.
+
+    Raises:
+        InputError: the slab has no room for that.
+    """
+    drawn: list[Measured] = []
+    for number in range(1, MOST_CANDIDATES + 1):
+        if quota is None and sum(bool(finding.boxes) for finding, _ in drawn) == count:
+            return drawn
+        one = _draw_one(rng, body, places, number)
+        if one is not None:
+            drawn.append(one)
+        if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota[1]:
+            chosen = pick_exactly(rng, [sorted(finding.boxes) for finding, _ in drawn], *quota)
+            if chosen is not None:
+                return [pair for pair, taken in zip(drawn, chosen, strict=True) if taken or not pair[0].boxes]
+    wanted = f"{count} visible microbleeds" if quota is None else f"{quota[1]} boxes on {quota[0]} pictures"
+    raise InputError(f"{wanted} do not fit into {body.scan.slices} slices; ask for fewer, or for more slices")
+
+
+def _scan_echo(
+    body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator, noise_level: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """One echo: magnitude of the whole pictures, magnitude without noise of the measured window, filtered phase.
+
+    The phase is made of the first echo only, the one where veins stay within half a turn.
+    """
+    scan = body.scan
+    signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
+    for footprint in footprints:
+        signal[footprint.window] *= footprint.factors[echo]
+    signal = acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
+    picture = receiver_noise(rng, scan)
+    picture *= np.float32(noise_level)
+    picture[scan.measured_window] += signal
+    return np.abs(picture), np.abs(signal), filtered_phase(picture) if echo == 0 else None
+
+
+def render(
+    body: Body, footprints: Sequence[Footprint], rng: np.random.Generator, echo_snr: float, workers: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scan a body with lesions.
+
+    Args:
+        echo_snr: white matter's signal at the mean echo time, in the middle of the head, over the noise per channel.
+        workers: echoes simulated at a time; more need more memory, and give the same pictures.
+
+    Returns:
+        SWAN magnitude [slices, rows, columns] in units where white matter is WHITE_MATTER_UNITS; filtered phase in
+        rad; SWAN magnitude without noise of the scan's measured window.
+    """
+    echoes = range(len(ECHO_TIMES_MS))
+    noise_level = white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / echo_snr
+    with ThreadPoolExecutor(workers) as pool:
+        scanned = pool.map(
+            lambda *one: _scan_echo(body, footprints, *one, noise_level), echoes, rng.spawn(len(echoes))
+        )
+        magnitude, clean, phase = next(scanned)
+        for noisy, without_noise, _ in scanned:
+            magnitude += noisy
+            clean += without_noise
+    units = np.float32(WHITE_MATTER_UNITS / sum(white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS))
+    return magnitude * units, phase, clean * units
+
+
+def _check_request(slices: int, cmb_count: int | None, quota: tuple[int, int] | None) -> None:
+    if cmb_count is not None and cmb_count < 0:
+        raise InputError(f"{cmb_count} microbleeds: give 0 or more")
+    if quota is not None and not 0 <= quota[0] <= min(slices, quota[1]):
+        raise InputError(
+            f"{quota[1]} boxes on {quota[0]} pictures do not fit into {slices} slices; "
+            "give at most as many pictures as there are slices, and at least one box for each"
+        )
+
+
+def simulate_patient(
+    seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
+    *,
+    matrix: int,
+    slices: int,
+    field_of_view_mm: float = 240.0,
+    slice_thickness_mm: float = 2.0,
+    cmb_count: int | None = None,
+    quota: tuple[int, int] | None = None,
+    echo_snr: float = 11.0,
+    workers: int = 1,
+) -> SimulatedPatient:
+    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
+
+    Args:
+        matrix: rows and columns, px.
+        slices: pictures; placed as `draw_scan` says.
+        cmb_count: visible microbleeds; None draws a Poisson number around MEAN_CMBS, at least one.
+        quota: (pictures with microbleeds, boxes) that the patient must have exactly; decides instead of `cmb_count`.
+        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
+        workers: threads; they change the time, not the arrays.
+
+    Raises:
+        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
+    """
+    _check_request(slices, cmb_count, quota)
+    rng = np.random.default_rng(seed)
+    scan = draw_scan(rng, matrix, slices, field_of_view_mm, slice_thickness_mm)
+    body = make_body(rng, scan, load_template(), workers)
+    scan = body.scan
+    places = open_places(body)
+    count = max(int(rng.poisson(MEAN_CMBS)), 1) if cmb_count is None else cmb_count
+    microbleeds = draw_microbleeds(rng, body, places, count, quota)
+    mimics = []
+    for number, lesion in enumerate(draw_mimics(rng, places), 1):
+        footprint = footprint_of(lesion, scan, ECHO_TIMES_MS)
+        mimics.append((measure(lesion, body, footprint, number), footprint))
+    everything = microbleeds + mimics
+    magnitude, phase, clean = render(body, [footprint for _, footprint in everything], rng, echo_snr, workers)
+    seen = tuple(finding for finding, _ in everything if finding.boxes)
+    tilt = np.deg2rad(scan.tilt_degrees)
+    return SimulatedPatient(
+        magnitude=np.clip(np.round(magnitude), 0, 65535).astype(np.uint16),
+        findings=seen + tuple(vein_findings(body, clean, seen, VOID_BELOW * WHITE_MATTER_UNITS)),
+        pixel_spacing_mm=scan.pixel_mm,
+        slice_thickness_mm=scan.thickness_mm,
+        phase=np.round(phase * 1000).astype(np.int16),
+        slice_spacing_mm=scan.spacing_mm,
+        orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(np.sin(tilt))),
+        invisible_microbleeds=sum(not finding.boxes for finding, _ in microbleeds),
+    )

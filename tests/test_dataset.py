@@ -1,0 +1,90 @@
+"""From files to batches: boxes exact, order seeded, every picture once per pass, input in [0, 1]."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_world import BOX, SIDE, labelled_pictures
+
+from cmbfe.data.dataset import batch_indices, load_labelled, to_input, to_targets
+from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_batches_cover_every_picture_once_per_pass(pictures, batch, seed):
+    iterations = -(-3 * pictures // batch)
+    order = np.concatenate([batch_indices(pictures, batch, i, seed) for i in range(iterations)])
+    for start in range(0, 3 * pictures, pictures):
+        assert sorted(order[start : start + pictures]) == list(range(pictures))
+
+
+def test_passes_and_seeds_differ_in_their_order_and_an_iteration_is_a_function_of_its_number():
+    first, second = (batch_indices(50, 50, i, seed=1).tolist() for i in range(2))
+    assert first != second
+    assert first != batch_indices(50, 50, 0, seed=2).tolist()
+    assert second == batch_indices(50, 50, 1, seed=1).tolist()
+
+
+def test_pictures_come_in_the_labels_order_with_their_own_boxes(tmp_path):
+    labels = labelled_pictures(tmp_path, 3)
+    labels["images"].reverse()
+    labels["annotations"] = [
+        {"id": 1, "image_id": 3, "category_id": 1, "bbox": BOX},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 4]},
+        {"id": 3, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]},
+    ]
+    loaded = load_labelled(labels, tmp_path)
+    assert loaded.names == ("P3/000.png", "P2/000.png", "P1/000.png")
+    assert [len(boxes) for boxes in loaded.boxes] == [2, 0, 1]
+    np.testing.assert_array_equal(loaded.boxes[0][1], [1, 2, 4, 6])
+    np.testing.assert_array_equal(loaded.boxes[2], [[0, 0, 5, 4]])
+    assert loaded.boxes[1].shape == (0, 4)
+    np.testing.assert_array_equal(loaded.pictures[2], read_picture(tmp_path / "P1" / "000.png"))
+
+
+def test_pictures_of_different_sizes_are_refused(tmp_path):
+    labels = labelled_pictures(tmp_path, 3)
+    save_picture(tmp_path / "P2" / "000.png", np.zeros((SIDE, SIDE + 1), np.uint8))
+    with pytest.raises(InputError, match=r"P2.000\.png: \(65, 64\) px, but .*P1.000\.png has \(64, 64\) px"):
+        load_labelled(labels, tmp_path)
+
+
+def test_labels_of_another_picture_size_are_refused(tmp_path):
+    """Boxes drawn on larger pictures would silently lie beside what they mark."""
+    labels = labelled_pictures(tmp_path, 2)
+    labels["images"][1]["width"] = 2 * SIDE
+    with pytest.raises(InputError, match=r"P2.000\.png: 64 x 64 px, but its labels are of 128 x 64 px"):
+        load_labelled(labels, tmp_path)
+
+
+def test_no_picture_at_all_is_refused(tmp_path):
+    with pytest.raises(InputError, match="name no picture"):
+        load_labelled({"images": [], "annotations": [], "categories": []}, tmp_path)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    labels = labelled_pictures(tmp_path, 2)
+    (tmp_path / "P2" / "000.png").unlink()
+    with pytest.raises(InputError, match=r"P2.000\.png: no such picture"):
+        load_labelled(labels, tmp_path)
+
+
+def test_the_input_is_three_equal_channels_from_0_to_1():
+    images = to_input(np.array([[[0, 51], [102, 255]]], np.uint8), CPU)
+    assert images.shape == (1, 3, 2, 2)
+    assert images.dtype == torch.float32
+    for channel in images[0]:
+        torch.testing.assert_close(channel, torch.tensor([[0, 0.2], [0.4, 1]]))
+
+
+def test_targets_hold_the_boxes_and_the_label_of_microbleeds():
+    boxes = [np.array([[1, 2, 3, 4.5]], np.float32), np.empty((0, 4), np.float32)]
+    one, none = to_targets(boxes, CPU)
+    assert one["boxes"].tolist() == [[1, 2, 3, 4.5]]
+    assert one["labels"].tolist() == [1]
+    assert none["boxes"].shape == (0, 4)
+    assert none["labels"].shape == (0,)

@@ -1,0 +1,242 @@
+"""Reading DICOM series: which there are, of what kind, and in which order their slices lie."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_series import (
+    AXIAL,
+    CORONAL,
+    OBLIQUE,
+    SAGITTAL,
+    mr_series,
+    mr_slice,
+    random_volume,
+    uid,
+    write,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import Dataset
+
+from cmbfe.data.dicom import find_series, read_volume, to_patient_mm
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, CORONAL, OBLIQUE])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+def test_slices_come_in_order_of_the_slice_normal_whatever_the_files_are_called(tmp_path, orientation, order):
+    volume = random_volume()
+    images = mr_series(volume, orientation)
+    for number, image in zip(order, images, strict=True):
+        image.InstanceNumber = number
+    paths = write(tmp_path, images, [f"{number}.dcm" for number in order])
+
+    (series,) = find_series(tmp_path)
+
+    assert series.files == tuple(paths)
+    assert series.sop_instance_uids == tuple(image.SOPInstanceUID for image in images)
+    assert series.slice_spacing_mm == pytest.approx(2.0)
+    np.testing.assert_array_equal(read_volume(series), volume)
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(5)))
+def test_any_permutation_of_file_names_gives_the_same_volume(order):
+    volume = random_volume(5)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), mr_series(volume), [f"IM{number}" for number in order])
+        (series,) = find_series(folder)
+        np.testing.assert_array_equal(read_volume(series), volume)
+
+
+def test_axial_series_run_from_feet_to_head(tmp_path):
+    write(tmp_path, mr_series(random_volume())[::-1])
+    heights = [place[2] for place in find_series(tmp_path)[0].positions_mm]
+    assert heights == sorted(heights)
+
+
+def test_headers_are_those_of_the_files(tmp_path):
+    write(tmp_path, mr_series(random_volume(2)))
+    (series,) = find_series(tmp_path)
+    assert (series.patient_id, series.series_uid, series.description) == ("P001", uid("series"), "SWAN")
+    assert (series.rows, series.columns, series.pixel_spacing_mm) == (16, 12, (0.5, 0.75))
+    assert (series.kind, series.echo_time_ms, series.frames) == ("magnitude", 45.0, (0, 0))
+
+
+def test_place_in_the_patient_counts_from_the_centre_of_the_first_pixel(tmp_path):
+    # Rows run to the back and columns to the feet; 4 columns of 0.75 mm along y, 2 rows of 0.5 mm along -z.
+    write(tmp_path, [mr_slice(random_volume(1)[0], (10, 20, 30), ImageOrientationPatient=list(SAGITTAL))])
+    (series,) = find_series(tmp_path)
+    assert to_patient_mm(series, 0, 0.5, 0.5) == (10, 20, 30)
+    assert to_patient_mm(series, 0, 4.5, 2.5) == (10, 23, 29)
+
+
+def test_place_in_the_patient_agrees_with_simpleitk(tmp_path):
+    paths = write(tmp_path, mr_series(random_volume(2), OBLIQUE))
+    (series,) = find_series(tmp_path)
+    image = sitk.ReadImage(str(paths[1]))
+    expected = image.TransformContinuousIndexToPhysicalPoint((7.25, 3.5, 0.0))
+    assert to_patient_mm(series, 1, 7.75, 4.0) == pytest.approx(expected)
+
+
+def test_series_of_one_folder_and_of_nested_folders_are_told_apart(tmp_path):
+    volumes = {name: random_volume(3, seed) for seed, name in enumerate("abc")}
+    for name, folder in zip("abc", [tmp_path, tmp_path, tmp_path / "x" / "y"], strict=True):
+        images = mr_series(volumes[name], SeriesInstanceUID=uid(name), SeriesDescription=name)
+        write(folder, images, [f"{number}{name}.dcm" for number in range(3)])
+    found = find_series(tmp_path)
+    assert [series.series_uid for series in found] == sorted(uid(name) for name in "abc")
+    for series in found:
+        np.testing.assert_array_equal(read_volume(series), volumes[series.description])
+
+
+def test_a_single_file_is_a_series_of_one_slice(tmp_path):
+    paths = write(tmp_path, mr_series(random_volume()))
+    (series,) = find_series(paths[2])
+    assert series.files == (paths[2],)
+    assert series.slice_spacing_mm == 2.0  # SliceThickness
+    write(tmp_path, [mr_slice(random_volume(1)[0], SpacingBetweenSlices=3.0)], ["one"])
+    assert find_series(tmp_path / "one")[0].slice_spacing_mm == 3.0
+
+
+def ge_private(value: int) -> dict[str, Dataset]:
+    block = Dataset()
+    block.private_block(0x43, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", value)
+    return {"private": block}
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY", "SW_M_FFE", "SW_M", "FFE"]}),
+        ("phase", {"ImageType": ["ORIGINAL", "PRIMARY", "SW_P_FFE", "SW_P", "FFE"]}),
+        ("phase", {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}),
+        ("phase", {"ImageType": ["ORIGINAL", "PRIMARY", "PHASE MAP", "P", "FFE"]}),
+        ("phase", {"ComplexImageComponent": "PHASE"}),
+        ("phase", ge_private(1)),
+        ("magnitude", ge_private(0)),
+        ("imaginary", ge_private(3)),
+        ("real", {"ImageType": ["ORIGINAL", "PRIMARY", "R", "FFE"]}),
+        ("projection", {"ImageType": ["DERIVED", "PRIMARY", "MNIP", "ND"]}),
+        ("localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        ("other", {"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}),
+        ("other", {"Modality": "CT"}),
+        ("magnitude", {"ImageType": None}),
+    ],
+)
+def test_kind_is_read_from_each_vendors_attributes(tmp_path, kind, attributes):
+    image = mr_slice(random_volume(1)[0], **{key: value for key, value in attributes.items() if key != "private"})
+    image.update(attributes.get("private", {}))
+    write(tmp_path, [image])
+    assert find_series(tmp_path)[0].kind == kind
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "differences"),
+    [
+        (["-magnitude", "-phase"], [{}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}]),
+        (["-magnitude", "-magnitude-2"], [{"EchoTime": 20.0}, {"EchoTime": 40.0}]),
+        (["-magnitude", "-magnitude-2"], [{"EchoNumbers": 1}, {"EchoNumbers": 2}]),
+        (["-magnitude", "-magnitude-2"], [{"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}]),
+        (["-magnitude", "-magnitude-2"], [{"AcquisitionNumber": 9}, {"AcquisitionNumber": 10}]),
+        (["-magnitude", "-magnitude-2"], [{"PixelSpacing": [0.5, 0.5]}, {"PixelSpacing": [0.5, 0.6]}]),
+        (["-localizer", "-localizer-2"], [{"orientation": CORONAL}, {"orientation": SAGITTAL}]),
+    ],
+)
+def test_one_series_uid_is_split_where_its_slices_do_not_form_one_stack(tmp_path, suffixes, differences):
+    volumes = [random_volume(3, seed) for seed in range(2)]
+    for number, (volume, difference) in enumerate(zip(volumes, differences, strict=True)):
+        write(tmp_path / str(number), mr_series(volume, **difference))
+    found = find_series(tmp_path)
+    assert [series.series_uid for series in found] == [uid("series") + suffix for suffix in suffixes]
+    assert {read_volume(series).tobytes() for series in found} == {v.astype(np.float32).tobytes() for v in volumes}
+
+
+def test_matrices_of_one_series_uid_are_told_apart(tmp_path):
+    large = np.zeros((2, 20, 20), np.uint16)
+    write(tmp_path / "a", mr_series(random_volume(2)))
+    write(tmp_path / "b", mr_series(large))
+    assert [read_volume(series).shape for series in find_series(tmp_path)] == [(2, 16, 12), (2, 20, 20)]
+
+
+def test_localizers_may_have_any_positions(tmp_path):
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    heights = [0, 1, 1, 7]
+    write(tmp_path, [mr_slice(random_volume(1, h)[0], (0, 0, h), **scout, InstanceNumber=h) for h in heights])
+    (series,) = find_series(tmp_path)
+    assert [place[2] for place in series.positions_mm] == heights
+
+
+def test_positions_rounded_by_the_scanner_are_no_gap(tmp_path):
+    heights = np.round(np.arange(12) * 1.36, 1)
+    write(tmp_path, [mr_slice(random_volume(1)[0], (0, 0, height)) for height in heights])
+    assert find_series(tmp_path)[0].slice_spacing_mm == pytest.approx(1.36, abs=0.05)
+
+
+def test_directions_that_differ_in_the_last_digit_are_one_stack(tmp_path):
+    images = mr_series(random_volume(6), OBLIQUE)
+    for number, image in enumerate(images):
+        image.ImageOrientationPatient[0] = 0.8 + number * 1e-5
+    write(tmp_path, images)
+    assert len(find_series(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619.2", "scan.dcm", "scan.IMA"])
+def test_files_without_preamble_are_read(tmp_path, name):
+    volume = random_volume(1)
+    image = mr_slice(volume[0])
+    image.preamble, image.file_meta = None, type(image.file_meta)()
+    image.save_as(tmp_path / name, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), volume)
+
+
+def test_what_is_no_dicom_image_is_passed_over(tmp_path):
+    volume = random_volume()
+    write(tmp_path, mr_series(volume), ["1.2.840.1", "1.2.840.2", "IM3", "scan.txt"])
+    for name in ["README.txt", "labels.json", "a.png", ".DS_Store", "._IM3", "DICOMDIR", "LICENSE", "empty"]:
+        (tmp_path / name).write_bytes(b"" if name == "empty" else b"not a picture")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "broken.dcm").write_text("hidden")
+    report = mr_slice(volume[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", PixelData=None, Rows=None)
+    segmentation = mr_slice(volume[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", PixelSpacing=None)
+    write(tmp_path, [report, segmentation], ["report.dcm", "segmentation.dcm"])
+    np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), volume)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    write(tmp_path / "store", mr_series(random_volume()))
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "patient").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "store")
+    assert len(find_series(tmp_path / "cohort")[0].files) == 4
+
+
+def test_real_ge_series_comes_in_anatomical_order_and_equals_simpleitks_reading():
+    folder = REAL / "ge_signa_pd"
+    if not folder.exists():
+        pytest.skip("the real GE series does not lie beside the project")
+    (series,) = find_series(folder)
+    volume = read_volume(series)
+    heights = [place[2] for place in series.positions_mm]
+    assert (volume.shape, heights) == ((20, 256, 256), sorted(heights))
+    assert series.slice_spacing_mm == pytest.approx(7.0, abs=0.1)
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    assert series.files == tuple(Path(name) for name in names)
+    np.testing.assert_array_equal(volume[:1], sitk.GetArrayFromImage(sitk.ReadImage(names[0])))
+
+
+def test_real_philips_series_is_told_apart_into_magnitude_and_phase():
+    folder = REAL / "philips_swi_headers"
+    if not folder.exists():
+        pytest.skip("the real Philips headers do not lie beside the project")
+    magnitude, phase = find_series(folder)
+    assert (magnitude.kind, phase.kind) == ("magnitude", "phase")
+    assert [path.name for path in magnitude.files] == ["004.dcm", "003.dcm", "002.dcm", "001.dcm"]
+    assert magnitude.positions_mm == phase.positions_mm
+    assert magnitude.slice_spacing_mm == pytest.approx(1.0, abs=1e-3)
+    assert read_volume(magnitude).shape == (4, 768, 768)
+    assert read_volume(phase).min() < 0

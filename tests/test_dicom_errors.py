@@ -1,0 +1,210 @@
+"""Bad DICOM input: one line that names the file and the reason, and never anything else."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom.data
+import pytest
+from dicom_series import mr_series, mr_slice, random_volume, recompress, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from cmbfe.data.dicom import find_series, read_volume
+from cmbfe.errors import InputError
+
+COLLECTION = Path(pydicom.data.__file__).parent
+
+
+def read_everything(source: Path) -> list[np.ndarray]:
+    return [read_volume(series) for series in find_series(source)]
+
+
+def outcome(source: Path) -> str:
+    """Shapes of the pictures, or the one line that says what is wrong; anything else raises."""
+    try:
+        return f"pictures {[volume.shape for volume in read_everything(source)]}"
+    except InputError as error:
+        return str(error)
+
+
+def error_of(source: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_everything(source)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def rewrite(**attributes: object) -> Callable[[list[Path]], None]:
+    """Write the second file of a series again with other attributes."""
+    return lambda paths: (
+        write(paths[1].parent, [mr_slice(random_volume(1)[0], **attributes)], [paths[1].name]) and None
+    )
+
+
+BROKEN = {
+    "pixel data cut off": (lambda paths: cut(paths[1], -10), "truncated: 374 of 384 bytes"),
+    "header cut off": (lambda paths: cut(paths[1], 500), "no pixel data: the file is cut off"),
+    "cut off within the first bytes": (lambda paths: cut(paths[1], 140), "damaged DICOM header|no SOP Class UID"),
+    "empty file": (lambda paths: cut(paths[1], 0), "empty file"),
+    "text named .dcm": (lambda paths: paths[1].write_text("hello"), "not a DICOM file"),
+    "long text named .dcm": (lambda paths: paths[1].write_text("hello " * 1000), "not a DICOM file"),
+    "pixel data too short": (rewrite(PixelData=b"\0" * 100), "pixel data too short: 100 bytes"),
+    "no pixel data": (rewrite(PixelData=None), "no pixel data"),
+    "no pixel spacing": (rewrite(PixelSpacing=None), "PixelSpacing is missing"),
+    "pixel spacing 0": (rewrite(PixelSpacing=[0.0, 0.0]), "PixelSpacing is missing or not two positive"),
+    "no position": (rewrite(ImagePositionPatient=None), "ImagePositionPatient is missing"),
+    "no orientation": (rewrite(ImageOrientationPatient=None), "ImageOrientationPatient is missing"),
+    "orientation 0": (rewrite(ImageOrientationPatient=[0.0] * 6), "not two perpendicular directions"),
+    "no series": (rewrite(SeriesInstanceUID=None), "SeriesInstanceUID is missing"),
+    "colour": (
+        rewrite(PhotometricInterpretation="RGB", SamplesPerPixel=3, PixelData=b"\0" * 1152, PlanarConfiguration=0),
+        "not a greyscale picture",
+    ),
+    "palette": (rewrite(PhotometricInterpretation="PALETTE COLOR"), "not a greyscale picture"),
+    "frames without places": (rewrite(NumberOfFrames=2, PixelData=b"\0" * 768), "2 frames but no position"),
+    "no frames": (rewrite(NumberOfFrames=0), "0 frames"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_named_with_its_reason(tmp_path, case):
+    paths = write(tmp_path, mr_series(random_volume()))
+    break_it, reason = BROKEN[case]
+    break_it(paths)
+    with pytest.raises(InputError, match=reason) as caught:
+        find_series(tmp_path)
+    assert str(caught.value).startswith(f"{paths[1]}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_slice_is_named_by_its_position_and_neighbours(tmp_path):
+    images = mr_series(random_volume(6))  # at -7, -5, … 3 mm
+    write(tmp_path, [image for number, image in enumerate(images) if number != 3])
+    message = error_of(tmp_path)
+    assert "slice missing at -1.00 mm" in message
+    assert "between 002.dcm (-3.00 mm) and 003.dcm (1.00 mm)" in message
+
+
+def test_a_slice_between_the_others_is_an_error(tmp_path):
+    write(tmp_path, [mr_slice(random_volume(1)[0], (0, 0, height)) for height in (0, 2, 4, 5, 6, 8)])
+    assert "slices too close" in error_of(tmp_path)
+
+
+def test_two_slices_at_one_position_are_named(tmp_path):
+    images = mr_series(random_volume())
+    images[2].ImagePositionPatient = images[1].ImagePositionPatient
+    write(tmp_path, images)
+    message = error_of(tmp_path)
+    assert "two slices at one position" in message
+    assert "001.dcm" in message
+    assert "002.dcm" in message
+
+
+def test_a_second_copy_of_a_slice_is_named_as_such(tmp_path):
+    paths = write(tmp_path, mr_series(random_volume()))
+    shutil.copy(paths[1], tmp_path / "copy.dcm")
+    assert "copies of one image" in error_of(tmp_path)
+
+
+def test_an_incomplete_repeat_of_a_series_is_an_error(tmp_path):
+    write(tmp_path / "1", mr_series(random_volume(3), AcquisitionNumber=1))
+    write(tmp_path / "2", mr_series(random_volume(3), AcquisitionNumber=2)[:2])
+    assert "two slices at one position" in error_of(tmp_path)
+
+
+def test_a_single_slice_of_unknown_thickness_is_an_error(tmp_path):
+    write(tmp_path, [mr_slice(random_volume(1)[0], SliceThickness=None)])
+    assert "SpacingBetweenSlices or SliceThickness" in error_of(tmp_path)
+
+
+def test_sources_without_dicom_images_are_errors(tmp_path):
+    assert error_of(tmp_path) == f"{tmp_path}: the folder is empty"
+    assert error_of(tmp_path / "nowhere").endswith("no such file or folder")
+    (tmp_path / "README.txt").write_text("hello")
+    assert error_of(tmp_path) == f"{tmp_path}: no DICOM image among 1 files"
+    assert error_of(tmp_path / "README.txt").endswith("not a DICOM file")
+    write(tmp_path, [mr_slice(random_volume(1)[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33")], ["report"])
+    assert error_of(tmp_path / "report").endswith("a DICOM object, but no image")
+
+
+def test_an_infinite_slope_is_an_error(tmp_path):
+    write(tmp_path, mr_series(random_volume(2), RescaleSlope="1e300", RescaleIntercept="0"))
+    assert "not finite" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_a_file_cut_anywhere_is_an_error_before_pixels_are_decoded(tmp_path, syntax):
+    (path,) = write(tmp_path, [mr_slice(random_volume(1)[0])])
+    if syntax:
+        recompress(path, syntax)
+    whole = path.read_bytes()
+    end = len(whole) - (8 if syntax else 0)  # the closing delimiter carries nothing
+    for size in [*range(0, end, 13), end - 1]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError):
+            find_series(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+def test_broken_compressed_pixels_are_an_error_and_print_nothing(tmp_path, capfd, syntax):
+    (path,) = write(tmp_path, [mr_slice(random_volume(1)[0])])
+    recompress(path, syntax)
+    content = path.read_bytes()
+    start = content.index(b"\xff\x4f" if syntax == JPEG2000Lossless else b"\xff\xd8")
+    path.write_bytes(content[: start + 20] + bytes(60) + content[start + 80 :])
+    assert "pixel data cannot be decoded" in error_of(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_compressed_pixels_that_crash_the_decoder_are_an_error(tmp_path, capfd):
+    paths = write(tmp_path, mr_series(random_volume(2)))
+    for path in paths:
+        recompress(path, JPEGLSLossless)
+    content = bytearray(paths[1].read_bytes())
+    frame_size = content.index(b"\xff\xf7") + 5  # rows and columns in the JPEG-LS stream itself
+    content[frame_size : frame_size + 4] = b"\x04\x00\x04\x00"
+    paths[1].write_bytes(content)
+    assert error_of(tmp_path).startswith(f"{paths[1]}: pixel data cannot be decoded")
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=80, deadline=None)
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bytes_give_a_picture_or_one_line(flips):
+    with tempfile.TemporaryDirectory() as folder:
+        (path,) = write(Path(folder), [mr_slice(random_volume(1)[0])])
+        content = bytearray(path.read_bytes())
+        for place, change in flips:
+            content[place % len(content)] ^= change
+        path.write_bytes(content)
+        assert "\n" not in outcome(Path(folder))
+
+
+@pytest.mark.parametrize("path", sorted(p for p in COLLECTION.rglob("*") if p.is_file()), ids=lambda path: path.name)
+def test_each_file_of_pydicoms_collection_gives_pictures_or_one_line(path, capfd):
+    filters = list(warnings.filters)
+    result = outcome(path)
+    assert result.startswith((str(path), "pictures"))
+    assert "\n" not in result
+    assert capfd.readouterr() == ("", "")
+    assert warnings.filters == filters
+
+
+def test_pydicoms_collection_in_one_folder_gives_one_line():
+    assert error_of(COLLECTION).startswith(str(COLLECTION))
+
+
+def test_folders_of_pydicoms_collection_give_pictures_or_one_line():
+    folders = [folder for folder in sorted(COLLECTION.rglob("*")) if folder.is_dir()]
+    outcomes = [outcome(folder) for folder in folders]
+    assert any(text.startswith("pictures") for text in outcomes)
+    assert not any("\n" in text for text in outcomes)

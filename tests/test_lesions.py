@@ -1,0 +1,143 @@
+"""Lesions as drawn: sizes, places, shares."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from cmbfe.data.body import Body, make_body
+from cmbfe.data.crossings import find_crossings, vein_findings
+from cmbfe.data.lesions import (
+    APART_MM,
+    LOCATION_SHARES,
+    LOCATIONS,
+    MIMICS,
+    Lesion,
+    Places,
+    draw_calcification,
+    draw_flow_void,
+    draw_iron,
+    draw_location,
+    draw_microbleed,
+    draw_mimics,
+    location_at,
+    open_places,
+    regions,
+)
+from cmbfe.data.scan import draw_scan
+from cmbfe.data.template import load_template
+
+
+@lru_cache
+def body() -> Body:
+    """A slab of twelve slices through the middle of a head."""
+    scan = draw_scan(np.random.default_rng(8), 128, 40, 240.0, 2.0)
+    return make_body(np.random.default_rng(0), scan, load_template())
+
+
+def test_true_diameter_of_one_ball_is_its_own_and_of_a_cluster_more():
+    one = Lesion("cmb", "lobar", np.zeros(3), np.zeros((1, 3)), np.array([1.5]), 1.0, 100.0, 1.0)
+    assert one.true_diameter_mm == pytest.approx(3.0, rel=0.02)
+    two = Lesion(
+        "cmb", "lobar", np.zeros(3), np.array([[0, 0, 0], [0, 4.0, 0]]), np.array([1.5, 1.5]), 1.0, 100.0, 1.0
+    )
+    assert two.true_diameter_mm == pytest.approx(3.0 * 2 ** (1 / 3), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("draw", "sign"), [(draw_microbleed, 1), (draw_calcification, -1), (draw_iron, 1), (draw_flow_void, 0)]
+)
+def test_signs_of_susceptibility_tell_the_kinds_apart(draw, sign):
+    drawn = [draw(np.random.default_rng(seed), np.zeros(3), "lobar") for seed in range(20)]
+    assert all(np.sign(lesion.chi_ppm) == sign for lesion in drawn)
+    assert all((lesion.radii_mm > 0).all() and 0 <= lesion.density <= 1 for lesion in drawn)
+    assert all(0.5 < lesion.true_diameter_mm < 8 for lesion in drawn)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ((0, -25, -30), "infratentorial"),
+        ((20, -60, -40), "infratentorial"),
+        ((18, -5, 3), "deep"),
+        ((40, 30, 30), "lobar"),
+    ],
+)
+def test_template_places_have_the_location_of_the_rating_scale(place, name):
+    assert LOCATIONS[int(location_at(np.array(place, float)))] == name
+
+
+def test_regions_of_microbleeds_do_not_overlap_and_lie_in_the_kept_slices():
+    masks = regions(body())
+    assert (sum(masks[name].astype(int) for name in LOCATIONS) <= 1).all()
+    scan = body().scan
+    kept = (body().axes[0] > scan.lowest_mm - 1) & (body().axes[0] < scan.lowest_mm + 39 * 2 + 1)
+    for mask in masks.values():
+        assert not mask[~kept].any()
+        assert body().head.hull[mask].max(initial=-1.0) < 1
+
+
+def test_places_keep_findings_apart_and_inside_their_region():
+    rng = np.random.default_rng(0)
+    places = open_places(body())
+    masks = regions(body())
+    for _ in range(30):
+        place = places.find(rng, "lobar")
+        index = tuple(int(np.argmin(np.abs(axis - p))) for axis, p in zip(body().axes, place, strict=True))
+        assert masks["lobar"][index]
+        assert all(np.linalg.norm(place - other) > APART_MM for other in places.taken)
+        places.taken.append(place)
+
+
+def test_a_region_that_is_not_in_the_slab_offers_no_place():
+    places = Places(body(), {"lobar": np.array([], int)}, [])
+    assert places.find(np.random.default_rng(0), "lobar") is None
+
+
+def test_locations_come_in_their_shares_where_the_slab_holds_each_in_proportion():
+    rng = np.random.default_rng(0)
+    places = open_places(body())
+    drawn = [draw_location(rng, places) for _ in range(2000)]
+    weights = np.array([s * places.share(name) for s, name in zip(LOCATION_SHARES, LOCATIONS, strict=True)])
+    for name, weight in zip(LOCATIONS, weights / weights.sum(), strict=True):
+        assert drawn.count(name) / 2000 == pytest.approx(weight, abs=0.04)
+
+
+def test_mimics_come_in_the_stated_mean_numbers():
+    rng = np.random.default_rng(0)
+    inside = open_places(body()).inside
+    numbers = [len(draw_mimics(rng, Places(body(), inside, []))) for _ in range(40)]
+    expected = sum(mean * open_places(body()).share(region) for region, mean, _ in MIMICS)
+    assert np.mean(numbers) == pytest.approx(expected, rel=0.2)
+
+
+def test_crossings_are_one_per_vein_and_slice_near_the_vein():
+    crossings = find_crossings(body())
+    assert len(crossings) > 50
+    assert len({(crossing.vein, crossing.slice_index) for crossing in crossings}) == len(crossings)
+    scan, veins = body().scan, body().veins
+    _, y, x = (axis[kept] for axis, kept in zip(scan.fine_axes_mm, scan.kept, strict=True))
+    for crossing in crossings[::20]:
+        height = scan.lowest_mm + crossing.slice_index * scan.spacing_mm
+        place = [
+            height,
+            np.interp(crossing.row, np.arange(len(y)), y),
+            np.interp(crossing.column, np.arange(len(x)), x),
+        ]
+        own = veins.points[:, veins.vein == crossing.vein]
+        assert np.linalg.norm(own - np.array(place)[:, None], axis=0).min() < 1.1
+
+
+def test_a_bright_uniform_picture_has_no_vein_and_a_dot_at_a_crossing_is_one():
+    scan = body().scan
+    _, rows, columns = scan.measured_window
+    picture = np.full((scan.slices, rows.stop - rows.start, columns.stop - columns.start), 1000.0)
+    assert vein_findings(body(), picture, (), least=500.0) == []
+    crossing = find_crossings(body())[0]
+    row, column = round(crossing.row), round(crossing.column)
+    picture[crossing.slice_index, row : row + 2, column : column + 2] = 100.0
+    (finding,) = vein_findings(body(), picture, (), least=500.0)
+    left, top = float(column + columns.start), float(row + rows.start)
+    assert finding.boxes == {crossing.slice_index: (left, top, left + 2, top + 2)}
+    assert finding.kind == "vein"
+    assert vein_findings(body(), picture, (finding,), least=500.0) == []

@@ -1,0 +1,45 @@
+"""The paper's numbers, held against its own sums and formulas."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmbfe import paper
+
+
+def test_table_1_adds_up_to_its_total():
+    splits = paper.TABLE_1.loc[["train", "test", "validation"]]
+    assert splits.sum().tolist() == paper.TABLE_1.loc["total"].tolist() == [58, 723, 1301]
+
+
+def test_the_augmented_set_is_no_multiple_of_the_training_pictures():
+    assert paper.AUGMENTED_PICTURES == 4434
+    assert divmod(paper.AUGMENTED_PICTURES, int(paper.TABLE_1.loc["train", "pictures"])) == (9, 231)
+
+
+def test_enhancement_gains_two_points_of_average_precision():
+    assert paper.TABLE_2_AP["ssd300-fe"] - paper.TABLE_2_AP["ssd300"] == pytest.approx(0.020)
+    assert paper.TABLE_2_AP["ssd512-fe"] - paper.TABLE_2_AP["ssd512"] == pytest.approx(0.023)
+
+
+def test_precision_at_90_is_table_3s_and_agrees_with_table_4():
+    assert paper.PRECISION_AT_90["resnet34-300-fe"] == 0.731
+    assert paper.PRECISION_AT_90["ssd512"] == paper.TABLE_4.loc["SSD-512", "precision"]
+    assert paper.PRECISION_AT_90["ssd512-fe"] == paper.TABLE_4.loc["SSD-512-FE", "precision"]
+    assert "ssd300" not in paper.PRECISION_AT_90
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "follows"),
+    [("SSD-512", 0.278), ("SSD-512-FE", 0.229), ("Liu et al.", 0.393), ("Chen et al.", 0.370)],
+)
+def test_false_positives_per_microbleed_that_follow_from_table_4(algorithm, follows):
+    row = paper.TABLE_4.loc[algorithm]
+    assert paper.false_positives_per_cmb(row["sensitivity"], row["precision"]) == pytest.approx(follows, abs=5e-4)
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.integers(1, 500))
+def test_false_positives_per_microbleed_are_what_counting_gives(hits, false_positives, misses):
+    truths = hits + misses
+    sensitivity, precision = hits / truths, hits / (hits + false_positives)
+    assert paper.false_positives_per_cmb(sensitivity, precision) == pytest.approx(false_positives / truths, abs=1e-9)

@@ -1,0 +1,254 @@
+"""From DICOM series to pictures: labels move by UID, each series has a folder of its own, splits are by patient."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_series import mr_series, uid, write
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tiny_params, tree
+
+from cmbfe.data.dicom import find_series
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.picture_files import read_picture
+from cmbfe.data.pictures import image_entries, import_dicom, to_8_bit
+from cmbfe.errors import InputError
+
+PICTURES = tiny_params().pictures
+
+
+def imported(source: Path, out: Path, seed: int = 0, jobs: int = 1, **settings: object) -> Labels:
+    return import_dicom(source, out, PICTURES.model_copy(update=settings), seed, jobs, progress=False)
+
+
+def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
+    volume = np.arange(101, dtype=float)
+    assert to_8_bit(volume, (10, 61)).tolist() == [0] * 11 + [5 * n for n in range(1, 51)] + [255] * 40
+
+
+@given(
+    arrays.arrays(np.float32, (2, 3, 4), elements=st.floats(0, 1e6, width=32)),
+    st.tuples(st.floats(0, 40), st.floats(60, 100)),
+)
+def test_the_window_keeps_the_order_of_brightness(volume, percentiles):
+    picture = to_8_bit(volume, percentiles)
+    assert picture.dtype == np.uint8
+    assert (np.diff(picture.ravel()[volume.ravel().argsort()].astype(int)) >= 0).all()
+
+
+def test_a_volume_without_contrast_becomes_black():
+    assert not to_8_bit(np.full((2, 4, 4), 700.0), (0.5, 99.5)).any()
+
+
+def test_one_window_serves_the_whole_series(tmp_path):
+    """A slice half as bright as the others stays darker than they are."""
+    volume = np.random.default_rng(0).integers(800, 1000, (4, SIDE, SIDE), dtype=np.uint16)
+    volume[2] //= 2
+    write(tmp_path / "in", mr_series(volume))
+    imported(tmp_path / "in", tmp_path / "out", window_percentiles=(0.0, 100.0))
+    means = [read_picture(file).mean() for file in sorted((tmp_path / "out").rglob("*.png"))]
+    assert means[2] < min(means[:2] + means[3:]) - 50
+
+
+def test_pictures_are_the_slices_in_anatomical_order_whatever_the_files_are_called(tmp_path):
+    images = dicom_head(tmp_path / "in", names=["d.dcm", "c.dcm", "a.dcm", "b.dcm"])
+    labels = imported(tmp_path / "in", tmp_path / "out")
+    assert [image["sop_instance_uid"] for image in labels["images"]] == [image.SOPInstanceUID for image in images]
+    assert [image["slice_index"] for image in labels["images"]] == [0, 1, 2, 3]
+    assert [image["file_name"] for image in labels["images"]] == [f"P1/00{index}.png" for index in range(4)]
+    assert labels["images"][0]["pixel_spacing_mm"] == [0.5, 0.75]
+    assert read_picture(tmp_path / "out" / "P1" / "001.png").shape == (SIDE, SIDE)
+
+
+def test_a_dark_dot_is_dark_in_the_picture_where_the_label_says(tmp_path):
+    images = dicom_head(tmp_path / "in")
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+    labels = imported(tmp_path / "in", tmp_path / "out")
+    (box,) = labels["annotations"]
+    assert (box["bbox"], box["lesion_id"]) == (BOX, "a")
+    (image,) = (image for image in labels["images"] if image["id"] == box["image_id"])
+    assert image["sop_instance_uid"] == images[1].SOPInstanceUID
+    picture = read_picture(tmp_path / "out" / image["file_name"])
+    assert picture[31:36, 21:26].max() < 0.5 * np.median(picture[20:45, 20:45])
+
+
+def test_mimics_move_to_the_pictures_and_stay_out_of_the_labels(tmp_path):
+    images = dicom_head(tmp_path / "in")
+    mimics = {**dicom_labels(images), "categories": [{"id": 1, "name": "vein"}]}
+    (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps(mimics))
+    labels = imported(tmp_path / "in", tmp_path / "out")
+    moved = read_labels(tmp_path / "out" / MIMICS_FILE)
+    assert labels["annotations"] == []
+    assert [box["image_id"] for box in moved["annotations"]] == [2]
+    assert moved["images"] == labels["images"]
+    assert moved["categories"] == [{"id": 1, "name": "vein"}]
+
+
+def test_phase_is_left_out_and_phase_alone_is_refused(tmp_path):
+    dicom_head(tmp_path / "both")
+    dicom_head(tmp_path / "both" / "phase", ImageType=["ORIGINAL", "PRIMARY", "P"])
+    assert len(imported(tmp_path / "both", tmp_path / "out")["images"]) == 4
+    with pytest.raises(InputError, match="no magnitude series; found 1 series of kind phase"):
+        imported(tmp_path / "both" / "phase", tmp_path / "out2")
+
+
+def folders_of(source: Path) -> list[str]:
+    entries = image_entries(find_series(source), "png")
+    return [Path(entry["file_name"]).parent.as_posix() for entry in entries]
+
+
+@pytest.mark.parametrize(
+    "patients",
+    [
+        ["A/B", "A_B"],
+        ["a", "A"],  # one folder on a file system that ignores case
+        ["A", "A", "A-1"],
+        ["A", "A", "A-1", "A-1", "A-2"],
+        ["..", "__", "//"],
+        ["", "unknown"],
+    ],
+)
+def test_every_series_has_a_folder_of_its_own_when_patients_collide(tmp_path, patients):
+    for number, patient in enumerate(patients):
+        image = mr_series(tiny_head(1), PatientID=patient, SeriesInstanceUID=uid("own", number), SliceThickness=2.0)
+        write(tmp_path / str(number), image)
+    folders = folders_of(tmp_path)
+    assert len({folder.casefold() for folder in folders}) == len(patients)
+
+
+@pytest.mark.parametrize(
+    "patient", ["..", "../../etc", "/etc/passwd", "a\\b", "C:\\x", "né é", ".hidden", "~", "x" * 64]
+)
+def test_no_patient_id_leads_out_of_the_output_folder(tmp_path, patient):
+    dicom_head(tmp_path / "in", patient_id=patient, slices=2)
+    labels = imported(tmp_path / "in", tmp_path / "deep" / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "deep"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
+    for image in labels["images"]:
+        assert image["patient_id"] == patient
+        assert len(Path(image["file_name"]).parts) == 2
+        assert not image["file_name"].startswith(".")
+
+
+def cohort(folder: Path, patients: int, **image_keys: object) -> Labels:
+    """Several patients with labels of all their slices; `image_keys` as functions of the patient's number."""
+    images, keys = [], []
+    for number in range(patients):
+        own = dicom_head(folder / str(number), patient_id=f"P{number}", slices=2)
+        images += own
+        keys += [{key: value(number) for key, value in image_keys.items()}] * len(own)
+    labels = dicom_labels(images)
+    labels["images"] = [{**image, **own} for image, own in zip(labels["images"], keys, strict=True)]
+    (folder / LABELS_FILE).write_text(json.dumps(labels))
+    return labels
+
+
+def splits_of(labels: Labels) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for image in labels["images"]:
+        found.setdefault(image["patient_id"], set()).add(image["split"])
+    return found
+
+
+def test_the_split_of_the_labels_is_kept_under_whatever_name_they_have_for_the_patient(tmp_path):
+    cohort(tmp_path / "in", 2, split=lambda n: ["train", "test"][n], patient_id=lambda n: f"pseudonym {n}")
+    assert splits_of(imported(tmp_path / "in", tmp_path / "out")) == {"P0": {"train"}, "P1": {"test"}}
+
+
+def test_labels_with_a_split_but_without_patients_are_taken(tmp_path):
+    cohort(tmp_path / "in", 2, split=lambda n: ["train", "test"][n])
+    dicom_head(tmp_path / "in" / "more", patient_id="P9", slices=2)
+    expected = {"P0": {"train"}, "P1": {"test"}, "P9": {"unlabelled"}}
+    assert splits_of(imported(tmp_path / "in", tmp_path / "out")) == expected
+
+
+def test_a_split_is_drawn_by_patient_where_the_labels_have_none(tmp_path):
+    cohort(tmp_path / "in", 5)
+    drawn = splits_of(imported(tmp_path / "in", tmp_path / "out"))
+    assert {len(splits) for splits in drawn.values()} == {1}
+    assert set.union(*drawn.values()) == {"train", "test", "validation"}
+    assert drawn == splits_of(imported(tmp_path / "in", tmp_path / "again"))
+
+
+def test_without_labels_everything_is_for_testing(tmp_path):
+    dicom_head(tmp_path / "in", slices=2)
+    assert splits_of(imported(tmp_path / "in", tmp_path / "out")) == {"P1": {"test"}}
+
+
+def change(key: str, value: object) -> object:
+    return lambda labels: labels["images"][1].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (
+            change("sop_instance_uid", "1.2.3"),
+            r"image 11 \(11.dcm\): no slice of a magnitude series has its UID 1.2.3",
+        ),
+        (change("sop_instance_uid", ["1.2.3"]), "image 11 .* no slice"),
+        (lambda labels: labels["images"][1].pop("sop_instance_uid"), "image 11 .*'sop_instance_uid' is missing"),
+        (change("width", SIDE + 1), "image 11 .* differ in size"),
+        (
+            lambda labels: [i.update(split=s) for i, s in zip(labels["images"], "ab", strict=False)],
+            "'P1' is in two splits",
+        ),
+        (lambda labels: labels["annotations"][0].update(bbox=[1, 1, 0, 5]), "annotation 1: .* zero width"),
+        (lambda labels: labels["annotations"][0].update(image_id=99), "annotation 1: image_id: 99 is the id of no"),
+    ],
+)
+def test_bad_labels_are_named_before_anything_is_written(tmp_path, spoil, reason):
+    labels = dicom_labels(dicom_head(tmp_path / "in"))
+    spoil(labels)
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=rf"annotations\.json: .*{reason}"):
+        imported(tmp_path / "in", tmp_path / "deep" / "out")
+    assert tree(tmp_path) == before
+
+
+def test_labels_of_slices_that_share_a_uid_are_refused(tmp_path):
+    """Frames of one file do: nobody knows on which of them the box lies."""
+    images = dicom_head(tmp_path / "in", SOPInstanceUID=uid("one for all"))
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+    with pytest.raises(InputError, match="4 slices have its UID"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def test_an_earlier_import_is_replaced_whole(tmp_path):
+    dicom_head(tmp_path / "first", patient_id="P1")
+    dicom_head(tmp_path / "second", patient_id="P2")
+    imported(tmp_path / "first", tmp_path / "out")
+    imported(tmp_path / "second", tmp_path / "out", format="jpg")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"P2", LABELS_FILE, "pictures.json"}
+    assert {path.suffix for path in (tmp_path / "out" / "P2").iterdir()} == {".jpg"}
+
+
+@pytest.mark.parametrize("out", ["in", ".", "elsewhere"])
+def test_labelled_dicom_series_are_never_taken_for_an_earlier_import(tmp_path, out):
+    for name in ("in", "elsewhere"):
+        images = dicom_head(tmp_path / name)
+        (tmp_path / name / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="holds"):
+        imported(tmp_path / "in", tmp_path / out)
+    assert tree(tmp_path) == before
+
+
+def test_the_same_series_and_seed_give_the_same_bytes_with_any_number_of_processes(tmp_path):
+    cohort(tmp_path / "in", 3)
+    imported(tmp_path / "in", tmp_path / "one")
+    imported(tmp_path / "in", tmp_path / "two", jobs=2)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_pixels_that_cannot_be_decoded_leave_nothing_behind(tmp_path, monkeypatch):
+    dicom_head(tmp_path / "in" / "1", patient_id="P1")
+    dicom_head(tmp_path / "in" / "2", patient_id="P2", RescaleSlope="1e300", RescaleIntercept="0")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="not finite"):
+        imported(tmp_path / "in", tmp_path / "deep" / "out", jobs=2)
+    assert tree(tmp_path) == before
