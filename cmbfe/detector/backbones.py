@@ -1,0 +1,113 @@
+"""The three trunks, cut where SSD reads them: a stem up to the first map, then one block per further map.
+
+`width` multiplies the channels of every layer, rounded to multiples of 8; map sizes do not depend on it.
+"""
+
+from collections import OrderedDict
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import nn
+from torchvision.models import mobilenetv2, vgg
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops.misc import Conv2dNormActivation
+
+
+class Trunk(NamedTuple):
+    """A feature extractor; `channels` of the first map and of each block's map."""
+
+    stem: nn.Sequential
+    blocks: list[nn.Sequential]
+    channels: list[int]
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, to the nearest multiple of 8 and at least 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def vgg16(input_size: int, width: float = 1.0) -> Trunk:
+    """VGG-16 up to conv4_3, then conv7 and the extra layers of SSD-300 or SSD-512 (Liu et al. 2016, figure 2).
+
+    fc6 and fc7 are convolutions, fc6 with dilation 6. At 300 px the last two extras are unpadded (5, 3, 1); at
+    512 px all have stride 2 but the last, 4x4 with padding 1 (2, 1).
+    """
+    plan = [c if c == "M" else scaled(c, width) for c in vgg.cfgs["D"]]
+    layers = vgg.make_layers(plan)
+    layers[16].ceil_mode = True  # 75 -> 38 px, as in Caffe
+    c128, c256, c512, c1024 = (scaled(c, width) for c in (128, 256, 512, 1024))
+    fully_connected = nn.Sequential(
+        nn.MaxPool2d(3, stride=1, padding=1),
+        nn.Conv2d(c512, c1024, 3, padding=6, dilation=6),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(c1024, c1024, 1),
+        nn.ReLU(inplace=True),
+    )
+    halving = {"kernel_size": 3, "stride": 2, "padding": 1}
+    extras = [_extra(c1024, c256, c512, **halving), _extra(c512, c128, c256, **halving)]
+    if input_size == 300:
+        extras += [_extra(c256, c128, c256, kernel_size=3) for _ in range(2)]
+    else:
+        extras += [_extra(c256, c128, c256, **halving) for _ in range(2)]
+        extras += [_extra(c256, c128, c256, kernel_size=4, padding=1)]
+    blocks = [nn.Sequential(*layers[23:30], fully_connected), *extras]
+    return Trunk(layers[:23], blocks, [c512, c1024, c512] + [c256] * (len(extras) - 1))
+
+
+def _extra(inputs: int, middle: int, outputs: int, **convolution: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, middle, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(middle, outputs, **convolution),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resnet34(width: float = 1.0) -> Trunk:
+    """ResNet-34 through layer3 at stride 8, in the form of NVIDIA's SSD300 (MLPerf): layer3 keeps 38x38 cells.
+
+    The layers carry torchvision's names, so that its weights fit; they are assembled here because torchvision
+    fixes the channels of ResNets of basic blocks.
+    """
+    c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
+    stem = OrderedDict(
+        conv1=nn.Conv2d(3, c64, 7, stride=2, padding=3, bias=False),
+        bn1=nn.BatchNorm2d(c64),
+        relu=nn.ReLU(inplace=True),
+        maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+        layer1=_residual_layer(c64, c64, blocks=3),
+        layer2=_residual_layer(c64, c128, blocks=4, stride=2),
+        layer3=_residual_layer(c128, c256, blocks=6),
+    )
+    channels = [c256, c512, c512, c256, c256, c256]
+    middles = [c256, c256, c128, c128, c128]
+    blocks = [
+        nn.Sequential(
+            Conv2dNormActivation(inputs, middle, kernel_size=1),
+            Conv2dNormActivation(middle, outputs, stride=2 if k < 3 else 1, padding=1 if k < 3 else 0),
+        )
+        for k, ((inputs, outputs), middle) in enumerate(zip(pairwise(channels), middles, strict=True))
+    ]
+    return Trunk(nn.Sequential(stem), blocks, channels)
+
+
+def _residual_layer(inputs: int, outputs: int, blocks: int, stride: int = 1) -> nn.Sequential:
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+    first = BasicBlock(inputs, outputs, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+
+
+def mobilenet_v2(width: float = 1.0) -> Trunk:
+    """MobileNet-V2: the 96-channel layer at stride 16, the last layer at stride 32, four inverted residuals.
+
+    torchvision's `width_mult` narrows it; it leaves the last layer at 1280 channels.
+    """
+    layers = mobilenetv2.MobileNetV2(width_mult=width).features
+    channels = [layers[13].out_channels, layers[18].out_channels, *(scaled(c, width) for c in (512, 256, 256, 64))]
+    extras = [
+        nn.Sequential(mobilenetv2.InvertedResidual(inputs, outputs, 2, expand_ratio=ratio))
+        for (inputs, outputs), ratio in zip(pairwise(channels[1:]), (0.2, 0.25, 0.5, 0.25), strict=True)
+    ]
+    return Trunk(layers[:14], [layers[14:], *extras], channels)

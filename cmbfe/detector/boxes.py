@@ -1,0 +1,142 @@
+"""Default boxes: where they lie, how they encode a box, and which boxes they can reach.
+
+Corners (xyxy) are in px: pixel (row i, column j) covers [j, j + 1] x [i, i + 1]. Default boxes are stored as
+cx, cy, w, h in fractions of the input, as published tables give them.
+"""
+
+import math
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, box_iou
+
+from cmbfe.errors import InputError
+
+OFFSET_WEIGHT, SIZE_WEIGHT = 10.0, 5.0
+"""Regression targets are centre offsets times 10 and log sizes times 5: SSD's "variances" of 0.1 and 0.2."""
+LARGEST_LOG_GROWTH = math.log(1000 / 16)
+"""Bound on predicted log sizes, so that exp stays finite; torchvision's value."""
+
+
+class Grid(NamedTuple):
+    """Where the default boxes of an input size are centred, and their shapes; one entry per feature map."""
+
+    maps: tuple[int, ...]
+    """Cells per side."""
+    steps: tuple[float, ...]
+    """Distance between the centres of neighbouring cells, px."""
+    ratios: tuple[tuple[int, ...], ...]
+    """Aspect ratios besides 1; each r gives two boxes, r:1 and 1:r."""
+
+    @property
+    def boxes_per_cell(self) -> tuple[int, ...]:
+        """Two squares, and two boxes for every aspect ratio."""
+        return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
+
+
+GRIDS = {
+    300: Grid((38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300), ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))),
+    320: Grid((20, 10, 5, 3, 2, 1), (16, 32, 64, 320 / 3, 160, 320), ((2, 3),) * 6),
+    512: Grid(
+        (64, 32, 16, 8, 4, 2, 1),
+        (8, 16, 32, 64, 128, 256, 512),
+        ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+    ),
+}
+
+SIZES: dict[str, dict[int, tuple[float, ...]]] = {
+    "voc": {
+        300: (30, 60, 111, 162, 213, 264, 315),
+        320: (60, 105, 150, 195, 240, 285, 330),
+        512: (35.84, 76.8, 153.6, 230.4, 307.2, 384, 460.8, 537.6),
+    },
+    "coco": {
+        300: (21, 45, 99, 153, 207, 261, 315),
+        320: (22.4, 48, 105.6, 163.2, 220.8, 278.4, 336),
+        512: (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
+    },
+    "cmb": {
+        300: (8, 16, 32, 64, 128, 256, 315),
+        320: (8, 16, 32, 64, 128, 256, 336),
+        512: (12, 24, 48, 96, 192, 384, 460.8, 537.6),
+    },
+}
+"""Side of the smaller square of each map, and one more for the last map's larger square, px of the input (A10).
+
+"voc", "coco": Liu et al. 2016 at 300 and 512. At 320 "voc" is the public MobileNet-V2 SSD (lufficc/SSD; we centre its
+grid on 320 px, it uses the steps 100, 150, 300 of a 300 px input), "coco" is the one of 300 times 320/300.
+
+"cmb": ours, for labels of 2-10 mm at 240 mm field of view: 4-21 px at 512, 2.5-12.5 px at 300, 2.7-13.3 px at 320.
+Boxes double from map to map as the grid's step does, so one number is free. A small box must fit the object and a
+large one must forgive up to half a step of offset; the number is the one for which most squares of 2-10 mm, anywhere,
+reach IoU 0.5 with some default box: 12 px at 512 (58 % of them), 8 px at 300 (26 %) and 320 (8 %: a step of 16 px is
+coarser than the objects). "coco" reaches 38 % at 512; "coco" elsewhere and "voc" reach none.
+"""
+
+
+def default_boxes(preset: str, input_size: int) -> Tensor:
+    """Default boxes Tensor[P, 4] (cx, cy, w, h, fractions of the input) in the order of the predictions.
+
+    Map k has a square of size s_k, one of sqrt(s_k s_{k+1}), and s_k stretched to every aspect ratio (Liu et
+    al. 2016, section 2.2). Order: map, row, column, shape. Sizes above the input are cut to it; centres are not.
+    """
+    if preset not in SIZES:
+        raise InputError(f"default boxes {preset!r}: expected one of {', '.join(SIZES)}")
+    grid, sizes = GRIDS[input_size], SIZES[preset][input_size]
+    maps = zip(grid.maps, grid.steps, grid.ratios, sizes[:-1], sizes[1:], strict=True)
+    return torch.cat([_boxes_of_map(input_size, *of_map) for of_map in maps])
+
+
+def _boxes_of_map(
+    input_size: int, cells: int, step: float, ratios: tuple[int, ...], size: float, next_size: float
+) -> Tensor:
+    shapes = [(size, size), (math.sqrt(size * next_size),) * 2]
+    for ratio in ratios:
+        long, short = size * math.sqrt(ratio), size / math.sqrt(ratio)
+        shapes += [(long, short), (short, long)]
+    sides = (torch.tensor(shapes, dtype=torch.float64) / input_size).clamp(max=1).float()
+    centres = (torch.arange(cells) + 0.5) / (input_size / step)
+    cy, cx = torch.meshgrid(centres, centres, indexing="ij")
+    cell = torch.stack([cx, cy], dim=-1).reshape(-1, 1, 2).expand(-1, len(shapes), 2)
+    return torch.cat([cell, sides.expand(cells * cells, -1, 2)], dim=-1).reshape(-1, 4)
+
+
+def corners(default: Tensor, input_size: int) -> Tensor:
+    """Default boxes Tensor[P, 4] from fractions cx, cy, w, h to corners xyxy in px of the input."""
+    return box_convert(default, "cxcywh", "xyxy") * input_size
+
+
+def encode(boxes: Tensor, default: Tensor) -> Tensor:
+    """Regression targets that lead from default boxes to `boxes` (both xyxy, [..., 4], broadcastable)."""
+    centre, size = _centre_and_size(boxes)
+    default_centre, default_size = _centre_and_size(default)
+    offset = (centre - default_centre) / default_size
+    return torch.cat([OFFSET_WEIGHT * offset, SIZE_WEIGHT * (size / default_size).log()], dim=-1)
+
+
+def decode(regression: Tensor, default: Tensor) -> Tensor:
+    """The inverse of `encode`: boxes xyxy [..., 4] from regressions and default boxes xyxy."""
+    default_centre, default_size = _centre_and_size(default)
+    centre = regression[..., :2] / OFFSET_WEIGHT * default_size + default_centre
+    size = (regression[..., 2:] / SIZE_WEIGHT).clamp(max=LARGEST_LOG_GROWTH).exp() * default_size
+    return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
+
+
+def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * size, size
+
+
+def coverage(boxes: Tensor, default: Tensor, input_size: int) -> pd.DataFrame:
+    """How well default boxes can meet ground truth: one row per box of `boxes` (Tensor[K, 4], xyxy px of the input).
+
+    default: Tensor[P, 4] fractions. Columns: `size_px` (square root of the area), `best_iou` with any default box,
+    `reachable` (best IoU at least 0.5). A box out of reach is learnt as a forced match only.
+    """
+    placed = corners(default, input_size)
+    parts = [box_iou(part, placed).amax(dim=1) for part in boxes.split(256)]  # bounds memory: 256 x P numbers
+    best = torch.cat(parts)
+    size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
+    return pd.DataFrame({"size_px": size, "best_iou": best, "reachable": best >= 0.5})

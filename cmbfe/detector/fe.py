@@ -1,0 +1,101 @@
+"""Feature enhancement (FE, paper section 2.3): in training, features grow where labelled boxes are dark.
+
+Inside a ground-truth box the mask is M = 1 - P / B_mean with B_mean = beta * mean(P in the box), 0 above B_mean
+and outside boxes; a feature map X becomes X + M * X. The layer has no weights and is absent at test time.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from cmbfe.errors import InputError
+
+RESIZES = ("bilinear", "area", "nearest", "max")
+WEIGHTINGS = ("equation", "figure")
+
+
+@torch.no_grad()
+def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5) -> Tensor:
+    """FE mask M, Tensor[N, 1, H, W] in [0, 1], float32 on the pictures' device.
+
+    images: Tensor[N, C, H, W] in [0, 1]; P is their mean over channels (reading A1). boxes: N tensors [K, 4],
+    xyxy px of the pictures. A pixel is inside a box when its centre is; a box that holds no centre takes the
+    pixel that holds the box's own centre. Where boxes overlap, the larger M holds (A3). A black box gives 0.
+    """
+    if len(boxes) != len(images):
+        raise InputError(f"enhancement mask: {len(boxes)} box tensors for {len(images)} pictures")
+    with torch.autocast(images.device.type, enabled=False):
+        picture = images.float().mean(dim=1)
+        rows, columns = _pixels_inside(boxes, picture)
+        # At one pixel M grows with B_mean, so where boxes overlap the largest B_mean gives the largest M.
+        b_mean = torch.zeros_like(picture)
+        for row, column in zip(rows.unbind(1), columns.unbind(1), strict=True):  # the k-th box of every picture
+            inside = row[:, :, None] * column[:, None, :]
+            mean = (picture * inside).sum((1, 2)) / (row.sum(1) * column.sum(1)).clamp(min=1)
+            torch.maximum(b_mean, inside.mul_((beta * mean)[:, None, None]), out=b_mean)
+        # 1 - P / B_mean, in a form that is 0 where B_mean is: outside boxes and in black ones.
+        mask = (b_mean - picture).clamp_(min=0) / b_mean.clamp_(min=torch.finfo(torch.float32).tiny)
+        return mask.unsqueeze(1)
+
+
+def _pixels_inside(boxes: Sequence[Tensor], picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [N, K, H] and columns [N, K, W], 1 where the box holds pixels; K: the most boxes of any picture."""
+    height, width = picture.shape[-2:]
+    # Rows of NaN pad the shorter lists: no comparison with NaN holds, so they hold no pixel.
+    padded = pad_sequence([b.float() for b in boxes], batch_first=True, padding_value=math.nan)
+    x1, y1, x2, y2 = padded.to(picture.device).unbind(-1)
+    rows, columns = _centres_between(y1, y2, height), _centres_between(x1, x2, width)
+    holds_centre = (rows.any(-1) & columns.any(-1))[..., None]
+    own_row, own_column = ((y1 + y2) / 2).floor(), ((x1 + x2) / 2).floor()
+    rows = rows.where(holds_centre, _centres_between(own_row, own_row + 1, height))
+    columns = columns.where(holds_centre, _centres_between(own_column, own_column + 1, width))
+    return rows.to(picture.dtype), columns.to(picture.dtype)
+
+
+def _centres_between(low: Tensor, high: Tensor, size: int) -> Tensor:
+    centre = torch.arange(size, device=low.device) + 0.5
+    return (centre >= low[..., None]) & (centre < high[..., None])
+
+
+def enhance(features: Tensor, mask: Tensor, resize: str = "bilinear", weighting: str = "equation") -> Tensor:
+    """Enhanced features, same shape and dtype as `features` (Tensor[N, C, h, w]); mask: Tensor[N, 1, H, W].
+
+    resize (A2): how the mask comes to h x w. weighting (A5): "equation" X + M * X; "figure" X + M * N(X), where
+    N divides each position by its norm over the channels.
+    """
+    if weighting not in WEIGHTINGS:
+        raise InputError(f"FE weighting {weighting!r}: expected one of {', '.join(WEIGHTINGS)}")
+    mask = _resized(mask, features.shape[-2:], resize).to(features.dtype)
+    if weighting == "equation":
+        return features * (1 + mask)
+    return features + mask * F.normalize(features.float(), dim=1).to(features.dtype)
+
+
+def _resized(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
+    if resize == "bilinear":
+        return F.interpolate(mask, size, mode="bilinear", align_corners=False)
+    if resize == "max":
+        return F.adaptive_max_pool2d(mask, size)
+    if resize in ("area", "nearest"):
+        return F.interpolate(mask, size, mode=resize)
+    raise InputError(f"FE resize {resize!r}: expected one of {', '.join(RESIZES)}")
+
+
+class FeatureEnhancement(nn.Module):
+    """FE as a layer: `mask` once per batch, then call it with every feature map to enhance; see `enhance`."""
+
+    def __init__(self, beta: float = 1.5, resize: str = "bilinear", weighting: str = "equation") -> None:
+        super().__init__()
+        self.beta, self.resize, self.weighting = beta, resize, weighting
+
+    def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """The pictures' mask, see `enhancement_mask`."""
+        return enhancement_mask(images, boxes, self.beta)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Features Tensor[N, C, h, w], enhanced in training mode, untouched in evaluation mode."""
+        return enhance(features, mask, self.resize, self.weighting) if self.training else features

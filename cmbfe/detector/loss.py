@@ -1,0 +1,128 @@
+"""What SSD learns from: ground truth matched to default boxes, and two losses (Liu et al. 2016, section 2.2)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import box_iou
+
+from cmbfe.detector.boxes import encode
+from cmbfe.errors import InputError
+
+Target = dict[str, Tensor]
+
+MATCH_IOU = 0.5
+NEGATIVES_PER_MATCH = 3
+
+
+def usable_targets(
+    targets: Sequence[Target] | None, sizes: Sequence[tuple[int, int]], input_size: int, num_classes: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Every picture's boxes, scaled to px of the input, and labels; sizes: the pictures' own (H, W) in px.
+
+    Raises `InputError` that names the first target, and the box in it, that cannot be trained on.
+    """
+    if targets is None:
+        raise InputError("targets: training needs them; call model.eval() for detections")
+    if len(targets) != len(sizes):
+        raise InputError(f"targets: {len(targets)} for {len(sizes)} images")
+    boxes, labels = [], []
+    for index, (target, (height, width)) in enumerate(zip(targets, sizes, strict=True)):
+        if problem := _problem(target, num_classes):
+            raise InputError(f"target {index}: {problem}")
+        scale = [input_size / width, input_size / height] * 2
+        boxes.append(target["boxes"] * torch.tensor(scale, device=target["boxes"].device))
+        labels.append(target["labels"].long())
+    return boxes, labels
+
+
+def _problem(target: Target, num_classes: int) -> str | None:
+    if not {"boxes", "labels"} <= target.keys():
+        return f'has {sorted(target)}, expected "boxes" and "labels"'
+    boxes, labels = target["boxes"], target["labels"]
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        return f"boxes of shape {list(boxes.shape)}, expected [K, 4] (x1, y1, x2, y2)"
+    if labels.shape != boxes.shape[:1] or labels.is_floating_point():
+        return f"labels {labels.dtype} of shape {list(labels.shape)}, expected {len(boxes)} integers"
+    if isinstance(boxes, FakeTensor):  # a dry run on shapes (FakeTensorMode): there are no values to look at
+        return None
+    bad = ~(boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        return f"box {row} is {boxes[row].tolist()}, expected finite x1 < x2 and y1 < y2"
+    if ((labels < 1) | (labels >= num_classes)).any():
+        return f"labels {labels.tolist()}, expected 1 to {num_classes - 1}"
+    return None
+
+
+def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
+    """Which ground truth each default box has to find: indices Tensor[N, P] into K, -1 for none.
+
+    boxes: Tensor[N, K, 4] xyxy px; real: bool [N, K], False for padding; default: Tensor[P, 4] xyxy px. A default
+    box takes the ground truth of largest IoU if that is at least 0.5. Then every ground truth is given a default
+    box of its own, greedily: the pair of largest IoU first, then the best pair of what is left.
+    """
+    iou = box_iou(boxes.flatten(0, 1), default).view(*boxes.shape[:2], -1)
+    iou = iou.masked_fill(~real[..., None], -1)
+    best_iou, matches = iou.max(dim=1)
+    matches = matches.masked_fill(best_iou < MATCH_IOU, -1)
+    picture = torch.arange(len(boxes), device=boxes.device)
+    for _ in range(boxes.shape[1]):
+        largest, pair = iou.flatten(1).max(dim=1)
+        truth, chosen = pair // len(default), pair % len(default)
+        matches[picture, chosen] = truth.where(largest >= 0, matches[picture, chosen])
+        iou[picture, truth] = -1
+        iou[picture, :, chosen] = -1
+    return matches
+
+
+def ssd_loss(
+    logits: Tensor,
+    regression: Tensor,
+    default: Tensor,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    minimum_negatives: int = 0,
+) -> dict[str, Tensor]:
+    """The losses "classification" and "box_regression", scalars in float32.
+
+    logits: Tensor[N, P, classes], class 0 is background; regression: Tensor[N, P, 4]; default: Tensor[P, 4] xyxy px;
+    boxes, labels: per picture, [K, 4] xyxy px and [K] from 1. Cross entropy over the matches and, per picture, the
+    hardest negatives, three per match but at least `minimum_negatives`; smooth L1 over the matches; both divided
+    by the number of matches in the batch, or by 1 where there is none.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, regression = logits.float(), regression.float()
+        truth, labels = _padded(boxes, labels, logits.device)
+        matches = match(truth, labels > 0, default)
+        matched = matches >= 0
+        index = matches.clamp(min=0)
+        classes = labels.gather(1, index).where(matched, 0)
+        entropy = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
+        negatives = _hardest(entropy.masked_fill(matched, 0), matched, minimum_negatives)
+        # Padding has no size, hence no finite target: cut out before the loss, not after it.
+        target = encode(truth.gather(1, index[..., None].expand(-1, -1, 4)), default)
+        target = target.where(matched[..., None], 0)
+        offsets = F.smooth_l1_loss(regression, target, reduction="none").sum(-1)
+        matches_in_batch = matched.sum().clamp(min=1)
+        return {
+            "classification": ((entropy * matched).sum() + negatives) / matches_in_batch,
+            "box_regression": (offsets * matched).sum() / matches_in_batch,
+        }
+
+
+def _padded(boxes: Sequence[Tensor], labels: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Boxes [N, K, 4] and labels [N, K] with at least one row per picture; label 0 marks padding."""
+    boxes = pad_sequence([F.pad(b.float(), (0, 0, 0, 1)) for b in boxes], batch_first=True)
+    labels = pad_sequence([F.pad(x, (0, 1)) for x in labels], batch_first=True)
+    return boxes.to(device), labels.to(device)
+
+
+def _hardest(entropy: Tensor, matched: Tensor, minimum: int) -> Tensor:
+    """Sum of each picture's largest background losses; `entropy` Tensor[N, P] is 0 at matches."""
+    wanted = (NEGATIVES_PER_MATCH * matched.sum(1, keepdim=True)).clamp(min=minimum)
+    rank = torch.arange(entropy.shape[1], device=entropy.device)
+    return (entropy.sort(dim=1, descending=True).values * (rank < wanted)).sum()

@@ -1,0 +1,300 @@
+"""The eight detectors: SSD (Liu et al. 2016) on three trunks, each with and without feature enhancement (FE)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops.misc import Conv2dNormActivation
+
+from cmbfe.detector.backbones import Trunk, mobilenet_v2, resnet34, vgg16
+from cmbfe.detector.boxes import GRIDS, SIZES, corners, decode, default_boxes
+from cmbfe.detector.fe import RESIZES, WEIGHTINGS, FeatureEnhancement
+from cmbfe.detector.loss import ssd_loss, usable_targets
+from cmbfe.errors import InputError
+
+
+class Variant(NamedTuple):
+    """What a detector's name stands for."""
+
+    trunk: str
+    input_size: int
+    """Side of the square that every picture is resized to, px."""
+    fe: bool
+
+
+SPECS = {
+    "ssd512": Variant("vgg16", 512, fe=False),
+    "ssd512-fe": Variant("vgg16", 512, fe=True),
+    "ssd300": Variant("vgg16", 300, fe=False),
+    "ssd300-fe": Variant("vgg16", 300, fe=True),
+    "mobilenet320": Variant("mobilenet_v2", 320, fe=False),
+    "mobilenet320-fe": Variant("mobilenet_v2", 320, fe=True),
+    "resnet34-300": Variant("resnet34", 300, fe=False),
+    "resnet34-300-fe": Variant("resnet34", 300, fe=True),
+}
+VARIANTS = tuple(SPECS)
+PLACEMENTS = ("trunk", "source", "both")
+CANDIDATES_PER_CLASS = 400
+"""Best-scored boxes of each class that enter non-maximum suppression; torchvision's value."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that defines a detector but its weights; see `build` for the meaning of each."""
+
+    variant: str
+    num_classes: int = 2
+    """Background and microbleed; other numbers only for weights from elsewhere."""
+    default_boxes: str = "voc"
+    width: float = 1.0
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Pictures in [0, 1] enter the trunk as (picture - mean) / std, per channel."""
+    beta: float = 1.5
+    resize: str = "bilinear"
+    placement: str = "trunk"
+    weighting: str = "equation"
+    minimum_negatives: int = 0
+    score_threshold: float = 0.01
+    nms_threshold: float = 0.45
+    detections_per_image: int = 200
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a name that does not exist."""
+        for key, known in (
+            ("variant", VARIANTS),
+            ("default_boxes", SIZES),
+            ("resize", RESIZES),
+            ("placement", PLACEMENTS),
+            ("weighting", WEIGHTINGS),
+        ):
+            if getattr(self, key) not in known:
+                raise InputError(f"{key} {getattr(self, key)!r}: expected one of {', '.join(known)}")
+        if not 0 < self.width <= 1:
+            raise InputError(f"width {self.width!r}: expected a number above 0, at most 1")
+
+
+class L2Norm(nn.Module):
+    """Each position of a map scaled to unit length over its channels, then each channel by a learnt factor.
+
+    Initial scale 20 (Liu et al. 2016, section 3.1, after ParseNet). Computed in float32.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), 20.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Tensor[N, C, h, w], same shape and dtype."""
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(features.float(), dim=1)
+            return (self.scale.float().view(1, -1, 1, 1) * unit).to(features.dtype)
+
+
+class SSD(nn.Module):
+    """Single-shot detector; calls as torchvision's detectors.
+
+    Training: `model(images, targets)` gives the losses "classification" and "box_regression". Evaluation:
+    `model(images)` gives per picture "boxes" (Tensor[D, 4], xyxy px of the picture given), "scores", "labels", best
+    first; targets are ignored. images: list of float Tensor[3, H, W] in [0, 1] of any sizes, or one
+    Tensor[N, 3, H, W]. targets: per picture a dict of "boxes" (Tensor[K, 4], xyxy px) and "labels" (int64 [K], 1 for
+    a microbleed). Losses, mask, normalisation and decoding are float32 also under autocast.
+    """
+
+    default_boxes: Tensor
+    """Tensor[P, 4]: cx, cy, w, h as fractions of the input."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        spec = SPECS[config.variant]
+        self.config = config
+        self.input_size = spec.input_size
+        self.map_sizes = GRIDS[spec.input_size].maps
+        trunk = _trunk(spec, config.width)
+        self.stem, self.blocks = trunk.stem, nn.ModuleList(trunk.blocks)
+        self.l2norm = L2Norm(trunk.channels[0]) if spec.trunk == "vgg16" else nn.Identity()
+        layer = _separable_head if spec.trunk == "mobilenet_v2" else _plain_head
+        boxes_per_cell = GRIDS[spec.input_size].boxes_per_cell
+        heads = list(zip(trunk.channels, boxes_per_cell, self.map_sizes, strict=True))
+        self.classification = nn.ModuleList(layer(c, n * config.num_classes, m) for c, n, m in heads)
+        self.regression = nn.ModuleList(layer(c, n * 4, m) for c, n, m in heads)
+        self.fe = FeatureEnhancement(config.beta, config.resize, config.weighting) if spec.fe else None
+        boxes = default_boxes(config.default_boxes, spec.input_size)
+        self.register_buffer("default_boxes", boxes, persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        self._initialise()
+
+    def forward(
+        self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections in evaluation mode; `InputError` for unusable images or targets."""
+        sizes = _checked_sizes(images)
+        inputs = self.prepare(images)
+        if not self.training:
+            return self.detections(*self.predict(inputs), sizes)
+        boxes, labels = usable_targets(targets, sizes, self.input_size, self.config.num_classes)
+        mask = None if self.fe is None else self.fe.mask(_resized(images, self.input_size), boxes)
+        logits, regression = self.predict(inputs, mask)
+        default = corners(self.default_boxes, self.input_size)
+        return ssd_loss(logits, regression, default, boxes, labels, self.config.minimum_negatives)
+
+    def prepare(self, images: Sequence[Tensor] | Tensor) -> Tensor:
+        """What the trunk sees, Tensor[N, 3, S, S]: pictures normalised, then resized (torchvision's order)."""
+        if isinstance(images, Tensor):
+            return _resized((images - self.mean) / self.std, self.input_size)
+        return _resized([(image - self.mean) / self.std for image in images], self.input_size)
+
+    def predict(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits Tensor[N, P, classes] and box regressions Tensor[N, P, 4] of prepared pictures."""
+        maps = self.feature_maps(inputs, mask)
+        classes = self.config.num_classes
+        logits = [_per_box(head(x), classes) for head, x in zip(self.classification, maps, strict=True)]
+        regression = [_per_box(head(x), 4) for head, x in zip(self.regression, maps, strict=True)]
+        return torch.cat(logits, dim=1), torch.cat(regression, dim=1)
+
+    def feature_maps(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """The maps that the heads see, finest first; with a mask, enhanced where `placement` (A4) says."""
+        features = self.stem(inputs)
+        if mask is not None and self.config.placement in ("trunk", "both"):
+            features = self.fe(features, mask)
+        source = self.l2norm(features)
+        if mask is not None and self.config.placement in ("source", "both"):
+            source = self.fe(source, mask)
+        maps = [source]
+        for block in self.blocks:
+            features = block(features)
+            maps.append(features)
+        return maps
+
+    def detections(
+        self, logits: Tensor, regression: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Per picture what is left after score threshold and non-maximum suppression; `sizes`: (H, W) to scale to."""
+        with torch.autocast(logits.device.type, enabled=False):
+            default = corners(self.default_boxes, self.input_size)
+            boxes = clip_boxes_to_image(decode(regression.float(), default), (self.input_size,) * 2)
+            scores = logits.float().softmax(dim=-1)[..., 1:].transpose(1, 2)
+            return [self._best(*of_picture) for of_picture in zip(boxes, scores, sizes, strict=True)]
+
+    def _best(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """boxes [P, 4] px of the input, scores [classes without background, P], size (H, W) of the picture."""
+        found = []
+        for label, of_class in enumerate(scores, start=1):
+            likely = (of_class > self.config.score_threshold).nonzero().squeeze(1)
+            best, order = of_class[likely].topk(min(CANDIDATES_PER_CLASS, len(likely)))
+            found.append((boxes[likely[order]], best, torch.full_like(order, label)))
+        boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        keep = batched_nms(boxes, scores, labels, self.config.nms_threshold)[: self.config.detections_per_image]
+        height, width = size
+        to_picture = boxes.new_tensor([width, height, width, height]) / self.input_size
+        return {"boxes": boxes[keep] * to_picture, "scores": scores[keep], "labels": labels[keep]}
+
+    def _initialise(self) -> None:
+        """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads."""
+        for module in [*self.stem.modules(), *self.blocks.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in [*self.classification.modules(), *self.regression.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def build(
+    variant: str,
+    *,
+    default_boxes: str = "voc",
+    width: float = 1.0,
+    weights: str | Path | None = None,
+    beta: float = 1.5,
+    resize: str = "bilinear",
+    placement: str = "trunk",
+    weighting: str = "equation",
+    minimum_negatives: int = 0,
+    score_threshold: float = 0.01,
+    nms_threshold: float = 0.45,
+    detections_per_image: int = 200,
+) -> SSD:
+    """The detector `variant` (one of VARIANTS) with one class, microbleed.
+
+    default_boxes (A10): preset "voc", "coco" or "cmb". width: factor on all channels, map sizes stay. weights of the
+    trunk: None (Kaiming), "imagenet" (torchvision downloads them) or a .safetensors or .pth file with torchvision's
+    names. beta, resize, placement, weighting: FE readings A6, A2, A4, A5, without effect on variants without FE.
+    minimum_negatives: negatives per picture that teach even without a match. The last three: what `detections` keeps.
+    """
+    config = Config(
+        variant,
+        default_boxes=default_boxes,
+        width=width,
+        beta=beta,
+        resize=resize,
+        placement=placement,
+        weighting=weighting,
+        minimum_negatives=minimum_negatives,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
+        detections_per_image=detections_per_image,
+    )
+    if weights is None:
+        return SSD(config)
+    from cmbfe.detector.weights import with_trunk_weights  # late: weights.py itself builds detectors
+
+    return with_trunk_weights(config, weights)
+
+
+def _trunk(spec: Variant, width: float) -> Trunk:
+    if spec.trunk == "vgg16":
+        return vgg16(spec.input_size, width)
+    return {"resnet34": resnet34, "mobilenet_v2": mobilenet_v2}[spec.trunk](width)
+
+
+def _plain_head(channels: int, outputs: int, cells: int) -> nn.Module:
+    return nn.Conv2d(channels, outputs, 3, padding=1)
+
+
+def _separable_head(channels: int, outputs: int, cells: int) -> nn.Module:
+    """SSDLite's head (Sandler et al. 2018, section 6.2); on a 1x1 map only its pointwise half has anything to do."""
+    pointwise = nn.Conv2d(channels, outputs, 1)
+    if cells == 1:
+        return pointwise
+    depthwise = Conv2dNormActivation(channels, channels, 3, groups=channels, activation_layer=nn.ReLU6)
+    return nn.Sequential(depthwise, pointwise)
+
+
+def _per_box(output: Tensor, values: int) -> Tensor:
+    """Tensor[N, boxes * values, h, w] -> Tensor[N, h * w * boxes, values]."""
+    return output.permute(0, 2, 3, 1).reshape(len(output), -1, values)
+
+
+def _resized(images: Sequence[Tensor] | Tensor, size: int) -> Tensor:
+    """Tensor[N, 3, size, size], bilinear as in torchvision's detectors; pictures of that size are left as they are."""
+    batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
+    return torch.cat(
+        [
+            batch
+            if batch.shape[-2:] == (size, size)
+            else F.interpolate(batch, (size, size), mode="bilinear", align_corners=False)
+            for batch in batches
+        ]
+    )
+
+
+def _checked_sizes(images: Sequence[Tensor] | Tensor) -> list[tuple[int, int]]:
+    """Each picture's (H, W); `InputError` names the first that is no picture."""
+    if len(images) == 0:
+        raise InputError("images: no picture given")
+    for index, image in enumerate(images):
+        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise InputError(
+                f"image {index}: expected a float tensor [3, H, W] in [0, 1], got {image.dtype} {list(image.shape)}"
+            )
+    return [tuple(image.shape[1:]) for image in images]
