@@ -1,0 +1,99 @@
+"""Counts per patient: published examples and cases by hand."""
+
+import numpy as np
+import pytest
+from metric_examples import detection, labels_of
+
+from cmbfe.agreement import bland_altman, class_agreement, clinical_class, counts_per_patient, icc
+from cmbfe.metrics import match
+
+T = [10, 10, 10, 10]
+
+
+def test_icc_equals_the_example_of_shrout_and_fleiss():
+    # Psychological Bulletin 86 (1979), Table 2: six targets, four judges; ICC(2,1) is .29 in their Table 4.
+    ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    value, low, high = icc(np.array(ratings))
+    assert value == pytest.approx(0.29, abs=0.005)
+    assert (low, high) == pytest.approx((0.019, 0.761), abs=0.0005)
+
+
+def test_equal_counts_agree_fully():
+    assert icc(np.array([[1, 1], [2, 2], [5, 5]])) == (1, 1, 1)
+
+
+def test_icc_counts_a_constant_offset_as_disagreement():
+    truth = np.arange(10)
+    value, low, high = icc(np.stack([truth, truth + 3], axis=1))
+    assert low < value < high
+    # Mean squares: subjects 2 * 55/6, raters 10 * 4.5/1, error 0.
+    assert value == pytest.approx((55 / 3) / (55 / 3 + 2 * 45 / 10))
+
+
+def test_raters_who_differ_on_subjects_who_do_not_agree_in_nothing(recwarn):
+    value, low, high = icc(np.array([[2, 4], [2, 4], [2, 4]]))
+    assert value == 0
+    assert np.isnan([low, high]).all()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("ratings", [np.zeros((0, 2)), np.array([[1, 2]]), np.full((4, 2), 3)])
+def test_icc_without_variance_is_not_a_number(ratings, recwarn):
+    assert np.isnan(icc(ratings)).all()
+    assert not recwarn.list
+
+
+def test_bland_altman_limits_by_hand():
+    # Differences 0, 2, 1, 1: mean 1, standard deviation sqrt(2/3), t(0.975, 3) = 3.1824.
+    result = bland_altman(np.array([1, 2, 3, 4]), np.array([1, 4, 4, 5]))
+    deviation = np.sqrt(2 / 3)
+    assert result.bias == pytest.approx(1)
+    assert (result.bias_low, result.bias_high) == pytest.approx(
+        (1 - 3.182446 * deviation / 2, 1 + 3.182446 * deviation / 2)
+    )
+    assert (result.lower_limit, result.upper_limit) == pytest.approx((1 - 1.96 * deviation, 1 + 1.96 * deviation))
+    assert result.limit_margin == pytest.approx(3.182446 * np.sqrt(3 * (2 / 3) / 4))
+
+
+def test_bland_altman_of_one_patient_has_a_difference_and_no_limits(recwarn):
+    result = bland_altman(np.array([1]), np.array([3]))
+    assert result.bias == 2
+    assert np.isnan(result.upper_limit)
+    assert np.isnan(bland_altman(np.array([]), np.array([])).bias)
+    assert not recwarn.list
+
+
+def test_clinical_classes_are_0_1_2_to_4_and_5_or_more():
+    assert list(clinical_class(np.array([0, 1, 2, 4, 5, 100]))) == ["0", "1", "2-4", "2-4", "5+", "5+"]
+
+
+def counted():
+    labels = labels_of({1: [T, [40, 40, 9, 9]], 2: [], 3: [T]})
+    detections = [detection(1, 0.9, T), detection(2, 0.8, T), detection(3, 0.2, T)]
+    return counts_per_patient(match(labels, detections), 0.5)
+
+
+def test_counts_hold_every_patient_and_every_detection_from_the_threshold_on():
+    table = counted()
+    assert table.index.tolist() == [1, 2, 3]
+    assert table["truth"].tolist() == [2, 0, 1]
+    assert table["detected"].tolist() == [1, 1, 0]
+
+
+def test_the_confusion_table_has_all_classes_and_counts_each_patient_once():
+    table, values = class_agreement(counted())
+    assert table.shape == (4, 4)
+    assert table.loc["2-4", "1"] == table.loc["0", "1"] == table.loc["1", "0"] == 1
+    assert table.to_numpy().sum() == 3
+    assert values["accuracy"] == 0
+    # Linear weights: observed 1 + 1 + 1 apart; expected from the margins (1,1,1) and (1,2,0): (0+1+2 +
+    # 2(1+0+1)) / 3.
+    assert values["kappa"] == pytest.approx(1 - 3 / ((0 + 1 + 2) / 3 + 2 * (1 + 0 + 1) / 3))
+
+
+def test_patients_of_one_class_have_an_accuracy_and_no_kappa(recwarn):
+    matches = match(labels_of({1: [T], 2: [T]}), [detection(1, 0.9, T), detection(2, 0.9, T)])
+    _, values = class_agreement(counts_per_patient(matches, 0.5))
+    assert values["accuracy"] == 1
+    assert np.isnan(values["kappa"])
+    assert not recwarn.list

@@ -1,0 +1,265 @@
+"""`cmbfe evaluate`: two COCO files of any detector in; one folder of evidence out, or one line and nothing."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from metric_examples import detection
+
+from cmbfe.errors import InputError
+from cmbfe.evaluate import COMPARED, evaluate_files
+from cmbfe.metrics import average_precision, match, summary
+from cmbfe.report import MEANING
+from cmbfe.stats import bootstrap, paired_difference
+
+RESAMPLES = 60
+
+
+def cohort(patients: int = 6, slices: int = 4) -> dict:
+    """Labels of our own kind: each patient has a microbleed on two slices, another on one."""
+    labels = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cmb"}]}
+    for patient in range(patients):
+        for index in range(slices):
+            number = patient * slices + index + 1
+            labels["images"].append(
+                {
+                    "id": number,
+                    "file_name": f"P{patient}/{index}.png",
+                    "width": 100,
+                    "height": 100,
+                    "patient_id": f"P{patient}",
+                    "series_uid": f"1.{patient}",
+                    "slice_index": index,
+                    "pixel_spacing_mm": [0.5, 0.5],
+                    "split": "test",
+                }
+            )
+        first = patient * slices + 1
+        boxes = [(first, "a", [10, 10, 8, 8]), (first + 1, "a", [10, 10, 8, 8]), (first + 3, "b", [60, 60, 4, 4])]
+        for image, lesion, box in boxes:
+            labels["annotations"].append(
+                {
+                    "id": len(labels["annotations"]) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "bbox": box,
+                    "lesion_id": f"P{patient}/{lesion}",
+                    "location": "lobar" if lesion == "a" else "deep",
+                }
+            )
+    return labels
+
+
+def detections_of(labels: dict, seed: int, quality: float = 1.0) -> list[dict]:
+    """Each box found at a random score, and a random false positive on each picture."""
+    rng = np.random.default_rng(seed)
+    found = [detection(box["image_id"], sigmoid(rng.normal(quality)), box["bbox"]) for box in labels["annotations"]]
+    found += [detection(image["id"], sigmoid(rng.normal()), [30, 80, 9, 9]) for image in labels["images"]]
+    return found
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + float(np.exp(-value)))
+
+
+def write(folder, **contents):
+    """Write each content as NAME.json and return the paths."""
+    paths = [folder / f"{name}.json" for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        path.write_text(json.dumps(content))
+    return paths
+
+
+@pytest.fixture
+def labels():
+    return cohort()
+
+
+def run(paths, out, **options):
+    return evaluate_files(*paths, out, resamples=RESAMPLES, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def one_detector(tmp_path_factory):
+    """An evaluation to look at: its folder, and what it returned."""
+    folder = tmp_path_factory.mktemp("one_detector")
+    result = run(write(folder, truth=cohort(), found=detections_of(cohort(), 0)), folder / "out")
+    return folder / "out", result
+
+
+def test_the_folder_holds_metrics_curves_tables_figures_and_one_page(one_detector):
+    assert {path.name for path in one_detector[0].iterdir()} == {
+        "metrics.json",
+        *("pr.csv", "froc.csv", "reliability.csv", "froc_lesions.csv", "lesions.csv", "patients.csv"),
+        *("microbleeds_by_size.csv", "microbleeds_by_location.csv", "patients_by_number_of_microbleeds.csv"),
+        *("pr.png", "froc.png", "froc_lesions.png", "reliability.png", "bland_altman.png"),
+        "report.html",
+    }
+
+
+def test_metrics_json_is_the_summary_with_intervals_of_the_same_library_calls(one_detector):
+    written = json.loads((one_detector[0] / "metrics.json").read_text())
+    matches = match(cohort(), detections_of(cohort(), 0))
+    assert {name: written[name] for name in summary(matches)} == pytest.approx(summary(matches))
+    interval = bootstrap(average_precision, matches, RESAMPLES, seed=0)
+    assert written["intervals"]["pictures"]["ap"]["low"] == pytest.approx(interval.low)
+    assert written["cmbs"] == 18
+    assert written["lesions"]["cmbs"] == 12
+    assert set(written["intervals"]["lesions"]) == set(COMPARED) == set(MEANING)
+
+
+def test_curves_and_tables_agree_with_the_metrics(one_detector):
+    folder, result = one_detector
+    curve = pd.read_csv(folder / "pr.csv")
+    at_point = curve[curve["threshold"] == result["threshold"]].iloc[0]
+    assert at_point["precision"] == pytest.approx(result["precision_at_90_sensitivity"])
+    assert at_point["precision"] == pytest.approx(result["at_threshold"]["precision"])
+    lesions = pd.read_csv(folder / "lesions.csv")
+    by_size = pd.read_csv(folder / "microbleeds_by_size.csv")
+    assert len(lesions) == by_size["cmbs"].sum() == result["lesions"]["cmbs"]
+    assert by_size["hits"].sum() == (lesions["score"] >= result["threshold"]).sum()
+    assert pd.read_csv(folder / "patients.csv")["truth"].tolist() == [2] * 6
+
+
+def test_the_page_holds_its_figures_and_refers_to_nothing_outside(one_detector):
+    page = (one_detector[0] / "report.html").read_text()
+    assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/]{1000,}', page)) == 5
+    assert "http" not in page
+    assert "6 patients, 24 pictures, 18 microbleed boxes" in page
+
+
+def test_a_second_detector_gives_paired_differences(tmp_path, labels):
+    found, other = detections_of(labels, 0, quality=2), detections_of(labels, 1)
+    paths = write(tmp_path, truth=labels, ours=found, theirs=other)
+    result = run(paths[:2], tmp_path / "out", against=paths[2])
+    expected = paired_difference(average_precision, match(labels, found), match(labels, other), RESAMPLES, 0)
+    assert result["difference"]["pictures"]["ap"] == pytest.approx(vars(expected))
+    assert result["against"]["ap"] == pytest.approx(average_precision(match(labels, other)))
+    assert pd.read_csv(tmp_path / "out" / "froc.csv")["detector"].unique().tolist() == ["ours", "theirs"]
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path, labels):
+    paths = write(tmp_path, truth=labels, ours=detections_of(labels, 0), theirs=detections_of(labels, 1))
+    for name in ("first", "second"):
+        run(paths[:2], tmp_path / name, against=paths[2])
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_names_in_the_page_are_escaped(tmp_path, labels):
+    paths = write(tmp_path, truth=labels, **{"<b>bold": detections_of(labels, 0)})
+    run(paths, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;b&gt;bold" in page
+    assert "<b>bold" not in page
+
+
+def test_files_of_other_tools_are_evaluated_per_picture_and_the_gaps_are_named(tmp_path, labels):
+    found = detections_of(labels, 0)
+    for image in labels["images"]:
+        for key in ("patient_id", "series_uid", "slice_index", "pixel_spacing_mm", "split"):
+            del image[key]
+    for box in labels["annotations"]:
+        del box["lesion_id"], box["location"]
+    result = run(write(tmp_path, truth=labels, found=found), tmp_path / "out")
+    assert result["ap"] == pytest.approx(average_precision(match(labels, found)))
+    assert result["patients"] == 24
+    assert "lesions" not in result
+    assert "each picture counts as a patient" in result["notes"][0]
+    assert "No lesion level: image 1 has no patient_id" in result["notes"][1]
+    assert not (tmp_path / "out" / "lesions.csv").exists()
+
+
+def test_a_detector_that_never_reaches_90_percent_has_null_and_a_note(tmp_path, labels):
+    result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)[:9]), tmp_path / "out")
+    assert np.isnan(result["threshold"])
+    written = json.loads(
+        (tmp_path / "out" / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+    assert written["precision_at_90_sensitivity"] is None
+    assert "at_threshold" not in written
+    assert "never reaches 90 % sensitivity" in written["notes"][0]
+
+
+def test_a_threshold_chosen_elsewhere_is_the_operating_point(tmp_path, labels):
+    paths = write(tmp_path, truth=labels, found=detections_of(labels, 0))
+    result = run(paths, tmp_path / "out", threshold=0.5)
+    assert result["threshold"] == 0.5
+    assert result["settings"]["operating_point"] == "given"
+    curve = pd.read_csv(tmp_path / "out" / "pr.csv")
+    assert result["at_threshold"]["precision"] == curve[curve["threshold"] >= 0.5]["precision"].iloc[-1]
+
+
+@pytest.mark.parametrize("found", [[], None])
+def test_no_detections_or_no_microbleeds_are_no_error(tmp_path, labels, found, recwarn):
+    detections = detections_of(labels, 0) if found is None else found
+    if found is None:
+        labels["annotations"] = []
+    result = run(write(tmp_path, truth=labels, found=detections), tmp_path / "out")
+    assert np.isnan(result["ap"]) if found is None else result["ap"] == 0
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not recwarn.list
+
+
+def test_scores_that_are_no_probabilities_are_evaluated_without_calibration(tmp_path, labels):
+    found = [{**one, "score": one["score"] * 10 - 5} for one in detections_of(labels, 0)]
+    result = run(write(tmp_path, truth=labels, found=found), tmp_path / "out")
+    assert np.isnan(result["expected_calibration_error"])
+    assert "no probabilities" in result["notes"][0]
+    assert not (tmp_path / "out" / "reliability.png").exists()
+
+
+def test_mimics_are_counted_by_kind(tmp_path, labels):
+    mimics = {
+        "images": labels["images"],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [30, 80, 9, 9]}],
+        "categories": [{"id": 1, "name": "vein"}, {"id": 2, "name": "iron"}],
+    }
+    paths = write(tmp_path, truth=labels, found=detections_of(labels, 0), mimics=mimics)
+    run(paths[:2], tmp_path / "out", mimics=paths[2], threshold=0)
+    table = pd.read_csv(tmp_path / "out" / "false_positives_by_mimic.csv").set_index("mimic")
+    assert table["false_positives"].to_dict() == {"iron": 1, "none": 23}
+
+
+def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_path, labels):
+    for image in labels["images"][:8]:
+        image["split"] = "validation"
+    tests = [one for one in detections_of(labels, 0) if one["image_id"] > 8]
+    paths = write(tmp_path, truth=labels, found=tests)
+    with pytest.raises(InputError, match=r"truth\.json: holds the splits test, validation; say which"):
+        run(paths, tmp_path / "out")
+    assert run(paths, tmp_path / "out", split="test")["patients"] == 4
+
+
+FAULTS = {
+    "zero width": (lambda labels, found: labels["annotations"][0].update(bbox=[1, 1, 0, 4]), "zero width"),
+    "unknown picture": (lambda labels, found: found[0].update(image_id=99), r"found\.json: detection 0: image_id"),
+    "score": (lambda labels, found: found[3].update(score=float("nan")), r"found\.json: detection 3: score"),
+    "no pictures": (lambda labels, found: (labels.update(images=[], annotations=[]), found.clear()), "no pictures"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, labels, fault):
+    spoil, text = FAULTS[fault]
+    found = detections_of(labels, 0)
+    spoil(labels, found)
+    with pytest.raises(InputError, match=text) as caught:
+        run(write(tmp_path, truth=labels, found=found), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"truth.json", "found.json"}
+
+
+def test_a_threshold_that_is_no_number_is_an_error(tmp_path, labels):
+    with pytest.raises(InputError, match="threshold is nan"):
+        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", threshold=float("nan"))
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path, labels):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds other things"):
+        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"

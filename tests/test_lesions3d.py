@@ -1,0 +1,209 @@
+"""Linking of boxes on slices to microbleeds, and what a detector does by lesion, size, location and mimic."""
+
+import numpy as np
+import pytest
+from metric_examples import detection
+
+from cmbfe.errors import InputError
+from cmbfe.lesions3d import link, match_lesions
+from cmbfe.matching import FALSE_POSITIVE, HIT, IGNORED, overlaps
+from cmbfe.metrics import summary
+from cmbfe.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
+
+T = [10, 10, 8, 8]
+
+
+def series(slices: int, patient: str = "P1", first_id: int = 1, pixel_mm: tuple = (0.5, 0.5)) -> list[dict]:
+    return [
+        {
+            "id": first_id + index,
+            "file_name": f"{patient}/{index}.png",
+            "width": 100,
+            "height": 100,
+            "patient_id": patient,
+            "series_uid": f"1.{patient}",
+            "slice_index": index,
+            "pixel_spacing_mm": list(pixel_mm),
+        }
+        for index in range(slices)
+    ]
+
+
+def labels_of(images: list[dict], boxes: list[tuple]) -> dict:
+    """COCO labels with (image id, lesion id, box[, more keys]) annotations."""
+    annotations = [
+        {"id": number, "image_id": image, "category_id": 1, "lesion_id": lesion, "bbox": box} | dict(*more)
+        for number, (image, lesion, box, *more) in enumerate(boxes, 1)
+    ]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cmb"}]}
+
+
+def groups(labels: dict, detections: list[dict], link_mm: float = 3) -> list[set[int]]:
+    """Indices of the detections in each 3-D detection, the best first."""
+    found = overlaps(labels, detections)
+    best, member_of = link(found, detections, link_mm)
+    assert found.order[best].tolist() == [detections.index(detections[k]) for k in found.order[best]]
+    return [set(found.order[member_of == number].tolist()) for number in range(len(best))]
+
+
+def moved(x: float, y: float) -> list[float]:
+    return [10 + x, 10 + y, 8, 8]
+
+
+def test_boxes_at_one_place_on_neighbouring_slices_are_one_detection():
+    labels = labels_of(series(5), [])
+    assert groups(labels, [detection(image, image / 10, T) for image in (1, 2, 3)]) == [{0, 1, 2}]
+
+
+def test_a_slice_without_a_box_ends_a_detection():
+    labels = labels_of(series(5), [])
+    detections = [detection(1, 0.9, T), detection(2, 0.8, T), detection(4, 0.7, T)]
+    assert groups(labels, detections) == [{0, 1}, {2}]
+
+
+def test_the_distance_is_in_mm_along_rows_and_columns():
+    labels = labels_of(series(2, pixel_mm=(2, 0.5)), [])
+    best = detection(1, 0.9, T)
+    assert groups(labels, [best, detection(2, 0.8, moved(6, 0))]) == [{0, 1}]
+    assert groups(labels, [best, detection(2, 0.8, moved(6.5, 0))]) == [{0}, {1}]
+    assert groups(labels, [best, detection(2, 0.8, moved(0, 1.5))]) == [{0, 1}]
+    assert groups(labels, [best, detection(2, 0.8, moved(0, 2))]) == [{0}, {1}]
+
+
+def test_distance_is_measured_from_the_best_box_so_that_an_oblique_vessel_is_not_one_dot():
+    labels = labels_of(series(5), [])
+    vessel = [detection(1 + k, 0.9 - k / 10, moved(5 * k, 0)) for k in range(4)]
+    assert groups(labels, vessel) == [{0, 1}, {2, 3}]
+
+
+def test_two_boxes_of_one_slice_at_one_place_are_one_detection():
+    labels = labels_of(series(1), [])
+    assert groups(labels, [detection(1, 0.5, T), detection(1, 0.9, moved(2, 2))]) == [{0, 1}]
+
+
+def test_patients_and_series_are_never_linked():
+    second = series(2, "P2", first_id=11)
+    labels = labels_of(series(2) + second, [])
+    detections = [detection(1, 0.9, T), detection(12, 0.8, T), detection(2, 0.7, T)]
+    assert groups(labels, detections) == [{0, 2}, {1}]
+    for image in second:
+        image["patient_id"] = "P1"
+    assert groups(labels, detections) == [{0, 2}, {1}]
+
+
+def test_a_microbleed_hit_on_any_of_its_slices_is_found_once():
+    labels = labels_of(series(5), [(image, "a", T) for image in (1, 2, 3)])
+    # The best box misses on its slice (IoU 0.14), a weaker one of the same 3-D detection hits.
+    detections = [detection(1, 0.9, [10, 10, 3, 3]), detection(2, 0.6, T), detection(3, 0.3, T)]
+    matches = match_lesions(labels, detections)
+    assert matches.score.tolist() == [0.9]
+    assert matches.outcome.tolist() == [HIT]
+    assert summary(matches)["cmbs"] == 1
+
+
+def test_two_detections_of_one_microbleed_are_a_hit_and_a_false_positive_or_ignored():
+    labels = labels_of(series(5), [(image, "a", T) for image in (1, 2, 3)])
+    detections = [detection(1, 0.9, T), detection(3, 0.6, T)]
+    assert match_lesions(labels, detections).outcome.tolist() == [HIT, FALSE_POSITIVE]
+    assert match_lesions(labels, detections, duplicates="ignore").outcome.tolist() == [HIT, IGNORED]
+
+
+def test_equal_lesion_ids_of_two_patients_are_two_microbleeds():
+    labels = labels_of(series(2) + series(2, "P2", 11), [(1, "a", T), (11, "a", T)])
+    matches = match_lesions(labels, [detection(11, 0.5, T)])
+    assert matches.truth_ids == ["a", "a"]
+    assert matches.truth_patient.tolist() == [0, 1]
+    assert matches.truth.tolist() == [1]
+
+
+def test_a_detection_that_lies_in_an_ignore_region_on_any_slice_is_ignored():
+    labels = labels_of(series(2), [(1, "region", [0, 0, 50, 50], {"iscrowd": 1})])
+    matches = match_lesions(labels, [detection(1, 0.5, T), detection(2, 0.9, T)])
+    assert matches.outcome.tolist() == [IGNORED]
+    assert matches.truth_ids == []
+
+
+def test_no_detections_and_no_microbleeds_are_no_error(recwarn):
+    labels = labels_of(series(2), [])
+    assert match_lesions(labels, []).score.tolist() == []
+    assert lesion_table(labels, match_lesions(labels, [])).empty
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("key", ["patient_id", "slice_index", "pixel_spacing_mm"])
+def test_a_picture_without_the_keys_of_the_lesion_level_is_an_error_that_names_them(key):
+    labels = labels_of(series(2), [(1, "a", T)])
+    del labels["images"][1][key]
+    with pytest.raises(InputError, match=f"image 2 has no {key}"):
+        match_lesions(labels, [])
+
+
+def test_a_box_without_lesion_id_is_an_error():
+    labels = labels_of(series(2), [(1, "a", T)])
+    del labels["annotations"][0]["lesion_id"]
+    with pytest.raises(InputError, match="annotation 1 has no lesion_id"):
+        match_lesions(labels, [])
+
+
+def test_linking_needs_a_distance_above_zero():
+    with pytest.raises(ValueError, match="link_mm is 0"):
+        match_lesions(labels_of(series(1), []), [], link_mm=0)
+
+
+def example_of_three_lesions():
+    boxes = [
+        (1, "a", [10, 10, 4, 4], {"location": "lobar"}),
+        (2, "a", [10, 10, 8, 4], {"location": "lobar"}),
+        (3, "b", [50, 50, 4, 5], {"location": "deep"}),
+        (4, "c", [70, 70, 12, 9], {"location": "lobar"}),
+    ]
+    return labels_of(series(5), boxes)
+
+
+def test_the_lesion_table_has_size_slices_location_and_score_of_each_microbleed():
+    labels = example_of_three_lesions()
+    detections = [detection(2, 0.9, [10, 10, 8, 4]), detection(3, 0.2, [50, 50, 4, 5])]
+    table = lesion_table(labels, match_lesions(labels, detections)).set_index("lesion_id")
+    assert table["size_mm"].to_dict() == {"a": 4, "b": 2.5, "c": 6}
+    assert table["slices"].to_dict() == {"a": 2, "b": 1, "c": 1}
+    assert table["location"].to_dict() == {"a": "lobar", "b": "deep", "c": "lobar"}
+    assert table["score"].fillna(-1).to_dict() == {"a": 0.9, "b": 0.2, "c": -1}
+
+
+def test_sensitivity_by_size_and_location_counts_hits_at_the_threshold():
+    labels = example_of_three_lesions()
+    detections = [detection(2, 0.9, [10, 10, 8, 4]), detection(3, 0.2, [50, 50, 4, 5])]
+    table = lesion_table(labels, match_lesions(labels, detections))
+    by_location = sensitivity_by(table, 0.5, table["location"])
+    assert by_location["hits"].to_dict() == {"deep": 0, "lobar": 1}
+    assert by_location["cmbs"].to_dict() == {"deep": 1, "lobar": 2}
+    by_size = sensitivity_by_size(table, 0.2)
+    assert by_size["sensitivity"].to_dict() == {"0 to 3 mm": 1, "3 to 5 mm": 1, "5 mm and more": 0}
+
+
+def test_false_positives_are_counted_by_the_kind_of_mimic_that_they_hit():
+    labels = example_of_three_lesions()
+    kinds = [{"id": 1, "name": "vein"}, {"id": 2, "name": "calcification"}]
+    boxes = [(1, [30, 30, 6, 6], 1), (1, [60, 30, 6, 6], 2), (2, [30, 30, 6, 6], 1), (99, T, 2)]
+    mimics = {
+        "images": [],
+        "annotations": [
+            {"id": k, "image_id": image, "bbox": box, "category_id": kind}
+            for k, (image, box, kind) in enumerate(boxes)
+        ],
+        "categories": kinds,
+    }
+    detections = [
+        detection(1, 0.9, [10, 10, 4, 4]),
+        detection(1, 0.8, [30, 30, 6, 6]),
+        detection(1, 0.7, [31, 30, 6, 6]),
+        detection(2, 0.6, [80, 80, 6, 6]),
+        detection(1, 0.5, [60, 30, 6, 6]),
+    ]
+    table = false_positives_by_mimic(labels, mimics, detections, [1, 2, 3, 4])
+    assert table["mimics"].to_dict() == {"calcification": 1, "vein": 2, "none": 0}
+    assert table["false_positives"].to_dict() == {"calcification": 1, "vein": 2, "none": 1}
+    assert table["share"].sum() == pytest.approx(1)
+    nobody = false_positives_by_mimic(labels, mimics, detections, [])
+    assert nobody["false_positives"].sum() == 0
+    assert np.isnan(nobody["share"]).all()

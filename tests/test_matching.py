@@ -1,0 +1,163 @@
+"""The matching equals a plain loop over detections, picture by picture, and refuses bad input in one line."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from metric_examples import detection, label_and_detection_sets, labels_of
+
+from cmbfe import matching
+from cmbfe.errors import InputError
+from cmbfe.matching import FALSE_POSITIVE, HIT, IGNORED, assign, match
+
+T = [10, 10, 10, 10]
+
+
+def looped_outcomes(labels, detections, hit, threshold, duplicates):
+    """(outcome, annotation id or None) of each detection: COCO's rule as a loop, scalar arithmetic only."""
+    free = {box["id"] for box in labels["annotations"] if not box["iscrowd"]}
+    order = sorted(range(len(detections)), key=lambda k: (-detections[k]["score"], detections[k]["image_id"], k))
+    results = {}
+    for index in order:
+        found = detections[index]
+        near, duplicate, in_region = [], False, False
+        for box in labels["annotations"]:
+            if box["image_id"] != found["image_id"]:
+                continue
+            if box["iscrowd"]:
+                in_region |= closeness(found["bbox"], box["bbox"], hit, threshold, region=True) is not None
+            elif (value := closeness(found["bbox"], box["bbox"], hit, threshold)) is not None:
+                duplicate = True
+                if box["id"] in free:
+                    near.append((value, box["id"]))
+        if near:
+            taken = max(near)[1]
+            free.remove(taken)
+            results[index] = (HIT, taken)
+        elif in_region or (duplicate and duplicates == "ignore"):
+            results[index] = (IGNORED, None)
+        else:
+            results[index] = (FALSE_POSITIVE, None)
+    return results
+
+
+def closeness(box, other, hit, threshold, region=False):
+    x, y, w, h = box
+    left, top, width, height = other
+    if hit == "iou":
+        common = max(0, min(x + w, left + width) - max(x, left)) * max(0, min(y + h, top + height) - max(y, top))
+        overlap = common / (w * h if region else w * h + width * height - common)
+        return overlap if overlap >= threshold else None
+    dx, dy = x + w / 2 - left - width / 2, y + h / 2 - top - height / 2
+    distance = math.hypot(0.5 * dx, 2 * dy) if hit == "distance" and not region else math.hypot(dx, dy)
+    if hit == "distance" and not region:
+        return -distance if distance <= threshold else None
+    return -distance if abs(dx) <= width / 2 and abs(dy) <= height / 2 else None
+
+
+@pytest.mark.parametrize("duplicates", ["false positive", "ignore"])
+@pytest.mark.parametrize(("hit", "threshold"), [("iou", 0.5), ("iou", 0.3), ("centre", None), ("distance", 4)])
+@settings(max_examples=75, deadline=None)
+@given(sets=label_and_detection_sets(regions=True))
+def test_matching_equals_a_loop_over_detections(hit, threshold, duplicates, sets):
+    labels, detections = sets
+    for image in labels["images"]:
+        image["pixel_spacing_mm"] = [2, 0.5]
+    extra = {"distance_mm": threshold} if hit == "distance" else {}
+    iou = threshold if hit == "iou" else 0.5
+    matches = match(labels, detections, iou, hit=hit, duplicates=duplicates, **extra)
+    taken = [matches.truth_ids[truth] if truth >= 0 else None for truth in matches.truth]
+    found = dict(zip(matches.detection.tolist(), zip(matches.outcome.tolist(), taken, strict=True), strict=True))
+    assert found == looped_outcomes(labels, detections, hit, threshold, duplicates)
+
+
+def test_the_table_is_the_same_in_blocks_of_a_few_pairs(monkeypatch):
+    rng = np.random.default_rng(0)
+    boxes = rng.integers(1, 30, (200, 4)).tolist()
+    labels = labels_of({1: boxes[:50], 2: boxes[50:60], 3: []})
+    detections = [detection(1 + k % 3, rng.random(), box) for k, box in enumerate(boxes)]
+    whole = match(labels, detections, 0.3)
+    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 7)
+    parts = match(labels, detections, 0.3)
+    assert (whole.outcome == HIT).sum() > 10
+    np.testing.assert_array_equal(whole.truth, parts.truth)
+
+
+def test_a_displaced_detection_takes_its_next_choice():
+    # Detection 0 takes truth 0, so 1 goes to truth 1, so 2 goes to truth 2.
+    candidates = [(0, 0, 0.9), (1, 0, 0.9), (1, 1, 0.6), (2, 1, 0.8), (2, 2, 0.5)]
+    detection_, truth, nearness = (np.array(column) for column in zip(*candidates, strict=True))
+    assert assign(detection_, truth, nearness, 4, 3).tolist() == [0, 1, 2, -1]
+
+
+def test_each_truth_carries_the_score_of_its_hit():
+    matches = match(labels_of({1: [T, [50, 50, 9, 9]]}), [detection(1, 0.3, T), detection(1, 0.8, T)])
+    assert matches.truth_score.tolist() == [0.8, -np.inf]
+
+
+def test_pictures_of_a_patient_are_counted_together_and_those_without_microbleeds_too():
+    labels = labels_of({1: [T], 2: [], 3: [T]})
+    for image, patient in zip(labels["images"], ("P2", "P1", "P2"), strict=True):
+        image["patient_id"] = patient
+    matches = match(labels, [detection(2, 0.5, T)])
+    assert matches.patients == ["P1", "P2"]
+    assert matches.pictures_per_patient.tolist() == [1, 2]
+    assert matches.truth_patient.tolist() == [1, 1]
+    assert matches.patient.tolist() == [0]
+
+
+def test_without_patient_ids_each_picture_is_its_own_patient():
+    matches = match(labels_of({5: [T], 3: []}), [])
+    assert matches.patients == [3, 5]
+    assert matches.pictures_per_patient.tolist() == [1, 1]
+
+
+def test_picture_ids_may_be_text():
+    labels = labels_of({"a": [T], "b": []})
+    assert match(labels, [detection("a", 0.5, T)]).outcome.tolist() == [HIT]
+
+
+def test_a_detection_without_extent_hits_nothing(recwarn):
+    matches = match(labels_of({1: [T]}, regions={1: [T]}), [detection(1, 0.5, [12, 12, 0, 5])])
+    assert matches.outcome.tolist() == [FALSE_POSITIVE]
+    assert not recwarn.list
+
+
+def test_matching_changes_neither_labels_nor_detections():
+    labels, detections = labels_of({1: [T]}), [detection(1, 0.5, T)]
+    before = copy.deepcopy((labels, detections))
+    match(labels, detections)
+    assert (labels, detections) == before
+
+
+def test_a_detection_on_an_unknown_picture_is_an_error():
+    with pytest.raises(InputError, match="picture 9, which the labels do not have"):
+        match(labels_of({1: [T]}), [detection(9, 0.5, T)])
+
+
+def test_boxes_of_two_categories_are_an_error():
+    with pytest.raises(InputError, match=r"more than one category \(1, 2\)"):
+        match(labels_of({1: [T]}), [detection(1, 0.5, T) | {"category_id": 2}])
+
+
+def test_distances_need_the_pixel_spacing():
+    with pytest.raises(InputError, match="image 1 has no pixel_spacing_mm"):
+        match(labels_of({1: [T]}), [], hit="distance", distance_mm=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"iou": 0}, "iou is 0"),
+        ({"iou": 1.1}, "iou is 1.1"),
+        ({"hit": "giou"}, "hit is 'giou'"),
+        ({"duplicates": "drop"}, "duplicates is 'drop'"),
+        ({"hit": "distance"}, "distance_mm is None"),
+        ({"distance_mm": 5}, "distance_mm is 5"),
+    ],
+)
+def test_impossible_parameters_are_an_error_that_names_them(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        match(labels_of({1: [T]}, pixel_spacing_mm=[1, 1]), [], **arguments)

@@ -1,0 +1,194 @@
+"""Intervals: against loops, closed forms and scipy; coverage itself is measured by a benchmark."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metric_examples import detection, labels_of
+from scipy import stats as scipy_stats
+
+from cmbfe import stats
+from cmbfe.errors import InputError
+from cmbfe.metrics import average_precision, match, precision_at_sensitivity
+from cmbfe.stats import (
+    bootstrap,
+    difference_over_seeds,
+    interval_of,
+    left_out,
+    paired_difference,
+    patients_needed,
+    resampled,
+    tail,
+)
+
+T = [10, 10, 10, 10]
+FAR = [60, 60, 10, 10]
+
+
+def cohort(seed: int, patients: int = 12, quality: float = 1.5):
+    """Matches of random detections; the truths depend on the number of patients only."""
+    rng = np.random.default_rng(seed)
+    labels = labels_of({image: [T] for image in range(3 * patients)})
+    for image in labels["images"]:
+        image["patient_id"] = f"P{image['id'] // 3:03d}"
+    detections = [detection(image, rng.normal(quality), T) for image in range(3 * patients)]
+    detections += [detection(image, rng.normal(), FAR) for image in range(3 * patients)]
+    return match(labels, detections)
+
+
+def mean_of(values: np.ndarray):
+    return lambda weights: weights @ values / weights.sum(axis=1)
+
+
+def test_resampling_a_mean_gives_its_standard_error():
+    values = np.random.default_rng(0).normal(size=40)
+    interval = interval_of(mean_of(values), 40, resamples=20_000, seed=1)
+    assert interval.value == pytest.approx(values.mean())
+    assert interval.standard_error == pytest.approx(values.std() / np.sqrt(40), rel=0.02)
+
+
+def test_the_percentile_interval_of_a_mean_is_the_t_interval():
+    # Which is what the widening for few patients is for.
+    values = np.random.default_rng(0).normal(size=15)
+    interval = interval_of(mean_of(values), 15, resamples=40_000, seed=1)
+    expected = scipy_stats.t.interval(0.95, 14, values.mean(), values.std(ddof=1) / np.sqrt(15))
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=0.06 * np.ptp(expected))
+
+
+def test_bca_equals_scipy(monkeypatch):
+    monkeypatch.setattr(stats, "tail", lambda patients: 0.025)
+    values = np.random.default_rng(2).exponential(size=60)
+    interval = interval_of(mean_of(values), 60, resamples=20_000, seed=1)
+    expected = scipy_stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=3)
+    assert (interval.bca_low, interval.bca_high) == pytest.approx(tuple(expected.confidence_interval), rel=0.02)
+    percentile = scipy_stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=3)
+    assert (interval.low, interval.high) == pytest.approx(tuple(percentile.confidence_interval), rel=0.02)
+
+
+def test_resamples_are_independent_of_the_block_size(monkeypatch):
+    matches = cohort(0)
+    statistic = lambda weights: average_precision(matches, weights=weights)  # noqa: E731
+    whole = resampled(statistic, 12, 50, seed=3)
+    monkeypatch.setattr(stats, "RESAMPLES_AT_ONCE", 7)
+    np.testing.assert_allclose(resampled(statistic, 12, 50, seed=3), whole, rtol=1e-12)
+    assert len(set(whole)) > 10
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    matches = cohort(0)
+    first = bootstrap(average_precision, matches, resamples=500, seed=5)
+    assert bootstrap(average_precision, matches, resamples=500, seed=5) == first
+    assert bootstrap(average_precision, matches, resamples=500, seed=6).low != first.low
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_intervals_hold_the_value_between_their_ends(seed):
+    interval = bootstrap(average_precision, cohort(seed), resamples=400)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    assert interval.bca_low <= interval.bca_high
+
+
+def test_a_detector_compared_with_itself_differs_by_exactly_nothing():
+    interval = paired_difference(average_precision, cohort(0), cohort(0), resamples=300)
+    assert (interval.value, interval.low, interval.high, interval.standard_error) == (0, 0, 0, 0)
+    assert (interval.bca_low, interval.bca_high) == (0, 0)
+
+
+def test_the_paired_difference_is_of_the_same_patients_in_both():
+    better, worse = cohort(0, quality=2.5), cohort(1, quality=1)
+    interval = paired_difference(average_precision, better, worse, resamples=400, seed=2)
+    rng = np.random.default_rng(2)
+    draws = np.concatenate([rng.multinomial(12, np.full(12, 1 / 12), size) for size in (250, 150)])
+    loop = [
+        average_precision(better, weights=row[None])[0] - average_precision(worse, weights=row[None])[0]
+        for row in draws
+    ]
+    assert interval.value == pytest.approx(average_precision(better) - average_precision(worse))
+    assert interval.low == pytest.approx(np.quantile(loop, tail(12)))
+    assert interval.high == pytest.approx(np.quantile(loop, 1 - tail(12)))
+
+
+def test_detectors_on_different_truths_cannot_be_paired():
+    with pytest.raises(InputError, match="same pictures and ground truth"):
+        paired_difference(average_precision, cohort(0, 12), cohort(0, 13))
+
+
+def test_the_jackknife_leaves_each_patient_out_once(monkeypatch):
+    values = np.arange(10.0)
+    expected = [np.delete(values, k).mean() for k in range(10)]
+    np.testing.assert_allclose(left_out(mean_of(values), 10), expected)
+    monkeypatch.setattr(stats, "RESAMPLES_AT_ONCE", 3)
+    np.testing.assert_allclose(left_out(mean_of(values), 10), expected)
+
+
+def test_a_value_that_is_undefined_in_many_resamples_has_no_interval(recwarn):
+    # One patient of ten is missed: a resample that draws it twice never reaches 90 % sensitivity.
+    labels = labels_of({image: [T] for image in range(10)})
+    matches = match(labels, [detection(image, 0.5, T) for image in range(9)])
+    interval = bootstrap(precision_at_sensitivity, matches, resamples=500)
+    assert interval.value == 1
+    assert interval.undefined > 100
+    assert np.isnan([interval.low, interval.high, interval.bca_low, interval.bca_high]).all()
+    never = bootstrap(partial(precision_at_sensitivity, sensitivity=0.95), matches, resamples=500)
+    assert np.isnan(never.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_fewer_than_two_patients_have_no_interval(pictures, recwarn):
+    matches = match(labels_of({image: [T] for image in range(pictures)}), [])
+    interval = bootstrap(average_precision, matches, resamples=100)
+    assert np.isnan(interval.low)
+    assert np.isnan(interval.value) == (pictures == 0)
+    assert not recwarn.list
+
+
+def test_seeds_are_summarised_over_patients_and_seeds():
+    runs, baselines = [cohort(seed) for seed in range(5)], [cohort(seed + 50, quality=1) for seed in range(5)]
+    summary = difference_over_seeds(average_precision, runs, baselines, resamples=2000)
+    each = [average_precision(run) - average_precision(base) for run, base in zip(runs, baselines, strict=True)]
+    assert summary.of_each_seed == pytest.approx(each)
+    assert summary.mean == pytest.approx(np.mean(each))
+    assert summary.seed_deviation == pytest.approx(np.std(each, ddof=1))
+    assert summary.low < summary.mean < summary.high
+    # The variances of seeds and patients add up, within what five seeds tell.
+    variance = summary.seed_deviation**2 / 5 + summary.patient_deviation**2
+    assert variance * 0.6 < summary.standard_error**2 < variance * 1.8
+
+
+def test_seeds_that_agree_leave_the_spread_of_patients_only():
+    runs, baselines = [cohort(0)] * 4, [cohort(1)] * 4
+    summary = difference_over_seeds(average_precision, runs, baselines, resamples=1000)
+    assert summary.seed_deviation == pytest.approx(0)
+    assert summary.standard_error == pytest.approx(summary.patient_deviation)
+
+
+def test_one_seed_that_never_reaches_the_sensitivity_leaves_nothing_to_summarise(recwarn):
+    weak = match(labels_of({image: [T] for image in range(10)}), [])
+    strong = match(labels_of({image: [T] for image in range(10)}), [detection(k, 0.5, T) for k in range(10)])
+    summary = difference_over_seeds(precision_at_sensitivity, [strong, weak], [strong, strong], resamples=100)
+    assert np.isnan([summary.mean, summary.low, summary.high]).all()
+    assert summary.of_each_seed[0] == 0
+    assert not recwarn.list
+
+
+def test_one_seed_is_not_enough():
+    with pytest.raises(InputError, match="1 runs and 1 baselines"):
+        difference_over_seeds(average_precision, [cohort(0)], [cohort(1)])
+
+
+def test_patients_needed_reach_the_power_they_promise():
+    # One patient's difference has standard deviation 0.1: 17 patients have a standard error of 0.0243.
+    needed = patients_needed(0.1 / np.sqrt(17), 17, gain=0.02)
+    assert needed == 197
+    rng = np.random.default_rng(0)
+    means = rng.normal(0.02, 0.1 / np.sqrt(needed), 20_000)
+    assert np.mean(np.abs(means) > 1.959964 * 0.1 / np.sqrt(needed)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_power_without_variance_is_an_error():
+    with pytest.raises(ValueError, match="must be positive"):
+        patients_needed(0, 17, 0.02)
