@@ -1,0 +1,166 @@
+"""The command line: each command is a thin door to one function of the library."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmbfe.errors import InputError
+
+# Libraries are imported inside the commands: `cmbfe --help` answers at once and does not load PyTorch.
+app = typer.Typer(
+    help="Detect cerebral microbleeds with SSD and feature enhancement (a replication of Li et al. 2021).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class ImportKind(StrEnum):
+    """What `cmbfe import` reads."""
+
+    DICOM = "dicom"
+
+
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="smoke, laptop or paper")],
+    out: Annotated[Path, typer.Option(help="where to write the settings")] = Path("params.yaml"),
+) -> None:
+    """Write params.yaml for a profile.
+
+    Example: cmbfe profile laptop
+    """
+    from cmbfe.params import write_profile
+
+    print(f"wrote {write_profile(name, out)}")
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="folder for the DICOM series; new or empty, or an earlier phantom")],
+    patients: Annotated[
+        int | None, typer.Option(help="number of patients, at least 3 (default: the profile's)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="same seed, same bytes (default: the profile's)")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, laptop or paper: size of the series")] = "laptop",
+) -> None:
+    """Simulate patients: a DICOM series each, annotations.json and mimics.json (COCO).
+
+    Example: cmbfe phantom data/raw --patients 3 --seed 7
+    """
+    from cmbfe.data.phantom import resized, write_cohort
+    from cmbfe.params import load_params, profile_file
+
+    params = load_params(profile_file(profile))
+    cohort = params.phantom if patients is None else resized(params.phantom, patients)
+    labels = write_cohort(out, cohort, params.seed if seed is None else seed)
+    print(f"{out}: {len(labels['images'])} slices, {len(labels['annotations'])} microbleed boxes")
+
+
+@app.command(name="import")
+def import_(
+    kind: Annotated[ImportKind, typer.Argument(help="what SRC holds")],
+    src: Annotated[Path, typer.Argument(help="folder of DICOM series, any depth, with annotations.json if labelled")],
+    out: Annotated[
+        Path, typer.Argument(help="folder for pictures and annotations.json; new, empty or an earlier import")
+    ],
+    params: Annotated[Path | None, typer.Option(help="settings; default: the laptop profile's")] = None,
+) -> None:
+    """Turn scanner data into 8-bit pictures with COCO labels.
+
+    Example: cmbfe import dicom data/raw data/pictures
+    """
+    from cmbfe.data.pictures import import_dicom
+    from cmbfe.params import load_params, profile_file
+
+    settings = load_params(params or profile_file("laptop"))
+    labels = {ImportKind.DICOM: import_dicom}[kind](src, out, settings.pictures, settings.seed)
+    print(f"{out}: {len(labels['images'])} pictures, {len(labels['annotations'])} microbleed boxes")
+
+
+@app.command()
+def train(
+    variant: Annotated[str, typer.Argument(help="ssd512, ssd512-fe, ssd300, ssd300-fe, …")],
+    out: Annotated[Path, typer.Option(help="folder for the model; checkpoints in it are gone on from")],
+    params: Annotated[Path, typer.Option(help="settings")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="augmented set: pictures and annotations.json")] = Path("data/augmented"),
+) -> None:
+    """Train one detector; a killed training goes on from its last checkpoint.
+
+    Example: cmbfe train ssd300-fe --out models/ssd300-fe
+    """
+    from cmbfe.params import load_params
+    from cmbfe.train import train as run
+
+    history = run(variant, load_params(params), data, out)
+    print(f"{out}: {variant} after {len(history)} iterations")
+
+
+@app.command()
+def detect(
+    src: Annotated[Path, typer.Argument(help="DICOM folder (any depth), or PNG/JPG pictures")],
+    model: Annotated[Path, typer.Option(help="folder with model.safetensors and config.json")],
+    out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="lowest score drawn in the overlays")] = 0.5,
+) -> None:
+    """Detect microbleeds: detections.json (COCO results), detections.csv and an overlay PNG per slice.
+
+    Example: cmbfe detect my_dicom --model models/ssd300-fe --out found
+    """
+    from cmbfe.detect_files import detect_files
+    from cmbfe.detector.weights import load_model
+    from cmbfe.devices import make_compute
+    from cmbfe.params import load_params
+
+    settings = load_params(model / "params.yaml").pictures  # pictures are made as those that it was trained on
+    compute = make_compute()
+    detector = load_model(model).to(compute.device)
+    table = detect_files(src, detector, out, settings, compute, threshold)
+    shown = int((table["score"] >= threshold).sum())
+    print(f"{out}: {len(table)} detections, {shown} of them with a score of at least {threshold:g}")
+
+
+@app.command()
+def evaluate(
+    truth: Annotated[Path, typer.Argument(help="COCO labels")],
+    detections: Annotated[Path, typer.Argument(help="COCO results of the same pictures")],
+    out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier evaluation")],
+    against: Annotated[
+        Path | None, typer.Option(help="COCO results of another detector, for paired differences")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="evaluate the pictures of this split only")] = None,
+    mimics: Annotated[Path | None, typer.Option(help="COCO labels of mimics: which of them are mistaken")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="operating point (default: 90 % sensitivity on these pictures)")
+    ] = None,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="smallest intersection over union of a hit")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap over patients")] = 0,
+) -> None:
+    """Measure detections of any detector against ground truth: metrics.json, pr.csv, froc.csv, report.html and more.
+
+    Example: cmbfe evaluate truth.json detections.json --split test --out evaluation
+    """
+    from cmbfe.evaluate import evaluate_files
+
+    options = {"split": split, "mimics": mimics, "threshold": threshold, "iou": iou, "seed": seed}
+    result = evaluate_files(truth, detections, out, against, **options)
+    print(f"{out}: report.html, metrics.json and tables; AP {result['ap']:.3f}")
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        file = error.filename2 or error.filename or "input or output"  # of a renaming, the name that was wanted
+        sys.exit(_fail(f"{file}: {error.strerror or error}"))
+
+
+def _fail(reason: str) -> int:
+    print(f"cmbfe: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2

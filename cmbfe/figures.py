@@ -1,0 +1,173 @@
+"""One look for every figure: SSD and SSD-FE in the same two colours, pictures in grey, a scale bar in mm."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from cmbfe.files import whole_file
+
+COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
+"""Blue and vermilion of Okabe and Ito's colour-blind-safe palette."""
+GROUND_TRUTH_COLOUR = "#F0E442"
+MIMIC_COLOUR = "#56B4E9"
+DOTS_PER_INCH = 150
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """The project's figure style, for the block only: no global setting changes."""
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
+        yield
+
+
+def arm(variant: str) -> str:
+    """ "SSD" or "SSD-FE": which of the two arms a variant belongs to."""
+    return "SSD-FE" if variant.endswith("-fe") else "SSD"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; equal figures give equal bytes."""
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+
+
+def show_picture(
+    axes: Axes,
+    picture: np.ndarray,
+    boxes: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    pixel_mm: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw a grey picture with thin boxes and a scale bar of 20 mm.
+
+    Args:
+        picture: uint8 [rows, columns].
+        boxes: colour -> boxes [x, y, w, h] px.
+        pixel_mm: size of a pixel; no scale bar without it.
+    """
+    rows, columns = picture.shape
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
+    for colour, drawn in (boxes or {}).items():
+        for x, y, width, height in drawn:
+            axes.add_patch(
+                plt.Rectangle((x - 1, y - 1), width + 2, height + 2, fill=False, edgecolor=colour, linewidth=1)
+            )
+    if pixel_mm:
+        left, bottom = 0.05 * columns, 0.95 * rows
+        axes.plot([left, left + 20 / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+        axes.text(left, bottom - 0.02 * rows, "20 mm", color="white", fontsize=8)
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def picture_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[Figure, np.ndarray]:
+    """A figure of `rows` x `columns` empty picture axes, returned as a flat array."""
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * size_inches, rows * size_inches),
+        squeeze=False,
+        layout="constrained",
+    )
+    return figure, axes.ravel()
+
+
+def cut_out(picture: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray:
+    """The square of `side_px` around the middle of a box [x, y, w, h] px; black where it leaves the picture."""
+    x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
+    half = side_px // 2
+    return np.pad(picture, half)[y : y + side_px, x : x + side_px]
+
+
+def precision_sensitivity_figure(
+    curves: Mapping[str, pd.DataFrame], marks: Mapping[str, tuple[float, float]], sensitivity: float
+) -> Figure:
+    """Precision against sensitivity (paper Figure 4).
+
+    Args:
+        curves: variant -> columns `sensitivity` and `precision`.
+        marks: variant -> a point (sensitivity, precision) that the paper prints, drawn hollow.
+        sensitivity: where the paper reads the precision; a dotted line.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+        for variant, curve in curves.items():
+            axes.plot(
+                curve["sensitivity"],
+                curve["precision"],
+                color=COLOURS[arm(variant)],
+                label=f"{variant}, ours",
+            )
+        for variant, (x, y) in marks.items():
+            label = f"{variant}, paper (other patients)"
+            axes.plot(x, y, "o", color=COLOURS[arm(variant)], markerfacecolor="none", markersize=9, label=label)
+        axes.axvline(sensitivity, color="0.4", linestyle=":", linewidth=1)
+        axes.set(xlabel="sensitivity", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
+        axes.set_title("Precision against sensitivity on the test pictures")
+        axes.legend(loc="lower left")
+    plt.close(figure)
+    return figure
+
+
+def froc_figure(curves: Mapping[str, pd.DataFrame], x_max: float, areas: Mapping[str, float]) -> Figure:
+    """FROC: sensitivity against false positives per picture (paper Figure 5).
+
+    Args:
+        curves: variant -> columns `false_positives` and `sensitivity`.
+        areas: variant -> normalised area up to `x_max`, for the legend (A15).
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+        for variant, curve in curves.items():
+            # The curve keeps its last sensitivity where the detector has nothing more to say.
+            x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
+            y = [*curve["sensitivity"], curve["sensitivity"].max()]
+            label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
+            axes.plot(x, y, color=COLOURS[arm(variant)], label=label)
+        axes.set(xlabel="false positives per picture", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
+        axes.set_title("Free-response ROC on the test pictures (ours)")
+        axes.legend(loc="lower right")
+    plt.close(figure)
+    return figure
+
+
+def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20) -> Figure:
+    """The losses of a training: every iteration thin, a running mean over `window` iterations thick."""
+    losses = [name for name in history.columns if name not in ("iteration", "learning_rate")]
+    with theme():
+        figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+        for name, colour in zip(losses, ("#009E73", "#CC79A7"), strict=False):
+            axes.plot(history["iteration"], history[name], color=colour, alpha=0.25, linewidth=0.8)
+            smooth = history[name].rolling(window, min_periods=1).mean()
+            axes.plot(history["iteration"], smooth, color=colour, label=name.replace("_", " "))
+        for change in history["iteration"][history["learning_rate"].diff() < 0]:
+            axes.axvline(change, color="0.4", linestyle=":", linewidth=1)
+        axes.set(xlabel="iteration", ylabel="loss", title=f"{variant}: learning curve", yscale="log")
+        axes.legend()
+    plt.close(figure)
+    return figure
+
+
+def overlay(picture: np.ndarray, detections: Sequence[Mapping]) -> Image.Image:
+    """A picture as RGB with detections drawn around their boxes, the score above each.
+
+    Args:
+        picture: uint8 [rows, columns].
+        detections: COCO results of this picture, boxes [x, y, w, h] px.
+    """
+    image = Image.fromarray(picture).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    for detection in detections:
+        x, y, width, height = detection["bbox"]
+        frame = (x - 2, y - 2, x + width + 1, y + height + 1)
+        pen.rectangle(frame, outline=COLOURS["SSD-FE"])
+        pen.text((x - 2, y - 14), f"{detection['score']:.2f}", fill=COLOURS["SSD-FE"])
+    return image

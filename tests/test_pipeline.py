@@ -1,0 +1,84 @@
+"""dvc.yaml against the notebooks: parameters, dependencies, profiles."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+
+from cmbfe.params import Params
+from tools.stage_dependencies import dependencies
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PRESENTATION = {"cmbfe/figures.py"}
+"""No stage depends on it: a new look of a figure must not repeat a training."""
+
+
+def stages() -> dict[str, dict]:
+    """Stage name -> its settings; of a foreach stage, those under `do`."""
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in content.items()}
+
+
+def notebook_of(stage: dict) -> Path:
+    return ROOT / re.search(r"notebooks/\S+?\.ipynb", stage["cmd"]).group(0)
+
+
+def test_every_notebook_has_a_stage():
+    assert sorted(map(notebook_of, stages().values())) == NOTEBOOKS
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_the_modules_that_its_notebook_imports(name):
+    stage = stages()[name]
+    declared = {dep for dep in stage["deps"] if dep.startswith("cmbfe/")}
+    assert declared == dependencies(notebook_of(stage)) - PRESENTATION
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_its_notebook_and_gives_it_known_parameters_only(name):
+    stage = stages()[name]
+    notebook = notebook_of(stage)
+    assert notebook.relative_to(ROOT).as_posix() in stage["deps"]
+    given = set(re.findall(r"-p (\w+)", stage["cmd"]))
+    assert given <= set(papermill.inspect_notebook(notebook))
+
+
+@pytest.mark.parametrize("name", stages())
+def test_no_stage_passes_a_truth_value(name):
+    # DVC writes true where papermill knows only True: "false" would arrive as a text that counts as true.
+    assert not re.search(r"-p \w+ \$?\{?(true|false)", stages()[name]["cmd"], re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_settings_that_exist(name):
+    known = set(Params.model_fields)
+    assert {str(key).split(".")[0] for key in stages()[name]["params"]} <= known
+
+
+@pytest.mark.parametrize("name", stages())
+def test_nothing_depends_on_an_executed_notebook(name):
+    assert not [dep for dep in stages()[name]["deps"] if dep.startswith("results/notebooks")]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(notebook):
+    cells = yaml.safe_load(notebook.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in cells)
+    assert max(len(source.splitlines()) for source in code[1:]) <= 15
+    assert any("assert " in source for source in code)
+    assert not any(word in source for source in code for word in ("sys.path", "class "))
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_the_pipeline_of_every_profile_trains_its_variants(profile, workspace):
+    (workspace / "params.yaml").write_text((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    dvc = [sys.executable, "-m", "dvc"]
+    listed = subprocess.run([*dvc, "stage", "list"], cwd=workspace, capture_output=True, text=True, check=True)
+    for variant in yaml.safe_load((workspace / "params.yaml").read_text())["variants"]:
+        assert f"train@{variant}" in listed.stdout

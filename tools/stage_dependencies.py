@@ -1,0 +1,47 @@
+"""Which modules of cmbfe a notebook imports, directly or not: the code that its stage depends on."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def imported_names(source: str) -> set[str]:
+    """Dotted names under cmbfe that Python code imports; `from cmbfe.x import y` gives cmbfe.x and cmbfe.x.y."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "cmbfe"}
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a dotted name, or None where it names a function or a package."""
+    file = ROOT / Path(*name.split(".")).with_suffix(".py")
+    return file if file.exists() else None
+
+
+def notebook_source(notebook: Path) -> str:
+    """The code cells of a notebook, one after another."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def dependencies(notebook: Path) -> set[str]:
+    """Every module file that a notebook imports, through any number of steps, relative to the root."""
+    waiting, found = imported_names(notebook_source(notebook)), set()
+    while waiting:
+        file = module_file(waiting.pop())
+        if file and file not in found:
+            found.add(file)
+            waiting |= imported_names(file.read_text(encoding="utf-8"))
+    return {file.relative_to(ROOT).as_posix() for file in found}
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(argument, *sorted(dependencies(Path(argument))), sep="\n  - ")
