@@ -99,11 +99,10 @@ def draw_iron(rng: np.random.Generator, centre_mm: np.ndarray, location: str) ->
 def draw_flow_void(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
     """A stretch of a fast-flowing artery: no signal, no susceptibility, at any angle to the slices."""
     radius = rng.uniform(0.5, 1.2)
-    axis = rng.standard_normal(3)
-    axis *= radius / np.linalg.norm(axis)
-    bend = rng.standard_normal(3) * 0.04
-    order = np.arange(int(rng.integers(6, 16)))[:, None]
-    offsets = order * axis + order**2 * bend
+    axis, bend = rng.standard_normal((2, 3))
+    courses = axis / np.linalg.norm(axis) + 0.06 * bend * np.arange(int(rng.integers(6, 16)))[:, None]
+    courses /= np.linalg.norm(courses, axis=1, keepdims=True)
+    offsets = 0.8 * radius * np.cumsum(courses, axis=0)  # balls overlap, so that no gaps show
     return Lesion(
         "flow void", location, centre_mm, offsets - offsets.mean(0), np.full(len(offsets), radius), 0.0, 0.0, 0.0
     )
