@@ -1,0 +1,102 @@
+"""The FE layer equals a plain transcription of PAPER section 2.3, and is there in training only."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmbfe.detector.fe import FeatureEnhancement, enhance, enhancement_mask
+from cmbfe.errors import InputError
+
+
+def transcription(picture: np.ndarray, boxes: np.ndarray, beta: float) -> np.ndarray:
+    """The mask, pixel by pixel, in float64; the larger value where boxes overlap."""
+    height, width = picture.shape
+    mask = np.zeros((height, width))
+    for x1, y1, x2, y2 in boxes:
+        inside = [(i, j) for i in range(height) for j in range(width) if y1 <= i + 0.5 < y2 and x1 <= j + 0.5 < x2]
+        if not inside:
+            own = int(np.floor((y1 + y2) / 2)), int(np.floor((x1 + x2) / 2))
+            inside = [own] if 0 <= own[0] < height and 0 <= own[1] < width else []
+        b_mean = beta * np.mean([picture[pixel] for pixel in inside]) if inside else 0
+        for pixel in inside:
+            if b_mean > 0 and picture[pixel] <= b_mean:
+                mask[pixel] = max(mask[pixel], 1 - picture[pixel] / b_mean)
+    return mask
+
+
+boxes_over_the_border = st.lists(
+    st.tuples(st.floats(-6, 18), st.floats(-6, 14), st.floats(0.05, 12), st.floats(0.05, 12)), max_size=4
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(boxes_over_the_border, st.integers(0, 2**31), st.sampled_from([1.0, 1.5, 2.0]), st.booleans())
+def test_the_mask_equals_the_transcription(sides, seed, beta, is_partly_black):
+    picture = np.random.default_rng(seed).random((12, 16)).astype(np.float32)
+    if is_partly_black:
+        picture[:, :8] = 0
+    boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in sides], np.float32).reshape(-1, 4)
+    image = torch.from_numpy(picture)[None, None].expand(1, 3, -1, -1)
+    mask = enhancement_mask(image, [torch.from_numpy(boxes)], beta)
+    assert mask.shape == (1, 1, 12, 16)
+    assert mask.min() >= 0
+    assert mask.max() <= 1
+    np.testing.assert_allclose(mask[0, 0].numpy(), transcription(picture, boxes, beta), atol=1e-6)
+
+
+def test_a_hand_worked_box():
+    # Mean 0.4, B_mean 0.6: 0.8 is discarded, the others become 1 - P / 0.6.
+    image = torch.tensor([[0.2, 0.8], [0.6, 0.0]]).expand(1, 3, 2, 2)
+    mask = enhancement_mask(image, [torch.tensor([[0.0, 0.0, 2.0, 2.0]])], beta=1.5)
+    torch.testing.assert_close(mask[0, 0], torch.tensor([[2 / 3, 0.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
+
+
+def test_each_picture_has_its_own_boxes_and_one_without_boxes_has_no_mask():
+    images = torch.rand(3, 3, 10, 10)
+    boxes = [torch.tensor([[1.0, 1, 4, 4]]), torch.empty(0, 4), torch.tensor([[5.0, 5, 9, 9], [2, 2, 3, 3]])]
+    mask = enhancement_mask(images, boxes)
+    assert not mask[1].any()
+    for index in (0, 2):
+        torch.testing.assert_close(mask[index], enhancement_mask(images[index : index + 1], [boxes[index]])[0])
+
+
+def test_boxes_for_another_number_of_pictures_are_refused():
+    with pytest.raises(InputError, match="1 box tensors for 2 pictures"):
+        enhancement_mask(torch.rand(2, 3, 4, 4), [torch.empty(0, 4)])
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "area", "nearest", "max"])
+def test_without_a_mask_features_stay_and_with_a_full_mask_they_double(resize):
+    features = torch.randn(2, 5, 7, 6)
+    assert torch.equal(enhance(features, torch.zeros(2, 1, 30, 30), resize), features)
+    torch.testing.assert_close(enhance(features, torch.ones(2, 1, 30, 30), resize), 2 * features)
+
+
+def test_the_figure_reading_adds_the_normalised_features():
+    features = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    enhanced = enhance(features, torch.full((1, 1, 1, 1), 0.5), weighting="figure")
+    torch.testing.assert_close(enhanced.flatten(), torch.tensor([3.3, 4.4]))
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("resize", "cubic"), ("weighting", "text")])
+def test_an_unknown_reading_is_refused(keyword, value):
+    with pytest.raises(InputError, match=value):
+        enhance(torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2), **{keyword: value})
+
+
+def test_the_layer_has_no_weights_is_differentiable_and_does_nothing_in_evaluation():
+    layer = FeatureEnhancement()
+    assert not list(layer.parameters())
+    assert not layer.state_dict()
+    features = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: layer(x, mask), features)
+    assert torch.equal(layer.eval()(features, mask), features)
+
+
+def test_dtype_and_shape_are_those_of_the_features():
+    enhanced = enhance(torch.rand(1, 3, 5, 5, dtype=torch.bfloat16), torch.rand(1, 1, 40, 40))
+    assert enhanced.dtype == torch.bfloat16
+    assert enhanced.shape == (1, 3, 5, 5)

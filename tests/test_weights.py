@@ -1,0 +1,116 @@
+"""Weights in and out: torchvision's SSD-300 gives the same detections, a saved model is the same model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torchvision.models.detection import ssd300_vgg16
+
+from cmbfe.detector.ssd import build
+from cmbfe.detector.weights import from_torchvision, load_model, save_model
+from cmbfe.errors import InputError
+
+SHARED_VGG = Path(__file__).resolve().parents[2] / "shared" / "weights" / "vgg16_features.safetensors"
+
+
+@pytest.fixture(scope="module")
+def torchvision_model() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return ssd300_vgg16(weights=None, weights_backbone=None, num_classes=5).eval()
+
+
+def test_torchvisions_ssd300_gives_the_same_detections(torchvision_model):
+    ours = from_torchvision(torchvision_model.state_dict()).eval()
+    pictures = list(torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(1)))
+    pictures.append(torch.rand(3, 210, 340, generator=torch.Generator().manual_seed(2)))
+    with torch.no_grad():
+        for mine, theirs in zip(ours(pictures), torchvision_model(pictures), strict=True):
+            assert len(mine["scores"]) == len(theirs["scores"]) > 0
+            assert torch.equal(mine["labels"], theirs["labels"])
+            assert torch.allclose(mine["scores"], theirs["scores"], atol=1e-4)
+            assert torch.allclose(mine["boxes"], theirs["boxes"], atol=0.02)  # px
+
+
+def test_a_layer_of_another_model_is_refused(torchvision_model):
+    with pytest.raises(InputError, match=r"backbone\.body"):
+        from_torchvision({"backbone.body.weight": torch.zeros(1), **torchvision_model.state_dict()})
+
+
+def saved(folder: Path) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = build("ssd300-fe", width=0.125, beta=2.0, placement="both", score_threshold=0.0)
+    save_model(model, folder)
+    return model.eval()
+
+
+def test_a_saved_model_is_rebuilt_without_other_knowledge(tmp_path):
+    model = saved(tmp_path)
+    again = load_model(tmp_path)
+    picture = torch.rand(1, 3, 300, 300)
+    assert again.config == model.config
+    assert torch.equal(again(picture)[0]["boxes"], model(picture)[0]["boxes"])
+    assert {file.name for file in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_missing_or_broken_file_is_named(tmp_path, name):
+    saved(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=name):
+        load_model(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name):
+        load_model(tmp_path)
+
+
+def test_a_configuration_of_another_model_is_noticed(tmp_path):
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"beta": 1.0}))
+    with pytest.raises(InputError, match="not saved together"):
+        load_model(tmp_path)
+
+
+def test_an_unknown_key_of_the_configuration_is_named(tmp_path):
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"gamma": 1.0}))
+    with pytest.raises(InputError, match="gamma"):
+        load_model(tmp_path)
+
+
+def vgg_state() -> dict[str, torch.Tensor]:
+    """The 13 convolution layers of VGG-16 under torchvision's names, small random values."""
+    from torchvision.models import vgg16
+
+    generator = torch.Generator().manual_seed(0)
+    names = {name: tensor.shape for name, tensor in vgg16(weights=None).state_dict().items() if "features" in name}
+    return {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in names.items()}
+
+
+def test_a_trunk_file_fills_the_trunk(tmp_path):
+    state = vgg_state()
+    save_file(state, tmp_path / "vgg.safetensors")
+    model = build("ssd300", weights=str(tmp_path / "vgg.safetensors"))
+    assert torch.equal(model.state_dict()["stem.0.weight"], state["features.0.weight"])
+    assert model.config.std == (1 / 255,) * 3
+
+
+def test_a_trunk_file_without_a_layer_is_named(tmp_path):
+    state = vgg_state()
+    del state["features.10.weight"]
+    save_file(state, tmp_path / "vgg.safetensors")
+    with pytest.raises(InputError, match=r"vgg\.safetensors: layer stem\.10\.weight is missing"):
+        build("ssd300", weights=str(tmp_path / "vgg.safetensors"))
+
+
+@pytest.mark.skipif(not SHARED_VGG.exists(), reason="the ImageNet VGG-16 file does not lie beside the project")
+def test_one_step_of_ssd512_from_imagenet_weights_is_finite():
+    model = build("ssd512-fe", weights=str(SHARED_VGG)).train()
+    assert torch.equal(model.state_dict()["stem.0.weight"], load_file(SHARED_VGG)["features.0.weight"])
+    target = {"boxes": torch.tensor([[200.0, 220.0, 212.0, 230.0]]), "labels": torch.ones(1, dtype=torch.int64)}
+    losses = model(torch.rand(1, 3, 512, 512), [target])
+    assert all(torch.isfinite(loss) for loss in losses.values())
