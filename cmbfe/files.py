@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written under a temporary name, then renamed."""
 
+import hashlib
 import json
 import math
 import os
@@ -53,6 +54,8 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
         if Path(one).resolve().is_relative_to(path):
             raise InputError(f"{path_given}: holds the input {one}, which would be lost; give another folder")
     absent = [folder for folder in path.parents if not folder.exists()]
+    if not (above := path.parents[len(absent)]).is_dir():
+        raise InputError(f"{path_given}: {above} is a file; give another folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -71,6 +74,11 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
 def is_partial(path: Path) -> bool:
     """Whether the name is that of a temporary file or folder of the above, left behind by a killed writer."""
     return re.fullmatch(r"\..+\.\d+\.partial(\.\w+)?", path.name) is not None
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """Hash of the files' contents, whatever the order in which they are given."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 
 def write_json(path: Path | str, content: Any) -> None:

@@ -19,7 +19,7 @@ from cmbfe.detector.ssd import SPECS, build
 from cmbfe.detector.weights import save_model
 from cmbfe.devices import Compute, make_compute
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_file, write_json
+from cmbfe.files import read_json, sha256_of, whole_file, write_json
 from cmbfe.params import Params, save_params
 
 KEPT_CHECKPOINTS = 2
@@ -59,8 +59,9 @@ def fingerprint(variant: str, params: Params, data: LabelledPictures) -> dict[st
     """What a training belongs to: its result or checkpoint is used only where all of this is equal."""
     settings = params.model_dump(include={"seed", "detector", "training"}, mode="json")
     content = hashlib.sha256(data.pictures.data)
+    content.update(str(data.pictures.shape).encode())
     for boxes in data.boxes:
-        content.update(boxes.tobytes())
+        content.update(f"{len(boxes)} boxes".encode() + boxes.tobytes())
     return {"variant": variant, **settings, "data_sha256": content.hexdigest(), "code_sha256": code_hash()}
 
 
@@ -71,7 +72,7 @@ def code_hash() -> str:
         *(package / name for name in ("train.py", "devices.py", "data/dataset.py")),
         *package.glob("detector/*.py"),
     ]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+    return sha256_of(files)
 
 
 def is_trained(out: Path, belongs_to: dict[str, Any]) -> bool:
@@ -83,7 +84,7 @@ def _refuse_foreign(out: Path) -> None:
     """Raise `InputError` where `out` is a file, or a folder of something else than an earlier training."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder")
-    is_ours = (out / PARAMS_FILE).is_file() or any((out / CHECKPOINTS).glob("*iteration*.pt"))
+    is_ours = (out / PARAMS_FILE).is_file() or (out / CHECKPOINTS).is_dir()
     if out.is_dir() and any(out.iterdir()) and not is_ours:
         raise InputError(f"{out}: holds other things and no earlier training; give an empty folder")
 
@@ -109,18 +110,21 @@ class Run:
         return len(self.history)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint, whole or not at all, and keep the newest two."""
+        """Write a checkpoint, whole or not at all, and keep the newest two of this training."""
+        belongs_to = json.dumps(self.belongs_to, sort_keys=True)
+        # Without this in the name, checkpoints of other settings with more iterations would push out our own.
+        ours = hashlib.sha256(belongs_to.encode()).hexdigest()[:8]
         state = {
-            "belongs_to": json.dumps(self.belongs_to, sort_keys=True),
+            "belongs_to": belongs_to,
             "model": self.bare_model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "random": torch.get_rng_state(),
             "history": self.history,
         }
-        with whole_file(folder / f"iteration{self.iteration:07d}.pt") as temporary:
+        with whole_file(folder / f"iteration{self.iteration:07d}-{ours}.pt") as temporary:
             torch.save(state, temporary)
-        for old in sorted(folder.glob("iteration*.pt"))[:-KEPT_CHECKPOINTS]:
+        for old in sorted(folder.glob(f"iteration*-{ours}.pt"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
     def restore(self, folder: Path) -> None:
@@ -213,6 +217,7 @@ def train(variant: str, params: Params, data: Path, out: Path, progress: bool = 
     checkpoints = out / CHECKPOINTS
     run.restore(checkpoints)
     run.model.train()
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to is noticed now, not in hours
     print(f"{variant}: {len(labelled)} pictures, {compute.device}, precision {compute.precision}")
     bar = tqdm(range(run.iteration, settings.iterations), initial=run.iteration, total=settings.iterations,
                desc=variant, unit="iteration", disable=not progress, mininterval=1)  # fmt: skip

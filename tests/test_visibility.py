@@ -13,7 +13,7 @@ from cmbfe.data.physics import (
     field_from_susceptibility,
     filtered_phase,
 )
-from cmbfe.data.visibility import DARKENED, footprint_of, visible_boxes, with_and_without
+from cmbfe.data.visibility import DARKENED, NOTICED, footprint_of, visible_boxes, with_and_without
 
 ECHOES = (25.0, 45.0, 65.0)
 
@@ -133,9 +133,9 @@ def test_flow_void_takes_signal_without_blooming():
 def test_box_holds_the_voxels_darkened_beyond_the_threshold_and_no_others():
     unchanged = np.full((3, 20, 30), 100.0)
     changed = unchanged.copy()
-    changed[1, 5:12, 8:14] = 40.0
-    changed[1, 5:12, 14] = 80.0  # darkened, but less than DARKENED
-    changed[2, 8, 10] = 40.0  # too small to count
+    changed[1, 5:12, 8:14] = 10.0
+    changed[1, 5:12, 14] = 100 * (1 - DARKENED) + 1  # darkened, but less than DARKENED
+    changed[2, 8, 10] = 10.0  # too small to count
     boxes, diameter = visible_boxes(changed, unchanged, (10, 100, 200), 0.5, least=50.0)
     assert boxes == {11: (208.0, 105.0, 214.0, 112.0)}
     assert diameter == pytest.approx(2 * np.sqrt(42 / np.pi) * 0.5)
@@ -144,7 +144,7 @@ def test_box_holds_the_voxels_darkened_beyond_the_threshold_and_no_others():
 def test_faint_lesion_and_lesion_in_a_signal_void_have_no_box():
     unchanged = np.full((1, 20, 20), 100.0)
     faint = unchanged.copy()
-    faint[0, 5:12, 5:12] = 65.0
+    faint[0, 5:12, 5:12] = 100 * (1 - NOTICED) + 1
     assert visible_boxes(faint, unchanged, (0, 0, 0), 0.5, least=50.0)[0] == {}
     dark = unchanged / 10
     changed = dark.copy()

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 MINIMUM_SHRUNK_SIZE = 4
 """A side is not shrunk below this many voxels: N4's B-spline grid has four control points a side."""
 
 
 def head_mask(volume: np.ndarray) -> np.ndarray:
-    """Return the head as a filled mask: Otsu's threshold, then every hole closed.
+    """Return the head as a filled mask: Otsu's threshold, then every hole in a slice closed.
 
     Filled, because the dark voxels inside the head are the microbleeds and veins: a mask that leaves them out
     makes N4 scale their surroundings and not them.
     """
-    image = sitk.GetImageFromArray(volume.astype(np.float32))
-    bright = sitk.OtsuThreshold(image, 0, 1)
-    filled = [sitk.GetArrayFromImage(sitk.BinaryFillhole(bright[:, :, index])) for index in range(len(volume))]
-    return np.stack(filled).astype(bool)
+    bright = sitk.OtsuThreshold(sitk.GetImageFromArray(volume.astype(np.float32)), 0, 1)
+    # Not SimpleITK's BinaryFillhole: the same result, but seconds per slice where air is speckled.
+    return np.stack([ndimage.binary_fill_holes(picture) for picture in sitk.GetArrayFromImage(bright)])
 
 
 def correct_bias(
@@ -46,7 +46,8 @@ def correct_bias(
     stack = np.repeat(volume, copies, axis=0)
     image = sitk.GetImageFromArray(stack)
     image.SetSpacing([float(mm) for mm in reversed(spacing_mm)])
-    mask = sitk.GetImageFromArray(np.repeat(head_mask(volume), copies, axis=0).astype(np.uint8))
+    head = head_mask(volume)
+    mask = sitk.GetImageFromArray(np.repeat(head, copies, axis=0).astype(np.uint8))
     mask.CopyInformation(image)
     factors = [max(1, min(shrink_factor, size // MINIMUM_SHRUNK_SIZE)) for size in image.GetSize()]
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
@@ -55,5 +56,5 @@ def correct_bias(
     corrector.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
     field = np.exp(sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)))[::copies]
     # The spline runs wild where no voxel of the head holds it: air keeps the range found in the head.
-    inside = field[head_mask(volume)]
+    inside = field[head]
     return volume / np.clip(field, inside.min(), inside.max())

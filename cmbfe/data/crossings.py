@@ -10,10 +10,12 @@ from cmbfe.data.body import Body
 from cmbfe.data.lesions import LOCATIONS, location_at
 from cmbfe.data.patient import Box, Finding
 from cmbfe.data.scan import Axes
-from cmbfe.data.visibility import DARKENED, NOTICED
+from cmbfe.data.visibility import DARKENED
 
 STEEPEST = 0.5
 """Least cosine between a vein and the slices' normal for its cross-section to look like a dot."""
+LEAST_LOSS = 0.35
+"""Share of the surroundings' brightness that a dot's darkest pixel lacks at least."""
 CALIBRE_MM = (0.2, 2.0)
 """Radii of the veins that are measured; sinuses are no mimics."""
 WINDOW_MM = 6.0
@@ -82,7 +84,7 @@ def _dot(picture: np.ndarray, row: float, column: float, pixel_mm: float, least:
     lost = 1 - patch / surroundings
     near = max(round(1.0 / pixel_mm), 1)
     around = tuple(slice(max(c - near, 0), c + near + 1) for c in centre)
-    if lost[around].max() < NOTICED:
+    if lost[around].max() < LEAST_LOSS:
         return None
     peak = np.unravel_index(lost[around].argmax(), lost[around].shape)
     labels, _ = ndimage.label(lost > DARKENED)

@@ -15,7 +15,7 @@ from cmbfe.data.patient import Box, SimulatedPatient
 from cmbfe.data.simulate import simulate_patient
 from cmbfe.data.splits import scaled_counts, split_patients
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, whole_folder, write_json
+from cmbfe.files import is_partial, read_json, sha256_of, whole_folder, write_json
 from cmbfe.params import Patients, Phantom
 
 MIMIC_KINDS = ("vein", "calcification", "iron", "flow void")
@@ -24,14 +24,16 @@ PATIENT_FILE = "patient.json"
 
 
 def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> what makes this patient: its own seed, its split and the sizes of its series."""
+    """Patient id -> what makes this patient: its own seed, its split, the sizes of its series and the code."""
     counts = settings.patients.model_dump()
     patient_ids = [f"P{number:04d}" for number in range(1, sum(counts.values()) + 1)]
     splits = split_patients(patient_ids, counts, seed)
+    code_sha256 = sha256_of(Path(__file__).parent.glob("*.py"))  # edited code must not leave patients of the old
     return {
         patient_id: {
             "seed": [seed, number],
             "split": splits[patient_id],
+            "code_sha256": code_sha256,
             **settings.model_dump(exclude={"patients"}),
         }
         for number, patient_id in enumerate(patient_ids)

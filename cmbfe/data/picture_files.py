@@ -17,7 +17,7 @@ def read_picture(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as opened:
-            mode, picture = opened.mode, np.asarray(opened.convert("L"))
+            mode, picture = opened.mode, np.array(opened.convert("L"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

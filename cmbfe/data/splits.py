@@ -75,7 +75,7 @@ def paper_test_set(labels: Labels, mimics: Labels, seed: int) -> Labels:
     if len(mimics_only) < len(with_cmbs):
         raise InputError(
             f"the test split has {len(with_cmbs)} pictures with microbleeds but {len(mimics_only)} with mimics only; "
-            "raise phantom.slices or phantom.mimics_per_patient"
+            "raise phantom.slices or lower phantom.cmbs_per_patient"
         )
     drawn = np.random.default_rng([seed, 0x7E57]).choice(mimics_only, len(with_cmbs), replace=False)
     chosen = with_cmbs | set(drawn.tolist())

@@ -10,6 +10,8 @@ from cmbfe.data.veins import Veins, unit
 SAMPLE_MM2 = 0.16
 """Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
 
+WIDEST_MM = 6.0
+
 
 @dataclass(frozen=True)
 class VeinMap:
@@ -32,6 +34,7 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> VeinMap:
     """
     origin, spacing = (np.array([value(axis) for axis in axes])[:, None] for value in (_first, _step))
     shape = tuple(len(axis) for axis in axes)
+    veins = _near(veins, axes)
     samples, volumes, source = _fill(veins)
     index = (samples - origin) / spacing
     inside = np.all((index >= 0) & (index < np.array(shape)[:, None] - 1), axis=0)
@@ -41,6 +44,20 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> VeinMap:
     share, along = _splat(index, (weight, weight * squared), shape)
     np.divide(along, share, out=along, where=share > 0)
     return VeinMap(np.minimum(share, 1), along)
+
+
+def _near(veins: Veins, axes: Axes) -> Veins:
+    """The points no further outside the grid than the widest sinus."""
+    keep = np.ones(veins.points.shape[1], bool)
+    for part, axis in zip(veins.points, axes, strict=True):
+        keep &= (part > axis[0] - WIDEST_MM) & (part < axis[-1] + WIDEST_MM)
+    return Veins(
+        veins.points[:, keep],
+        veins.directions[:, keep],
+        veins.radii_mm[keep],
+        veins.length_mm[keep],
+        veins.vein[keep],
+    )
 
 
 def _first(axis: np.ndarray) -> float:

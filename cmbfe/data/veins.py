@@ -144,7 +144,7 @@ def cortical_veins(rng: np.random.Generator, template: Template, terrain: Terrai
     order = np.arange(steps)[:, None]
     near = (np.abs(path[:, 0]) < 3.0) & (_at_paths(template.hull, path) > -4.0) & above
     alive = (order < rng.integers(40, steps, count)) & np.logical_and.accumulate(~near, axis=0)
-    calibre = np.clip(rng.lognormal(np.log(0.6), 0.45, count), 0.2, 1.6)
+    calibre = np.clip(rng.lognormal(np.log(0.6), 0.45, count), 0.2, 1.1)
     return _from_paths(path, alive, calibre * (0.7 + 0.9 * order / steps))
 
 

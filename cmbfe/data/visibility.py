@@ -16,8 +16,8 @@ DARKENED = 0.15
 NOTICED = 0.55
 """A slice shows a lesion when its darkest voxel loses more than this share."""
 SMALLEST_MM = 3.0
-"""Diameter of the darkened area below which a slice does not show a lesion (microbleeds are 2-10 mm on T2*-weighted
-pictures: S. M. Greenberg et al., Lancet Neurol 8:165, 2009)."""
+"""Diameter of the darkened area below which a slice does not show a lesion. Microbleeds are 2-10 mm on T2*-weighted
+pictures (S. M. Greenberg et al., Lancet Neurol 8:165, 2009); the rim from DARKENED to half the contrast adds 1 mm."""
 NEGLIGIBLE_RAD = 0.08
 MARGIN = 6
 """Voxels around a lesion's reach that its crop holds besides, against the edges of a small Fourier transform."""
