@@ -1,0 +1,66 @@
+"""Detection in pictures: COCO results in the pictures' order, and no ground truth can leak into them."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_world import BOX, tiny_head, tiny_params
+from torch import nn
+
+from cmbfe import detect as detection
+from cmbfe.data.dataset import to_input, to_targets
+from cmbfe.detect import detect
+from cmbfe.devices import make_compute
+from cmbfe.train import build_from_params
+
+CPU = torch.device("cpu")
+
+
+class BrightestPixel(nn.Module):
+    """A detector that is easy to check: a box around the brightest pixel, scored by its brightness."""
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        assert not self.training
+        found = []
+        for image in images:
+            row, column = divmod(int(image[0].argmax()), image.shape[-1])
+            boxes = torch.tensor([[column, row, column + 1 / 3, row + 2]])
+            scores = image[0].max()[None]
+            found.append({"boxes": boxes, "scores": scores, "labels": torch.ones(1, dtype=torch.int64)})
+        return found
+
+
+@pytest.fixture(scope="module")
+def compute():
+    return make_compute("cpu", "32-true")
+
+
+def test_evaluation_with_and_without_targets_is_the_same_with_fe_in_the_model():
+    model = build_from_params("ssd300-fe", tiny_params()).eval()
+    x, y, width, height = BOX
+    images = to_input((tiny_head(2) // 4).astype(np.uint8), CPU)
+    targets = to_targets([np.array([[x, y, x + width, y + height]], np.float32)] * 2, CPU)
+    with torch.inference_mode():
+        without, with_targets = model(images), model(images, targets)
+    assert len(without[0]["boxes"])
+    for one, other in zip(without, with_targets, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
+
+
+def test_results_are_coco_in_the_order_of_the_pictures_over_several_batches(compute, monkeypatch):
+    monkeypatch.setattr(detection, "BATCH", 2)
+    pictures = np.zeros((3, 4, 6), np.uint8)
+    for number, (row, column) in enumerate([(0, 5), (2, 1), (3, 0)]):
+        pictures[number, row, column] = 51 * (number + 1)
+    assert detect(BrightestPixel(), pictures, [30, 10, 20], compute) == [
+        {"image_id": 30, "category_id": 1, "bbox": [5.0, 0.0, 0.333, 2.0], "score": 0.2},
+        {"image_id": 10, "category_id": 1, "bbox": [1.0, 2.0, 0.333, 2.0], "score": 0.4},
+        {"image_id": 20, "category_id": 1, "bbox": [0.0, 3.0, 0.333, 2.0], "score": 0.6},
+    ]
+
+
+def test_a_model_left_in_training_mode_is_put_into_evaluation(compute):
+    assert len(detect(BrightestPixel().train(), np.zeros((1, 4, 6), np.uint8), [1], compute)) == 1
+
+
+def test_no_pictures_give_no_detections(compute):
+    assert detect(BrightestPixel(), np.zeros((0, 4, 6), np.uint8), [], compute) == []

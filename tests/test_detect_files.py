@@ -1,0 +1,227 @@
+"""Detection in a user's own files: DICOM and pictures in; JSON, CSV and overlays out, or one line and nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from tiny_world import SIDE, dicom_head, labelled_pictures, save_tiny_model, tiny_head, tiny_params, tree
+from torch import nn
+
+from cmbfe.data.picture_files import save_picture
+from cmbfe.detect_files import detect_files
+from cmbfe.detector.weights import load_model
+from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+PICTURE = tiny_head()[0].astype(np.uint8)
+
+
+class SameBoxes(nn.Module):
+    """A detector that finds the same two boxes in every picture."""
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        boxes = torch.tensor([[10.0, 20, 14, 26], [40, 50, 41, 53]])
+        found = {"boxes": boxes, "scores": torch.tensor([0.75, 0.25]), "labels": torch.ones(2, dtype=torch.int64)}
+        return [found] * len(images)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> nn.Module:
+    return load_model(save_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+def detected(source: Path, out: Path, model: nn.Module | None = None, threshold: float = 0.5) -> pd.DataFrame:
+    compute = make_compute("cpu", "32-true")
+    return detect_files(source, model or SameBoxes(), out, tiny_params().pictures, compute, threshold)
+
+
+def read(file: Path) -> object:
+    return json.loads(file.read_text())
+
+
+def overlays(out: Path) -> list[str]:
+    return sorted(path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.png"))
+
+
+def check_result(out: Path, slices: int) -> None:
+    """The files agree with each other, and an independent COCO reader takes them."""
+    truth = COCO()
+    truth.dataset = read(out / "images.json")
+    truth.createIndex()
+    results = truth.loadRes(read(out / "detections.json"))
+    table = pd.read_csv(out / "detections.csv")
+    assert len(truth.imgs) == len(overlays(out)) == slices
+    assert len(results.anns) == len(table) > 0
+    boxes = [annotation["bbox"] for annotation in results.dataset["annotations"]]
+    np.testing.assert_allclose(table[["x_px", "y_px", "width_px", "height_px"]], boxes)
+    for name in overlays(out):
+        assert Image.open(out / "overlays" / name).mode == "RGB"
+
+
+def test_a_dicom_series_gives_json_csv_and_an_overlay_per_slice_in_anatomical_order(tmp_path):
+    images = dicom_head(tmp_path / "in" / "deep", names=["d.dcm", "c.dcm", "a.dcm", "b"])
+    table = detected(tmp_path / "in", tmp_path / "out")
+    check_result(tmp_path / "out", slices=4)
+    assert overlays(tmp_path / "out") == [f"P1/00{index}.png" for index in range(4)]
+    described = read(tmp_path / "out" / "images.json")["images"]
+    assert [image["sop_instance_uid"] for image in described] == [image.SOPInstanceUID for image in images]
+    assert table["slice_index"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert set(table["patient_id"]) == {"P1"}
+    assert set(table["series_uid"]) == {images[0].SeriesInstanceUID}
+
+
+def test_boxes_are_in_px_and_in_mm_from_the_pictures_corner(tmp_path):
+    dicom_head(tmp_path / "in", slices=2)  # pixels of 0.5 mm along y, 0.75 mm along x
+    row = detected(tmp_path / "in", tmp_path / "out").iloc[0]
+    assert row[["x_px", "y_px", "width_px", "height_px"]].tolist() == [10, 20, 4, 6]
+    assert row[["x_mm", "y_mm", "width_mm", "height_mm"]].tolist() == [7.5, 10, 3, 3]
+    assert row["score"] == 0.75
+
+
+def test_phase_is_left_out_of_a_series_of_magnitude_and_phase(tmp_path):
+    shared = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"}
+    dicom_head(tmp_path / "in", slices=3, names=["1", "2", "3"], **shared)
+    phase = {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}
+    dicom_head(tmp_path / "in", slices=3, names=["4", "5", "6"], **shared, **phase)
+    table = detected(tmp_path / "in", tmp_path / "out")
+    check_result(tmp_path / "out", slices=3)
+    assert set(table["series_uid"]) == {"1.2.3-magnitude"}
+
+
+def test_several_patients_and_series_are_told_apart(tmp_path):
+    dicom_head(tmp_path / "in" / "a", "A/B", slices=2)
+    dicom_head(tmp_path / "in" / "b", "A_B", slices=2)
+    dicom_head(tmp_path / "in" / "c", "A_B", slices=2, SeriesDescription="again")
+    table = detected(tmp_path / "in", tmp_path / "out")
+    check_result(tmp_path / "out", slices=6)
+    assert table.groupby("patient_id")["series_uid"].nunique().to_dict() == {"A/B": 1, "A_B": 2}
+
+
+def test_pictures_of_any_depth_and_size_are_read_and_their_folder_stands_for_the_patient(tmp_path):
+    source = tmp_path / "scans"
+    save_picture(source / "b" / "2.JPG", PICTURE)
+    save_picture(source / "b" / "1.png", PICTURE[:40])
+    save_picture(source / "a.jpeg", PICTURE)
+    save_picture(source / ".thumbnails" / "a.png", PICTURE)
+    (source / "notes.txt").write_text("no picture")
+    (source / "album.png").mkdir()
+    table = detected(source, tmp_path / "out").iloc[::2]
+    check_result(tmp_path / "out", slices=3)
+    assert table["file_name"].tolist() == ["a.jpeg", "b/1.png", "b/2.JPG"]
+    assert table["patient_id"].tolist() == ["scans", "b", "b"]
+    assert table["slice_index"].tolist() == [0, 0, 1]
+    assert overlays(tmp_path / "out") == ["a.png", "b/1.png", "b/2.png"]
+    assert pd.read_csv(tmp_path / "out" / "detections.csv")["x_mm"].isna().all()
+
+
+def test_one_file_is_a_source_too(tmp_path):
+    save_picture(tmp_path / "in" / "a.png", PICTURE)
+    dicom_head(tmp_path / "dicom", slices=1)
+    detected(tmp_path / "in" / "a.png", tmp_path / "out")
+    check_result(tmp_path / "out", slices=1)
+    detected(tmp_path / "dicom" / "000.dcm", tmp_path / "out")
+    check_result(tmp_path / "out", slices=1)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "pictures"])
+def test_a_second_run_writes_the_same_bytes(tmp_path, untrained, kind):
+    source = tmp_path / "in"
+    dicom_head(source, slices=2) if kind == "dicom" else labelled_pictures(source, 2)
+    detected(source, tmp_path / "one", untrained)
+    check_result(tmp_path / "one", slices=2)
+    detected(source, tmp_path / "two", untrained)
+    detected(source, tmp_path / "one", untrained)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+@pytest.mark.parametrize("kind", ["dicom", "pictures"])
+def test_results_inside_the_source_are_not_taken_for_input_the_second_time(tmp_path, monkeypatch, kind):
+    dicom_head(tmp_path, slices=2) if kind == "dicom" else labelled_pictures(tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    detected(Path(), Path("found"))
+    first = tree(tmp_path / "found")
+    detected(Path(), Path("found"))
+    check_result(tmp_path / "found", slices=2)
+    assert tree(tmp_path / "found") == first
+
+
+def test_overlays_show_what_reaches_the_threshold_and_the_files_hold_all(tmp_path):
+    save_picture(tmp_path / "in" / "a.png", np.full((SIDE, SIDE), 50, np.uint8))
+    coloured = []
+    for threshold in (0.8, 0.5, 0.2):
+        table = detected(tmp_path / "in", tmp_path / "out", threshold=threshold)
+        drawn = np.asarray(Image.open(tmp_path / "out" / "overlays" / "a.png")).astype(int)
+        coloured.append([bool(np.ptp(drawn[rows, columns])) for rows, columns in [(18, 8), (48, 38)]])
+        assert len(table) == 2
+    assert coloured == [[False, False], [True, False], [True, True]]
+
+
+def spoil(folder: Path, kind: str) -> None:
+    """Make a source that cannot be read."""
+    if kind == "corrupt second picture":
+        labelled_pictures(folder, 2)
+        (folder / "P2" / "000.png").write_bytes((folder / "P2" / "000.png").read_bytes()[:200])
+    elif kind == "pictures and DICOM":
+        dicom_head(folder)
+        save_picture(folder / "preview.png", PICTURE)
+    elif kind == "one name twice":
+        save_picture(folder / "a.png", PICTURE)
+        save_picture(folder / "a.jpg", PICTURE)
+    elif kind == "no magnitude":
+        dicom_head(folder, ImageType=["ORIGINAL", "PRIMARY", "P"])
+    elif kind == "nothing":
+        folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("corrupt second picture", r"P2.000\.png: not a readable picture"),
+        ("pictures and DICOM", r"in: holds pictures \(preview\.png\) and DICOM \(000\.dcm\)"),
+        ("one name twice", r"a\.\w+: differs from a\.\w+ in its suffix only"),
+        ("no magnitude", "in: no magnitude series"),
+        ("nothing", "in: the folder is empty"),
+        ("no source", "in: no such file or folder"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path, kind, reason):
+    spoil(tmp_path / "in", kind)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=reason):
+        detected(tmp_path / "in", tmp_path / "deep" / "out")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("out", ["in", ".", "results", "file"])
+def test_nothing_but_an_earlier_result_is_ever_replaced(tmp_path, out):
+    labelled_pictures(tmp_path / "in", 1)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "detections.json").write_text("[]")  # as the pipeline has it, beside its metrics
+    (tmp_path / "file").write_text("precious")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=r"holds|is a file"):
+        detected(tmp_path / "in", tmp_path / out)
+    assert tree(tmp_path) == before
+
+
+def test_the_real_ge_slices_are_read_in_anatomical_order(tmp_path, untrained):
+    if not (REAL / "ge_signa_pd").exists():
+        pytest.skip("the real GE series does not lie beside the project")
+    table = detected(REAL / "ge_signa_pd", tmp_path / "out", untrained)
+    check_result(tmp_path / "out", slices=20)
+    assert table["slice_index"].drop_duplicates().tolist() == list(range(20))
+    assert table["width_mm"].div(table["width_px"]).between(0.3, 1.5).all()
+
+
+def test_the_four_real_philips_magnitude_slices_are_told_from_their_phase(tmp_path):
+    if not (REAL / "philips_swi_headers").exists():
+        pytest.skip("the real Philips headers do not lie beside the project")
+    table = detected(REAL / "philips_swi_headers", tmp_path / "out")
+    check_result(tmp_path / "out", slices=4)
+    assert table["series_uid"].str.endswith("-magnitude").all()

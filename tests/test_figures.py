@@ -1,0 +1,93 @@
+"""Figures: the same input gives the same bytes, marks lie where the numbers say, no global style changes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from cmbfe import figures
+
+CURVE = pd.DataFrame({"sensitivity": [0.2, 0.6, 0.9], "precision": [1.0, 0.9, 0.7], "false_positives": [0, 0.5, 2]})
+ORANGE = (213, 94, 0)
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def test_a_variant_has_the_colour_of_its_arm():
+    assert [figures.arm(name) for name in ("ssd300", "ssd300-fe", "resnet34-300-fe")] == ["SSD", "SSD-FE", "SSD-FE"]
+
+
+def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
+    before = dict(plt.rcParams)
+    for name in "ab":
+        figure = figures.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
+        figures.save(figure, tmp_path / "deep" / f"{name}.png")
+    assert (tmp_path / "deep" / "a.png").read_bytes() == (tmp_path / "deep" / "b.png").read_bytes()
+    assert dict(plt.rcParams) == before
+
+
+def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
+    curves = {"ssd300": CURVE, "ssd300-fe": CURVE}
+    axes = figures.precision_sensitivity_figure(curves, {"ssd300-fe": (0.9, 0.797)}, 0.9).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert lines["ssd300, ours"].get_color() != lines["ssd300-fe, ours"].get_color()
+    np.testing.assert_array_equal(lines["ssd300, ours"].get_xydata(), CURVE[["sensitivity", "precision"]])
+    np.testing.assert_array_equal(lines["ssd300-fe, paper (other patients)"].get_xydata(), [[0.9, 0.797]])
+
+
+def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end():
+    axes = figures.froc_figure({"ssd300": CURVE}, x_max=8.0, areas={"ssd300": 0.8125}).axes[0]
+    (line,) = axes.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 0.2], [0.5, 0.6], [2, 0.9], [8, 0.9]])
+    assert line.get_label() == "ssd300, area to 8: 0.812"
+    assert axes.get_xlim() == (0, 8)
+
+
+def test_a_learning_curve_marks_where_the_learning_rate_falls():
+    rates = [1e-3] * 5 + [1e-4] * 5
+    history = pd.DataFrame({"iteration": range(1, 11), "box_regression": 2.0, "learning_rate": rates})
+    axes = figures.learning_curve_figure(history, "ssd300", window=3).axes[0]
+    assert [list(line.get_xdata()) for line in axes.get_lines() if line.get_linestyle() == ":"] == [[6, 6]]
+
+
+def test_a_picture_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
+    grid, axes = figures.picture_grid(2)
+    figures.show_picture(axes[0], np.zeros((40, 60), np.uint8), {"red": [[10, 20, 4, 6]]}, pixel_mm=0.5)
+    (frame,) = axes[0].patches
+    assert frame.get_bbox().bounds == (9, 19, 6, 8)  # a pixel outside the box, so that what it marks stays visible
+    (bar,) = axes[0].get_lines()
+    assert np.ptp(bar.get_xdata()) == 40
+    figures.show_picture(axes[1], np.zeros((40, 60), np.uint8))
+    assert not axes[1].get_lines()
+    assert grid.axes == list(axes)
+
+
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("box", [[0, 0, 2, 2], [10, 4, 3, 3], [18, 9, 1, 1], [18, 9, 2, 1]])
+def test_a_cut_out_is_a_square_around_the_middle_of_the_box_black_beyond_the_picture(box, side):
+    picture = np.arange(1, 201, dtype=np.uint8).reshape(10, 20)
+    cut = figures.cut_out(picture, box, side)
+    column, row = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
+    assert cut.shape == (side, side)
+    assert cut[side // 2, side // 2] == picture[row, column]
+    assert set(cut.ravel()) - {0} <= set(picture.ravel())
+
+
+def test_an_overlay_frames_detections_from_outside_and_leaves_the_rest_as_it_is():
+    picture = np.full((60, 60), 90, np.uint8)
+    drawn = np.asarray(figures.overlay(picture, [{"bbox": [20, 30, 6, 5], "score": 0.876}]))
+    assert (drawn[30:35, 20:26] == 90).all()
+    for row, column in [(28, 18), (28, 27), (36, 18), (36, 27)]:
+        assert tuple(drawn[row, column]) == ORANGE
+    assert (drawn[40:] == 90).all()
+    np.testing.assert_array_equal(np.asarray(figures.overlay(picture, [])), np.full((60, 60, 3), 90))
+
+
+def test_detections_at_the_border_are_drawn_without_error():
+    boxes = [[-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0]]
+    drawn = figures.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
+    assert drawn.size == (60, 60)

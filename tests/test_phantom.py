@@ -1,0 +1,197 @@
+"""The simulated cohort on disk: same seed same bytes, whole patients or none, nothing foreign touched."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantom_cases import patient
+
+from cmbfe.data import phantom
+from cmbfe.data.dicom import find_series, read_volume
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.patient import Finding, SimulatedPatient
+from cmbfe.data.phantom import resized, write_cohort
+from cmbfe.errors import InputError
+from cmbfe.params import Patients, Phantom
+
+COHORT = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
+
+
+def sketch(seed: object, *, matrix: int, slices: int, **_: object) -> SimulatedPatient:
+    """A patient without physics: noise, a microbleed on two slices and a vein on one, each a dark square."""
+    rng = np.random.default_rng(seed)
+    magnitude = rng.integers(900, 1100, (slices, matrix, matrix), dtype=np.uint16)
+    x, y = (int(value) for value in rng.integers(8, matrix - 20, 2))
+    magnitude[0:2, y : y + 4, x : x + 4] = 100
+    magnitude[2, y : y + 3, x + 6 : x + 9] = 200
+    return SimulatedPatient(
+        magnitude=magnitude,
+        findings=(
+            Finding("cmb-001", "cmb", "lobar", 3.0, 5.0, {0: (x, y, x + 4, y + 4), 1: (x, y, x + 4, y + 4)}),
+            Finding("vein-002", "vein", "lobar", 1.0, 2.0, {2: (x + 6, y, x + 9, y + 3)}),
+        ),
+        pixel_spacing_mm=240 / matrix,
+        slice_thickness_mm=2.0,
+        phase=rng.integers(-3141, 3142, magnitude.shape, dtype=np.int16),
+        slice_spacing_mm=1.0,
+    )
+
+
+@pytest.fixture
+def _sketched(monkeypatch):
+    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+
+
+def cohort(out: Path, seed: int = 7, settings: Phantom = COHORT) -> Labels:
+    return write_cohort(out, settings, seed, jobs=1, progress=False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_boxes(folder: Path, labels: Labels) -> None:
+    """Every box lies in its picture, on pixels darker than its surroundings."""
+    series = {one.patient_id: one for one in find_series(folder) if one.kind == "magnitude"}
+    volumes = {patient: read_volume(one) for patient, one in series.items()}
+    images = {image["id"]: image for image in labels["images"]}
+    for box in labels["annotations"]:
+        image = images[box["image_id"]]
+        x, y, width, height = box["bbox"]
+        assert min(x, y) >= 0
+        assert x + width <= image["width"]
+        assert y + height <= image["height"]
+        slice_index = series[image["patient_id"]].sop_instance_uids.index(image["sop_instance_uid"])
+        assert slice_index == image["slice_index"]
+        picture = volumes[image["patient_id"]][slice_index]
+        inside = picture[int(y) : int(np.ceil(y + height)), int(x) : int(np.ceil(x + width))]
+        around = picture[max(int(y) - 4, 0) : int(y + height) + 5, max(int(x) - 4, 0) : int(x + width) + 5]
+        assert inside.min() < 0.8 * np.median(around)
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_cohort(tmp_path):
+    cohort(tmp_path / "one")
+    cohort(tmp_path / "two")
+    cohort(tmp_path / "other", seed=8)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    ours, theirs = files(tmp_path / "one"), files(tmp_path / "other")
+    assert not [name for name in ours if name.endswith(".dcm") and ours[name] == theirs[name]]
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_no_patient_is_in_two_splits_and_every_split_has_its_number(tmp_path):
+    labels = cohort(tmp_path / "out")
+    pairs = {(image["patient_id"], image["split"]) for image in labels["images"]}
+    splits = [split for _, split in pairs]
+    assert len(pairs) == len({patient for patient, _ in pairs}) == 4
+    assert {name: splits.count(name) for name in set(splits)} == {"train": 2, "test": 1, "validation": 1}
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_boxes_lie_on_the_dark_spots_of_the_slice_that_they_name(tmp_path):
+    labels = cohort(tmp_path / "out")
+    assert len(labels["annotations"]) == 8
+    check_boxes(tmp_path / "out", labels)
+    check_boxes(tmp_path / "out", read_labels(tmp_path / "out" / MIMICS_FILE))
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_a_microbleed_on_two_slices_is_one_lesion_and_mimics_are_in_a_file_of_their_own(tmp_path):
+    labels = cohort(tmp_path / "out")
+    assert {box["lesion_id"] for box in labels["annotations"]} == {f"P000{n}/cmb-001" for n in range(1, 5)}
+    assert labels["categories"] == [{"id": 1, "name": "cmb"}]
+    assert labels == read_labels(tmp_path / "out" / LABELS_FILE)
+    mimics = read_labels(tmp_path / "out" / MIMICS_FILE)
+    kinds = {category["id"]: category["name"] for category in mimics["categories"]}
+    assert {kinds[box["category_id"]] for box in mimics["annotations"]} == {"vein"}
+    assert mimics["images"] == labels["images"]
+
+
+def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+    cohort(tmp_path / "whole")
+    made: list[object] = []
+
+    def killed(*args: object, **settings: object) -> SimulatedPatient:
+        made.append(args)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return sketch(*args, **settings)
+
+    monkeypatch.setattr(phantom, "simulate_patient", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cohort(tmp_path / "out")
+    # What kill -9 leaves behind, as nothing cleans up after it:
+    (tmp_path / "out" / ".P0003.4711.partial").mkdir()
+    (tmp_path / "out" / ".P0003.4711.partial" / "slice0001.dcm").write_text("half")
+    (tmp_path / "out" / ".annotations.4711.partial.json").write_text("half")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("P*/*.dcm")}
+    assert {path.parent.name for path in kept} == {"P0001", "P0002"}
+    cohort(tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(made) == 5
+
+
+@pytest.mark.usefixtures("_sketched")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slices": 4},
+        {"matrix_px": 96},
+        {"cmbs_per_patient": 3.0},
+        {"patients": Patients(train=1, test=1, validation=1)},
+        {"patients": Patients(train=3, test=2, validation=1)},
+    ],
+)
+def test_patients_of_other_settings_are_replaced(tmp_path, changes):
+    settings = COHORT.model_copy(update=changes)
+    cohort(tmp_path / "out")
+    cohort(tmp_path / "out", settings=settings)
+    cohort(tmp_path / "fresh", settings=settings)
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_patients_of_other_code_are_replaced(tmp_path, monkeypatch):
+    cohort(tmp_path / "out")
+    before = files(tmp_path / "out")
+    monkeypatch.setattr(phantom, "sha256_of", lambda files: "edited")
+    monkeypatch.setattr(phantom, "simulate_patient", lambda *_, **sizes: sketch(99, **sizes))
+    cohort(tmp_path / "out")
+    after = files(tmp_path / "out")
+    assert not [name for name in before if name.endswith(".dcm") and before[name] == after[name]]
+
+
+@pytest.mark.usefixtures("_sketched")
+@pytest.mark.parametrize("entry", ["thesis.txt", "P0001/scan.dcm", "patient-7/patient.json", ".hidden"])
+def test_a_folder_of_something_else_is_not_touched(tmp_path, entry):
+    file = tmp_path / "out" / entry
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+    with pytest.raises(InputError, match=f"holds '{entry.split('/')[0]}'"):
+        cohort(tmp_path / "out")
+    assert files(tmp_path / "out") == {entry: b"precious"}
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(InputError, match="is a file"):
+        cohort(tmp_path / "out")
+
+
+def test_a_cohort_of_another_size_keeps_the_papers_proportions():
+    assert resized(COHORT, 58).patients == Patients(train=33, test=17, validation=8)
+    assert resized(COHORT, 58).slices == COHORT.slices
+    with pytest.raises(InputError, match="at least 3"):
+        resized(COHORT, 2)
+
+
+def test_the_simulations_boxes_lie_over_something_dark_in_the_files_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "simulate_patient", lambda *_, **__: patient(seed=1))
+    settings = resized(COHORT, 3).model_copy(update={"matrix_px": 128, "slices": 10})
+    labels = cohort(tmp_path / "out", settings=settings)
+    assert len({box["lesion_id"] for box in labels["annotations"]}) == 9
+    check_boxes(tmp_path / "out", labels)
