@@ -11,7 +11,6 @@ from pathlib import Path
 import joblib
 import pytest
 import yaml
-from click import Command
 from dicom_series import uid
 from pydicom import dcmread
 from tiny_world import BOX, dicom_head, dicom_labels, labelled_pictures, save_tiny_model, tiny_params, tree
@@ -21,7 +20,7 @@ from cmbfe import cli, evaluate
 from cmbfe.data.labels import LABELS_FILE, read_labels
 from cmbfe.params import load_params, profile_file, save_params
 
-COMMANDS: dict[str, Command] = get_command(cli.app).commands
+COMMANDS = get_command(cli.app).commands
 Run = Callable[..., tuple[int, str, str]]
 
 

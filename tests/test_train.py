@@ -24,8 +24,9 @@ class Stopped(Exception):
     """The training was started, or came to where it is interrupted."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
+    # Of the module, so that it comes before `finished`: another number of threads adds up in another order.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
