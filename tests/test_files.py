@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_file, whole_folder, write_json
+from cmbfe.files import is_partial, read_json, sha256_of, whole_file, whole_folder, write_json
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -55,6 +55,57 @@ def test_a_failed_folder_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="broken"), whole_folder(tmp_path / "out", "mark.json") as temporary:
         broken((temporary / "mark.json").write_text("x"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_folder_leaves_no_folder_above_it_that_was_not_there(tmp_path):
+    (tmp_path / "there").mkdir()
+    broken = mock.Mock(side_effect=ValueError("broken"))
+    with pytest.raises(ValueError, match="broken"), whole_folder(tmp_path / "there" / "new" / "out", "mark.json"):
+        broken()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(InputError, match=r"deep: .*file is a file"), whole_folder(tmp_path / "file" / "deep", "mark"):
+        pass
+
+
+@pytest.mark.parametrize("inside", ["result/input.json", "result/deep/input.json", "result"])
+def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path, inside):
+    (tmp_path / "result" / "deep").mkdir(parents=True)
+    (tmp_path / "result" / "mark.json").write_text("earlier")
+    with (
+        pytest.raises(InputError, match=r"holds the input .*, which would be lost"),
+        whole_folder(tmp_path / "result", "mark.json", inputs=["elsewhere.json", tmp_path / inside]),
+    ):
+        pass
+    assert (tmp_path / "result" / "mark.json").read_text() == "earlier"
+
+
+def test_the_current_folder_can_be_the_result(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with whole_folder(".", "mark.json") as temporary:
+        (temporary / "mark.json").write_text("new")
+    assert (tmp_path / "mark.json").read_text() == "new"
+
+
+def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path):
+    with whole_file(tmp_path / "a.json") as file, whole_folder(tmp_path / "b", "mark.json") as folder:
+        assert is_partial(file)
+        assert is_partial(folder)
+        file.write_text("")
+    assert not any(is_partial(tmp_path / name) for name in ("a.json", "b", ".hidden", "a.partial", ".a.partial"))
+
+
+def test_the_hash_of_files_follows_their_contents_and_not_their_order(tmp_path):
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_text(file.name)
+    before = sha256_of(files)
+    assert sha256_of(reversed(files)) == before
+    files[1].write_text("edited")
+    assert sha256_of(files) != before
 
 
 def test_json_without_value_is_null_and_equal_content_gives_equal_bytes(tmp_path):

@@ -237,6 +237,16 @@ def test_labelled_dicom_series_are_never_taken_for_an_earlier_import(tmp_path, o
     assert tree(tmp_path) == before
 
 
+def test_a_source_inside_an_earlier_import_is_not_lost(tmp_path):
+    dicom_head(tmp_path / "in")
+    imported(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in").rename(tmp_path / "out" / "raw")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=r"out: holds the input .*raw, which would be lost"):
+        imported(tmp_path / "out" / "raw", tmp_path / "out")
+    assert tree(tmp_path) == before
+
+
 def test_the_same_series_and_seed_give_the_same_bytes_with_any_number_of_processes(tmp_path):
     cohort(tmp_path / "in", 3)
     imported(tmp_path / "in", tmp_path / "one")

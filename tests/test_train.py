@@ -1,6 +1,7 @@
 """Training: reproducible bit for bit, also when interrupted; never mixed with other settings, data or code."""
 
 import json
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -272,14 +273,18 @@ def test_an_unknown_variant_is_refused_and_an_earlier_result_stays(finished, dat
 
 
 def test_a_result_stays_whole_until_the_next_is_finished(finished, data, tmp_path):
-    """A killed training of other settings must not make a finished model look like its own."""
-    out = tmp_path / "out"
-    for name, content in tree(finished).items():
-        out.mkdir(exist_ok=True)
-        (out / name).write_bytes(content)
+    out = shutil.copytree(finished, tmp_path / "out")
     interrupt(data, out, after=1, learning_rate=2e-3, checkpoint_every=1)
     assert weights(out) == weights(finished)
     assert not is_started(data, out)
+
+
+def test_a_result_that_is_half_replaced_is_not_taken_for_the_old_one(finished, data, tmp_path, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "out")
+    monkeypatch.setattr(training, "save_model", mock.Mock(side_effect=Stopped))
+    with pytest.raises(Stopped):
+        run(data, out, learning_rate=2e-3)
+    assert is_started(data, out)
 
 
 def test_a_folder_of_something_else_is_not_written_to(data, tmp_path):
