@@ -33,6 +33,57 @@ def test_boxes_lie_where_the_table_says(preset, input_size, index, centre_px, si
     assert torch.allclose(box, torch.tensor([*centre_px, *size_px], dtype=torch.float32), atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("input_size", "maps"),
+    [  # per map: index of its first box, centre of its first cell, sides of its two squares; all px, preset "voc"
+        (
+            512,
+            [
+                (0, 4, 35.84, 52.46),
+                (16384, 8, 76.8, 108.61),
+                (22528, 16, 153.6, 188.12),
+                (24064, 32, 230.4, 266.04),
+                (24448, 64, 307.2, 343.46),
+                (24544, 128, 384, 420.65),
+                (24560, 256, 460.8, 497.72),
+            ],
+        ),
+        (
+            300,
+            [
+                (0, 4, 30, 42.43),
+                (5776, 8, 60, 81.61),
+                (7942, 16, 111, 134.10),
+                (8542, 32, 162, 185.76),
+                (8692, 50, 213, 237.13),
+                (8728, 150, 264, 288.37),
+            ],
+        ),
+        (
+            320,
+            [
+                (0, 8, 60, 79.37),
+                (2400, 16, 105, 125.50),
+                (3000, 32, 150, 171.03),
+                (3150, 53.33, 195, 216.33),
+                (3204, 80, 240, 261.53),
+                (3228, 160, 285, 306.68),
+            ],
+        ),
+    ],
+)
+def test_every_map_begins_as_the_table_says(input_size, maps):
+    boxes = default_boxes("voc", input_size) * input_size
+    for first, centre, small, large in maps:
+        expected = [[centre, centre, small, small], [centre, centre, large, large]]
+        torch.testing.assert_close(boxes[first : first + 2], torch.tensor(expected), atol=6e-3, rtol=0)
+
+
+def test_a_box_longer_than_the_input_is_cut_to_it():
+    assert default_boxes("voc", 300).max() <= 1.02  # centres of the 10x10 map lie up to 1.0133
+    assert default_boxes("voc", 300)[:, 2:].max() == 1
+
+
 def test_the_coco_boxes_at_300_are_torchvisions():
     generator = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],

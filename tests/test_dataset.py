@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import BOX, SIDE, labelled_pictures
 
@@ -14,6 +14,7 @@ from cmbfe.errors import InputError
 CPU = torch.device("cpu")
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
 def test_batches_cover_every_picture_once_per_pass(pictures, batch, seed):
     iterations = -(-3 * pictures // batch)

@@ -31,6 +31,46 @@ def test_two_ground_truths_that_share_a_best_box_each_keep_one():
     assert matched[0] == 1  # the larger IoU, 20/104, keeps the shared box
 
 
+def test_three_ground_truths_that_share_a_best_box_each_keep_one():
+    small = [[1.0, 1, 3, 3], [2.0, 2, 5, 5], [4.0, 4, 9, 9]]  # IoU with the first box 0.04, 0.09, 0.25
+    matched = matches_of(small)
+    assert matched[0] == 2
+    assert sorted(index for index in matched if index >= 0) == [0, 1, 2]
+
+
+def test_padding_matches_nothing():
+    truth = torch.tensor([[[0.0, 0, 10, 10], [10.0, 0, 20, 10]]])
+    assert match(truth, torch.tensor([[True, False]]), DEFAULT).tolist() == [[0, -1, -1, -1]]
+
+
+def test_pictures_of_a_batch_do_not_disturb_each_other():
+    boxes = [
+        torch.tensor([[0.0, 0, 10, 9], [11.0, 1, 19, 10]]),
+        torch.empty(0, 4),
+        torch.tensor([[41.0, 40, 50, 50]]),
+    ]
+    labels = [torch.ones(len(b), dtype=torch.int64) for b in boxes]
+    generator = torch.Generator().manual_seed(0)
+    logits, regression = torch.randn(3, 4, 2, generator=generator), torch.randn(3, 4, 4, generator=generator)
+    together = ssd_loss(logits, regression, DEFAULT, boxes, labels)
+    alone = [
+        ssd_loss(logits[i : i + 1], regression[i : i + 1], DEFAULT, boxes[i : i + 1], labels[i : i + 1])
+        for i in range(3)
+    ]
+    for name, loss in together.items():  # 2, 0 and 1 matches: the batch divides the sum of all by 3
+        assert math.isclose(loss, (2 * alone[0][name] + alone[2][name]) / 3, rel_tol=1e-6)
+
+
+def test_gradients_reach_matches_and_the_hardest_negatives_only():
+    logits = torch.zeros(1, 4, 2, requires_grad=True)
+    regression = torch.ones(1, 4, 4, requires_grad=True)
+    losses = ssd_loss(logits, regression, DEFAULT, [DEFAULT[:1]], [torch.tensor([1])])
+    sum(losses.values()).backward()
+    assert logits.grad.isfinite().all()
+    assert regression.grad[0, 0].abs().min() > 0
+    assert not regression.grad[0, 1:].any()
+
+
 def test_the_losses_of_a_hand_worked_picture():
     boxes, labels = [torch.tensor([[0.0, 0, 10, 10]])], [torch.tensor([1])]
     logits = torch.zeros(1, 4, 2)  # every cross entropy is log 2: one match and three negatives

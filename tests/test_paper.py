@@ -1,7 +1,7 @@
 """The paper's numbers, held against its own sums and formulas."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmbfe import paper
@@ -38,6 +38,7 @@ def test_false_positives_per_microbleed_that_follow_from_table_4(algorithm, foll
     assert paper.false_positives_per_cmb(row["sensitivity"], row["precision"]) == pytest.approx(follows, abs=5e-4)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(0, 500), st.integers(1, 500))
 def test_false_positives_per_microbleed_are_what_counting_gives(hits, false_positives, misses):
     truths = hits + misses

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_series import mr_series, uid, write
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tiny_params, tree
@@ -20,8 +20,8 @@ from cmbfe.errors import InputError
 PICTURES = tiny_params().pictures
 
 
-def imported(source: Path, out: Path, seed: int = 0, jobs: int = 1, **settings: object) -> Labels:
-    return import_dicom(source, out, PICTURES.model_copy(update=settings), seed, jobs, progress=False)
+def imported(source: Path, out: Path, seed: int = 0, jobs: int = 1, **changes: object) -> Labels:
+    return import_dicom(source, out, PICTURES.model_copy(update=changes), seed, jobs, progress=False)
 
 
 def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
@@ -29,6 +29,7 @@ def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
     assert to_8_bit(volume, (10, 61)).tolist() == [0] * 11 + [5 * n for n in range(1, 51)] + [255] * 40
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float32, (2, 3, 4), elements=st.floats(0, 1e6, width=32)),
     st.tuples(st.floats(0, 40), st.floats(60, 100)),

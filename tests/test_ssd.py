@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cmbfe.detector.ssd import VARIANTS, build
 from cmbfe.errors import InputError
@@ -101,6 +102,103 @@ def test_unusable_targets_are_refused_with_their_index(boxes, reason):
         model(images, targets)
 
 
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ({"boxes": torch.ones(1, 4)}, "labels"),
+        ({"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([2])}, "expected 1 to 1"),
+        ({"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1.0])}, "expected 1 integers"),
+        ({"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1, 1])}, "expected 1 integers"),
+    ],
+)
+def test_targets_without_usable_labels_are_refused(target, reason):
+    images, targets = batch()
+    with pytest.raises(InputError, match=f"target 0: .*{reason}"):
+        small("ssd300").train()(images, [target, targets[1]])
+
+
+def test_training_without_a_target_for_every_picture_is_refused():
+    images, targets = batch()
+    model = small("ssd300").train()
+    with pytest.raises(InputError, match="1 for 2 images"):
+        model(images, targets[:1])
+    with pytest.raises(InputError, match="training needs them"):
+        model(images)
+
+
+@pytest.mark.parametrize(
+    "image", [torch.rand(1, 50, 50), torch.rand(50, 50), torch.ones(3, 50, 50, dtype=torch.uint8)]
+)
+def test_an_image_that_is_no_picture_is_refused_with_its_index(image):
+    with pytest.raises(InputError, match="image 1: expected a float tensor"):
+        small("ssd300").eval()([torch.rand(3, 50, 50), image])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("default_boxes", "imagenet"),
+        ("resize", "cubic"),
+        ("placement", "head"),
+        ("weighting", "text"),
+        ("width", 0.0),
+    ],
+)
+def test_an_unknown_setting_is_refused(setting, value):
+    with pytest.raises(InputError, match=setting):
+        build("ssd300-fe", **{"width": WIDTH, setting: value})
+
+
 def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match="ssd512"):
         build("ssd1024")
+
+
+def test_a_list_and_a_batch_of_pictures_are_the_same():
+    model = small("ssd300-fe").train()
+    images, targets = batch(300)
+    as_batch, as_list = model(images, targets), model(list(images), targets)
+    assert all(torch.equal(as_batch[name], as_list[name]) for name in as_batch)
+
+
+def test_targets_are_scaled_with_their_picture_and_left_as_given():
+    model = small("ssd300").train()
+    image = torch.rand(1, 3, 300, 300)
+    doubled = torch.nn.functional.interpolate(image, (300, 600), mode="nearest")
+    box = torch.tensor([[100.0, 120.0, 120.0, 150.0]])
+    wide = box * torch.tensor([2.0, 1.0, 2.0, 1.0])
+    label = torch.ones(1, dtype=torch.int64)
+    # Nearest doubling and bilinear halving give the same picture back, so only the boxes can differ.
+    plain = model(image, [{"boxes": box, "labels": label}])
+    stretched = model(doubled, [{"boxes": wide, "labels": label}])
+    assert all(torch.allclose(plain[name], stretched[name], rtol=1e-4) for name in plain)
+    assert torch.equal(wide, box * torch.tensor([2.0, 1.0, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.endswith("-fe")])
+def test_a_step_at_full_width_and_batch_4_runs_in_bf16_with_losses_in_float32(variant):
+    torch.manual_seed(0)
+    model = build(variant).to(memory_format=torch.channels_last).train()
+    images = torch.rand(4, 3, model.input_size, model.input_size)
+    targets = [batch()[1][0], batch()[1][1]] * 2
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+    sum(losses.values()).backward()
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("target_device", ["cpu", "cuda"])
+def test_training_on_a_gpu_mixes_no_devices(variant, target_device):
+    # Shapes and devices without values: FakeTensorMode needs no GPU for the forward pass.
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = build(variant, placement="both").train()
+        images = torch.rand(2, 3, 200, 240, device="cuda")
+        targets = [
+            {"boxes": torch.rand(k, 4, device=target_device), "labels": torch.ones(k, device=target_device).long()}
+            for k in (2, 0)
+        ]
+        losses = model(images, targets)
+        assert {(loss.device.type, loss.dtype) for loss in losses.values()} == {("cuda", torch.float32)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision import models
 from torchvision.models.detection import ssd300_vgg16
 
 from cmbfe.detector.ssd import build
@@ -31,6 +32,17 @@ def test_torchvisions_ssd300_gives_the_same_detections(torchvision_model):
             assert torch.equal(mine["labels"], theirs["labels"])
             assert torch.allclose(mine["scores"], theirs["scores"], atol=1e-4)
             assert torch.allclose(mine["boxes"], theirs["boxes"], atol=0.02)  # px
+
+
+@torch.no_grad()
+def test_torchvisions_ssd300_gives_the_same_logits_and_regressions(torchvision_model):
+    ours = from_torchvision(torchvision_model.state_dict()).eval()
+    pictures = [torch.rand(3, 300, 300), torch.rand(3, 150, 400)]
+    logits, regression = ours.predict(ours.prepare(pictures))
+    features = torchvision_model.backbone(torchvision_model.transform(pictures)[0].tensors)
+    theirs = torchvision_model.head(list(features.values()))
+    torch.testing.assert_close(logits, theirs["cls_logits"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(regression, theirs["bbox_regression"], atol=1e-4, rtol=0)
 
 
 def test_a_layer_of_another_model_is_refused(torchvision_model):
@@ -82,25 +94,42 @@ def test_an_unknown_key_of_the_configuration_is_named(tmp_path):
         load_model(tmp_path)
 
 
-def vgg_state() -> dict[str, torch.Tensor]:
-    """The 13 convolution layers of VGG-16 under torchvision's names, small random values."""
-    from torchvision.models import vgg16
-
-    generator = torch.Generator().manual_seed(0)
-    names = {name: tensor.shape for name, tensor in vgg16(weights=None).state_dict().items() if "features" in name}
-    return {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in names.items()}
+def torchvision_state(trunk: str) -> dict[str, torch.Tensor]:
+    """A torchvision classifier's state dict, random weights."""
+    torch.manual_seed(0)
+    return getattr(models, trunk)(weights=None).state_dict()
 
 
-def test_a_trunk_file_fills_the_trunk(tmp_path):
-    state = vgg_state()
-    save_file(state, tmp_path / "vgg.safetensors")
-    model = build("ssd300", weights=str(tmp_path / "vgg.safetensors"))
-    assert torch.equal(model.state_dict()["stem.0.weight"], state["features.0.weight"])
-    assert model.config.std == (1 / 255,) * 3
+TRUNKS = {"ssd300": "vgg16", "mobilenet320": "mobilenet_v2", "resnet34-300": "resnet34"}
+
+
+@pytest.mark.parametrize(("variant", "trunk"), TRUNKS.items())
+def test_a_trunk_file_fills_the_trunk_and_sets_the_normalisation(tmp_path, variant, trunk):
+    state = torchvision_state(trunk)
+    save_file(state, tmp_path / "trunk.safetensors")
+    torch.save(state, tmp_path / "trunk.pth")
+    for file in ("trunk.safetensors", "trunk.pth"):
+        model = build(variant, weights=str(tmp_path / file))
+        ours = [x for name, x in model.stem.state_dict().items() if name.endswith("weight")]
+        theirs = [x for name, x in state.items() if name.endswith("weight")]
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=False))
+        assert model.config.std == ((1 / 255,) * 3 if trunk == "vgg16" else (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(("variant", "trunk"), TRUNKS.items())
+def test_imagenet_weights_come_from_torchvision_and_what_is_fresh_is_said(monkeypatch, caplog, variant, trunk):
+    state = torchvision_state(trunk)
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", lambda self, **options: state)
+    model = build(variant, weights="imagenet")
+    first = "features.0.weight" if trunk == "vgg16" else "features.0.0.weight"
+    first = "conv1.weight" if trunk == "resnet34" else first
+    assert torch.equal(next(iter(model.stem.parameters())), state[first])
+    assert ("conv6, conv7" in caplog.text) is (trunk == "vgg16")
+    assert "afresh" in caplog.text
 
 
 def test_a_trunk_file_without_a_layer_is_named(tmp_path):
-    state = vgg_state()
+    state = torchvision_state("vgg16")
     del state["features.10.weight"]
     save_file(state, tmp_path / "vgg.safetensors")
     with pytest.raises(InputError, match=r"vgg\.safetensors: layer stem\.10\.weight is missing"):

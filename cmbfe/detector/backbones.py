@@ -110,4 +110,5 @@ def mobilenet_v2(width: float = 1.0) -> Trunk:
         nn.Sequential(mobilenetv2.InvertedResidual(inputs, outputs, 2, expand_ratio=ratio))
         for (inputs, outputs), ratio in zip(pairwise(channels[1:]), (0.2, 0.25, 0.5, 0.25), strict=True)
     ]
-    return Trunk(layers[:14], [layers[14:], *extras], channels)
+    # Unpacked, because a slice of a Sequential keeps its layers' numbers: every block counts from 0.
+    return Trunk(layers[:14], [nn.Sequential(*layers[14:]), *extras], channels)
