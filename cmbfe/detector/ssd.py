@@ -139,7 +139,7 @@ class SSD(nn.Module):
         if not self.training:
             return self.detections(*self.predict(inputs), sizes)
         boxes, labels = usable_targets(targets, sizes, self.input_size, self.config.num_classes)
-        mask = None if self.fe is None else self.fe.mask(_resized(images, self.input_size), boxes)
+        mask = None if self.fe is None else self.fe.mask(self.resize(_grey(images)), boxes)
         logits, regression = self.predict(inputs, mask)
         default = corners(self.default_boxes, self.input_size)
         return ssd_loss(logits, regression, default, boxes, labels, self.config.minimum_negatives)
@@ -147,8 +147,12 @@ class SSD(nn.Module):
     def prepare(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """What the trunk sees, Tensor[N, 3, S, S]: pictures normalised, then resized (torchvision's order)."""
         if isinstance(images, Tensor):
-            return _resized((images - self.mean) / self.std, self.input_size)
-        return _resized([(image - self.mean) / self.std for image in images], self.input_size)
+            return self.resize((images - self.mean) / self.std)
+        return self.resize([(image - self.mean) / self.std for image in images])
+
+    def resize(self, images: Sequence[Tensor] | Tensor) -> Tensor:
+        """Pictures at the input's size, Tensor[N, C, S, S], bilinear; those of that size are left as they are."""
+        return _resized(images, self.input_size)
 
     def predict(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits Tensor[N, P, classes] and box regressions Tensor[N, P, 4] of prepared pictures."""
@@ -276,7 +280,7 @@ def _per_box(output: Tensor, values: int) -> Tensor:
 
 
 def _resized(images: Sequence[Tensor] | Tensor, size: int) -> Tensor:
-    """Tensor[N, 3, size, size], bilinear as in torchvision's detectors; pictures of that size are left as they are."""
+    """Tensor[N, C, size, size], bilinear as in torchvision's detectors."""
     batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
     return torch.cat(
         [
@@ -286,6 +290,13 @@ def _resized(images: Sequence[Tensor] | Tensor, size: int) -> Tensor:
             for batch in batches
         ]
     )
+
+
+def _grey(images: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:
+    """Mean over the channels (A1), one channel left: before resizing, as that is linear and three times cheaper."""
+    if isinstance(images, Tensor):
+        return images.mean(dim=1, keepdim=True)
+    return [image.mean(dim=0, keepdim=True) for image in images]
 
 
 def _checked_sizes(images: Sequence[Tensor] | Tensor) -> list[tuple[int, int]]:

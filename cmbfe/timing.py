@@ -1,0 +1,89 @@
+"""How long a training batch takes, and what feature enhancement (FE) adds: twins timed in turn in one run."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from cmbfe.devices import Compute
+
+Batch = tuple[Tensor, list[dict[str, Tensor]]]
+
+WARM_UP_ROUNDS = 2
+
+
+def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 3, seed: int = 0) -> Batch:
+    """`size` pictures of noise, `input_size` px square, with `boxes` labelled boxes of 5 to 21 px in each."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 3, input_size, input_size, generator=generator).to(device)
+    sides = torch.rand(size, boxes, 2, generator=generator) * 16 + 5
+    corners = torch.rand(size, boxes, 2, generator=generator) * (input_size - 21)
+    boxes_xyxy = torch.cat([corners, corners + sides], dim=-1).to(device)
+    labels = torch.ones(boxes, dtype=torch.int64, device=device)
+    return images, [{"boxes": of_picture, "labels": labels} for of_picture in boxes_xyxy]
+
+
+def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> Callable[[], None]:
+    """One forward pass in training, losses and FE included: what the paper's Table 3 times (its section 4)."""
+
+    def run() -> None:
+        with compute.autocast():
+            model(*batch)
+
+    return run
+
+
+def training_step(model: nn.Module, batch: Batch, compute: Compute) -> Callable[[], None]:
+    """One whole training step: forward, losses, backward and Adam."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+    def run() -> None:
+        with compute.autocast():
+            losses = model(*batch)
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        optimiser.step()
+
+    return run
+
+
+def seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Wall-clock seconds of one call, what it left in a GPU's queue included."""
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def in_turn(works: Sequence[Callable[[], None]], rounds: int, device: torch.device) -> list[tuple[float, ...]]:
+    """Seconds of each work, a tuple per round, after two rounds of warm-up.
+
+    Works take turns and every second round runs backwards, so that whatever else the machine does meets all alike.
+    """
+    timed = []
+    for number in range(rounds + WARM_UP_ROUNDS):
+        order = range(len(works)) if number % 2 else reversed(range(len(works)))
+        measured = {index: seconds(works[index], device) for index in order}
+        timed.append(tuple(measured[index] for index in range(len(works))))
+    return timed[WARM_UP_ROUNDS:]
+
+
+def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compute: Compute) -> pd.DataFrame:
+    """Time of a detector and its FE twin on `batch` pictures; a row each for "forward" and "step".
+
+    Both models are trained on noise while they are timed: give copies. Columns `seconds` and `seconds_fe` (medians over
+    rounds) and `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
+    """
+    models = [model.to(compute.device, memory_format=torch.channels_last).train() for model in (plain, twin)]
+    pictures = random_batch(batch, plain.input_size, compute.device)
+    rows = {}
+    for name, work in (("forward", forward_pass), ("step", training_step)):
+        pairs = in_turn([work(model, pictures, compute) for model in models], rounds, compute.device)
+        low, middle, high = statistics.quantiles([enhanced / bare for bare, enhanced in pairs], n=4)
+        rows[name] = [*(statistics.median(side) for side in zip(*pairs, strict=True)), middle, low, high]
+    columns = ["seconds", "seconds_fe", "ratio", "ratio_low", "ratio_high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

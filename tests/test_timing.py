@@ -1,0 +1,43 @@
+"""Timing: who runs when, what is measured. No test looks at how long something took."""
+
+import pytest
+import torch
+
+from cmbfe import timing
+from cmbfe.detector.ssd import build
+from cmbfe.devices import make_compute
+
+CPU = torch.device("cpu")
+
+
+def test_works_take_turns_and_the_warm_up_is_left_out(monkeypatch):
+    calls = []
+    clock = iter(range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    timed = timing.in_turn([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3, device=CPU)
+    assert "".join(calls) == "baabbaabba"
+    assert timed == [(1, 1)] * 3
+
+
+def test_medians_and_ratios_are_those_of_the_rounds(monkeypatch):
+    ticks = {"forward": [(2.0, 2.0), (4.0, 5.0), (8.0, 12.0)], "step": [(1.0, 1.0)] * 3}
+    rounds = iter([ticks["forward"], ticks["step"]])
+    monkeypatch.setattr(timing, "in_turn", lambda works, number, device: next(rounds))
+    twins = [build(name, width=0.1) for name in ("ssd300", "ssd300-fe")]
+    cost = timing.cost_of_fe(*twins, 1, 3, make_compute("cpu", "32-true"))
+    assert cost.loc["forward", ["seconds", "seconds_fe", "ratio"]].tolist() == [4.0, 5.0, 1.25]
+    assert cost.loc["forward", ["ratio_low", "ratio_high"]].tolist() == [1.0, 1.5]
+    assert cost.loc["step"].tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("boxes", [0, 3])
+def test_a_random_batch_is_one_that_a_detector_trains_on(boxes):
+    images, targets = timing.random_batch(2, 300, CPU, boxes)
+    assert images.shape == (2, 3, 300, 300)
+    assert [len(target["boxes"]) for target in targets] == [boxes, boxes]
+    model = build("ssd300-fe", width=0.1).train()
+    before = model.stem[0].weight.clone()
+    timing.forward_pass(model, (images, targets), make_compute("cpu", "32-true"))()
+    assert torch.equal(model.stem[0].weight, before)
+    timing.training_step(model, (images, targets), make_compute("cpu", "32-true"))()
+    assert torch.equal(model.stem[0].weight, before) is (boxes == 0)
