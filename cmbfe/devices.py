@@ -33,13 +33,14 @@ class Compute:
 def choose_precision(asked: str, device_type: str) -> str:
     """Return the precision asked for, or for "auto" bf16 where the hardware multiplies it and float32 elsewhere.
 
-    Such hardware is a CPU with AMX or a GPU with bf16.
+    Such hardware is a CPU with AMX or AVX512-BF16, or a GPU with bf16.
     """
     if asked != "auto":
         return asked
     if device_type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+    multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if multiplies else "32-true"
 
 
 def make_compute(accelerator: str = "auto", precision: str = "auto") -> Compute:

@@ -13,9 +13,13 @@ def test_a_precision_that_is_asked_for_is_used(asked):
     assert make_compute("cpu", asked).precision == asked
 
 
-@pytest.mark.parametrize(("has_amx", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_auto_is_bf16_on_a_cpu_that_multiplies_it(monkeypatch, has_amx, expected):
+@pytest.mark.parametrize(
+    ("has_amx", "has_avx512_bf16", "expected"),
+    [(True, True, "bf16-mixed"), (True, False, "bf16-mixed"), (False, True, "bf16-mixed"), (False, False, "32-true")],
+)
+def test_auto_is_bf16_on_a_cpu_that_multiplies_it(monkeypatch, has_amx, has_avx512_bf16, expected):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512_bf16)
     assert choose_precision("auto", "cpu") == expected
 
 
