@@ -16,6 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Degrees = Annotated[float, Field(ge=-180, le=180)]
+TurnedBox = Literal["corners", "ellipse"]
 Variant = Literal[
     "ssd300",
     "ssd300-fe",
@@ -96,6 +97,7 @@ class Augmentation(_Section):
     rotation_degrees: DegreesRange
     scale: PositiveRange
     minimum_visible_share: Share
+    turned_box: TurnedBox = "corners"
 
 
 class FeatureEnhancement(_Section):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cmbfe.data.augment import augment, augment_training_set, draws
+from cmbfe.data.augment import augment, augment_training_set, draws, pipeline
+from cmbfe.data.imgaug_on_numpy2 import BoundingBox, BoundingBoxesOnImage
 from cmbfe.data.labels import read_labels
 from cmbfe.data.picture_files import read_picture, save_picture
 from cmbfe.errors import InputError
@@ -69,6 +70,29 @@ def test_a_flip_mirrors_the_box():
     moved, moved_boxes, _ = augment(picture, boxes, flip, 1)
     assert (moved == picture[::-1, ::-1]).all()
     assert np.allclose(moved_boxes, [[200, 190, 212, 202]], atol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_the_upright_box_around_the_corners_is_imgaugs(seed):
+    picture, _ = dot_picture(140, 110)
+    boxes = np.array([[120.0, 90.5, 160.0, 111.25], [60.0, 70.0, 66.0, 75.0]])
+    known = BoundingBoxesOnImage([BoundingBox(*box) for box in boxes.tolist()], shape=picture.shape)
+    theirs = pipeline(PAPER, seed)(image=picture, bounding_boxes=known)[1].to_xyxy_array()
+    _, ours, kept = augment(picture, boxes, PAPER, seed)
+    assert kept.tolist() == [0, 1]
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_a_turned_dot_keeps_a_tight_box_with_the_ellipse_and_a_loose_one_with_the_corners(seed):
+    picture, boxes = dot_picture(128, 128, radius=20)
+    turn = UNCHANGED.model_copy(update={"rotation_degrees": (30.0, 30.0)})
+    tight = augment(picture, boxes, turn.model_copy(update={"turned_box": "ellipse"}), seed)[1][0]
+    loose = augment(picture, boxes, turn, seed)[1][0]
+    np.testing.assert_allclose(tight[2:] - tight[:2], 40, atol=1e-3)
+    np.testing.assert_allclose(loose[2:] - loose[:2], 40 * (np.cos(np.pi / 6) + 0.5), atol=1e-3)
 
 
 def test_intensity_is_multiplied_within_its_range():

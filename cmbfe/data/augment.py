@@ -9,12 +9,12 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.data.imgaug_on_numpy2 import BoundingBox, BoundingBoxesOnImage, augmenters
+from cmbfe.data.imgaug_on_numpy2 import Keypoint, KeypointsOnImage, augmenters
 from cmbfe.data.labels import LABELS_FILE, Labels, write_labels, xyxy
 from cmbfe.data.picture_files import read_picture, save_picture
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder
-from cmbfe.params import Augmentation
+from cmbfe.params import Augmentation, TurnedBox
 
 
 def pipeline(settings: Augmentation, seed: int) -> Any:
@@ -43,8 +43,9 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Augment one picture and move its boxes with the pixels.
 
-    A turned box becomes the upright box around its corners. It is clipped to the picture; a box is dropped where
-    less than `minimum_visible_share` of it is left inside, because what the radiologist marked is then gone.
+    A turned box becomes the upright box around its corners, as imgaug does it, or around the ellipse inside it
+    (`turned_box`). It is clipped to the picture; a box is dropped where less than `minimum_visible_share` of it is left
+    inside, because what the radiologist marked is then gone.
 
     Args:
         picture: uint8 [rows, columns].
@@ -53,14 +54,28 @@ def augment(
     Returns:
         The picture, the boxes kept, and the indices of the boxes kept.
     """
-    known = BoundingBoxesOnImage([BoundingBox(*box) for box in boxes.tolist()], shape=picture.shape)
-    moved_picture, moved = pipeline(settings, seed)(image=picture, bounding_boxes=known)
-    corners = moved.to_xyxy_array(dtype=np.float64).reshape(-1, 4)
+    known = KeypointsOnImage([Keypoint(*point) for point in _frames(boxes).reshape(-1, 2)], shape=picture.shape)
+    moved_picture, moved = pipeline(settings, seed)(image=picture, keypoints=known)
+    corners = _upright(moved.to_xy_array().astype(np.float64).reshape(-1, 3, 2), settings.turned_box)
     rows, columns = picture.shape
     clipped = corners.clip(0, [columns, rows, columns, rows])
     visible = _area(clipped) >= settings.minimum_visible_share * _area(corners)
     kept = np.flatnonzero(visible & (_area(clipped) > 0))
     return moved_picture, clipped[kept], kept
+
+
+def _frames(boxes: np.ndarray) -> np.ndarray:
+    """Each box's middle, and the middles of its right and lower side: [K, 3, 2] (x, y) px."""
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    return np.stack([middle, middle + half * [1, 0], middle + half * [0, 1]], axis=1)
+
+
+def _upright(frames: np.ndarray, turned_box: TurnedBox) -> np.ndarray:
+    """Upright boxes xyxy px around turned ones, given by their `_frames`; exact for every affine map."""
+    middle, right, lower = frames[:, 0], frames[:, 1] - frames[:, 0], frames[:, 2] - frames[:, 0]
+    # Along an axis the corners reach out by |right| + |lower|, and the ellipse by the root of the sum of squares.
+    half = np.abs(right) + np.abs(lower) if turned_box == "corners" else np.hypot(right, lower)
+    return np.concatenate([middle - half, middle + half], axis=1)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -14,5 +14,6 @@ if not hasattr(np, "sctypes"):
 
 from imgaug import augmenters
 from imgaug.augmentables.bbs import BoundingBox, BoundingBoxesOnImage
+from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
 
-__all__ = ["BoundingBox", "BoundingBoxesOnImage", "augmenters"]
+__all__ = ["BoundingBox", "BoundingBoxesOnImage", "Keypoint", "KeypointsOnImage", "augmenters"]
