@@ -84,9 +84,13 @@ def sha256_of(files: Iterable[Path]) -> str:
 def write_json(path: Path | str, content: Any) -> None:
     """Write JSON with sorted keys and no timestamps, so that equal content gives equal bytes.
 
-    A number that is not finite becomes null: JSON knows no NaN.
+    A list, such as COCO results, has a line per element. A number that is not finite becomes null: JSON knows no NaN.
     """
-    text = json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False)
+    if isinstance(content, list) and content:
+        lines = (json.dumps(_finite(element), sort_keys=True, allow_nan=False) for element in content)
+        text = "[\n" + ",\n".join(lines) + "\n]"
+    else:
+        text = json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False)
     with whole_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -125,3 +125,12 @@ def test_unreadable_json_is_named_in_one_line(tmp_path, content, reason):
     with pytest.raises(InputError, match=r"labels\.json") as caught:
         read_json(file)
     assert reason in str(caught.value)
+
+
+def test_a_list_has_a_line_per_element(tmp_path):
+    detections = [{"score": 0.5, "bbox": [1, 2, 3, 4]}, {"score": float("nan"), "bbox": []}]
+    write_json(tmp_path / "found.json", detections)
+    lines = (tmp_path / "found.json").read_text().splitlines()
+    assert lines == ["[", '{"bbox": [1, 2, 3, 4], "score": 0.5},', '{"bbox": [], "score": null}', "]"]
+    write_json(tmp_path / "none.json", [])
+    assert (tmp_path / "none.json").read_text() == "[]\n"
