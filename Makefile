@@ -11,7 +11,9 @@ INSTALLED := .venv/.installed
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
+# `dvc repro --dry` looks into the folders that stages will fill, and ends where one does not exist yet.
 env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
+	@mkdir -p data/pictures data/augmented models/ssd512-fe
 
 # A .venv without a working pip, or one that was moved or copied here from elsewhere, counts as not installed.
 ifeq (,$(findstring $(CURDIR)/.venv/,$(shell $(BIN)/pip --version 2>/dev/null)))

@@ -18,6 +18,8 @@ COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
 """Blue and vermilion of Okabe and Ito's colour-blind-safe palette."""
 GROUND_TRUTH_COLOUR = "#F0E442"
 MIMIC_COLOUR = "#56B4E9"
+PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
+"""Of the same palette, for default-box presets."""
 DOTS_PER_INCH = 150
 
 
@@ -135,6 +137,54 @@ def froc_figure(curves: Mapping[str, pd.DataFrame], x_max: float, areas: Mapping
         axes.set(xlabel="false positives per picture", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
         axes.set_title("Free-response ROC on the test pictures (ours)")
         axes.legend(loc="lower right")
+    plt.close(figure)
+    return figure
+
+
+def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Series) -> Figure:
+    """What FE adds, by detector: our gain with its interval, and the paper's.
+
+    Args:
+        gain, low, high: our difference FE minus no FE with its interval, by variant; rows without a gain are left out.
+        printed: the paper's difference by variant, NaN where it prints none.
+    """
+    gain = gain.dropna()
+    places = np.arange(len(gain))[::-1]
+    with theme():
+        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.4), layout="constrained")
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
+        axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
+        axes.plot(printed[gain.index], places, "o", color="0.3", markerfacecolor="none", markersize=9,
+                  label="paper (other patients)")  # fmt: skip
+        axes.set_yticks(places, gain.index)
+        axes.set(
+            xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
+        )
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def coverage_figure(coverage: pd.DataFrame) -> Figure:
+    """Best IoU of each ground-truth box with any default box, against its size; a panel per input size.
+
+    Args:
+        coverage: what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
+    """
+    with theme():
+        inputs = sorted(coverage["input_px"].unique())
+        figure, axes = plt.subplots(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True, layout="constrained")
+        for axis, input_px in zip(np.atleast_1d(axes), inputs, strict=True):
+            of_input = coverage[coverage["input_px"] == input_px]
+            for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
+                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset)
+            axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
+            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1))
+        np.atleast_1d(axes)[0].set_ylabel("best IoU with a default box")
+        np.atleast_1d(axes)[-1].legend(
+            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+        )
     plt.close(figure)
     return figure
 

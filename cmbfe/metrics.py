@@ -26,6 +26,7 @@ __all__ = [
     "false_positives_per_cmb",
     "froc",
     "froc_auc",
+    "largest_sensitivity",
     "match",
     "precision_at_sensitivity",
     "precision_sensitivity",
@@ -166,7 +167,7 @@ def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) ->
         "froc_auc": froc_auc(matches, x_max),
         "cpm": cpm(matches),
         "cpm_per_patient": cpm(matches, "patient"),
-        "sensitivity": float(_ratio((matches.outcome == HIT).sum(), len(matches.truth_ids))),
+        "sensitivity": largest_sensitivity(matches),
         "cmbs": len(matches.truth_ids),
         "hits": int((matches.outcome == HIT).sum()),
         "false_positives": int((matches.outcome == FALSE_POSITIVE).sum()),
@@ -174,6 +175,11 @@ def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) ->
         "pictures": int(matches.pictures_per_patient.sum()),
         "patients": len(matches.patients),
     }
+
+
+def largest_sensitivity(matches: Matches) -> float:
+    """The sensitivity of all detections together, which no threshold exceeds; NaN without ground truth."""
+    return float(_ratio((matches.outcome == HIT).sum(), len(matches.truth_ids)))
 
 
 def threshold_at_sensitivity(matches: Matches, sensitivity: float = 0.9) -> float:

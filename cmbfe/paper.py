@@ -51,6 +51,12 @@ TABLE_4 = pd.DataFrame(
 ).set_index("algorithm")
 """Comparison of studies, as printed."""
 
+BACKBONES = {"ssd512": "VGG-16", "ssd300": "VGG-16", "mobilenet320": "MobileNet", "resnet34-300": "ResNet-34"}
+"""Backbone by variant without FE, as Tables 2 and 3 name it."""
+
+INPUT_PX = {"ssd512": 512, "ssd300": 300, "mobilenet320": 320, "resnet34-300": 300}
+"""Side of the input by variant without FE, px."""
+
 PRECISION_AT_90 = {variant: float(row["precision"]) for variant, row in TABLE_3.iterrows()}
 """Precision at 90 % sensitivity by variant; the paper prints none for SSD-300."""
 

@@ -1,6 +1,5 @@
-"""The paper's tables with the paper's value and ours side by side. The two come from different patients."""
+"""Table 1, the paper's cohort beside ours, and how every table is written."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,22 +26,6 @@ def table1(labels: Labels) -> pd.DataFrame:
     ours = ours.fillna(0).astype(int)
     ours.loc["total"] = ours.sum()
     return paper.TABLE_1.add_prefix("paper_").join(ours)
-
-
-def table2(metrics: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Table 2: average precision by variant, paper and ours, with what else the test set says.
-
-    Args:
-        metrics: variant -> the metrics of its metrics.json.
-    """
-    keys = ("ap", "ap_11_point", "precision_at_90_sensitivity", "false_positives_per_cmb")
-    rows = {
-        variant: [paper.TABLE_2_AP[variant], *(values[key] for key in keys)]
-        for variant, values in metrics.items()
-        if variant in paper.TABLE_2_AP
-    }
-    columns = ["paper_ap", *(f"our_{key}" for key in keys)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("variant")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

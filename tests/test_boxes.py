@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from cmbfe.detector.boxes import corners, coverage, decode, default_boxes, encode
+from cmbfe.detector.boxes import corners, coverage, coverage_of_presets, decode, default_boxes, encode
 from cmbfe.errors import InputError
 
 
@@ -126,3 +126,16 @@ def test_coverage_of_a_default_box_itself_is_complete():
     table = coverage(corners(boxes, 300)[:5], boxes, 300)
     assert table["best_iou"].between(0.999, 1.001).all()
     assert table["reachable"].all()
+
+
+def test_the_coverage_of_presets_is_that_of_each_at_every_input_size():
+    fractions = torch.tensor([[0.496, 0.496, 0.5195, 0.5195], [0.2, 0.1, 0.9, 0.9]])
+    table = coverage_of_presets(fractions)
+    assert len(table) == 2 * 3 * 3
+    for (input_size, preset), part in table.groupby(["input_px", "default_boxes"]):
+        alone = coverage(fractions * input_size, default_boxes(preset, input_size), input_size)
+        assert part["best_iou"].tolist() == alone["best_iou"].tolist()
+        assert part["box"].tolist() == [0, 1]
+    small = table[table["box"] == 0].set_index(["input_px", "default_boxes"])["reachable"]
+    assert small[512, "cmb"]
+    assert not small[512, "voc"]

@@ -47,6 +47,34 @@ def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end():
     assert axes.get_xlim() == (0, 8)
 
 
+def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():
+    rows = ["ssd512", "ssd512-fe", "ssd300-fe"]
+    gain = pd.Series([np.nan, 0.02, -0.01], rows)
+    printed = pd.Series([np.nan, 0.033, np.nan], rows)
+    axes = figures.gain_figure(gain, gain - 0.03, gain + 0.04, printed).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows[1:]
+    zero, ours, theirs = axes.get_lines()
+    np.testing.assert_array_equal(ours.get_xdata(), [0.02, -0.01])
+    np.testing.assert_array_equal(theirs.get_xdata(), [0.033, np.nan])
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, [[-0.01, 0.06], [-0.04, 0.03]])
+    assert list(zero.get_xdata()) == [0, 0]
+
+
+def test_coverage_has_a_panel_per_input_size_and_a_dot_per_box():
+    coverage = pd.DataFrame(
+        {
+            "input_px": [300, 300, 512, 512],
+            "default_boxes": ["cmb", "voc"] * 2,
+            "size_mm": [4.0, 4.0, 4.0, 4.0],
+            "best_iou": [0.4, 0.1, 0.6, 0.2],
+        }
+    )
+    panels = figures.coverage_figure(coverage).axes
+    assert [axes.get_title() for axes in panels] == ["300 px", "512 px"]
+    assert [line.get_ydata().tolist() for line in panels[1].get_lines()[:2]] == [[0.6], [0.2]]
+
+
 def test_a_learning_curve_marks_where_the_learning_rate_falls():
     rates = [1e-3] * 5 + [1e-4] * 5
     history = pd.DataFrame({"iteration": range(1, 11), "box_regression": 2.0, "learning_rate": rates})

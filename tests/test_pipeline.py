@@ -9,11 +9,13 @@ import papermill
 import pytest
 import yaml
 
+from cmbfe.detector.ssd import VARIANTS
 from cmbfe.params import Params
 from tools.stage_dependencies import dependencies
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FILLED_BY_STAGES = ("data/pictures", "data/augmented", "models/ssd512-fe")
 PRESENTATION = {"cmbfe/figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
@@ -62,7 +64,7 @@ def test_no_stage_passes_a_truth_value(name):
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_settings_that_exist(name):
     known = set(Params.model_fields)
-    assert {str(key).split(".")[0] for key in stages()[name]["params"]} <= known
+    assert {str(key).split(".")[0] for key in stages()[name].get("params", [])} <= known
 
 
 @pytest.mark.parametrize("name", stages())
@@ -81,9 +83,20 @@ def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(noteboo
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
-def test_the_pipeline_of_every_profile_trains_its_variants(profile, workspace):
+def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(profile, workspace):
     (workspace / "params.yaml").write_text((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    for folder in FILLED_BY_STAGES:  # `make env` makes them in a clone
+        (workspace / folder).mkdir(parents=True, exist_ok=True)
+    for variant in VARIANTS:  # a clone has them from git
+        (workspace / "results" / variant).mkdir(parents=True, exist_ok=True)
+        (workspace / "results" / variant / "detections.json").touch()
     dvc = [sys.executable, "-m", "dvc"]
-    listed = subprocess.run([*dvc, "stage", "list"], cwd=workspace, capture_output=True, text=True, check=True)
-    for variant in yaml.safe_load((workspace / "params.yaml").read_text())["variants"]:
-        assert f"train@{variant}" in listed.stdout
+    dry = subprocess.run([*dvc, "repro", "--dry"], cwd=workspace, capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    wanted = [name for name in stages() if name != "train"] + [f"train@{variant}" for variant in VARIANTS]
+    assert [name for name in wanted if f"'{name}'" not in dry.stdout] == []
+
+
+def test_make_env_makes_the_folders_that_a_dry_run_looks_into():
+    recipe = re.search(r"^\t@mkdir -p (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
+    assert tuple(recipe.split()) == FILLED_BY_STAGES

@@ -18,7 +18,10 @@ from cmbfe.data.labels import LABELS_FILE
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
+from cmbfe.params import load_params, profile_file
 from cmbfe.train import build_from_params, train
+
+VGG_FILE = Path(__file__).parents[2] / "shared" / "weights" / "vgg16_features.safetensors"
 
 
 class Stopped(Exception):
@@ -295,3 +298,18 @@ def test_a_folder_of_something_else_is_not_written_to(data, tmp_path):
     with pytest.raises(InputError, match="is a file"):
         run(data, tmp_path / "config.json")
     assert tree(tmp_path) == before
+
+
+@pytest.mark.skipif(not VGG_FILE.is_file(), reason="the ImageNet weights of VGG-16 are not beside the project")
+def test_the_paper_profiles_ssd512_begins_with_imagenet_weights_and_finite_losses(data, tmp_path, caplog):
+    paper = load_params(profile_file("paper"))
+    weights = paper.detector.weights.model_copy(update={"vgg16": str(VGG_FILE)})
+    detector = paper.detector.model_copy(update={"weights": weights})
+    schedule = paper.training.model_copy(update={"iterations": 1, "milestones": (), "accelerator": "cpu"})
+    params = paper.model_copy(update={"detector": detector, "training": schedule})
+    history = train("ssd512-fe", params, data, tmp_path / "out", progress=False)
+    assert np.isfinite(history.to_numpy()).all()
+    assert "conv6, conv7, the extra layers and the heads start afresh" in caplog.text
+    model = load_model(tmp_path / "out")
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
+    assert len(model.default_boxes) == 24564

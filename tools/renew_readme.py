@@ -5,22 +5,48 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADINGS = {
-    "variant": "detector",
-    "paper_ap": "AP, paper",
-    "our_ap": "AP, ours",
-    "our_ap_11_point": "AP 11-point, ours",
-    "our_precision_at_90_sensitivity": "precision at 90 % sensitivity, ours",
-    "our_false_positives_per_cmb": "false positives per microbleed there, ours",
+TABLES = {
+    "table2": {
+        "variant": "detector",
+        "paper_ap": "AP, paper",
+        "our_ap": "AP, ours",
+        "paper_gain": "gain by FE, paper",
+        "our_gain": "gain by FE, ours",
+        "our_precision_at_90_sensitivity": "precision at 90 % sensitivity, ours",
+        "our_false_positives_per_cmb": "false positives per microbleed there, ours",
+    },
+    "table3": {
+        "variant": "detector",
+        "backbone": "backbone",
+        "our_recall": "recall, ours",
+        "paper_precision": "precision at 90 % recall, paper",
+        "our_precision": "precision at our recall",
+        "our_gain": "gain by FE, ours",
+        "paper_fe_time_ratio": "time with FE / without, paper",
+        "our_fe_time_ratio": "time with FE / without, ours",
+    },
 }
+"""Columns of each table in README.md, by their names in its CSV, with their headings."""
 
 
-def table2_markdown(csv: Path) -> str:
-    """Table 2 as Markdown; a value that does not exist (90 % sensitivity never reached) is a dash."""
-    table = pd.read_csv(csv)[list(HEADINGS)]
-    rows = [[row.iloc[0], *("–" if pd.isna(v) else f"{v:.3f}" for v in row.iloc[1:])] for _, row in table.iterrows()]
-    lines = [list(HEADINGS.values()), ["---"] * len(HEADINGS), *rows]
+def markdown(csv: Path, headings: dict[str, str]) -> str:
+    """A table as Markdown, intervals behind their value; a dash for what does not exist."""
+    table = pd.read_csv(csv)
+    rows = [[_cell(row, column) for column in headings] for _, row in table.iterrows()]
+    lines = [list(headings.values()), ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _cell(row: pd.Series, column: str) -> str:
+    value = row[column]
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "–"
+    sign = "+" if column.endswith("gain") else ""
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    interval = "" if pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
+    return f"{value:{sign}.3f}{interval}"
 
 
 def with_table(text: str, name: str, table: str) -> str:
@@ -33,7 +59,9 @@ def with_table(text: str, name: str, table: str) -> str:
 
 def renewed(text: str) -> str:
     """README.md with the tables as results/ has them now."""
-    return with_table(text, "table2", table2_markdown(ROOT / "results" / "tables" / "table2.csv"))
+    for name, headings in TABLES.items():
+        text = with_table(text, name, markdown(ROOT / "results" / "tables" / f"{name}.csv", headings))
+    return text
 
 
 if __name__ == "__main__":

@@ -140,3 +140,19 @@ def coverage(boxes: Tensor, default: Tensor, input_size: int) -> pd.DataFrame:
     best = torch.cat(parts)
     size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
     return pd.DataFrame({"size_px": size, "best_iou": best, "reachable": best >= 0.5})
+
+
+def coverage_of_presets(boxes: Tensor) -> pd.DataFrame:
+    """`coverage` of every preset at every input size, one below the other.
+
+    boxes: Tensor[K, 4] xyxy as fractions of the picture, which every detector resizes to its own input. Columns: `box`
+    (row in `boxes`), `input_px`, `default_boxes` (the preset) and those of `coverage`.
+    """
+    parts = []
+    for input_size in GRIDS:
+        for preset in SIZES:
+            part = coverage(boxes * input_size, default_boxes(preset, input_size), input_size)
+            part.insert(0, "default_boxes", preset)
+            part.insert(0, "input_px", input_size)
+            parts.append(part.rename_axis("box").reset_index())
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,123 @@
+"""Tables 2 and 3: SSD against SSD-FE, the paper's values beside ours, which come from different patients."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from cmbfe import paper, stats
+from cmbfe.metrics import (
+    Matches,
+    average_precision,
+    false_positives_per_cmb,
+    largest_sensitivity,
+    precision_at_sensitivity,
+)
+from cmbfe.params import Evaluation
+from cmbfe.stats import Metric
+
+
+def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
+    """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
+
+    Rows with FE also hold the gain over the twin without, paired by patient. Other readings of the same curve stand
+    beside: the 11-point average, precision and false positives at the paper's sensitivity (NaN where it is never
+    reached), and the sensitivity of all detections together.
+
+    Args:
+        matches: variant -> matches of the test pictures, each variant with its twin; those that the paper's Table 2
+            lacks are left out.
+    """
+    rows = {}
+    for variant in (name for name in matches if name in paper.TABLE_2_AP):
+        of_variant, at = matches[variant], settings.sensitivity
+        rows[variant] = {
+            "paper_ap": paper.TABLE_2_AP[variant],
+            "paper_gain": _paper_gain(variant, paper.TABLE_2_AP),
+            **_with_interval("ap", average_precision, matches, variant, settings, seed),
+            "our_ap_11_point": average_precision(of_variant, 11),
+            f"our_precision_at_{100 * at:g}_sensitivity": precision_at_sensitivity(of_variant, at),
+            "our_false_positives_per_cmb": false_positives_per_cmb(of_variant, at),
+            "our_largest_sensitivity": largest_sensitivity(of_variant),
+        }
+    return _table(rows)
+
+
+def table3(
+    matches: Mapping[str, Matches], cost: Mapping[str, pd.DataFrame], settings: Evaluation, seed: int
+) -> pd.DataFrame:
+    """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
+
+    Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
+    reach. Seconds are those of a forward pass in training, as in the paper, on the machine that ran this; the
+    ratios compare FE with its twin, for the forward pass and for the whole training step.
+
+    Args:
+        matches: variant -> matches of the test pictures, each variant with its twin.
+        cost: variant without FE -> `cmbfe.timing.cost_of_fe` of it and its twin.
+    """
+    rows = {}
+    for variant in matches:
+        plain = plain_of(variant)
+        recall = min(settings.sensitivity, *(largest_sensitivity(matches[name]) for name in (plain, f"{plain}-fe")))
+        precision = partial(precision_at_sensitivity, sensitivity=recall)
+        rows[variant] = {
+            "backbone": paper.BACKBONES[plain] + ("" if variant == plain else "-FE"),
+            "input_px": paper.INPUT_PX[plain],
+            "paper_recall": _printed(variant, "recall"),
+            "our_recall": recall,
+            "paper_precision": _printed(variant, "precision"),
+            "paper_gain": _paper_gain(variant, paper.PRECISION_AT_90),
+            **_with_interval("precision", precision, matches, variant, settings, seed),
+            "our_ap": average_precision(matches[variant]),
+            **_times(variant, cost[plain]),
+        }
+    return _table(rows)
+
+
+def plain_of(variant: str) -> str:
+    """The variant without FE: itself or its twin."""
+    return variant.removesuffix("-fe")
+
+
+def _with_interval(
+    name: str, metric: Metric, matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+) -> dict[str, float]:
+    """A metric with its interval and, with FE, its gain over the twin with the interval of the paired difference."""
+    plain = plain_of(variant)
+    resamples = settings.bootstrap_samples
+    if plain == variant:
+        value, gain = stats.bootstrap(metric, matches[variant], resamples, seed), None
+    else:
+        value, _, gain = stats.compare(metric, matches[variant], matches[plain], resamples, seed)
+    row = {f"our_{name}": value.value, f"our_{name}_low": value.low, f"our_{name}_high": value.high}
+    ends = (gain.value, gain.low, gain.high) if gain else (np.nan,) * 3
+    return row | dict(zip(("our_gain", "our_gain_low", "our_gain_high"), ends, strict=True))
+
+
+def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:
+    plain = plain_of(variant)
+    return printed[variant] - printed[plain] if variant != plain and variant in printed else np.nan
+
+
+def _printed(variant: str, column: str) -> float:
+    """A value of the paper's Table 3; NaN for SSD-300, which it lacks."""
+    return float(paper.TABLE_3[column].get(variant, np.nan))
+
+
+def _times(variant: str, cost: pd.DataFrame) -> dict[str, float]:
+    """Seconds per batch, paper and ours, and with FE what they are of those without."""
+    paper_seconds, plain = _printed(variant, "seconds_per_batch_of_8"), plain_of(variant)
+    has_fe = variant != plain
+    return {
+        "paper_seconds_per_batch": paper_seconds,
+        "our_seconds_per_batch": cost.loc["forward", "seconds_fe" if has_fe else "seconds"],
+        "paper_fe_time_ratio": paper_seconds / _printed(plain, "seconds_per_batch_of_8") if has_fe else np.nan,
+        "our_fe_time_ratio": cost.loc["forward", "ratio"] if has_fe else np.nan,
+        "our_fe_step_time_ratio": cost.loc["step", "ratio"] if has_fe else np.nan,
+    }
+
+
+def _table(rows: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")

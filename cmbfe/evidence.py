@@ -1,0 +1,28 @@
+"""The detections of every variant on the paper's test set, matched: what the tables and figures start from."""
+
+from collections.abc import Iterable
+
+from cmbfe import paths
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_detections, read_labels
+from cmbfe.data.splits import paper_test_set
+from cmbfe.detect import DETECTIONS_FILE
+from cmbfe.matching import Matches, match
+from cmbfe.params import Params
+
+
+def read_test_set(params: Params) -> Labels:
+    """The test pictures of the workspace: those with microbleeds, and as many with mimics only."""
+    labels, mimics = (read_labels(paths.pictures() / name) for name in (LABELS_FILE, MIMICS_FILE))
+    return paper_test_set(labels, mimics, params.seed)
+
+
+def match_results(test: Labels, variants: Iterable[str], iou: float) -> dict[str, Matches]:
+    """Variant -> its detections in results/, matched to the test set (A14).
+
+    Raises:
+        InputError: a variant has no detections there, or they belong to other pictures.
+    """
+    return {
+        variant: match(test, read_detections(paths.result(variant) / DETECTIONS_FILE, test), iou=iou)
+        for variant in variants
+    }

@@ -1,0 +1,67 @@
+"""What feature enhancement (FE) does inside a detector: its steps on one picture, and its effect map by map."""
+
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cmbfe.detector.fe import enhance, enhancement_mask
+from cmbfe.detector.ssd import PLACEMENTS, SSD
+
+
+@torch.no_grad()
+def enhancement_steps(model: SSD, image: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+    """The quantities of the paper's Figure 1, in the order of its section 2.3, each [rows, columns].
+
+    Args:
+        model: any variant; its first map is enhanced, whether it was trained with FE or not.
+        image: Tensor[3, S, S] in [0, 1], S the model's input size, px.
+        boxes: Tensor[K, 4] xyxy px.
+
+    Returns:
+        `picture` P, `inside` (P in the boxes, 0 elsewhere), `mask` M, `resized` (M on the feature map), and of the
+        channel that FE changes most: `features` X, `enhanced` X + M X, `difference`.
+    """
+    config = model.config
+    mask = enhancement_mask(image[None], [boxes], config.beta)
+    everywhere = enhancement_mask(torch.zeros_like(image[None]) + 0.5, [boxes], beta=2.0)  # 1 - 0.5 / 1 in the boxes
+    features = model.eval().stem(model.prepare(image[None]))
+    enhanced = enhance(features, mask, config.resize, config.weighting)
+    resized = enhance(torch.ones_like(features[:, :1]), mask, config.resize) - 1
+    channel = int((enhanced - features).abs().sum((0, 2, 3)).argmax())
+    picture = image.mean(dim=0)
+    return {
+        "picture": picture,
+        "inside": picture * (everywhere[0, 0] > 0),
+        "mask": mask[0, 0],
+        "resized": resized[0, 0],
+        "features": features[0, channel],
+        "enhanced": enhanced[0, channel],
+        "difference": (enhanced - features)[0, channel],
+    }
+
+
+@torch.no_grad()
+def change_by_map(model: SSD, image: Tensor, boxes: Tensor) -> pd.DataFrame:
+    """How much FE changes what each head sees: a row per placement (A4), a column per map, named by its cells.
+
+    The value is the norm of the difference over the norm without FE. Arguments as in `enhancement_steps`; the model's
+    weights are used at every placement.
+    """
+    inputs, mask = model.prepare(image[None]), enhancement_mask(image[None], [boxes], model.config.beta)
+    rows = {}
+    for placement in PLACEMENTS:
+        twin = SSD(replace(model.config, variant=_with_fe(model.config.variant), placement=placement)).train()
+        twin.load_state_dict(model.state_dict())
+        for module in twin.modules():  # FE works in training mode only; batch norms must not move meanwhile
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        pairs = zip(twin.feature_maps(inputs, mask), twin.feature_maps(inputs), strict=True)
+        rows[placement] = [float((enhanced - plain).norm() / plain.norm()) for enhanced, plain in pairs]
+    columns = [f"{cells}x{cells}" for cells in model.map_sizes]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("placement")
+
+
+def _with_fe(variant: str) -> str:
+    return variant.removesuffix("-fe") + "-fe"

@@ -1,0 +1,92 @@
+"""Tables 2 and 3: values worked out by hand, twins read at one recall, the paper's numbers where it prints them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from metric_examples import detection, labels_of
+
+from cmbfe.comparison import plain_of, table2, table3
+from cmbfe.metrics import Matches, match
+from cmbfe.params import Evaluation
+
+SETTINGS = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
+BOX, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
+COST = pd.DataFrame(
+    {"seconds": [2.0, 4.0], "seconds_fe": [2.2, 4.1], "ratio": [1.1, 1.025]}, index=["forward", "step"]
+)
+
+
+def matches(found: list[int], false: int) -> Matches:
+    """Ten pictures with a microbleed each, of ten patients; hits on `found`, scored above so many false positives."""
+    labels = labels_of({image: [BOX] for image in range(1, 11)})
+    for image in labels["images"]:
+        image["patient_id"] = f"P{image['id']}"
+    hits = [detection(image, 0.9 - image / 100, BOX) for image in found]
+    return match(labels, [*hits, *(detection(1, 0.1, FAR) for _ in range(false))])
+
+
+ALL, HALF = range(1, 11), range(1, 6)
+
+
+def test_table_2_has_values_gains_and_the_papers_beside_them():
+    table = table2({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)}, SETTINGS, seed=0)
+    assert table["our_ap"].tolist() == pytest.approx([0.5, 1.0])
+    assert table.loc["ssd512-fe", "our_gain"] == pytest.approx(0.5)
+    assert table.loc["ssd512-fe", "our_gain_low"] < 0.5 < table.loc["ssd512-fe", "our_gain_high"]
+    assert table["paper_ap"].tolist() == [0.733, 0.756]
+    assert table.loc["ssd512-fe", "paper_gain"] == pytest.approx(0.023)
+    assert table.loc["ssd512", ["our_gain", "paper_gain"]].isna().all()
+    assert table["our_largest_sensitivity"].tolist() == [0.5, 1.0]
+
+
+def test_precision_that_is_never_reached_is_missing_and_not_0():
+    table = table2({"ssd300": matches(HALF, 5), "ssd300-fe": matches(ALL, 5)}, SETTINGS, seed=0)
+    assert np.isnan(table.loc["ssd300", "our_precision_at_90_sensitivity"])
+    assert table.loc["ssd300-fe", "our_precision_at_90_sensitivity"] == 1.0
+    assert table.loc["ssd300-fe", "our_false_positives_per_cmb"] == 0.0
+
+
+def test_table_2_keeps_to_the_detectors_of_the_papers():
+    others = {"mobilenet320": matches(ALL, 0), "mobilenet320-fe": matches(ALL, 0)}
+    assert list(table2({"ssd300": matches(ALL, 0), **others}, SETTINGS, seed=0).index) == ["ssd300"]
+
+
+def test_table_3_reads_twins_at_the_largest_recall_that_both_reach():
+    worse = match(*_with_false_positives_first(HALF, 5))
+    table = table3({"ssd512": worse, "ssd512-fe": matches(ALL, 3)}, {"ssd512": COST}, SETTINGS, seed=0)
+    assert table["our_recall"].tolist() == [0.5, 0.5]
+    assert table["our_precision"].tolist() == [0.5, 1.0]
+    assert table.loc["ssd512-fe", "our_gain"] == 0.5
+    assert table["paper_recall"].tolist() == [0.9, 0.9]
+    assert table["paper_precision"].tolist() == [0.764, 0.797]
+    assert table["backbone"].tolist() == ["VGG-16", "VGG-16-FE"]
+
+
+def _with_false_positives_first(found: range, false: int) -> tuple[dict, list[dict]]:
+    labels = labels_of({image: [BOX] for image in range(1, 11)})
+    for image in labels["images"]:
+        image["patient_id"] = f"P{image['id']}"
+    return labels, [*(detection(1, 0.95, FAR) for _ in range(false)), *(detection(i, 0.5, BOX) for i in found)]
+
+
+def test_table_3_reads_at_the_papers_recall_where_both_reach_it_and_gives_times():
+    pair = {"resnet34-300": matches(ALL, 0), "resnet34-300-fe": matches(ALL, 0)}
+    table = table3(pair, {"resnet34-300": COST}, SETTINGS, seed=0)
+    assert table["our_recall"].tolist() == [0.9, 0.9]
+    assert table["our_seconds_per_batch"].tolist() == [2.0, 2.2]
+    assert table["paper_seconds_per_batch"].tolist() == [0.129, 0.159]
+    fe = table.loc["resnet34-300-fe"]
+    assert (fe["our_fe_time_ratio"], fe["our_fe_step_time_ratio"]) == (1.1, 1.025)
+    assert fe["paper_fe_time_ratio"] == pytest.approx(0.159 / 0.129)
+    assert table.loc["resnet34-300", ["our_fe_time_ratio", "paper_fe_time_ratio"]].isna().all()
+
+
+def test_ssd300_has_no_printed_value_in_table_3():
+    pair = {"ssd300": matches(ALL, 0), "ssd300-fe": matches(ALL, 0)}
+    table = table3(pair, {"ssd300": COST}, SETTINGS, seed=0)
+    assert table[["paper_recall", "paper_precision", "paper_seconds_per_batch"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("variant", "plain"), [("ssd512-fe", "ssd512"), ("ssd512", "ssd512")])
+def test_the_twin_without_fe(variant, plain):
+    assert plain_of(variant) == plain

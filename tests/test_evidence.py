@@ -1,0 +1,43 @@
+"""Results of the workspace: matched per variant, on the test set that the seed draws."""
+
+import json
+
+import pytest
+from tiny_world import BOX, SIDE, tiny_params
+
+from cmbfe import paths
+from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
+from cmbfe.errors import InputError
+from cmbfe.evidence import match_results, read_test_set
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A workspace with one test picture with a microbleed, one with a mimic only, and one of training."""
+    (tmp_path / "params.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    images = [
+        {"id": k, "file_name": f"{k}.png", "width": SIDE, "height": SIDE, "split": split, "patient_id": split}
+        for k, split in ((1, "test"), (2, "test"), (3, "train"))
+    ]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": BOX}
+    write_labels(paths.pictures() / LABELS_FILE, {"images": images, "annotations": [box], "categories": CATEGORIES})
+    mimics = {"images": images, "annotations": [{**box, "image_id": 2}], "categories": [{"id": 1, "name": "vein"}]}
+    write_labels(paths.pictures() / MIMICS_FILE, mimics)
+    return tmp_path
+
+
+def test_each_variant_is_matched_to_the_test_pictures(world):
+    test = read_test_set(tiny_params())
+    assert [image["id"] for image in test["images"]] == [1, 2]
+    for variant, box in (("ssd300", BOX), ("ssd300-fe", [1, 1, 3, 3])):
+        paths.result(variant).mkdir(parents=True)
+        found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5}]
+        (paths.result(variant) / "detections.json").write_text(json.dumps(found))
+    matches = match_results(test, ("ssd300", "ssd300-fe"), 0.5)
+    assert [matches[name].truth.tolist() for name in ("ssd300", "ssd300-fe")] == [[0], [-1]]
+
+
+def test_a_variant_without_detections_is_named(world):
+    with pytest.raises(InputError, match="ssd512"):
+        match_results(read_test_set(tiny_params()), ("ssd512",), 0.5)

@@ -1,0 +1,51 @@
+"""What FE does inside a detector: steps that add up, and heads that see it or not."""
+
+import pytest
+import torch
+
+from cmbfe.detector.ssd import build
+from cmbfe.explain import change_by_map, enhancement_steps
+
+BOXES = torch.tensor([[100.0, 120.0, 130.0, 150.0]])
+
+
+def model_and_image(variant: str, **settings) -> tuple[torch.nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = build(variant, width=0.125, **settings)
+    image = torch.rand(3, model.input_size, model.input_size) * 0.2 + 0.7
+    image[:, 128:142, 108:122] = 0.1
+    return model, image
+
+
+def test_the_steps_follow_the_papers_formulas():
+    model, image = model_and_image("ssd300-fe")
+    steps = enhancement_steps(model, image, BOXES)
+    picture = image.mean(dim=0)
+    inside = torch.zeros(300, 300)
+    inside[120:150, 100:130] = 1
+    torch.testing.assert_close(steps["inside"], picture * inside)
+    b_mean = 1.5 * picture[120:150, 100:130].mean()
+    expected = (1 - picture / b_mean).clamp(min=0) * inside
+    torch.testing.assert_close(steps["mask"], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(steps["enhanced"], steps["features"] * (1 + steps["resized"]))
+    torch.testing.assert_close(steps["difference"], steps["enhanced"] - steps["features"])
+    assert steps["features"].shape == (38, 38)
+    assert steps["difference"].abs().max() > 0
+
+
+def test_on_vgg_the_first_head_sees_fe_at_the_source_only():
+    change = change_by_map(*model_and_image("ssd300-fe"), BOXES)
+    assert list(change.index) == ["trunk", "source", "both"]
+    assert list(change) == ["38x38", "19x19", "10x10", "5x5", "3x3", "1x1"]
+    assert change.loc["trunk", "38x38"] < 1e-6
+    assert change.loc["trunk", "19x19"] > 1e-3
+    assert change.loc["source", "38x38"] > 1e-3
+    assert (change.loc["source"].iloc[1:] == 0).all()
+
+
+@pytest.mark.parametrize("variant", ["resnet34-300", "mobilenet320-fe"])
+def test_without_l2_normalisation_the_first_head_sees_fe_in_the_trunk(variant):
+    model, image = model_and_image(variant)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert change_by_map(model, image, BOXES).loc["trunk"].iloc[0] > 1e-3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
