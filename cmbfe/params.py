@@ -1,10 +1,10 @@
 """params.yaml as typed settings: unknown keys, wrong types and impossible values raise with the key's path."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
@@ -142,6 +142,23 @@ class Training(_Section):
     precision: Literal["auto", "32-true", "bf16-mixed"]
     accelerator: Literal["auto", "cpu", "cuda"]
     checkpoint_every: Count
+    longer: dict[str, Positive] = {}
+    """Detector without FE -> factor on iterations and milestones, for it and its twin."""
+
+    @field_validator("longer")
+    @classmethod
+    def _names_detectors(cls, factors: dict[str, float]) -> dict[str, float]:
+        known = [name for name in get_args(Variant) if not name.endswith("-fe")]
+        if unknown := set(factors) - set(known):
+            raise ValueError(f"{sorted(unknown)[0]!r} is no detector without FE; there are: {', '.join(known)}")
+        return factors
+
+    def of(self, variant: str) -> "Training":
+        """The schedule of one variant: iterations and milestones times its factor in `longer`."""
+        factor = self.longer.get(variant.removesuffix("-fe"), 1.0)
+        times = {"iterations": round(self.iterations * factor)}
+        times["milestones"] = tuple(round(milestone * factor) for milestone in self.milestones)
+        return self.model_copy(update=times)
 
     @model_validator(mode="after")
     def _milestones_rise_to_the_end(self) -> "Training":

@@ -57,7 +57,8 @@ def build_from_params(variant: str, params: Params) -> nn.Module:
 
 def fingerprint(variant: str, params: Params, data: LabelledPictures) -> dict[str, Any]:
     """What a training belongs to: its result or checkpoint is used only where all of this is equal."""
-    settings = params.model_dump(include={"seed", "detector", "training"}, mode="json")
+    settings = params.model_dump(include={"seed", "detector"}, mode="json")
+    settings["training"] = params.training.of(variant).model_dump(exclude={"longer"}, mode="json")
     content = hashlib.sha256(data.pictures.data)
     content.update(str(data.pictures.shape).encode())
     for boxes in data.boxes:
@@ -95,7 +96,7 @@ class Run:
     def __init__(self, variant: str, params: Params, compute: Compute, belongs_to: dict[str, Any]) -> None:
         self.belongs_to = belongs_to
         model = build_from_params(variant, params).to(memory_format=torch.channels_last)
-        settings = params.training
+        settings = params.training.of(variant)
         optimiser = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, betas=settings.adam_betas, fused=True
         )
@@ -205,7 +206,7 @@ def train(variant: str, params: Params, data: Path, out: Path, progress: bool = 
         InputError: an unknown variant, unreadable data or weights, a loss that is not finite, or an `out` that holds
             something else than an earlier training.
     """
-    settings = params.training
+    settings = params.training.of(variant)
     _refuse_foreign(out)
     labelled = load_labelled(read_labels(data / LABELS_FILE), data)
     belongs_to = fingerprint(variant, params, labelled)

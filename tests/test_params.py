@@ -127,3 +127,19 @@ def test_saved_settings_load_as_the_same_settings(tmp_path):
     params = load_params(profile_file("paper"))
     save_params(params, tmp_path / "params.yaml")
     assert load_params(tmp_path / "params.yaml") == params
+
+
+def test_a_detector_and_its_twin_train_longer_by_its_factor():
+    training = load_params(profile_file("paper")).training.model_copy(update={"longer": {"ssd300": 0.5}})
+    for variant in ("ssd300", "ssd300-fe"):
+        assert (training.of(variant).iterations, training.of(variant).milestones) == (60_000, (40_000, 50_000))
+    assert training.of("ssd512-fe").iterations == 120_000
+
+
+def test_a_factor_for_something_that_is_no_detector_is_refused(tmp_path):
+    text = profile_file("smoke").read_text() + "\n"
+    (tmp_path / "params.yaml").write_text(
+        text.replace("  checkpoint_every: 2\n", "  checkpoint_every: 2\n  longer: {ssd300-fe: 2.0}\n")
+    )
+    with pytest.raises(InputError, match=r"training\.longer: .*ssd300-fe"):
+        load_params(tmp_path / "params.yaml")
