@@ -11,8 +11,9 @@ from cmbfe.data.dicom import find_series, read_volume
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.patient import Finding, SimulatedPatient
 from cmbfe.data.phantom import resized, write_cohort
+from cmbfe.data.pictures import import_dicom
 from cmbfe.errors import InputError
-from cmbfe.params import Patients, Phantom
+from cmbfe.params import Patients, Phantom, load_params, profile_file
 
 COHORT = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
@@ -106,6 +107,17 @@ def test_a_microbleed_on_two_slices_is_one_lesion_and_mimics_are_in_a_file_of_th
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}
     assert {kinds[box["category_id"]] for box in mimics["annotations"]} == {"vein"}
     assert mimics["images"] == labels["images"]
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_the_import_makes_pictures_of_the_magnitude_only(tmp_path):
+    labels = cohort(tmp_path / "raw")
+    assert {one.kind for one in find_series(tmp_path / "raw")} == {"magnitude", "phase"}
+    settings = load_params(profile_file("smoke")).pictures
+    pictures = import_dicom(tmp_path / "raw", tmp_path / "pictures", settings, seed=7, jobs=1, progress=False)
+    uids = [{image["sop_instance_uid"] for image in one["images"]} for one in (labels, pictures)]
+    assert uids[0] == uids[1]
+    assert [box["bbox"] for box in pictures["annotations"]] == [box["bbox"] for box in labels["annotations"]]
 
 
 def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkeypatch):
