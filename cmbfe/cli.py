@@ -51,7 +51,8 @@ def phantom(
 
     Example: cmbfe phantom data/raw --patients 3 --seed 7
     """
-    from cmbfe.data.phantom import resized, write_cohort
+    from cmbfe.data.cohort import resized
+    from cmbfe.data.phantom import write_cohort
     from cmbfe.params import load_params, profile_file
 
     params = load_params(profile_file(profile))

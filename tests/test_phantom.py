@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from phantom_cases import patient
 
+from cmbfe.data import cohort as cohorts
 from cmbfe.data import phantom
+from cmbfe.data.cohort import resized
 from cmbfe.data.dicom import find_series, read_volume
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.patient import Finding, SimulatedPatient
-from cmbfe.data.phantom import resized, write_cohort
+from cmbfe.data.phantom import write_cohort
 from cmbfe.data.pictures import import_dicom
 from cmbfe.errors import InputError
-from cmbfe.params import Patients, Phantom, load_params, profile_file
+from cmbfe.params import ExactCounts, Patients, Phantom, Splits, load_params, profile_file
 
 COHORT = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
@@ -169,7 +171,7 @@ def test_patients_of_other_settings_are_replaced(tmp_path, changes):
 def test_patients_of_other_code_are_replaced(tmp_path, monkeypatch):
     cohort(tmp_path / "out")
     before = files(tmp_path / "out")
-    monkeypatch.setattr(phantom, "sha256_of", lambda files: "edited")
+    monkeypatch.setattr(cohorts, "sha256_of", lambda files: "edited")
     monkeypatch.setattr(phantom, "simulate_patient", lambda *_, **sizes: sketch(99, **sizes))
     cohort(tmp_path / "out")
     after = files(tmp_path / "out")
@@ -194,11 +196,18 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         cohort(tmp_path / "out")
 
 
-def test_a_cohort_of_another_size_keeps_the_papers_proportions():
-    assert resized(COHORT, 58).patients == Patients(train=33, test=17, validation=8)
-    assert resized(COHORT, 58).slices == COHORT.slices
-    with pytest.raises(InputError, match="at least 3"):
-        resized(COHORT, 2)
+def test_exact_counts_reach_the_simulation_as_each_patients_quota(tmp_path, monkeypatch):
+    asked = []
+
+    def spy(seed: object, *, quota: tuple[int, int] | None = None, **sizes: int) -> SimulatedPatient:
+        asked.append((quota, sizes["slices"]))
+        return sketch(seed, **sizes)
+
+    monkeypatch.setattr(phantom, "simulate_patient", spy)
+    counts = {name: Splits(train=4, test=2, validation=1) for name in ("pictures_with_cmbs", "boxes")}
+    cohort(tmp_path / "out", settings=COHORT.model_copy(update={"exact": ExactCounts(pictures=13, **counts)}))
+    assert sorted(slices for _, slices in asked) == [3, 3, 3, 4]
+    assert sum(quota[0] for quota, _ in asked) == sum(quota[1] for quota, _ in asked) == 7
 
 
 def test_the_simulations_boxes_lie_over_something_dark_in_the_files_too(tmp_path, monkeypatch):

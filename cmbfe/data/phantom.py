@@ -9,42 +9,27 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from cmbfe.data.cohort import patient_plan, visible_microbleeds
 from cmbfe.data.dicom_write import write_series
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
 from cmbfe.data.patient import Box, SimulatedPatient
 from cmbfe.data.simulate import simulate_patient
-from cmbfe.data.splits import scaled_counts, split_patients
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, sha256_of, whole_folder, write_json
-from cmbfe.params import Patients, Phantom
+from cmbfe.files import is_partial, read_json, whole_folder, write_json
+from cmbfe.params import Phantom
 
 MIMIC_KINDS = ("vein", "calcification", "iron", "flow void")
 MIMIC_CATEGORIES = [{"id": number + 1, "name": kind} for number, kind in enumerate(MIMIC_KINDS)]
 PATIENT_FILE = "patient.json"
 
 
-def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> what makes this patient: its own seed, its split, the sizes of its series and the code."""
-    counts = settings.patients.model_dump()
-    patient_ids = [f"P{number:04d}" for number in range(1, sum(counts.values()) + 1)]
-    splits = split_patients(patient_ids, counts, seed)
-    code_sha256 = sha256_of(Path(__file__).parent.glob("*.py"))  # edited code must not leave patients of the old
-    return {
-        patient_id: {
-            "seed": [seed, number],
-            "split": splits[patient_id],
-            "code_sha256": code_sha256,
-            **settings.model_dump(exclude={"patients"}),
-        }
-        for number, patient_id in enumerate(patient_ids)
-    }
-
-
-def simulate(plan: Mapping) -> SimulatedPatient:
-    """Make the patient of a plan; everybody has at least one microbleed, as in the paper's cohort."""
+def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
+    """Make the patient of a plan; `workers` threads change the time, not the patient."""
     rng = np.random.default_rng(plan["seed"])
-    cmbs = 1 + int(rng.poisson(max(plan["cmbs_per_patient"] - 1, 0)))
-    return simulate_patient(rng, matrix=plan["matrix_px"], slices=plan["slices"], cmb_count=cmbs)
+    size = {"matrix": plan["matrix_px"], "slices": plan["slices"], "workers": workers}
+    if "quota" in plan:
+        return simulate_patient(rng, quota=tuple(plan["quota"]), **size)
+    return simulate_patient(rng, cmb_count=visible_microbleeds(plan, rng), **size)
 
 
 def _as_coco(box: Box) -> list[float]:
@@ -174,12 +159,3 @@ def write_cohort(out: Path, settings: Phantom, seed: int, jobs: int = -1, progre
     labels = _labels(patients, CATEGORIES)
     write_labels(out / LABELS_FILE, labels)
     return labels
-
-
-def resized(settings: Phantom, patients: int) -> Phantom:
-    """The same cohort with another number of patients, in Table 1's proportions.
-
-    Raises:
-        InputError: fewer patients than splits.
-    """
-    return settings.model_copy(update={"patients": Patients(**scaled_counts(patients))})

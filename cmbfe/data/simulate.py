@@ -18,8 +18,8 @@ from cmbfe.data.physics import (
     filtered_phase,
     receiver_noise,
 )
-from cmbfe.data.quota import pick_exactly
-from cmbfe.data.scan import draw_scan
+from cmbfe.data.quota import Quota, band_of, pick_exactly
+from cmbfe.data.scan import Scan, draw_scan
 from cmbfe.data.template import load_template
 from cmbfe.data.tissue import WHITE_MATTER, spoiled_amplitude
 from cmbfe.data.visibility import Footprint, footprint_of, visible_boxes, with_and_without
@@ -63,17 +63,30 @@ def _draw_one(rng: np.random.Generator, body: Body, places: Places, number: int)
     return measure(lesion, body, footprint, number), footprint
 
 
+def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
+    """Places in a band of slices around one drawn anywhere: few enough for the boxes to share pictures as asked."""
+    half = band_of(quota, scan.slices) / 2 * scan.spacing_mm
+    lowest, highest = scan.lowest_mm, scan.lowest_mm + (scan.slices - 1) * scan.spacing_mm
+    middle = places.find(rng, draw_location(rng, places))
+    if middle is None or 2 * half >= highest - lowest:
+        return places
+    height = float(np.clip(middle[0], lowest + half, highest - half))
+    return places.within(height - half, height + half)
+
+
 def draw_microbleeds(
-    rng: np.random.Generator, body: Body, places: Places, count: int, quota: tuple[int, int] | None
+    rng: np.random.Generator, body: Body, places: Places, count: int, quota: Quota | None
 ) -> list[Measured]:
     """Draw microbleeds until `count` are visible, or until some subset fills the quota exactly.
 
     Args:
-        quota: (pictures with microbleeds, boxes); decides instead of `count`.
+        quota: decides instead of `count`.
 
     Raises:
         InputError: the slab has no room for that.
     """
+    if quota is not None:
+        places = _band(rng, places, body.scan, quota)
     drawn: list[Measured] = []
     for number in range(1, MOST_CANDIDATES + 1):
         if quota is None and sum(bool(finding.boxes) for finding, _ in drawn) == count:
@@ -81,11 +94,11 @@ def draw_microbleeds(
         one = _draw_one(rng, body, places, number)
         if one is not None:
             drawn.append(one)
-        if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota[1]:
+        if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota.boxes:
             chosen = pick_exactly(rng, [sorted(finding.boxes) for finding, _ in drawn], *quota)
             if chosen is not None:
                 return [pair for pair, taken in zip(drawn, chosen, strict=True) if taken or not pair[0].boxes]
-    wanted = f"{count} visible microbleeds" if quota is None else f"{quota[1]} boxes on {quota[0]} pictures"
+    wanted = f"{count} visible microbleeds" if quota is None else f"{quota.boxes} boxes on {quota.pictures} pictures"
     raise InputError(f"{wanted} do not fit into {body.scan.slices} slices; ask for fewer, or for more slices")
 
 
@@ -134,12 +147,12 @@ def render(
     return magnitude * units, phase, clean * units
 
 
-def _check_request(slices: int, cmb_count: int | None, quota: tuple[int, int] | None) -> None:
+def _check_request(slices: int, cmb_count: int | None, quota: Quota | None) -> None:
     if cmb_count is not None and cmb_count < 0:
         raise InputError(f"{cmb_count} microbleeds: give 0 or more")
-    if quota is not None and not 0 <= quota[0] <= min(slices, quota[1]):
+    if quota is not None and not 0 <= quota.pictures <= min(slices, quota.boxes):
         raise InputError(
-            f"{quota[1]} boxes on {quota[0]} pictures do not fit into {slices} slices; "
+            f"{quota.boxes} boxes on {quota.pictures} pictures do not fit into {slices} slices; "
             "give at most as many pictures as there are slices, and at least one box for each"
         )
 
@@ -169,6 +182,7 @@ def simulate_patient(
     Raises:
         InputError: sizes that no scan has, or more microbleeds than the slab has room for.
     """
+    quota = None if quota is None else Quota(*quota)
     _check_request(slices, cmb_count, quota)
     rng = np.random.default_rng(seed)
     scan = draw_scan(rng, matrix, slices, field_of_view_mm, slice_thickness_mm)
