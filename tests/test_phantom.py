@@ -8,11 +8,11 @@ from phantom_cases import patient
 
 from cmbfe.data import cohort as cohorts
 from cmbfe.data import phantom
-from cmbfe.data.cohort import resized
+from cmbfe.data.cohort import patient_plan, resized
 from cmbfe.data.dicom import find_series, read_volume
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.patient import Finding, SimulatedPatient
-from cmbfe.data.phantom import write_cohort
+from cmbfe.data.phantom import missing_patients, write_cohort
 from cmbfe.data.pictures import import_dicom
 from cmbfe.errors import InputError
 from cmbfe.params import ExactCounts, Patients, Phantom, Splits, load_params, profile_file
@@ -194,6 +194,33 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("precious")
     with pytest.raises(InputError, match="is a file"):
         cohort(tmp_path / "out")
+
+
+def test_patients_made_one_after_another_or_beside_each_other_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+    cohort(tmp_path / "one")
+    write_cohort(tmp_path / "beside", COHORT, 7, jobs=3, progress=False, backend="threading")
+    assert files(tmp_path / "one") == files(tmp_path / "beside")
+
+
+@pytest.mark.usefixtures("_sketched")
+@pytest.mark.parametrize("backend", ["no such backend", "dask", "tcp://"])
+def test_a_backend_that_is_not_there_is_refused_before_anything_is_touched(tmp_path, backend):
+    with pytest.raises(InputError, match=f"backend {backend}: .*give loky, threading or the address") as caught:
+        write_cohort(tmp_path / "out", COHORT, 7, progress=False, backend=backend)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_it_can_be_told_who_is_missing_without_touching_anything(tmp_path):
+    plans = patient_plan(COHORT, 7)
+    assert list(missing_patients(tmp_path / "out", plans)) == list(plans)
+    cohort(tmp_path / "out")
+    (tmp_path / "out" / "P0002" / "patient.json").write_text("[]")
+    before = files(tmp_path / "out")
+    assert list(missing_patients(tmp_path / "out", plans)) == ["P0002"]
+    assert files(tmp_path / "out") == before
 
 
 def test_exact_counts_reach_the_simulation_as_each_patients_quota(tmp_path, monkeypatch):
