@@ -97,6 +97,14 @@ def _veins_of(build: Build, rng: np.random.Generator, template: Template) -> Vei
     )
 
 
+def susceptibility(body: Body) -> np.ndarray:
+    """Susceptibility ppm of tissue and veins on the scene's grid, as `make_body` took it; air and bone are apart."""
+    shares = tissue_shares(body.head, body.build)
+    chi = tissue_maps(shares, body.head.iron, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES).chi
+    fine = refine_linearly(chi, body.axes, body.scan.fine_axes_mm)
+    return fine + body.scene.blood * np.float32(body.scene.blood_chi)
+
+
 def make_body(rng: np.random.Generator, scan: Scan, template: Template, workers: int = 1) -> Body:
     """Build a head, its veins and their field; everything of a patient but lesions and noise."""
     build = draw_build(rng)

@@ -58,6 +58,14 @@ def visible_microbleeds(plan: Mapping, rng: np.random.Generator) -> int:
     return 1 + int(rng.poisson(max(plan["cmbs_per_patient"] - 1, 0)))
 
 
+def request_of(plan: Mapping, rng: np.random.Generator) -> dict:
+    """Arguments of `simulate_patient` for the patient of a plan; `rng` is the patient's own."""
+    size = {"matrix": plan["matrix_px"], "slices": plan["slices"]}
+    if "quota" in plan:
+        return {**size, "quota": tuple(plan["quota"])}
+    return {**size, "cmb_count": visible_microbleeds(plan, rng)}
+
+
 def resized(settings: Phantom, patients: int) -> Phantom:
     """The same cohort with another number of patients, in Table 1's proportions; exact counts hold for one size only.
 

@@ -10,7 +10,7 @@ import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from tqdm import tqdm
 
-from cmbfe.data.cohort import patient_plan, visible_microbleeds
+from cmbfe.data.cohort import patient_plan, request_of
 from cmbfe.data.dicom_write import write_series
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
 from cmbfe.data.patient import Box, SimulatedPatient
@@ -27,10 +27,7 @@ PATIENT_FILE = "patient.json"
 def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
     """Make the patient of a plan; `workers` threads change the time, not the patient."""
     rng = np.random.default_rng(plan["seed"])
-    size = {"matrix": plan["matrix_px"], "slices": plan["slices"], "workers": workers}
-    if "quota" in plan:
-        return simulate_patient(rng, quota=tuple(plan["quota"]), **size)
-    return simulate_patient(rng, cmb_count=visible_microbleeds(plan, rng), **size)
+    return simulate_patient(rng, workers=workers, **request_of(plan, rng))
 
 
 def _as_coco(box: Box) -> list[float]:

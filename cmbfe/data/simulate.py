@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -102,6 +103,15 @@ def draw_microbleeds(
     raise InputError(f"{wanted} do not fit into {body.scan.slices} slices; ask for fewer, or for more slices")
 
 
+def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.ndarray:
+    """One echo of a body with lesions as the scan measures it, complex [slices, rows, columns], without noise."""
+    scan = body.scan
+    signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
+    for footprint in footprints:
+        signal[footprint.window] *= footprint.factors[echo]
+    return acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
+
+
 def _scan_echo(
     body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator, noise_level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -109,14 +119,10 @@ def _scan_echo(
 
     The phase is made of the first echo only, the one where veins stay within half a turn.
     """
-    scan = body.scan
-    signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
-    for footprint in footprints:
-        signal[footprint.window] *= footprint.factors[echo]
-    signal = acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
-    picture = receiver_noise(rng, scan)
+    signal = clean_echo(body, footprints, echo)
+    picture = receiver_noise(rng, body.scan)
     picture *= np.float32(noise_level)
-    picture[scan.measured_window] += signal
+    picture[body.scan.measured_window] += signal
     return np.abs(picture), np.abs(signal), filtered_phase(picture) if echo == 0 else None
 
 
@@ -157,7 +163,23 @@ def _check_request(slices: int, cmb_count: int | None, quota: Quota | None) -> N
         )
 
 
-def simulate_patient(
+@dataclass(frozen=True)
+class Drawn:
+    """A patient with all lesions, before the scan."""
+
+    rng: np.random.Generator
+    """Goes on with the scan's noise."""
+    body: Body
+    microbleeds: list[Measured]
+    mimics: list[Measured]
+    """Without the veins, which are part of the body."""
+
+    @property
+    def footprints(self) -> list[Footprint]:
+        return [footprint for _, footprint in self.microbleeds + self.mimics]
+
+
+def draw_patient(
     seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
     *,
     matrix: int,
@@ -166,38 +188,48 @@ def simulate_patient(
     slice_thickness_mm: float = 2.0,
     cmb_count: int | None = None,
     quota: tuple[int, int] | None = None,
-    echo_snr: float = 11.0,
     workers: int = 1,
-) -> SimulatedPatient:
-    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
-
-    Args:
-        matrix: rows and columns, px.
-        slices: pictures; placed as `draw_scan` says.
-        cmb_count: visible microbleeds; None draws a Poisson number around MEAN_CMBS, at least one.
-        quota: (pictures with microbleeds, boxes) that the patient must have exactly; decides instead of `cmb_count`.
-        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
-        workers: threads; they change the time, not the arrays.
-
-    Raises:
-        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
-    """
+) -> Drawn:
+    """Everything of `simulate_patient` but the scan; arguments and errors are described there."""
     quota = None if quota is None else Quota(*quota)
     _check_request(slices, cmb_count, quota)
     rng = np.random.default_rng(seed)
     scan = draw_scan(rng, matrix, slices, field_of_view_mm, slice_thickness_mm)
     body = make_body(rng, scan, load_template(), workers)
-    scan = body.scan
     places = open_places(body)
     count = max(int(rng.poisson(MEAN_CMBS)), 1) if cmb_count is None else cmb_count
     microbleeds = draw_microbleeds(rng, body, places, count, quota)
     mimics = []
     for number, lesion in enumerate(draw_mimics(rng, places), 1):
-        footprint = footprint_of(lesion, scan, ECHO_TIMES_MS)
+        footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
         mimics.append((measure(lesion, body, footprint, number), footprint))
-    everything = microbleeds + mimics
-    magnitude, phase, clean = render(body, [footprint for _, footprint in everything], rng, echo_snr, workers)
-    seen = tuple(finding for finding, _ in everything if finding.boxes)
+    return Drawn(rng, body, microbleeds, mimics)
+
+
+def simulate_patient(
+    seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
+    *,
+    echo_snr: float = 11.0,
+    workers: int = 1,
+    **request: object,
+) -> SimulatedPatient:
+    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
+
+    Args:
+        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
+        workers: threads; they change the time, not the arrays.
+        request: of `draw_patient`. `matrix`: rows and columns, px. `slices`: pictures, placed as `draw_scan` says.
+            `field_of_view_mm` (240) and `slice_thickness_mm` (2). `cmb_count`: visible microbleeds; None draws a
+            Poisson number around MEAN_CMBS, at least one. `quota`: (pictures with microbleeds, boxes) that the
+            patient must have exactly; decides instead of `cmb_count`.
+
+    Raises:
+        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
+    """
+    drawn = draw_patient(seed, workers=workers, **request)
+    body, scan = drawn.body, drawn.body.scan
+    magnitude, phase, clean = render(body, drawn.footprints, drawn.rng, echo_snr, workers)
+    seen = tuple(finding for finding, _ in drawn.microbleeds + drawn.mimics if finding.boxes)
     tilt = np.deg2rad(scan.tilt_degrees)
     return SimulatedPatient(
         magnitude=np.clip(np.round(magnitude), 0, 65535).astype(np.uint16),
@@ -207,5 +239,5 @@ def simulate_patient(
         phase=np.round(phase * 1000).astype(np.int16),
         slice_spacing_mm=scan.spacing_mm,
         orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(np.sin(tilt))),
-        invisible_microbleeds=sum(not finding.boxes for finding, _ in microbleeds),
+        invisible_microbleeds=sum(not finding.boxes for finding, _ in drawn.microbleeds),
     )
