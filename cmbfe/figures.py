@@ -101,6 +101,7 @@ def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns
         figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
     for axis in axes:
         axis.set_axis_off()
+    plt.close(figure)
     return figure
 
 
@@ -117,7 +118,7 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
             axes.axhline(true_mm, color=line.get_color(), linestyle=":", linewidth=1)
         axes.set(xlabel="echo time, ms", ylabel="visible diameter, mm", ylim=(0, None))
         axes.set_title("Blooming of a microbleed")
-        axes.legend(title="true diameter", loc="upper left", fontsize=9)
+        axes.legend(title="true diameter", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     plt.close(figure)
     return figure
 
