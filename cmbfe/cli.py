@@ -46,17 +46,35 @@ def phantom(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="same seed, same bytes (default: the profile's)")] = None,
     profile: Annotated[str, typer.Option(help="smoke, laptop or paper: size of the series")] = "laptop",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its costs, make nothing")] = False,
+    jobs: Annotated[int, typer.Option(min=-1, help="patients made at a time; -1: one per core")] = -1,
+    backend: Annotated[
+        str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")
+    ] = "loky",
 ) -> None:
-    """Simulate patients: a DICOM series each, annotations.json and mimics.json (COCO).
+    """Simulate patients: DICOM magnitude and phase of each, annotations.json and mimics.json (COCO).
+
+    A killed run goes on where it was: start it again.
 
     Example: cmbfe phantom data/raw --patients 3 --seed 7
+
+    Example: cmbfe phantom data/raw --profile paper --dry-run
     """
-    from cmbfe.data.phantom import resized, write_cohort
+    from cmbfe.data.cohort import patient_plan, resized
+    from cmbfe.data.dry_run import report
+    from cmbfe.data.phantom import missing_patients, write_cohort
     from cmbfe.params import load_params, profile_file
 
+    if jobs == 0:
+        raise InputError("--jobs 0 makes nobody; give 1 or more, or -1 for one per core")
     params = load_params(profile_file(profile))
     cohort = params.phantom if patients is None else resized(params.phantom, patients)
-    labels = write_cohort(out, cohort, params.seed if seed is None else seed)
+    drawn_by = params.seed if seed is None else seed
+    if dry_run:
+        plans = patient_plan(cohort, drawn_by)
+        print(report(plans, len(missing_patients(out, plans)), None if jobs == -1 else jobs))
+        return
+    labels = write_cohort(out, cohort, drawn_by, jobs=jobs, backend=backend)
     print(f"{out}: {len(labels['images'])} slices, {len(labels['annotations'])} microbleed boxes")
 
 

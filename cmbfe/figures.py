@@ -89,6 +89,42 @@ def cut_out(picture: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarr
     return np.pad(picture, half)[y : y + side_px, x : x + side_px]
 
 
+def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
+    """Grey maps with a colour bar each.
+
+    Args:
+        maps: title with unit -> map [rows, columns], and the values that are black and white.
+    """
+    rows = -(-len(maps) // columns)
+    figure, axes = picture_grid(columns, rows, size_inches=2.8)
+    for axis, (title, (values, (low, high))) in zip(axes, maps.items(), strict=False):
+        shown = axis.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+        figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
+    for axis in axes:
+        axis.set_axis_off()
+    plt.close(figure)
+    return figure
+
+
+def blooming_figure(table: pd.DataFrame) -> Figure:
+    """Visible diameter against echo time, a line for each true diameter, which a dotted line of its colour marks.
+
+    Args:
+        table: columns `true_mm`, `echo_time_ms` and `visible_mm`.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+        for true_mm, part in table.groupby("true_mm"):
+            (line,) = axes.plot(part["echo_time_ms"], part["visible_mm"], "o-", label=f"{true_mm:g} mm")
+            axes.axhline(true_mm, color=line.get_color(), linestyle=":", linewidth=1)
+        axes.set(xlabel="echo time, ms", ylabel="visible diameter, mm", ylim=(0, None))
+        axes.set_title("Blooming of a microbleed")
+        axes.legend(title="true diameter", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    plt.close(figure)
+    return figure
+
+
 def precision_sensitivity_figure(
     curves: Mapping[str, pd.DataFrame], marks: Mapping[str, tuple[float, float]], sensitivity: float
 ) -> Figure:

@@ -53,12 +53,28 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Patients(_Section):
-    """Patients in each split (paper Table 1: 33, 17, 8)."""
+class Splits(_Section):
+    """A number for each split."""
 
     train: Count
     test: Count
     validation: Count
+
+    @property
+    def total(self) -> int:
+        return self.train + self.test + self.validation
+
+
+class Patients(Splits):
+    """Patients in each split (paper Table 1: 33, 17, 8)."""
+
+
+class ExactCounts(_Section):
+    """Numbers that the cohort must have exactly (paper section 2.2, Table 1)."""
+
+    pictures: Count
+    pictures_with_cmbs: Splits
+    boxes: Splits
 
 
 class Phantom(_Section):
@@ -68,6 +84,23 @@ class Phantom(_Section):
     slices: Annotated[int, Field(ge=3, le=512)]
     matrix_px: Annotated[int, Field(ge=64, le=1024)]
     cmbs_per_patient: Positive
+    exact: ExactCounts | None = None
+
+    @model_validator(mode="after")
+    def _exact_counts_fit_the_cohort(self) -> "Phantom":
+        if self.exact is None:
+            return self
+        each = self.exact.pictures // self.patients.total
+        if each != self.slices:
+            raise ValueError(
+                f"{self.exact.pictures} pictures of {self.patients.total} patients are {each} slices for each, "
+                f"but slices is {self.slices}"
+            )
+        for split, patients in self.patients:
+            shown, boxes = getattr(self.exact.pictures_with_cmbs, split), getattr(self.exact.boxes, split)
+            if not patients <= shown <= min(boxes, patients * self.slices):
+                raise ValueError(f"{boxes} boxes on {shown} pictures do not fit {patients} {split} patients")
+        return self
 
 
 class BiasCorrection(_Section):

@@ -92,15 +92,33 @@ def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):
     from cmbfe.data import phantom
 
     seen: list[tuple] = []
+    parallel: list[dict] = []
     empty = {"images": [], "annotations": [], "categories": []}
-    monkeypatch.setattr(phantom, "write_cohort", lambda *arguments: seen.append(arguments) or empty)
+
+    def spy(*arguments: object, **options: object) -> dict:
+        seen.append(arguments)
+        parallel.append(options)
+        return empty
+
+    monkeypatch.setattr(phantom, "write_cohort", spy)
     assert run_cmbfe("phantom", tmp_path / "a", "--patients", 58, "--seed", 3, "--profile", "smoke")[0] == 0
-    assert run_cmbfe("phantom", tmp_path / "a", "--profile", "smoke")[0] == 0
+    options = ["--profile", "smoke", "--jobs", 3, "--backend", "threading"]
+    assert run_cmbfe("phantom", tmp_path / "a", *options)[0] == 0
+    assert parallel == [{"jobs": -1, "backend": "loky"}, {"jobs": 3, "backend": "threading"}]
     smoke = load_params(profile_file("smoke"))
     assert seen[0][0] == tmp_path / "a"
     assert seen[0][1].patients.model_dump() == {"train": 33, "test": 17, "validation": 8}
     assert (seen[0][1].matrix_px, seen[0][2]) == (smoke.phantom.matrix_px, 3)
     assert seen[1][1:] == (smoke.phantom, smoke.seed)
+
+
+def test_a_dry_run_prints_table_1_writes_nothing_and_loads_no_torch(tmp_path):
+    code = f"import sys; sys.argv[1:] = ['phantom', {str(tmp_path / 'out')!r}, '--profile', 'paper', '--dry-run'];"
+    code += "from cmbfe.cli import app; app(standalone_mode=False); sys.exit(int('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ["total", "58", "6613", "723", "1301"] in [line.split() for line in done.stdout.splitlines()]
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_option_of_evaluate_reaches_the_library(run_cmbfe, tmp_path, monkeypatch):

@@ -197,6 +197,9 @@ def test_settings_that_cannot_be_read_are_named_in_one_line(refused, tmp_path):
 
 def test_cohorts_and_profiles_that_cannot_be_are_refused(refused, tmp_path):
     assert "2 patients cannot fill 3 splits" in refused("phantom", tmp_path / "out", "--patients", "2")
+    assert "0 patients cannot fill 3 splits" in refused("phantom", tmp_path / "out", "--patients", "0", "--dry-run")
+    assert "--jobs 0" in refused("phantom", tmp_path / "out", "--jobs", "0")
+    assert "backend threads: " in refused("phantom", tmp_path / "out", "--backend", "threads")
     assert "no profile named 'huge'" in refused("phantom", tmp_path / "out", "--profile", "huge")
     assert "no profile named 'huge'" in refused("profile", "huge", "--out", tmp_path / "params.yaml")
 

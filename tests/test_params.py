@@ -36,6 +36,10 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
     params = load_params(profile_file("paper"))
     assert params.phantom.patients.model_dump() == {"train": 33, "test": 17, "validation": 8}
     assert params.phantom.matrix_px == 512
+    assert params.phantom.exact.pictures == paper.ALL_PICTURES
+    table_1 = paper.TABLE_1.drop(index="total")
+    assert params.phantom.exact.pictures_with_cmbs.model_dump() == table_1["pictures"].to_dict()
+    assert params.phantom.exact.boxes.model_dump() == table_1["cmbs"].to_dict()
     assert params.augmentation.target_pictures == paper.AUGMENTED_PICTURES
     assert params.augmentation.intensity_factor == (1.2, 1.5)
     assert params.augmentation.blur_sigma_px == (0.0, 3.0)
@@ -103,6 +107,25 @@ def test_a_missing_key_is_refused_with_its_path(tmp_path, settings):
 def test_milestones_rise_and_lie_before_the_end(tmp_path, settings, milestones):
     settings["training"] |= {"iterations": 5, "milestones": milestones}
     with pytest.raises(InputError, match="milestone"):
+        load(tmp_path, settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pictures": 50}, "12 slices for each, but slices is 10"),
+        ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 pictures do not fit 2 train patients"),
+        ({"pictures_with_cmbs": {"train": 1, "test": 2, "validation": 2}}, "do not fit 2 train patients"),
+        ({"pictures_with_cmbs": {"train": 4, "test": 11, "validation": 2}}, "do not fit 1 test patients"),
+    ],
+)
+def test_exact_counts_fit_the_cohort(tmp_path, settings, changes, reason):
+    counts = {"train": 4, "test": 2, "validation": 2}
+    exact = {"pictures": 41, "pictures_with_cmbs": counts, "boxes": {**counts, "test": 20}}
+    settings["phantom"]["exact"] = exact
+    load(tmp_path, settings)
+    settings["phantom"]["exact"] = {**exact, **changes}
+    with pytest.raises(InputError, match=reason):
         load(tmp_path, settings)
 
 

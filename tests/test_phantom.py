@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from phantom_cases import patient
 
+from cmbfe.data import cohort as cohorts
 from cmbfe.data import phantom
+from cmbfe.data.cohort import patient_plan, resized
 from cmbfe.data.dicom import find_series, read_volume
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.patient import Finding, SimulatedPatient
-from cmbfe.data.phantom import resized, write_cohort
+from cmbfe.data.phantom import missing_patients, write_cohort
+from cmbfe.data.pictures import import_dicom
 from cmbfe.errors import InputError
-from cmbfe.params import Patients, Phantom
+from cmbfe.params import ExactCounts, Patients, Phantom, Splits, load_params, profile_file
 
 COHORT = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
@@ -108,6 +111,17 @@ def test_a_microbleed_on_two_slices_is_one_lesion_and_mimics_are_in_a_file_of_th
     assert mimics["images"] == labels["images"]
 
 
+@pytest.mark.usefixtures("_sketched")
+def test_the_import_makes_pictures_of_the_magnitude_only(tmp_path):
+    labels = cohort(tmp_path / "raw")
+    assert {one.kind for one in find_series(tmp_path / "raw")} == {"magnitude", "phase"}
+    settings = load_params(profile_file("smoke")).pictures
+    pictures = import_dicom(tmp_path / "raw", tmp_path / "pictures", settings, seed=7, jobs=1, progress=False)
+    uids = [{image["sop_instance_uid"] for image in one["images"]} for one in (labels, pictures)]
+    assert uids[0] == uids[1]
+    assert [box["bbox"] for box in pictures["annotations"]] == [box["bbox"] for box in labels["annotations"]]
+
+
 def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom, "simulate_patient", sketch)
     cohort(tmp_path / "whole")
@@ -157,7 +171,7 @@ def test_patients_of_other_settings_are_replaced(tmp_path, changes):
 def test_patients_of_other_code_are_replaced(tmp_path, monkeypatch):
     cohort(tmp_path / "out")
     before = files(tmp_path / "out")
-    monkeypatch.setattr(phantom, "sha256_of", lambda files: "edited")
+    monkeypatch.setattr(cohorts, "sha256_of", lambda files: "edited")
     monkeypatch.setattr(phantom, "simulate_patient", lambda *_, **sizes: sketch(99, **sizes))
     cohort(tmp_path / "out")
     after = files(tmp_path / "out")
@@ -182,11 +196,45 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         cohort(tmp_path / "out")
 
 
-def test_a_cohort_of_another_size_keeps_the_papers_proportions():
-    assert resized(COHORT, 58).patients == Patients(train=33, test=17, validation=8)
-    assert resized(COHORT, 58).slices == COHORT.slices
-    with pytest.raises(InputError, match="at least 3"):
-        resized(COHORT, 2)
+def test_patients_made_one_after_another_or_beside_each_other_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+    cohort(tmp_path / "one")
+    write_cohort(tmp_path / "beside", COHORT, 7, jobs=3, progress=False, backend="threading")
+    assert files(tmp_path / "one") == files(tmp_path / "beside")
+
+
+@pytest.mark.usefixtures("_sketched")
+@pytest.mark.parametrize("backend", ["no such backend", "dask", "tcp://"])
+def test_a_backend_that_is_not_there_is_refused_before_anything_is_touched(tmp_path, backend):
+    with pytest.raises(InputError, match=f"backend {backend}: .*give loky, threading or the address") as caught:
+        write_cohort(tmp_path / "out", COHORT, 7, progress=False, backend=backend)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_it_can_be_told_who_is_missing_without_touching_anything(tmp_path):
+    plans = patient_plan(COHORT, 7)
+    assert list(missing_patients(tmp_path / "out", plans)) == list(plans)
+    cohort(tmp_path / "out")
+    (tmp_path / "out" / "P0002" / "patient.json").write_text("[]")
+    before = files(tmp_path / "out")
+    assert list(missing_patients(tmp_path / "out", plans)) == ["P0002"]
+    assert files(tmp_path / "out") == before
+
+
+def test_exact_counts_reach_the_simulation_as_each_patients_quota(tmp_path, monkeypatch):
+    asked = []
+
+    def spy(seed: object, *, quota: tuple[int, int] | None = None, **sizes: int) -> SimulatedPatient:
+        asked.append((quota, sizes["slices"]))
+        return sketch(seed, **sizes)
+
+    monkeypatch.setattr(phantom, "simulate_patient", spy)
+    counts = {name: Splits(train=4, test=2, validation=1) for name in ("pictures_with_cmbs", "boxes")}
+    cohort(tmp_path / "out", settings=COHORT.model_copy(update={"exact": ExactCounts(pictures=13, **counts)}))
+    assert sorted(slices for _, slices in asked) == [3, 3, 3, 4]
+    assert sum(quota[0] for quota, _ in asked) == sum(quota[1] for quota, _ in asked) == 7
 
 
 def test_the_simulations_boxes_lie_over_something_dark_in_the_files_too(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from phantom_cases import small_scan, uniform_scene
 
+from cmbfe.data.blooming import block_scan, uniform_scene
 from cmbfe.data.physics import (
     ECHO_TIMES_MS,
     RADIANS_PER_PPM_MS,
@@ -88,7 +88,7 @@ def test_variance_inside_a_voxel_is_that_of_a_linear_field():
 
 @pytest.mark.parametrize("turns", [0.05, 0.2, 0.35, 0.5])
 def test_dephasing_agrees_with_the_exact_sinc_up_to_half_a_turn_per_voxel(turns):
-    scan = small_scan(matrix=32, slices=6)
+    scan = block_scan(matrix=32, slices=6)
     scene = uniform_scene(scan)
     echo_time = 45.0
     step = 2 * np.pi * turns / (RADIANS_PER_PPM_MS * echo_time)
@@ -99,7 +99,7 @@ def test_dephasing_agrees_with_the_exact_sinc_up_to_half_a_turn_per_voxel(turns)
 
 
 def test_signal_decays_with_r2star_and_turns_with_the_field():
-    scan = small_scan(matrix=32, slices=4)
+    scan = block_scan(matrix=32, slices=4)
     scene = uniform_scene(scan)
     turned = type(scene)(**{**vars(scene), "field": np.full_like(scene.field, 0.05)})
     early, late = echo_signal(turned, 25.0), echo_signal(turned, 65.0)
@@ -108,7 +108,7 @@ def test_signal_decays_with_r2star_and_turns_with_the_field():
 
 
 def test_a_vein_across_part_of_a_voxel_darkens_it_more_than_its_share_of_volume():
-    scan = small_scan(matrix=32, slices=4)
+    scan = block_scan(matrix=32, slices=4)
     scene = uniform_scene(scan)
     share = 0.3
     veined = type(scene)(

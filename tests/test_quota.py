@@ -1,10 +1,67 @@
-"""Choosing lesions so that pictures and boxes number exactly what is asked for."""
+"""Exact numbers: shares that add up, and lesions chosen so that pictures and boxes number what is asked for."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbfe.data.quota import pick_exactly
+from cmbfe.data.quota import Quota, band_of, draw_quotas, pick_exactly, shared_slices
+from cmbfe.errors import InputError
+
+TABLE_1 = [(33, 467, 845), (17, 167, 323), (8, 89, 133)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), split=st.sampled_from(TABLE_1))
+def test_quotas_of_the_papers_splits_add_up_and_can_be_filled(seed, split):
+    patients, pictures, boxes = split
+    quotas = draw_quotas(np.random.default_rng(seed), patients, pictures, boxes, slices=114)
+    assert len(quotas) == patients
+    assert (sum(q.pictures for q in quotas), sum(q.boxes for q in quotas)) == (pictures, boxes)
+    for quota in quotas:
+        assert 4 <= quota.pictures <= min(quota.boxes, 114)
+        # A microbleed shows on 4 slices or more, so that fewer than 8 boxes are one microbleed's.
+        assert quota.pictures == quota.boxes or quota.boxes >= 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1000), patients=st.integers(1, 6), slices=st.integers(3, 30), data=st.data())
+def test_quotas_of_any_cohort_add_up_or_are_refused(seed, patients, slices, data):
+    pictures = data.draw(st.integers(patients, patients * slices))
+    boxes = data.draw(st.integers(pictures, 4 * pictures))
+    try:
+        quotas = draw_quotas(np.random.default_rng(seed), patients, pictures, boxes, slices)
+    except InputError:
+        return
+    assert (sum(q.pictures for q in quotas), sum(q.boxes for q in quotas)) == (pictures, boxes)
+    assert all(1 <= q.pictures <= min(q.boxes, slices) for q in quotas)
+
+
+def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
+    drawn = [[q.boxes for q in draw_quotas(np.random.default_rng(seed), *TABLE_1[0], 114)] for seed in range(20)]
+    assert all(np.mean(boxes) > np.median(boxes) for boxes in drawn)
+    assert all(max(boxes) > 2 * np.mean(boxes) for boxes in drawn)
+    assert len(set(map(tuple, drawn))) == 20
+
+
+@pytest.mark.parametrize(("pictures", "boxes"), [(2, 9), (9, 8), (31, 40), (0, 0)])
+def test_numbers_that_no_cohort_has_are_refused(pictures, boxes):
+    with pytest.raises(InputError, match="3 patients"):
+        draw_quotas(np.random.default_rng(0), 3, pictures, boxes, slices=10)
+
+
+def test_slices_are_shared_evenly_and_the_rest_by_lot():
+    shares = [shared_slices(np.random.default_rng(seed), 58, 6613) for seed in range(10)]
+    assert all(sum(share) == 6613 for share in shares)
+    assert all(sorted(share) == [114] * 57 + [115] for share in shares)
+    assert len({share.index(115) for share in shares}) > 1
+
+
+def test_a_band_is_the_thinner_the_more_boxes_share_a_picture():
+    assert band_of(Quota(pictures=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
+    bands = [band_of(Quota(pictures=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
+    assert bands == sorted(bands, reverse=True)
+    assert 10 <= bands[-1] < 12
 
 
 def test_worked_case_has_one_solution():

@@ -1,5 +1,6 @@
 """A patient before the lesions: head, veins, field and coil, put together as a scene that gives signal."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,24 +98,40 @@ def _veins_of(build: Build, rng: np.random.Generator, template: Template) -> Vei
     )
 
 
+def susceptibility(body: Body) -> np.ndarray:
+    """Susceptibility ppm of tissue and veins on the scene's grid, as `make_body` took it; air and bone are apart."""
+    shares = tissue_shares(body.head, body.build)
+    chi = tissue_maps(shares, body.head.iron, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES).chi
+    fine = refine_linearly(chi, body.axes, body.scan.fine_axes_mm)
+    return fine + body.scene.blood * np.float32(body.scene.blood_chi)
+
+
+def _tissue(build: Build, axes: Axes, fine: Axes, template: Template) -> tuple[Head, np.ndarray, list[np.ndarray]]:
+    """The head and its share of fluid on `axes`; amplitude, R2* and susceptibility on the fine grid."""
+    head = make_head(build, axes, template)
+    shares = tissue_shares(head, build)
+    maps = tissue_maps(shares, head.iron, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES)
+    return head, shares[CSF], [refine_linearly(part, axes, fine) for part in (maps.amplitude, maps.r2star, maps.chi)]
+
+
 def make_body(rng: np.random.Generator, scan: Scan, template: Template, workers: int = 1) -> Body:
     """Build a head, its veins and their field; everything of a patient but lesions and noise."""
     build = draw_build(rng)
     scan = _measured_window(scan, build, template)
     fine = scan.fine_axes_mm
     axes = (fine[0], covering(fine[1], BODY_MM), covering(fine[2], BODY_MM))
-    head = make_head(build, axes, template)
-    shares = tissue_shares(head, build)
-    maps = tissue_maps(shares, head.iron, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES)
-    amplitude, r2star, chi = (refine_linearly(part, axes, fine) for part in (maps.amplitude, maps.r2star, maps.chi))
-    veins = _veins_of(build, rng, template)
-    blood = rasterise(veins, fine, scan.field_direction)
+    # Side by side, for none needs another; of the three only the veins draw, so that threads change no number.
+    with ThreadPoolExecutor(workers) as pool:
+        tissue = pool.submit(_tissue, build, axes, fine, template)
+        far = pool.submit(air_field, build, scan, template)
+        veins = _veins_of(build, rng, template)
+        blood = rasterise(veins, fine, scan.field_direction)
+    head, fluid, (amplitude, r2star, chi) = tissue.result()
     venous = blood_chi(saturation=np.clip(rng.normal(0.64, 0.04), 0.5, 0.75), haematocrit=rng.normal(0.42, 0.02))
     chi += blood.share * np.float32(venous)
     field = field_from_susceptibility(chi, scan.fine_spacing_mm, scan.field_direction, workers=workers)
-    coarse, coarse_axes = air_field(build, scan, template)
-    field += refine(coarse, coarse_axes, fine)
+    field += refine(*far.result(), fine)
     sparse = tuple(covering(axis, 10.0) for axis in fine)
     coil = refine(coil_sensitivity(rng, sparse), sparse, fine)
     scene = Scene(amplitude, r2star, field, gradient_spread(field), blood.share, blood.along, coil, float(venous))
-    return Body(build, scan, axes, head, shares[CSF], veins, scene)
+    return Body(build, scan, axes, head, fluid, veins, scene)

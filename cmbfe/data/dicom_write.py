@@ -1,5 +1,9 @@
-"""Simulated patients as DICOM MR series: one file a slice, with the acquisition values of the paper's SWAN scan."""
+"""Simulated patients as DICOM MR series, magnitude and filtered phase: one file a slice, with the acquisition values
+of the paper's SWAN scan. UIDs follow from seed and patient, and no header holds a time of writing: equal patients
+give equal bytes.
+"""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,25 @@ ECHO_TRAIN_LENGTH = 32
 BANDWIDTH_KHZ = 62.5
 FLIP_ANGLE_DEGREES = 15
 FIELD_STRENGTH_T = 3.0
+STUDY_DATE = "20210101"
+"""The same for everybody: nobody was scanned."""
+
+
+@dataclass(frozen=True)
+class SeriesKind:
+    """What tells a patient's two series apart."""
+
+    name: str
+    """Goes into the UIDs."""
+    number: int
+    description: str
+    image_type: tuple[str, str]
+    """ImageType from the third value on: the standard's term (PS3.3 C.8.3.1.1.1), then M or P as scanners write it."""
+    file_suffix: str
+
+
+MAGNITUDE = SeriesKind("magnitude", 1, "SWAN", ("OTHER", "M"), "")
+PHASE = SeriesKind("phase", 2, "SWAN filtered phase, mrad", ("PHASE MAP", "P"), "_phase")
 
 
 def uid(*parts: object) -> str:
@@ -39,12 +62,22 @@ def _patient_and_study(patient_id: str, study_uid: str) -> Dataset:
     header.PatientBirthDate = ""
     header.PatientSex = ""
     header.StudyInstanceUID = study_uid
-    header.StudyDate = ""
-    header.StudyTime = ""
+    header.StudyDate = STUDY_DATE
+    header.StudyTime = "000000"
     header.ReferringPhysicianName = ""
     header.StudyID = "1"
+    header.StudyDescription = "Simulated head"
     header.AccessionNumber = ""
     return header
+
+
+def _series(header: Dataset, kind: SeriesKind, series_uid: str) -> None:
+    header.SeriesInstanceUID = series_uid
+    header.SeriesNumber = kind.number
+    header.SeriesDescription = kind.description
+    header.ImageType = ["ORIGINAL", "PRIMARY", *kind.image_type]
+    header.BodyPartExamined = "HEAD"  # unpaired: no Laterality then
+    header.PatientPosition = "HFS"
 
 
 def _acquisition(header: Dataset, columns: int) -> None:
@@ -75,34 +108,47 @@ def _geometry(header: Dataset, patient: SimulatedPatient, index: int) -> None:
 
 
 def _pixels(header: Dataset, picture: np.ndarray) -> None:
+    """Pixels as they are: uint16 magnitude, or int16 phase, whose header says that it is signed."""
     header.SamplesPerPixel = 1
     header.PhotometricInterpretation = "MONOCHROME2"
     header.BitsAllocated = 16
     header.BitsStored = 16
     header.HighBit = 15
-    header.PixelRepresentation = 0
-    header.PixelData = picture.astype("<u2").tobytes()
+    header.PixelRepresentation = int(picture.dtype.kind == "i")
+    header.PixelData = picture.astype(picture.dtype.newbyteorder("<")).tobytes()
 
 
-def write_series(folder: Path, patient: SimulatedPatient, patient_id: str, seed: int) -> tuple[str, list[str]]:
-    """Write the magnitude series, one file a slice, and return its series UID and the slices' SOP instance UIDs."""
-    study_uid, series_uid = uid(seed, patient_id, "study"), uid(seed, patient_id, "magnitude")
-    sop_uids = [uid(seed, patient_id, "magnitude", index) for index in range(len(patient.magnitude))]
-    for index, picture in enumerate(patient.magnitude):
+def _write_one(
+    folder: Path, patient: SimulatedPatient, pictures: np.ndarray, kind: SeriesKind, patient_id: str, seed: int
+) -> tuple[str, list[str]]:
+    """Write one series of a patient; its UID and its slices' SOP instance UIDs."""
+    study_uid, series_uid = uid(seed, patient_id, "study"), uid(seed, patient_id, kind.name)
+    sop_uids = [uid(seed, patient_id, kind.name, index) for index in range(len(pictures))]
+    for index, picture in enumerate(pictures):
         header = _patient_and_study(patient_id, study_uid)
         header.SOPClassUID = MRImageStorage
         header.SOPInstanceUID = sop_uids[index]
-        header.SeriesInstanceUID = series_uid
-        header.SeriesNumber = 1
-        header.SeriesDescription = "SWAN"
         header.FrameOfReferenceUID = uid(seed, patient_id, "frame of reference")
         header.InstanceNumber = index + 1
-        header.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+        _series(header, kind, series_uid)
         _acquisition(header, picture.shape[1])
         _geometry(header, patient, index)
         _pixels(header, picture)
         header.file_meta = FileMetaDataset()
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        with whole_file(folder / f"slice{index + 1:04d}.dcm") as temporary:
+        with whole_file(folder / f"slice{index + 1:04d}{kind.file_suffix}.dcm") as temporary:
             header.save_as(temporary, enforce_file_format=True)
     return series_uid, sop_uids
+
+
+def write_series(folder: Path, patient: SimulatedPatient, patient_id: str, seed: int) -> tuple[str, list[str]]:
+    """Write the magnitude series (slice0001.dcm, ...) and, where there is one, the phase (slice0001_phase.dcm, ...).
+
+    Pixels of the phase are mrad as signed integers, without rescaling: the MR image IOD has none.
+
+    Returns:
+        Series UID and the slices' SOP instance UIDs, from feet to head, of the magnitude.
+    """
+    if patient.phase is not None:
+        _write_one(folder, patient, patient.phase, PHASE, patient_id, seed)
+    return _write_one(folder, patient, patient.magnitude, MAGNITUDE, patient_id, seed)

@@ -9,7 +9,7 @@ References:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -182,6 +182,13 @@ class Places:
     """Flat indices on the body's grid of each region's voxels."""
     taken: list[np.ndarray]
     """Centres mm of what lies there already; grows."""
+
+    def within(self, lowest_mm: float, highest_mm: float) -> "Places":
+        """The same places between two heights; what is taken in one is taken in the other."""
+        height = self.body.axes[0]
+        voxels = self.body.fluid[0].size  # of one slice
+        kept = (height >= lowest_mm) & (height <= highest_mm)
+        return replace(self, inside={name: flat[kept[flat // voxels]] for name, flat in self.inside.items()})
 
     def share(self, region: str) -> float:
         """Part of a whole head's region that lies in this slab."""

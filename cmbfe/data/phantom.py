@@ -2,58 +2,41 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from tqdm import tqdm
 
+from cmbfe.data.cohort import patient_plan, request_of
 from cmbfe.data.dicom_write import write_series
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
 from cmbfe.data.patient import Box, SimulatedPatient
 from cmbfe.data.simulate import simulate_patient
-from cmbfe.data.splits import scaled_counts, split_patients
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, sha256_of, whole_folder, write_json
-from cmbfe.params import Patients, Phantom
+from cmbfe.files import is_partial, read_json, whole_folder, write_json
+from cmbfe.params import Phantom
 
 MIMIC_KINDS = ("vein", "calcification", "iron", "flow void")
 MIMIC_CATEGORIES = [{"id": number + 1, "name": kind} for number, kind in enumerate(MIMIC_KINDS)]
 PATIENT_FILE = "patient.json"
 
 
-def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> what makes this patient: its own seed, its split, the sizes of its series and the code."""
-    counts = settings.patients.model_dump()
-    patient_ids = [f"P{number:04d}" for number in range(1, sum(counts.values()) + 1)]
-    splits = split_patients(patient_ids, counts, seed)
-    code_sha256 = sha256_of(Path(__file__).parent.glob("*.py"))  # edited code must not leave patients of the old
-    return {
-        patient_id: {
-            "seed": [seed, number],
-            "split": splits[patient_id],
-            "code_sha256": code_sha256,
-            **settings.model_dump(exclude={"patients"}),
-        }
-        for number, patient_id in enumerate(patient_ids)
-    }
-
-
-def simulate(plan: Mapping) -> SimulatedPatient:
-    """Make the patient of a plan; everybody has at least one microbleed, as in the paper's cohort."""
+def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
+    """Make the patient of a plan; `workers` threads change the time, not the patient."""
     rng = np.random.default_rng(plan["seed"])
-    cmbs = 1 + int(rng.poisson(max(plan["cmbs_per_patient"] - 1, 0)))
-    return simulate_patient(rng, matrix=plan["matrix_px"], slices=plan["slices"], cmb_count=cmbs)
+    return simulate_patient(rng, workers=workers, **request_of(plan, rng))
 
 
 def _as_coco(box: Box) -> list[float]:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 
-def _write_patient(folder: Path, patient_id: str, plan: Mapping) -> None:
+def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 1) -> None:
     """Write one patient's series and patient.json; the folder appears whole or not at all."""
-    patient = simulate(plan)
+    patient = simulate(plan, workers)
     with whole_folder(folder, PATIENT_FILE) as temporary:
         series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])
         findings = [
@@ -79,7 +62,10 @@ def _write_patient(folder: Path, patient_id: str, plan: Mapping) -> None:
 
 def _is_made(folder: Path, plan: Mapping) -> bool:
     """Whether the folder holds this very patient already, whole: then a killed run need not repeat it."""
-    return (folder / PATIENT_FILE).is_file() and read_json(folder / PATIENT_FILE)["plan"] == dict(plan)
+    if not (folder / PATIENT_FILE).is_file():
+        return False
+    known = read_json(folder / PATIENT_FILE)
+    return isinstance(known, dict) and known.get("plan") == dict(plan)
 
 
 def _images(patient_id: str, patient: Mapping, first_id: int) -> list[dict]:
@@ -145,41 +131,70 @@ def _is_ours(entry: Path) -> bool:
     return entry.name in (LABELS_FILE, MIMICS_FILE, ".gitignore") or bool(is_patient) or is_partial(entry)
 
 
-def write_cohort(out: Path, settings: Phantom, seed: int, jobs: int = -1, progress: bool = True) -> Labels:
-    """Write a cohort: a folder per patient with its DICOM series, annotations.json and mimics.json.
-
-    A killed run keeps whole patients; patients of other settings are made anew or removed.
-
-    Returns:
-        The labels of the microbleeds, COCO.
+def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The plans whose patients are not in `out` yet; nothing is touched.
 
     Raises:
         InputError: `out` is a file, or holds something that is no phantom patient.
     """
     _refuse_foreign(out)
-    out.mkdir(parents=True, exist_ok=True)
-    plans = patient_plan(settings, seed)
-    for entry in out.iterdir():
-        if entry.is_dir() and entry.name not in plans:
-            shutil.rmtree(entry)
-        elif is_partial(entry):
-            entry.unlink()
-    missing = {name: plan for name, plan in plans.items() if not _is_made(out / name, plan)}
-    tasks = (delayed(_write_patient)(out / name, name, plan) for name, plan in missing.items())
-    made = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+    return {name: plan for name, plan in plans.items() if not _is_made(out / name, plan)}
+
+
+@contextmanager
+def _at_work(backend: str, jobs: int) -> Iterator[None]:
+    """Where joblib runs tasks inside the block: a backend's name, or the address of a dask scheduler."""
+    dask = "://" in backend
+    options = {"backend": "dask", "scheduler_host": backend} if dask else {"backend": backend}
+    try:
+        config = parallel_config(**options, n_jobs=jobs)
+    except (ImportError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        hint = "give loky, threading or the address of a running dask scheduler"
+        raise InputError(f"backend {backend}: {reason}; {hint} (dask needs the package distributed)") from None
+    with config:
+        yield
+
+
+def _make(out: Path, missing: Mapping[str, Mapping], progress: bool) -> None:
+    """Make patients in parallel; cores that a small cohort would leave idle are lent to its patients as threads."""
+    workers = max(effective_n_jobs() // max(len(missing), 1), 1)
+    tasks = (delayed(_write_patient)(out / name, name, plan, workers) for name, plan in missing.items())
+    made = Parallel(return_as="generator_unordered")(tasks)
     for _ in tqdm(made, total=len(missing), desc="simulating patients", unit="patient", disable=not progress):
         pass
+
+
+def write_cohort(
+    out: Path, settings: Phantom, seed: int, jobs: int = -1, progress: bool = True, backend: str = "loky"
+) -> Labels:
+    """Write a cohort: a folder per patient with its DICOM series, annotations.json and mimics.json.
+
+    A killed run keeps whole patients; patients of other settings are made anew or removed.
+
+    Args:
+        jobs: patients made at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
+        backend: of joblib, "loky" (processes) or "threading"; or the address of a dask scheduler, such as
+            "tcp://host:8786", whose workers see `out` under the same path.
+
+    Returns:
+        The labels of the microbleeds, COCO.
+
+    Raises:
+        InputError: `out` is a file, or holds something that is no phantom patient; no such backend.
+    """
+    plans = patient_plan(settings, seed)
+    missing = missing_patients(out, plans)
+    with _at_work(backend, jobs):
+        out.mkdir(parents=True, exist_ok=True)
+        for entry in out.iterdir():
+            if entry.is_dir() and entry.name not in plans:
+                shutil.rmtree(entry)
+            elif is_partial(entry):
+                entry.unlink()
+        _make(out.resolve(), missing, progress)
     patients = {name: read_json(out / name / PATIENT_FILE) for name in plans}
     write_labels(out / MIMICS_FILE, _labels(patients, MIMIC_CATEGORIES))
     labels = _labels(patients, CATEGORIES)
     write_labels(out / LABELS_FILE, labels)
     return labels
-
-
-def resized(settings: Phantom, patients: int) -> Phantom:
-    """The same cohort with another number of patients, in Table 1's proportions.
-
-    Raises:
-        InputError: fewer patients than splits.
-    """
-    return settings.model_copy(update={"patients": Patients(**scaled_counts(patients))})

@@ -218,7 +218,9 @@ def receiver_noise(rng: np.random.Generator, scan: Scan) -> np.ndarray:
     noise = np.empty((scan.slices, scan.matrix, scan.matrix, 2), np.float32)
     noise[0::2] = drawn[4 : 4 + (scan.slices + 1) // 2]
     between = np.arange(scan.slices // 2)[:, None] + 4.5 - np.arange(measured)[None, :]
-    noise[1::2] = np.tensordot(np.sinc(between).astype(np.float32), drawn, axes=1)
+    weights = np.sinc(between).astype(np.float32)
+    for row in range(scan.matrix):  # one by one: a row of all slices fits into the cache
+        noise[1::2, row] = np.tensordot(weights, drawn[:, row], axes=1)
     return noise.view(np.complex64)[..., 0]
 
 
@@ -233,12 +235,18 @@ def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
     A Hann window over the central `low_pass` of 512 k-space lines (in proportion for other matrices) makes the
     picture that is divided out, slice by slice (Haacke 2004). Positive where the field is higher.
     """
-    spectrum = fft.fft2(signal)
+    phase = np.empty(signal.shape, np.float32)
+    windows = []
     for axis in (1, 2):
         line = np.abs(fft.fftfreq(signal.shape[axis])) * 512 / (low_pass / 2)
         window = np.where(line < 1, 0.5 + 0.5 * np.cos(np.pi * np.minimum(line, 1)), 0).astype(np.float32)
-        spectrum *= np.expand_dims(window, (0, 3 - axis))
-    return np.angle(signal * np.conj(fft.ifft2(spectrum, overwrite_x=True)))
+        windows.append(np.expand_dims(window, 2 - axis))
+    for picture, turned in zip(signal, phase, strict=True):  # one by one: a slice fits into the cache
+        spectrum = fft.fft2(picture)
+        for window in windows:
+            spectrum *= window
+        turned[:] = np.angle(picture * np.conj(fft.ifft2(spectrum, overwrite_x=True)))
+    return phase
 
 
 def susceptibility_weighted(magnitude: np.ndarray, phase_rad: np.ndarray) -> np.ndarray:

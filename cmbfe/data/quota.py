@@ -1,8 +1,97 @@
-"""Choosing findings so that a patient has an exact number of boxes on an exact number of pictures."""
+"""Exact numbers: how a cohort's pictures and boxes are shared out, and which findings give a patient its share.
 
-from collections.abc import Sequence
+A quota is a pair: pictures with microbleeds, and boxes on them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from cmbfe.errors import InputError
+
+FEWEST_BOXES = 4
+"""Boxes of the mildest patient: at full size a microbleed shows on 4 slices or more (of 120: one on 2, two on 3)."""
+SKEW = 0.8
+"""Standard deviation of the logarithm of the patients' boxes beyond the fewest: most patients have few microbleeds,
+some have dozens (S. M. Greenberg et al., Lancet Neurol 8:165, 2009)."""
+
+
+class Quota(NamedTuple):
+    """What one patient must have exactly."""
+
+    pictures: int
+    """With at least one microbleed."""
+    boxes: int
+
+
+def shared_slices(rng: np.random.Generator, patients: int, slices: int) -> list[int]:
+    """Share out a cohort's slices evenly; patients drawn at random get the remainder, one slice each."""
+    shares = np.full(patients, slices // patients)
+    shares[rng.choice(patients, slices % patients, replace=False)] += 1
+    return shares.tolist()
+
+
+def _rounded(values: np.ndarray, total: int, highest: np.ndarray) -> np.ndarray:
+    """Round so that the sum is `total`: down, then up where most was cut off and `highest` allows it."""
+    whole = np.floor(values).astype(int)
+    order = np.argsort(whole - values, kind="stable")
+    room = order[whole[order] < highest[order]]
+    whole[room[: total - whole.sum()]] += 1
+    return whole
+
+
+def _solve(sum_at: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+    """The argument at which a rising function reaches `wanted`, by halving."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum_at(middle) < wanted else (low, middle)
+    return high
+
+
+def covered(boxes: np.ndarray | int, band: float) -> np.ndarray | float:
+    """Pictures that `boxes` are expected to fall on, anywhere among `band` slices: band (1 - exp(-boxes / band))."""
+    return band * -np.expm1(-np.asarray(boxes) / band)
+
+
+def band_of(quota: Quota, slices: int) -> float:
+    """Slices among which microbleeds must lie so that their boxes fall on as few pictures as the quota says."""
+    return _solve(lambda band: float(covered(quota.boxes, band)), quota.pictures, 1.0, float(slices))
+
+
+def draw_quotas(rng: np.random.Generator, patients: int, pictures: int, boxes: int, slices: int) -> list[Quota]:
+    """Share out a split's pictures with microbleeds and their boxes: right-skewed, and none without.
+
+    Boxes beyond the fewest go by log-normal weights. Pictures follow from boxes, as if these fell anywhere into a band
+    of slices whose thickness goes by the square root of their number: the more boxes, the more of them share a picture.
+    How thick makes the sum come out. Lone microbleeds share no picture.
+
+    Args:
+        slices: of the patient who has fewest.
+
+    Raises:
+        InputError: numbers that no cohort has.
+    """
+    fewest = min(FEWEST_BOXES, pictures // patients)
+    if not 1 <= fewest * patients <= pictures <= boxes or pictures > patients * slices:
+        raise InputError(
+            f"{boxes} boxes on {pictures} pictures of {patients} patients with {slices} slices each: "
+            "give at least a picture for each patient, a box for each picture, and no more pictures than slices"
+        )
+    weights = rng.lognormal(0, SKEW, patients)
+    shares = fewest + (boxes - fewest * patients) * weights / weights.sum()
+    of_patients = _rounded(shares, boxes, np.full(patients, boxes))
+    most = np.minimum(of_patients, slices)
+    least = np.minimum(of_patients, 2 * fewest - 1)
+
+    def expected(thickness: float) -> np.ndarray:
+        return np.clip(covered(of_patients, thickness * np.sqrt(of_patients)), np.minimum(least, most), most)
+
+    thickness = _solve(lambda thickness: float(expected(thickness).sum()), pictures, 0.1, 1e6)
+    shown = _rounded(expected(thickness), pictures, most)
+    if shown.sum() != pictures:
+        raise InputError(f"{boxes} boxes on {pictures} pictures cannot be shared out among {patients} patients")
+    return [Quota(int(on), int(count)) for on, count in zip(shown, of_patients, strict=True)]
 
 
 def pick_exactly(

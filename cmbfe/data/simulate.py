@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from cmbfe.data.physics import (
     filtered_phase,
     receiver_noise,
 )
-from cmbfe.data.quota import pick_exactly
-from cmbfe.data.scan import draw_scan
+from cmbfe.data.quota import Quota, band_of, pick_exactly
+from cmbfe.data.scan import Scan, draw_scan
 from cmbfe.data.template import load_template
 from cmbfe.data.tissue import WHITE_MATTER, spoiled_amplitude
 from cmbfe.data.visibility import Footprint, footprint_of, visible_boxes, with_and_without
@@ -63,17 +64,30 @@ def _draw_one(rng: np.random.Generator, body: Body, places: Places, number: int)
     return measure(lesion, body, footprint, number), footprint
 
 
+def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
+    """Places in a band of slices around one drawn anywhere: few enough for the boxes to share pictures as asked."""
+    half = band_of(quota, scan.slices) / 2 * scan.spacing_mm
+    lowest, highest = scan.lowest_mm, scan.lowest_mm + (scan.slices - 1) * scan.spacing_mm
+    middle = places.find(rng, draw_location(rng, places))
+    if middle is None or 2 * half >= highest - lowest:
+        return places
+    height = float(np.clip(middle[0], lowest + half, highest - half))
+    return places.within(height - half, height + half)
+
+
 def draw_microbleeds(
-    rng: np.random.Generator, body: Body, places: Places, count: int, quota: tuple[int, int] | None
+    rng: np.random.Generator, body: Body, places: Places, count: int, quota: Quota | None
 ) -> list[Measured]:
     """Draw microbleeds until `count` are visible, or until some subset fills the quota exactly.
 
     Args:
-        quota: (pictures with microbleeds, boxes); decides instead of `count`.
+        quota: decides instead of `count`.
 
     Raises:
         InputError: the slab has no room for that.
     """
+    if quota is not None:
+        places = _band(rng, places, body.scan, quota)
     drawn: list[Measured] = []
     for number in range(1, MOST_CANDIDATES + 1):
         if quota is None and sum(bool(finding.boxes) for finding, _ in drawn) == count:
@@ -81,12 +95,21 @@ def draw_microbleeds(
         one = _draw_one(rng, body, places, number)
         if one is not None:
             drawn.append(one)
-        if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota[1]:
+        if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota.boxes:
             chosen = pick_exactly(rng, [sorted(finding.boxes) for finding, _ in drawn], *quota)
             if chosen is not None:
                 return [pair for pair, taken in zip(drawn, chosen, strict=True) if taken or not pair[0].boxes]
-    wanted = f"{count} visible microbleeds" if quota is None else f"{quota[1]} boxes on {quota[0]} pictures"
+    wanted = f"{count} visible microbleeds" if quota is None else f"{quota.boxes} boxes on {quota.pictures} pictures"
     raise InputError(f"{wanted} do not fit into {body.scan.slices} slices; ask for fewer, or for more slices")
+
+
+def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.ndarray:
+    """One echo of a body with lesions as the scan measures it, complex [slices, rows, columns], without noise."""
+    scan = body.scan
+    signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
+    for footprint in footprints:
+        signal[footprint.window] *= footprint.factors[echo]
+    return acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
 
 
 def _scan_echo(
@@ -96,14 +119,10 @@ def _scan_echo(
 
     The phase is made of the first echo only, the one where veins stay within half a turn.
     """
-    scan = body.scan
-    signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
-    for footprint in footprints:
-        signal[footprint.window] *= footprint.factors[echo]
-    signal = acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
-    picture = receiver_noise(rng, scan)
+    signal = clean_echo(body, footprints, echo)
+    picture = receiver_noise(rng, body.scan)
     picture *= np.float32(noise_level)
-    picture[scan.measured_window] += signal
+    picture[body.scan.measured_window] += signal
     return np.abs(picture), np.abs(signal), filtered_phase(picture) if echo == 0 else None
 
 
@@ -134,17 +153,33 @@ def render(
     return magnitude * units, phase, clean * units
 
 
-def _check_request(slices: int, cmb_count: int | None, quota: tuple[int, int] | None) -> None:
+def _check_request(slices: int, cmb_count: int | None, quota: Quota | None) -> None:
     if cmb_count is not None and cmb_count < 0:
         raise InputError(f"{cmb_count} microbleeds: give 0 or more")
-    if quota is not None and not 0 <= quota[0] <= min(slices, quota[1]):
+    if quota is not None and not 0 <= quota.pictures <= min(slices, quota.boxes):
         raise InputError(
-            f"{quota[1]} boxes on {quota[0]} pictures do not fit into {slices} slices; "
+            f"{quota.boxes} boxes on {quota.pictures} pictures do not fit into {slices} slices; "
             "give at most as many pictures as there are slices, and at least one box for each"
         )
 
 
-def simulate_patient(
+@dataclass(frozen=True)
+class Drawn:
+    """A patient with all lesions, before the scan."""
+
+    rng: np.random.Generator
+    """Goes on with the scan's noise."""
+    body: Body
+    microbleeds: list[Measured]
+    mimics: list[Measured]
+    """Without the veins, which are part of the body."""
+
+    @property
+    def footprints(self) -> list[Footprint]:
+        return [footprint for _, footprint in self.microbleeds + self.mimics]
+
+
+def draw_patient(
     seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
     *,
     matrix: int,
@@ -153,37 +188,48 @@ def simulate_patient(
     slice_thickness_mm: float = 2.0,
     cmb_count: int | None = None,
     quota: tuple[int, int] | None = None,
-    echo_snr: float = 11.0,
     workers: int = 1,
-) -> SimulatedPatient:
-    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
-
-    Args:
-        matrix: rows and columns, px.
-        slices: pictures; placed as `draw_scan` says.
-        cmb_count: visible microbleeds; None draws a Poisson number around MEAN_CMBS, at least one.
-        quota: (pictures with microbleeds, boxes) that the patient must have exactly; decides instead of `cmb_count`.
-        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
-        workers: threads; they change the time, not the arrays.
-
-    Raises:
-        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
-    """
+) -> Drawn:
+    """Everything of `simulate_patient` but the scan; arguments and errors are described there."""
+    quota = None if quota is None else Quota(*quota)
     _check_request(slices, cmb_count, quota)
     rng = np.random.default_rng(seed)
     scan = draw_scan(rng, matrix, slices, field_of_view_mm, slice_thickness_mm)
     body = make_body(rng, scan, load_template(), workers)
-    scan = body.scan
     places = open_places(body)
     count = max(int(rng.poisson(MEAN_CMBS)), 1) if cmb_count is None else cmb_count
     microbleeds = draw_microbleeds(rng, body, places, count, quota)
     mimics = []
     for number, lesion in enumerate(draw_mimics(rng, places), 1):
-        footprint = footprint_of(lesion, scan, ECHO_TIMES_MS)
+        footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
         mimics.append((measure(lesion, body, footprint, number), footprint))
-    everything = microbleeds + mimics
-    magnitude, phase, clean = render(body, [footprint for _, footprint in everything], rng, echo_snr, workers)
-    seen = tuple(finding for finding, _ in everything if finding.boxes)
+    return Drawn(rng, body, microbleeds, mimics)
+
+
+def simulate_patient(
+    seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
+    *,
+    echo_snr: float = 11.0,
+    workers: int = 1,
+    **request: object,
+) -> SimulatedPatient:
+    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
+
+    Args:
+        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
+        workers: threads; they change the time, not the arrays.
+        request: of `draw_patient`. `matrix`: rows and columns, px. `slices`: pictures, placed as `draw_scan` says.
+            `field_of_view_mm` (240) and `slice_thickness_mm` (2). `cmb_count`: visible microbleeds; None draws a
+            Poisson number around MEAN_CMBS, at least one. `quota`: (pictures with microbleeds, boxes) that the
+            patient must have exactly; decides instead of `cmb_count`.
+
+    Raises:
+        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
+    """
+    drawn = draw_patient(seed, workers=workers, **request)
+    body, scan = drawn.body, drawn.body.scan
+    magnitude, phase, clean = render(body, drawn.footprints, drawn.rng, echo_snr, workers)
+    seen = tuple(finding for finding, _ in drawn.microbleeds + drawn.mimics if finding.boxes)
     tilt = np.deg2rad(scan.tilt_degrees)
     return SimulatedPatient(
         magnitude=np.clip(np.round(magnitude), 0, 65535).astype(np.uint16),
@@ -193,5 +239,5 @@ def simulate_patient(
         phase=np.round(phase * 1000).astype(np.int16),
         slice_spacing_mm=scan.spacing_mm,
         orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(np.sin(tilt))),
-        invisible_microbleeds=sum(not finding.boxes for finding, _ in microbleeds),
+        invisible_microbleeds=sum(not finding.boxes for finding, _ in drawn.microbleeds),
     )
