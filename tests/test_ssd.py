@@ -126,6 +126,14 @@ def test_training_without_a_target_for_every_picture_is_refused():
         model(images)
 
 
+@pytest.mark.parametrize("variant", ["mobilenet320", "resnet34-300-fe"])
+def test_one_picture_is_too_few_for_batch_normalisation_of_the_last_map(variant):
+    images, targets = batch()
+    with pytest.raises(InputError, match="at least 2 pictures"):
+        small(variant).train()(images[:1], targets[:1])
+    assert len(small(variant).eval()(images[:1])) == 1
+
+
 @pytest.mark.parametrize(
     "image", [torch.rand(1, 50, 50), torch.rand(50, 50), torch.ones(3, 50, 50, dtype=torch.uint8)]
 )

@@ -138,6 +138,10 @@ class SSD(nn.Module):
         inputs = self.prepare(images)
         if not self.training:
             return self.detections(*self.predict(inputs), sizes)
+        if len(sizes) == 1 and SPECS[self.config.variant].trunk != "vgg16":
+            raise InputError(
+                "images: batch normalisation of the 1x1 map needs at least 2 pictures to train on; got 1"
+            )
         boxes, labels = usable_targets(targets, sizes, self.input_size, self.config.num_classes)
         mask = None if self.fe is None else self.fe.mask(self.resize(_grey(images)), boxes)
         logits, regression = self.predict(inputs, mask)
