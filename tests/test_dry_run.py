@@ -57,4 +57,4 @@ def test_costs_are_linear_in_patients(patients, size):
     time, memory, disk = costs(plans, cores=2)
     assert f" {size}" in disk
     assert "with 2 at a time" in time
-    assert "2.9 GiB a patient, 5.8 GiB with 2" in memory
+    assert "3.5 GiB a patient, 7.0 GiB with 2" in memory

@@ -16,7 +16,7 @@ CPU_SECONDS_PER_PATIENT = 4.0
 CPU_SECONDS_PER_MEGAPIXEL = 0.8
 """Beyond that, for a million pixels of the series, slices together."""
 PEAK_GIB = 0.8
-PEAK_GIB_PER_MEGAPIXEL = 0.07
+PEAK_GIB_PER_MEGAPIXEL = 0.09
 BYTES_PER_PIXEL = 4
 """Magnitude and phase, 16 bits each."""
 BYTES_PER_SLICE = 3_000
