@@ -8,11 +8,13 @@ paper's Table 3 gives 1.25 (VGG-16), 1.31 (MobileNet) and 1.23 (ResNet-34) for i
 """
 
 import argparse
+import sys
 
 import torch
 
 from cmbfe.detector.ssd import SPECS, build
 from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
 from cmbfe.timing import cost_of_fe
 
 
@@ -42,4 +44,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,14 +1,16 @@
 """Tables 2 and 3: SSD against SSD-FE, the paper's values beside ours, which come from different patients."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from cmbfe import paper, stats
+from cmbfe.errors import InputError
 from cmbfe.metrics import (
     Matches,
+    Value,
     average_precision,
     false_positives_per_cmb,
     largest_sensitivity,
@@ -29,6 +31,7 @@ def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> p
         matches: variant -> matches of the test pictures, each variant with its twin; those that the paper's Table 2
             lacks are left out.
     """
+    _check_twins(matches)
     rows = {}
     for variant in (name for name in matches if name in paper.TABLE_2_AP):
         of_variant, at = matches[variant], settings.sensitivity
@@ -50,23 +53,25 @@ def table3(
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
     Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
-    reach. Seconds are those of a forward pass in training, as in the paper, on the machine that ran this; the
-    ratios compare FE with its twin, for the forward pass and for the whole training step.
+    reach; for the intervals each resample of patients has its own. Seconds are those of a forward pass in training, as in
+    the paper, on the machine that ran this; the ratios compare FE with its twin, for the forward pass and for the whole
+    training step.
 
     Args:
         matches: variant -> matches of the test pictures, each variant with its twin.
         cost: variant without FE -> `cmbfe.timing.cost_of_fe` of it and its twin.
     """
+    _check_twins(matches)
     rows = {}
     for variant in matches:
         plain = plain_of(variant)
-        recall = min(settings.sensitivity, *(largest_sensitivity(matches[name]) for name in (plain, f"{plain}-fe")))
-        precision = partial(precision_at_sensitivity, sensitivity=recall)
+        twins = [matches[plain], matches[f"{plain}-fe"]]
+        precision = partial(precision_at_common_recall, twins=twins, at_most=settings.sensitivity)
         rows[variant] = {
             "backbone": paper.BACKBONES[plain] + ("" if variant == plain else "-FE"),
             "input_px": paper.INPUT_PX[plain],
             "paper_recall": _printed(variant, "recall"),
-            "our_recall": recall,
+            "our_recall": common_recall(twins, settings.sensitivity),
             "paper_precision": _printed(variant, "precision"),
             "paper_gain": _paper_gain(variant, paper.PRECISION_AT_90),
             **_with_interval("precision", precision, matches, variant, settings, seed),
@@ -76,9 +81,31 @@ def table3(
     return _table(rows)
 
 
+def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None) -> Value:
+    """The largest recall that all of `twins` reach, but no more than `at_most`; one per resample with `weights`."""
+    reached = [largest_sensitivity(one, weights) for one in twins]
+    common = np.minimum.reduce([*reached, np.full_like(reached[0], at_most)])
+    return float(common) if weights is None else common
+
+
+def precision_at_common_recall(
+    matches: Matches, twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None
+) -> Value:
+    """Precision of `matches` at the `common_recall` of `twins`, which differs from resample to resample."""
+    return precision_at_sensitivity(matches, common_recall(twins, at_most, weights), weights)
+
+
 def plain_of(variant: str) -> str:
     """The variant without FE: itself or its twin."""
     return variant.removesuffix("-fe")
+
+
+def _check_twins(matches: Mapping[str, Matches]) -> None:
+    """Raise `InputError` where a detector is there without its twin."""
+    for variant in matches:
+        for wanted in (plain_of(variant), f"{plain_of(variant)}-fe"):
+            if wanted not in matches:
+                raise InputError(f"{variant} without {wanted}: name both in `variants` of params.yaml")
 
 
 def _with_interval(

@@ -58,7 +58,8 @@ def enhancement_figure(steps: Mapping[str, np.ndarray], boxes: np.ndarray, centr
 
 def strongest_box(mask: np.ndarray, boxes: np.ndarray) -> int:
     """Row of the box (xyxy px, [K, 4]) that holds the largest value of the mask [rows, columns]."""
-    corners = boxes.round().astype(int).clip(min=0)
+    rows, columns = mask.shape
+    corners = boxes.round().astype(int).clip(0, [columns - 1, rows - 1, columns - 1, rows - 1])
     return int(np.argmax([mask[top : bottom + 1, left : right + 1].max() for left, top, right, bottom in corners]))
 
 
@@ -105,7 +106,7 @@ def architecture_figure(
         axes.text(starts[0] + 0.55, -0.05, "L2 norm", fontsize=9, color="0.3")
     total = sum(side * side * shapes for side, shapes in zip(cells, boxes_per_cell, strict=True))
     _block(axes, starts[0], -2.15, starts[-1] + 0.95 - starts[0], 0.6,
-           f"3×3 heads: class and box of {total:,} default boxes, then non-maximum suppression", "#E8E8E8")  # fmt: skip
+           f"heads: class and box of {total:,} default boxes, then non-maximum suppression", "#E8E8E8")  # fmt: skip
     plt.close(figure)
     return figure
 

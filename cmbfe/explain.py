@@ -58,9 +58,15 @@ def change_by_map(model: SSD, image: Tensor, boxes: Tensor) -> pd.DataFrame:
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
         pairs = zip(twin.feature_maps(inputs, mask), twin.feature_maps(inputs), strict=True)
-        rows[placement] = [float((enhanced - plain).norm() / plain.norm()) for enhanced, plain in pairs]
+        rows[placement] = [_relative_change(enhanced, plain) for enhanced, plain in pairs]
     columns = [f"{cells}x{cells}" for cells in model.map_sizes]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("placement")
+
+
+def _relative_change(enhanced: Tensor, plain: Tensor) -> float:
+    # A narrow network can have a coarse map that is zero all over: then FE changes nothing of it.
+    tiny = torch.finfo(plain.dtype).tiny
+    return float((enhanced - plain).norm() / plain.norm().clamp(min=tiny))
 
 
 def _with_fe(variant: str) -> str:

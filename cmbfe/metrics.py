@@ -88,8 +88,8 @@ def precision_sensitivity(matches: Matches) -> pd.DataFrame:
     )
 
 
-def precision_at_sensitivity(matches: Matches, sensitivity: float = 0.9, weights: np.ndarray | None = None) -> Value:
-    """Precision at the highest threshold whose sensitivity is at least `sensitivity`.
+def precision_at_sensitivity(matches: Matches, sensitivity: Value = 0.9, weights: np.ndarray | None = None) -> Value:
+    """Precision at the highest threshold whose sensitivity is at least `sensitivity`, one for all or one per resample.
 
     A point the detector can really be run at: nothing is interpolated and detections of equal score come
     together. NaN if no threshold reaches it.
@@ -177,9 +177,10 @@ def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) ->
     }
 
 
-def largest_sensitivity(matches: Matches) -> float:
+def largest_sensitivity(matches: Matches, weights: np.ndarray | None = None) -> Value:
     """The sensitivity of all detections together, which no threshold exceeds; NaN without ground truth."""
-    return float(_ratio((matches.outcome == HIT).sum(), len(matches.truth_ids)))
+    hits = np.bincount(matches.patient[matches.outcome == HIT], minlength=len(matches.patients))
+    return _value(_ratio(_sum(hits, weights), _sum(_truths_per_patient(matches), weights)), weights)
 
 
 def threshold_at_sensitivity(matches: Matches, sensitivity: float = 0.9) -> float:
@@ -260,11 +261,11 @@ def _truths_per_patient(matches: Matches) -> np.ndarray:
 
 
 def _operating_point(
-    matches: Matches, sensitivity: float, weights: np.ndarray | None
+    matches: Matches, sensitivity: Value, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hits, false positives (NaN if never there) and truths [B] where `sensitivity` is first reached."""
     hits, false, truths = _cumulative(matches, _corners(matches), weights)
-    reached = _ratio(hits, truths[:, None]) >= sensitivity
+    reached = _ratio(hits, truths[:, None]) >= np.reshape(sensitivity, (-1, 1))
     # A column of NaN at the end is what resamples get that never reach it.
     hits, false = (np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan) for values in (hits, false))
     first = np.where(reached.any(axis=1), reached.argmax(axis=1) if reached.size else 0, hits.shape[1] - 1)

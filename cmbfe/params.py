@@ -175,7 +175,7 @@ class Training(_Section):
     precision: Literal["auto", "32-true", "bf16-mixed"]
     accelerator: Literal["auto", "cpu", "cuda"]
     checkpoint_every: Count
-    longer: dict[str, Positive] = {}
+    longer: dict[str, Annotated[float, Field(ge=1, le=100)]] = {}
     """Detector without FE -> factor on iterations and milestones, for it and its twin."""
 
     @field_validator("longer")

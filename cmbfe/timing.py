@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmbfe.devices import Compute
+from cmbfe.errors import InputError
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
 
@@ -78,6 +79,8 @@ def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compu
     Both models are trained on noise while they are timed: give copies. Columns `seconds` and `seconds_fe` (medians over
     rounds) and `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
     """
+    if rounds < 2:
+        raise InputError(f"rounds: {rounds} is too few for quartiles; give at least 2")
     models = [model.to(compute.device, memory_format=torch.channels_last).train() for model in (plain, twin)]
     pictures = random_batch(batch, plain.input_size, compute.device)
     rows = {}

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.comparison import plain_of, table2, table3
+from cmbfe.comparison import common_recall, plain_of, table2, table3
+from cmbfe.errors import InputError
 from cmbfe.metrics import Matches, match
 from cmbfe.params import Evaluation
 
@@ -48,7 +49,31 @@ def test_precision_that_is_never_reached_is_missing_and_not_0():
 
 def test_table_2_keeps_to_the_detectors_of_the_papers():
     others = {"mobilenet320": matches(ALL, 0), "mobilenet320-fe": matches(ALL, 0)}
-    assert list(table2({"ssd300": matches(ALL, 0), **others}, SETTINGS, seed=0).index) == ["ssd300"]
+    pair = {"ssd300": matches(ALL, 0), "ssd300-fe": matches(ALL, 0)}
+    assert list(table2(pair | others, SETTINGS, seed=0).index) == ["ssd300", "ssd300-fe"]
+
+
+@pytest.mark.parametrize("alone", ["ssd512", "ssd512-fe"])
+def test_a_detector_without_its_twin_is_refused(alone):
+    with pytest.raises(InputError, match=f"{alone} without ssd512"):
+        table2({alone: matches(ALL, 0)}, SETTINGS, seed=0)
+
+
+def test_the_common_recall_of_a_resample_is_its_own():
+    some, all_found = matches(HALF, 0), matches(ALL, 0)
+    weights = np.zeros((3, 10))
+    weights[0, 0] = weights[1, 9] = 1  # a patient that both find, and one that only the second does
+    weights[2] = 1
+    assert common_recall([some, all_found], 0.9, weights).tolist() == [0.9, 0.0, 0.5]
+    assert common_recall([some, all_found], 0.9) == 0.5
+
+
+def test_table_3_has_an_interval_also_at_the_largest_recall():
+    table = table3({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 3)}, {"ssd512": COST}, SETTINGS, seed=0)
+    assert table["our_recall"].tolist() == [0.5, 0.5]
+    ends = table[["our_precision_low", "our_precision_high"]]
+    assert ends.notna().all(axis=None)
+    assert table.loc["ssd512-fe", ["our_gain_low", "our_gain_high"]].notna().all()
 
 
 def test_table_3_reads_twins_at_the_largest_recall_that_both_reach():

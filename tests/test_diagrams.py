@@ -40,3 +40,9 @@ def test_the_process_is_zoomed_to_the_box_with_the_strongest_mask():
         assert axes.get_ylim() == (233, 193)
         assert len(axes.patches) == 2
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), steps["mask"])
+
+
+def test_a_box_at_the_border_can_be_the_strongest():
+    mask = np.zeros((512, 512))
+    mask[5, 511] = 0.9
+    assert strongest_box(mask, np.array([[10.0, 10, 20, 20], [511.6, 3, 512, 9]])) == 1

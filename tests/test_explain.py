@@ -49,3 +49,12 @@ def test_without_l2_normalisation_the_first_head_sees_fe_in_the_trunk(variant):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert change_by_map(model, image, BOXES).loc["trunk"].iloc[0] > 1e-3
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_map_that_is_zero_all_over_does_not_change():
+    model, image = model_and_image("ssd300")
+    with torch.no_grad():
+        for layer in (model.blocks[-1][2], model.blocks[-1][0]):
+            layer.weight.zero_()
+            layer.bias.fill_(-1.0)
+    assert change_by_map(model, image, BOXES)["1x1"].tolist() == [0.0, 0.0, 0.0]

@@ -153,9 +153,9 @@ def test_saved_settings_load_as_the_same_settings(tmp_path):
 
 
 def test_a_detector_and_its_twin_train_longer_by_its_factor():
-    training = load_params(profile_file("paper")).training.model_copy(update={"longer": {"ssd300": 0.5}})
+    training = load_params(profile_file("paper")).training.model_copy(update={"longer": {"ssd300": 1.5}})
     for variant in ("ssd300", "ssd300-fe"):
-        assert (training.of(variant).iterations, training.of(variant).milestones) == (60_000, (40_000, 50_000))
+        assert (training.of(variant).iterations, training.of(variant).milestones) == (180_000, (120_000, 150_000))
     assert training.of("ssd512-fe").iterations == 120_000
 
 
@@ -165,4 +165,13 @@ def test_a_factor_for_something_that_is_no_detector_is_refused(tmp_path):
         text.replace("  checkpoint_every: 2\n", "  checkpoint_every: 2\n  longer: {ssd300-fe: 2.0}\n")
     )
     with pytest.raises(InputError, match=r"training\.longer: .*ssd300-fe"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("factor", ["0.001", "1.0e+300", "0.0"])
+def test_a_factor_below_1_or_beyond_reason_is_refused(tmp_path, factor):
+    text = profile_file("smoke").read_text() + "\n"
+    text = text.replace("  checkpoint_every: 2\n", f"  checkpoint_every: 2\n  longer: {{ssd300: {factor}}}\n")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"training\.longer\.ssd300"):
         load_params(tmp_path / "params.yaml")

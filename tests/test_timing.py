@@ -6,6 +6,7 @@ import torch
 from cmbfe import timing
 from cmbfe.detector.ssd import build
 from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -41,3 +42,9 @@ def test_a_random_batch_is_one_that_a_detector_trains_on(boxes):
     assert torch.equal(model.stem[0].weight, before)
     timing.training_step(model, (images, targets), make_compute("cpu", "32-true"))()
     assert torch.equal(model.stem[0].weight, before) is (boxes == 0)
+
+
+def test_one_round_has_no_quartiles():
+    twins = [build(name, width=0.1) for name in ("ssd300", "ssd300-fe")]
+    with pytest.raises(InputError, match="rounds: 1"):
+        timing.cost_of_fe(*twins, 1, 1, make_compute("cpu", "32-true"))

@@ -128,6 +128,20 @@ def test_imagenet_weights_come_from_torchvision_and_what_is_fresh_is_said(monkey
     assert "afresh" in caplog.text
 
 
+def test_a_resnet_file_without_counters_of_batches_fills_the_trunk(tmp_path):
+    state = {name: x for name, x in torchvision_state("resnet34").items() if "num_batches_tracked" not in name}
+    torch.save(state, tmp_path / "old.pth")
+    model = build("resnet34-300", weights=str(tmp_path / "old.pth"))
+    assert torch.equal(model.state_dict()["stem.bn1.running_var"], state["bn1.running_var"])
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"features.conv0.weight": torch.ones(1)}])
+def test_a_file_of_something_else_than_this_trunk_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth"):
+        build("mobilenet320", weights=str(tmp_path / "other.pth"))
+
+
 def test_a_trunk_file_without_a_layer_is_named(tmp_path):
     state = torchvision_state("vgg16")
     del state["features.10.weight"]

@@ -52,6 +52,8 @@ def _cell(row: pd.Series, column: str) -> str:
 def with_table(text: str, name: str, table: str) -> str:
     """Replace what lies between the markers of a table."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"README.md: expected {begin} and {end} once each")
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{table}\n{end}{after}"

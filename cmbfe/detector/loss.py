@@ -40,6 +40,8 @@ def usable_targets(
 
 
 def _problem(target: Target, num_classes: int) -> str | None:
+    if not isinstance(target, dict):
+        return f'is {type(target).__name__}, expected a dict with "boxes" and "labels"'
     if not {"boxes", "labels"} <= target.keys():
         return f'has {sorted(target)}, expected "boxes" and "labels"'
     boxes, labels = target["boxes"], target["labels"]

@@ -77,6 +77,13 @@ class Config:
                 raise InputError(f"{key} {getattr(self, key)!r}: expected one of {', '.join(known)}")
         if not 0 < self.width <= 1:
             raise InputError(f"width {self.width!r}: expected a number above 0, at most 1")
+        if not 0 < self.beta < float("inf"):
+            raise InputError(f"beta {self.beta!r}: expected a number above 0")
+        if self.detections_per_image < 1 or self.minimum_negatives < 0:
+            raise InputError(
+                f"detections_per_image {self.detections_per_image}, minimum_negatives {self.minimum_negatives}: "
+                "expected at least 1 and at least 0"
+            )
 
 
 class L2Norm(nn.Module):
@@ -308,8 +315,10 @@ def _checked_sizes(images: Sequence[Tensor] | Tensor) -> list[tuple[int, int]]:
     if len(images) == 0:
         raise InputError("images: no picture given")
     for index, image in enumerate(images):
-        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        is_float = image.is_floating_point() and image.dtype != torch.float64
+        if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape or not is_float:
             raise InputError(
-                f"image {index}: expected a float tensor [3, H, W] in [0, 1], got {image.dtype} {list(image.shape)}"
+                f"image {index}: expected a float tensor [3, H, W] in [0, 1], float32 or shorter, got {image.dtype} "
+                f"{list(image.shape)}"
             )
     return [tuple(image.shape[1:]) for image in images]

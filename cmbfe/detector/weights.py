@@ -32,6 +32,9 @@ CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}
 """How many of torchvision's `features` are the stem; the rest open the first block."""
 
+COUNTER = "num_batches_tracked"
+"""A batch normalisation's count of batches, which teaches nothing; older ResNet files on the web lack it."""
+
 TORCHVISION_NAMES = {
     "backbone.features.": "stem.",
     "backbone.scale_weight": "l2norm.scale",
@@ -126,19 +129,26 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise InputError(f"{path}: cannot be read as weights: {error}") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict (names of layers with their tensors)")
+    return state
 
 
 def _trunk_name(name: str, trunk: str) -> str | None:
-    """Our name of a layer of torchvision's classifier; None for layers that SSD does not use."""
+    """Our name of a layer of torchvision's classifier; None for what SSD does not use or a file may lack."""
+    if name.endswith(COUNTER):
+        return None
     if trunk == "resnet34":
         return None if name.startswith(("layer4.", "fc.")) else f"stem.{name}"
     kind, _, layer = name.partition(".")
     if kind != "features":
         return None
     index, _, rest = layer.partition(".")
+    if not index.isdigit():
+        return None
     beyond = int(index) - STEM_LAYERS[trunk]
     return f"stem.{index}.{rest}" if beyond < 0 else f"blocks.0.{beyond}.{rest}"
 
@@ -148,7 +158,11 @@ def _trunk_layers(model: SSD, trunk: str) -> dict[str, Tensor]:
     first_block = () if trunk == "resnet34" else ("blocks.0.",)
     fresh = "blocks.0.7." if trunk == "vgg16" else "\0"
     state = model.state_dict()
-    return {k: v for k, v in state.items() if k.startswith(("stem.", *first_block)) and not k.startswith(fresh)}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith(("stem.", *first_block)) and not name.startswith(fresh) and not name.endswith(COUNTER)
+    }
 
 
 def _check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
