@@ -53,9 +53,9 @@ def table3(
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
     Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
-    reach; for the intervals each resample of patients has its own. Seconds are those of a forward pass in training, as in
-    the paper, on the machine that ran this; the ratios compare FE with its twin, for the forward pass and for the whole
-    training step.
+    reach; for the intervals each resample of patients has its own. Seconds are those of a forward pass in training, as
+    in the paper, on the machine that ran this; the ratios compare FE with its twin, for the forward pass and for the
+    whole training step.
 
     Args:
         matches: variant -> matches of the test pictures, each variant with its twin.
