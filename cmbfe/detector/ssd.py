@@ -211,7 +211,12 @@ class SSD(nn.Module):
         return {"boxes": boxes[keep] * to_picture, "scores": scores[keep], "labels": labels[keep]}
 
     def _initialise(self) -> None:
-        """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads."""
+        """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads.
+
+        Separable heads begin with a standard deviation of 0.03, as torchvision's SSDLite: after Xavier their logits
+        are so large that hard negatives begin with three times the loss.
+        """
+        separable = SPECS[self.config.variant].trunk == "mobilenet_v2"
         for module in [*self.stem.modules(), *self.blocks.modules()]:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -219,7 +224,10 @@ class SSD(nn.Module):
                     nn.init.zeros_(module.bias)
         for module in [*self.classification.modules(), *self.regression.modules()]:
             if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
+                if separable:
+                    nn.init.normal_(module.weight, std=0.03)
+                else:
+                    nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
