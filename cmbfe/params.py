@@ -4,16 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
@@ -50,17 +41,9 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _for_every_trunk(width: object) -> object:
-    """One number stands for all trunks."""
-    if isinstance(width, int | float) and not isinstance(width, bool):
-        return {"vgg16": width, "mobilenet_v2": width, "resnet34": width}
-    return width
-
-
 NotNegativeRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 DegreesRange = Annotated[tuple[Degrees, Degrees], AfterValidator(_rising)]
-Width = Annotated[float, Field(gt=0, le=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(_rising)]
 
@@ -167,18 +150,10 @@ class Weights(_Section):
     resnet34: str | None
 
 
-class Widths(_Section):
-    """Channels of each trunk, as a share of the paper's."""
-
-    vgg16: Width
-    mobilenet_v2: Width
-    resnet34: Width
-
-
 class Detector(_Section):
-    """What is built (A10-A12); `width` as one number holds for all trunks."""
+    """What is built (A10-A12)."""
 
-    width: Annotated[Widths, BeforeValidator(_for_every_trunk)]
+    width: Annotated[float, Field(gt=0, le=1)]
     default_boxes: Literal["voc", "coco", "cmb"]
     minimum_negatives: Annotated[int, Field(ge=0)]
     score_threshold: Share

@@ -45,7 +45,7 @@ def build_from_params(variant: str, params: Params) -> nn.Module:
     return build(
         variant,
         default_boxes=settings.default_boxes,
-        width=getattr(settings.width, trunk),
+        width=settings.width,
         weights=getattr(settings.weights, trunk),
         minimum_negatives=settings.minimum_negatives,
         score_threshold=settings.score_threshold,
