@@ -55,14 +55,13 @@ def evaluate_files(
     """Evaluate COCO results of any detector against COCO labels, and write what there is to know to `out`.
 
     Args:
-        truth: COCO labels. What needs keys beyond COCO's (patients, slices, lesions) is left out where they
-        are
+        truth: COCO labels. What needs keys beyond COCO's (patients, slices, lesions) is left out where they are
             missing, and the result says so.
-        detections: COCO results of those pictures. out: folder for metrics.json, pr.csv, froc.csv,
-        lesions.csv, patients.csv, figures and report.html. against: COCO results of a second detector, for
-        paired differences (first minus second). split: evaluate the pictures of this split only. mimics:
-        COCO labels of mimics, the kinds being their categories. threshold: operating point, chosen
-        elsewhere (on validation). Without it, the threshold that reaches 90 %
+        detections: COCO results of those pictures.
+        against: COCO results of a second detector, for paired differences (first minus second).
+        out: folder for metrics.json, pr.csv, froc.csv, lesions.csv, patients.csv, figures and report.html.
+        split: evaluate the pictures of this split only. mimics: COCO labels of mimics, their categories the kinds.
+        threshold: operating point, chosen elsewhere (on validation). Without it, the threshold that reaches 90 %
             sensitivity on these very pictures, which flatters the detector; the result says so.
         iou: smallest intersection over union of a hit.
 
@@ -78,20 +77,14 @@ def evaluate_files(
     files = [Path(detections)] + ([Path(against)] if against else [])
     found = [read_detections(path, labels) for path in files]
     mimic_labels = read_labels(mimics) if mimics else None
-    inputs = [truth, *files, *([mimics] if mimics else [])]
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
-    with whole_folder(out, PAGE_FILE, inputs) as folder:
+    with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
         pairs = zip(names_of(files), found, strict=True)
         detectors = [matched(name, labels, one, iou, threshold) for name, one in pairs]
+        point = "given" if threshold is not None else "90 % sensitivity on these pictures"
+        used = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
         result = describe(detectors, labels, resamples, seed, progress)
-        result["settings"] = {
-            "iou": iou,
-            "split": split,
-            "resamples": resamples,
-            "seed": seed,
-            "link_mm": LINK_MM,
-            "operating_point": "given" if threshold is not None else "90 % sensitivity on these pictures",
-        }
+        result["settings"] = used | {"operating_point": point}
         groups = [subgroup_tables(one, labels, mimic_labels, iou) for one in detectors]
         write_json(folder / METRICS_FILE, as_json(result))
         write_tables(folder, detectors, labels, groups)
