@@ -1,5 +1,6 @@
 """The command line: each command is a thin door to one function of the library."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -105,16 +106,24 @@ def train(
     out: Annotated[Path, typer.Option(help="folder for the model; checkpoints in it are gone on from")],
     params: Annotated[Path, typer.Option(help="settings")] = Path("params.yaml"),
     data: Annotated[Path, typer.Option(help="augmented set: pictures and annotations.json")] = Path("data/augmented"),
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="pictures and annotations.json: the AP on their validation split is measured on the way"),
+    ] = None,
+    live: Annotated[Path | None, typer.Option(help="folder for DVCLive's curves (default: live in OUT)")] = None,
 ) -> None:
-    """Train one detector; a killed training goes on from its last checkpoint.
+    """Train one detector; a killed training goes on from its last checkpoint: start it again.
 
-    Example: cmbfe train ssd300-fe --out models/ssd300-fe
+    Example: cmbfe train ssd300-fe --out models/ssd300-fe --validation data/pictures
+
+    Example: torchrun --nproc-per-node 8 -m cmbfe train ssd512-fe --out models/ssd512-fe
     """
     from cmbfe.params import load_params
     from cmbfe.train import train as run
 
-    history = run(variant, load_params(params), data, out)
-    print(f"{out}: {variant} after {len(history)} iterations")
+    history = run(variant, load_params(params), data, out, validation=validation, live=live)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{out}: {variant} after {len(history)} iterations")
 
 
 @app.command()

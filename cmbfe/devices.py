@@ -1,10 +1,12 @@
-"""Where the arithmetic happens: device, number of processes, precision."""
+"""Where the arithmetic happens: device, processes, precision."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from cmbfe.errors import InputError
 
@@ -21,6 +23,20 @@ class Compute:
     def device(self) -> torch.device:
         """The device of this process."""
         return self.fabric.device
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together, this one included."""
+        return self.fabric.world_size
+
+    @property
+    def number(self) -> int:
+        """The number of this process among them, from 0; number 0 writes the files."""
+        return self.fabric.global_rank
+
+    def __str__(self) -> str:
+        together = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        return f"{self.device}, precision {self.precision}, {together}"
 
     def autocast(self) -> AbstractContextManager:
         """Convolutions in bf16 inside this context, if that is the precision.
@@ -43,13 +59,50 @@ def choose_precision(asked: str, device_type: str) -> str:
     return "bf16-mixed" if multiplies else "32-true"
 
 
-def make_compute(accelerator: str = "auto", precision: str = "auto") -> Compute:
-    """Choose device and precision; `auto` takes a GPU where there is one.
+def started_processes() -> tuple[int, int]:
+    """Processes per machine and machines, as torchrun or SLURM started this one; (1, 1) for a process on its own."""
+    if TorchElasticEnvironment.detect():
+        each = int(os.environ["LOCAL_WORLD_SIZE"])
+        return each, int(os.environ["WORLD_SIZE"]) // each
+    if SLURMEnvironment.detect():
+        machines = int(os.environ["SLURM_NNODES"])
+        return int(os.environ["SLURM_NTASKS"]) // machines, machines
+    return 1, 1
+
+
+def make_compute(
+    accelerator: str = "auto",
+    precision: str = "auto",
+    devices: int | str = "auto",
+    nodes: int | str = "auto",
+    strategy: str = "auto",
+) -> Compute:
+    """Choose device, processes and precision; `auto` takes a GPU where there is one, and the processes started.
+
+    Processes are started by torchrun or SLURM, never from here: `devices` per machine and `nodes` machines, where they
+    are numbers, only state what is expected. strategy: Fabric's; "auto" is DistributedDataParallel (DDP) for several
+    processes.
 
     Raises:
-        InputError: cuda asked for where there is none.
+        InputError: cuda asked for where there is none, or fewer GPUs than processes; other processes than asked for.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("training.accelerator: cuda asked for, but there is no CUDA device; say auto or cpu")
     device_type = ("cuda" if torch.cuda.is_available() else "cpu") if accelerator == "auto" else accelerator
-    return Compute(Fabric(accelerator=device_type, devices=1), choose_precision(precision, device_type))
+    each, machines = started_processes()
+    for name, asked, started in (("devices", devices, each), ("nodes", nodes, machines)):
+        if asked not in ("auto", started):
+            raise InputError(
+                f"training.{name}: {asked} asked for, but {started} started; say auto, or start them: "
+                f"torchrun --nnodes {nodes if nodes != 'auto' else machines} "
+                f"--nproc-per-node {devices if devices != 'auto' else each} -m cmbfe train …"
+            )
+    if device_type == "cuda" and each > torch.cuda.device_count():
+        raise InputError(
+            f"{each} processes were started on this machine, but it has {torch.cuda.device_count()} CUDA devices; "
+            "start one process for each, or say training.accelerator: cpu"
+        )
+    fabric = Fabric(accelerator=device_type, devices=each, num_nodes=machines, strategy=strategy)
+    if each * machines > 1:
+        fabric.launch()  # joins the processes that torchrun or SLURM started; starts none
+    return Compute(fabric, choose_precision(precision, device_type))

@@ -134,12 +134,15 @@ class Augmentation(_Section):
 
 
 class FeatureEnhancement(_Section):
-    """The FE layer (A1-A6)."""
+    """The FE layer (A1-A6), and what it is compared with."""
 
     beta: Positive
     resize: Literal["bilinear", "area", "nearest", "max"]
     placement: Literal["trunk", "source", "both"]
     weighting: Literal["equation", "figure"]
+    layer: Literal["enhancement", "assisted_excitation"] = "enhancement"
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Strength over a training: 1 throughout, or along half a cosine from 1 to 0."""
 
 
 class Weights(_Section):
@@ -164,17 +167,34 @@ class Detector(_Section):
 
 
 class Training(_Section):
-    """The schedule (A7-A9)."""
+    """The schedule (A7-A9), and where it runs."""
 
     batch: Count
+    """Pictures per forward pass, over all processes together."""
+    accumulate: Count = 1
+    """Batches whose mean gradient makes one update, which is one iteration."""
     iterations: Count
     learning_rate: Positive
     milestones: tuple[Count, ...]
     gamma: Annotated[float, Field(gt=0, le=1)]
+    warm_up_iterations: Annotated[int, Field(ge=0)] = 0
+    """Iterations over which the learning rate rises, in equal steps, to its value."""
+    clip_gradient_norm: Positive | None = None
+    """Largest norm of the gradient over all weights; longer ones are scaled down to it."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     accelerator: Literal["auto", "cpu", "cuda"]
+    devices: Count | Literal["auto"] = "auto"
+    """Processes per machine."""
+    nodes: Count | Literal["auto"] = "auto"
+    """Machines."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """Lightning Fabric's."""
+    decoded_gib: NotNegative = 4.0
+    """Pictures are decoded once to a memory-mapped file if they take no more than this, GiB; else for each batch."""
     checkpoint_every: Count
+    validate_every: Count = 1000
+    """Iterations between two measurements of the validation AP; the end is always measured."""
     longer: dict[str, Annotated[float, Field(ge=1, le=100)]] = {}
     """Detector without FE -> factor on iterations and milestones, for it and its twin."""
 

@@ -2,6 +2,7 @@
 
 Inside a ground-truth box the mask is M = 1 - P / B_mean with B_mean = beta * mean(P in the box), 0 above B_mean
 and outside boxes; a feature map X becomes X + M * X. The layer has no weights and is absent at test time.
+Beside it, for comparison, its relative Assisted Excitation (Derakhshani et al. 2019), and a strength that fades.
 """
 
 import math
@@ -16,6 +17,8 @@ from cmbfe.errors import InputError
 
 RESIZES = ("bilinear", "area", "nearest", "max")
 WEIGHTINGS = ("equation", "figure")
+LAYERS = ("enhancement", "assisted_excitation")
+SCHEDULES = ("constant", "cosine")
 
 
 @torch.no_grad()
@@ -96,17 +99,63 @@ def _resized(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
     raise InputError(f"FE resize {resize!r}: expected one of {', '.join(RESIZES)}")
 
 
+def strength(schedule: str, iteration: int, iterations: int) -> float:
+    """Factor on the mask in an iteration, counted from 0: "constant" 1; "cosine" from 1 down to 0 along half a cosine.
+
+    Assisted Excitation fades by the cosine (Derakhshani et al. 2019, section 3), so that the heads end up training on
+    the features that they will see at test time.
+    """
+    if schedule not in SCHEDULES:
+        raise InputError(f"FE schedule {schedule!r}: expected one of {', '.join(SCHEDULES)}")
+    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * iteration / iterations)) / 2
+
+
+@torch.no_grad()
+def box_mask(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """1 inside the boxes, 0 outside, Tensor[N, 1, H, W] float32; arguments and pixels as in `enhancement_mask`."""
+    rows, columns = _pixels_inside(boxes, images[:, 0].float())
+    return torch.einsum("nkh,nkw->nhw", rows, columns).clamp_(max=1).unsqueeze(1)
+
+
 class FeatureEnhancement(nn.Module):
-    """FE as a layer: `mask` once per batch, then call it with every feature map to enhance; see `enhance`."""
+    """FE as a layer: `mask` once per batch, then call it with every feature map to enhance; see `enhance`.
+
+    Set `strength` (see the function) to weaken the mask; it is no weight and not in the state dict.
+    """
 
     def __init__(self, beta: float = 1.5, resize: str = "bilinear", weighting: str = "equation") -> None:
         super().__init__()
         self.beta, self.resize, self.weighting = beta, resize, weighting
+        self.strength = 1.0
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The pictures' mask, see `enhancement_mask`."""
-        return enhancement_mask(images, boxes, self.beta)
+        """The pictures' mask times the layer's strength, see `enhancement_mask`."""
+        return enhancement_mask(images, boxes, self.beta) * self.strength
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Features Tensor[N, C, h, w], enhanced in training mode, untouched in evaluation mode."""
         return enhance(features, mask, self.resize, self.weighting) if self.training else features
+
+
+class AssistedExcitation(nn.Module):
+    """Assisted Excitation (Derakhshani et al. 2019), with the interface of `FeatureEnhancement`.
+
+    Inside the boxes the mean over the channels is added to every channel: X + strength * G * mean(X), G the boxes'
+    mask. It does not look at the picture. G is made at the picture's size and resized as FE's mask is (A2).
+    """
+
+    def __init__(self, resize: str = "bilinear") -> None:
+        super().__init__()
+        self.resize = resize
+        self.strength = 1.0
+
+    def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """The boxes' mask times the layer's strength, see `box_mask`."""
+        return box_mask(images, boxes) * self.strength
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Features Tensor[N, C, h, w], excited in training mode, untouched in evaluation mode."""
+        if not self.training:
+            return features
+        mask = _resized(mask, features.shape[-2:], self.resize).to(features.dtype)
+        return features + mask * features.mean(dim=1, keepdim=True)

@@ -94,7 +94,8 @@ def ssd_loss(
     logits: Tensor[N, P, classes], class 0 is background; regression: Tensor[N, P, 4]; default: Tensor[P, 4] xyxy px;
     boxes, labels: per picture, [K, 4] xyxy px and [K] from 1. Cross entropy over the matches and, per picture, the
     hardest negatives, three per match but at least `minimum_negatives`; smooth L1 over the matches; both divided
-    by the number of matches in the batch, or by 1 where there is none.
+    by the number of matches in the batch, or by 1 where there is none. Processes that train together count as one
+    batch: the mean of their losses, and of their gradients, is that of one process with all pictures.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, regression = logits.float(), regression.float()
@@ -109,11 +110,19 @@ def ssd_loss(
         target = encode(truth.gather(1, index[..., None].expand(-1, -1, 4)), default)
         target = target.where(matched[..., None], 0)
         offsets = F.smooth_l1_loss(regression, target, reduction="none").sum(-1)
-        matches_in_batch = matched.sum().clamp(min=1)
+        matches_in_batch = _over_all_processes(matched.sum())
         return {
             "classification": ((entropy * matched).sum() + negatives) / matches_in_batch,
             "box_regression": (offsets * matched).sum() / matches_in_batch,
         }
+
+
+def _over_all_processes(matches: Tensor) -> Tensor:
+    """Matches per process, at least 1 over all of them together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return matches.clamp(min=1)
+    torch.distributed.all_reduce(matches)
+    return matches.clamp(min=1) / torch.distributed.get_world_size()
 
 
 def _padded(boxes: Sequence[Tensor], labels: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from cmbfe.detector.backbones import Trunk, mobilenet_v2, resnet34, vgg16
 from cmbfe.detector.boxes import GRIDS, SIZES, corners, decode, default_boxes
-from cmbfe.detector.fe import RESIZES, WEIGHTINGS, FeatureEnhancement
+from cmbfe.detector.fe import LAYERS, RESIZES, WEIGHTINGS, AssistedExcitation, FeatureEnhancement
 from cmbfe.detector.loss import ssd_loss, usable_targets
 from cmbfe.errors import InputError
 
@@ -59,6 +59,7 @@ class Config:
     resize: str = "bilinear"
     placement: str = "trunk"
     weighting: str = "equation"
+    layer: str = "enhancement"
     minimum_negatives: int = 0
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
@@ -72,6 +73,7 @@ class Config:
             ("resize", RESIZES),
             ("placement", PLACEMENTS),
             ("weighting", WEIGHTINGS),
+            ("layer", LAYERS),
         ):
             if getattr(self, key) not in known:
                 raise InputError(f"{key} {getattr(self, key)!r}: expected one of {', '.join(known)}")
@@ -130,7 +132,7 @@ class SSD(nn.Module):
         heads = list(zip(trunk.channels, boxes_per_cell, self.map_sizes, strict=True))
         self.classification = nn.ModuleList(layer(c, n * config.num_classes, m) for c, n, m in heads)
         self.regression = nn.ModuleList(layer(c, n * 4, m) for c, n, m in heads)
-        self.fe = FeatureEnhancement(config.beta, config.resize, config.weighting) if spec.fe else None
+        self.fe = _training_layer(config) if spec.fe else None
         boxes = default_boxes(config.default_boxes, spec.input_size)
         self.register_buffer("default_boxes", boxes, persistent=False)
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
@@ -242,6 +244,7 @@ def build(
     resize: str = "bilinear",
     placement: str = "trunk",
     weighting: str = "equation",
+    layer: str = "enhancement",
     minimum_negatives: int = 0,
     score_threshold: float = 0.01,
     nms_threshold: float = 0.45,
@@ -251,7 +254,8 @@ def build(
 
     default_boxes (A10): preset "voc", "coco" or "cmb". width: factor on all channels, map sizes stay. weights of the
     trunk: None (Kaiming), "imagenet" (torchvision downloads them) or a .safetensors or .pth file with torchvision's
-    names. beta, resize, placement, weighting: FE readings A6, A2, A4, A5, without effect on variants without FE.
+    names. beta, resize, placement, weighting: FE readings A6, A2, A4, A5, without effect on variants without FE. layer:
+    what stands in FE's place, "enhancement" or "assisted_excitation", which has no beta and no weighting.
     minimum_negatives: negatives per picture that teach even without a match. The last three: what `detections` keeps.
     """
     config = Config(
@@ -262,6 +266,7 @@ def build(
         resize=resize,
         placement=placement,
         weighting=weighting,
+        layer=layer,
         minimum_negatives=minimum_negatives,
         score_threshold=score_threshold,
         nms_threshold=nms_threshold,
@@ -272,6 +277,12 @@ def build(
     from cmbfe.detector.weights import with_trunk_weights  # late: weights.py itself builds detectors
 
     return with_trunk_weights(config, weights)
+
+
+def _training_layer(config: Config) -> FeatureEnhancement | AssistedExcitation:
+    if config.layer == "assisted_excitation":
+        return AssistedExcitation(config.resize)
+    return FeatureEnhancement(config.beta, config.resize, config.weighting)
 
 
 def _trunk(spec: Variant, width: float) -> Trunk:

@@ -1,0 +1,43 @@
+"""Learning curves while a training runs, as DVCLive keeps them: `dvc plots show` and any table reader see them grow."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvclive import Live
+
+POINTS = 200
+"""About how many points a whole training has."""
+
+
+@contextmanager
+def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -> Iterator[Callable[[], None]]:
+    """Write curves to `folder` for the block: call what is yielded whenever `history` has a new row; None writes none.
+
+    metrics.json has the last values, plots/metrics/NAME.tsv one row (step, value) per point; a point is the mean since
+    the last one, the validation AP as it was measured. A resumed training begins the files anew from its history, so
+    that they are those of an uninterrupted one.
+    """
+    if folder is None:
+        yield lambda: None
+        return
+    every = max(iterations // POINTS, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    with Live(str(folder), save_dvc_exp=False, dvcyaml=None) as live:
+        for done in range(1, len(history) + 1):
+            _log(live, history, done, every)
+        yield lambda: _log(live, history, len(history), every)
+
+
+def _log(live: Live, history: Sequence[dict], done: int, every: int) -> None:
+    last = history[done - 1]
+    live.step = last["iteration"]
+    if last["validation_ap"] is not None:
+        live.log_metric("validation_ap", last["validation_ap"])
+    if done % every == 0:
+        recent = history[done - every : done]
+        for name in (name for name in last if name not in ("iteration", "validation_ap")):
+            live.log_metric(name, sum(row[name] for row in recent) / every)
+    if done % every == 0 or last["validation_ap"] is not None:
+        live.make_summary()
