@@ -81,6 +81,14 @@ def table3(
     return _table(rows)
 
 
+def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]:
+    """AP on the test pictures by variant, and the gain by FE of each pair of twins: to compare experiments by."""
+    _check_twins(matches)
+    ap = {variant: float(average_precision(of_variant)) for variant, of_variant in matches.items()}
+    plain = [variant for variant in ap if variant == plain_of(variant)]
+    return {"ap": ap, "gain_by_fe": {variant: ap[f"{variant}-fe"] - ap[variant] for variant in plain}}
+
+
 def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None) -> Value:
     """The largest recall that all of `twins` reach, but no more than `at_most`; one per resample with `weights`."""
     reached = [largest_sensitivity(one, weights) for one in twins]

@@ -226,18 +226,22 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
 
 
 def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20) -> Figure:
-    """The losses of a training: every iteration thin, a running mean over `window` iterations thick."""
-    losses = [name for name in history.columns if name not in ("iteration", "learning_rate")]
+    """The losses of a training, with a running mean over `window` iterations, and beside them the validation AP."""
     with theme():
-        figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-        for name, colour in zip(losses, ("#009E73", "#CC79A7"), strict=False):
-            axes.plot(history["iteration"], history[name], color=colour, alpha=0.25, linewidth=0.8)
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(9.5, 3.4), layout="constrained", sharex=True, width_ratios=[5, 3]
+        )
+        for name, colour in (("classification", "#009E73"), ("box_regression", "#CC79A7")):
+            left.plot(history["iteration"], history[name], color=colour, alpha=0.25, linewidth=0.8)
             smooth = history[name].rolling(window, min_periods=1).mean()
-            axes.plot(history["iteration"], smooth, color=colour, label=name.replace("_", " "))
+            left.plot(history["iteration"], smooth, color=colour, label=name.replace("_", " "))
         for change in history["iteration"][history["learning_rate"].diff() < 0]:
-            axes.axvline(change, color="0.4", linestyle=":", linewidth=1)
-        axes.set(xlabel="iteration", ylabel="loss", title=f"{variant}: learning curve", yscale="log")
-        axes.legend()
+            left.axvline(change, color="0.4", linestyle=":", linewidth=1)
+        left.set(xlabel="iteration", ylabel="loss", title=f"{variant}: learning curve", yscale="log")
+        left.legend()
+        measured = history.dropna(subset="validation_ap")
+        right.plot(measured["iteration"], measured["validation_ap"], color=COLOURS[arm(variant)], marker="o")
+        right.set(xlabel="iteration", ylabel="AP", title="validation patients", ylim=(-0.02, 1.02))
     plt.close(figure)
     return figure
 

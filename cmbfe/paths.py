@@ -51,5 +51,10 @@ def table(name: str) -> Path:
     return workspace() / "results" / "tables" / f"{name}.csv"
 
 
+def summary() -> Path:
+    """The test AP of every variant: the metrics that `dvc exp show` compares."""
+    return workspace() / "results" / "summary.json"
+
+
 def figure(name: str) -> Path:
     return workspace() / "results" / "figures" / f"{name}.png"

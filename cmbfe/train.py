@@ -114,7 +114,7 @@ def train(
         compute.fabric.print(
             f"{out}: trained already with these settings, data and code; delete {out} to train again"
         )
-        return read_history(out / HISTORY_FILE)
+        return pd.read_csv(out / HISTORY_FILE)
     run = Run(build_from_params(variant, params), settings, params.detector.fe.schedule, compute)
     run.restore(out / CHECKPOINTS, belongs_to)
     pictures = _prepared(out, listed, settings, compute)
@@ -130,7 +130,7 @@ def train(
     if compute.number == 0:
         _finish(run, params, belongs_to, out)
     compute.fabric.barrier()
-    return read_history(out / HISTORY_FILE)
+    return pd.read_csv(out / HISTORY_FILE)
 
 
 def _loop(
@@ -188,11 +188,6 @@ def code_hash() -> str:
 def is_trained(out: Path, belongs_to: dict[str, Any]) -> bool:
     """Whether `out` holds the finished result of this very training."""
     return (out / FINISHED_FILE).is_file() and read_json(out / FINISHED_FILE) == belongs_to
-
-
-def read_history(file: Path) -> pd.DataFrame:
-    """A history as it was written, to the last bit."""
-    return pd.read_csv(file, float_precision="round_trip")
 
 
 def _refuse_foreign(out: Path) -> None:

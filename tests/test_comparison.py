@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.comparison import common_recall, plain_of, table2, table3
+from cmbfe.comparison import common_recall, plain_of, summary_of_ap, table2, table3
 from cmbfe.errors import InputError
 from cmbfe.metrics import Matches, match
 from cmbfe.params import Evaluation
@@ -115,3 +115,8 @@ def test_ssd300_has_no_printed_value_in_table_3():
 @pytest.mark.parametrize(("variant", "plain"), [("ssd512-fe", "ssd512"), ("ssd512", "ssd512")])
 def test_the_twin_without_fe(variant, plain):
     assert plain_of(variant) == plain
+
+
+def test_the_summary_holds_the_ap_of_every_variant_and_the_gain_of_every_pair():
+    summary = summary_of_ap({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)})
+    assert summary == {"ap": {"ssd512": 0.5, "ssd512-fe": 1.0}, "gain_by_fe": {"ssd512": 0.5}}

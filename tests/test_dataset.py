@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import BOX, SIDE, labelled_pictures
 
-from cmbfe.data.dataset import batch_indices, load_labelled, to_input, to_targets
+from cmbfe.data.dataset import (
+    batch_indices,
+    content_hash,
+    decode_to_file,
+    fits,
+    list_labelled,
+    load_labelled,
+    mapped_from_file,
+    to_input,
+    to_targets,
+)
 from cmbfe.data.picture_files import read_picture, save_picture
 from cmbfe.errors import InputError
 
@@ -50,7 +60,7 @@ def test_pictures_come_in_the_labels_order_with_their_own_boxes(tmp_path):
 def test_pictures_of_different_sizes_are_refused(tmp_path):
     labels = labelled_pictures(tmp_path, 3)
     save_picture(tmp_path / "P2" / "000.png", np.zeros((SIDE, SIDE + 1), np.uint8))
-    with pytest.raises(InputError, match=r"P2.000\.png: \(65, 64\) px, but .*P1.000\.png has \(64, 64\) px"):
+    with pytest.raises(InputError, match=r"P2.000\.png: 65 x 64 px, but .*P1.000\.png has 64 x 64 px"):
         load_labelled(labels, tmp_path)
 
 
@@ -89,3 +99,48 @@ def test_targets_hold_the_boxes_and_the_label_of_microbleeds():
     assert one["labels"].tolist() == [1]
     assert none["boxes"].shape == (0, 4)
     assert none["labels"].shape == (0,)
+
+
+def test_pictures_come_the_same_from_memory_from_a_mapped_file_and_from_their_own_files(tmp_path):
+    labels = labelled_pictures(tmp_path, 4)
+    listed = list_labelled(labels, tmp_path)
+    decode_to_file(listed, tmp_path / "decoded.npy")
+    mapped = mapped_from_file(listed, tmp_path / "decoded.npy")
+    assert isinstance(mapped.pictures, np.memmap)
+    loaded = load_labelled(labels, tmp_path)
+    order = np.array([2, 0, 2])
+    for data in (listed, mapped):
+        assert data.names == loaded.names
+        np.testing.assert_array_equal(data.pictures[order], loaded.pictures[order])
+
+
+def test_a_picture_that_cannot_be_decoded_leaves_no_file(tmp_path):
+    labels = labelled_pictures(tmp_path, 3)
+    (tmp_path / "P3" / "000.png").write_bytes((tmp_path / "P3" / "000.png").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"P3.000\.png"):
+        decode_to_file(list_labelled(labels, tmp_path), tmp_path / "decoded.npy")
+    assert not list(tmp_path.glob("*.npy"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_budget_is_in_bytes_of_decoded_pictures(tmp_path):
+    listed = list_labelled(labelled_pictures(tmp_path, 4), tmp_path)
+    gib = 4 * SIDE * SIDE / 2**30
+    assert fits(listed, gib)
+    assert not fits(listed, gib * 0.999)
+    assert not fits(listed, 0.0)
+
+
+def test_the_content_hash_changes_with_pixels_boxes_and_order_only(tmp_path):
+    labels = labelled_pictures(tmp_path, 3)
+    before = content_hash(list_labelled(labels, tmp_path))
+    assert content_hash(list_labelled(labels, tmp_path)) == before
+    moved = {
+        **labels,
+        "annotations": [{**labels["annotations"][0], "bbox": [1, 2, 3, 4]}, *labels["annotations"][1:]],
+    }
+    assert content_hash(list_labelled(moved, tmp_path)) != before
+    turned = {**labels, "images": labels["images"][::-1]}
+    assert content_hash(list_labelled(turned, tmp_path)) != before
+    save_picture(tmp_path / "P2" / "000.png", np.zeros((SIDE, SIDE), np.uint8))
+    assert content_hash(list_labelled(labels, tmp_path)) != before

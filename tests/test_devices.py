@@ -1,9 +1,15 @@
 """Device and precision: what is asked for is given or refused, and `auto` follows the hardware."""
 
+from collections.abc import Callable
+from unittest import mock
+
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
-from cmbfe.devices import choose_precision, make_compute
+from cmbfe import devices
+from cmbfe.devices import choose_precision, make_compute, started_processes
 from cmbfe.errors import InputError
 
 
@@ -43,3 +49,79 @@ def test_convolutions_take_the_precision(precision, dtype):
     layer = torch.nn.Conv2d(1, 1, 1)
     with make_compute("cpu", precision).autocast():
         assert layer(torch.ones(1, 1, 2, 2)).dtype == dtype
+
+
+@pytest.fixture
+def as_started(monkeypatch) -> Callable[..., None]:
+    """Set the environment that torchrun or SLURM gives a process."""
+
+    def set_it(**variables: object) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return set_it
+
+
+TORCHRUN_HAS = {"devices": 4, "nodes": 2}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none",
+    "RANK": 5,
+    "LOCAL_RANK": 1,
+    "GROUP_RANK": 1,
+    "LOCAL_WORLD_SIZE": 4,
+    "WORLD_SIZE": 8,
+}
+
+
+def test_processes_are_those_that_torchrun_or_slurm_started(as_started):
+    assert started_processes() == (1, 1)
+    as_started(SLURM_NTASKS=6, SLURM_NNODES=3, SLURM_JOB_NAME="train")
+    assert started_processes() == (2, 3)
+    as_started(**TORCHRUN)
+    assert started_processes() == (4, 2)
+
+
+@pytest.mark.parametrize(("has_gpus", "expected"), [(0, "cpu"), (4, "cuda")])
+def test_fabric_is_given_the_processes_and_a_gpu_for_each_where_there_are_some(
+    as_started, monkeypatch, has_gpus, expected
+):
+    as_started(**TORCHRUN)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: has_gpus)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    with mock.patch.object(devices, "Fabric") as fabric:
+        compute = make_compute(precision="auto" if has_gpus else "32-true")
+    fabric.assert_called_once_with(accelerator=expected, devices=4, num_nodes=2, strategy="auto")
+    fabric.return_value.launch.assert_called_once_with()
+    assert compute.precision == ("bf16-mixed" if has_gpus else "32-true")
+
+
+def test_several_processes_become_distributed_data_parallel_with_one_gpu_each(as_started, monkeypatch):
+    as_started(**TORCHRUN)
+    monkeypatch.setattr(Fabric, "launch", lambda self: None)
+    compute = make_compute("cpu", "32-true")
+    assert isinstance(compute.fabric.strategy, DDPStrategy)
+    assert (compute.processes, compute.number) == (8, 5)
+    assert compute.fabric.strategy.process_group_backend is None  # Fabric takes gloo for CPUs, NCCL for GPUs
+
+
+@pytest.mark.parametrize("asked", [{"devices": 8}, {"nodes": 3}])
+def test_other_processes_than_asked_for_are_refused(as_started, asked):
+    as_started(**TORCHRUN)
+    (name, number), *_ = asked.items()
+    with pytest.raises(InputError, match=f"training.{name}: {number} asked for, but {TORCHRUN_HAS[name]} started"):
+        make_compute("cpu", **asked)
+
+
+def test_more_processes_than_gpus_are_refused(as_started, monkeypatch):
+    as_started(**TORCHRUN)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(InputError, match="4 processes were started on this machine, but it has 3 CUDA devices"):
+        make_compute()
+
+
+def test_what_is_printed_is_what_is_computed_in():
+    assert str(make_compute("cpu", "32-true")) == "cpu, precision 32-true, 1 process"

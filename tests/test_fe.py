@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbfe.detector.fe import FeatureEnhancement, enhance, enhancement_mask
+from cmbfe.detector.fe import (
+    AssistedExcitation,
+    FeatureEnhancement,
+    box_mask,
+    enhance,
+    enhancement_mask,
+    strength,
+)
 from cmbfe.errors import InputError
 
 
@@ -100,3 +107,42 @@ def test_dtype_and_shape_are_those_of_the_features():
     enhanced = enhance(torch.rand(1, 3, 5, 5, dtype=torch.bfloat16), torch.rand(1, 1, 40, 40))
     assert enhanced.dtype == torch.bfloat16
     assert enhanced.shape == (1, 3, 5, 5)
+
+
+def test_a_constant_strength_is_one_and_a_cosine_falls_from_one_to_nothing():
+    assert [strength("constant", iteration, 10) for iteration in (0, 5, 10)] == [1, 1, 1]
+    cosine = [strength("cosine", iteration, 12) for iteration in (0, 4, 6, 8, 12)]
+    np.testing.assert_allclose(cosine, [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
+    with pytest.raises(InputError, match="'linear': expected one of constant, cosine"):
+        strength("linear", 0, 10)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25, 0.0])
+def test_strength_weakens_the_mask_and_is_no_part_of_the_state(factor):
+    layer = FeatureEnhancement()
+    images, boxes = torch.rand(1, 3, 8, 8), [torch.tensor([[1.0, 1, 6, 6]])]
+    layer.strength = factor
+    torch.testing.assert_close(layer.mask(images, boxes), factor * enhancement_mask(images, boxes))
+    assert layer.state_dict() == {}
+
+
+@settings(max_examples=50, deadline=None)
+@given(boxes_over_the_border)
+def test_the_box_mask_is_one_on_the_pixels_that_fe_looks_at(sides):
+    boxes = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in sides]).reshape(-1, 4)
+    image = torch.full((1, 3, 12, 16), 0.5)  # of one grey, M is 1 - 1 / beta on every pixel of every box
+    expected = enhancement_mask(image, [boxes], beta=2.0) * 2
+    torch.testing.assert_close(box_mask(image, [boxes]), expected)
+
+
+def test_assisted_excitation_adds_the_channels_mean_inside_the_boxes_and_nothing_in_evaluation():
+    features = torch.tensor([[1.0, 5.0], [3.0, 7.0]]).reshape(1, 2, 1, 2)  # two channels, two cells
+    layer = AssistedExcitation()
+    mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])  # the second cell
+    assert mask.tolist() == [[[[0, 1]]]]
+    assert layer(features, mask).flatten().tolist() == [1, 11, 3, 13]
+    layer.strength = 0.5
+    mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])
+    assert layer(features, mask).flatten().tolist() == [1, 8, 3, 10]
+    assert layer.eval()(features, mask) is features
+    assert layer.state_dict() == {}

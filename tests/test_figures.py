@@ -77,9 +77,11 @@ def test_coverage_has_a_panel_per_input_size_and_a_dot_per_box():
 
 def test_a_learning_curve_marks_where_the_learning_rate_falls():
     rates = [1e-3] * 5 + [1e-4] * 5
-    history = pd.DataFrame({"iteration": range(1, 11), "box_regression": 2.0, "learning_rate": rates})
-    axes = figures.learning_curve_figure(history, "ssd300", window=3).axes[0]
-    assert [list(line.get_xdata()) for line in axes.get_lines() if line.get_linestyle() == ":"] == [[6, 6]]
+    losses = {"classification": 3.0, "box_regression": 2.0, "validation_ap": [np.nan, 0.5] * 5}
+    history = pd.DataFrame({"iteration": range(1, 11), "learning_rate": rates, **losses})
+    left, right = figures.learning_curve_figure(history, "ssd300", window=3).axes
+    assert [list(line.get_xdata()) for line in left.get_lines() if line.get_linestyle() == ":"] == [[6, 6]]
+    assert right.get_lines()[0].get_xydata().tolist() == [[2, 0.5], [4, 0.5], [6, 0.5], [8, 0.5], [10, 0.5]]
 
 
 def test_a_picture_is_shown_with_boxes_and_a_scale_bar_of_20_mm():

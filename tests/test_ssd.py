@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cmbfe.detector.fe import LAYERS
 from cmbfe.detector.ssd import VARIANTS, build
 from cmbfe.errors import InputError
 
@@ -157,6 +158,7 @@ def test_an_image_that_is_no_picture_is_refused_with_its_index(image):
         ("resize", "cubic"),
         ("placement", "head"),
         ("weighting", "text"),
+        ("layer", "text"),
         ("width", 0.0),
         ("beta", -1.0),
         ("detections_per_image", 0),
@@ -214,11 +216,12 @@ def test_a_step_at_full_width_and_batch_4_runs_in_bf16_with_losses_in_float32(va
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("target_device", ["cpu", "cuda"])
-def test_training_on_a_gpu_mixes_no_devices(variant, target_device):
+@pytest.mark.parametrize("layer", LAYERS)
+def test_training_on_a_gpu_mixes_no_devices(variant, target_device, layer):
     # Shapes and devices without values: FakeTensorMode needs no GPU for the forward pass.
     with FakeTensorMode():
         with torch.device("cuda"):
-            model = build(variant, placement="both").train()
+            model = build(variant, placement="both", layer=layer).train()
         images = torch.rand(2, 3, 200, 240, device="cuda")
         targets = [
             {"boxes": torch.rand(k, 4, device=target_device), "labels": torch.ones(k, device=target_device).long()}

@@ -1,6 +1,7 @@
 """Training: reproducible bit for bit, also when interrupted; never mixed with other settings, data or code."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -12,13 +13,15 @@ import torch
 from PIL import Image
 from tiny_world import BOX, labelled_pictures, tiny_params, tree
 
+from cmbfe import iteration
 from cmbfe import train as training
 from cmbfe.data.dataset import batch_indices
 from cmbfe.data.labels import LABELS_FILE
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
-from cmbfe.params import load_params, profile_file
+from cmbfe.iteration import Run
+from cmbfe.params import Params, load_params, profile_file
 from cmbfe.train import build_from_params, train
 
 VGG_FILE = Path(__file__).parents[2] / "shared" / "weights" / "vgg16_features.safetensors"
@@ -58,14 +61,14 @@ def run(data: Path, out: Path, variant: str = "ssd300-fe", seed: int = 7, **sett
 
 def interrupt(data: Path, out: Path, after: int, **settings: object) -> None:
     """Run a training that is interrupted once `after` iterations are done."""
-    step = training._step
+    step = Run.step
 
-    def interrupted(state: training.Run, *args: object) -> None:
+    def interrupted(state: Run, parts: list) -> dict:
         if state.iteration == after:
             raise Stopped
-        step(state, *args)
+        return step(state, parts)
 
-    with mock.patch.object(training, "_step", interrupted), pytest.raises(Stopped):
+    with mock.patch.object(Run, "step", interrupted), pytest.raises(Stopped):
         run(data, out, **settings)
 
 
@@ -83,12 +86,16 @@ def weights(out: Path) -> bytes:
 
 
 def test_the_result_is_a_model_with_its_settings_and_history(finished):
-    assert set(tree(finished)) == {"config.json", "finished.json", "history.csv", "model.safetensors", "params.yaml"}
+    files = {path.name for path in finished.iterdir() if path.is_file()}
+    assert files == {"config.json", "finished.json", "history.csv", "model.safetensors", "params.yaml"}
+    assert {path.name for path in finished.iterdir() if path.is_dir()} == {"live"}
     assert load_model(finished).config.variant == "ssd300-fe"
     history = pd.read_csv(finished / "history.csv")
-    assert list(history) == ["iteration", "classification", "box_regression", "learning_rate"]
+    losses = ["classification", "box_regression", "gradient_norm"]
+    assert list(history) == ["iteration", *losses, "learning_rate", "validation_ap"]
     assert history["iteration"].tolist() == [1, 2, 3, 4]
-    assert np.isfinite(history.to_numpy()).all()
+    assert np.isfinite(history[losses]).all(axis=None)
+    assert history["validation_ap"].isna().all()
 
 
 def test_the_learning_rate_falls_after_each_milestone(finished):
@@ -136,7 +143,7 @@ def test_interrupted_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before
 @pytest.mark.parametrize("bytes_left", [0, 100_000])
 def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(finished, data, tmp_path, capsys, bytes_left):
     interrupt(data, tmp_path / "out", after=3, checkpoint_every=1)
-    (newest,) = (tmp_path / "out" / "checkpoints").glob("iteration0000003-*.pt")
+    (newest,) = (tmp_path / "out" / "checkpoints").glob("iteration000000003.pt")
     newest.write_bytes(newest.read_bytes()[:bytes_left])
     run(data, tmp_path / "out", checkpoint_every=1)
     said = capsys.readouterr().out
@@ -148,29 +155,45 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(finished, da
 def test_only_the_two_newest_checkpoints_are_kept(data, tmp_path):
     interrupt(data, tmp_path / "out", after=3, checkpoint_every=1)
     names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
-    assert [name.split("-")[0] for name in names] == ["iteration0000002", "iteration0000003"]
+    assert names == ["iteration000000002.pt", "iteration000000003.pt"]
 
 
-def test_a_checkpoint_of_other_settings_is_passed_over_and_the_difference_said(finished, data, tmp_path, capsys):
-    interrupt(data, tmp_path / "out", after=2, learning_rate=2e-3)
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"learning_rate": 2e-3}, "training.learning_rate: 0.001 there, 0.002 here"),
+        ({"seed": 8}, "seed: 7 there, 8 here"),
+        ({"variant": "ssd300"}, "variant: ssd300-fe there, ssd300 here"),
+        ({"precision": "bf16-mixed"}, "training.precision: 32-true there, bf16-mixed here"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused_and_left_and_the_difference_said(
+    finished, data, tmp_path, settings, difference
+):
+    interrupt(data, tmp_path / "out", after=3)
+    before = tree(tmp_path / "out")
+    with pytest.raises(InputError, match=re.escape(difference)) as caught:
+        run(data, tmp_path / "out", **settings)
+    assert str(tmp_path / "out" / "checkpoints" / "iteration000000002.pt") in str(caught.value)
+    assert tree(tmp_path / "out") == before
     run(data, tmp_path / "out")
-    assert "other settings passed over: training.learning_rate: 0.002 there, 0.001 here" in capsys.readouterr().out
     assert tree(tmp_path / "out") == tree(finished)
 
 
-def test_later_checkpoints_of_other_settings_do_not_push_out_ours(finished, data, tmp_path, capsys):
-    interrupt(data, tmp_path / "out", after=3, checkpoint_every=1, learning_rate=2e-3)
-    interrupt(data, tmp_path / "out", after=1, checkpoint_every=1)
-    run(data, tmp_path / "out", checkpoint_every=1)
-    assert "after 1 iterations" in capsys.readouterr().out
-    assert weights(tmp_path / "out") == weights(finished)
-
-
-def test_a_checkpoint_of_other_code_is_passed_over(data, tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_of_other_code_is_refused(data, tmp_path, monkeypatch):
     interrupt(data, tmp_path / "out", after=2)
     monkeypatch.setattr(training, "code_hash", lambda: "edited")
-    assert is_started(data, tmp_path / "out")
-    assert "code_sha256" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"code_sha256: .* there, edited here"):
+        run(data, tmp_path / "out")
+
+
+@pytest.mark.parametrize("settings", [{"checkpoint_every": 1}, {"decoded_gib": 0.0}, {"devices": 1, "nodes": 1}])
+def test_where_and_how_often_a_training_saves_may_change_on_the_way(finished, data, tmp_path, capsys, settings):
+    interrupt(data, tmp_path / "out", after=3)
+    run(data, tmp_path / "out", **settings)
+    assert "after 2 iterations" in capsys.readouterr().out
+    differing = {name for name, content in tree(tmp_path / "out").items() if content != tree(finished)[name]}
+    assert differing == {"params.yaml"}
 
 
 def test_a_finished_training_is_not_repeated(finished, data, capsys):
@@ -183,13 +206,13 @@ def test_a_finished_training_is_not_repeated(finished, data, capsys):
 
 
 @pytest.mark.parametrize("settings", [{"seed": 8}, {"learning_rate": 2e-3}, {"iterations": 5}, {"variant": "ssd300"}])
-def test_a_finished_training_is_repeated_with_other_settings(finished, data, settings):
-    assert is_started(data, finished, **settings)
+def test_a_finished_training_is_repeated_with_other_settings(finished, data, tmp_path, settings):
+    assert is_started(data, shutil.copytree(finished, tmp_path / "out"), **settings)
 
 
-def test_a_finished_training_is_repeated_with_other_code(finished, data, monkeypatch):
+def test_a_finished_training_is_repeated_with_other_code(finished, data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "code_hash", lambda: "edited")
-    assert is_started(data, finished)
+    assert is_started(data, shutil.copytree(finished, tmp_path / "out"))
 
 
 def test_the_hash_of_the_code_changes_with_the_detector_and_not_with_the_figures(tmp_path, monkeypatch):
@@ -210,7 +233,8 @@ def test_the_hash_of_the_code_changes_with_the_detector_and_not_with_the_figures
 @pytest.mark.parametrize("changed", ["picture", "box", "box on another picture"])
 def test_a_finished_training_is_repeated_with_other_data(finished, tmp_path, changed):
     labels = labelled_pictures(tmp_path)
-    assert not is_started(tmp_path, finished)
+    out = shutil.copytree(finished, tmp_path / "out")
+    assert not is_started(tmp_path, out)
     if changed == "picture":
         pixels = np.array(Image.open(tmp_path / "P3" / "000.png"))
         pixels[0, 0] += 1
@@ -219,7 +243,7 @@ def test_a_finished_training_is_repeated_with_other_data(finished, tmp_path, cha
         change = {"bbox": [BOX[0] + 0.5, *BOX[1:]]} if changed == "box" else {"image_id": 4}
         labels["annotations"][2].update(change)
         (tmp_path / LABELS_FILE).write_text(json.dumps(labels))
-    assert is_started(tmp_path, finished)
+    assert is_started(tmp_path, out)
 
 
 def test_twins_begin_with_the_same_weights_and_see_the_same_batches(data, tmp_path, monkeypatch):
@@ -228,13 +252,13 @@ def test_twins_begin_with_the_same_weights_and_see_the_same_batches(data, tmp_pa
     assert all(torch.equal(tensor, enhanced[name]) for name, tensor in plain.items())
 
     seen: list[bytes] = []
-    to_input = training.to_input
+    to_input = iteration.to_input
 
     def spy(batch: np.ndarray, device: torch.device) -> torch.Tensor:
         seen.append(batch.tobytes())
         return to_input(batch, device)
 
-    monkeypatch.setattr(training, "to_input", spy)
+    monkeypatch.setattr(iteration, "to_input", spy)
     histories = [run(data, tmp_path / name, name, iterations=3, milestones=()) for name in ("ssd300", "ssd300-fe")]
     assert seen[:3] == seen[3:]
     assert histories[0]["classification"][0] != histories[1]["classification"][0]  # FE is there
@@ -246,7 +270,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_iteration_learning_rate_and_p
     names = [f"P{index + 1}/000.png" for index in batch_indices(5, 2, iteration=1, seed=7)]
     assert "iteration 2, learning rate 1e+30" in str(caught.value)
     assert ", ".join(names) in str(caught.value)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_boxes_reach_the_model_in_float32_while_convolutions_are_bf16(data, tmp_path, monkeypatch):
@@ -277,7 +301,7 @@ def test_an_unknown_variant_is_refused_and_an_earlier_result_stays(finished, dat
 
 def test_a_result_stays_whole_until_the_next_is_finished(finished, data, tmp_path):
     out = shutil.copytree(finished, tmp_path / "out")
-    interrupt(data, out, after=1, learning_rate=2e-3, checkpoint_every=1)
+    interrupt(data, out, after=2, learning_rate=2e-3, checkpoint_every=1)
     assert weights(out) == weights(finished)
     assert not is_started(data, out)
 
@@ -287,6 +311,7 @@ def test_a_result_that_is_half_replaced_is_not_taken_for_the_old_one(finished, d
     monkeypatch.setattr(training, "save_model", mock.Mock(side_effect=Stopped))
     with pytest.raises(Stopped):
         run(data, out, learning_rate=2e-3)
+    shutil.rmtree(out / "checkpoints")
     assert is_started(data, out)
 
 
@@ -308,8 +333,208 @@ def test_the_paper_profiles_ssd512_begins_with_imagenet_weights_and_finite_losse
     schedule = paper.training.model_copy(update={"iterations": 1, "milestones": (), "accelerator": "cpu"})
     params = paper.model_copy(update={"detector": detector, "training": schedule})
     history = train("ssd512-fe", params, data, tmp_path / "out", progress=False)
-    assert np.isfinite(history.to_numpy()).all()
+    assert np.isfinite(history[["classification", "box_regression", "gradient_norm"]]).all(axis=None)
     assert "conv6, conv7, the extra layers and the heads start afresh" in caplog.text
     model = load_model(tmp_path / "out")
     assert all(weight.isfinite().all() for weight in model.state_dict().values())
     assert len(model.default_boxes) == 24564
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory) -> Path:
+    """Two pictures of the validation split with a microbleed, and two without."""
+    folder = tmp_path_factory.mktemp("validation")
+    labels = labelled_pictures(folder, 4)
+    for image in labels["images"]:
+        image["split"] = "validation"
+    labels["annotations"] = labels["annotations"][:2]
+    (folder / LABELS_FILE).write_text(json.dumps(labels))
+    return folder
+
+
+def measured(*values: float) -> mock.Mock:
+    """Stands for the measurement: gives these values one after the other."""
+    return mock.Mock(side_effect=values)
+
+
+def test_the_validation_ap_is_measured_where_due_and_at_the_end_and_the_first_best_model_is_kept(
+    data, validation, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "validation_ap", measured(0.5, 0.5))
+    settings = {"iterations": 3, "milestones": (), "validate_every": 2}
+    params = tiny_params(**settings)
+    history = train("ssd300-fe", params, data, tmp_path / "out", progress=False, validation=validation)
+    assert history["validation_ap"].tolist()[1:] == [0.5, 0.5]
+    assert np.isnan(history["validation_ap"][0])
+    best = tmp_path / "out" / "best"
+    assert json.loads((best / "validation.json").read_text()) == {"ap": 0.5, "iteration": 2}
+    run(data, tmp_path / "two", iterations=2, milestones=())
+    assert weights(best) == weights(tmp_path / "two")
+    assert weights(best) != weights(tmp_path / "out")
+    assert load_params(best / "params.yaml") == params
+
+
+def test_measuring_changes_nothing_in_the_training_and_sees_a_model_in_evaluation_mode(
+    finished, data, validation, tmp_path
+):
+    history = train(
+        "ssd300-fe", tiny_params(validate_every=1), data, tmp_path / "out", progress=False, validation=validation
+    )
+    assert history["validation_ap"].between(0, 1).all()
+    assert weights(tmp_path / "out") == weights(finished)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(
+    data, validation, tmp_path, monkeypatch, after
+):
+    params = tiny_params(validate_every=1, checkpoint_every=2)
+    values = {1: 0.1, 2: 0.7, 3: 0.3, 4: 0.2}
+
+    def whole(out: Path) -> None:
+        train("ssd300-fe", params, data, out, progress=False, validation=validation)
+
+    def by_iteration(model: SSD, **_: object) -> float:
+        return values[state[0].iteration]
+
+    state: list[Run] = []
+    created = Run.__init__
+
+    def remember(self: Run, *arguments: object) -> None:
+        created(self, *arguments)
+        state[:] = [self]
+
+    monkeypatch.setattr(Run, "__init__", remember)
+    monkeypatch.setattr(training, "validation_ap", by_iteration)
+    whole(tmp_path / "at once")
+    step = Run.step
+
+    def interrupted(self: Run, parts: list) -> dict:
+        if self.iteration == after:
+            raise Stopped
+        return step(self, parts)
+
+    with mock.patch.object(Run, "step", interrupted), pytest.raises(Stopped):
+        whole(tmp_path / "in two")
+    whole(tmp_path / "in two")
+    assert json.loads((tmp_path / "in two" / "best" / "validation.json").read_text()) == {"ap": 0.7, "iteration": 2}
+    assert tree(tmp_path / "in two") == tree(tmp_path / "at once")
+
+
+def test_a_training_without_validation_keeps_no_best_model_of_an_earlier_one(data, validation, tmp_path):
+    out = tmp_path / "out"
+    train("ssd300-fe", tiny_params(), data, out, progress=False, validation=validation)
+    assert (out / "best").is_dir()
+    run(data, out)
+    assert not (out / "best").exists()
+
+
+def test_pictures_beyond_the_budget_are_decoded_for_each_batch_with_the_same_result(finished, data, tmp_path, capsys):
+    run(data, tmp_path / "out", decoded_gib=0.0)
+    assert "decoded anew for each batch" in capsys.readouterr().out
+    assert weights(tmp_path / "out") == weights(finished)
+
+
+def test_what_a_killed_writer_left_behind_is_removed(finished, data, tmp_path):
+    interrupt(data, tmp_path / "out", after=3)
+    left = tmp_path / "out" / "checkpoints" / ".iteration000000003.4711.partial.pt"
+    left.write_bytes(b"half")
+    interrupt(data, tmp_path / "out", after=3)
+    assert not left.exists()
+
+
+def test_accumulated_batches_and_one_batch_of_all_their_pictures_give_the_same_update(data, tmp_path):
+    # Every picture has one box, hence as many matches: the mean over batches is that over pictures.
+    whole = run(data, tmp_path / "whole", batch=4, iterations=3, milestones=())
+    parts = run(data, tmp_path / "parts", batch=2, accumulate=2, iterations=3, milestones=())
+    np.testing.assert_allclose(parts["classification"], whole["classification"], rtol=1e-3)
+    assert parts["classification"][2] != parts["classification"][0]
+
+
+def test_the_learning_rate_rises_in_equal_steps_over_the_warm_up(data, tmp_path):
+    history = run(data, tmp_path / "out", warm_up_iterations=2, milestones=(3,))
+    np.testing.assert_allclose(history["learning_rate"], [5e-4, 1e-3, 1e-3, 1e-4], rtol=1e-12)
+
+
+def test_a_clipped_gradient_changes_the_weights_and_an_unreached_limit_does_not(finished, data, tmp_path):
+    run(data, tmp_path / "clipped", clip_gradient_norm=1e-6)
+    run(data, tmp_path / "unreached", clip_gradient_norm=1e12)
+    assert weights(tmp_path / "clipped") != weights(finished)
+    assert weights(tmp_path / "unreached") == weights(finished)
+
+
+def with_fe(**settings: object) -> Params:
+    params = tiny_params()
+    fe = params.detector.fe.model_copy(update=settings)
+    return params.model_copy(update={"detector": params.detector.model_copy(update={"fe": fe})})
+
+
+def test_fe_that_fades_begins_at_full_strength_and_ends_near_none(data, tmp_path, monkeypatch):
+    seen: list[float] = []
+    step = Run.step
+
+    def spy(self: Run, parts: list) -> dict:
+        row = step(self, parts)
+        seen.append(self.bare_model.fe.strength)
+        return row
+
+    monkeypatch.setattr(Run, "step", spy)
+    train("ssd300-fe", with_fe(schedule="cosine"), data, tmp_path / "out", progress=False)
+    np.testing.assert_allclose(seen, [1, (1 + np.sqrt(0.5)) / 2, 0.5, (1 - np.sqrt(0.5)) / 2], rtol=1e-12)
+
+
+def test_assisted_excitation_trains_in_the_place_of_fe(finished, data, tmp_path):
+    train("ssd300-fe", with_fe(layer="assisted_excitation"), data, tmp_path / "out", progress=False)
+    assert load_model(tmp_path / "out").config.layer == "assisted_excitation"
+    assert weights(tmp_path / "out") != weights(finished)
+
+
+@pytest.mark.parametrize("variant", ["ssd300-fe", "resnet34-300"])
+def test_a_planted_nan_stops_the_training_and_its_picture_is_named(data, tmp_path, monkeypatch, variant):
+    """Also with batch normalisation, which mixes the pictures of a batch."""
+    name = f"P{batch_indices(5, 2, iteration=1, seed=7)[1] + 1}/000.png"
+    bad = np.array(Image.open(data / name))
+    to_input = iteration.to_input
+
+    def plant(pictures: np.ndarray, device: torch.device) -> torch.Tensor:
+        images = to_input(pictures, device).clone()
+        for image, picture in zip(images, pictures, strict=True):
+            if np.array_equal(picture, bad):
+                image[:, 10, 10] = float("nan")
+        return images
+
+    monkeypatch.setattr(iteration, "to_input", plant)
+    with pytest.raises(InputError, match=f"alone, only {name} does: look at its pixels") as caught:
+        run(data, tmp_path / "out", variant)
+    assert "at iteration 2, learning rate 0.001" in str(caught.value)
+
+
+def test_the_last_checkpoint_is_intact_after_a_stop(finished, data, tmp_path, monkeypatch):
+    backward = Run._backward
+
+    def poisoned(self: Run, part: object, last: bool) -> dict:
+        losses = backward(self, part, last)
+        if self.iteration == 3:
+            next(iter(self.bare_model.parameters())).grad[0] = float("inf")
+        return losses
+
+    with (
+        mock.patch.object(Run, "_backward", poisoned),
+        pytest.raises(InputError, match=r"gradient_norm inf at iteration 4.* none of them does so alone"),
+    ):
+        run(data, tmp_path / "out", checkpoint_every=1)
+    run(data, tmp_path / "out", checkpoint_every=1)
+    assert weights(tmp_path / "out") == weights(finished)
+
+
+def test_a_box_that_cannot_be_trained_on_is_named_by_its_picture(data, tmp_path, monkeypatch):
+    to_targets = iteration.to_targets
+
+    def flat(boxes: list, device: torch.device) -> list[dict]:
+        targets = to_targets(boxes, device)
+        targets[1]["boxes"][0, 2] = targets[1]["boxes"][0, 0]
+        return targets
+
+    monkeypatch.setattr(iteration, "to_targets", flat)
+    with pytest.raises(InputError, match=r"iteration 1, pictures P\d/000\.png, P\d/000\.png: target 1: box 0 is"):
+        run(data, tmp_path / "out")

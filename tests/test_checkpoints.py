@@ -1,0 +1,98 @@
+"""Checkpoints: the newest two, unreadable ones passed over, foreign ones refused, random generators as they were."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cmbfe.checkpoints import (
+    difference_of,
+    load_checkpoint,
+    random_states,
+    remove_partial_files,
+    restore_random_states,
+    save_checkpoint,
+)
+from cmbfe.errors import InputError
+
+MINE = {"seed": 1, "training": {"milestones": [2, 3], "learning_rate": 1e-3}}
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def save(folder, *iterations: int) -> None:
+    for iteration in iterations:
+        save_checkpoint(folder, iteration, MINE, {"weight": torch.full((2,), float(iteration))})
+
+
+def test_the_newest_comes_back_and_only_two_stay(tmp_path):
+    save(tmp_path, 8, 9, 10)
+    assert names(tmp_path) == ["iteration000000009.pt", "iteration000000010.pt"]
+    file, state = load_checkpoint(tmp_path, MINE)
+    assert file == tmp_path / "iteration000000010.pt"
+    assert state["weight"].tolist() == [10, 10]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half of a file", b"no checkpoint at all"])
+def test_an_unreadable_one_is_named_and_the_one_before_taken(tmp_path, content):
+    save(tmp_path, 1, 2)
+    (tmp_path / "iteration000000002.pt").write_bytes(content)
+    said: list[str] = []
+    file, _ = load_checkpoint(tmp_path, MINE, say=said.append)
+    assert file.name == "iteration000000001.pt"
+    assert said[0].startswith(f"{tmp_path / 'iteration000000002.pt'}: unreadable checkpoint passed over")
+
+
+def test_a_file_that_would_run_code_when_loaded_is_passed_over(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save(Evil(), tmp_path / "iteration000000001.pt")
+    assert load_checkpoint(tmp_path, MINE) is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_any_there_is_nothing_to_go_on_from(tmp_path):
+    assert load_checkpoint(tmp_path / "absent", MINE) is None
+    (tmp_path / "iteration000000001.pt").touch()
+    assert load_checkpoint(tmp_path, MINE) is None
+
+
+def test_one_of_other_settings_is_refused_with_the_difference(tmp_path):
+    save(tmp_path, 1)
+    other = {"seed": 1, "training": {"milestones": [2, 4], "learning_rate": 1e-3}, "variant": "ssd512"}
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(tmp_path, other)
+    assert "training.milestones: [2, 3] there, [2, 4] here, variant: None there, ssd512 here." in str(caught.value)
+    assert "iteration000000001.pt" in str(caught.value)
+
+
+def test_the_difference_of_equal_settings_is_empty():
+    assert difference_of(MINE, MINE) == ""
+
+
+def test_every_random_generator_goes_on_where_it_was(tmp_path):
+    def draw() -> tuple[float, ...]:
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+
+    save(tmp_path, 1)
+    expected = draw()
+    draw()
+    _, state = load_checkpoint(tmp_path, MINE)
+    restore_random_states(state["random"])
+    assert draw() == expected
+    assert random_states().keys() == state["random"].keys()
+
+
+def test_only_what_a_killed_writer_left_is_removed(tmp_path):
+    save(tmp_path, 1)
+    for name in (".iteration000000002.123.partial.pt", ".hidden", "notes.partial.pt"):
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    remove_partial_files(tmp_path / "absent")
+    assert names(tmp_path) == [".hidden", "iteration000000001.pt", "notes.partial.pt"]
