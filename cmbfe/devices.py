@@ -65,7 +65,7 @@ def started_processes() -> tuple[int, int]:
         each = int(os.environ["LOCAL_WORLD_SIZE"])
         return each, int(os.environ["WORLD_SIZE"]) // each
     if SLURMEnvironment.detect():
-        machines = int(os.environ["SLURM_NNODES"])
+        machines = int(os.environ.get("SLURM_NNODES", 1))
         return int(os.environ["SLURM_NTASKS"]) // machines, machines
     return 1, 1
 
@@ -102,6 +102,8 @@ def make_compute(
             f"{each} processes were started on this machine, but it has {torch.cuda.device_count()} CUDA devices; "
             "start one process for each, or say training.accelerator: cpu"
         )
+    if device_type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same sums, in the same order, each time
     fabric = Fabric(accelerator=device_type, devices=each, num_nodes=machines, strategy=strategy)
     if each * machines > 1:
         fabric.launch()  # joins the processes that torchrun or SLURM started; starts none

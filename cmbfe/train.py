@@ -25,7 +25,7 @@ from cmbfe.data.labels import LABELS_FILE, read_labels
 from cmbfe.data.loader import Batch, MadeAhead, parts_of_iteration
 from cmbfe.detector.ssd import SPECS, SSD, build
 from cmbfe.detector.weights import save_model
-from cmbfe.devices import Compute, make_compute
+from cmbfe.devices import Compute, make_compute, started_processes
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, sha256_of, whole_file, write_json
 from cmbfe.iteration import Run
@@ -118,7 +118,7 @@ def train(
     run = Run(build_from_params(variant, params), settings, params.detector.fe.schedule, compute)
     run.restore(out / CHECKPOINTS, belongs_to)
     pictures = _prepared(out, listed, settings, compute)
-    compute.fabric.print(f"{variant}: {len(listed)} pictures, {compute}")
+    compute.fabric.print(f"{variant}: {len(listed)} pictures, {compute}{_idle_gpus(compute)}")
     share = (compute.number, compute.processes)
     draw = partial(parts_of_iteration, pictures, params.seed, settings.batch, settings.accumulate, share)
     batches = MadeAhead(draw, range(run.iteration, settings.iterations))
@@ -145,13 +145,15 @@ def _loop(
 ) -> None:
     """Every iteration that is left: step, validation and checkpoint where they are due, curves, bar."""
     settings, writes = run.settings, run.compute.number == 0
-    begun, at = time.perf_counter(), run.iteration
+    at, stepping = run.iteration, 0.0
     run.model.train()
     bar = tqdm(batches, desc=variant, initial=at, total=settings.iterations, disable=not (progress and writes),
                unit="iteration", mininterval=1, bar_format=BAR)  # fmt: skip
     with live_curves(curves, run.history, settings.iterations) as log:
         for parts in bar:
+            begun = time.perf_counter()
             row = run.step(parts)
+            stepping += time.perf_counter() - begun
             is_last = run.iteration == settings.iterations
             if measure and writes and (is_last or run.iteration % settings.validate_every == 0):
                 row["validation_ap"] = measure(run.bare_model)
@@ -163,11 +165,10 @@ def _loop(
                 run.save(out / CHECKPOINTS, belongs_to)
             shown = {name: f"{value:.3g}" for name, value in row.items() if value is not None}
             bar.set_postfix({name: shown[name] for name in shown if name != "iteration"}, refresh=False)
-    taken = time.perf_counter() - begun
-    run.compute.fabric.print(
-        f"{taken / max(run.iteration - at, 1):.3f} s per iteration; "
-        f"{batches.waited / taken:.1%} of it was waiting for pictures"
-    )
+    if done := run.iteration - at:
+        run.compute.fabric.print(
+            f"{stepping / done:.3f} s per iteration, and {batches.waited / stepping:.1%} of that waiting for pictures"
+        )
 
 
 def fingerprint(variant: str, params: Params, listed: LabelledPictures, precision: str) -> dict[str, Any]:
@@ -198,6 +199,14 @@ def _refuse_foreign(out: Path) -> None:
     others = [file for file in out.iterdir() if not is_partial(file)] if out.is_dir() else []
     if others and not is_ours:
         raise InputError(f"{out}: holds other things and no earlier training; give an empty folder")
+
+
+def _idle_gpus(compute: Compute) -> str:
+    """What to say where this machine has more GPUs than processes were started for."""
+    here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
+    if here <= started_processes()[0]:
+        return ""
+    return f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
 
 
 def _check_shares(settings: Training, compute: Compute) -> None:

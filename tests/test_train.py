@@ -538,3 +538,12 @@ def test_a_box_that_cannot_be_trained_on_is_named_by_its_picture(data, tmp_path,
     monkeypatch.setattr(iteration, "to_targets", flat)
     with pytest.raises(InputError, match=r"iteration 1, pictures P\d/000\.png, P\d/000\.png: target 1: box 0 is"):
         run(data, tmp_path / "out")
+
+
+def test_gpus_that_stay_idle_are_told_with_the_command_that_uses_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    one = mock.Mock(device=torch.device("cuda"))
+    assert "8 GPUs: torchrun --nproc-per-node 8 -m cmbfe train" in training._idle_gpus(one)
+    monkeypatch.setattr(training, "started_processes", lambda: (8, 1))
+    assert training._idle_gpus(one) == ""
+    assert training._idle_gpus(mock.Mock(device=torch.device("cpu"))) == ""
