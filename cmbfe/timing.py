@@ -1,15 +1,24 @@
-"""How long a training batch takes, and what feature enhancement (FE) adds: twins timed in turn in one run."""
+"""How long a training batch takes, and what feature enhancement (FE) adds: works timed in turn in one run."""
 
+import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from cmbfe.data import loader
+from cmbfe.detector.ssd import build
 from cmbfe.devices import Compute
 from cmbfe.errors import InputError
+from cmbfe.iteration import Run
+from cmbfe.params import load_params, profile_file
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
 
@@ -25,6 +34,35 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
     boxes_xyxy = torch.cat([corners, corners + sides], dim=-1).to(device)
     labels = torch.ones(boxes, dtype=torch.int64, device=device)
     return images, [{"boxes": of_picture, "labels": labels} for of_picture in boxes_xyxy]
+
+
+def random_pictures(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> loader.Batch:
+    """The same noise and boxes as the training loop gets its pictures: uint8, in memory."""
+    images, targets = random_batch(size, input_size, torch.device("cpu"), boxes, seed)
+    pictures = images[:, 0].mul(256).to(torch.uint8).numpy()
+    return loader.Batch(
+        [f"noise {number}" for number in range(size)], pictures, [x["boxes"].numpy() for x in targets]
+    )
+
+
+def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
+    """The state of a training that has not begun, with the paper profile's settings and fresh weights.
+
+    The learning rate is small, for noise teaches nothing, and a training that diverges stops.
+    """
+    settings = load_params(profile_file("paper")).training.model_copy(update={"learning_rate": 1e-6})
+    run = Run(build(variant, width=width), settings, "constant", compute)
+    run.model.train()
+    return run
+
+
+def whole_iteration(run: Run, pictures: loader.Batch) -> Callable[[], None]:
+    """One iteration as the training loop does it, from pictures in memory to the new weights."""
+
+    def step() -> None:
+        run.step([pictures])
+
+    return step
 
 
 def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> Callable[[], None]:
@@ -60,17 +98,31 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def in_turn(works: Sequence[Callable[[], None]], rounds: int, device: torch.device) -> list[tuple[float, ...]]:
+def in_turn(
+    works: Sequence[Callable[[], None]], rounds: int, device: torch.device, progress: bool = False
+) -> list[tuple[float, ...]]:
     """Seconds of each work, a tuple per round, after two rounds of warm-up.
 
     Works take turns and every second round runs backwards, so that whatever else the machine does meets all alike.
     """
     timed = []
-    for number in range(rounds + WARM_UP_ROUNDS):
+    for number in tqdm(range(rounds + WARM_UP_ROUNDS), desc="rounds", unit="round", disable=not progress):
         order = range(len(works)) if number % 2 else reversed(range(len(works)))
         measured = {index: seconds(works[index], device) for index in order}
         timed.append(tuple(measured[index] for index in range(len(works))))
     return timed[WARM_UP_ROUNDS:]
+
+
+def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: int) -> tuple[float, float, float]:
+    """Work number `first` over work number `second`, of each round on its own: median, then the quartiles.
+
+    Raises:
+        InputError: there are no two rounds.
+    """
+    if len(timed) < 2:
+        raise InputError(f"rounds: {len(timed)} is too few for quartiles; give at least 2")
+    low, middle, high = statistics.quantiles([one[first] / one[second] for one in timed], n=4)
+    return middle, low, high
 
 
 def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compute: Compute) -> pd.DataFrame:
@@ -86,7 +138,23 @@ def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compu
     rows = {}
     for name, work in (("forward", forward_pass), ("step", training_step)):
         pairs = in_turn([work(model, pictures, compute) for model in models], rounds, compute.device)
-        low, middle, high = statistics.quantiles([enhanced / bare for bare, enhanced in pairs], n=4)
-        rows[name] = [*(statistics.median(side) for side in zip(*pairs, strict=True)), middle, low, high]
+        medians = (statistics.median(side) for side in zip(*pairs, strict=True))
+        rows[name] = [*medians, *ratio_within_rounds(pairs, 1, 0)]
     columns = ["seconds", "seconds_fe", "ratio", "ratio_low", "ratio_high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def machine(compute: Compute) -> str:
+    """What times were measured on, for the line above a table."""
+    if compute.device.type == "cuda":
+        name = torch.cuda.get_device_name(compute.device)
+    else:
+        name = f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{name}, {compute.precision}, PyTorch {torch.__version__}"
+
+
+def processor_name() -> str:
+    """The processor's model as Linux tells it, else its kind."""
+    listed = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", listed.read_text(), re.MULTILINE) if listed.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()

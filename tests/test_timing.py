@@ -48,3 +48,26 @@ def test_one_round_has_no_quartiles():
     twins = [build(name, width=0.1) for name in ("ssd300", "ssd300-fe")]
     with pytest.raises(InputError, match="rounds: 1"):
         timing.cost_of_fe(*twins, 1, 1, make_compute("cpu", "32-true"))
+
+
+def test_ratios_are_taken_within_each_round():
+    timed = [(2.0, 1.0), (20.0, 5.0), (3.0, 1.0)]
+    assert timing.ratio_within_rounds(timed, 0, 1) == (3.0, 2.0, 4.0)
+    with pytest.raises(InputError, match="rounds: 1"):
+        timing.ratio_within_rounds(timed[:1], 0, 1)
+
+
+def test_pictures_in_memory_are_those_of_the_random_batch():
+    images, targets = timing.random_batch(2, 64, CPU)
+    pictures = timing.random_pictures(2, 64)
+    assert (pictures.pictures.dtype, pictures.pictures.shape) == ("uint8", (2, 64, 64))
+    assert torch.allclose(torch.from_numpy(pictures.pictures) / 255, images[:, 0], atol=1 / 255)
+    assert all(
+        (boxes == target["boxes"].numpy()).all() for boxes, target in zip(pictures.boxes, targets, strict=True)
+    )
+
+
+def test_the_machine_is_told_with_its_precision():
+    said = timing.machine(make_compute("cpu", "32-true"))
+    assert "32-true" in said
+    assert torch.__version__ in said

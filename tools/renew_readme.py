@@ -1,8 +1,13 @@
 """Put the tables of results/ into README.md, between their markers: no figure there is typed by hand."""
 
+import sys
 from pathlib import Path
 
 import pandas as pd
+
+from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+from cmbfe.markdown import table, with_block
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
@@ -31,10 +36,8 @@ TABLES = {
 
 def markdown(csv: Path, headings: dict[str, str]) -> str:
     """A table as Markdown, intervals behind their value; a dash for what does not exist."""
-    table = pd.read_csv(csv)
-    rows = [[_cell(row, column) for column in headings] for _, row in table.iterrows()]
-    lines = [list(headings.values()), ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    rows = [[_cell(row, column) for column in headings] for _, row in pd.read_csv(csv).iterrows()]
+    return table(list(headings.values()), rows)
 
 
 def _cell(row: pd.Series, column: str) -> str:
@@ -49,23 +52,38 @@ def _cell(row: pd.Series, column: str) -> str:
     return f"{value:{sign}.3f}{interval}"
 
 
-def with_table(text: str, name: str, table: str) -> str:
-    """Replace what lies between the markers of a table."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md: expected {begin} and {end} once each")
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{table}\n{end}{after}"
+def stages(csv: Path) -> str:
+    """Wall time of each stage, and of all, as Markdown.
+
+    Raises:
+        InputError: there is no such file yet.
+    """
+    if not csv.is_file():
+        raise InputError(f"{csv}: no such file; after `make repro`, tools/stage_times.py writes it")
+    seconds = pd.read_csv(csv).set_index("stage")["seconds"]
+    rows = [(stage, minutes_and_seconds(taken)) for stage, taken in seconds.items()]
+    return table(["stage", "wall time"], [*rows, ("all", minutes_and_seconds(seconds.sum()))])
+
+
+def minutes_and_seconds(seconds: float) -> str:
+    """Such as "3 min 05 s"; hours stay minutes."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def renewed(text: str) -> str:
     """README.md with the tables as results/ has them now."""
+    tables = ROOT / "results" / "tables"
     for name, headings in TABLES.items():
-        text = with_table(text, name, markdown(ROOT / "results" / "tables" / f"{name}.csv", headings))
-    return text
+        text = with_block(text, name, markdown(tables / f"{name}.csv", headings))
+    return with_block(text, "stages", stages(tables / "stages.csv"))
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    try:
+        new_text = renewed(readme.read_text(encoding="utf-8"))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    with whole_file(readme) as temporary:
+        temporary.write_text(new_text, encoding="utf-8")

@@ -1,0 +1,107 @@
+"""Peak memory and time of a training iteration of every variant, each in a process of its own.
+
+    python benchmarks/variants.py [--batch 4] [--width 1.0] [--iterations 7] [--write]
+
+A whole iteration as the training loop does it (`cmbfe.iteration.Run.step`), on pictures of the variant's own size in
+memory, three boxes each, in the precision that training chooses here; the seconds are the median after two iterations
+of warm-up. Memory is the process's peak, Python and PyTorch included, or on a GPU the peak of PyTorch's tensors there.
+`--write` puts the table into docs/scale.md.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from cmbfe import markdown
+from cmbfe.detector.ssd import SPECS, VARIANTS
+from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
+from cmbfe.timing import in_turn, machine, random_pictures, run_on_noise, whole_iteration
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
+GIB = 2**30
+
+
+class Cost(NamedTuple):
+    """What an iteration of a variant takes."""
+
+    peak_gib: float
+    seconds: float
+    machine: str
+
+
+def peak_gib(device: torch.device) -> float:
+    """Peak memory so far: of this process, or on a GPU of PyTorch's tensors."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def measure(variant: str, batch: int, width: float, iterations: int, threads: int) -> Cost:
+    """Run some iterations of a variant in this process, which has to be a fresh one."""
+    torch.set_num_threads(threads)
+    compute = make_compute()
+    run = run_on_noise(variant, width, compute)
+    iteration = whole_iteration(run, random_pictures(batch, SPECS[variant].input_size))
+    timed = in_turn([iteration], iterations, compute.device)
+    return Cost(peak_gib(compute.device), statistics.median(seconds for (seconds,) in timed), machine(compute))
+
+
+def in_own_process(variant: str, batch: int, width: float, iterations: int, threads: int) -> Cost:
+    """`measure` in a fresh process; `InputError` if it is killed, which is how the lack of memory shows."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, variant, batch, width, iterations, threads).result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"{variant}: its process was killed, perhaps for memory; give a smaller --batch"
+            ) from None
+
+
+def as_markdown(costs: dict[str, Cost], batch: int, width: float, iterations: int) -> str:
+    """A line that says where and how, then the table."""
+    where = next(iter(costs.values())).machine
+    rows = [
+        (name, str(SPECS[name].input_size), f"{cost.peak_gib:.2f}", f"{cost.seconds:.3f}")
+        for name, cost in costs.items()
+    ]
+    table = markdown.table(["detector", "input, px", "peak memory, GiB", "s per iteration"], rows)
+    return f"{where}; batch {batch}, width {width:g}, median of {iterations} iterations:\n\n{table}"
+
+
+def main() -> None:
+    """Measure all variants, print the table, put it into docs/scale.md if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--width", type=float, default=1.0, help="channels of the trunk, as a share of the paper's")
+    parser.add_argument("--iterations", type=int, default=7, help="timed, after two of warm-up")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/scale.md")
+    given = parser.parse_args()
+    if given.iterations < 1:
+        raise InputError(f"--iterations {given.iterations}: give at least 1")
+    costs = {
+        variant: in_own_process(variant, given.batch, given.width, given.iterations, given.threads)
+        for variant in tqdm(VARIANTS, desc="variants", unit="variant")
+    }
+    table = as_markdown(costs, given.batch, given.width, given.iterations)
+    print(table)
+    if given.write:
+        markdown.replace_block(PAGE, "variants", table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,39 @@
+"""Markdown that programs write: tables, and blocks between markers in pages that people write."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the cells are text already."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """Replace what lies between the markers `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Raises:
+        InputError: the text does not have each marker once, in this order.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"expected {begin} and, after it, {end} once each")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{block}\n{end}{after}"
+
+
+def replace_block(page: Path, name: str, block: str) -> None:
+    """Replace a block in a file, see `with_block`; the file is written whole or not at all."""
+    try:
+        text = with_block(page.read_text(encoding="utf-8"), name, block)
+    except FileNotFoundError:
+        raise InputError(f"{page}: no such file") from None
+    except InputError as error:
+        raise InputError(f"{page}: {error}") from None
+    with whole_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
