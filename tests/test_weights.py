@@ -57,6 +57,14 @@ def saved(folder: Path) -> torch.nn.Module:
     return model.eval()
 
 
+def test_a_saved_model_can_be_read_by_whom_any_new_file_can(tmp_path):
+    save_model(build("ssd300", width=0.1), tmp_path)
+    (tmp_path / "new").touch()
+    modes = {file.name: file.stat().st_mode for file in tmp_path.iterdir()}
+    assert set(modes) == {"model.safetensors", "config.json", "new"}
+    assert len(set(modes.values())) == 1
+
+
 def test_a_saved_model_is_rebuilt_without_other_knowledge(tmp_path):
     model = saved(tmp_path)
     again = load_model(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import load_file, safe_open, save
 from torch import Tensor
 from torchvision.models import MobileNet_V2_Weights, ResNet34_Weights, VGG16_Weights
 
@@ -95,7 +95,8 @@ def save_model(model: SSD, folder: Path | str) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(folder / WEIGHTS_FILE) as path:
         # The configuration travels in both files, so that a mismatched pair is noticed.
-        save_file(state, path, metadata={"config": json.dumps(config, sort_keys=True)})
+        # Not save_file: what that writes nobody but its owner may read, whatever the umask.
+        path.write_bytes(save(state, metadata={"config": json.dumps(config, sort_keys=True)}))
     write_json(folder / CONFIG_FILE, config)
 
 
