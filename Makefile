@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-chec
 PACKAGES := .venv/.packages
 INSTALLED := .venv/.installed
 
-.PHONY: help env repro test lint lock clean
+.PHONY: help env repro crossval test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,10 @@ $(INSTALLED): $(PACKAGES) pyproject.toml
 repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites params.yaml first
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+crossval: env  ## every fold of the cross-validation, its table and figure; PROFILE as above
+	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro crossvalidation/dvc.yaml
 
 test: env  ## unit tests, then every notebook in the smoke profile, in a scratch workspace
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest

@@ -177,6 +177,42 @@ def evaluate(
     print(f"{out}: report.html, metrics.json and tables; AP {result['ap']:.3f}")
 
 
+@app.command()
+def crossval(
+    params: Annotated[Path, typer.Option(help="settings; section crossvalidation")] = Path("params.yaml"),
+    pictures: Annotated[Path, typer.Option(help="pictures with annotations.json and mimics.json")] = Path(
+        "data/pictures"
+    ),
+    out: Annotated[
+        Path, typer.Option(help="folder for data/folds, models/folds and results (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, typer.Option(min=-1, help="folds trained at a time; -1: one per core")] = 1,
+    backend: Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")] = "loky",
+) -> None:
+    """Cross-validate a detector and its FE twin by patient; a killed run goes on where it was: start it again.
+
+    Example: cmbfe crossval --jobs 2
+
+    Example: cmbfe crossval --backend tcp://host:8786
+    """
+    from cmbfe import paths
+    from cmbfe.crossvalidation import ALL, gather, run_folds
+    from cmbfe.params import load_params
+    from cmbfe.tables import write_table
+
+    if jobs == 0:
+        raise InputError("--jobs 0 trains nothing; give 1 or more, or -1 for one per core")
+    settings = load_params(params)
+    run_folds(settings, pictures, out, jobs, backend)
+    table = gather(settings, pictures, out)
+    write_table(table, paths.table("crossvalidation", out))
+    row = table.loc[ALL]
+    gain = f"{row['our_gain']:+.3f} ({row['our_gain_low']:+.3f} to {row['our_gain_high']:+.3f})"
+    print(
+        f"{paths.table('crossvalidation', out)}: AP {row['our_ap']:.3f}, with FE {row['our_ap_fe']:.3f}, gain {gain}"
+    )
+
+
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
     try:

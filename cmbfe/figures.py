@@ -82,6 +82,27 @@ def picture_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple
     return figure, axes.ravel()
 
 
+def labelled_pictures_figure(
+    pictures: Sequence[np.ndarray], images: Sequence[Mapping], drawn: Mapping[str, Sequence[Mapping]]
+) -> Figure:
+    """A row of pictures with the boxes of several label or result files.
+
+    Args:
+        pictures: uint8 [rows, columns] each.
+        images: COCO image of each, with `id`.
+        drawn: colour -> COCO annotations or results of any pictures; later colours lie on top.
+    """
+    figure, axes = picture_grid(max(len(images), 1))
+    for axis, picture, image in zip(axes, pictures, images, strict=False):
+        of_picture = {
+            colour: [box["bbox"] for box in boxes if box["image_id"] == image["id"]]
+            for colour, boxes in drawn.items()
+        }
+        show_picture(axis, picture, of_picture)
+    plt.close(figure)
+    return figure
+
+
 def cut_out(picture: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray:
     """The square of `side_px` around the middle of a box [x, y, w, h] px; black where it leaves the picture."""
     x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
@@ -198,6 +219,38 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
             xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
         )
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def crossvalidation_figure(table: pd.DataFrame) -> Figure:
+    """AP of each fold and of all together, twins joined by a line; beside it the gains, that of all with its interval.
+
+    Args:
+        table: what `cmbfe.crossvalidation.gather` gives.
+    """
+    table = table.drop(index="mean")
+    places, names = np.arange(len(table)), list(table.index)
+    with theme():
+        figure, (aps, gains) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharex=True)
+        aps.vlines(places, table["our_ap"], table["our_ap_fe"], color="0.6", linewidth=2)
+        for name, column in (("SSD", "our_ap"), ("SSD-FE", "our_ap_fe")):
+            aps.plot(places, table[column], "o", color=COLOURS[name], label=name)
+        gains.axhline(0, color="0.4", linewidth=1)
+        gains.plot(places, table["our_gain"], "o", color=COLOURS["SSD-FE"], label="ours")
+        last = table.iloc[-1]
+        gains.vlines(places[-1:], last["our_gain_low"], last["our_gain_high"], color=COLOURS["SSD-FE"], linewidth=2,
+                     label="95 % interval over patients")  # fmt: skip
+        if pd.notna(last["paper_gain"]):
+            gains.plot(places[-1:] + 0.2, [last["paper_gain"]], "o", color="0.3", markerfacecolor="none", markersize=9,
+                       label="paper, 10 folds (other patients)")  # fmt: skip
+        aps.set_xticks(places, names)
+        aps.set(
+            xlabel="fold", ylabel="average precision", ylim=(0, 1), title=f"{last['detector']} without FE and with"
+        )
+        gains.set(xlabel="fold", ylabel="AP with FE less without", title="Gain by FE")
+        aps.legend(loc="lower left")
+        gains.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
     plt.close(figure)
     return figure
 

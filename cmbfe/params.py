@@ -231,6 +231,28 @@ class Evaluation(_Section):
     bootstrap_samples: Count
 
 
+class CrossValidation(_Section):
+    """A detector and its FE twin, trained and tested on each fold of the patients (paper: 10 folds)."""
+
+    variants: tuple[Variant, ...] = ("ssd512", "ssd512-fe")
+    folds: tuple[int, ...] = (1, 2, 3)
+    """Their numbers: 1, 2 and so on."""
+
+    @field_validator("variants")
+    @classmethod
+    def _are_twins(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        if len(variants) != 2 or variants[1] != f"{variants[0]}-fe":
+            raise ValueError("name a detector and then its FE twin, such as ssd512, ssd512-fe")
+        return variants
+
+    @field_validator("folds")
+    @classmethod
+    def _are_numbered_from_1(cls, folds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(folds) < 2 or folds != tuple(range(1, len(folds) + 1)):
+            raise ValueError("number two folds or more from 1, such as 1, 2, 3")
+        return folds
+
+
 class Params(_Section):
     """All settings of a run."""
 
@@ -243,6 +265,7 @@ class Params(_Section):
     detector: Detector
     training: Training
     evaluation: Evaluation
+    crossvalidation: CrossValidation = CrossValidation()
 
 
 def _explain(file: Path, error: ValidationError) -> str:

@@ -47,8 +47,8 @@ def result(variant: str) -> Path:
     return workspace() / "results" / variant
 
 
-def table(name: str) -> Path:
-    return workspace() / "results" / "tables" / f"{name}.csv"
+def table(name: str, root: Path | None = None) -> Path:
+    return (root or workspace()) / "results" / "tables" / f"{name}.csv"
 
 
 def summary() -> Path:
@@ -58,3 +58,16 @@ def summary() -> Path:
 
 def figure(name: str) -> Path:
     return workspace() / "results" / "figures" / f"{name}.png"
+
+
+def fold_data(number: int, root: Path | None = None) -> Path:
+    """The augmented training set of a fold; `root`, here as elsewhere: another folder than the workspace."""
+    return (root or workspace()) / "data" / "folds" / str(number)
+
+
+def fold_model(number: int, variant: str, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "folds" / str(number) / variant
+
+
+def fold_result(number: int, variant: str, root: Path | None = None) -> Path:
+    return (root or workspace()) / "results" / "crossvalidation" / f"fold{number}" / variant

@@ -173,7 +173,7 @@ def bca_levels(value: float, values: np.ndarray, without_each: np.ndarray, outsi
     pull = without_each.sum() / max(len(without_each), 1) - without_each
     spread = (pull**2).sum() ** 1.5
     acceleration = (pull**3).sum() / (6 * spread) if spread > 0 else 0.0
-    z = bias + stats.norm.ppf([outside, 1 - outside])
+    z = bias + stats.norm.ppf(outside) * np.array([1, -1])  # 1 - outside would be 1 for two patients
     return stats.norm.cdf(bias + z / (1 - acceleration * z))
 
 

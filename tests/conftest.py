@@ -21,7 +21,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    for name in ("dvc.yaml", "crossvalidation/dvc.yaml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "profiles" / "smoke.yaml", folder / "params.yaml")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True)
     return folder

@@ -235,3 +235,21 @@ def test_an_evaluation_does_not_replace_the_folder_that_its_input_lies_in(refuse
         dump(tmp_path / "ssd300" / name, {})
         found = dump(tmp_path / "ssd300" / "detections.json", [])
         assert "ssd300: holds" in refused("evaluate", truth, found, "--out", tmp_path / "ssd300")
+
+
+def test_a_cross_validation_that_cannot_be_is_refused(refused, tmp_path):
+    labels = labelled_pictures(tmp_path / "pictures", 3)
+    for number, image in enumerate(labels["images"]):
+        image["patient_id"] = f"P{number}"
+    dump(tmp_path / "pictures" / LABELS_FILE, labels)
+    mimics = dump(tmp_path / "pictures" / "mimics.json", {**labels, "annotations": []})
+    thesis = dump(tmp_path / "documents" / "thesis.txt", "precious")
+    options = ["crossval", "--params", profile_file("smoke"), "--pictures", tmp_path / "pictures"]
+    assert "--jobs 0" in refused(*options, "--jobs", "0")
+    assert "backend threads: " in refused(*options, "--backend", "threads", "--out", tmp_path / "out")
+    assert "absent/annotations.json: no such file" in refused(*options, "--pictures", tmp_path / "absent")
+    assert str(thesis) in refused(*options, "--out", thesis)
+    paper = ["--params", profile_file("paper"), "--out", tmp_path / "out"]
+    assert "10 folds of 3 patients" in refused(*options, *paper)
+    mimics.unlink()
+    assert "mimics.json: no such file" in refused(*options, "--out", tmp_path / "out")

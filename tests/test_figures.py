@@ -61,6 +61,45 @@ def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_o
     assert list(zero.get_xdata()) == [0, 0]
 
 
+def crossvalidation_table(paper_gain: float) -> pd.DataFrame:
+    columns = {
+        "our_ap": [0.6, 0.8, 0.7, 0.65],
+        "our_ap_fe": [0.7, 0.7, 0.7, 0.66],
+        "our_gain": [0.1, -0.1, 0.0, 0.01],
+    }
+    columns |= {"our_gain_low": [0.0, 0.0, np.nan, -0.05], "our_gain_high": [0.2, 0.2, np.nan, 0.06]}
+    return pd.DataFrame({"detector": "ssd512", **columns, "paper_gain": paper_gain}, index=["1", "2", "mean", "all"])
+
+
+def test_a_cross_validation_joins_twins_and_gives_only_the_whole_an_interval():
+    aps, gains = figures.crossvalidation_figure(crossvalidation_table(0.02)).axes
+    assert [label.get_text() for label in aps.get_xticklabels()] == ["1", "2", "all"]
+    drawn = {line.get_label(): line for line in aps.get_lines()}
+    for name, values in (("SSD", [0.6, 0.8, 0.65]), ("SSD-FE", [0.7, 0.7, 0.66])):
+        np.testing.assert_array_equal(drawn[name].get_ydata(), values)
+        assert drawn[name].get_color() == figures.COLOURS[name]
+    joined = [segment[:, 1].tolist() for segment in aps.collections[0].get_segments()]
+    np.testing.assert_allclose(joined, [[0.6, 0.7], [0.8, 0.7], [0.65, 0.66]])
+    (interval,) = gains.collections[0].get_segments()
+    np.testing.assert_allclose(interval, [[2, -0.05], [2, 0.06]])
+    of = {line.get_label(): list(line.get_ydata()) for line in gains.get_lines()}
+    assert of["ours"] == [0.1, -0.1, 0.01]
+    assert of["paper, 10 folds (other patients)"] == [0.02]
+
+
+def test_a_cross_validation_without_a_value_in_the_paper_draws_none():
+    _, gains = figures.crossvalidation_figure(crossvalidation_table(np.nan)).axes
+    assert not [line for line in gains.get_lines() if "paper" in line.get_label()]
+
+
+def test_each_picture_of_a_row_gets_its_own_boxes_only():
+    drawn = {"red": [{"image_id": 7, "bbox": [1, 2, 3, 4]}], "blue": [{"image_id": 9, "bbox": [5, 6, 7, 8]}] * 2}
+    pictures = np.zeros((2, 20, 20), np.uint8)
+    axes = figures.labelled_pictures_figure(pictures, [{"id": 9}, {"id": 7}], drawn).axes
+    assert [len(axis.patches) for axis in axes] == [2, 1]
+    assert axes[1].patches[0].get_bbox().bounds == (0, 1, 5, 6)
+
+
 def test_coverage_has_a_panel_per_input_size_and_a_dot_per_box():
     coverage = pd.DataFrame(
         {

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = "03_training"
 DEFAULT_VARIANT = "ssd300-fe"
+FOLD = "07_a_fold"
+DEFAULT_FOLD = 1
 
 pytestmark = pytest.mark.pipeline
 
@@ -37,25 +40,36 @@ def smoke(workspace: Path) -> Path:
 def test_a_notebook_runs_by_nbval(notebook, smoke):
     """In the notebooks' order: each finds what the earlier ones left in the workspace."""
     run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
+    params = load_params(smoke / "params.yaml")
     if notebook.stem == TRAINING:
-        train_the_others(f"notebooks/{notebook.name}", smoke)
+        run_the_others(notebook, "variant", {*params.variants} - {DEFAULT_VARIANT}, smoke)
+    if notebook.stem == FOLD:
+        run_the_others(notebook, "fold", {*params.crossvalidation.folds} - {DEFAULT_FOLD}, smoke)
 
 
-def train_the_others(source: str, folder: Path) -> None:
-    """Run the training notebook for every other variant, two at a time on a thread each."""
+def run_the_others(notebook: Path, parameter: str, values: set, folder: Path) -> None:
+    """Run a notebook for every other value of its parameter, two at a time on a thread each."""
 
-    def train(variant: str) -> None:
-        arguments = ["papermill", "--no-progress-bar", "-p", "variant", variant, source, f"{variant}.ipynb"]
-        run(arguments, folder, OMP_NUM_THREADS="1")
+    def run_for(value: str | int) -> None:
+        given = ["-p", parameter, str(value), f"notebooks/{notebook.name}", f"{notebook.stem}-{value}.ipynb"]
+        run(["papermill", "--no-progress-bar", *given], folder, OMP_NUM_THREADS="1")
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(train, sorted({*load_params(folder / "params.yaml").variants} - {DEFAULT_VARIANT})))
+        list(pool.map(run_for, sorted(values)))
 
 
 def test_the_notebooks_left_what_the_pipeline_promises(smoke):
-    tables = [f"tables/{name}.csv" for name in ("table1", "table2", "table3", "coverage", "fe_by_map")]
-    figures = [f"figures/{name}.png" for name in ("fig1", "fig2", "fig4", "fig5", "table3", "coverage")]
+    tables = [
+        f"tables/{name}.csv" for name in ("table1", "table2", "table3", "coverage", "fe_by_map", "crossvalidation")
+    ]
+    figures = [
+        f"figures/{name}.png" for name in ("fig1", "fig2", "fig4", "fig5", "table3", "coverage", "crossvalidation")
+    ]
     for name in [*tables, *figures]:
         assert (smoke / "results" / name).stat().st_size > 0
     for variant in load_params(smoke / "params.yaml").variants:
         assert (smoke / "models" / variant / "model.safetensors").stat().st_size > 0
+    section = load_params(smoke / "params.yaml").crossvalidation
+    for fold, variant in product(section.folds, section.variants):
+        for name in ("detections.json", "metrics.json"):
+            assert (smoke / "results" / "crossvalidation" / f"fold{fold}" / variant / name).stat().st_size > 0

@@ -44,3 +44,8 @@ def test_false_positives_per_microbleed_are_what_counting_gives(hits, false_posi
     truths = hits + misses
     sensitivity, precision = hits / truths, hits / (hits + false_positives)
     assert paper.false_positives_per_cmb(sensitivity, precision) == pytest.approx(false_positives / truths, abs=1e-9)
+
+
+def test_ten_folds_gain_two_points_too_and_lie_near_table_2():
+    assert paper.TEN_FOLD_AP["ssd512-fe"] - paper.TEN_FOLD_AP["ssd512"] == pytest.approx(0.02)
+    assert all(abs(value - paper.TABLE_2_AP[name]) < 0.01 for name, value in paper.TEN_FOLD_AP.items())

@@ -76,6 +76,15 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
         ("variants", ["ssd300", "ssd300"], "twice"),
         ("variants", ["ssd1024"], "ssd300"),
         ("seed", -1, "greater than or equal to 0"),
+        ("crossvalidation.folds", [1], "two folds or more"),
+        ("crossvalidation.folds", [], "two folds or more"),
+        ("crossvalidation.folds", [0, 1], "from 1"),
+        ("crossvalidation.folds", [1, 3], "from 1"),
+        ("crossvalidation.folds", [2, 1], "from 1"),
+        ("crossvalidation.folds", [1, 2.5], "integer"),
+        ("crossvalidation.variants", ["ssd512"], "FE twin"),
+        ("crossvalidation.variants", ["ssd512-fe", "ssd512"], "FE twin"),
+        ("crossvalidation.variants", ["ssd512", "ssd300-fe"], "FE twin"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, value, reason):
@@ -175,3 +184,17 @@ def test_a_factor_below_1_or_beyond_reason_is_refused(tmp_path, factor):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(InputError, match=r"training\.longer\.ssd300"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_settings_from_before_the_cross_validation_still_load(tmp_path, settings):
+    del settings["crossvalidation"]
+    load(tmp_path, settings)
+    section = load_params(tmp_path / "params.yaml").crossvalidation
+    assert section == load_params(profile_file("laptop")).crossvalidation
+
+
+@pytest.mark.parametrize(("name", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])
+def test_each_profile_has_its_number_of_folds(name, folds):
+    section = load_params(profile_file(name)).crossvalidation
+    assert section.folds == tuple(range(1, folds + 1))
+    assert section.variants[1] == f"{section.variants[0]}-fe"

@@ -40,6 +40,9 @@ def test_the_layout_is_the_documented_one(tmp_path, monkeypatch):
         paths.result("ssd300-fe"),
         paths.table("table1"),
         paths.figure("fig4"),
+        paths.fold_data(2),
+        paths.fold_model(2, "ssd512-fe"),
+        paths.fold_result(2, "ssd512-fe"),
     ]
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
         "data/raw",
@@ -49,4 +52,16 @@ def test_the_layout_is_the_documented_one(tmp_path, monkeypatch):
         "results/ssd300-fe",
         "results/tables/table1.csv",
         "results/figures/fig4.png",
+        "data/folds/2",
+        "models/folds/2/ssd512-fe",
+        "results/crossvalidation/fold2/ssd512-fe",
     ]
+
+
+def test_folds_may_lie_in_another_folder_than_the_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no workspace
+    root = tmp_path / "elsewhere"
+    assert paths.fold_data(1, root) == root / "data" / "folds" / "1"
+    assert paths.fold_model(1, "ssd300", root) == root / "models" / "folds" / "1" / "ssd300"
+    assert paths.fold_result(1, "ssd300", root) == root / "results" / "crossvalidation" / "fold1" / "ssd300"
+    assert paths.table("crossvalidation", root) == root / "results" / "tables" / "crossvalidation.csv"

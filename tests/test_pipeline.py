@@ -1,4 +1,4 @@
-"""dvc.yaml against the notebooks: parameters, dependencies, profiles."""
+"""dvc.yaml and crossvalidation/dvc.yaml against the notebooks: parameters, dependencies, profiles."""
 
 import re
 import subprocess
@@ -15,15 +15,20 @@ from tools.stage_dependencies import dependencies
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CROSSVALIDATION = "crossvalidation/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION)
 FILLED_BY_STAGES = ("data/pictures", "data/augmented", "models/ssd512-fe")
 PRESENTATION = {"cmbfe/figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 
-def stages() -> dict[str, dict]:
-    """Stage name -> its settings; of a foreach stage, those under `do`."""
-    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in content.items()}
+def stages(file: str | None = None) -> dict[str, dict]:
+    """Stage name -> its settings, of one pipeline file or all; of a foreach stage, those under `do`."""
+    found = {}
+    for name in [file] if file else PIPELINES:
+        content = yaml.safe_load((ROOT / name).read_text())["stages"]
+        found |= {stage: settings.get("do", settings) for stage, settings in content.items()}
+    return found
 
 
 def papermill_of(stage: dict) -> str:
@@ -82,19 +87,36 @@ def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(noteboo
     assert not any(word in source for source in code for word in ("sys.path", "class "))
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
-def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(profile, workspace):
+def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
+    """The stages that `dvc repro` would run, as DVC names them, in a new clone."""
     (workspace / "params.yaml").write_text((ROOT / "profiles" / f"{profile}.yaml").read_text())
     for folder in FILLED_BY_STAGES:  # `make env` makes them in a clone
         (workspace / folder).mkdir(parents=True, exist_ok=True)
     for variant in VARIANTS:  # a clone has them from git
         (workspace / "results" / variant).mkdir(parents=True, exist_ok=True)
         (workspace / "results" / variant / "detections.json").touch()
-    dvc = [sys.executable, "-m", "dvc"]
-    dry = subprocess.run([*dvc, "repro", "--dry"], cwd=workspace, capture_output=True, text=True, check=False)
+    (workspace / "results" / "crossvalidation").mkdir(exist_ok=True)  # this too
+    dvc = [sys.executable, "-m", "dvc", "repro", "--dry", *targets]
+    dry = subprocess.run(dvc, cwd=workspace, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
-    wanted = [name for name in stages() if name != "train"] + [f"train@{variant}" for variant in VARIANTS]
-    assert [name for name in wanted if f"'{name}'" not in dry.stdout] == []
+    return re.findall(r"[Ss]tage '([^']+)'", dry.stdout)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(profile, workspace):
+    alone = [name for name in stages("dvc.yaml") if name != "train"]
+    assert sorted(dry_run(workspace, profile)) == sorted(alone + [f"train@{variant}" for variant in VARIANTS])
+
+
+@pytest.mark.parametrize(("profile", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])
+def test_the_cross_validation_of_every_profile_runs_its_folds_on_the_pictures_of_the_pipeline(
+    profile, folds, workspace
+):
+    planned = dry_run(workspace, profile, CROSSVALIDATION)
+    assert planned[0] == "data"
+    numbered = [f"{CROSSVALIDATION}:fold@{number}" for number in range(1, folds + 1)]
+    assert sorted(planned[1:-1]) == sorted(numbered)
+    assert planned[-1] == f"{CROSSVALIDATION}:crossval"
 
 
 def test_make_env_makes_the_folders_that_a_dry_run_looks_into():

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmbfe.data.splits import TABLE_1_PATIENTS, paper_test_set, scaled_counts, split_patients
+from cmbfe.data.splits import (
+    TABLE_1_PATIENTS,
+    labels_of_fold,
+    paper_test_set,
+    patient_folds,
+    scaled_counts,
+    split_patients,
+)
 from cmbfe.errors import InputError
 
 
@@ -66,3 +73,68 @@ def test_too_few_pictures_with_mimics_only_are_refused():
     labels, mimics = labelled(cmbs=[0, 1], mimics=[1, 2])
     with pytest.raises(InputError, match="mimics only"):
         paper_test_set(labels, mimics, seed=5)
+
+
+def test_with_fewer_allowed_all_pictures_with_mimics_only_are_taken():
+    labels, mimics = labelled(cmbs=[0, 1, 2], mimics=[1, 3, 4, 6])
+    test = paper_test_set(labels, mimics, seed=5, fewer=True)
+    assert [image["id"] for image in test["images"]] == [0, 1, 2, 3, 4]
+    none = paper_test_set(labels, {**mimics, "annotations": []}, seed=5, fewer=True)
+    assert [image["id"] for image in none["images"]] == [0, 1, 2]
+
+
+def test_fewer_allowed_changes_nothing_where_there_are_enough():
+    labels, mimics = labelled(cmbs=[0, 1], mimics=[2, 3, 4, 5])
+    assert paper_test_set(labels, mimics, seed=5, fewer=True) == paper_test_set(labels, mimics, seed=5)
+
+
+@given(st.integers(0, 2**31), st.integers(2, 13), st.permutations([f"P{i}" for i in range(13)]))
+def test_each_patient_is_in_one_fold_sizes_differ_by_one_at_most_and_order_does_not_matter(seed, folds, patients):
+    fold_of = patient_folds(patients, folds, seed)
+    assert fold_of == patient_folds(sorted(patients), folds, seed)
+    assert set(fold_of) == set(patients)
+    sizes = [list(fold_of.values()).count(number) for number in range(1, folds + 1)]
+    assert sum(sizes) == 13
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_seeds_make_other_folds():
+    patients = [f"P{i}" for i in range(31)]
+    assert patient_folds(patients, 3, 1) != patient_folds(patients, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("patients", "folds", "reason"),
+    [
+        (["a", "a", "b"], 2, "twice"),
+        (["a", "b"], 3, "3 folds of 2 patients"),
+        (["a", "b"], 1, "1 folds of 2 patients"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(patients, folds, reason):
+    with pytest.raises(InputError, match=reason):
+        patient_folds(patients, folds, 0)
+
+
+def of_patients(ids: list) -> dict:
+    images = [{"id": number, "patient_id": patient, "split": "validation"} for number, patient in enumerate(ids)]
+    return {"images": images, "annotations": [], "categories": []}
+
+
+@pytest.mark.parametrize("ids", [["a", "a", "b", "c", "c", "d", "e"], [1, 1, 2, 3, 3, 4, 5]])
+def test_the_patients_of_a_fold_are_test_and_all_others_train(ids):
+    labels = of_patients(ids)
+    fold_of = patient_folds(sorted({str(one) for one in ids}), 2, seed=3)
+    for number in (1, 2):
+        for image in labels_of_fold(labels, number, 2, seed=3)["images"]:
+            assert image["split"] == ("test" if fold_of[str(image["patient_id"])] == number else "train")
+    assert {image["split"] for image in labels["images"]} == {"validation"}
+
+
+def test_labels_without_patients_and_folds_beyond_the_last_are_refused():
+    labels = of_patients(["a", "b"])
+    with pytest.raises(InputError, match="no fold 0; there are 1 to 2"):
+        labels_of_fold(labels, 0, 2, seed=3)
+    del labels["images"][1]["patient_id"]
+    with pytest.raises(InputError, match="image 1 has no patient_id"):
+        labels_of_fold(labels, 1, 2, seed=3)

@@ -91,6 +91,12 @@ def test_intervals_hold_the_value_between_their_ends(seed):
     assert interval.bca_low <= interval.bca_high
 
 
+def test_two_patients_have_intervals_from_one_to_the_other():
+    interval = interval_of(mean_of(np.array([0.2, 0.6])), 2, resamples=400)
+    ends = (interval.low, interval.value, interval.high, interval.bca_low, interval.bca_high)
+    assert ends == pytest.approx((0.2, 0.4, 0.6, 0.2, 0.6))
+
+
 def test_a_detector_compared_with_itself_differs_by_exactly_nothing():
     interval = paired_difference(average_precision, cohort(0), cohort(0), resamples=300)
     assert (interval.value, interval.low, interval.high, interval.standard_error) == (0, 0, 0, 0)

@@ -2,12 +2,11 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from cmbfe.data.cohort import patient_plan, request_of
@@ -17,6 +16,7 @@ from cmbfe.data.patient import Box, SimulatedPatient
 from cmbfe.data.simulate import simulate_patient
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, whole_folder, write_json
+from cmbfe.parallel import at_work
 from cmbfe.params import Phantom
 
 MIMIC_KINDS = ("vein", "calcification", "iron", "flow void")
@@ -141,21 +141,6 @@ def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mappi
     return {name: plan for name, plan in plans.items() if not _is_made(out / name, plan)}
 
 
-@contextmanager
-def _at_work(backend: str, jobs: int) -> Iterator[None]:
-    """Where joblib runs tasks inside the block: a backend's name, or the address of a dask scheduler."""
-    dask = "://" in backend
-    options = {"backend": "dask", "scheduler_host": backend} if dask else {"backend": backend}
-    try:
-        config = parallel_config(**options, n_jobs=jobs)
-    except (ImportError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        hint = "give loky, threading or the address of a running dask scheduler"
-        raise InputError(f"backend {backend}: {reason}; {hint} (dask needs the package distributed)") from None
-    with config:
-        yield
-
-
 def _make(out: Path, missing: Mapping[str, Mapping], progress: bool) -> None:
     """Make patients in parallel; cores that a small cohort would leave idle are lent to its patients as threads."""
     workers = max(effective_n_jobs() // max(len(missing), 1), 1)
@@ -185,7 +170,7 @@ def write_cohort(
     """
     plans = patient_plan(settings, seed)
     missing = missing_patients(out, plans)
-    with _at_work(backend, jobs):
+    with at_work(backend, jobs):
         out.mkdir(parents=True, exist_ok=True)
         for entry in out.iterdir():
             if entry.is_dir() and entry.name not in plans:

@@ -55,28 +55,68 @@ def split_patients(patient_ids: Sequence[str], counts: Mapping[str, int], seed: 
     return {str(patient): name for patient, name in zip(shuffled, names, strict=True)}
 
 
-def paper_test_set(labels: Labels, mimics: Labels, seed: int) -> Labels:
+def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str, int]:
+    """Draw a fold for each patient; sizes differ by one at most, and the order of `patient_ids` does not matter.
+
+    Returns:
+        patient id -> fold, from 1 to `folds`.
+
+    Raises:
+        InputError: a patient id occurs twice, fewer than two folds, or fewer patients than folds.
+    """
+    if len(set(patient_ids)) != len(patient_ids):
+        raise InputError("a patient id occurs twice; folds are by patient")
+    if not 2 <= folds <= len(patient_ids):
+        raise InputError(
+            f"{folds} folds of {len(patient_ids)} patients: give two folds or more, and a patient to each"
+        )
+    shuffled = np.random.default_rng([seed, 0xF01D]).permutation(sorted(patient_ids))
+    return {str(patient): place % folds + 1 for place, patient in enumerate(shuffled)}
+
+
+def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels:
+    """The same labels with splits of their own: the patients of a fold are "test", all others are "train".
+
+    Raises:
+        InputError: no fold of that number, or patients that cannot be folded (see `patient_folds`).
+    """
+    if number not in range(1, folds + 1):
+        raise InputError(f"no fold {number}; there are 1 to {folds}")
+    if nameless := [image["id"] for image in labels["images"] if "patient_id" not in image]:
+        raise InputError(f"image {nameless[0]} has no patient_id, and folds are by patient")
+    fold_of = patient_folds(sorted({str(image["patient_id"]) for image in labels["images"]}), folds, seed)
+    images = [
+        {**image, "split": "test" if fold_of[str(image["patient_id"])] == number else "train"}
+        for image in labels["images"]
+    ]
+    return {**labels, "images": images}
+
+
+def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = False) -> Labels:
     """The test set of the paper's Figures 4 and 5: pictures with microbleeds, and as many with mimics only.
 
     Args:
         labels: all pictures with the microbleeds.
         mimics: the same pictures with the mimics.
+        fewer: take all pictures with mimics only where there are not as many, instead of raising.
 
     Returns:
         The labels of the test split, restricted to those pictures.
 
     Raises:
-        InputError: no picture in the test split, or fewer pictures with mimics only than with microbleeds.
+        InputError: no picture in the test split, or fewer pictures with mimics only than with microbleeds (unless
+            `fewer`).
     """
     test = labels_of_split(labels, "test")
     with_cmbs = {box["image_id"] for box in test["annotations"]}
     with_mimics = {box["image_id"] for box in mimics["annotations"]}
     mimics_only = sorted({image["id"] for image in test["images"]} & with_mimics - with_cmbs)
-    if len(mimics_only) < len(with_cmbs):
+    if len(mimics_only) < len(with_cmbs) and not fewer:
         raise InputError(
             f"the test split has {len(with_cmbs)} pictures with microbleeds but {len(mimics_only)} with mimics only; "
             "raise phantom.slices or lower phantom.cmbs_per_patient"
         )
-    drawn = np.random.default_rng([seed, 0x7E57]).choice(mimics_only, len(with_cmbs), replace=False)
+    wanted = min(len(with_cmbs), len(mimics_only))
+    drawn = np.random.default_rng([seed, 0x7E57]).choice(mimics_only, wanted, replace=False)
     chosen = with_cmbs | set(drawn.tolist())
     return {**test, "images": [image for image in test["images"] if image["id"] in chosen]}

@@ -1,0 +1,27 @@
+"""Where joblib runs tasks: in processes here, or on the machines of a dask cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from joblib import parallel_config
+
+from cmbfe.errors import InputError
+
+
+@contextmanager
+def at_work(backend: str, jobs: int) -> Iterator[None]:
+    """Where joblib runs tasks inside the block: a backend's name, or the address of a dask scheduler.
+
+    Raises:
+        InputError: no such backend, no dask installed, or no scheduler at that address.
+    """
+    dask = "://" in backend
+    options = {"backend": "dask", "scheduler_host": backend} if dask else {"backend": backend}
+    try:
+        config = parallel_config(**options, n_jobs=jobs)
+    except (ImportError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        hint = "give loky, threading or the address of a running dask scheduler"
+        raise InputError(f"backend {backend}: {reason}; {hint} (dask needs the package distributed)") from None
+    with config:
+        yield
