@@ -114,9 +114,13 @@ def train(
         compute.fabric.print(
             f"{out}: trained already with these settings, data and code; delete {out} to train again"
         )
+        if compute.number == 0:
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of a training that was killed at its very end
         return pd.read_csv(out / HISTORY_FILE)
     run = Run(build_from_params(variant, params), settings, params.detector.fe.schedule, compute)
     run.restore(out / CHECKPOINTS, belongs_to)
+    if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
+        raise InputError(f"{out / CHECKPOINTS / BEST}: gone; delete {out / CHECKPOINTS} to begin anew")
     pictures = _prepared(out, listed, settings, compute)
     compute.fabric.print(f"{variant}: {len(listed)} pictures, {compute}{_idle_gpus(compute)}")
     share = (compute.number, compute.processes)

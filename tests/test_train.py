@@ -547,3 +547,10 @@ def test_gpus_that_stay_idle_are_told_with_the_command_that_uses_them(monkeypatc
     monkeypatch.setattr(training, "started_processes", lambda: (8, 1))
     assert training._idle_gpus(one) == ""
     assert training._idle_gpus(mock.Mock(device=torch.device("cpu"))) == ""
+
+
+def test_checkpoints_of_a_training_killed_at_its_very_end_are_tidied_away(finished, data, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "checkpoints").mkdir()
+    run(data, out)
+    assert tree(out) == tree(finished)
