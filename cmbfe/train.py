@@ -224,11 +224,17 @@ def _prepared(out: Path, listed: LabelledPictures, settings: Training, compute: 
     """Make `out`, tidy it, and decode the pictures into it if they fit the budget; else they stay in their files."""
     checkpoints = out / CHECKPOINTS
     if compute.number == 0:
+        new = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
         checkpoints.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to is noticed now
         for folder in (out, checkpoints, checkpoints / BEST):
             remove_partial_files(folder)
         if fits(listed, settings.decoded_gib):
-            decode_to_file(listed, checkpoints / DECODED_FILE)
+            try:
+                decode_to_file(listed, checkpoints / DECODED_FILE)
+            except InputError:
+                for folder in new:
+                    folder.rmdir()
+                raise
     compute.fabric.barrier()
     if not fits(listed, settings.decoded_gib):
         compute.fabric.print(f"pictures take more than {settings.decoded_gib:g} GiB: decoded anew for each batch")

@@ -111,8 +111,12 @@ def test_several_processes_become_distributed_data_parallel_with_one_gpu_each(as
 def test_other_processes_than_asked_for_are_refused(as_started, asked):
     as_started(**TORCHRUN)
     (name, number), *_ = asked.items()
-    with pytest.raises(InputError, match=f"training.{name}: {number} asked for, but {TORCHRUN_HAS[name]} started"):
+    with pytest.raises(
+        InputError, match=f"training.{name}: {number} asked for, but {TORCHRUN_HAS[name]} started"
+    ) as caught:
         make_compute("cpu", **asked)
+    has = TORCHRUN_HAS | asked
+    assert f"torchrun --nnodes {has['nodes']} --nproc-per-node {has['devices']} -m cmbfe train" in str(caught.value)
 
 
 def test_more_processes_than_gpus_are_refused(as_started, monkeypatch):

@@ -54,12 +54,3 @@ def test_two_processes_follow_the_losses_of_one_and_write_one_set_of_files(folde
     pd.testing.assert_frame_equal(two, one, rtol=1e-3)
     assert one["classification"].iloc[-1] < one["classification"].iloc[0]
     assert files(folder / "two") == files(folder / "one")
-
-
-def test_other_processes_than_asked_for_are_refused_with_the_command_that_starts_them(folder):
-    save_params(tiny_params(devices=2, **SETTINGS), folder / "params.yaml")
-    done = start(folder, "refused")
-    assert done.returncode == 2
-    assert "training.devices: 2 asked for, but 1 started" in done.stderr
-    assert "torchrun --nnodes 1 --nproc-per-node 2 -m cmbfe train" in done.stderr
-    assert not (folder / "refused").exists()
