@@ -6,6 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-chec
 PACKAGES := .venv/.packages
 INSTALLED := .venv/.installed
 
+# Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help env repro crossval test lint lock clean
 
 help:  ## list the commands

@@ -83,12 +83,27 @@ def evaluate_files(
         detectors = [matched(name, labels, one, iou, threshold) for name, one in pairs]
         point = "given" if threshold is not None else "90 % sensitivity on these pictures"
         used = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
-        result = describe(detectors, labels, resamples, seed, progress)
-        result["settings"] = used | {"operating_point": point}
-        groups = [subgroup_tables(one, labels, mimic_labels, iou) for one in detectors]
-        write_json(folder / METRICS_FILE, as_json(result))
-        write_tables(folder, detectors, labels, groups)
-        write_page(folder, detectors, result, groups)
+        return write_evaluation(folder, detectors, labels, mimic_labels, used | {"operating_point": point}, progress)
+
+
+def write_evaluation(
+    folder: Path,
+    detectors: list[Detector],
+    labels: Labels,
+    mimics: Labels | None,
+    settings: dict[str, Any],
+    progress: bool,
+) -> dict[str, Any]:
+    """Write metrics.json, tables, figures and page of matched detectors; returns the content of metrics.json.
+
+    settings: what was asked for, with "iou", "resamples" and "seed"; it becomes part of the result.
+    """
+    result = describe(detectors, labels, settings["resamples"], settings["seed"], progress)
+    result["settings"] = settings
+    groups = [subgroup_tables(one, labels, mimics, settings["iou"]) for one in detectors]
+    write_json(folder / METRICS_FILE, as_json(result))
+    write_tables(folder, detectors, labels, groups)
+    write_page(folder, detectors, result, groups)
     return result
 
 

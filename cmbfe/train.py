@@ -2,9 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from cmbfe.data.dataset import (
     list_labelled,
     mapped_from_file,
 )
-from cmbfe.data.labels import LABELS_FILE, read_labels
-from cmbfe.data.loader import Batch, MadeAhead, parts_of_iteration
+from cmbfe.data.labels import LABELS_FILE, Labels, read_labels
+from cmbfe.data.loader import MadeAhead, parts_of_iteration
 from cmbfe.detector.ssd import SPECS, SSD, build
 from cmbfe.detector.weights import save_model
 from cmbfe.devices import Compute, make_compute, started_processes
@@ -71,6 +71,48 @@ def build_from_params(variant: str, params: Params) -> SSD:
     )
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, from which pictures, what its AP is measured on, and where."""
+
+    variant: str
+    params: Params
+    compute: Compute
+    listed: LabelledPictures
+    validation: Path | None
+    """Folder of the pictures that the AP is measured on, or None."""
+
+    @property
+    def settings(self) -> Training:
+        """The schedule of this variant."""
+        return self.params.training.of(self.variant)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes the files."""
+        return self.compute.number == 0
+
+    @cached_property
+    def measured_on(self) -> Labels | None:
+        """The labels that the AP is measured on."""
+        return validation_labels(self.validation, self.params.seed) if self.validation else None
+
+    @cached_property
+    def belongs_to(self) -> dict[str, Any]:
+        """What a training belongs to: its result or checkpoint is used only where all of this is equal; JSON."""
+        settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
+        settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer"}, mode="json")
+        settings["training"]["precision"] = self.compute.precision
+        hashes = {"data_sha256": content_hash(self.listed), "code_sha256": code_hash()}
+        if self.measured_on:
+            hashes["validation_sha256"] = content_hash(list_labelled(self.measured_on, self.validation))
+        return {"variant": self.variant, **settings, **hashes}
+
+    def ap(self, model: SSD) -> float:
+        """The validation AP of the model as it is now."""
+        return validation_ap(model, self.measured_on, self.validation, self.params.evaluation.iou, self.compute)
+
+
 def train(
     variant: str,
     params: Params,
@@ -99,88 +141,59 @@ def train(
         InputError: an unknown variant, unreadable data or weights, a loss or gradient that is not finite, a
             checkpoint of another training, or an `out` that holds something else than an earlier training.
     """
-    settings = params.training.of(variant)
     _refuse_foreign(out)
-    compute = make_compute(
-        settings.accelerator, settings.precision, settings.devices, settings.nodes, settings.strategy
-    )
-    _check_shares(settings, compute)
-    listed = list_labelled(read_labels(data / LABELS_FILE), data)
-    measured_on = validation_labels(validation, params.seed) if validation else None
-    belongs_to = fingerprint(variant, params, listed, compute.precision)
-    if measured_on:
-        belongs_to["validation_sha256"] = content_hash(list_labelled(measured_on, validation))
-    if is_trained(out, belongs_to):
-        compute.fabric.print(
-            f"{out}: trained already with these settings, data and code; delete {out} to train again"
-        )
-        if compute.number == 0:
-            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of a training that was killed at its very end
-        return pd.read_csv(out / HISTORY_FILE)
-    run = Run(build_from_params(variant, params), settings, params.detector.fe.schedule, compute)
-    run.restore(out / CHECKPOINTS, belongs_to)
-    if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
-        raise InputError(f"{out / CHECKPOINTS / BEST}: gone; delete {out / CHECKPOINTS} to begin anew")
-    pictures = _prepared(out, listed, settings, compute)
-    compute.fabric.print(f"{variant}: {len(listed)} pictures, {compute}{_idle_gpus(compute)}")
-    share = (compute.number, compute.processes)
-    draw = partial(parts_of_iteration, pictures, params.seed, settings.batch, settings.accumulate, share)
-    batches = MadeAhead(draw, range(run.iteration, settings.iterations))
-    measure = partial(
-        validation_ap, labels=measured_on, folder=validation, iou=params.evaluation.iou, compute=compute
-    )
-    curves = (live or out / LIVE) if compute.number == 0 else None
-    _loop(variant, run, batches, measure if measured_on else None, belongs_to, out, curves, progress)
-    if compute.number == 0:
-        _finish(run, params, belongs_to, out)
-    compute.fabric.barrier()
+    task = _task(variant, params, data, validation)
+    say = task.compute.fabric.print
+    if is_trained(out, task.belongs_to):
+        say(f"{out}: trained already with these settings, data and code; delete {out} to train again")
+    else:
+        run = _begun(task, out)
+        pictures = _prepared(task, out)
+        say(f"{variant}: {len(pictures)} pictures, {task.compute}{_idle_gpus(task.compute)}")
+        _loop(run, task, pictures, out, live or out / LIVE, progress)
+        if task.writes:
+            _finish(run, task, out)
+    if task.writes:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # also those of a training killed at its very end
+    task.compute.fabric.barrier()
     return pd.read_csv(out / HISTORY_FILE)
 
 
-def _loop(
-    variant: str,
-    run: Run,
-    batches: MadeAhead[list[Batch]],
-    measure: Callable[[SSD], float] | None,
-    belongs_to: dict[str, Any],
-    out: Path,
-    curves: Path | None,
-    progress: bool,
-) -> None:
+def _loop(run: Run, task: Task, pictures: LabelledPictures, out: Path, live: Path, progress: bool) -> None:
     """Every iteration that is left: step, validation and checkpoint where they are due, curves, bar."""
-    settings, writes = run.settings, run.compute.number == 0
-    at, stepping = run.iteration, 0.0
+    settings, begin, stepping = task.settings, run.iteration, 0.0
+    share = (task.compute.number, task.compute.processes)
+    draw = partial(parts_of_iteration, pictures, task.params.seed, settings.batch, settings.accumulate, share)
+    batches = MadeAhead(draw, range(begin, settings.iterations))
+    bar = tqdm(batches, desc=task.variant, initial=begin, total=settings.iterations, unit="iteration",
+               disable=not (progress and task.writes), mininterval=1, bar_format=BAR)  # fmt: skip
     run.model.train()
-    bar = tqdm(batches, desc=variant, initial=at, total=settings.iterations, disable=not (progress and writes),
-               unit="iteration", mininterval=1, bar_format=BAR)  # fmt: skip
-    with live_curves(curves, run.history, settings.iterations) as log:
+    with live_curves(live if task.writes else None, run.history, settings.iterations) as log:
         for parts in bar:
             begun = time.perf_counter()
             row = run.step(parts)
             stepping += time.perf_counter() - begun
-            is_last = run.iteration == settings.iterations
-            if measure and writes and (is_last or run.iteration % settings.validate_every == 0):
-                row["validation_ap"] = measure(run.bare_model)
-                run.model.train()
-                if run.best() is row:
-                    save_model(run.bare_model, out / CHECKPOINTS / BEST)
+            if task.writes:
+                _measure_and_save(run, task, out)
             log()
-            if writes and not is_last and run.iteration % settings.checkpoint_every == 0:
-                run.save(out / CHECKPOINTS, belongs_to)
-            shown = {name: f"{value:.3g}" for name, value in row.items() if value is not None}
-            bar.set_postfix({name: shown[name] for name in shown if name != "iteration"}, refresh=False)
-    if done := run.iteration - at:
-        run.compute.fabric.print(
-            f"{stepping / done:.3f} s per iteration, and {batches.waited / stepping:.1%} of that waiting for pictures"
-        )
+            bar.set_postfix({name: f"{row[name]:.3g}" for name in row if name != "iteration" and row[name] is not None},
+                            refresh=False)  # fmt: skip
+    if done := run.iteration - begin:
+        waiting = f"{batches.waited / stepping:.1%} of that waiting for pictures"
+        task.compute.fabric.print(f"{stepping / done:.3f} s per iteration, and {waiting}")
 
 
-def fingerprint(variant: str, params: Params, listed: LabelledPictures, precision: str) -> dict[str, Any]:
-    """What a training belongs to: its result or checkpoint is used only where all of this is equal; JSON."""
-    settings = params.model_dump(include={"seed", "detector"}, mode="json")
-    settings["training"] = params.training.of(variant).model_dump(exclude={*WHERE_IT_RUNS, "longer"}, mode="json")
-    settings["training"]["precision"] = precision
-    return {"variant": variant, **settings, "data_sha256": content_hash(listed), "code_sha256": code_hash()}
+def _measure_and_save(run: Run, task: Task, out: Path) -> None:
+    """After an iteration: the validation AP and the best model, then a checkpoint, each where it is due."""
+    settings, row = task.settings, run.history[-1]
+    is_last = run.iteration == settings.iterations
+    if task.measured_on and (is_last or run.iteration % settings.validate_every == 0):
+        row["validation_ap"] = task.ap(run.bare_model)
+        run.model.train()
+        if run.best() is row:
+            save_model(run.bare_model, out / CHECKPOINTS / BEST)
+    if not is_last and run.iteration % settings.checkpoint_every == 0:
+        run.save(out / CHECKPOINTS, task.belongs_to)
 
 
 def code_hash() -> str:
@@ -205,6 +218,29 @@ def _refuse_foreign(out: Path) -> None:
         raise InputError(f"{out}: holds other things and no earlier training; give an empty folder")
 
 
+def _task(variant: str, params: Params, data: Path, validation: Path | None) -> Task:
+    """What is asked for, its files looked at; `InputError` where it cannot be done."""
+    settings = params.training.of(variant)
+    compute = make_compute(
+        settings.accelerator, settings.precision, settings.devices, settings.nodes, settings.strategy
+    )
+    if settings.batch % compute.processes:
+        raise InputError(
+            f"training.batch: {settings.batch} pictures cannot be shared equally by {compute.processes} processes"
+        )
+    return Task(variant, params, compute, list_labelled(read_labels(data / LABELS_FILE), data), validation)
+
+
+def _begun(task: Task, out: Path) -> Run:
+    """A new training, or one that goes on from the newest checkpoint in `out`."""
+    model = build_from_params(task.variant, task.params)
+    run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute)
+    run.restore(out / CHECKPOINTS, task.belongs_to)
+    if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
+        raise InputError(f"{out / CHECKPOINTS / BEST}: gone; delete {out / CHECKPOINTS} to begin anew")
+    return run
+
+
 def _idle_gpus(compute: Compute) -> str:
     """What to say where this machine has more GPUs than processes were started for."""
     here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
@@ -213,51 +249,44 @@ def _idle_gpus(compute: Compute) -> str:
     return f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
 
 
-def _check_shares(settings: Training, compute: Compute) -> None:
-    if settings.batch % compute.processes:
-        raise InputError(
-            f"training.batch: {settings.batch} pictures cannot be shared equally by {compute.processes} processes"
-        )
-
-
-def _prepared(out: Path, listed: LabelledPictures, settings: Training, compute: Compute) -> LabelledPictures:
+def _prepared(task: Task, out: Path) -> LabelledPictures:
     """Make `out`, tidy it, and decode the pictures into it if they fit the budget; else they stay in their files."""
-    checkpoints = out / CHECKPOINTS
-    if compute.number == 0:
+    checkpoints, budget, barrier = out / CHECKPOINTS, task.settings.decoded_gib, task.compute.fabric.barrier
+    decoded = checkpoints / DECODED_FILE if fits(task.listed, budget) else None
+    if task.writes:
         new = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
         checkpoints.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to is noticed now
         for folder in (out, checkpoints, checkpoints / BEST):
             remove_partial_files(folder)
-        if fits(listed, settings.decoded_gib):
-            try:
-                decode_to_file(listed, checkpoints / DECODED_FILE)
-            except InputError:
-                for folder in new:
-                    folder.rmdir()
-                raise
-    compute.fabric.barrier()
-    if not fits(listed, settings.decoded_gib):
-        compute.fabric.print(f"pictures take more than {settings.decoded_gib:g} GiB: decoded anew for each batch")
-        return listed
-    mapped = mapped_from_file(listed, checkpoints / DECODED_FILE)
-    compute.fabric.barrier()
-    if compute.number == 0:
+        try:
+            if decoded:
+                decode_to_file(task.listed, decoded)
+        except InputError:
+            for folder in new:
+                folder.rmdir()
+            raise
+    barrier()
+    if decoded is None:
+        task.compute.fabric.print(f"pictures take more than {budget:g} GiB: decoded anew for each batch")
+        return task.listed
+    mapped = mapped_from_file(task.listed, decoded)
+    barrier()
+    if task.writes:
         with suppress(OSError):  # Windows keeps it; elsewhere a mapped file lives on without its name
-            (checkpoints / DECODED_FILE).unlink()
+            decoded.unlink()
     return mapped
 
 
-def _finish(run: Run, params: Params, belongs_to: dict[str, Any], out: Path) -> None:
-    """Write the result, then remove the checkpoints: what is finished is never gone on from."""
+def _finish(run: Run, task: Task, out: Path) -> None:
+    """Write the result. Checkpoints are removed after it: what is finished is never gone on from."""
     (out / FINISHED_FILE).unlink(missing_ok=True)  # an earlier result is finished no more once its files change
-    save_params(params, out / PARAMS_FILE)
+    save_params(task.params, out / PARAMS_FILE)
     save_model(run.bare_model, out)
     with whole_file(out / HISTORY_FILE) as temporary:
         pd.DataFrame(run.history).to_csv(temporary, index=False)
     shutil.rmtree(out / BEST, ignore_errors=True)
     if best := run.best():
         shutil.copytree(out / CHECKPOINTS / BEST, out / BEST)
-        save_params(params, out / BEST / PARAMS_FILE)
+        save_params(task.params, out / BEST / PARAMS_FILE)
         write_json(out / BEST / "validation.json", {"iteration": best["iteration"], "ap": best["validation_ap"]})
-    write_json(out / FINISHED_FILE, belongs_to)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    write_json(out / FINISHED_FILE, task.belongs_to)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -59,16 +61,23 @@ def run(data: Path, out: Path, variant: str = "ssd300-fe", seed: int = 7, **sett
     return train(variant, tiny_params(seed, **settings), data, out, progress=False)
 
 
-def interrupt(data: Path, out: Path, after: int, **settings: object) -> None:
-    """Run a training that is interrupted once `after` iterations are done."""
+@contextmanager
+def interrupted(after: int) -> Iterator[None]:
+    """A training in this block is interrupted once `after` iterations are done."""
     step = Run.step
 
-    def interrupted(state: Run, parts: list) -> dict:
+    def step_or_stop(state: Run, parts: list) -> dict:
         if state.iteration == after:
             raise Stopped
         return step(state, parts)
 
-    with mock.patch.object(Run, "step", interrupted), pytest.raises(Stopped):
+    with mock.patch.object(Run, "step", step_or_stop), pytest.raises(Stopped):
+        yield
+
+
+def interrupt(data: Path, out: Path, after: int, **settings: object) -> None:
+    """Run a training that is interrupted once `after` iterations are done."""
+    with interrupted(after):
         run(data, out, **settings)
 
 
@@ -394,7 +403,7 @@ def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(
     def whole(out: Path) -> None:
         train("ssd300-fe", params, data, out, progress=False, validation=validation)
 
-    def by_iteration(model: SSD, **_: object) -> float:
+    def by_iteration(model: SSD, *_: object) -> float:
         return values[state[0].iteration]
 
     state: list[Run] = []
@@ -407,14 +416,7 @@ def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(
     monkeypatch.setattr(Run, "__init__", remember)
     monkeypatch.setattr(training, "validation_ap", by_iteration)
     whole(tmp_path / "at once")
-    step = Run.step
-
-    def interrupted(self: Run, parts: list) -> dict:
-        if self.iteration == after:
-            raise Stopped
-        return step(self, parts)
-
-    with mock.patch.object(Run, "step", interrupted), pytest.raises(Stopped):
+    with interrupted(after):
         whole(tmp_path / "in two")
     whole(tmp_path / "in two")
     assert json.loads((tmp_path / "in two" / "best" / "validation.json").read_text()) == {"ap": 0.7, "iteration": 2}
