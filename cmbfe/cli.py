@@ -122,7 +122,7 @@ def train(
     from cmbfe.train import train as run
 
     history = run(variant, load_params(params), data, out, validation=validation, live=live)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:  # of torchrun, of SLURM
         print(f"{out}: {variant} after {len(history)} iterations")
 
 
