@@ -9,10 +9,10 @@ INSTALLED := .venv/.installed
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval test lint lock clean
+.PHONY: help env repro crossval experiments test lint lock clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # `dvc repro --dry` looks into the folders that stages will fill, and ends where one does not exist yet.
 env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
@@ -44,6 +44,9 @@ repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites p
 crossval: env  ## every fold of the cross-validation, its table and figure; PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro crossvalidation/dvc.yaml
+
+experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ
+	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
 
 test: env  ## unit tests, then every notebook in the smoke profile, in a scratch workspace
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest

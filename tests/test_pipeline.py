@@ -122,3 +122,18 @@ def test_the_cross_validation_of_every_profile_runs_its_folds_on_the_pictures_of
 def test_make_env_makes_the_folders_that_a_dry_run_looks_into():
     recipe = re.search(r"^\t@mkdir -p (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
     assert tuple(recipe.split()) == FILLED_BY_STAGES
+
+
+def test_what_dvc_compares_and_draws_is_written_by_a_stage():
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    drawn = [
+        name for plot in content["plots"] if isinstance(plot, dict) for one in plot.values() for name in one["y"]
+    ]
+    drawn += [plot for plot in content["plots"] if isinstance(plot, str)]
+    written = [
+        out if isinstance(out, str) else next(iter(out)) for stage in stages().values() for out in stage["outs"]
+    ]
+    folders = [out.replace("${item}", variant) for out in written for variant in VARIANTS]
+    assert len(drawn) > 2 * len(VARIANTS)
+    for name in [*content["metrics"], *drawn]:
+        assert any(Path(name).is_relative_to(folder) for folder in folders), name
