@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 from dvclive import Live
 
 POINTS = 200
@@ -28,6 +29,16 @@ def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -
         for done in range(1, len(history) + 1):
             _log(live, history, done, every)
         yield lambda: _log(live, history, len(history), every)
+
+
+def write_curves(folder: Path, history: pd.DataFrame) -> None:
+    """Write the curves of a whole training anew, from its history: the files that it wrote itself.
+
+    DVC removes them before a stage, and a training that is done already writes none.
+    """
+    rows = history.astype(object).where(history.notna(), None).to_dict("records")
+    with live_curves(folder, rows, len(rows)):
+        pass
 
 
 def _log(live: Live, history: Sequence[dict], done: int, every: int) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from tiny_world import tree
 
-from cmbfe.live import live_curves
+from cmbfe.live import live_curves, write_curves
 
 
 def row(iteration: int, ap: float | None = None) -> dict:
@@ -51,3 +51,13 @@ def test_without_a_folder_nothing_is_written(tmp_path, rows, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(None, rows)
     assert not list(tmp_path.iterdir())
+
+
+def test_curves_from_the_history_of_a_training_are_those_that_it_wrote(tmp_path, rows):
+    with live_curves(tmp_path / "live", history := [], len(rows)) as log:
+        for one in rows:
+            history.append(one)
+            log()
+    pd.DataFrame(rows).to_csv(tmp_path / "history.csv", index=False)
+    write_curves(tmp_path / "again", pd.read_csv(tmp_path / "history.csv"))
+    assert tree(tmp_path / "again") == tree(tmp_path / "live")
