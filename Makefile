@@ -9,14 +9,14 @@ INSTALLED := .venv/.installed
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval experiments test lint lock clean
+.PHONY: help env repro crossval study experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # `dvc repro --dry` looks into the folders that stages will fill, and ends where one does not exist yet.
 env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
-	@mkdir -p data/pictures data/augmented models/ssd512-fe
+	@mkdir -p data/pictures data/augmented data/study models/ssd512-fe
 
 # A .venv without a working pip, or one that was moved or copied here from elsewhere, counts as not installed.
 ifeq (,$(findstring $(CURDIR)/.venv/,$(shell $(BIN)/pip --version 2>/dev/null)))
@@ -44,6 +44,10 @@ repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites p
 crossval: env  ## every fold of the cross-validation, its table and figure; PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro crossvalidation/dvc.yaml
+
+study: env  ## SSD against SSD-FE over seeds, and every open reading: table and figure (hours); PROFILE as above
+	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
 
 experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ
 	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'

@@ -213,6 +213,36 @@ def crossval(
     )
 
 
+@app.command()
+def study(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="patients, or names of arms (default: the patients and every arm)")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="settings; section study")] = Path("params.yaml"),
+    out: Annotated[
+        Path, typer.Option(help="folder for data/study, models/study and results/study (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, typer.Option(min=-1, help="patients or trainings at a time; -1: one per core")] = -1,
+    backend: Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")] = "loky",
+) -> None:
+    """Run the ablation study, or parts of it; a killed run goes on where it was: start it again.
+
+    Example: cmbfe study patients ssd300 placement-source
+    """
+    from cmbfe.params import load_params
+    from cmbfe.study import run_arm
+    from cmbfe.study_patients import PATIENTS, make_patients
+
+    if jobs == 0:
+        raise InputError("--jobs 0 trains nothing; give 1 or more, or -1 for one per core")
+    settings = load_params(params)
+    for part in parts or [PATIENTS, *settings.study.arms]:
+        if part == PATIENTS:
+            make_patients(settings, out, jobs)
+        else:
+            run_arm(part, settings, out, jobs, backend)
+
+
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
     try:

@@ -224,7 +224,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
 
 
 def crossvalidation_figure(table: pd.DataFrame) -> Figure:
-    """AP of each fold and of all together, twins joined by a line; beside it the gains, that of all with its interval.
+    """AP of each fold and of all together, twins joined by a line; beside it the gains with their intervals.
 
     Args:
         table: what `cmbfe.crossvalidation.gather` gives.
@@ -239,7 +239,8 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
         gains.axhline(0, color="0.4", linewidth=1)
         gains.plot(places, table["our_gain"], "o", color=COLOURS["SSD-FE"], label="ours")
         last = table.iloc[-1]
-        gains.vlines(places[-1:], last["our_gain_low"], last["our_gain_high"], color=COLOURS["SSD-FE"], linewidth=2,
+        widths = np.where(places == places[-1], 3, 1)
+        gains.vlines(places, table["our_gain_low"], table["our_gain_high"], color=COLOURS["SSD-FE"], linewidth=widths,
                      label="95 % interval over patients")  # fmt: skip
         if pd.notna(last["paper_gain"]):
             gains.plot(places[-1:] + 0.2, [last["paper_gain"]], "o", color="0.3", markerfacecolor="none", markersize=9,

@@ -1,5 +1,6 @@
 """params.yaml as typed settings: unknown keys, wrong types and impossible values raise with the key's path."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -253,6 +254,105 @@ class CrossValidation(_Section):
         return folds
 
 
+class Arm(_Section):
+    """One comparison of the study: a detector and its FE twin, and what differs from the settings above."""
+
+    variant: Variant = "ssd300"
+    """The detector without FE."""
+    seeds: Count | None = None
+    """Only the first so many of the study's seeds."""
+    patients: Count | None = None
+    """Training patients, one of the study's sizes."""
+    settings: dict[str, str | int | float] = {}
+    """Key path -> value, such as detector.fe.placement -> source; of the sections detector and training."""
+
+    @field_validator("variant")
+    @classmethod
+    def _is_plain(cls, variant: str) -> str:
+        if variant.endswith("-fe"):
+            raise ValueError(f"name the detector without FE ({variant.removesuffix('-fe')}); its twin belongs to it")
+        return variant
+
+    @property
+    def changes_fe_only(self) -> bool:
+        """Whether the detector without FE is the same as without the changes."""
+        return self.patients is None and all(key.startswith("detector.fe.") for key in self.settings)
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.patients is None and not self.settings
+
+
+class Study(_Section):
+    """SSD against SSD-FE over several seeds, and the open readings one at a time (`make study`)."""
+
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Numbered from 1. A seed fixes the training patients, their augmentation, initial weights and order."""
+    training_patients: Annotated[tuple[Count, ...], Field(min_length=1)] = (18,)
+    """Sizes of the training sets of each seed, rising; the last is that of arms that name none."""
+    test_patients: Count = 100
+    detections_per_picture: Count = 10
+    """The best of each picture are kept: the results of many trainings lie in git."""
+    arms: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Arm] = {"ssd512": Arm(variant="ssd512")}
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_numbered_from_1(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(seeds) < 2 or seeds != tuple(range(1, len(seeds) + 1)):
+            raise ValueError("number two seeds or more from 1, such as 1, 2, 3")
+        return seeds
+
+    @field_validator("training_patients")
+    @classmethod
+    def _sizes_rise(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"sizes rise: {list(sizes)}")
+        return sizes
+
+    @model_validator(mode="after")
+    def _every_arm_can_be_run(self) -> "Study":
+        for name, arm in self.arms.items():
+            if name == "patients":
+                raise ValueError("no arm can be named patients: that part of the study makes them")
+            if (arm.seeds or 2) < 2 or self.seeds_of(name)[-1] != (arm.seeds or len(self.seeds)):
+                raise ValueError(f"{name}: seeds is {arm.seeds}; give 2 to {len(self.seeds)}")
+            if arm.patients not in (None, *self.training_patients):
+                known = ", ".join(map(str, self.training_patients))
+                raise ValueError(f"{name}: patients is {arm.patients}; training_patients has {known}")
+            self.arm_without_fe(name)
+        return self
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds of an arm."""
+        return self.seeds[: self.arms[name].seeds]
+
+    def patients_of(self, name: str) -> int:
+        """The training patients of an arm."""
+        return self.arms[name].patients or self.training_patients[-1]
+
+    def arm_without_fe(self, name: str) -> str:
+        """The arm whose detector without FE an arm is compared with: itself or, if it changes FE only, the plain one.
+
+        Raises:
+            ValueError: no arm of that detector without changes, over as many seeds.
+        """
+        arm = self.arms[name]
+        if arm.changes_nothing or not arm.changes_fe_only:
+            return name
+        for other, plain in self.arms.items():
+            enough = len(self.seeds_of(other)) >= len(self.seeds_of(name))
+            if plain.changes_nothing and plain.variant == arm.variant and enough:
+                return other
+        raise ValueError(
+            f"{name}: changes FE only, and needs an arm of {arm.variant} without changes and as many seeds"
+        )
+
+    def variants_of(self, name: str) -> tuple[str, ...]:
+        """The detectors that an arm trains: both twins, or the one with FE where it changes FE only."""
+        plain = self.arms[name].variant
+        return (plain, f"{plain}-fe") if self.arm_without_fe(name) == name else (f"{plain}-fe",)
+
+
 class Params(_Section):
     """All settings of a run."""
 
@@ -266,15 +366,51 @@ class Params(_Section):
     training: Training
     evaluation: Evaluation
     crossvalidation: CrossValidation = CrossValidation()
+    study: Study = Study()
+
+    @model_validator(mode="after")
+    def _arms_change_settings_that_exist(self) -> "Params":
+        for name, arm in self.study.arms.items():
+            if arm.settings:
+                try:
+                    self.changed(arm.settings)
+                except ValidationError as error:
+                    key, reason = _first(error)
+                    raise ValueError(f"study.arms.{name}.settings: {key}: {reason}") from None
+        return self
+
+    def changed(self, settings: Mapping[str, str | int | float]) -> "Params":
+        """These settings with some of the sections `detector` and `training` changed, by their key paths.
+
+        Raises:
+            ValueError: another section, no such key, or a value that cannot be.
+        """
+        content = self.model_dump(exclude={"study"})
+        for path, value in settings.items():
+            *sections, key = path.split(".")
+            if not sections or sections[0] not in ("detector", "training"):
+                raise ValueError(f"{path}: only settings under detector and training can be changed")
+            part = content
+            for section in sections:
+                part = part.setdefault(section, {})
+            part[key] = value
+        return Params.model_validate(content).model_copy(update={"study": self.study})
+
+
+def _first(error: ValidationError) -> tuple[str, str]:
+    """The key of the first thing that is wrong, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    silent = first["type"] in ("missing", "extra_forbidden") or not key  # the whole of the settings says nothing
+    value = "" if silent else f", found {first['input']!r}"
+    meaning = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+    return key, f"{meaning}{value}"
 
 
 def _explain(file: Path, error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+    key, reason = _first(error)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    value = "" if first["type"] in ("missing", "extra_forbidden") else f", found {first['input']!r}"
-    meaning = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
-    return f"{file}: {key}: {meaning}{value}{more}".replace("\n", " ")
+    return f"{file}: {key or '(whole file)'}: {reason}{more}".replace("\n", " ")
 
 
 def _tuples(value: object) -> object:

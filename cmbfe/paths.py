@@ -71,3 +71,26 @@ def fold_model(number: int, variant: str, root: Path | None = None) -> Path:
 
 def fold_result(number: int, variant: str, root: Path | None = None) -> Path:
     return (root or workspace()) / "results" / "crossvalidation" / f"fold{number}" / variant
+
+
+def study_data(root: Path | None = None) -> Path:
+    """The study's patients: `raw`, `pictures` and `augmented`."""
+    return (root or workspace()) / "data" / "study"
+
+
+def study_training_set(seed: int, patients: int, root: Path | None = None) -> Path:
+    """The augmented pictures of a seed's first so many training patients."""
+    return study_data(root) / "augmented" / f"{seed}-{patients}"
+
+
+def study_model(arm: str, variant: str, seed: int, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "study" / arm / f"{variant}-{seed}"
+
+
+def study_result(arm: str, root: Path | None = None) -> Path:
+    return (root or workspace()) / "results" / "study" / arm
+
+
+def study_cmbs(root: Path | None = None) -> Path:
+    """The microbleeds of the study's test pictures, with size and contrast."""
+    return (root or workspace()) / "results" / "study" / "test_cmbs.csv"

@@ -183,7 +183,7 @@ class SeedSummary:
 
     mean: float
     low: float
-    """Interval of the mean over patients and seeds, both resampled."""
+    """Interval of the mean over patients and seeds: the t interval with the standard error of resampling both."""
     high: float
     standard_error: float
     of_each_seed: tuple[float, ...]
@@ -204,7 +204,8 @@ def difference_over_seeds(
 
     Patients and seeds are crossed (each training is tested on all patients), so each resample draws both.
     Of S seeds it draws S - 1: with S, the spread of so few would come out too small by (S - 1) / S (Rao and
-    Wu 1988).
+    Wu 1988). A handful of seeds has no percentiles to speak of, so the interval is that of t, with the degrees of
+    freedom that seeds and patients together give.
 
     Raises:
         InputError: fewer than two seeds or patients, or runs that are not paired.
@@ -227,15 +228,26 @@ def difference_over_seeds(
     none_left_out = np.full(1, np.nan)
     over_both = _interval(of_each.mean(), means, none_left_out, patients)
     over_patients = _interval(of_each.mean(), by_patients.mean(axis=1), none_left_out, patients)
+    seed_deviation = float(of_each.std(ddof=1))
+    half = over_both.standard_error * stats.t.ppf(
+        (1 + LEVEL) / 2,
+        _degrees_of_freedom(seed_deviation**2 / seeds, seeds, over_patients.standard_error**2, patients),
+    )
     return SeedSummary(
         mean=over_both.value,
-        low=over_both.low,
-        high=over_both.high,
+        low=over_both.value - half,
+        high=over_both.value + half,
         standard_error=over_both.standard_error,
         of_each_seed=tuple(of_each.tolist()),
-        seed_deviation=float(of_each.std(ddof=1)),
+        seed_deviation=seed_deviation,
         patient_deviation=over_patients.standard_error,
     )
+
+
+def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patients: int) -> float:
+    """Of the sum of two variances, known from so many seeds and so many patients (Satterthwaite 1946)."""
+    known = of_seeds**2 / (seeds - 1) + of_patients**2 / (patients - 1)
+    return (of_seeds + of_patients) ** 2 / known if known > 0 else seeds - 1.0
 
 
 def patients_needed(standard_error: float, patients: int, gain: float, power: float = 0.8) -> int:

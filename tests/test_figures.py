@@ -71,7 +71,7 @@ def crossvalidation_table(paper_gain: float) -> pd.DataFrame:
     return pd.DataFrame({"detector": "ssd512", **columns, "paper_gain": paper_gain}, index=["1", "2", "mean", "all"])
 
 
-def test_a_cross_validation_joins_twins_and_gives_only_the_whole_an_interval():
+def test_a_cross_validation_joins_twins_and_gives_every_gain_its_interval():
     aps, gains = figures.crossvalidation_figure(crossvalidation_table(0.02)).axes
     assert [label.get_text() for label in aps.get_xticklabels()] == ["1", "2", "all"]
     drawn = {line.get_label(): line for line in aps.get_lines()}
@@ -80,8 +80,9 @@ def test_a_cross_validation_joins_twins_and_gives_only_the_whole_an_interval():
         assert drawn[name].get_color() == figures.COLOURS[name]
     joined = [segment[:, 1].tolist() for segment in aps.collections[0].get_segments()]
     np.testing.assert_allclose(joined, [[0.6, 0.7], [0.8, 0.7], [0.65, 0.66]])
-    (interval,) = gains.collections[0].get_segments()
+    *_, interval = gains.collections[0].get_segments()
     np.testing.assert_allclose(interval, [[2, -0.05], [2, 0.06]])
+    assert len(gains.collections[0].get_segments()) == 3
     of = {line.get_label(): list(line.get_ydata()) for line in gains.get_lines()}
     assert of["ours"] == [0.1, -0.1, 0.01]
     assert of["paper, 10 folds (other patients)"] == [0.02]

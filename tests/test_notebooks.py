@@ -18,6 +18,7 @@ TRAINING = "03_training"
 DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
+ABLATION = "08_ablation"
 
 pytestmark = pytest.mark.pipeline
 
@@ -38,7 +39,9 @@ def smoke(workspace: Path) -> Path:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_by_nbval(notebook, smoke):
-    """In the notebooks' order: each finds what the earlier ones left in the workspace."""
+    """In the notebooks' order: each finds what the earlier ones left in the workspace, and 08 what the study did."""
+    if notebook.stem == ABLATION:
+        run(["cmbfe", "study"], smoke)
     run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
     params = load_params(smoke / "params.yaml")
     if notebook.stem == TRAINING:
@@ -60,7 +63,8 @@ def run_the_others(notebook: Path, parameter: str, values: set, folder: Path) ->
 
 def test_the_notebooks_left_what_the_pipeline_promises(smoke):
     tables = [
-        f"tables/{name}.csv" for name in ("table1", "table2", "table3", "coverage", "fe_by_map", "crossvalidation")
+        f"tables/{name}.csv"
+        for name in ("table1", "table2", "table3", "table4", "coverage", "fe_by_map", "crossvalidation", "study")
     ]
     figures = [
         f"figures/{name}.png" for name in ("fig1", "fig2", "fig4", "fig5", "table3", "coverage", "crossvalidation")

@@ -198,3 +198,50 @@ def test_each_profile_has_its_number_of_folds(name, folds):
     section = load_params(profile_file(name)).crossvalidation
     assert section.folds == tuple(range(1, folds + 1))
     assert section.variants[1] == f"{section.variants[0]}-fe"
+
+
+def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_plain_arm():
+    study = load_params(profile_file("laptop")).study
+    assert study.arm_without_fe("placement-source") == "ssd300"
+    assert study.variants_of("placement-source") == ("ssd300-fe",)
+    for name in ("ssd512", "ssd300", "boxes-voc", "patients-9"):
+        assert study.arm_without_fe(name) == name
+        assert len(study.variants_of(name)) == 2
+    assert (study.patients_of("patients-9"), study.patients_of("ssd300")) == (9, 18)
+
+
+def test_changed_settings_are_those_named_and_no_others():
+    params = load_params(profile_file("laptop"))
+    changed = params.changed({"detector.fe.beta": 2.0, "training.iterations": 500})
+    assert (changed.detector.fe.beta, changed.training.iterations) == (2.0, 500)
+    back = changed.changed({"detector.fe.beta": 1.5, "training.iterations": params.training.iterations})
+    assert back == params
+
+
+PLAIN = {"ssd300": {}}
+
+
+@pytest.mark.parametrize(
+    ("study", "reason"),
+    [
+        ({"arms": PLAIN | {"a": {"settings": {"detector.fe.bta": 2.0}}}}, "a.settings: detector.fe.bta: unknown"),
+        ({"arms": PLAIN | {"a": {"settings": {"detector.fe.beta": -1.0}}}}, "detector.fe.beta: Input should be"),
+        ({"arms": {"a": {"settings": {"seed": 3}}}}, "seed: only settings under detector and training"),
+        ({"arms": {"a": {"settings": {"detector.fe.beta": 2.0}}}}, "a: changes FE only, and needs an arm of ssd300"),
+        ({"arms": {"a": {"variant": "ssd300-fe"}}}, "name the detector without FE (ssd300)"),
+        ({"arms": {"a": {"patients": 5}}}, "a: patients is 5; training_patients has 1"),
+        ({"arms": {"a": {"seeds": 9}}}, "a: seeds is 9; give 2 to 2"),
+        ({"arms": {"a": {"seeds": 1}}}, "a: seeds is 1; give 2 to 2"),
+        ({"arms": {"a b": {}}}, "should match pattern"),
+        ({"arms": {"patients": {}}}, "no arm can be named patients"),
+        ({"seeds": [1]}, "two seeds or more"),
+        ({"seeds": [2, 3]}, "from 1"),
+        ({"training_patients": [4, 2]}, "sizes rise"),
+    ],
+)  # fmt: skip
+def test_a_study_that_cannot_be_run_is_refused(tmp_path, settings, study, reason):
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, {**settings, "study": settings["study"] | study})
+    assert "study" in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)

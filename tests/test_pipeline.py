@@ -1,4 +1,4 @@
-"""dvc.yaml and crossvalidation/dvc.yaml against the notebooks: parameters, dependencies, profiles."""
+"""The three pipeline files against notebooks and code: parameters, dependencies, profiles."""
 
 import re
 import subprocess
@@ -10,15 +10,18 @@ import pytest
 import yaml
 
 from cmbfe.detector.ssd import VARIANTS
-from cmbfe.params import Params
+from cmbfe.params import Params, load_params
 from tools.stage_dependencies import dependencies
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CROSSVALIDATION = "crossvalidation/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION)
-FILLED_BY_STAGES = ("data/pictures", "data/augmented", "models/ssd512-fe")
-PRESENTATION = {"cmbfe/figures.py"}
+STUDY = "study/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY)
+WITHOUT_NOTEBOOK = {"patients": "cmbfe/study_patients.py", "arm": "cmbfe/study.py"}
+"""Stages that the command line runs, and the module that does it."""
+FILLED_BY_STAGES = ("data/pictures", "data/augmented", "data/study", "models/ssd512-fe")
+PRESENTATION = {"cmbfe/figures.py", "cmbfe/study_figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 
@@ -36,22 +39,27 @@ def papermill_of(stage: dict) -> str:
     return stage["cmd"].partition("papermill ")[2]
 
 
+def with_notebook() -> list[str]:
+    return [name for name in stages() if name not in WITHOUT_NOTEBOOK]
+
+
 def notebook_of(stage: dict) -> Path:
     return ROOT / re.search(r"notebooks/\S+?\.ipynb", papermill_of(stage)).group(0)
 
 
 def test_every_notebook_has_a_stage():
-    assert sorted(map(notebook_of, stages().values())) == NOTEBOOKS
+    assert sorted(notebook_of(stages()[name]) for name in with_notebook()) == NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", stages())
-def test_a_stage_depends_on_the_modules_that_its_notebook_imports(name):
+def test_a_stage_depends_on_the_modules_that_it_runs_through(name):
     stage = stages()[name]
     declared = {dep for dep in stage["deps"] if dep.startswith("cmbfe/")}
-    assert declared == dependencies(notebook_of(stage)) - PRESENTATION
+    start = ROOT / WITHOUT_NOTEBOOK[name] if name in WITHOUT_NOTEBOOK else notebook_of(stage)
+    assert declared == dependencies(start) - PRESENTATION
 
 
-@pytest.mark.parametrize("name", stages())
+@pytest.mark.parametrize("name", with_notebook())
 def test_a_stage_depends_on_its_notebook_and_gives_it_known_parameters_only(name):
     stage = stages()[name]
     notebook = notebook_of(stage)
@@ -60,7 +68,7 @@ def test_a_stage_depends_on_its_notebook_and_gives_it_known_parameters_only(name
     assert given <= set(papermill.inspect_notebook(notebook))
 
 
-@pytest.mark.parametrize("name", stages())
+@pytest.mark.parametrize("name", with_notebook())
 def test_no_stage_passes_a_truth_value(name):
     # DVC writes true where papermill knows only True: "false" would arrive as a text that counts as true.
     assert not re.search(r"-p \w+ \$?\{?(true|false)", papermill_of(stages()[name]), re.IGNORECASE)
@@ -117,6 +125,17 @@ def test_the_cross_validation_of_every_profile_runs_its_folds_on_the_pictures_of
     numbered = [f"{CROSSVALIDATION}:fold@{number}" for number in range(1, folds + 1)]
     assert sorted(planned[1:-1]) == sorted(numbered)
     assert planned[-1] == f"{CROSSVALIDATION}:crossval"
+
+
+@pytest.mark.parametrize(("profile", "arms"), [("smoke", 2), ("laptop", 16), ("paper", 16)])
+def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile, arms, workspace):
+    (workspace / "results" / "study").mkdir(exist_ok=True)  # a clone has it from git
+    planned = dry_run(workspace, profile, STUDY)
+    named = [f"{STUDY}:arm@{name}" for name in load_params(workspace / "params.yaml").study.arms]
+    assert len(named) == arms
+    assert planned[0] == f"{STUDY}:patients"
+    assert sorted(planned[1:-1]) == sorted(named)
+    assert planned[-1] == f"{STUDY}:ablation"
 
 
 def test_make_env_makes_the_folders_that_a_dry_run_looks_into():

@@ -165,6 +165,30 @@ def test_seeds_are_summarised_over_patients_and_seeds():
     assert variance * 0.6 < summary.standard_error**2 < variance * 1.8
 
 
+def test_where_only_seeds_differ_the_interval_is_that_of_t_over_seeds():
+    runs, base = [cohort(seed) for seed in range(5)], cohort(9)
+    value = dict(zip(map(id, runs), [0.03, 0.01, -0.02, 0.05, 0.0], strict=True)) | {id(base): 0.0}
+    summary = difference_over_seeds(
+        lambda matches, weights: np.full(len(weights), value[id(matches)]), runs, [base] * 5, resamples=40_000
+    )
+    each = list(value.values())[:5]
+    expected = scipy_stats.t.interval(0.95, 4, np.mean(each), np.std(each, ddof=1) / np.sqrt(5))
+    assert (summary.low, summary.high) == pytest.approx(expected, rel=0.03)
+
+
+def test_where_only_patients_differ_the_interval_is_that_of_t_over_patients():
+    values = np.random.default_rng(0).normal(size=12)
+    run, base = cohort(0), cohort(1)
+    summary = difference_over_seeds(
+        lambda matches, weights: mean_of(values if matches is run else 0 * values)(weights),
+        [run] * 4,
+        [base] * 4,
+        resamples=20_000,
+    )
+    expected = scipy_stats.t.interval(0.95, 11, values.mean(), values.std() / np.sqrt(12))
+    assert (summary.low, summary.high) == pytest.approx(expected, rel=0.05)
+
+
 def test_seeds_that_agree_leave_the_spread_of_patients_only():
     runs, baselines = [cohort(0)] * 4, [cohort(1)] * 4
     summary = difference_over_seeds(average_precision, runs, baselines, resamples=1000)

@@ -65,6 +65,16 @@ def stages(csv: Path) -> str:
     return table(["stage", "wall time"], [*rows, ("all", minutes_and_seconds(seconds.sum()))])
 
 
+def folds(csv: Path) -> str:
+    """What the cross-validation says, in a sentence."""
+    row = pd.read_csv(csv).set_index("fold").loc["all"]
+    without, with_fe, gain, low, high = row[["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]]
+    return (
+        f"There, all {row['patients']:.0f} patients together, {row['detector']} has an AP of {without:.3f} without FE "
+        f"and {with_fe:.3f} with it: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
+    )
+
+
 def minutes_and_seconds(seconds: float) -> str:
     """Such as "3 min 05 s"; hours stay minutes."""
     minutes, rest = divmod(round(seconds), 60)
@@ -76,6 +86,7 @@ def renewed(text: str) -> str:
     tables = ROOT / "results" / "tables"
     for name, headings in TABLES.items():
         text = with_block(text, name, markdown(tables / f"{name}.csv", headings))
+    text = with_block(text, "crossvalidation", folds(tables / "crossvalidation.csv"))
     return with_block(text, "stages", stages(tables / "stages.csv"))
 
 

@@ -1,4 +1,4 @@
-"""Which modules of cmbfe a notebook imports, directly or not: the code that its stage depends on."""
+"""Which modules of cmbfe a notebook or module imports, directly or not: the code that a stage depends on."""
 
 import ast
 import json
@@ -31,9 +31,11 @@ def notebook_source(notebook: Path) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
-def dependencies(notebook: Path) -> set[str]:
-    """Every module file that a notebook imports, through any number of steps, relative to the root."""
-    waiting, found = imported_names(notebook_source(notebook)), set()
+def dependencies(start: Path) -> set[str]:
+    """Every module file that a notebook or module imports, through any number of steps, relative to the root."""
+    is_notebook = start.suffix == ".ipynb"
+    source = notebook_source(start) if is_notebook else start.read_text(encoding="utf-8")
+    waiting, found = imported_names(source), set() if is_notebook else {start.resolve()}
     while waiting:
         file = module_file(waiting.pop())
         if file and file not in found:

@@ -1,0 +1,212 @@
+"""What the study says: the effect of FE in each arm, by metric, and by kind of microbleed, over patients and seeds."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cmbfe import paths
+from cmbfe.errors import InputError
+from cmbfe.matching import FALSE_POSITIVE, Matches
+from cmbfe.metrics import average_precision, cpm, froc_auc, precision_at_sensitivity, sensitivity_at_false_positives
+from cmbfe.params import Params
+from cmbfe.stats import Metric, SeedSummary, difference_over_seeds
+from cmbfe.study import matches_of
+
+FALSE_POSITIVES = 1.0
+"""Per picture, where sensitivities of kinds of microbleeds are compared."""
+
+UNCHANGED = "as in params.yaml"
+"""The setting of an arm that changes nothing, in `effects_table`."""
+
+Runs = tuple[list[Matches], list[Matches]]
+"""An arm's detectors by seed: those without FE, and those with."""
+
+
+def read_study(params: Params, root: Path) -> dict[str, Runs]:
+    """Arm -> what its detectors found.
+
+    Raises:
+        InputError: a training is missing.
+    """
+    return {name: matches_of(name, params, root) for name in params.study.arms}
+
+
+def effects_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
+    """A row per arm: mean AP over seeds without FE and with, the gain, and what the arm's change does to it.
+
+    `gain` compares the twins of the arm. `change` compares its detector with FE to that of the arm without changes, on
+    the same seeds (NaN for that arm itself, and where there is none). Both have 95 % intervals over patients and seeds;
+    the two spreads behind that of the gain stand beside it.
+    """
+    rows = {}
+    for name, (without, with_fe) in runs.items():
+        arm = params.study.arms[name]
+        gain = _difference(average_precision, with_fe, without, params)
+        rows[name] = {
+            "detector": arm.variant,
+            "setting": _setting(name, params),
+            "seeds": len(with_fe),
+            "ap": np.mean([average_precision(one) for one in without]),
+            "ap_fe": np.mean([average_precision(one) for one in with_fe]),
+            **_named("gain", gain),
+            "gain_seed_deviation": gain.seed_deviation,
+            "gain_patient_deviation": gain.patient_deviation,
+            **_named("change", _change(name, runs, params)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+
+
+def seeds_table(runs: Mapping[str, Runs]) -> pd.DataFrame:
+    """A row per arm and seed: AP without FE and with, and the gain."""
+    rows = [
+        {"arm": name, "seed": number, "ap": average_precision(plain), "ap_fe": average_precision(twin)}
+        for name, twins in runs.items()
+        for number, (plain, twin) in enumerate(zip(*twins, strict=True), 1)
+    ]
+    table = pd.DataFrame(rows).set_index(["arm", "seed"])
+    return table.assign(gain=table["ap_fe"] - table["ap"])
+
+
+def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
+    """A row per arm without changes and metric: means over seeds, and the gain with its interval.
+
+    A metric that one of the trainings never reaches has no gain (NaN).
+    """
+    at = params.evaluation.sensitivity
+    metrics: dict[str, Metric] = {
+        "AP, all points": average_precision,
+        "AP, 11 points": partial(average_precision, points=11),
+        f"precision at {at:.0%} sensitivity": partial(precision_at_sensitivity, sensitivity=at),
+        "sensitivity at 1 false positive per picture": partial(sensitivity_at_false_positives, false_positives=1.0),
+        "area of the FROC": partial(froc_auc, x_max=params.evaluation.froc_x_max),
+        "CPM": cpm,
+    }
+    rows = []
+    for name in _unchanged(params):
+        without, with_fe = runs[name]
+        for metric_name, metric in metrics.items():
+            values = {"value": np.mean([metric(one) for one in without])}
+            values["value_fe"] = np.mean([metric(one) for one in with_fe])
+            gain = _named("gain", _difference(metric, with_fe, without, params))
+            rows.append({"arm": name, "metric": metric_name, **values, **gain})
+    return pd.DataFrame(rows).set_index(["arm", "metric"])
+
+
+def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """A row per arm without changes and third of the microbleeds, by contrast and by size.
+
+    Sensitivity at the threshold with one false positive per picture, means over seeds, and the gain with its interval.
+
+    Args:
+        cmbs: the test microbleeds by annotation id, as `cmbfe.study.list_test_cmbs` lists them.
+    """
+    names = {"contrast": "contrast", "visible_diameter_mm": "diameter, mm"}
+    rows = []
+    for column, shown in names.items():
+        edges = np.quantile(cmbs[column], [0, 1 / 3, 2 / 3, 1])
+        for third in range(3):
+            inside = cmbs[column].between(*edges[third : third + 2], inclusive="both" if third == 2 else "left")
+            for name in _unchanged(params):
+                without, with_fe = runs[name]
+                metric = partial(sensitivity_of, chosen=frozenset(cmbs.index[inside]))
+                rows.append(
+                    {
+                        "arm": name,
+                        "by": shown,
+                        "from": edges[third],
+                        "to": edges[third + 1],
+                        "cmbs": int(inside.sum()),
+                    }
+                    | {"sensitivity": np.mean([metric(one) for one in without])}
+                    | {"sensitivity_fe": np.mean([metric(one) for one in with_fe])}
+                    | _named("gain", _difference(metric, with_fe, without, params))
+                )
+    return pd.DataFrame(rows).set_index(["arm", "by"])
+
+
+def sensitivity_of(
+    matches: Matches,
+    chosen: frozenset[int],
+    false_positives: float = FALSE_POSITIVES,
+    weights: np.ndarray | None = None,
+) -> float | np.ndarray:
+    """Sensitivity for some ground truths, at the threshold with so many false positives per picture in all.
+
+    The threshold is that of all patients, in every resample. NaN in a resample without any of them.
+    """
+    allowed = int(false_positives * matches.pictures_per_patient.sum())
+    false = matches.score[matches.outcome == FALSE_POSITIVE]
+    threshold = false[allowed] if len(false) > allowed else -np.inf  # the first that is too many
+    is_chosen = np.isin(matches.truth_ids, list(chosen))
+    found = is_chosen & (matches.truth_score > threshold)
+    per_patient = [
+        np.bincount(matches.truth_patient[one], minlength=len(matches.patients)) for one in (found, is_chosen)
+    ]
+    each = np.ones((1, len(matches.patients))) if weights is None else weights
+    hits, truths = (each @ counts.astype(float) for counts in per_patient)
+    values = np.divide(hits, truths, out=np.full(len(each), np.nan), where=truths > 0)
+    return float(values[0]) if weights is None else values
+
+
+def verdict(detector: str, row: pd.Series) -> str:
+    """In plain words, whether FE helped in an arm, from its row of `effects_table`."""
+    low, high = 100 * row["gain_low"], 100 * row["gain_high"]
+    interval = f"{100 * row['gain']:+.1f} AP points, 95 % interval {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
+    if low > 0:
+        return f"FE helped {detector} ({interval})."
+    if high < 0:
+        return f"FE harmed {detector} ({interval})."
+    return f"Whether FE helps {detector} cannot be told ({interval})."
+
+
+def patients_for(half_width: float, patient_deviation: float, patients: int) -> int:
+    """Test patients with which a gain's 95 % interval reaches `half_width` to either side, were seeds of no account."""
+    return int(np.ceil(patients * (1.96 * patient_deviation / half_width) ** 2))
+
+
+def read_cmbs(root: Path) -> pd.DataFrame:
+    """The test microbleeds of the study.
+
+    Raises:
+        InputError: they were not listed yet.
+    """
+    file = paths.study_cmbs(root)
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; cmbfe study patients writes it")
+    return pd.read_csv(file, index_col="id")
+
+
+def _unchanged(params: Params) -> list[str]:
+    return [name for name, arm in params.study.arms.items() if arm.changes_nothing]
+
+
+def _change(name: str, runs: Mapping[str, Runs], params: Params) -> SeedSummary | None:
+    """The arm's detector with FE against that of the arm without changes."""
+    arm = params.study.arms[name]
+    plain = [one for one in _unchanged(params) if params.study.arms[one].variant == arm.variant and one != name]
+    ours = runs[name][1]
+    if not plain or len(runs[plain[0]][1]) < len(ours):
+        return None
+    return _difference(average_precision, ours, runs[plain[0]][1][: len(ours)], params)
+
+
+def _difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches], params: Params) -> SeedSummary:
+    theirs = theirs[: len(ours)]
+    return difference_over_seeds(metric, ours, theirs, params.evaluation.bootstrap_samples, params.seed)
+
+
+def _named(name: str, one: SeedSummary | None) -> dict[str, float]:
+    ends = (np.nan,) * 3 if one is None else (one.mean, one.low, one.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+
+
+def _setting(name: str, params: Params) -> str:
+    """What an arm changes, as text."""
+    arm = params.study.arms[name]
+    changes = [f"{key} = {value}" for key, value in arm.settings.items()]
+    if arm.patients:
+        changes.append(f"{arm.patients} of {params.study.training_patients[-1]} training patients")
+    return ", ".join(changes) or UNCHANGED

@@ -1,0 +1,127 @@
+"""The ablation study: SSD against SSD-FE over several seeds, and the paper's open readings one at a time.
+
+    run_arm("ssd300", params, Path(), jobs=2)
+
+An arm is a detector and its FE twin with some settings changed (`study.arms` of params.yaml). A seed fixes the training
+patients, their augmentation, the initial weights and the order of the pictures; all arms of a seed share these. Each
+training runs on one thread, so that its result does not depend on how many run beside it. Files: data/study,
+models/study and results/study in the folder `root`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe import paths
+from cmbfe.data.dataset import load_labelled
+from cmbfe.data.labels import LABELS_FILE
+from cmbfe.detect import detect
+from cmbfe.detector.weights import WEIGHTS_FILE, load_model
+from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, sha256_of, write_json
+from cmbfe.matches_file import load_matches, save_matches
+from cmbfe.matching import Matches, match
+from cmbfe.metrics import summary
+from cmbfe.parallel import at_work
+from cmbfe.params import Params
+from cmbfe.study_patients import read_test_labels
+from cmbfe.train import train
+
+
+def arm_params(name: str, seed: int, params: Params) -> Params:
+    """The settings of an arm's trainings with a seed."""
+    changed = params.changed(params.study.arms[name].settings)
+    detector = changed.detector.model_copy(update={"detections_per_picture": params.study.detections_per_picture})
+    return changed.model_copy(update={"seed": seed, "detector": detector})
+
+
+def run_arm(
+    name: str, params: Params, root: Path, jobs: int = 1, backend: str = "loky", progress: bool = True
+) -> None:
+    """Train and test an arm with each of its seeds; what is done already is not repeated.
+
+    Where an arm changes FE only, its detector without FE is that of the arm without changes, and is trained there.
+
+    Args:
+        jobs: trainings at a time on this machine; -1: one per core. They change the time, not the results.
+        backend: of joblib, or the address of a dask scheduler, whose workers see `root` under the same path.
+
+    Raises:
+        InputError: no such arm, no patients yet, or as `train`.
+    """
+    study = params.study
+    if name not in study.arms:
+        raise InputError(f"no arm {name!r} in study.arms of params.yaml; there are: {', '.join(study.arms)}")
+    read_test_labels(params, root)
+    tasks = [(variant, seed) for seed in study.seeds_of(name) for variant in study.variants_of(name)]
+    with at_work(backend, jobs):
+        made = Parallel(return_as="generator_unordered", batch_size=1)(
+            delayed(_run)(name, variant, seed, params, root.resolve()) for variant, seed in tasks
+        )
+        bar = tqdm(made, total=len(tasks), desc=name, unit="training", disable=not progress)
+        for variant, seed, ap in bar:
+            bar.write(f"{name}: {variant} with seed {seed}: AP {ap:.3f}")
+
+
+def _run(name: str, variant: str, seed: int, params: Params, root: Path) -> tuple[str, int, float]:
+    """One training and its test, on one thread."""
+    settings = arm_params(name, seed, params)
+    data = paths.study_training_set(seed, params.study.patients_of(name), root)
+    model = paths.study_model(name, variant, seed, root)
+    with _one_thread():
+        train(variant, settings, data, model, progress=False)
+        return variant, seed, _test(name, variant, seed, params, root)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _test(name: str, variant: str, seed: int, params: Params, root: Path) -> float:
+    """Write what a trained detector finds on the test pictures, unless it is there; its AP."""
+    model, out = paths.study_model(name, variant, seed, root), paths.study_result(name, root)
+    test = read_test_labels(params, root)
+    belongs_to = {
+        "weights_sha256": sha256_of([model / WEIGHTS_FILE]),
+        "labels_sha256": sha256_of([paths.study_data(root) / "pictures" / LABELS_FILE]),
+        "iou": params.evaluation.iou,
+    }
+    file = out / f"{variant}-{seed}.json"
+    if file.is_file() and (known := read_json(file))["belongs_to"] == belongs_to:
+        return known["ap"]
+    compute = make_compute(params.training.accelerator, params.training.precision)
+    detector = load_model(model).to(compute.device)
+    shown = load_labelled(test, paths.study_data(root) / "pictures").pictures
+    matches = match(test, detect(detector, shown, [image["id"] for image in test["images"]], compute),
+                    iou=params.evaluation.iou)  # fmt: skip
+    save_matches(matches, file.with_suffix(".npz"))
+    write_json(file, summary(matches, params.evaluation.sensitivity) | {"belongs_to": belongs_to})
+    return float(summary(matches)["ap"])
+
+
+def matches_of(name: str, params: Params, root: Path) -> tuple[list[Matches], list[Matches]]:
+    """What an arm's detectors found, by seed: those without FE, and those with.
+
+    Raises:
+        InputError: a training of the arm is missing.
+    """
+    study = params.study
+    plain = study.arms[name].variant
+    arms = {plain: study.arm_without_fe(name), f"{plain}-fe": name}
+    without, with_fe = (
+        [load_matches(paths.study_result(arm, root) / f"{variant}-{seed}.npz") for seed in study.seeds_of(name)]
+        for variant, arm in arms.items()
+    )
+    return without, with_fe
