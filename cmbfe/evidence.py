@@ -9,6 +9,9 @@ from cmbfe.detect import DETECTIONS_FILE
 from cmbfe.matching import Matches, match
 from cmbfe.params import Params
 
+VALIDATION_FILE = "validation_detections.json"
+"""Beside the detections on the test pictures: those on the validation pictures."""
+
 
 def read_test_set(params: Params) -> Labels:
     """The test pictures of the workspace: those with microbleeds, and as many with mimics only."""
@@ -16,13 +19,17 @@ def read_test_set(params: Params) -> Labels:
     return paper_test_set(labels, mimics, params.seed)
 
 
-def match_results(test: Labels, variants: Iterable[str], iou: float) -> dict[str, Matches]:
-    """Variant -> its detections in results/, matched to the test set (A14).
+def match_results(
+    labels: Labels, variants: Iterable[str], iou: float, file: str = DETECTIONS_FILE
+) -> dict[str, Matches]:
+    """Variant -> its detections in results/, matched to their pictures' labels (A14).
+
+    Args:
+        labels: of the test set or, with `file` VALIDATION_FILE, of the validation pictures.
 
     Raises:
         InputError: a variant has no detections there, or they belong to other pictures.
     """
     return {
-        variant: match(test, read_detections(paths.result(variant) / DETECTIONS_FILE, test), iou=iou)
-        for variant in variants
+        variant: match(labels, read_detections(paths.result(variant) / file, labels), iou=iou) for variant in variants
     }

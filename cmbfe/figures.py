@@ -223,6 +223,24 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
     return figure
 
 
+def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Share of microbleeds among the detections of each score; on the diagonal scores are probabilities.
+
+    Args:
+        curves: variant -> what `cmbfe.calibration.reliability` gives.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="scores are probabilities")
+        for variant, table in curves.items():
+            known = table.dropna()
+            axes.plot(known["mean_score"], known["precision"], "o-", color=COLOURS[arm(variant)], label=variant)
+        axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(fontsize=9)
+    plt.close(figure)
+    return figure
+
+
 def crossvalidation_figure(table: pd.DataFrame) -> Figure:
     """AP of each fold and of all together, twins joined by a line; beside it the gains with their intervals.
 

@@ -8,7 +8,7 @@ from tiny_world import BOX, SIDE, tiny_params
 from cmbfe import paths
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
 from cmbfe.errors import InputError
-from cmbfe.evidence import match_results, read_test_set
+from cmbfe.evidence import VALIDATION_FILE, match_results, read_test_set
 
 
 @pytest.fixture
@@ -36,6 +36,16 @@ def test_each_variant_is_matched_to_the_test_pictures(world):
         (paths.result(variant) / "detections.json").write_text(json.dumps(found))
     matches = match_results(test, ("ssd300", "ssd300-fe"), 0.5)
     assert [matches[name].truth.tolist() for name in ("ssd300", "ssd300-fe")] == [[0], [-1]]
+
+
+def test_another_file_of_detections_is_matched_to_its_own_pictures(world):
+    labels = read_test_set(tiny_params())
+    paths.result("ssd300").mkdir(parents=True)
+    found = [{"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.5}]
+    (paths.result("ssd300") / VALIDATION_FILE).write_text(json.dumps(found))
+    assert match_results(labels, ["ssd300"], 0.5, VALIDATION_FILE)["ssd300"].truth.tolist() == [0]
+    with pytest.raises(InputError, match=r"detections\.json"):
+        match_results(labels, ["ssd300"], 0.5)
 
 
 def test_a_variant_without_detections_is_named(world):

@@ -177,3 +177,11 @@ def test_detections_at_the_border_are_drawn_without_error():
     boxes = [[-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0]]
     drawn = figures.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
     assert drawn.size == (60, 60)
+
+
+def test_reliability_has_a_line_per_detector_without_empty_scores():
+    table = pd.DataFrame({"mean_score": [0.1, np.nan, 0.9], "precision": [0.0, np.nan, 0.8]})
+    (axes,) = figures.reliability_figure({"ssd512": table, "ssd512-fe": table}).axes
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_array_equal(drawn["ssd512-fe"].get_xydata(), [[0.1, 0.0], [0.9, 0.8]])
+    assert drawn["ssd512"].get_color() == figures.COLOURS["SSD"]

@@ -64,7 +64,17 @@ def run_the_others(notebook: Path, parameter: str, values: set, folder: Path) ->
 def test_the_notebooks_left_what_the_pipeline_promises(smoke):
     tables = [
         f"tables/{name}.csv"
-        for name in ("table1", "table2", "table3", "table4", "coverage", "fe_by_map", "crossvalidation", "study")
+        for name in (
+            "table1",
+            "table2",
+            "table3",
+            "table4",
+            "operating_point",
+            "coverage",
+            "fe_by_map",
+            "crossvalidation",
+            "study",
+        )
     ]
     figures = [
         f"figures/{name}.png" for name in ("fig1", "fig2", "fig4", "fig5", "table3", "coverage", "crossvalidation")

@@ -102,7 +102,8 @@ def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
         (workspace / folder).mkdir(parents=True, exist_ok=True)
     for variant in VARIANTS:  # a clone has them from git
         (workspace / "results" / variant).mkdir(parents=True, exist_ok=True)
-        (workspace / "results" / variant / "detections.json").touch()
+        for name in ("detections.json", "validation_detections.json"):
+            (workspace / "results" / variant / name).touch()
     (workspace / "results" / "crossvalidation").mkdir(exist_ok=True)  # this too
     dvc = [sys.executable, "-m", "dvc", "repro", "--dry", *targets]
     dry = subprocess.run(dvc, cwd=workspace, capture_output=True, text=True, check=False)
