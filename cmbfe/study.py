@@ -98,17 +98,18 @@ def _test(name: str, variant: str, seed: int, params: Params, root: Path) -> flo
         "labels_sha256": sha256_of([paths.study_data(root) / "pictures" / LABELS_FILE]),
         "iou": params.evaluation.iou,
     }
-    file = out / f"{variant}-{seed}.json"
-    if file.is_file() and (known := read_json(file))["belongs_to"] == belongs_to:
+    file, found = out / f"{variant}-{seed}.json", out / f"{variant}-{seed}.npz"
+    if file.is_file() and found.is_file() and (known := read_json(file))["belongs_to"] == belongs_to:
         return known["ap"]
     compute = make_compute(params.training.accelerator, params.training.precision)
     detector = load_model(model).to(compute.device)
     shown = load_labelled(test, paths.study_data(root) / "pictures").pictures
     matches = match(test, detect(detector, shown, [image["id"] for image in test["images"]], compute),
                     iou=params.evaluation.iou)  # fmt: skip
-    save_matches(matches, file.with_suffix(".npz"))
-    write_json(file, summary(matches, params.evaluation.sensitivity) | {"belongs_to": belongs_to})
-    return float(summary(matches)["ap"])
+    metrics = summary(matches, params.evaluation.sensitivity)
+    save_matches(matches, found)
+    write_json(file, metrics | {"belongs_to": belongs_to})
+    return metrics["ap"]
 
 
 def matches_of(name: str, params: Params, root: Path) -> tuple[list[Matches], list[Matches]]:

@@ -20,6 +20,7 @@ from cmbfe.data.phantom import write_cohort
 from cmbfe.data.picture_files import read_picture
 from cmbfe.data.pictures import import_dicom
 from cmbfe.data.splits import paper_test_set
+from cmbfe.errors import InputError
 from cmbfe.params import Params, Patients, Phantom
 from cmbfe.tables import write_table
 
@@ -77,6 +78,8 @@ def read_test_labels(params: Params, root: Path) -> Labels:
         InputError: the patients were not made yet.
     """
     pictures = paths.study_data(root) / "pictures"
+    if not (pictures / LABELS_FILE).is_file():
+        raise InputError(f"{pictures}: the study's patients are not there; make them: cmbfe study {PATIENTS}")
     labels, mimics = read_labels(pictures / LABELS_FILE), read_labels(pictures / MIMICS_FILE)
     return paper_test_set(labels, mimics, params.seed, fewer=True)
 

@@ -97,7 +97,7 @@ def test_a_training_on_one_thread_leaves_the_number_of_threads_as_it_was():
 def test_an_unknown_arm_and_an_arm_without_patients_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"no arm 'nothing' in study.arms of params.yaml; there are: ssd300, "):
         run_arm("nothing", study_params(), tmp_path)
-    with pytest.raises(InputError, match=r"annotations\.json: no such file"):
+    with pytest.raises(InputError, match="patients are not there; make them: cmbfe study patients"):
         run_arm("ssd300", study_params(), tmp_path)
     with pytest.raises(InputError, match=r"ssd300-1\.npz: no such file"):
         matches_of("ssd300", study_params(), tmp_path)
