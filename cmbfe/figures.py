@@ -36,9 +36,17 @@ def arm(variant: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; equal figures give equal bytes."""
+    """Write a figure as PNG for the web, and as SVG for papers beside it; equal figures give equal bytes.
+
+    Args:
+        path: of the PNG; the SVG has the same name but for its suffix.
+    """
+    how = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
     with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(temporary, metadata={"Software": None}, **how)
+    # The ids in an SVG are drawn at random unless they are salted, and it would hold date and version.
+    with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(temporary, metadata={"Date": None, "Creator": None}, **how)
 
 
 def show_picture(
@@ -268,7 +276,8 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
         for axis, input_px in zip(np.atleast_1d(axes), inputs, strict=True):
             of_input = coverage[coverage["input_px"] == input_px]
             for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
-                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset)
+                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset,
+                          rasterized=True)  # fmt: skip
             axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
             axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1))
         np.atleast_1d(axes)[0].set_ylabel("best IoU with a default box")

@@ -30,6 +30,16 @@ def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
     assert dict(plt.rcParams) == before
 
 
+def test_an_svg_lies_beside_the_png_the_same_each_time_and_without_a_date(tmp_path):
+    for folder in ("first", "second"):
+        figure = figures.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
+        figures.save(figure, tmp_path / folder / "fig4.png")
+    first, second = (tmp_path / folder / "fig4.svg" for folder in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert "<dc:date>" not in first.read_text()
+    assert sorted(file.name for file in first.parent.iterdir()) == ["fig4.png", "fig4.svg"]
+
+
 def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
     curves = {"ssd300": CURVE, "ssd300-fe": CURVE}
     axes = figures.precision_sensitivity_figure(curves, {"ssd300-fe": (0.9, 0.797)}, 0.9).axes[0]
