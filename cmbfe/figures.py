@@ -155,7 +155,10 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
 
 
 def precision_sensitivity_figure(
-    curves: Mapping[str, pd.DataFrame], marks: Mapping[str, tuple[float, float]], sensitivity: float
+    curves: Mapping[str, pd.DataFrame],
+    marks: Mapping[str, tuple[float, float]],
+    sensitivity: float,
+    bands: Mapping[str, pd.DataFrame] | None = None,
 ) -> Figure:
     """Precision against sensitivity (paper Figure 4).
 
@@ -163,6 +166,7 @@ def precision_sensitivity_figure(
         curves: variant -> columns `sensitivity` and `precision`.
         marks: variant -> a point (sensitivity, precision) that the paper prints, drawn hollow.
         sensitivity: where the paper reads the precision; a dotted line.
+        bands: variant -> what `cmbfe.bands.precision_band` gives.
     """
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
@@ -173,6 +177,7 @@ def precision_sensitivity_figure(
                 color=COLOURS[arm(variant)],
                 label=f"{variant}, ours",
             )
+        _draw_bands(axes, bands or {})
         for variant, (x, y) in marks.items():
             label = f"{variant}, paper (other patients)"
             axes.plot(x, y, "o", color=COLOURS[arm(variant)], markerfacecolor="none", markersize=9, label=label)
@@ -184,12 +189,18 @@ def precision_sensitivity_figure(
     return figure
 
 
-def froc_figure(curves: Mapping[str, pd.DataFrame], x_max: float, areas: Mapping[str, float]) -> Figure:
+def froc_figure(
+    curves: Mapping[str, pd.DataFrame],
+    x_max: float,
+    areas: Mapping[str, float],
+    bands: Mapping[str, pd.DataFrame] | None = None,
+) -> Figure:
     """FROC: sensitivity against false positives per picture (paper Figure 5).
 
     Args:
         curves: variant -> columns `false_positives` and `sensitivity`.
         areas: variant -> normalised area up to `x_max`, for the legend (A15).
+        bands: variant -> what `cmbfe.bands.froc_band` gives.
     """
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
@@ -199,11 +210,20 @@ def froc_figure(curves: Mapping[str, pd.DataFrame], x_max: float, areas: Mapping
             y = [*curve["sensitivity"], curve["sensitivity"].max()]
             label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
             axes.plot(x, y, color=COLOURS[arm(variant)], label=label)
+        _draw_bands(axes, bands or {})
         axes.set(xlabel="false positives per picture", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
         axes.set_title("Free-response ROC on the test pictures (ours)")
         axes.legend(loc="lower right")
     plt.close(figure)
     return figure
+
+
+def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
+    """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
+    for number, (variant, band) in enumerate(bands.items()):
+        name = "_" if number else "bands: 95 % interval at each point"  # one entry in the legend for all
+        axes.fill_between(band.index, band["low"], band["high"], color=COLOURS[arm(variant)], alpha=0.15, linewidth=0,
+                          label=name)  # fmt: skip
 
 
 def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Series) -> Figure:
