@@ -55,13 +55,15 @@ def show_picture(
     boxes: Mapping[str, Sequence[Sequence[float]]] | None = None,
     pixel_mm: float | None = None,
     title: str = "",
+    bar_mm: float = 20,
 ) -> None:
-    """Draw a grey picture with thin boxes and a scale bar of 20 mm.
+    """Draw a grey picture with thin boxes and a scale bar.
 
     Args:
         picture: uint8 [rows, columns].
         boxes: colour -> boxes [x, y, w, h] px.
         pixel_mm: size of a pixel; no scale bar without it.
+        bar_mm: length of the scale bar.
     """
     rows, columns = picture.shape
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
@@ -72,8 +74,9 @@ def show_picture(
             )
     if pixel_mm:
         left, bottom = 0.05 * columns, 0.95 * rows
-        axes.plot([left, left + 20 / pixel_mm], [bottom, bottom], color="white", linewidth=2)
-        axes.text(left, bottom - 0.02 * rows, "20 mm", color="white", fontsize=8)
+        axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+        axes.text(left, bottom - 0.02 * rows, f"{bar_mm:g} mm", color="white", fontsize=8)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 

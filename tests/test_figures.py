@@ -154,6 +154,7 @@ def test_a_picture_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
     assert frame.get_bbox().bounds == (9, 19, 6, 8)  # a pixel outside the box, so that what it marks stays visible
     (bar,) = axes[0].get_lines()
     assert np.ptp(bar.get_xdata()) == 40
+    assert (axes[0].get_xlim(), axes[0].get_ylim()) == ((0, 60), (40, 0))
     figures.show_picture(axes[1], np.zeros((40, 60), np.uint8))
     assert not axes[1].get_lines()
     assert grid.axes == list(axes)
