@@ -239,7 +239,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
     gain = gain.dropna()
     places = np.arange(len(gain))[::-1]
     with theme():
-        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.8), layout="constrained")
         axes.axvline(0, color="0.4", linewidth=1)
         axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
         axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
@@ -249,7 +249,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
         axes.set(
             xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
         )
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     plt.close(figure)
     return figure
 
@@ -302,10 +302,10 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
                 axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset,
                           rasterized=True)  # fmt: skip
             axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
-            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1))
+            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1.02))
         np.atleast_1d(axes)[0].set_ylabel("best IoU with a default box")
         np.atleast_1d(axes)[-1].legend(
-            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2
         )
     plt.close(figure)
     return figure
