@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval study experiments test lint lock clean
+.PHONY: help env repro crossval study map experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ crossval: env  ## every fold of the cross-validation, its table and figure; PROF
 study: env  ## SSD against SSD-FE over seeds, and every open reading: table and figure (hours); PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
+
+map: env  ## 00_paper_map again, with what `make crossval` and `make study` have made since
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map
 
 experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ
 	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'

@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the paper, drawn from a real picture, the real layer and the real model."""
+"""Figures 1, 2 and 3 of the paper, drawn from a real picture, the real layer and the real model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from cmbfe.figures import COLOURS, GROUND_TRUTH_COLOUR
+from cmbfe.figures import COLOURS, GROUND_TRUTH_COLOUR, show_picture
 
 STEPS = {
     "picture": "picture P,\nground truth",
@@ -26,13 +26,20 @@ LAYER_NAMES = {
 }
 
 
-def enhancement_figure(steps: Mapping[str, np.ndarray], boxes: np.ndarray, centre: int = 0, side: int = 64) -> Figure:
+def enhancement_figure(
+    steps: Mapping[str, np.ndarray],
+    boxes: np.ndarray,
+    centre: int = 0,
+    side: int = 64,
+    pixel_mm: float | None = None,
+) -> Figure:
     """The FE process step by step (paper Figure 1), zoomed to one box.
 
     Args:
         steps: what `cmbfe.explain.enhancement_steps` gives, as arrays [rows, columns].
         boxes: [K, 4] xyxy px of the picture.
         centre: row of the box in the middle of the zoom; `side`: of the zoom, px of the picture.
+        pixel_mm: size of a pixel of the picture; no scale bar without it.
     """
     size = steps["picture"].shape[0]
     middle = boxes[centre].reshape(2, 2).mean(axis=0)
@@ -52,8 +59,72 @@ def enhancement_figure(steps: Mapping[str, np.ndarray], boxes: np.ndarray, centr
         axis.set(xlim=(left, left + side), ylim=(top + side, top))
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
+    if pixel_mm:
+        start, bottom = left + 0.05 * side, top + 0.94 * side
+        axes[0].plot([start, start + 5 / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+        axes[0].text(start, bottom - 0.02 * side, "5 mm", color="white", fontsize=8)
     plt.close(figure)
     return figure
+
+
+def difference_figure(
+    picture: np.ndarray,
+    boxes: np.ndarray,
+    differences: Mapping[str, np.ndarray],
+    pixel_mm: float,
+    title: str = "",
+) -> Figure:
+    """What FE adds to the feature map, channel by channel (paper Figure 3).
+
+    (a) the input with ground truth; above (b) the difference of a channel after and before FE, below (c) the same over
+    the input. All channels share one colour scale. The air around the head is left out.
+
+    Args:
+        picture: uint8 [S, S]. boxes: [K, 4] xyxy px of the picture.
+        differences: name of a channel -> [h, w], zero or above.
+        pixel_mm: size of a pixel of the picture.
+    """
+    size, columns = len(picture), len(differences)
+    left, top, side = head_square(picture)
+    picture, boxes = picture[top : top + side, left : left + side], boxes - np.tile([left, top], 2)
+    highest = max(1e-6, *(float(values.max()) for values in differences.values()))
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    figure = plt.figure(figsize=(4.6 + 2.3 * columns, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, columns + 2)
+    first = figure.add_subplot(grid[:, :2])
+    show_picture(first, picture, {GROUND_TRUTH_COLOUR: sides}, pixel_mm, "(a) input, ground truth")
+    below = []
+    for column, (name, values) in enumerate(differences.items(), 2):
+        above, over = (figure.add_subplot(grid[row, column]) for row in (0, 1))
+        how = {"cmap": "magma", "vmin": 0, "vmax": highest, "interpolation": "nearest"}
+        how["extent"] = (-left, size - left, size - top, -top)
+        drawn = above.imshow(values, **how)
+        above.set(xlim=(0, side), ylim=(side, 0))
+        above.set_title(f"(b) {name}", fontsize=10)
+        above.set_axis_off()
+        show_picture(over, picture, pixel_mm=pixel_mm, title="(c) over the input")
+        over.imshow(values, alpha=np.sqrt((values / highest).clip(0, 1)), **how)
+        over.set(xlim=(0, side), ylim=(side, 0))
+        below += [above, over]
+    figure.colorbar(drawn, ax=below, shrink=0.6, label="difference of the feature map")
+    figure.suptitle(title, fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def head_square(picture: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
+    """Left, top and side, px, of the square that holds all that is brighter than an eighth of the grey scale.
+
+    Args:
+        picture: uint8 [S, S]. margin: around it, as a share of S.
+    """
+    bright = [np.flatnonzero((picture > 32).any(axis=axis)) for axis in (0, 1)]
+    if not len(bright[0]):
+        return 0, 0, len(picture)
+    lowest, highest = (np.array([end(places) for places in bright]) for end in (np.min, np.max))
+    side = min(len(picture), int(max(highest - lowest) + 1 + 2 * margin * len(picture)))
+    left, top = np.clip((lowest + highest + 1 - side) // 2, 0, len(picture) - side).tolist()
+    return left, top, side
 
 
 def strongest_box(mask: np.ndarray, boxes: np.ndarray) -> int:

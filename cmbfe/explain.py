@@ -26,20 +26,53 @@ def enhancement_steps(model: SSD, image: Tensor, boxes: Tensor) -> dict[str, Ten
     config = model.config
     mask = enhancement_mask(image[None], [boxes], config.beta)
     everywhere = enhancement_mask(torch.zeros_like(image[None]) + 0.5, [boxes], beta=2.0)  # 1 - 0.5 / 1 in the boxes
-    features = model.eval().stem(model.prepare(image[None]))
-    enhanced = enhance(features, mask, config.resize, config.weighting)
-    resized = enhance(torch.ones_like(features[:, :1]), mask, config.resize) - 1
-    channel = int((enhanced - features).abs().sum((0, 2, 3)).argmax())
+    features, difference = enhancement_difference(model, image, boxes)
+    resized = enhance(torch.ones_like(features[None, :1]), mask, config.resize) - 1
+    channel = int(difference.abs().sum((1, 2)).argmax())
     picture = image.mean(dim=0)
     return {
         "picture": picture,
         "inside": picture * (everywhere[0, 0] > 0),
         "mask": mask[0, 0],
         "resized": resized[0, 0],
-        "features": features[0, channel],
-        "enhanced": enhanced[0, channel],
-        "difference": (enhanced - features)[0, channel],
+        "features": features[channel],
+        "enhanced": (features + difference)[channel],
+        "difference": difference[channel],
     }
+
+
+@torch.no_grad()
+def enhancement_difference(model: SSD, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The first map before FE, and what FE adds to it (paper Figure 3 b), both Tensor[C, h, w].
+
+    Arguments as in `enhancement_steps`. What the first head sees may be another thing: see `change_by_map`.
+    """
+    config = model.config
+    mask = enhancement_mask(image[None], [boxes], config.beta)
+    features = model.eval().stem(model.prepare(image[None]))
+    return features[0], (enhance(features, mask, config.resize, config.weighting) - features)[0]
+
+
+def change_by_channel(features: Tensor, difference: Tensor) -> pd.DataFrame:
+    """How much FE changes each channel, the most changed first: a row per channel, named by its rank from 1.
+
+    Columns `channel` (its index), `relative_change` (norm of the difference over the norm without FE) and
+    `share_of_difference` (of the squared norm of the whole difference; 0 where there is none).
+
+    Args:
+        features, difference: Tensor[C, h, w], from `enhancement_difference`.
+    """
+    squares = difference.square().sum((1, 2))
+    table = pd.DataFrame(
+        {
+            "channel": range(len(features)),
+            "relative_change": [
+                _relative_change(*pair) for pair in zip(features + difference, features, strict=True)
+            ],
+            "share_of_difference": (squares / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)).tolist(),
+        }
+    ).sort_values("share_of_difference", ascending=False, kind="stable")
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
 @torch.no_grad()

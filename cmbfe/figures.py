@@ -36,9 +36,17 @@ def arm(variant: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; equal figures give equal bytes."""
+    """Write a figure as PNG for the web, and as SVG for papers beside it; equal figures give equal bytes.
+
+    Args:
+        path: of the PNG; the SVG has the same name but for its suffix.
+    """
+    how = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
     with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(temporary, metadata={"Software": None}, **how)
+    # The ids in an SVG are drawn at random unless they are salted, and it would hold date and version.
+    with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(temporary, metadata={"Date": None, "Creator": None}, **how)
 
 
 def show_picture(
@@ -47,13 +55,15 @@ def show_picture(
     boxes: Mapping[str, Sequence[Sequence[float]]] | None = None,
     pixel_mm: float | None = None,
     title: str = "",
+    bar_mm: float = 20,
 ) -> None:
-    """Draw a grey picture with thin boxes and a scale bar of 20 mm.
+    """Draw a grey picture with thin boxes and a scale bar.
 
     Args:
         picture: uint8 [rows, columns].
         boxes: colour -> boxes [x, y, w, h] px.
         pixel_mm: size of a pixel; no scale bar without it.
+        bar_mm: length of the scale bar.
     """
     rows, columns = picture.shape
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
@@ -64,8 +74,9 @@ def show_picture(
             )
     if pixel_mm:
         left, bottom = 0.05 * columns, 0.95 * rows
-        axes.plot([left, left + 20 / pixel_mm], [bottom, bottom], color="white", linewidth=2)
-        axes.text(left, bottom - 0.02 * rows, "20 mm", color="white", fontsize=8)
+        axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+        axes.text(left, bottom - 0.02 * rows, f"{bar_mm:g} mm", color="white", fontsize=8)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 
@@ -147,7 +158,10 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
 
 
 def precision_sensitivity_figure(
-    curves: Mapping[str, pd.DataFrame], marks: Mapping[str, tuple[float, float]], sensitivity: float
+    curves: Mapping[str, pd.DataFrame],
+    marks: Mapping[str, tuple[float, float]],
+    sensitivity: float,
+    bands: Mapping[str, pd.DataFrame] | None = None,
 ) -> Figure:
     """Precision against sensitivity (paper Figure 4).
 
@@ -155,6 +169,7 @@ def precision_sensitivity_figure(
         curves: variant -> columns `sensitivity` and `precision`.
         marks: variant -> a point (sensitivity, precision) that the paper prints, drawn hollow.
         sensitivity: where the paper reads the precision; a dotted line.
+        bands: variant -> what `cmbfe.bands.precision_band` gives.
     """
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
@@ -165,6 +180,7 @@ def precision_sensitivity_figure(
                 color=COLOURS[arm(variant)],
                 label=f"{variant}, ours",
             )
+        _draw_bands(axes, bands or {})
         for variant, (x, y) in marks.items():
             label = f"{variant}, paper (other patients)"
             axes.plot(x, y, "o", color=COLOURS[arm(variant)], markerfacecolor="none", markersize=9, label=label)
@@ -176,12 +192,18 @@ def precision_sensitivity_figure(
     return figure
 
 
-def froc_figure(curves: Mapping[str, pd.DataFrame], x_max: float, areas: Mapping[str, float]) -> Figure:
+def froc_figure(
+    curves: Mapping[str, pd.DataFrame],
+    x_max: float,
+    areas: Mapping[str, float],
+    bands: Mapping[str, pd.DataFrame] | None = None,
+) -> Figure:
     """FROC: sensitivity against false positives per picture (paper Figure 5).
 
     Args:
         curves: variant -> columns `false_positives` and `sensitivity`.
         areas: variant -> normalised area up to `x_max`, for the legend (A15).
+        bands: variant -> what `cmbfe.bands.froc_band` gives.
     """
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
@@ -191,11 +213,20 @@ def froc_figure(curves: Mapping[str, pd.DataFrame], x_max: float, areas: Mapping
             y = [*curve["sensitivity"], curve["sensitivity"].max()]
             label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
             axes.plot(x, y, color=COLOURS[arm(variant)], label=label)
+        _draw_bands(axes, bands or {})
         axes.set(xlabel="false positives per picture", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
         axes.set_title("Free-response ROC on the test pictures (ours)")
         axes.legend(loc="lower right")
     plt.close(figure)
     return figure
+
+
+def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
+    """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
+    for number, (variant, band) in enumerate(bands.items()):
+        name = "_" if number else "bands: 95 % interval at each point"  # one entry in the legend for all
+        axes.fill_between(band.index, band["low"], band["high"], color=COLOURS[arm(variant)], alpha=0.15, linewidth=0,
+                          label=name)  # fmt: skip
 
 
 def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Series) -> Figure:
@@ -208,7 +239,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
     gain = gain.dropna()
     places = np.arange(len(gain))[::-1]
     with theme():
-        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.8), layout="constrained")
         axes.axvline(0, color="0.4", linewidth=1)
         axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
         axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
@@ -218,7 +249,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
         axes.set(
             xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
         )
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     plt.close(figure)
     return figure
 
@@ -286,12 +317,13 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
         for axis, input_px in zip(np.atleast_1d(axes), inputs, strict=True):
             of_input = coverage[coverage["input_px"] == input_px]
             for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
-                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset)
+                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset,
+                          rasterized=True)  # fmt: skip
             axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
-            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1))
+            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1.02))
         np.atleast_1d(axes)[0].set_ylabel("best IoU with a default box")
         np.atleast_1d(axes)[-1].legend(
-            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2
         )
     plt.close(figure)
     return figure

@@ -68,7 +68,7 @@ def write_page(
     result: Mapping[str, Any],
     groups: Sequence[Mapping[str, pd.DataFrame]],
 ) -> None:
-    """Write the figures as PNG and report.html, which holds everything in one file."""
+    """Write the figures as PNG and SVG, and report.html, which holds everything in one file."""
     images = draw_figures(folder, detectors)
     (folder / PAGE_FILE).write_text(page(detectors, result, groups, images), encoding="utf-8")
 

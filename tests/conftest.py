@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scratch copy of the pipeline with the smoke profile; the checkout stays untouched."""
     folder = tmp_path_factory.mktemp("workspace")
-    for name in ("notebooks", "cmbfe"):
+    for name in ("notebooks", "cmbfe", "profiles"):
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.comparison import common_recall, plain_of, summary_of_ap, table2, table3, table4
+from cmbfe.comparison import common_recall, froc_table, plain_of, summary_of_ap, table2, table3, table4
 from cmbfe.errors import InputError
 from cmbfe.metrics import Matches, match
 from cmbfe.params import Evaluation
@@ -52,6 +52,20 @@ def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detector
     assert table["our_precision"].tolist()[:2] == [1.0, 1.0]
     assert table.loc["SSD-512-FE", ["our_precision_gain", "our_false_positives_per_cmb_gain"]].tolist() == [0.0, 0.0]
     assert "our_precision_gain_low" in ours
+
+
+def test_table_4_says_at_which_sensitivity_ours_are_read_and_nothing_where_it_is_never_reached():
+    table = table4({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 2)}, SETTINGS, seed=0)
+    assert np.isnan(table.loc["SSD-512", "our_sensitivity"])
+    assert table.loc["SSD-512-FE", "our_sensitivity"] == 0.9
+
+
+def test_the_area_of_the_froc_has_an_interval_and_a_paired_gain():
+    table = froc_table({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)}, SETTINGS, seed=0)
+    assert table["our_area"].tolist() == pytest.approx([0.5, 1.0])  # all hits come before the first false positive
+    assert table["x_max"].tolist() == [8.0, 8.0]
+    assert table.loc["ssd512-fe", "our_gain"] == pytest.approx(0.5)
+    assert table.loc["ssd512", "our_area_low"] < 0.5 < table.loc["ssd512", "our_area_high"]
 
 
 def test_precision_that_is_never_reached_is_missing_and_not_0():

@@ -1,4 +1,4 @@
-"""Figures 1 and 2: what they show is what they are given."""
+"""Figures 1, 2 and 3: what they show is what they are given."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,15 @@ import torch
 
 from cmbfe.detector.boxes import GRIDS
 from cmbfe.detector.ssd import SPECS, build
-from cmbfe.diagrams import LAYER_NAMES, STEPS, architecture_figure, enhancement_figure, strongest_box
+from cmbfe.diagrams import (
+    LAYER_NAMES,
+    STEPS,
+    architecture_figure,
+    difference_figure,
+    enhancement_figure,
+    head_square,
+    strongest_box,
+)
 from cmbfe.explain import enhancement_steps
 
 
@@ -40,6 +48,49 @@ def test_the_process_is_zoomed_to_the_box_with_the_strongest_mask():
         assert axes.get_ylim() == (233, 193)
         assert len(axes.patches) == 2
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), steps["mask"])
+
+
+HEAD = np.zeros((100, 100), np.uint8)
+HEAD[20:80, 30:70] = 200
+
+
+def test_the_square_around_the_head_leaves_out_air_and_stays_in_the_picture():
+    assert head_square(HEAD) == (17, 17, 66)  # 60 high, 3 around it, and the same width around the middle
+    assert head_square(np.full((100, 100), 200, np.uint8)) == (0, 0, 100)
+    assert head_square(np.zeros((100, 100), np.uint8)) == (0, 0, 100)
+    corner = np.zeros((100, 100), np.uint8)
+    corner[95:, 95:] = 200
+    assert head_square(corner) == (89, 89, 11)
+
+
+def test_the_difference_is_drawn_by_channel_in_one_scale_and_over_the_input():
+    differences = {"channel 7": np.zeros((10, 10)), "channel 2": np.zeros((10, 10))}
+    differences["channel 7"][4, 5] = 3.0
+    differences["channel 2"][4, 5] = 1.0
+    figure = difference_figure(
+        HEAD, np.array([[50.0, 40, 56, 46]]), differences, pixel_mm=0.5, title="450 iterations"
+    )
+    by_title = {axes.get_title(): axes for axes in figure.axes}
+    first, second = by_title["(b) channel 7"], by_title["(b) channel 2"]
+    np.testing.assert_array_equal(first.images[0].get_array(), differences["channel 7"])
+    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 3)
+    assert first.images[0].get_extent() == [
+        -17,
+        83,
+        83,
+        -17,
+    ]  # the map covers the whole picture, the square 66 px of it
+    assert (first.get_xlim(), first.get_ylim()) == ((0, 66), (66, 0))
+    (frame,) = by_title["(a) input, ground truth"].patches
+    assert frame.get_bbox().bounds == (32, 22, 8, 8)
+    assert sum(len(axes.images) == 2 for axes in figure.axes) == 2
+    assert figure.get_suptitle() == "450 iterations"
+
+
+def test_the_first_step_has_a_scale_bar_where_the_pixels_have_a_size():
+    steps = {name: np.ones((64, 64)) for name in STEPS}
+    bar = enhancement_figure(steps, np.array([[30.0, 30, 36, 36]]), side=32, pixel_mm=0.5).axes[0].get_lines()[0]
+    assert np.ptp(bar.get_xdata()) == 10
 
 
 def test_a_box_at_the_border_can_be_the_strongest():

@@ -89,12 +89,15 @@ def one_detector(tmp_path_factory):
     return folder / "out", result
 
 
+FIGURES = ("pr", "froc", "froc_lesions", "reliability", "bland_altman")
+
+
 def test_the_folder_holds_metrics_curves_tables_figures_and_one_page(one_detector):
     assert {path.name for path in one_detector[0].iterdir()} == {
         "metrics.json",
         *("pr.csv", "froc.csv", "reliability.csv", "froc_lesions.csv", "lesions.csv", "patients.csv"),
         *("microbleeds_by_size.csv", "microbleeds_by_location.csv", "patients_by_number_of_microbleeds.csv"),
-        *("pr.png", "froc.png", "froc_lesions.png", "reliability.png", "bland_altman.png"),
+        *(f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")),
         "report.html",
     }
 

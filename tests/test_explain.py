@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cmbfe.detector.ssd import build
-from cmbfe.explain import change_by_map, enhancement_steps
+from cmbfe.explain import change_by_channel, change_by_map, enhancement_difference, enhancement_steps
 
 BOXES = torch.tensor([[100.0, 120.0, 130.0, 150.0]])
 
@@ -31,6 +31,26 @@ def test_the_steps_follow_the_papers_formulas():
     torch.testing.assert_close(steps["difference"], steps["enhanced"] - steps["features"])
     assert steps["features"].shape == (38, 38)
     assert steps["difference"].abs().max() > 0
+
+
+def test_the_difference_of_every_channel_is_the_mask_times_the_channel():
+    model, image = model_and_image("ssd300-fe")
+    features, difference = enhancement_difference(model, image, BOXES)
+    steps = enhancement_steps(model, image, BOXES)
+    torch.testing.assert_close(difference, features * steps["resized"], atol=1e-5, rtol=1e-4)
+    channel = int(difference.abs().sum((1, 2)).argmax())
+    torch.testing.assert_close(difference[channel], steps["difference"])
+
+
+def test_channels_are_ranked_by_their_share_of_the_difference():
+    features = torch.ones(3, 1, 2)
+    difference = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]], [[0.0, 2.0]]])
+    table = change_by_channel(features, difference)
+    assert table.index.tolist() == [1, 2, 3]
+    assert table["channel"].tolist() == [2, 0, 1]
+    assert table["share_of_difference"].tolist() == pytest.approx([0.8, 0.2, 0.0])
+    assert table["relative_change"].tolist() == pytest.approx([2**0.5, 0.5**0.5, 0.0])
+    assert change_by_channel(features, torch.zeros(3, 1, 2))["share_of_difference"].tolist() == [0, 0, 0]
 
 
 def test_on_vgg_the_first_head_sees_fe_at_the_source_only():

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import colors
 
 from cmbfe import figures
 
@@ -28,6 +29,28 @@ def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
         figures.save(figure, tmp_path / "deep" / f"{name}.png")
     assert (tmp_path / "deep" / "a.png").read_bytes() == (tmp_path / "deep" / "b.png").read_bytes()
     assert dict(plt.rcParams) == before
+
+
+def test_an_svg_lies_beside_the_png_the_same_each_time_and_without_a_date(tmp_path):
+    for folder in ("first", "second"):
+        figure = figures.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
+        figures.save(figure, tmp_path / folder / "fig4.png")
+    first, second = (tmp_path / folder / "fig4.svg" for folder in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert "<dc:date>" not in first.read_text()
+    assert sorted(file.name for file in first.parent.iterdir()) == ["fig4.png", "fig4.svg"]
+
+
+def test_bands_have_the_colours_of_their_curves_and_a_gap_where_there_is_no_interval():
+    band = pd.DataFrame(
+        {"low": [0.1, 0.2, np.nan, 0.3, 0.3], "high": [0.5, 0.6, np.nan, 0.9, 0.9]}, [0, 1, 2, 3, 4.0]
+    )
+    bands = {"ssd300": band, "ssd300-fe": band}
+    axes = figures.froc_figure(dict.fromkeys(bands, CURVE), 8.0, dict.fromkeys(bands, 0.5), bands).axes[0]
+    for drawn, name in zip(axes.collections, ("SSD", "SSD-FE"), strict=True):
+        assert colors.to_hex(drawn.get_facecolor()[0]).upper() == figures.COLOURS[name]
+        assert len(drawn.get_paths()) == 2
+    assert sum("bands" in text.get_text() for text in axes.get_legend().get_texts()) == 1
 
 
 def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
@@ -131,6 +154,7 @@ def test_a_picture_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
     assert frame.get_bbox().bounds == (9, 19, 6, 8)  # a pixel outside the box, so that what it marks stays visible
     (bar,) = axes[0].get_lines()
     assert np.ptp(bar.get_xdata()) == 40
+    assert (axes[0].get_xlim(), axes[0].get_ylim()) == ((0, 60), (40, 0))
     figures.show_picture(axes[1], np.zeros((40, 60), np.uint8))
     assert not axes[1].get_lines()
     assert grid.axes == list(axes)

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from cmbfe.detector.ssd import VARIANTS
+from cmbfe.open_points import OPEN_POINTS
+from cmbfe.paper_claims import CLAIMS, COSTS, EXHIBITS, MIMICS
 from cmbfe.params import Params, load_params
-from tools.stage_dependencies import dependencies
+from tools.stage_dependencies import dependencies, notebook_source
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -105,6 +107,10 @@ def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
         for name in ("detections.json", "validation_detections.json"):
             (workspace / "results" / variant / name).touch()
     (workspace / "results" / "crossvalidation").mkdir(exist_ok=True)  # this too
+    for dep in stages("dvc.yaml")["paper_map"]["deps"]:  # and these
+        if dep.startswith(("results/tables/", "results/figures/")):
+            (workspace / dep).parent.mkdir(exist_ok=True)
+            (workspace / dep).touch()
     dvc = [sys.executable, "-m", "dvc", "repro", "--dry", *targets]
     dry = subprocess.run(dvc, cwd=workspace, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
@@ -139,6 +145,35 @@ def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile
     assert planned[-1] == f"{STUDY}:ablation"
 
 
+def written(stage: dict) -> set[str]:
+    """Paths of the stage's outs, without their options."""
+    return {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
+
+
+@pytest.mark.parametrize("name", with_notebook())
+def test_every_table_and_figure_that_a_notebook_writes_is_an_out_and_figures_are_there_as_svg_too(name):
+    stage = stages()[name]
+    source = notebook_source(notebook_of(stage))
+    made = {f"results/tables/{table}.csv" for table in re.findall(r"write_table\(.*paths\.table\(\"(\w+)\"", source)}
+    drawn = re.findall(r"figures\.save\(figure, paths\.figure\(\"(\w+)\"", source)
+    made |= {f"results/figures/{figure}.{suffix}" for figure in drawn for suffix in ("png", "svg")}
+    outs = {out for out in written(stage) if out.startswith(("results/tables/", "results/figures/"))}
+    if name == "ablation":  # writes two of its tables in a loop over their names
+        outs -= {"results/tables/study.csv", "results/tables/study_seeds.csv"}
+    assert outs == made
+
+
+def test_the_map_depends_on_every_table_and_figure_that_it_names():
+    deps = set(stages("dvc.yaml")["paper_map"]["deps"])
+    named = {f"results/{file}" for exhibit in EXHIBITS for file in exhibit.files}
+    values = [claim.ours for claim in CLAIMS] + [value.ours for value in (*COSTS, MIMICS)]
+    values += [value.ours for exhibit in EXHIBITS for value in exhibit.values]
+    values += [value.ours for point in OPEN_POINTS for value in point.measured]
+    named |= {f"results/tables/{cell.table}.csv" for cell in values}
+    of_other_pipelines = {"results/tables/crossvalidation.csv", "results/tables/study.csv"}
+    assert {dep for dep in deps if dep.startswith("results/")} == named - of_other_pipelines
+
+
 def test_make_env_makes_the_folders_that_a_dry_run_looks_into():
     recipe = re.search(r"^\t@mkdir -p (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
     assert tuple(recipe.split()) == FILLED_BY_STAGES
@@ -150,10 +185,8 @@ def test_what_dvc_compares_and_draws_is_written_by_a_stage():
         name for plot in content["plots"] if isinstance(plot, dict) for one in plot.values() for name in one["y"]
     ]
     drawn += [plot for plot in content["plots"] if isinstance(plot, str)]
-    written = [
-        out if isinstance(out, str) else next(iter(out)) for stage in stages().values() for out in stage["outs"]
-    ]
-    folders = [out.replace("${item}", variant) for out in written for variant in VARIANTS]
+    outs = [out for stage in stages().values() for out in written(stage)]
+    folders = [out.replace("${item}", variant) for out in outs for variant in VARIANTS]
     assert len(drawn) > 2 * len(VARIANTS)
     for name in [*content["metrics"], *drawn]:
         assert any(Path(name).is_relative_to(folder) for folder in folders), name
