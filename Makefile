@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval study map experiments test lint lock clean
+.PHONY: help env repro crossval study site experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,8 +49,9 @@ study: env  ## SSD against SSD-FE over seeds, and every open reading: table and 
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
 
-map: env  ## 00_paper_map again, with what `make crossval` and `make study` have made since
+site: env  ## 00_paper_map and results/site/index.html anew, with what crossval and study have made since
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map
+	$(BIN)/python tools/build_site.py
 
 experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ
 	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
@@ -68,4 +69,4 @@ lock: env  ## renew requirements.lock and environment.yml from pyproject.toml
 	$(BIN)/python tools/renew_environment.py
 
 clean:  ## remove the environment and everything that the pipeline made
-	rm -rf .venv data models results/notebooks
+	rm -rf .venv data models results/notebooks results/site

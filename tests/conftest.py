@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scratch copy of the pipeline with the smoke profile; the checkout stays untouched."""
     folder = tmp_path_factory.mktemp("workspace")
-    for name in ("notebooks", "cmbfe", "profiles"):
+    for name in ("notebooks", "cmbfe", "docs", "profiles", "tools"):
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )
-    for name in ("dvc.yaml", "crossvalidation/dvc.yaml", "study/dvc.yaml"):
+    for name in ("dvc.yaml", "crossvalidation/dvc.yaml", "study/dvc.yaml", "README.md", "CONTRIBUTING.md"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "profiles" / "smoke.yaml", folder / "params.yaml")

@@ -79,7 +79,14 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
     )
     names += ("architecture", "false_positives", "found_only", "crossvalidation", "study")
     names += ("paper_map", "open_points", "deviations", "contradictions")
-    figures = (*(f"fig{number}" for number in range(1, 8)), "table3", "coverage", "crossvalidation", "study", "reliability")
+    figures = (
+        *(f"fig{number}" for number in range(1, 8)),
+        "table3",
+        "coverage",
+        "crossvalidation",
+        "study",
+        "reliability",
+    )
     files = [f"tables/{name}.csv" for name in names]
     files += [f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "svg")]
     for name in files:

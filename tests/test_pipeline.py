@@ -20,8 +20,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CROSSVALIDATION = "crossvalidation/dvc.yaml"
 STUDY = "study/dvc.yaml"
 PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY)
-WITHOUT_NOTEBOOK = {"patients": "cmbfe/study_patients.py", "arm": "cmbfe/study.py"}
-"""Stages that the command line runs, and the module that does it."""
+WITHOUT_NOTEBOOK = {"patients": "cmbfe/study_patients.py", "arm": "cmbfe/study.py", "site": "tools/build_site.py"}
+"""Stages that run no notebook, and the module that does it."""
 FILLED_BY_STAGES = ("data/pictures", "data/augmented", "data/study", "models/ssd512-fe")
 PRESENTATION = {"cmbfe/figures.py", "cmbfe/study_figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
@@ -56,7 +56,7 @@ def test_every_notebook_has_a_stage():
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_the_modules_that_it_runs_through(name):
     stage = stages()[name]
-    declared = {dep for dep in stage["deps"] if dep.startswith("cmbfe/")}
+    declared = {dep for dep in stage["deps"] if dep.startswith(("cmbfe/", "tools/")) and dep.endswith(".py")}
     start = ROOT / WITHOUT_NOTEBOOK[name] if name in WITHOUT_NOTEBOOK else notebook_of(stage)
     assert declared == dependencies(start) - PRESENTATION
 
@@ -87,6 +87,16 @@ def test_nothing_depends_on_an_executed_notebook(name):
     assert not [dep for dep in stages()[name]["deps"] if dep.startswith("results/notebooks")]
 
 
+def test_the_site_comes_after_every_other_stage_and_nothing_after_it():
+    pipeline = stages("dvc.yaml")
+    site = pipeline.pop("site")
+    for name, stage in pipeline.items():
+        written = {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
+        of_each = [{out.replace("${item}", variant) for out in written} for variant in VARIANTS]
+        assert all(outs & set(site["deps"]) for outs in of_each), f"the site depends on no output of {name}"
+    assert not [name for name in stages() if any(dep.startswith("results/site") for dep in stages()[name]["deps"])]
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(notebook):
     cells = yaml.safe_load(notebook.read_text())["cells"]
@@ -107,9 +117,12 @@ def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
         for name in ("detections.json", "validation_detections.json"):
             (workspace / "results" / variant / name).touch()
     (workspace / "results" / "crossvalidation").mkdir(exist_ok=True)  # this too
-    for dep in stages("dvc.yaml")["paper_map"]["deps"]:  # and these
-        if dep.startswith(("results/tables/", "results/figures/")):
-            (workspace / dep).parent.mkdir(exist_ok=True)
+    for dep in {
+        *stages("dvc.yaml")["site"]["deps"],
+        *stages("dvc.yaml")["paper_map"]["deps"],
+    }:  # and tables and figures
+        if dep.startswith("results/"):
+            (workspace / dep).parent.mkdir(parents=True, exist_ok=True)
             (workspace / dep).touch()
     dvc = [sys.executable, "-m", "dvc", "repro", "--dry", *targets]
     dry = subprocess.run(dvc, cwd=workspace, capture_output=True, text=True, check=False)
@@ -155,7 +168,7 @@ def test_every_table_and_figure_that_a_notebook_writes_is_an_out_and_figures_are
     stage = stages()[name]
     source = notebook_source(notebook_of(stage))
     made = {f"results/tables/{table}.csv" for table in re.findall(r"write_table\(.*paths\.table\(\"(\w+)\"", source)}
-    drawn = re.findall(r"figures\.save\(figure, paths\.figure\(\"(\w+)\"", source)
+    drawn = re.findall(r"figures\.save\(\S+, paths\.figure\(\"(\w+)\"", source)
     made |= {f"results/figures/{figure}.{suffix}" for figure in drawn for suffix in ("png", "svg")}
     outs = {out for out in written(stage) if out.startswith(("results/tables/", "results/figures/"))}
     if name == "ablation":  # writes two of its tables in a loop over their names

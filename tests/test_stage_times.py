@@ -16,6 +16,7 @@ PIPELINE = {
         "data": {"cmd": COMMAND % ("01_data", "01_data")},
         "train": {"foreach": "${variants}", "do": {"cmd": COMMAND % ("03_training", "03_training-${item}")}},
         "froc": {"cmd": COMMAND % ("04_froc", "04_froc")},
+        "site": {"cmd": "python tools/build_site.py"},
     }
 }
 

@@ -23,14 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def notebooks_of_stages(pipeline: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
-    """Stage -> file name of its executed notebook, in the order of dvc.yaml.
+    """Stage -> file name of its executed notebook, in the order of dvc.yaml; stages without a notebook are left out.
 
     pipeline, settings: the content of dvc.yaml and params.yaml; a stage for each variant is named `train@ssd512`.
     """
     found = {}
     for name, stage in pipeline["stages"].items():
         if "foreach" not in stage:
-            found[name] = _executed_notebook(stage["cmd"])
+            if "papermill" in stage["cmd"]:
+                found[name] = _executed_notebook(stage["cmd"])
             continue
         for item in _items(stage["foreach"], settings):
             found[f"{name}@{item}"] = _executed_notebook(stage["do"]["cmd"].replace("${item}", item))

@@ -1,0 +1,213 @@
+"""The site: its pages and links, and in a headless Chromium from file://, at the width of a desk and of a phone."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from browser import DESKTOP, PHONE, Faults, chromium, is_picture, open_browser, open_page
+from PIL import Image
+
+from cmbfe.errors import InputError
+from tools.build_site import build
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+PER_RUN = {"03_training": ["ssd512-fe", "ssd512", "ssd300"], "07_a_fold": ["10", "2"]}
+NOT_RUN = "08_ablation"
+
+
+def picture_of(width: int, height: int) -> str:
+    """A grey PNG in base64."""
+    file = io.BytesIO()
+    Image.new("L", (width, height), 128).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def executed(name: str) -> dict:
+    """The stored notebook's text, and a cell with a progress bar, a figure, a wide table and a widget."""
+    stored = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    texts = [cell for cell in stored["cells"] if cell["cell_type"] == "markdown"]
+    table = "<table><tr>" + "".join(f"<td>a wide column {number}</td>" for number in range(20)) + "</tr></table>"
+    widget = {"model_id": "1", "version_major": 2, "version_minor": 0}
+    shown = [
+        {"image/png": picture_of(800, 400), "text/plain": "<Figure>"},
+        {"text/html": table, "text/plain": "a table"},
+        {
+            "application/vnd.jupyter.widget-view+json": widget,
+            "image/png": picture_of(300, 300),
+            "text/plain": "widget",
+        },
+    ]
+    outputs = [{"output_type": "stream", "name": "stderr", "text": "progress 100 %"}]
+    outputs += [{"output_type": "display_data", "metadata": {}, "data": data} for data in shown]
+    cell = {"cell_type": "code", "id": "c", "metadata": {}, "execution_count": 1, "source": "draw(quaternions)"}
+    return {**stored, "cells": [*texts, {**cell, "outputs": outputs}]}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """README, docs and notebooks of this clone, with tiny executed copies; 08 was not run."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "executed").mkdir()
+    for name in STORED:
+        copies = [f"{name}-{value}" for value in PER_RUN.get(name, [])] or ([] if name == NOT_RUN else [name])
+        for copy in copies:
+            (folder / "executed" / f"{copy}.ipynb").write_text(json.dumps(executed(name)), encoding="utf-8")
+    warnings = build(ROOT, folder / "executed", folder / "site")
+    assert warnings == ""
+    return folder / "site"
+
+
+class Addresses(HTMLParser):
+    """What a page points to: `links` a reader follows, `loaded` the browser fetches by itself."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids.add(given.get("id") or "")
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        elif address := given.get("src") or given.get("href"):
+            self.loaded.append(address)
+
+
+def test_every_notebook_has_a_page_and_every_run_one_of_its_own(site):
+    pages = {page.stem for page in (site / "notebooks").glob("*.html")}
+    runs = {f"{name}-{value}" for name, values in PER_RUN.items() for value in values}
+    assert pages == {*STORED, *runs}
+    listed = (site / "notebooks" / "03_training.html").read_text(encoding="utf-8")
+    article = listed[listed.index("<article") : listed.index("</article")]
+    assert re.findall(r'href="03_training-([\w-]+)\.html"', article) == ["ssd300", "ssd512", "ssd512-fe"]
+    of_a_fold = (site / "notebooks" / "07_a_fold-2.html").read_text(encoding="utf-8")
+    assert re.search(r"<h1>07.*: 2<", of_a_fold)
+
+
+def test_a_notebook_that_was_not_run_says_so_and_shows_its_code(site):
+    page = (site / "notebooks" / f"{NOT_RUN}.html").read_text(encoding="utf-8")
+    assert "has not been run here" in page
+    assert re.search(r"make.*study", page[page.index("has not been run here") :])  # a span for each word
+    assert "has not been run" not in (site / "notebooks" / "04_froc.html").read_text(encoding="utf-8")
+
+
+def test_outputs_are_shown_without_progress_bars_and_with_a_picture_for_a_widget(site):
+    page = (site / "notebooks" / "04_froc.html").read_text(encoding="utf-8")
+    assert "quaternions" in page
+    assert "a wide column 19" in page
+    assert "progress 100" not in page
+    assert page.count("<img") >= 2
+    assert "widget-view" not in page
+
+
+def test_every_link_and_everything_loaded_is_there_and_nothing_comes_from_elsewhere(site):
+    pages = {page: Addresses(page) for page in site.rglob("*.html")}
+    for page, found in pages.items():
+        for address in found.loaded:
+            assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
+        for address in [*found.loaded, *found.links]:
+            path, _, place = address.partition("#")
+            if re.match(r"https?:|mailto:|data:", address):
+                continue
+            target = (page.parent / unquote(path.partition("?")[0])).resolve() if path else page
+            assert target.exists(), f"{page.name} leads to {address}"
+            if place and target.suffix == ".html" and not address.startswith("#"):
+                assert unquote(place) in pages[target].ids, f"{page.name} leads to {address}"
+
+
+def test_the_readme_is_the_first_page_and_leads_to_the_notebooks(site):
+    links = Addresses(site / "index.html").links
+    assert {f"notebooks/{name}.html" for name in STORED} <= set(links)
+    assert "docs/decisions.html" in links
+
+
+def test_nothing_is_built_over_other_things_or_without_notebooks(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no executed notebook"):
+        build(ROOT, tmp_path / "empty", tmp_path / "site")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "01_data.ipynb").write_text(json.dumps(executed("01_data")))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="holds other things"):
+        build(ROOT, tmp_path / "run", tmp_path / "site")
+    (tmp_path / "run" / "01_data.ipynb").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        build(ROOT, tmp_path / "run", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium()
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def faults():
+    """Errors and requests to other places, none of which a test may leave."""
+    noted = Faults()
+    yield noted
+    assert noted == Faults()
+
+
+def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults, tmp_path):
+    with open_page(browser, DESKTOP, faults) as page:
+        page.goto((site / "index.html").as_uri())
+        page.screenshot(path=tmp_path / "index.png")
+        entries = page.locator(".sidebar-tree .toctree-l1 > a").all_inner_texts()
+        assert len(entries) > len(STORED)
+        for number, entry in enumerate(entries):
+            page.locator(".sidebar-tree .toctree-l1 > a").nth(number).click()
+            assert page.locator("h1").first.inner_text().startswith(entry)
+        page.get_by_role("link", name="Previous").click()
+        assert page.locator("h1").first.inner_text().startswith(entries[-2])
+    assert is_picture(tmp_path / "index.png")
+
+
+def test_search_finds_text_and_code_of_a_notebook(site, browser, faults):
+    with open_page(browser, DESKTOP, faults) as page:
+        page.goto((site / "index.html").as_uri())
+        page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).first.fill("quaternions")
+        page.keyboard.press("Enter")
+        page.locator("#search-results li a").first.wait_for()
+        assert page.locator("#search-results li").count() >= 2
+        page.locator("#search-results li a", has_text="04").first.click()
+        assert page.locator("h1").first.inner_text().startswith("04")
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_figure_enlarges_on_a_click_or_enter_and_closes_again(site, browser, faults, viewport):
+    with open_page(browser, viewport, faults) as page:
+        page.goto((site / "notebooks" / "04_froc.html").as_uri())
+        figure, enlarged = page.locator("article img").first, page.locator("dialog.enlarged img")
+        figure.click()
+        enlarged.wait_for()
+        assert enlarged.bounding_box()["width"] >= 1.2 * figure.bounding_box()["width"]
+        page.keyboard.press("Escape")
+        enlarged.wait_for(state="hidden")
+        figure.focus()
+        page.keyboard.press("Enter")
+        enlarged.click(position={"x": 5, "y": 5})
+        enlarged.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("name", ["index", "notebooks/04_froc", "docs/decisions", "search"])
+def test_a_page_fits_a_phone_and_its_text_can_be_read(site, browser, faults, name, tmp_path):
+    with open_page(browser, PHONE, faults) as page:
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p, article')).fontSize)")
+        assert size >= 15
+        page.screenshot(path=tmp_path / "page.png")
+    assert is_picture(tmp_path / "page.png")

@@ -1,0 +1,138 @@
+"""The notebook of the viewer in a real JupyterLab, in a headless Chromium, over a tiny workspace."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from browser import DESKTOP, Faults, chromium, is_picture, open_browser, open_page
+from gallery_world import tiny_workspace
+from playwright.sync_api import Page, expect
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_MS = 120_000
+SETTINGS = {
+    "@jupyterlab/apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    "@jupyterlab/notebook-extension/tracker": '{"windowingMode": "none", "autoStartDefaultKernel": true}',
+}
+"""No questions to the world, none to the user, and every cell in the page, seen or not."""
+
+
+@contextmanager
+def jupyterlab(workspace: Path, scratch: Path) -> Iterator[str]:
+    """JupyterLab's address; it reads no settings of whoever runs the tests."""
+    for name, content in SETTINGS.items():
+        file = scratch / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {
+        name: str(scratch / name)
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+    }
+    environment = os.environ | folders | {"JUPYTERLAB_SETTINGS_DIR": str(scratch / "settings")}
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+    options += [
+        "--IdentityProvider.token=",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=",
+    ]
+    with (scratch / "log.txt").open("w") as log:
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        server = subprocess.Popen(command, cwd=workspace, env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api", server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def wait_for(address: str, server: subprocess.Popen) -> None:
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            urllib.request.urlopen(address).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError("JupyterLab did not start")
+
+
+READY = """() => {
+  const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+  const kernel = context?.session?.kernel;
+  return context?.isReady && kernel?.connectionStatus === "connected" && kernel.status === "idle";
+}"""
+
+
+def run_all_cells(page: Page) -> None:
+    """As the menu does; before the kernel is connected JupyterLab ignores the wish."""
+    page.wait_for_function(READY)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    chromium()
+    root = tiny_workspace(tmp_path_factory.mktemp("workspace"))
+    (root / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "09_viewer.ipynb", root / "notebooks")
+    return root
+
+
+def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
+    faults = Faults()
+    with (
+        jupyterlab(workspace, tmp_path) as address,
+        open_browser() as browser,
+        open_page(browser, DESKTOP, faults) as page,
+    ):
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        page.goto(f"{address}/doc/tree/notebooks/09_viewer.ipynb")
+        run_all_cells(page)
+        picture, froc = (page.locator(".cmbfe-picture").nth(number) for number in (0, 1))
+        image = picture.locator("img")
+        expect(froc.locator("circle")).to_have_count(2)
+        expect(picture.locator("rect")).to_have_count(3)
+        expect(page.get_by_text("A, slice 1 of 3")).to_be_visible()
+
+        dot = froc.locator("circle").first
+        place = dot.get_attribute("cy")
+        slider = page.locator(".widget-slider", has_text="threshold").get_by_role("slider")
+        slider.focus()
+        page.keyboard.press("End")  # the highest threshold: nothing is detected
+        expect(dot).not_to_have_attribute("cy", place)
+        expect(picture.locator("rect")).to_have_count(1)
+        expect(page.get_by_text("ssd512: sensitivity 0.000 at 0.00 false positives per picture")).to_be_visible()
+
+        source = image.get_attribute("src")
+        picture.hover()
+        page.mouse.wheel(0, 120)
+        expect(page.get_by_text("A, slice 2 of 3")).to_be_visible()
+        expect(image).not_to_have_attribute("src", source)
+        page.mouse.wheel(0, -120)
+        expect(page.get_by_text("A, slice 1 of 3")).to_be_visible()
+
+        for layer in ("FE mask", "feature map"):
+            source = image.get_attribute("src")
+            page.get_by_role("button", name=layer).click()
+            expect(image).not_to_have_attribute("src", source)
+        page.screenshot(path=tmp_path / "viewer.png")
+        assert is_picture(tmp_path / "viewer.png")
+        expect(page.get_by_text(re.compile("Error"))).to_have_count(0)
+    assert faults.outside == []
+    assert [error for error in faults.errors if "debugger" not in error] == []

@@ -1,0 +1,167 @@
+"""Build the site: the notebooks as they were run, README and docs, into results/site/index.html.
+
+    python tools/build_site.py [--notebooks results/notebooks] [--out results/site]
+
+A notebook that was not run here, as those of `make crossval` and `make study` may be, is shown without results and
+says so.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, whole_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = Path(__file__).resolve().parent / "site"
+INDEX = "index.html"
+LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
+RUN_BY = {"07_a_fold": "make crossval", "07_crossval": "make crossval", "08_ablation": "make study"}
+"""Notebooks that `make repro` leaves out, and what runs them."""
+
+
+def build(root: Path, notebooks: Path, out: Path) -> str:
+    """Build the site of a clone.
+
+    Args:
+        root: the clone: README.md, CONTRIBUTING.md, docs/ and notebooks/ as they are stored.
+        notebooks: folder of the executed notebooks.
+
+    Returns:
+        What Sphinx warns about, such as links that lead nowhere; nothing if all is well.
+
+    Raises:
+        InputError: no notebook was run, a page that cannot be read, or an `out` that holds something else.
+    """
+    if not any(notebooks.glob("*.ipynb")):
+        raise InputError(f"{notebooks}: no executed notebook; `make repro` writes them")
+    with TemporaryDirectory() as scratch, whole_folder(out, INDEX, inputs=[notebooks]) as built:
+        pages, html = Path(scratch) / "pages", Path(scratch) / "html"  # myst-nb also writes beside its target
+        lay_out_pages(root, notebooks, pages)
+        command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", f"{scratch}/doctrees", pages, html]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise InputError(f"Sphinx could not build the pages: {done.stderr.strip()}")
+        shutil.copytree(html, built, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_sources", ".buildinfo"))
+    return done.stderr
+
+
+def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
+    """Copy what the site is made of as a clone has it, so that links between pages lead where they lead there."""
+    shutil.copytree(SITE, pages, ignore=shutil.ignore_patterns("__pycache__"))
+    (pages / "notebooks").mkdir()
+    (pages / "docs").mkdir()
+    stored = sorted((root / "notebooks").glob("*.ipynb"))
+    for notebook in stored:
+        _lay_out_notebook(notebook, _runs(notebook.stem, stored, notebooks), pages / "notebooks")
+    texts = [root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    for text in texts:
+        _write(pages / text.relative_to(root), text.read_text(encoding="utf-8"))
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    contents = [
+        _contents("The paper as notebooks", [f"notebooks/{notebook.stem}" for notebook in stored]),
+        _contents("Background", [text.relative_to(root).with_suffix("").as_posix() for text in texts]),
+    ]
+    _write(pages / "index.md", "\n\n".join([readme, *contents]))
+    _copy_what_is_linked(root, pages)
+
+
+def _runs(name: str, stored: Iterable[Path], notebooks: Path) -> list[Path]:
+    """The executed copies of a notebook: one of its name, or one for each value of its parameter (name-value)."""
+    others = {one.stem for one in stored} - {name}
+    found = [path for path in notebooks.glob(f"{name}*.ipynb") if path.stem not in others]
+    found = [path for path in found if path.stem == name or path.stem.startswith(f"{name}-")]
+    return sorted(found, key=lambda path: _in_order(path.stem.removeprefix(f"{name}-")))
+
+
+def _in_order(value: str) -> tuple[int, str, str]:
+    """Folds by number; a variant before its twin with FE."""
+    return int(value) if value.isdigit() else 0, value.removesuffix("-fe"), value
+
+
+def _lay_out_notebook(stored: Path, runs: list[Path], folder: Path) -> None:
+    """A page for a notebook: its only run, or a list of its runs with a page each, or itself without results."""
+    page = folder / stored.name
+    if [run.stem for run in runs] == [stored.stem]:
+        _write_notebook(page, read_json(runs[0]))
+        return
+    content = read_json(stored)
+    if not runs:
+        by = RUN_BY.get(stored.stem, "make repro")
+        note = f"```{{note}}\nThis notebook has not been run here, so it has no results: `{by}` runs it.\n```"
+        content["cells"].insert(1, _markdown("not-run", note))
+        _write_notebook(page, content)
+        return
+    values = [run.stem.removeprefix(f"{stored.stem}-") for run in runs]
+    listed = "\n".join(f"{value} <{run.stem}>" for value, run in zip(values, runs, strict=True))
+    toctree = _markdown("runs", f"## Its runs\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```")
+    _write_notebook(page, {**content, "cells": [content["cells"][0], toctree]})
+    for value, run in zip(values, runs, strict=True):
+        executed = read_json(run)
+        title, _, rest = "".join(executed["cells"][0]["source"]).partition("\n")
+        executed["cells"][0]["source"] = f"{title}: {value}\n{rest}"
+        _write_notebook(folder / run.name, executed)
+
+
+def _write_notebook(file: Path, content: dict[str, Any]) -> None:
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = _without_readme_links("".join(cell["source"]))
+    content["metadata"].pop("widgets", None)  # of a notebook with widgets the site shows figures
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _markdown(identity: str, source: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "id": identity, "metadata": {}, "source": source}
+
+
+def _contents(title: str, pages: Iterable[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(_without_readme_links(text), encoding="utf-8")
+
+
+def _without_readme_links(text: str) -> str:
+    """README.md is the site's index."""
+    return re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)
+
+
+def _copy_what_is_linked(root: Path, pages: Path) -> None:
+    """Copy figures, and other files of the clone that pages link to, to where the links look for them."""
+    for page in [*pages.rglob("*.md"), *pages.rglob("*.ipynb")]:
+        text = page.read_text(encoding="utf-8")
+        if page.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+        for _, link in LINK.findall(text):
+            wanted = (page.parent / link).resolve()
+            source = root / wanted.relative_to(pages.resolve()) if wanted.is_relative_to(pages.resolve()) else wanted
+            if source.is_file() and not wanted.exists() and source.resolve().is_relative_to(root.resolve()):
+                wanted.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, wanted)
+
+
+def main() -> None:
+    """Build the site of this clone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notebooks", type=Path, default=ROOT / "results" / "notebooks", help="executed notebooks")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "site", help="folder of the site")
+    given = parser.parse_args()
+    sys.stderr.write(build(ROOT, given.notebooks, given.out))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
