@@ -37,7 +37,10 @@ def cases_figure(
     columns = int(np.clip(max(map(len, groups.values())), *COLUMNS))
     shown = {heading: list(cases)[: rows * columns] for heading, cases in groups.items()}
     heights = [max(1, -(-len(cases) // columns)) for cases in shown.values()]
-    inches = [height * (INCHES + 0.4) + 0.4 for height in heights]
+    inches = [
+        (height * (INCHES + 0.4) if cases else 0.4) + 0.4
+        for height, cases in zip(heights, shown.values(), strict=True)
+    ]
     figure = plt.figure(figsize=(columns * INCHES, sum(inches) + 0.4), layout="constrained")
     *parts, last = figure.subfigures(len(shown) + 1, 1, height_ratios=[*inches, 0.4])
     legend = [Patch(fill=False, edgecolor=colour, label=name) for name, (colour, _) in drawn.items()]
