@@ -37,6 +37,7 @@ def executed(name: str) -> dict:
     shown = [
         {"image/png": picture_of(800, 400), "text/plain": "<Figure>"},
         {"text/html": table, "text/plain": "a table"},
+        {"text/markdown": "| written | as Markdown |\n| --- | --- |\n| in | cells |", "text/plain": "<Markdown>"},
         {
             "application/vnd.jupyter.widget-view+json": widget,
             "image/png": picture_of(300, 300),
@@ -107,6 +108,12 @@ def test_outputs_are_shown_without_progress_bars_and_with_a_picture_for_a_widget
     assert "progress 100" not in page
     assert page.count("<img") >= 2
     assert "widget-view" not in page
+
+
+def test_a_table_that_a_cell_shows_as_markdown_is_a_table(site):
+    page = (site / "notebooks" / "04_froc.html").read_text(encoding="utf-8")
+    assert re.search(r"<th[^>]*>(<p>)?as Markdown", page)
+    assert "| written |" not in page
 
 
 def test_every_link_and_everything_loaded_is_there_and_nothing_comes_from_elsewhere(site):

@@ -15,6 +15,7 @@ nb_output_stderr = "remove"  # progress bars
 nb_ipywidgets_js = {}  # myst-nb's default comes from another server
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]  # its figure instead
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables that cells show as Markdown; CommonMark has none
 myst_heading_anchors = 3
 myst_enable_extensions = []  # no formulas: MathJax would come from another server
 
