@@ -9,8 +9,15 @@ import pandas as pd
 
 from cmbfe import paths
 from cmbfe.errors import InputError
-from cmbfe.matching import FALSE_POSITIVE, Matches
-from cmbfe.metrics import average_precision, cpm, froc_auc, precision_at_sensitivity, sensitivity_at_false_positives
+from cmbfe.matching import Matches
+from cmbfe.metrics import (
+    average_precision,
+    cpm,
+    froc_auc,
+    precision_at_sensitivity,
+    sensitivity_at_false_positives,
+    threshold_at_false_positives,
+)
 from cmbfe.params import Params
 from cmbfe.stats import Metric, SeedSummary, difference_over_seeds
 from cmbfe.study import matches_of
@@ -80,7 +87,9 @@ def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
         "AP, all points": average_precision,
         "AP, 11 points": partial(average_precision, points=11),
         f"precision at {at:.0%} sensitivity": partial(precision_at_sensitivity, sensitivity=at),
-        "sensitivity at 1 false positive per picture": partial(sensitivity_at_false_positives, false_positives=1.0),
+        f"sensitivity at {FALSE_POSITIVES:g} false positive per picture": partial(
+            sensitivity_at_false_positives, false_positives=FALSE_POSITIVES
+        ),
         "area of the FROC": partial(froc_auc, x_max=params.evaluation.froc_x_max),
         "CPM": cpm,
     }
@@ -137,11 +146,8 @@ def sensitivity_of(
 
     The threshold is that of all patients, in every resample. NaN in a resample without any of them.
     """
-    allowed = int(false_positives * matches.pictures_per_patient.sum())
-    false = matches.score[matches.outcome == FALSE_POSITIVE]
-    threshold = false[allowed] if len(false) > allowed else -np.inf  # the first that is too many
     is_chosen = np.isin(matches.truth_ids, list(chosen))
-    found = is_chosen & (matches.truth_score > threshold)
+    found = is_chosen & (matches.truth_score >= threshold_at_false_positives(matches, false_positives))
     per_patient = [
         np.bincount(matches.truth_patient[one], minlength=len(matches.patients)) for one in (found, is_chosen)
     ]
@@ -160,11 +166,6 @@ def verdict(detector: str, row: pd.Series) -> str:
     if high < 0:
         return f"FE harmed {detector} ({interval})."
     return f"Whether FE helps {detector} cannot be told ({interval})."
-
-
-def patients_for(half_width: float, patient_deviation: float, patients: int) -> int:
-    """Test patients with which a gain's 95 % interval reaches `half_width` to either side, were seeds of no account."""
-    return int(np.ceil(patients * (1.96 * patient_deviation / half_width) ** 2))
 
 
 def read_cmbs(root: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cmbfe.data.labels import Detections, Labels
 from cmbfe.matching import FALSE_POSITIVE, Matches, overlaps
-from cmbfe.metrics import froc, threshold_at_sensitivity
+from cmbfe.metrics import threshold_at_sensitivity
 
 SAME_PLACE_IOU = 0.1
 """Two detections that overlap by this mark the same thing; TIDE's bound of what is background (Bolya et al. 2020)."""
@@ -24,12 +24,6 @@ def threshold_at_common_sensitivity(matches: Matches, sensitivity: float) -> flo
     """The highest threshold whose sensitivity is at least `sensitivity`; inf where none reaches it."""
     threshold = threshold_at_sensitivity(matches, sensitivity)
     return np.inf if np.isnan(threshold) else threshold
-
-
-def threshold_at_false_positives(matches: Matches, per_picture: float) -> float:
-    """The lowest threshold with at most so many false positives per picture; inf where even the first are too many."""
-    curve = froc(matches)
-    return float(curve["threshold"][curve["false_positives"] <= per_picture].iloc[-1])
 
 
 def false_positives(matches: Matches, detections: Detections, threshold: float) -> Detections:

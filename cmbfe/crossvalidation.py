@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from cmbfe import paper, paths, stats
 from cmbfe.data.augment import augment_training_set
-from cmbfe.data.dataset import load_labelled
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_detections, read_labels
 from cmbfe.data.splits import labels_of_fold, paper_test_set
-from cmbfe.detect import DETECTIONS_FILE, detect
+from cmbfe.detect import DETECTIONS_FILE, detect_in
 from cmbfe.detector.weights import load_model
 from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
@@ -104,8 +103,7 @@ def _test(
     """Write detections and metrics of a trained variant on a fold's test pictures; without ground truth, so no FE."""
     compute = make_compute(params.training.accelerator, params.training.precision)
     model = load_model(paths.fold_model(number, variant, root)).to(compute.device)
-    shown = load_labelled(test, pictures).pictures
-    found = detect(model, shown, [image["id"] for image in test["images"]], compute)
+    found = detect_in(model, test, pictures, compute)
     metrics = summary(match(test, found, iou=params.evaluation.iou), params.evaluation.sensitivity)
     out = paths.fold_result(number, variant, root)
     write_json(out / DETECTIONS_FILE, found)

@@ -1,14 +1,15 @@
 """Detection in a batch of pictures: the loop that both the pipeline and `cmbfe detect` run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from cmbfe.data.dataset import to_input
-from cmbfe.data.labels import Detections
+from cmbfe.data.dataset import load_labelled, to_input
+from cmbfe.data.labels import Detections, Labels
 from cmbfe.devices import Compute
 
 BATCH = 8
@@ -32,6 +33,16 @@ def detect(
         for image_id, one in zip(image_ids[start : start + BATCH], found, strict=True):
             results += _as_coco(image_id, one["boxes"].float().cpu().numpy(), one["scores"].float().cpu().numpy())
     return results
+
+
+def detect_in(model: nn.Module, labels: Labels, folder: Path, compute: Compute, progress: bool = False) -> Detections:
+    """What a detector finds on the labelled pictures of a folder, see `detect`; their boxes are not looked at.
+
+    Raises:
+        InputError: a picture that cannot be read, or pictures of several sizes.
+    """
+    pictures = load_labelled(labels, folder).pictures
+    return detect(model, pictures, [image["id"] for image in labels["images"]], compute, progress)
 
 
 def _as_coco(image_id: int, boxes: np.ndarray, scores: np.ndarray) -> Detections:

@@ -299,7 +299,8 @@ def layer_of(gallery: Gallery, view: View) -> np.ndarray | None:
     corners = torch.from_numpy(xyxy([{"bbox": box} for box in boxes])).float()
     image = to_input(picture_of(gallery, view)[None], torch.device("cpu"))
     if view.layer == MASK or gallery.model is None:
-        return enhancement_mask(image, [corners])[0, 0].numpy()
+        beta = {} if gallery.model is None else {"beta": gallery.model.config.beta}
+        return enhancement_mask(image, [corners], **beta)[0, 0].numpy()
     scale = gallery.model.input_size / torch.tensor(image.shape[:-3:-1]).repeat(2)  # columns, rows, columns, rows
     resized = gallery.model.resize(image)[0]
     return enhancement_steps(gallery.model, resized, corners * scale)["difference"].abs().numpy()

@@ -32,6 +32,7 @@ __all__ = [
     "precision_sensitivity",
     "sensitivity_at_false_positives",
     "summary",
+    "threshold_at_false_positives",
     "threshold_at_sensitivity",
 ]
 
@@ -188,6 +189,12 @@ def threshold_at_sensitivity(matches: Matches, sensitivity: float = 0.9) -> floa
     curve = precision_sensitivity(matches)
     reached = curve["threshold"][curve["sensitivity"] >= sensitivity]
     return float(reached.iloc[0]) if len(reached) else np.nan
+
+
+def threshold_at_false_positives(matches: Matches, per_picture: float) -> float:
+    """The lowest threshold with at most so many false positives per picture; inf where even the first are too many."""
+    curve = froc(matches)
+    return float(curve["threshold"][curve["false_positives"] <= per_picture].iloc[-1])
 
 
 def at_threshold(matches: Matches, threshold: float, weights: np.ndarray | None = None) -> dict[str, Value]:

@@ -17,7 +17,7 @@ class OpenPoint(NamedTuple):
     readings: tuple[str, ...]
     """Ours first."""
     keys: tuple[str, ...] = ()
-    """Of params.yaml or `cmbfe.paper_map.constants`; an arm of the study that changes one of them measures it."""
+    """Of params.yaml or `cmbfe.map_values.known_values`; an arm of the study that changes one of them measures it."""
     code: str = ""
     """Where it is stated, if it is no setting."""
     measured: tuple[Value, ...] = ()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cmbfe import metrics
+from cmbfe import evidence_figures, metrics
 from cmbfe.agreement import bland_altman, counts_per_patient
 from cmbfe.calibration import has_probabilities, reliability
 from cmbfe.data.labels import Detections
@@ -130,12 +130,8 @@ def _plot_froc(axes: Axes, curve: pd.DataFrame, name: str, colour: str, x_max: f
 
 
 def draw_reliability(axes: Axes, detector: Detector, colour: str) -> None:
-    """Share of microbleeds among the detections of each score; on the diagonal scores are probabilities."""
-    table = reliability(detector.pictures).dropna()
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-    axes.plot(table["mean_score"], table["precision"], "o-", color=colour, label=detector.name)
-    axes.set(xlabel="score", ylabel="share of hits", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title("Reliability of the scores", fontsize="medium")
+    """Share of microbleeds among the detections of each score."""
+    evidence_figures.draw_reliability(axes, reliability(detector.pictures), detector.name, colour)
 
 
 def draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:

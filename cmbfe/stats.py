@@ -210,38 +210,43 @@ def difference_over_seeds(
     Raises:
         InputError: fewer than two seeds or patients, or runs that are not paired.
     """
+    _check_seeds(runs, baselines)
+    patients, seeds = len(runs[0].patients), len(runs)
+
+    def differences(weights: np.ndarray) -> np.ndarray:
+        pairs = zip(runs, baselines, strict=True)
+        return np.stack([metric(run, weights=weights) - metric(base, weights=weights) for run, base in pairs], 1)
+
+    of_each = differences(np.ones((1, patients)))[0]
+    by_patients = resampled(differences, patients, resamples, seed)
+    draws = np.random.default_rng([seed, seeds]).multinomial(seeds - 1, np.full(seeds, 1 / seeds), resamples)
+    error = _standard_error((by_patients * draws).sum(axis=1) / (seeds - 1), patients)
+    seed_deviation, patient_deviation = (
+        float(of_each.std(ddof=1)),
+        _standard_error(by_patients.mean(axis=1), patients),
+    )
+    degrees = _degrees_of_freedom(seed_deviation**2 / seeds, seeds, patient_deviation**2, patients)
+    mean, half = float(of_each.mean()), error * float(stats.t.ppf((1 + LEVEL) / 2, degrees))
+    return SeedSummary(
+        mean, mean - half, mean + half, error, tuple(of_each.tolist()), seed_deviation, patient_deviation
+    )
+
+
+def _check_seeds(runs: Sequence[Matches], baselines: Sequence[Matches]) -> None:
+    """Raise `InputError` unless there are two or more pairs of runs, on two or more patients, the same for all."""
     if len(runs) != len(baselines) or len(runs) < 2:
         raise InputError(f"{len(runs)} runs and {len(baselines)} baselines: give two or more of each, by seed")
     check_paired([*runs, *baselines])
     if len(runs[0].patients) < 2:
         raise InputError("an interval over patients needs two or more of them")
 
-    def differences(weights: np.ndarray) -> np.ndarray:
-        pairs = zip(runs, baselines, strict=True)
-        return np.stack([metric(run, weights=weights) - metric(base, weights=weights) for run, base in pairs], 1)
 
-    patients, seeds = len(runs[0].patients), len(runs)
-    of_each = differences(np.ones((1, patients)))[0]
-    by_patients = resampled(differences, patients, resamples, seed)
-    draws = np.random.default_rng([seed, seeds]).multinomial(seeds - 1, np.full(seeds, 1 / seeds), resamples)
-    means = (by_patients * draws).sum(axis=1) / (seeds - 1)
-    none_left_out = np.full(1, np.nan)
-    over_both = _interval(of_each.mean(), means, none_left_out, patients)
-    over_patients = _interval(of_each.mean(), by_patients.mean(axis=1), none_left_out, patients)
-    seed_deviation = float(of_each.std(ddof=1))
-    half = over_both.standard_error * stats.t.ppf(
-        (1 + LEVEL) / 2,
-        _degrees_of_freedom(seed_deviation**2 / seeds, seeds, over_patients.standard_error**2, patients),
-    )
-    return SeedSummary(
-        mean=over_both.value,
-        low=over_both.value - half,
-        high=over_both.value + half,
-        standard_error=over_both.standard_error,
-        of_each_seed=tuple(of_each.tolist()),
-        seed_deviation=seed_deviation,
-        patient_deviation=over_patients.standard_error,
-    )
+def _standard_error(values: np.ndarray, patients: int) -> float:
+    """The standard deviation of resampled values; NaN where more of them than a `tail` do not exist."""
+    defined = values[np.isfinite(values)]
+    if len(values) - len(defined) > tail(patients) * len(values):
+        return np.nan
+    return float(defined.std(ddof=1))
 
 
 def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patients: int) -> float:
@@ -260,3 +265,11 @@ def patients_needed(standard_error: float, patients: int, gain: float, power: fl
         raise ValueError(f"standard error {standard_error}, gain {gain} and patients {patients} must be positive")
     z = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)
     return int(np.ceil(patients * (z * standard_error / gain) ** 2))
+
+
+def patients_for_half_width(standard_error: float, patients: int, half_width: float) -> int:
+    """How many patients narrow a 95 % interval to `half_width` on either side, if `patients` gave its `standard_error`.
+
+    The normal interval; the standard error falls with the root of the number of patients.
+    """
+    return int(np.ceil(patients * (stats.norm.ppf((1 + LEVEL) / 2) * standard_error / half_width) ** 2))

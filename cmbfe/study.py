@@ -17,9 +17,8 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe import paths
-from cmbfe.data.dataset import load_labelled
 from cmbfe.data.labels import LABELS_FILE
-from cmbfe.detect import detect
+from cmbfe.detect import detect_in
 from cmbfe.detector.weights import WEIGHTS_FILE, load_model
 from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
@@ -103,9 +102,8 @@ def _test(name: str, variant: str, seed: int, params: Params, root: Path) -> flo
         return known["ap"]
     compute = make_compute(params.training.accelerator, params.training.precision)
     detector = load_model(model).to(compute.device)
-    shown = load_labelled(test, paths.study_data(root) / "pictures").pictures
-    matches = match(test, detect(detector, shown, [image["id"] for image in test["images"]], compute),
-                    iou=params.evaluation.iou)  # fmt: skip
+    on_test = detect_in(detector, test, paths.study_data(root) / "pictures", compute)
+    matches = match(test, on_test, iou=params.evaluation.iou)
     metrics = summary(matches, params.evaluation.sensitivity)
     save_matches(matches, found)
     write_json(file, metrics | {"belongs_to": belongs_to})

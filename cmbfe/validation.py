@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from cmbfe.data.dataset import load_labelled
 from cmbfe.data.labels import LABELS_FILE, Labels, labels_of_split, read_labels
-from cmbfe.detect import detect
+from cmbfe.detect import detect_in
 from cmbfe.devices import Compute
 from cmbfe.errors import InputError
 from cmbfe.matching import match
@@ -34,6 +33,4 @@ def validation_labels(folder: Path, seed: int) -> Labels:
 
 def validation_ap(model: nn.Module, labels: Labels, folder: Path, iou: float, compute: Compute) -> float:
     """AP (all-point, A13) of a detector on labelled pictures of `folder`; leaves it in evaluation mode."""
-    pictures = load_labelled(labels, folder).pictures
-    found = detect(model, pictures, [image["id"] for image in labels["images"]], compute)
-    return float(average_precision(match(labels, found, iou=iou)))
+    return float(average_precision(match(labels, detect_in(model, labels, folder, compute), iou=iou)))

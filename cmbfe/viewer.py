@@ -20,7 +20,7 @@ import ipywidgets
 import traitlets
 
 from cmbfe import gallery_drawing as drawing
-from cmbfe.data.labels import Detections, Labels
+from cmbfe.data.labels import Detections
 from cmbfe.gallery import Gallery, View, first_view, image_of, moved, open_gallery
 
 PICTURES_KEPT = 256
@@ -43,15 +43,9 @@ class PictureWidget(anywidget.AnyWidget):
     wheel = traitlets.Int(0).tag(sync=True)
 
 
-def show(
-    pictures: Path | str,
-    detections: Mapping[str, Path | str | Detections],
-    labels: Path | str | Labels | None = None,
-    model: Path | str | None = None,
-    iou: float = 0.5,
-) -> "Viewer":
-    """A viewer of detections; arguments and errors as in `cmbfe.gallery.open_gallery`."""
-    return Viewer(open_gallery(pictures, detections, labels, model, iou))
+def show(pictures: Path | str, detections: Mapping[str, Path | str | Detections], **options: Any) -> "Viewer":
+    """A viewer of detections; arguments, options (`labels`, `model`, `iou`) and errors as in `open_gallery`."""
+    return Viewer(open_gallery(pictures, detections, **options))
 
 
 class Viewer:

@@ -12,7 +12,6 @@ from cmbfe.ablation import (
     effects_table,
     kinds_table,
     metrics_table,
-    patients_for,
     seeds_table,
     sensitivity_of,
     verdict,
@@ -106,11 +105,6 @@ def test_the_verdict_follows_the_interval(low, high, said):
     row = pd.Series({"gain": (low + high) / 2, "gain_low": low, "gain_high": high, "seeds": 5})
     assert said in verdict("ssd512", row)
     assert f"{50 * (low + high):+.1f} AP points" in verdict("ssd512", row)
-
-
-def test_four_times_the_patients_halve_the_interval():
-    assert patients_for(0.01, 0.01 / 1.96, 100) == 100
-    assert patients_for(0.005, 0.01 / 1.96, 100) == 400
 
 
 def test_a_metric_of_the_kinds_can_be_compared_over_seeds():

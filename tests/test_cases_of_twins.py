@@ -6,7 +6,7 @@ from metric_examples import detection, labels_of
 
 from cmbfe import cases
 from cmbfe.case_figures import boxes_in_cut_out, cases_figure
-from cmbfe.metrics import match
+from cmbfe.metrics import match, threshold_at_false_positives
 
 CMB, OTHER_CMB, VEIN, IRON, EMPTY = [10, 10, 10, 8], [70, 10, 4, 4], [40, 40, 6, 6], [60, 70, 6, 6], [20, 80, 6, 6]
 LABELS = labels_of({1: [CMB, OTHER_CMB], 2: []}, pixel_spacing_mm=[0.5, 1.0])
@@ -24,10 +24,10 @@ MIMICS = {
 def test_a_threshold_allows_no_more_false_positives_than_are_given():
     found = [detection(1, 0.9, CMB), detection(1, 0.8, VEIN), detection(1, 0.7, IRON), detection(1, 0.6, OTHER_CMB)]
     one = match(LABELS, found)
-    assert cases.threshold_at_false_positives(one, 0.5) == 0.8  # one in two pictures
-    assert cases.threshold_at_false_positives(one, 0.4) == 0.9
-    assert cases.threshold_at_false_positives(one, 5.0) == 0.6
-    assert cases.threshold_at_false_positives(match(LABELS, found[1:]), 0.4) == np.inf
+    assert threshold_at_false_positives(one, 0.5) == 0.8  # one in two pictures
+    assert threshold_at_false_positives(one, 0.4) == 0.9
+    assert threshold_at_false_positives(one, 5.0) == 0.6
+    assert threshold_at_false_positives(match(LABELS, found[1:]), 0.4) == np.inf
 
 
 def test_a_threshold_at_a_sensitivity_is_the_highest_one_and_inf_where_it_is_never_reached():

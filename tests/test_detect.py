@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny_world import BOX, tiny_head, tiny_params
+from tiny_world import BOX, labelled_pictures, tiny_head, tiny_params
 from torch import nn
 
 from cmbfe import detect as detection
-from cmbfe.data.dataset import to_input, to_targets
-from cmbfe.detect import detect
+from cmbfe.data.dataset import load_labelled, to_input, to_targets
+from cmbfe.detect import detect, detect_in
 from cmbfe.devices import make_compute
 from cmbfe.train import build_from_params
 
@@ -44,6 +44,14 @@ def test_evaluation_with_and_without_targets_is_the_same_with_fe_in_the_model():
     assert len(without[0]["boxes"])
     for one, other in zip(without, with_targets, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
+
+
+def test_a_labelled_folder_gives_the_detections_of_its_pictures_whatever_its_boxes(compute, tmp_path):
+    labels = labelled_pictures(tmp_path, pictures=3)
+    shown = load_labelled(labels, tmp_path).pictures
+    expected = detect(BrightestPixel(), shown, [1, 2, 3], compute)
+    assert detect_in(BrightestPixel(), labels, tmp_path, compute) == expected
+    assert detect_in(BrightestPixel(), {**labels, "annotations": []}, tmp_path, compute) == expected
 
 
 def test_results_are_coco_in_the_order_of_the_pictures_over_several_batches(compute, monkeypatch):

@@ -4,9 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import colors
 
-from cmbfe import figures
+from cmbfe import evidence_figures, figures
 
 CURVE = pd.DataFrame({"sensitivity": [0.2, 0.6, 0.9], "precision": [1.0, 0.9, 0.7], "false_positives": [0, 0.5, 2]})
 ORANGE = (213, 94, 0)
@@ -25,7 +24,7 @@ def test_a_variant_has_the_colour_of_its_arm():
 def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
     before = dict(plt.rcParams)
     for name in "ab":
-        figure = figures.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
+        figure = evidence_figures.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
         figures.save(figure, tmp_path / "deep" / f"{name}.png")
     assert (tmp_path / "deep" / "a.png").read_bytes() == (tmp_path / "deep" / "b.png").read_bytes()
     assert dict(plt.rcParams) == before
@@ -33,87 +32,12 @@ def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
 
 def test_an_svg_lies_beside_the_png_the_same_each_time_and_without_a_date(tmp_path):
     for folder in ("first", "second"):
-        figure = figures.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
+        figure = evidence_figures.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
         figures.save(figure, tmp_path / folder / "fig4.png")
     first, second = (tmp_path / folder / "fig4.svg" for folder in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     assert "<dc:date>" not in first.read_text()
     assert sorted(file.name for file in first.parent.iterdir()) == ["fig4.png", "fig4.svg"]
-
-
-def test_bands_have_the_colours_of_their_curves_and_a_gap_where_there_is_no_interval():
-    band = pd.DataFrame(
-        {"low": [0.1, 0.2, np.nan, 0.3, 0.3], "high": [0.5, 0.6, np.nan, 0.9, 0.9]}, [0, 1, 2, 3, 4.0]
-    )
-    bands = {"ssd300": band, "ssd300-fe": band}
-    axes = figures.froc_figure(dict.fromkeys(bands, CURVE), 8.0, dict.fromkeys(bands, 0.5), bands).axes[0]
-    for drawn, name in zip(axes.collections, ("SSD", "SSD-FE"), strict=True):
-        assert colors.to_hex(drawn.get_facecolor()[0]).upper() == figures.COLOURS[name]
-        assert len(drawn.get_paths()) == 2
-    assert sum("bands" in text.get_text() for text in axes.get_legend().get_texts()) == 1
-
-
-def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
-    curves = {"ssd300": CURVE, "ssd300-fe": CURVE}
-    axes = figures.precision_sensitivity_figure(curves, {"ssd300-fe": (0.9, 0.797)}, 0.9).axes[0]
-    lines = {line.get_label(): line for line in axes.get_lines()}
-    assert lines["ssd300, ours"].get_color() != lines["ssd300-fe, ours"].get_color()
-    np.testing.assert_array_equal(lines["ssd300, ours"].get_xydata(), CURVE[["sensitivity", "precision"]])
-    np.testing.assert_array_equal(lines["ssd300-fe, paper (other patients)"].get_xydata(), [[0.9, 0.797]])
-
-
-def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end():
-    axes = figures.froc_figure({"ssd300": CURVE}, x_max=8.0, areas={"ssd300": 0.8125}).axes[0]
-    (line,) = axes.get_lines()
-    np.testing.assert_array_equal(line.get_xydata(), [[0, 0.2], [0.5, 0.6], [2, 0.9], [8, 0.9]])
-    assert line.get_label() == "ssd300, area to 8: 0.812"
-    assert axes.get_xlim() == (0, 8)
-
-
-def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():
-    rows = ["ssd512", "ssd512-fe", "ssd300-fe"]
-    gain = pd.Series([np.nan, 0.02, -0.01], rows)
-    printed = pd.Series([np.nan, 0.033, np.nan], rows)
-    axes = figures.gain_figure(gain, gain - 0.03, gain + 0.04, printed).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == rows[1:]
-    zero, ours, theirs = axes.get_lines()
-    np.testing.assert_array_equal(ours.get_xdata(), [0.02, -0.01])
-    np.testing.assert_array_equal(theirs.get_xdata(), [0.033, np.nan])
-    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
-    np.testing.assert_allclose(ends, [[-0.01, 0.06], [-0.04, 0.03]])
-    assert list(zero.get_xdata()) == [0, 0]
-
-
-def crossvalidation_table(paper_gain: float) -> pd.DataFrame:
-    columns = {
-        "our_ap": [0.6, 0.8, 0.7, 0.65],
-        "our_ap_fe": [0.7, 0.7, 0.7, 0.66],
-        "our_gain": [0.1, -0.1, 0.0, 0.01],
-    }
-    columns |= {"our_gain_low": [0.0, 0.0, np.nan, -0.05], "our_gain_high": [0.2, 0.2, np.nan, 0.06]}
-    return pd.DataFrame({"detector": "ssd512", **columns, "paper_gain": paper_gain}, index=["1", "2", "mean", "all"])
-
-
-def test_a_cross_validation_joins_twins_and_gives_every_gain_its_interval():
-    aps, gains = figures.crossvalidation_figure(crossvalidation_table(0.02)).axes
-    assert [label.get_text() for label in aps.get_xticklabels()] == ["1", "2", "all"]
-    drawn = {line.get_label(): line for line in aps.get_lines()}
-    for name, values in (("SSD", [0.6, 0.8, 0.65]), ("SSD-FE", [0.7, 0.7, 0.66])):
-        np.testing.assert_array_equal(drawn[name].get_ydata(), values)
-        assert drawn[name].get_color() == figures.COLOURS[name]
-    joined = [segment[:, 1].tolist() for segment in aps.collections[0].get_segments()]
-    np.testing.assert_allclose(joined, [[0.6, 0.7], [0.8, 0.7], [0.65, 0.66]])
-    *_, interval = gains.collections[0].get_segments()
-    np.testing.assert_allclose(interval, [[2, -0.05], [2, 0.06]])
-    assert len(gains.collections[0].get_segments()) == 3
-    of = {line.get_label(): list(line.get_ydata()) for line in gains.get_lines()}
-    assert of["ours"] == [0.1, -0.1, 0.01]
-    assert of["paper, 10 folds (other patients)"] == [0.02]
-
-
-def test_a_cross_validation_without_a_value_in_the_paper_draws_none():
-    _, gains = figures.crossvalidation_figure(crossvalidation_table(np.nan)).axes
-    assert not [line for line in gains.get_lines() if "paper" in line.get_label()]
 
 
 def test_each_picture_of_a_row_gets_its_own_boxes_only():
@@ -201,11 +125,3 @@ def test_detections_at_the_border_are_drawn_without_error():
     boxes = [[-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0]]
     drawn = figures.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
     assert drawn.size == (60, 60)
-
-
-def test_reliability_has_a_line_per_detector_without_empty_scores():
-    table = pd.DataFrame({"mean_score": [0.1, np.nan, 0.9], "precision": [0.0, np.nan, 0.8]})
-    (axes,) = figures.reliability_figure({"ssd512": table, "ssd512-fe": table}).axes
-    drawn = {line.get_label(): line for line in axes.get_lines()}
-    np.testing.assert_array_equal(drawn["ssd512-fe"].get_xydata(), [[0.1, 0.0], [0.9, 0.8]])
-    assert drawn["ssd512"].get_color() == figures.COLOURS["SSD"]

@@ -23,7 +23,7 @@ PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY)
 WITHOUT_NOTEBOOK = {"patients": "cmbfe/study_patients.py", "arm": "cmbfe/study.py", "site": "tools/build_site.py"}
 """Stages that run no notebook, and the module that does it."""
 FILLED_BY_STAGES = ("data/pictures", "data/augmented", "data/study", "models/ssd512-fe")
-PRESENTATION = {"cmbfe/figures.py", "cmbfe/study_figures.py"}
+PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 

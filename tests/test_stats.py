@@ -18,6 +18,7 @@ from cmbfe.stats import (
     interval_of,
     left_out,
     paired_difference,
+    patients_for_half_width,
     patients_needed,
     resampled,
     tail,
@@ -217,6 +218,12 @@ def test_patients_needed_reach_the_power_they_promise():
     rng = np.random.default_rng(0)
     means = rng.normal(0.02, 0.1 / np.sqrt(needed), 20_000)
     assert np.mean(np.abs(means) > 1.959964 * 0.1 / np.sqrt(needed)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_four_times_the_patients_halve_an_interval():
+    standard_error = 0.01 / 1.959964
+    assert patients_for_half_width(standard_error, 100, half_width=0.01) == 100
+    assert patients_for_half_width(standard_error, 100, half_width=0.005) == 400
 
 
 def test_power_without_variance_is_an_error():

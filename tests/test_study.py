@@ -80,7 +80,7 @@ def test_what_is_done_is_not_repeated_and_trainings_beside_each_other_give_the_s
     run_arm("ssd300", study_params(), tmp_path, jobs=2, progress=False)
     mine = results(tmp_path)
     assert {name: results(done)[name] for name in mine} == mine
-    monkeypatch.setattr(study, "detect", lambda *_: pytest.fail("tested again"))
+    monkeypatch.setattr(study, "detect_in", lambda *_: pytest.fail("tested again"))
     capsys.readouterr()
     run_arm("ssd300", study_params(), tmp_path, progress=False)
     assert capsys.readouterr().out.count("trained already") == 4
