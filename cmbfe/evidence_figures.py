@@ -118,20 +118,22 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
         figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
         for variant, table in curves.items():
             draw_reliability(axes, table, variant, COLOURS[arm(variant)])
-        axes.legend(fontsize=9)
+        figure.legend(loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9)
     plt.close(figure)
     return figure
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
-    """Draw one detector's share of hits against its scores, and the diagonal.
+    """Draw one detector's share of hits against its scores, larger dots for more detections, and the diagonal.
 
     Args:
         table: what `cmbfe.calibration.reliability` gives.
     """
     known = table.dropna()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-    axes.plot(known["mean_score"], known["precision"], "o-", color=colour, label=name)
+    axes.plot(known["mean_score"], known["precision"], color=colour, linewidth=1, label=name)
+    # A bin of one detection is all or nothing: its dot is small.
+    axes.scatter(known["mean_score"], known["precision"], 10 + 25 * np.log10(known["detections"]), color=colour)
     axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
     axes.set_title("Reliability of the scores", fontsize="medium")
 

@@ -93,8 +93,12 @@ def test_a_cross_validation_without_a_value_in_the_paper_draws_none():
 
 
 def test_reliability_has_a_line_per_detector_without_empty_scores():
-    table = pd.DataFrame({"mean_score": [0.1, np.nan, 0.9], "precision": [0.0, np.nan, 0.8]})
+    table = pd.DataFrame(
+        {"detections": [100, 0, 1], "mean_score": [0.1, np.nan, 0.9], "precision": [0.0, np.nan, 0.8]}
+    )
     (axes,) = evidence_figures.reliability_figure({"ssd512": table, "ssd512-fe": table}).axes
     drawn = {line.get_label(): line for line in axes.get_lines()}
     np.testing.assert_array_equal(drawn["ssd512-fe"].get_xydata(), [[0.1, 0.0], [0.9, 0.8]])
     assert drawn["ssd512"].get_color() == figures.COLOURS["SSD"]
+    many, one = axes.collections[0].get_sizes()
+    assert many > 2 * one
