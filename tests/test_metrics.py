@@ -4,15 +4,17 @@ import contextlib
 import io
 import warnings
 from fractions import Fraction
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_examples import detection, label_and_detection_sets, labels_of
+from monai import metrics as monai
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchmetrics.detection import MeanAveragePrecision
 
 from cmbfe.matching import FALSE_POSITIVE, HIT
 from cmbfe.metrics import (
@@ -88,13 +90,9 @@ def test_the_all_point_average_precision_equals_the_area_in_exact_fractions(sets
     assert average_precision(matches) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-@pytest.mark.skipif(find_spec("torchmetrics") is None, reason="torchmetrics is not installed")
-@settings(max_examples=60, deadline=None)
+@CASES
 @given(sets=label_and_detection_sets())
 def test_average_precision_equals_torchmetrics_where_it_computes_the_same(sets):
-    import torch
-    from torchmetrics.detection import MeanAveragePrecision
-
     labels, detections = sets
     # Its own 101 levels are float32, of which some lie below the sensitivity that they mean.
     for points, levels in ((11, np.arange(11) / 10), (101, np.linspace(0, 1, 101))):
@@ -211,12 +209,9 @@ def test_froc_that_ignores_duplicates_equals_the_rule_of_labelled_masks(sets):
             assert np.isnan(row.sensitivity)
 
 
-@pytest.mark.skipif(find_spec("monai") is None, reason="MONAI is not installed")
-@settings(max_examples=100, deadline=None)
+@CASES
 @given(sets=point_sets())
 def test_froc_equals_monai(sets):
-    from monai import metrics as monai
-
     labels, detections = sets
     false_scores, truth_scores = [], []
     for image in labels["images"]:
