@@ -6,6 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-chec
 PACKAGES := .venv/.packages
 INSTALLED := .venv/.installed
 
+# Tests of a file share what they make, so a file stays with one process. A process holds PyTorch: four are enough.
+BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
@@ -57,7 +60,7 @@ experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp ru
 	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
 
 test: env  ## unit tests, then every notebook in the smoke profile, in a scratch workspace
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BESIDE)
 
 lint: env  ## style of code and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
