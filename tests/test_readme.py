@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import torch
+
 from tools.renew_readme import renewed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,3 +24,18 @@ def test_its_links_lead_to_files():
 def test_its_make_targets_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)", TEXT)) <= targets
+
+
+def test_its_python_runs_as_it_stands():
+    boxes = [torch.tensor([[20.0, 20, 30, 32]])] * 2
+    batch, features = torch.rand(2, 3, 96, 96), torch.ones(2, 4, 24, 24)
+    targets = [{"boxes": one, "labels": torch.ones(1, dtype=torch.int64)} for one in boxes]
+    given = {"batch": batch, "images": list(batch), "boxes": boxes, "targets": targets, "features": features}
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        made = dict(given)
+        exec(block, made)
+        assert made["features"].shape == features.shape
+        assert all(loss.isfinite() for loss in made.get("losses", {}).values())
+        assert set(made.get("detections", [{}])[0]) in (set(), {"boxes", "scores", "labels"})

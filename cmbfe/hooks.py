@@ -1,0 +1,180 @@
+"""Feature enhancement behind a named layer of any detector, by hooks: the detector's own code is not touched.
+
+    with_fe = enhance_during_training(model, "backbone")  # a torchvision detector, or one that is called like it
+    losses = model(images, targets)                       # features inside the ground truth's boxes are enhanced
+    detections = model.eval()(images)                     # nothing is left of it
+    with_fe.remove()                                      # and now in training neither
+
+Paper: section 2.3, and its last paragraph, which expects FE to work in Faster R-CNN and YOLO.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import clip_boxes_to_image
+
+from cmbfe.detector.fe import AssistedExcitation, FeatureEnhancement
+from cmbfe.errors import InputError
+
+GuidedLayer = FeatureEnhancement | AssistedExcitation
+"""What may stand behind a layer: `mask` makes a mask of pictures and boxes, calling it applies the mask to features."""
+
+
+def enhance_during_training(
+    model: nn.Module, layer: str | Sequence[str], fe: GuidedLayer | None = None
+) -> "Enhancement":
+    """Put FE behind one layer of a detector, or several, in training mode only.
+
+    The detector is called as torchvision's are: `model(images, targets)`, images a list of Tensor[C, H, W] in [0, 1]
+    or one Tensor[N, C, H, W], targets a list of {"boxes": Tensor[K, 4], xyxy px, ...}. Where the detector resizes,
+    normalises and pads the pictures by torchvision's `GeneralizedRCNNTransform`, the mask is that of the pictures and
+    boxes that come out of it. Without one, the pictures must be of one size, and the features must span all of it.
+
+    The parameters, the state dict and evaluation are those of the bare detector. A deep copy has FE of its own. Hooks
+    are no part of a state dict: call this again after building a detector anew. TorchScript refuses hooks; remove it
+    before scripting.
+
+    Args:
+        layer: name as in `model.named_modules()`, such as "backbone" or "backbone.body.layer2". It gives a Tensor
+            [N, C, h, w], or a dict, list or tuple of them, all of which are enhanced.
+        fe: the layer without weights; default: `FeatureEnhancement()`, the paper's. Its `strength` may change later.
+
+    Raises:
+        InputError: no such layer; later, in a call in training: no targets, pictures of several sizes without a
+            torchvision transform, or a layer that gives no feature maps.
+    """
+    names = [layer] if isinstance(layer, str) else list(layer)
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules or not name:
+            near = ", ".join(one for one in modules if one and one.count(".") == 0)
+            raise InputError(f"no layer {name!r} in {type(model).__name__}; its outermost layers: {near}")
+    transforms = [one for one in modules.values() if isinstance(one, GeneralizedRCNNTransform)]
+    return Enhancement(model, {name: modules[name] for name in names}, transforms, fe or FeatureEnhancement())
+
+
+class Enhancement:
+    """FE behind layers of a detector, see `enhance_during_training`; `remove` it, or use it as a context manager.
+
+    A class, since what hooks remember must be copied and pickled with the detector, which a closure is not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        transforms: Sequence[GeneralizedRCNNTransform],
+        fe: GuidedLayer,
+    ) -> None:
+        self.fe = fe
+        self.is_resized_inside = bool(transforms)
+        self.is_in_call = False
+        self.mask: Tensor | None = None
+        self.handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            *(one.register_forward_hook(self._after_transform) for one in transforms),
+            *(one.register_forward_hook(partial(self._after_layer, name)) for name, one in layers.items()),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Take FE out of the detector; nothing happens where it is out already."""
+        for handle in self.handles:
+            handle.remove()
+        self.mask = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes with a copy or a pickle of the detector: not the mask of the last batch."""
+        return self.__dict__ | {"mask": None, "is_in_call": False}
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.mask, self.is_in_call = None, model.training
+        if model.training:
+            given = dict(zip(("images", "targets"), args, strict=False)) | kwargs
+            boxes = _boxes_of(given.get("targets"))
+            if not self.is_resized_inside:
+                self.mask = self.fe.mask(_one_batch(given.get("images")), boxes)
+
+    def _after_transform(
+        self, transform: GeneralizedRCNNTransform, args: tuple[Any, ...], made: tuple[ImageList, Any]
+    ) -> None:
+        if self.is_in_call:
+            pictures, targets = made
+            boxes = [
+                clip_boxes_to_image(one, size)  # the padding beyond is no part of the picture
+                for one, size in zip(_boxes_of(targets), pictures.image_sizes, strict=True)
+            ]
+            self.mask = self.fe.mask(_before_normalisation(pictures.tensors, transform), boxes)
+
+    def _after_layer(self, name: str, layer: nn.Module, args: tuple[Any, ...], features: Any) -> Any:
+        # Activation checkpointing calls a layer once more in the backward pass, after the detector's call has ended.
+        if not (self.is_in_call or (self.mask is not None and _is_in_backward())):
+            return None
+        if self.mask is None:
+            raise InputError(
+                f"layer {name!r} comes before the detector has resized the pictures; FE needs a later one"
+            )
+        return _on_every_map(partial(self.fe, mask=self.mask), features, name)
+
+    def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> None:
+        self.is_in_call = False
+
+
+def _boxes_of(targets: Any) -> list[Tensor]:
+    try:
+        return [one["boxes"] for one in targets]
+    except (KeyError, TypeError, IndexError):
+        raise InputError(
+            "FE needs the ground truth in training: call the detector as model(images, targets), targets a list of "
+            '{"boxes": Tensor[K, 4] in xyxy px, ...}, one per picture'
+        ) from None
+
+
+def _one_batch(images: Any) -> Tensor:
+    """Pictures of one size as Tensor[N, C, H, W]."""
+    if isinstance(images, Tensor) and images.ndim == 4:
+        return images
+    shapes = {tuple(one.shape) for one in images} if isinstance(images, list | tuple) else set()
+    if len(shapes) != 1:
+        raise InputError(
+            "FE needs pictures of one size, as a Tensor[N, C, H, W] or a list of Tensor[C, H, W], where the detector "
+            f"does not resize them by torchvision's transform; shapes: {sorted(shapes) or type(images).__name__}"
+        )
+    return torch.stack(list(images))
+
+
+def _before_normalisation(pictures: Tensor, transform: GeneralizedRCNNTransform) -> Tensor:
+    """Pictures [N, 3, H, W] in [0, 1] again, as FE's mask compares grey values with their mean."""
+    mean, deviation = (pictures.new_tensor(one)[:, None, None] for one in (transform.image_mean, transform.image_std))
+    return pictures * deviation + mean
+
+
+def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str) -> Any:
+    """A layer's feature maps, each changed; dicts, lists and tuples keep their type."""
+    if isinstance(features, Tensor) and features.ndim == 4:
+        return change(features)
+    if isinstance(features, Mapping):
+        return type(features)((key, _on_every_map(change, one, name)) for key, one in features.items())
+    if isinstance(features, list | tuple):
+        changed = [_on_every_map(change, one, name) for one in features]
+        return type(features)(*changed) if hasattr(features, "_fields") else type(features)(changed)
+    found = f"a tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+    raise InputError(f"layer {name!r} gives {found}; FE needs feature maps [N, C, h, w], or a dict or list of them")
+
+
+def _is_in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks it

@@ -1,0 +1,277 @@
+"""FE behind a layer of detectors that know nothing of it: torchvision's, and one of a few lines."""
+
+import copy
+import pickle
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models import detection
+
+from cmbfe.detector.fe import AssistedExcitation, FeatureEnhancement, enhance, enhancement_mask
+from cmbfe.errors import InputError
+from cmbfe.hooks import enhance_during_training
+
+UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
+SIDES = {"min_size": 64, "max_size": 96}
+DETECTORS = {
+    "faster_rcnn": lambda: detection.fasterrcnn_mobilenet_v3_large_320_fpn(**UNTRAINED, **SIDES),
+    "retinanet": lambda: detection.retinanet_resnet50_fpn(**UNTRAINED, **SIDES),
+    "fcos": lambda: detection.fcos_resnet50_fpn(**UNTRAINED, **SIDES),
+    "ssdlite": lambda: detection.ssdlite320_mobilenet_v3_large(**UNTRAINED),
+}
+
+
+def pictures_and_targets(seed: int = 0):
+    """Two pictures of different sizes, so that a detector has to resize and pad; one box lies over a border."""
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.rand(3, *size, generator=generator) for size in ((50, 70), (64, 64))]
+    boxes = [torch.tensor([[5.0, 6, 20, 30], [50, 30, 75, 52]]), torch.tensor([[30.0, 20, 44, 41]])]
+    return images, [{"boxes": one, "labels": torch.ones(len(one), dtype=torch.int64)} for one in boxes]
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def detector(request):
+    torch.manual_seed(0)
+    return DETECTORS[request.param]()
+
+
+def losses(model, seed=0):
+    torch.manual_seed(seed)  # Faster R-CNN samples proposals
+    with torch.no_grad():
+        return {name: float(loss) for name, loss in model.train()(*pictures_and_targets()).items()}
+
+
+def test_evaluation_and_state_dict_are_those_of_the_bare_detector(detector):
+    images, _ = pictures_and_targets()
+    bare = detector.eval()(images)
+    keys = list(detector.state_dict())
+    with enhance_during_training(detector, "backbone"):
+        losses(copy.deepcopy(detector))
+        assert list(detector.state_dict()) == keys
+        enhanced = detector.eval()(images)
+    for ours, theirs in zip(enhanced, bare, strict=True):
+        for name, values in theirs.items():
+            assert torch.equal(ours[name], values)
+
+
+def as_the_detector_sees(images, targets, transform):
+    """Pictures in [0, 1] and boxes after the detector's resizing and padding, by hand."""
+    sizes, resized, boxes = [], [], []
+    for image, target in zip(images, targets, strict=True):
+        height, width = image.shape[-2:]
+        if transform.fixed_size:
+            size = transform.fixed_size[::-1]
+        else:
+            scale = min(transform.min_size[0] / min(height, width), transform.max_size / max(height, width))
+            size = int(height * scale), int(width * scale)
+        sizes.append(size)
+        resized.append(F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0])
+        ratio = torch.tensor([size[1] / width, size[0] / height] * 2)
+        limit = torch.tensor([size[1], size[0]] * 2)
+        boxes.append(torch.minimum(target["boxes"] * ratio, limit))
+    step = transform.size_divisible
+    height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
+    padded = [F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in resized]
+    return torch.stack(padded), boxes
+
+
+def test_the_layers_output_in_training_is_that_of_enhance_by_hand_through_resize_and_padding(detector):
+    seen = []
+    note = lambda layer, args, maps: seen.append({key: one.clone() for key, one in maps.items()})  # noqa: E731
+    before = detector.backbone.register_forward_hook(note)
+    with enhance_during_training(detector, "backbone"):
+        after = detector.backbone.register_forward_hook(note)
+        losses(detector)
+    before.remove()
+    after.remove()
+    plain, enhanced = seen
+    images, boxes = as_the_detector_sees(*pictures_and_targets(), detector.transform)
+    mask = enhancement_mask(images, boxes)
+    assert mask.any(dim=(1, 2, 3)).all()
+    for key, features in plain.items():
+        torch.testing.assert_close(enhanced[key], enhance(features, mask), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(next(iter(enhanced.values())), next(iter(plain.values())))
+
+
+def test_losses_change_with_fe_come_back_without_and_a_deep_copy_has_fe_of_its_own(detector):
+    bare = losses(detector)
+    with enhance_during_training(detector, "backbone"):
+        with_fe = losses(detector)
+        twin = copy.deepcopy(detector)
+    assert with_fe != bare
+    assert losses(detector) == bare
+    assert losses(twin) == with_fe
+    assert losses(pickle.loads(pickle.dumps(twin))) == with_fe
+
+
+class Dots(nn.Module):
+    """A detector of one convolution that takes pictures as they are; its loss is the mean inside of the features."""
+
+    def __init__(self, checkpointed=False, give=lambda features: features):
+        super().__init__()
+        self.checkpointed, self.give = checkpointed, give
+        self.trunk = nn.Conv2d(3, 4, 3, padding=1)
+        self.body = nn.Sequential(self.trunk, nn.ReLU())
+        self.head = nn.Conv2d(4, 1, 1)
+        self.odd = nn.Identity()
+
+    def forward(self, images, targets=None):
+        batch = images if isinstance(images, torch.Tensor) else torch.stack(images)
+        features = checkpoint(self.body, batch, use_reentrant=False) if self.checkpointed else self.body(batch)
+        self.odd(self.give(features))
+        scores = self.head(features)
+        return {"loss": scores.square().mean()} if self.training else scores
+
+
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+TARGETS = [{"boxes": torch.tensor([[2.0, 2, 9, 9]])}, {"boxes": torch.tensor([[4.0, 6, 12, 12]])}]
+
+
+def dots(**settings):
+    torch.manual_seed(0)
+    return Dots(**settings).train()
+
+
+def by_hand(model, fe=None):
+    fe = fe or FeatureEnhancement()
+    mask = fe.mask(IMAGES, [one["boxes"] for one in TARGETS])
+    return model.head(F.relu(fe(model.trunk(IMAGES), mask))).square().mean()
+
+
+@pytest.mark.parametrize("call", [
+    lambda model: model(IMAGES, TARGETS),
+    lambda model: model(list(IMAGES), targets=TARGETS),
+    lambda model: model(images=list(IMAGES), targets=TARGETS),
+])  # fmt: skip
+def test_pictures_and_boxes_are_found_however_the_detector_is_called(call):
+    model = dots()
+    enhance_during_training(model, "trunk")
+    torch.testing.assert_close(call(model)["loss"], by_hand(model))
+
+
+def half_of_the_batch(rank: int, folder: Path) -> None:
+    """What each of two processes does: a step on its picture, the gradient in a file."""
+    store = f"file://{folder / 'meeting_point'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    model = dots()
+    enhance_during_training(model, "trunk")
+    parallel = nn.parallel.DistributedDataParallel(model)
+    parallel(IMAGES[rank : rank + 1], TARGETS[rank : rank + 1])["loss"].backward()
+    torch.save(model.trunk.weight.grad, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_with_half_of_the_batch_have_the_gradient_of_one(tmp_path):
+    torch.multiprocessing.spawn(half_of_the_batch, (tmp_path,), nprocs=2)
+    model = dots()
+    by_hand(model).backward()
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), model.trunk.weight.grad)
+
+
+@pytest.mark.parametrize("fe", [FeatureEnhancement(beta=2.0, resize="max"), AssistedExcitation()])
+def test_any_layer_with_the_interface_of_fe_can_stand_there_and_fade(fe):
+    model = dots()
+    enhance_during_training(model, "trunk", fe)
+    for fe.strength in (1.0, 0.25):
+        torch.testing.assert_close(model(IMAGES, TARGETS)["loss"], by_hand(model, fe))
+
+
+def test_several_layers_by_their_names():
+    model = dots()
+    mask = enhancement_mask(IMAGES, [one["boxes"] for one in TARGETS])
+    expected = model.head(enhance(F.relu(enhance(model.trunk(IMAGES), mask)), mask)).square().mean()
+    enhance_during_training(model, ["trunk", "body"])
+    torch.testing.assert_close(model(IMAGES, TARGETS)["loss"], expected)
+
+
+def test_gradients_are_those_of_enhance_by_hand_with_and_without_checkpointing():
+    gradients = []
+    for checkpointed in (False, True):
+        model = dots(checkpointed=checkpointed)
+        enhance_during_training(model, "trunk")
+        model(IMAGES, TARGETS)["loss"].backward()
+        gradients.append(model.trunk.weight.grad)
+    model = dots()
+    by_hand(model).backward()
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, model.trunk.weight.grad)
+
+
+def test_a_layer_called_outside_of_the_detectors_call_is_bare():
+    model = dots()
+    bare = model.trunk(IMAGES)
+    enhance_during_training(model, "trunk")
+    model(IMAGES, TARGETS)
+    assert torch.equal(model.trunk(IMAGES), bare)
+    with pytest.raises(RuntimeError):  # in the midst of a call
+        model(torch.rand(2, 5, 16, 16), TARGETS)
+    assert torch.equal(model.trunk(IMAGES), bare)
+
+
+def test_a_compiled_detector_has_the_same_loss_and_the_same_gradients():
+    model = dots()
+    enhance_during_training(model, "trunk")
+    compiled = torch.compile(model, backend="aot_eager")
+    loss = compiled(IMAGES, TARGETS)["loss"]
+    torch.testing.assert_close(loss, by_hand(model))
+    loss.backward()
+    ours, model.trunk.weight.grad = model.trunk.weight.grad, None
+    by_hand(model).backward()
+    torch.testing.assert_close(ours, model.trunk.weight.grad)
+    bare = dots().eval()
+    assert torch.equal(torch.compile(model.eval(), backend="aot_eager")(IMAGES), bare(IMAGES))
+
+
+def test_an_exported_detector_holds_nothing_of_it():
+    model, bare = dots().eval(), dots().eval()
+    enhance_during_training(model, "trunk")
+    programs = [torch.export.export(one, (IMAGES,)) for one in (model, bare)]
+    assert programs[0].graph_module.code == programs[1].graph_module.code
+
+
+Pair = namedtuple("Pair", "fine coarse")
+
+
+@pytest.mark.parametrize("give", [
+    lambda features: {"fine": features, "coarse": features[..., ::2, ::2]},
+    lambda features: [features, (features,)],
+    lambda features: Pair(features, features),
+])  # fmt: skip
+def test_maps_in_dicts_lists_and_tuples_are_enhanced_and_keep_their_places(give):
+    model = dots(give=give)
+    seen = []
+    enhance_during_training(model, "odd")
+    model.odd.register_forward_hook(lambda layer, args, made: seen.extend((args[0], made)))
+    model(IMAGES, TARGETS)
+    plain, enhanced = seen
+    mask = enhancement_mask(IMAGES, [one["boxes"] for one in TARGETS])
+    assert type(enhanced) is type(plain)
+    torch.testing.assert_close(enhanced, torch.utils._pytree.tree_map(lambda one: enhance(one, mask), plain))
+
+
+def test_what_fe_cannot_work_on_is_said_in_a_line():
+    model = dots(give=lambda features: features.mean(dim=(2, 3)))
+    with pytest.raises(InputError, match=r"no layer 'neck' in Dots; its outermost layers: trunk, body, head, odd"):
+        enhance_during_training(model, "neck")
+    with enhance_during_training(model, "trunk"):
+        for targets in (None, [{"labels": 1}, {}], 3):
+            with pytest.raises(InputError, match=r"call the detector as model\(images, targets\)"):
+                model(IMAGES, targets)
+        with pytest.raises(InputError, match="pictures of one size"):
+            model([IMAGES[0], IMAGES[1, :, :8]], TARGETS)
+        with pytest.raises(InputError, match="1 box tensors for 2 pictures"):
+            model(IMAGES, TARGETS[:1])
+    with (
+        enhance_during_training(model, "odd"),
+        pytest.raises(InputError, match=r"'odd' gives a tensor of shape \[2, 4\]"),
+    ):
+        model(IMAGES, TARGETS)
+    early = DETECTORS["ssdlite"]()
+    with enhance_during_training(early, "transform"), pytest.raises(InputError, match=r"has resized|gives"):
+        losses(early)
