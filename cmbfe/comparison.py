@@ -25,26 +25,30 @@ def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> p
     """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
 
     Rows with FE also hold the gain over the twin without, paired by patient. Other readings of the same curve stand
-    beside: the 11-point average, precision and false positives at the paper's sensitivity (NaN where it is never
-    reached), and the sensitivity of all detections together.
+    beside, each with its interval and gain: the 11-point average, precision and false positives at the paper's
+    sensitivity (NaN where it is never reached), and the sensitivity of all detections together.
 
     Args:
         matches: variant -> matches of the test pictures, each variant with its twin; those that the paper's Table 2
             lacks are left out.
     """
     _check_twins(matches)
+    at = settings.sensitivity
+    others = {
+        "ap_11_point": partial(average_precision, points=11),
+        f"precision_at_{100 * at:g}_sensitivity": partial(precision_at_sensitivity, sensitivity=at),
+        "false_positives_per_cmb": partial(false_positives_per_cmb, sensitivity=at),
+        "largest_sensitivity": largest_sensitivity,
+    }
     rows = {}
     for variant in (name for name in matches if name in paper.TABLE_2_AP):
-        of_variant, at = matches[variant], settings.sensitivity
         rows[variant] = {
             "paper_ap": paper.TABLE_2_AP[variant],
             "paper_gain": _paper_gain(variant, paper.TABLE_2_AP),
             **_with_interval("ap", average_precision, matches, variant, settings, seed),
-            "our_ap_11_point": average_precision(of_variant, 11),
-            f"our_precision_at_{100 * at:g}_sensitivity": precision_at_sensitivity(of_variant, at),
-            "our_false_positives_per_cmb": false_positives_per_cmb(of_variant, at),
-            "our_largest_sensitivity": largest_sensitivity(of_variant),
         }
+        for name, metric in others.items():
+            rows[variant] |= _with_own_gain(name, metric, matches, variant, settings, seed)
     return _table(rows)
 
 
@@ -104,10 +108,10 @@ def table4(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> p
         }
         for name, metric in metrics.items() if study in variants else ():
             at = partial(metric, sensitivity=settings.sensitivity)
-            ours = _with_interval(name, at, matches, variants[study], settings, seed)
+            ours = _with_own_gain(name, at, matches, variants[study], settings, seed)
             reached = not np.isnan(ours[f"our_{name}"])
             rows[study]["our_sensitivity"] = settings.sensitivity if reached else np.nan
-            rows[study] |= {key.replace("our_gain", f"our_{name}_gain"): value for key, value in ours.items()}
+            rows[study] |= ours
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
 
 
@@ -176,6 +180,14 @@ def _with_interval(
     row = {f"our_{name}": value.value, f"our_{name}_low": value.low, f"our_{name}_high": value.high}
     ends = (gain.value, gain.low, gain.high) if gain else (np.nan,) * 3
     return row | dict(zip(("our_gain", "our_gain_low", "our_gain_high"), ends, strict=True))
+
+
+def _with_own_gain(
+    name: str, metric: Metric, matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+) -> dict[str, float]:
+    """As `_with_interval`, the gain under the metric's name, for rows that hold several."""
+    row = _with_interval(name, metric, matches, variant, settings, seed)
+    return {key.replace("our_gain", f"our_{name}_gain"): value for key, value in row.items()}
 
 
 def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:

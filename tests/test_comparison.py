@@ -38,6 +38,11 @@ def test_table_2_has_values_gains_and_the_papers_beside_them():
     assert table.loc["ssd512-fe", "paper_gain"] == pytest.approx(0.023)
     assert table.loc["ssd512", ["our_gain", "paper_gain"]].isna().all()
     assert table["our_largest_sensitivity"].tolist() == [0.5, 1.0]
+    for name, gain in (("largest_sensitivity", 0.5), ("ap_11_point", 1 - 6 / 11)):
+        low, value, high = (table.loc["ssd512-fe", f"our_{name}_gain{end}"] for end in ("_low", "", "_high"))
+        assert value == pytest.approx(gain)
+        assert low < value < high
+        assert table.loc["ssd512", f"our_{name}_low"] < table.loc["ssd512", f"our_{name}"]
 
 
 def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detectors_only():
