@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cmbfe import paths
+from cmbfe import paper, paths
 from cmbfe.errors import InputError
 from cmbfe.matching import Matches
 from cmbfe.metrics import (
@@ -20,7 +20,7 @@ from cmbfe.metrics import (
 )
 from cmbfe.params import Params
 from cmbfe.stats import Metric, SeedSummary, difference_over_seeds
-from cmbfe.study import matches_of
+from cmbfe.study import match_files, matches_of
 
 FALSE_POSITIVES = 1.0
 """Per picture, where sensitivities of kinds of microbleeds are compared."""
@@ -32,13 +32,25 @@ Runs = tuple[list[Matches], list[Matches]]
 """An arm's detectors by seed: those without FE, and those with."""
 
 
+def complete_arms(params: Params, root: Path) -> list[str]:
+    """The arms all of whose trainings were tested, in the order of params.yaml."""
+    return [name for name in params.study.arms if all(file.is_file() for file in match_files(name, params, root))]
+
+
 def read_study(params: Params, root: Path) -> dict[str, Runs]:
-    """Arm -> what its detectors found.
+    """Arm -> what its detectors found, for the `complete_arms`: the study can be read while it still runs.
 
     Raises:
-        InputError: a training is missing.
+        InputError: no arm without changes is tested, or a file cannot be read.
     """
-    return {name: matches_of(name, params, root) for name in params.study.arms}
+    arms = complete_arms(params, root)
+    plain = [name for name, arm in params.study.arms.items() if arm.changes_nothing]
+    if not set(arms) & set(plain):
+        folder = root / "results" / "study"
+        raise InputError(
+            f"{folder}: none of {', '.join(plain)} is trained and tested with all seeds; make study does it"
+        )
+    return {name: matches_of(name, params, root) for name in arms}
 
 
 def effects_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
@@ -46,7 +58,8 @@ def effects_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
 
     `gain` compares the twins of the arm. `change` compares its detector with FE to that of the arm without changes, on
     the same seeds (NaN for that arm itself, and where there is none). Both have 95 % intervals over patients and seeds;
-    the two spreads behind that of the gain stand beside it.
+    the two spreads behind that of the gain stand beside it, and what the paper's Table 2 prints for the detector
+    (`paper_gain`; arms without changes only).
     """
     rows = {}
     for name, (without, with_fe) in runs.items():
@@ -59,6 +72,7 @@ def effects_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
             "ap": np.mean([average_precision(one) for one in without]),
             "ap_fe": np.mean([average_precision(one) for one in with_fe]),
             **_named("gain", gain),
+            "paper_gain": _paper_gain(name, params),
             "gain_seed_deviation": gain.seed_deviation,
             "gain_patient_deviation": gain.patient_deviation,
             **_named("change", _change(name, runs, params)),
@@ -94,7 +108,7 @@ def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
         "CPM": cpm,
     }
     rows = []
-    for name in _unchanged(params):
+    for name in _unchanged(runs, params):
         without, with_fe = runs[name]
         for metric_name, metric in metrics.items():
             values = {"value": np.mean([metric(one) for one in without])}
@@ -118,7 +132,7 @@ def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) ->
         edges = np.quantile(cmbs[column], [0, 1 / 3, 2 / 3, 1])
         for third in range(3):
             inside = cmbs[column].between(*edges[third : third + 2], inclusive="both" if third == 2 else "left")
-            for name in _unchanged(params):
+            for name in _unchanged(runs, params):
                 without, with_fe = runs[name]
                 metric = partial(sensitivity_of, chosen=frozenset(cmbs.index[inside]))
                 rows.append(
@@ -180,18 +194,24 @@ def read_cmbs(root: Path) -> pd.DataFrame:
     return pd.read_csv(file, index_col="id")
 
 
-def _unchanged(params: Params) -> list[str]:
-    return [name for name, arm in params.study.arms.items() if arm.changes_nothing]
+def _unchanged(runs: Mapping[str, Runs], params: Params) -> list[str]:
+    return [name for name in runs if params.study.arms[name].changes_nothing]
 
 
 def _change(name: str, runs: Mapping[str, Runs], params: Params) -> SeedSummary | None:
     """The arm's detector with FE against that of the arm without changes."""
     arm = params.study.arms[name]
-    plain = [one for one in _unchanged(params) if params.study.arms[one].variant == arm.variant and one != name]
+    plain = [one for one in _unchanged(runs, params) if params.study.arms[one].variant == arm.variant and one != name]
     ours = runs[name][1]
     if not plain or len(runs[plain[0]][1]) < len(ours):
         return None
     return _difference(average_precision, ours, runs[plain[0]][1][: len(ours)], params)
+
+
+def _paper_gain(name: str, params: Params) -> float:
+    arm = params.study.arms[name]
+    without, with_fe = (paper.TABLE_2_AP.get(arm.variant + ending, np.nan) for ending in ("", "-fe"))
+    return with_fe - without if arm.changes_nothing else np.nan
 
 
 def _difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches], params: Params) -> SeedSummary:

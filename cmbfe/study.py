@@ -116,11 +116,17 @@ def matches_of(name: str, params: Params, root: Path) -> tuple[list[Matches], li
     Raises:
         InputError: a training of the arm is missing.
     """
+    found = [load_matches(file) for file in match_files(name, params, root)]
+    return found[: len(found) // 2], found[len(found) // 2 :]
+
+
+def match_files(name: str, params: Params, root: Path) -> list[Path]:
+    """Where an arm's matches are: by seed of its detectors without FE, then of those with."""
     study = params.study
     plain = study.arms[name].variant
     arms = {plain: study.arm_without_fe(name), f"{plain}-fe": name}
-    without, with_fe = (
-        [load_matches(paths.study_result(arm, root) / f"{variant}-{seed}.npz") for seed in study.seeds_of(name)]
+    return [
+        paths.study_result(arm, root) / f"{variant}-{seed}.npz"
         for variant, arm in arms.items()
-    )
-    return without, with_fe
+        for seed in study.seeds_of(name)
+    ]

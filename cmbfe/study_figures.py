@@ -9,7 +9,7 @@ from cmbfe.figures import COLOURS, PRESET_COLOURS, theme
 
 
 def study_figure(effects: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
-    """Gain by FE of each arm with its interval, a dot per seed; beside it AP of the twins.
+    """Gain by FE of each arm with its interval, a dot per seed, and the paper's gain; beside it AP of the twins.
 
     Args:
         effects: what `cmbfe.ablation.effects_table` gives.
@@ -34,11 +34,11 @@ def study_figure(effects: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
         gains.set_yticks(places, effects.index)
         gains.set(xlabel="AP with FE less without", title="Gain by FE", ylim=(len(effects) - 0.5, -0.5))
         aps.set(xlabel="average precision, mean over seeds", title="Without FE and with", xlim=(0, 1))
-        handles, labels = gains.get_legend_handles_labels()
-        gains.legend(
-            handles[-2:], labels[-2:], loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9
-        )
-        aps.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9, ncols=2)
+        gains.plot(effects["paper_gain"], places, "o", color="black", markerfacecolor="none", markersize=9,
+                   label="the paper's, one training on other patients")  # fmt: skip
+        handles = dict(zip(*reversed(gains.get_legend_handles_labels()), strict=True))  # one of each label
+        handles |= dict(zip(*reversed(aps.get_legend_handles_labels()), strict=True))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     plt.close(figure)
     return figure
 

@@ -8,14 +8,19 @@ import pytest
 from metric_examples import detection, labels_of
 from study_world import study_params
 
+from cmbfe import paths
 from cmbfe.ablation import (
+    complete_arms,
     effects_table,
     kinds_table,
     metrics_table,
+    read_study,
     seeds_table,
     sensitivity_of,
     verdict,
 )
+from cmbfe.errors import InputError
+from cmbfe.matches_file import save_matches
 from cmbfe.matching import Matches, match
 from cmbfe.stats import difference_over_seeds
 
@@ -44,11 +49,38 @@ def test_an_effect_is_the_mean_over_seeds_and_a_change_is_against_fe_as_it_is():
     assert (table["gain_low"] <= table["gain"]).all()
     assert (table["gain_high"] >= table["gain"]).all()
     assert table.loc["ssd300", "gain_seed_deviation"] == pytest.approx(np.std([0.25, 0.125], ddof=1))
+    assert table["paper_gain"].tolist() == pytest.approx([0.02, np.nan, np.nan], nan_ok=True)
     assert table["setting"].tolist() == [
         "as in params.yaml",
         "detector.fe.placement = source",
         "1 of 2 training patients",
     ]
+
+
+def test_a_study_that_still_runs_is_read_as_far_as_it_is_tested(tmp_path):
+    params = study_params()
+    with pytest.raises(InputError, match="none of ssd300 is trained and tested with all seeds"):
+        read_study(params, tmp_path)
+    for seed in (1, 2):
+        save_matches(found(seed), paths.study_result("ssd300", tmp_path) / f"ssd300-{seed}.npz")
+        save_matches(found(5), paths.study_result("placement-source", tmp_path) / f"ssd300-fe-{seed}.npz")
+    assert complete_arms(params, tmp_path) == ["placement-source"]
+    with pytest.raises(InputError, match="none of ssd300 is trained and tested with all seeds"):
+        read_study(params, tmp_path)
+    for seed in (1, 2):
+        save_matches(found(seed), paths.study_result("ssd300", tmp_path) / f"ssd300-fe-{seed}.npz")
+    read = read_study(params, tmp_path)  # the arm that changes FE only is compared with ssd300's detectors without
+    assert list(read) == ["ssd300", "placement-source"]
+    for name, hits in (("ssd300", [1, 2]), ("placement-source", [5, 5])):
+        without, with_fe = read[name]
+        assert [int(one.truth_score.size - np.isinf(one.truth_score).sum()) for one in without] == [1, 2]
+        assert [int(one.truth_score.size - np.isinf(one.truth_score).sum()) for one in with_fe] == hits
+
+
+def test_a_change_needs_the_arm_that_it_is_held_against():
+    alone = {"placement-source": runs()["placement-source"]}
+    assert np.isnan(effects_table(alone, study_params()).loc["placement-source", "change"])
+    assert len(metrics_table(runs(), study_params())) == 6
 
 
 def test_seeds_stand_one_by_one():

@@ -15,6 +15,7 @@ def test_every_arm_has_its_gain_interval_and_a_dot_per_seed():
             "gain": [0.1, -0.1],
             "gain_low": [0.0, -0.2],
             "gain_high": [0.2, 0.0],
+            "paper_gain": [0.02, np.nan],
         },
         index=["ssd512", "ssd300"],
     )
@@ -26,6 +27,8 @@ def test_every_arm_has_its_gain_interval_and_a_dot_per_seed():
     assert intervals == [[0.0, 0.2], [-0.2, 0.0]]
     dots = [line.get_xdata().tolist() for line in gains.get_lines() if line.get_label() == "one seed"]
     assert dots == [[0.05, 0.15], [-0.1]]
+    (printed,) = [line for line in gains.get_lines() if line.get_label().startswith("the paper's")]
+    np.testing.assert_equal(printed.get_xdata(), [0.02, np.nan])
     assert {line.get_label(): line.get_color() for line in aps.get_lines()} == COLOURS
 
 
