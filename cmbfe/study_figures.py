@@ -53,7 +53,7 @@ def kinds_figure(kinds: pd.DataFrame) -> Figure:
     names = kinds.index.get_level_values("arm").unique()
     with theme():
         figure, axes = plt.subplots(
-            1, len(properties), figsize=(4.4 * len(properties), 3.6), sharey=True, layout="constrained", squeeze=False
+            1, len(properties), figsize=(5 * len(properties), 3.6), sharey=True, layout="constrained", squeeze=False
         )
         for axis, shown in zip(axes[0], properties, strict=True):
             axis.axhline(0, color="0.4", linewidth=1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cmbfe.ablation import UNCHANGED, verdict
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.markdown import table, with_block
@@ -65,6 +66,13 @@ def stages(csv: Path) -> str:
     return table(["stage", "wall time"], [*rows, ("all", minutes_and_seconds(seconds.sum()))])
 
 
+def headline(csv: Path) -> str:
+    """What the study says of FE, in plain words: a sentence per detector."""
+    effects = pd.read_csv(csv)
+    plain = effects[effects["setting"] == UNCHANGED]
+    return f"**{' '.join(verdict(row['detector'], row) for _, row in plain.iterrows())}**"
+
+
 def folds(csv: Path) -> str:
     """What the cross-validation says, in a sentence."""
     row = pd.read_csv(csv).set_index("fold").loc["all"]
@@ -86,6 +94,7 @@ def renewed(text: str) -> str:
     tables = ROOT / "results" / "tables"
     for name, headings in TABLES.items():
         text = with_block(text, name, markdown(tables / f"{name}.csv", headings))
+    text = with_block(text, "headline", headline(tables / "study.csv"))
     text = with_block(text, "crossvalidation", folds(tables / "crossvalidation.csv"))
     return with_block(text, "stages", stages(tables / "stages.csv"))
 
