@@ -75,9 +75,9 @@ def test_a_volume_that_is_no_nifti_or_has_no_place_is_refused(tmp_path):
     nib.save(nib.MGHImage(head(), affine_of("LAS")), tmp_path / "one.mgz")
     with pytest.raises(InputError, match=r"one\.mgz: not a NIfTI file but MGHImage"):
         read_volume(tmp_path / "one.mgz")
-    flat = np.diag([1.0, 0.0, 1.0, 1.0])
-    image = nib.Nifti1Image(head(), None)
-    image.header.set_sform(flat, code=1)
-    nib.save(image, tmp_path / "two.nii")
-    with pytest.raises(InputError, match=r"two\.nii: its affine gives no place"):
-        read_volume(tmp_path / "two.nii")
+    for width in (0.0, 1e-6, np.nan, np.inf, 1e9):
+        image = nib.Nifti1Image(head(), None)
+        image.header.set_sform(np.diag([1.0, width, 1.0, 1.0]), code=1)
+        nib.save(image, tmp_path / "two.nii")
+        with pytest.raises(InputError, match=r"two\.nii: its affine gives no place"):
+            read_volume(tmp_path / "two.nii")

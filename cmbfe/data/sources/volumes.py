@@ -24,6 +24,9 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_PLACE_VOXELS = 0.5
 """A label belongs to its volume where no corner of the two lies further apart than this."""
 
+LARGEST_CONDITION = 1e4
+"""Of an affine: voxels 10,000 times as long as wide, or axes within 0.01 degrees of one plane, are a damaged header."""
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -80,13 +83,11 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
         )
     has_place = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
     affine = image.affine if has_place or affine_if_none is None else affine_if_none
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path}: its affine gives no place in the patient; repair sform or qform in the header")
+    turn = _turn(path, affine)
     voxels = _voxels(path, image).reshape(shape)
     finite = np.isfinite(voxels)
     if not finite.any():
         raise InputError(f"{path}: no voxel is a finite number; export the volume again")
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(AXES)))
     turned = apply_orientation(np.where(finite, voxels, np.float32(0)), turn).transpose(2, 1, 0)
     to_file = inv_ornt_aff(turn, shape)
     return Volume(
@@ -120,6 +121,15 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
             reason = f"its header puts it {moved:.1f} voxels away from {volume_path.name}"
             raise InputError(f"{path}: {reason}; resample it, or correct its header")
     return mask
+
+
+def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
+    """nibabel's orientation transform from the file's axes to LPS."""
+    axes = affine[:3, :3]
+    is_place = np.isfinite(affine).all() and np.linalg.cond(axes) < LARGEST_CONDITION
+    if not is_place or np.isnan(orientation := io_orientation(affine)).any():
+        raise InputError(f"{path}: its affine gives no place in the patient; repair sform or qform in the header")
+    return ornt_transform(orientation, axcodes2ornt(tuple(AXES)))
 
 
 def _open(path: Path) -> nib.Nifti1Pair:
