@@ -115,10 +115,16 @@ def test_a_malformed_valdo_is_named_in_one_line(refused, tmp_path, case):
     assert reason in refused("valdo", root)
 
 
+def set_byte(file: Path, place: int, value: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] = value
+    file.write_bytes(content)
+
+
 SPOILED_DOU = {
     "wrong count": (
         lambda root: savemat(root / "ground_truth/01.mat", {"cen": np.ones((2, 3)), "gt_num": 3}),
-        "01.mat: gt_num is [3], but cen has 2 rows",
+        "01.mat: gt_num is 3, but cen has 2 rows",
     ),
     "NaN": (
         lambda root: savemat(root / "ground_truth/01.mat", {"cen": [[1, 2, np.nan]], "gt_num": 1}),
@@ -143,6 +149,10 @@ SPOILED_DOU = {
     "no MATLAB file": (
         lambda root: (root / "ground_truth/01.mat").write_text("none"),
         "01.mat: not readable as a MATLAB file",
+    ),
+    "damage that crashes the reader": (
+        lambda root: set_byte(root / "ground_truth/01.mat", 145, 9),
+        "01.mat: damaged",
     ),
     "missing label": (
         lambda root: (root / "ground_truth/01.mat").unlink(),
@@ -323,6 +333,10 @@ SPOILED_COCO = {
     "leads out": (
         edited(lambda labels: labels["images"][0].update(file_name="../../x.png")),
         "../../x.png leads out of the folder",
+    ),
+    "no file name": (
+        edited(lambda labels: labels["images"][0].update(file_name=7)),
+        "image 1: file_name 7 is no name of a file",
     ),
     "no patient": (
         edited(lambda labels: labels["images"][0].update(file_name="000.png")),

@@ -7,9 +7,8 @@ ground_truth/01.mat    `cen`, N x 3: voxel indices of the file, counted from 1; 
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from cmbfe.data.sources.mat_file import read_numbers
 from cmbfe.data.sources.series import Found, Points, VolumeSeries
 from cmbfe.errors import InputError
 
@@ -36,30 +35,24 @@ def find_dou(source: Path, box_mm: float) -> Found:
         raise InputError(
             f"{labels[unknown[0]]}: no volume nii/{unknown[0]}.nii belongs to it; get it, or remove this"
         )
-    return Found(
-        tuple(VolumeSeries(name, "SWI", path, points=_points(labels[name], box_mm)) for name, path in volumes.items())
+    numbers = read_numbers([labels[name] for name in volumes], ("cen", "gt_num"))
+    series = (
+        VolumeSeries(name, "SWI", path, points=_points(labels[name], own["cen"], own["gt_num"], box_mm))
+        for (name, path), own in zip(volumes.items(), numbers, strict=True)
     )
+    return Found(tuple(series))
 
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _points(path: Path, box_mm: float) -> Points:
-    try:
-        content = loadmat(path, variable_names=("cen", "gt_num"))
-    except (MatReadError, NotImplementedError, ValueError, TypeError, OSError, KeyError, IndexError) as error:
-        raise InputError(f"{path}: not readable as a MATLAB file (version 7 or older): {error}") from None
-    for name in ("cen", "gt_num"):
-        if name not in content:
-            raise InputError(f"{path}: the variable {name} is missing; get the file again")
-        if content[name].dtype.kind not in "iuf":
-            raise InputError(f"{path}: the variable {name} does not hold numbers; get the file again")
-    centres, count = np.asarray(content["cen"], np.float64), np.ravel(content["gt_num"])
+def _points(path: Path, centres: np.ndarray, count: np.ndarray, box_mm: float) -> Points:
     centres = centres.reshape(0, 3) if centres.size == 0 else centres
     if centres.ndim != 2 or centres.shape[1] != 3:
         raise InputError(f"{path}: cen has the shape {centres.shape}; N x 3 is expected, x, y, z of each microbleed")
-    if count.size != 1 or count[0] != len(centres):
-        raise InputError(f"{path}: gt_num is {count.tolist()}, but cen has {len(centres)} rows; correct one of them")
+    if count.size != 1 or count.item() != len(centres):
+        found = ", ".join(f"{value:g}" for value in count.ravel()[:5])
+        raise InputError(f"{path}: gt_num is {found}, but cen has {len(centres)} rows; correct one of them")
     places = tuple(tuple(centre) for centre in centres.tolist())
     return Points(places, "voxel-1", (box_mm,) * len(places), path)

@@ -131,6 +131,8 @@ def _grouped(
     """(patient, series) -> its images, with the file of each."""
     groups = defaultdict(list)
     for image in labels["images"]:
+        if not isinstance(image["file_name"], str) or "\0" in image["file_name"]:
+            raise InputError(f"{where}: image {image['id']}: file_name {image['file_name']!r} is no name of a file")
         folder = Path(image["file_name"]).parent.as_posix()
         if "patient_id" not in image and folder == ".":
             reason = "has no patient_id and lies in no folder; give it one of them, as pictures are split by patient"

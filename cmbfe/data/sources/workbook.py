@@ -5,16 +5,13 @@ microbleed after the other. Empty cells may hold blanks as text, numbers may be 
 """
 
 import math
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 import openpyxl
 from openpyxl.utils import get_column_letter
-from openpyxl.utils.exceptions import InvalidFileException
 
 from cmbfe.errors import InputError
 
@@ -45,8 +42,10 @@ def read_workbook(path: Path) -> list[Row]:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
         book.close()
-    except (InvalidFileException, zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError, ParseError) as error:
-        raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {error}") from None
+    except Exception as error:  # whatever a damaged part of the archive leads to
+        raise InputError(
+            f"{path}: not readable as an Excel workbook (.xlsx): {type(error).__name__}: {error}"
+        ) from None
     wanted = {title: cells for title, cells in sheets.items() if cells and _is_headed(cells[0])}
     if not wanted:
         raise InputError(f"{path}: no sheet has a first column 'NIFTI File Name'; get the workbook again")
