@@ -99,8 +99,14 @@ def import_(
         int | None, typer.Option(help="side of all pictures, px (default: as they are; training takes one size only)")
     ] = None,
     box_mm: Annotated[float | None, typer.Option(help="side of the box around a point, mm (default: 6)")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="for dicom: COCO file, or folder with VOC XML (default: annotations.json or VOC XML in SRC)"
+        ),
+    ] = None,
     keep_ids: Annotated[
-        bool, typer.Option("--keep-ids", help="keep names of patients and series (dicom does), no pseudonyms")
+        bool, typer.Option("--keep-ids", help="keep ids of patients and series, no pseudonyms")
     ] = False,
     key_file: Annotated[
         Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
@@ -112,31 +118,21 @@ def import_(
 ) -> None:
     """Turn scanner data or a public data set into 8-bit pictures with COCO labels (docs/own_data.md).
 
-    A killed import goes on where it was, but for dicom: start it again.
+    Ids of patients become salted hashes. A killed import goes on where it was: start it again.
 
-    Example: cmbfe import dicom data/raw data/pictures
+    Example: cmbfe import dicom my_dicom my_pictures --labels my_labels --key-file my_key.json
 
-    Example: cmbfe import valdo Task2 valdo --size 512 --key-file valdo_key.json
+    Example: cmbfe import valdo Task2 valdo --size 512
     """
     from cmbfe.params import load_params, profile_file
 
     if jobs == 0:
         raise InputError("--jobs 0 imports nobody; give 1 or more, or -1 for one per core")
     settings = load_params(params or profile_file("laptop"))
-    if kind is ImportKind.DICOM:
-        from cmbfe.data.pictures import import_dicom
-        from cmbfe.parallel import at_work
-
-        if given := [name for name, value in {"size": size, "box-mm": box_mm, "key-file": key_file}.items() if value]:
-            raise InputError(f"--{given[0]} is not for dicom: its pictures, labels and ids stay as they are")
-        with at_work(backend, jobs):
-            labels = import_dicom(src, out, settings.pictures, settings.seed, jobs)
-        print(f"{out}: {len(labels['images'])} pictures, {len(labels['annotations'])} microbleed boxes")
-        return
     from cmbfe.data.sources.importer import BOX_MM, Options, import_source
     from cmbfe.data.sources.report import summary
 
-    options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file)
+    options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels)
     result = import_source(kind, src, out, settings.pictures, settings.seed, options, jobs, backend)
     print(f"{summary(result)}\n{out}: {result['pictures']} pictures, {result['boxes']} microbleed boxes")
 

@@ -10,7 +10,8 @@ from scipy.io import savemat
 from tiny_world import tiny_params
 
 from cmbfe.data.labels import LABELS_FILE, Labels, read_labels
-from cmbfe.data.sources.importer import SERIES_FILE, Options, import_source
+from cmbfe.data.sources.importer import Options, import_source
+from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.files import read_json
 
 PICTURES = tiny_params().pictures.model_copy(

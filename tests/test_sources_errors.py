@@ -390,7 +390,6 @@ def test_options_that_cannot_be_are_refused(refused, tmp_path):
     assert f"{tmp_path}: is a folder" in refused("dou", root, "--key-file", tmp_path)
     assert "--jobs 0 imports nobody" in refused("dou", root, "--jobs", 0)
     assert "backend threads: " in refused("dou", root, "--backend", "threads")
-    assert "--size is not for dicom" in refused("dicom", root, "--size", 512)
 
 
 def test_an_output_in_the_source_or_of_something_else_is_refused(run_cmbfe, tmp_path):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from nifti_files import affine_of, head, save
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydicom.dataset import Dataset
 from source_world import PICTURES, dou, imported, valdo, workbook
-from tiny_world import tree
+from tiny_world import SIDE, dicom_head, dicom_labels, tiny_params, tree
 
 from cmbfe.data.labels import LABELS_FILE
 from cmbfe.data.sources.identity import Pseudonyms, read_key
 from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.files import read_json
+from cmbfe.params import save_params
 
 PLANTED = ("MUSTERMANN", "19670314", "sub-101", "90210", "secretclinic")
 """A name, a date, ids and free text, planted wherever a source has room for them."""
@@ -68,7 +71,52 @@ def planted_coco(folder: Path, voc: bool = False) -> Path:
     return folder
 
 
+IDENTIFYING = {
+    "PatientName": "MUSTERMANN^ERIKA",
+    "OtherPatientNames": "MUSTERMANN",
+    "OtherPatientIDs": "90210",
+    "PatientBirthDate": "19670314",
+    "PatientAddress": "secretclinic 1",
+    "PatientComments": "MUSTERMANN, born 19670314",
+    "AccessionNumber": "90210",
+    "StudyID": "90210",
+    "StudyDate": "19670314",
+    "AcquisitionDateTime": "19670314120000",
+    "StudyDescription": "MUSTERMANN at secretclinic",
+    "SeriesDescription": "SWAN secretclinic",
+    "ProtocolName": "secretclinic",
+    "ImageComments": "MUSTERMANN",
+    "InstitutionName": "secretclinic",
+    "InstitutionAddress": "secretclinic 1",
+    "ReferringPhysicianName": "MUSTERMANN^HANS",
+    "OperatorsName": "MUSTERMANN",
+    "StationName": "secretclinic",
+    "StudyInstanceUID": "1.2.90210.19670314",
+    "SeriesInstanceUID": "1.2.90210.19670314.1",
+    "RequestAttributesSequence": [],
+}
+
+
+def planted_dicom(folder: Path) -> Path:
+    request = Dataset()
+    request.RequestedProcedureDescription, request.ScheduledProcedureStepID = "MUSTERMANN", "90210"
+    series = folder / "MUSTERMANN_ERIKA" / "19670314"
+    names = [f"90210_{number}.dcm" for number in range(4)]
+    fields = {**IDENTIFYING, "RequestAttributesSequence": [request]}
+    images = dicom_head(series, "sub-101", names=names, **fields)
+    for number, (image, name) in enumerate(zip(images, names, strict=True)):
+        image.private_block(0x0009, "secretclinic", create=True).add_new(1, "LO", "MUSTERMANN")
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.90210.19670314.1.{number}"
+        image.save_as(series / name)
+    labels = dicom_labels(images, patient_id="sub-101", series_uid="90210", date_captured="19670314")
+    labels["annotations"][0] |= {"lesion_id": "MUSTERMANN", "location": "secretclinic", "reader": "MUSTERMANN"}
+    labels |= {"info": "secretclinic", "categories": [{"id": 1, "name": "secretclinic cmb"}]}
+    (folder / LABELS_FILE).write_text(json.dumps(labels))
+    return folder
+
+
 PLANTERS = {
+    "dicom": planted_dicom,
     "valdo": planted_valdo,
     "momeni": planted_momeni,
     "dou": planted_dou,
@@ -79,12 +127,16 @@ PLANTERS = {
 
 
 def found_in(folder: Path, texts: tuple[str, ...] = PLANTED) -> list[str]:
-    """Names and contents below a folder that hold one of the texts, in whatever case; gzip is looked into."""
+    """Names and contents below a folder that hold one of the texts, in whatever case; gzip and PNG are looked into."""
     found = []
     for name, content in tree(folder).items():
         parts = [name.encode(), content or b""]
         if content and content[:2] == b"\x1f\x8b":
             parts.append(gzip.decompress(content))
+        if name.endswith((".png", ".jpg")):
+            with Image.open(folder / name) as picture:
+                picture.load()  # PNG may hold text after its pixels
+                parts.append(repr((picture.info, dict(picture.getexif()))).encode())
         found += [f"{text} in {name}" for text in texts for part in parts if text.lower().encode() in part.lower()]
     return found
 
@@ -102,6 +154,32 @@ def test_no_planted_identifier_is_in_any_output(run_cmbfe, tmp_path, kind):
     assert found_in(key.parent, PLANTED)  # the key, which is no output, has them
     (patient,) = read_key(key)["patients"]
     assert {image["patient_id"] for image in read_json(out / LABELS_FILE)["images"]} == {patient}
+
+
+def test_no_planted_identifier_is_in_a_model_or_in_its_detections(run_cmbfe, tmp_path):
+    """What is trained on an import, and found in it, knows no more than the import."""
+    source, pictures = planted_dicom(tmp_path / "in"), tmp_path / "pictures"
+    params = tmp_path / "params.yaml"
+    save_params(tiny_params(iterations=2, milestones=(), batch=1), params)
+    model, found = tmp_path / "model", tmp_path / "found"
+    for arguments in (
+        ["import", "dicom", source, pictures, "--params", params, "--jobs", 1, "--backend", "threading"],
+        ["train", "ssd300", "--out", model, "--data", pictures, "--params", params],
+        ["detect", pictures, "--model", model, "--out", found, "--threshold", 0],
+    ):
+        status, _, err = run_cmbfe(*arguments)
+        assert status == 0, err
+    assert {path.name for path in found.iterdir()} >= {"detections.csv", "overlays"}
+    assert [found_in(folder) for folder in (pictures, model, found)] == [[], [], []]
+
+
+def test_what_is_looked_for_would_be_found(tmp_path):
+    """In compressed text of a PNG too."""
+    text = PngInfo()
+    text.add_text("Comment", "secretclinic" * 9, zip=True)
+    Image.new("L", (SIDE, SIDE)).save(tmp_path / "one.png", pnginfo=text)
+    assert b"secretclinic" not in (tmp_path / "one.png").read_bytes()
+    assert found_in(tmp_path) == ["secretclinic in one.png"]
 
 
 def test_ids_are_kept_where_that_is_asked_for(tmp_path):

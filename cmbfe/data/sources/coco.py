@@ -18,7 +18,7 @@ def find_coco(source: Path) -> Found:
         InputError: no COCO file or several, unsound labels (`labels.check_labels`), a name that leads elsewhere, or
             whatever `found_in_labels` refuses.
     """
-    file = _labels_file(source) if source.is_dir() else source
+    file = labels_file(source) if source.is_dir() else source
     root = file.parent.resolve()
 
     def picture_file(name: str) -> Path:
@@ -30,7 +30,8 @@ def find_coco(source: Path) -> Found:
     return found_in_labels(read_labels(file), file, picture_file)
 
 
-def _labels_file(folder: Path) -> Path:
+def labels_file(folder: Path) -> Path:
+    """The COCO file of a folder: annotations.json, or the only .json; raises `InputError` where there is neither."""
     if (folder / LABELS_FILE).is_file():
         return folder / LABELS_FILE
     files = sorted(folder.glob("*.json"))

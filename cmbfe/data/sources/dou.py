@@ -37,7 +37,7 @@ def find_dou(source: Path, box_mm: float) -> Found:
         )
     numbers = read_numbers([labels[name] for name in volumes], ("cen", "gt_num"))
     series = (
-        VolumeSeries(name, "SWI", path, points=_points(labels[name], own["cen"], own["gt_num"], box_mm))
+        VolumeSeries(name, f"{name}/SWI", path, points=_points(labels[name], own["cen"], own["gt_num"], box_mm))
         for (name, path), own in zip(volumes.items(), numbers, strict=True)
     )
     return Found(tuple(series))

@@ -38,8 +38,8 @@ class Pseudonyms:
         return patient if self.salt is None else "p" + self._hash("patient", patient)
 
     def series(self, patient: str, series: str) -> str:
-        """The series' name in the outputs, no two alike: `s` and 16 hexadecimal digits, or patient/series."""
-        return f"{patient}/{series}" if self.salt is None else "s" + self._hash("series", patient, series)
+        """The series' name in the outputs: `s` and 16 hexadecimal digits."""
+        return series if self.salt is None else "s" + self._hash("series", patient, series)
 
     def _hash(self, *parts: str) -> str:
         message = "\0".join(parts).encode("utf-8", "surrogateescape")
@@ -90,12 +90,12 @@ def write_key(key_file: Path, names: Pseudonyms, series: Iterable[tuple[str, str
     """Write who is who, readable by its owner only; what an earlier import has put there stays.
 
     Args:
-        series: (patient, series) as the source calls them.
+        series: (patient, series) as the source calls them; no two series have one name.
     """
     key = read_key(key_file) or {"salt": (names.salt or b"").hex(), "patients": {}, "series": {}}
     for patient, one in series:
         key["patients"][names.patient(patient)] = patient
-        key["series"][names.series(patient, one)] = f"{patient}/{one}"
+        key["series"][names.series(patient, one)] = one
     _write_private(key_file, key)
 
 

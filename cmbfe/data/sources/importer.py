@@ -8,8 +8,8 @@ patient whose files or settings have changed since is made anew.
 import hashlib
 import re
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,9 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
-from cmbfe.data.picture_files import save_picture
 from cmbfe.data.pictures import SETTINGS_FILE, _folders, _splits
 from cmbfe.data.sources.coco import find_coco
+from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
 from cmbfe.data.sources.momeni import find_momeni
@@ -31,28 +30,16 @@ from cmbfe.data.sources.report import REPORT_FILE, report
 from cmbfe.data.sources.series import Found, Series
 from cmbfe.data.sources.valdo import find_valdo
 from cmbfe.data.sources.voc import find_voc
-from cmbfe.data.sources.volumes import AXES
+from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_folder, write_json
+from cmbfe.files import whole_folder, write_json
 from cmbfe.parallel import at_work
 from cmbfe.params import Pictures
 
-SERIES_FILE = "series.json"
-"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from a picture to patient mm."""
-PATIENT_FILE = "patient.json"
 BOX_MM = 6.0
 """Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted pictures."""
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
-
-KINDS: dict[str, Callable[[Path, float], Found]] = {
-    "valdo": lambda source, _: find_valdo(source),
-    "momeni": find_momeni,
-    "dou": find_dou,
-    "nifti": find_nifti,
-    "coco": lambda source, _: find_coco(source),
-    "voc": lambda source, _: find_voc(source),
-}
-"""What can be imported -> what finds its series in a folder (the second argument: side of the boxes of points, mm)."""
+UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
 
 
 @dataclass(frozen=True)
@@ -67,18 +54,20 @@ class Options:
     """Keep the names of patients and series, instead of pseudonyms."""
     key_file: Path | None = None
     """Where to write which pseudonym is whose; its salt is used if it is there already."""
+    labels: Path | None = None
+    """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
 
 
-@dataclass(frozen=True)
-class Patient:
-    """Series of one patient, and where they are made."""
-
-    name: str
-    series: tuple[Series, ...]
-    folders: tuple[str, ...]
-    """A folder of the output for each series."""
-    work: Path
-    """Folder that holds the finished patient."""
+KINDS: dict[str, Callable[[Path, Options], Found]] = {
+    "dicom": lambda source, options: find_dicom(source, options.labels),
+    "valdo": lambda source, _: find_valdo(source),
+    "momeni": lambda source, options: find_momeni(source, options.box_mm),
+    "dou": lambda source, options: find_dou(source, options.box_mm),
+    "nifti": lambda source, options: find_nifti(source, options.box_mm),
+    "coco": lambda source, _: find_coco(source),
+    "voc": lambda source, _: find_voc(source),
+}
+"""What can be imported -> what finds its series in a folder."""
 
 
 def import_source(
@@ -92,9 +81,9 @@ def import_source(
     backend: str = "loky",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Turn a data set into pictures, annotations.json, series.json, report.json and an empty mimics.json.
+    """Turn a data set into pictures, annotations.json, mimics.json, series.json and report.json.
 
-    No format names mimics; commands that ask for the file find that there are none.
+    Only DICOM of the phantom names mimics; commands that ask for the file find that there are none.
 
     All labels and volumes of patients that are not made yet are read and checked before the first picture is made.
 
@@ -114,7 +103,7 @@ def import_source(
             kind; then nothing is left behind.
     """
     options = options or Options()
-    _check(options, out)
+    _check(kind, options, out)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
@@ -122,9 +111,10 @@ def import_source(
             f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
         )
     key = read_key(options.key_file)
-    found = KINDS[kind](source.resolve(), options.box_mm)
+    found = KINDS[kind](source.resolve(), options)
     splits = _drawn_splits(found.series, seed)
-    inputs = [source, *(file for one in found.series for file in one.files)]
+    given = [path for path in (source, options.labels) if path]
+    inputs = [*given, *(file for one in found.series for file in one.files)]
     _tidy(out)
     with at_work(backend, jobs), whole_folder(out, SETTINGS_FILE, inputs=inputs) as temporary, _work(out) as work:
         salt = bytes.fromhex(key["salt"]) if key else None if options.keep_ids else kept_salt(work / "salt.json")
@@ -133,7 +123,9 @@ def import_source(
         _make(patients, settings, options, progress)
         used = {"pictures": settings.model_dump(mode="json"), "size": options.size, "box_mm": options.box_mm}
         write_json(temporary / SETTINGS_FILE, {"kind": kind, "seed": seed, **used})
-        labels, notes = _write_labels(temporary, patients, names, splits, settings.format)
+        labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
+        if not any(one.is_labelled for one in found.series):
+            notes[UNLABELLED] = 1
         result = {"kind": kind, **report(labels, found.left_out, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
@@ -144,7 +136,9 @@ def import_source(
     return result
 
 
-def _check(options: Options, out: Path) -> None:
+def _check(kind: str, options: Options, out: Path) -> None:
+    if options.labels is not None and kind != "dicom":
+        raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
         raise InputError(f"--size {options.size}: pictures are {SMALLEST_SIDE} to {LARGEST_SIDE} px wide")
     if not 0 < options.box_mm <= 100:
@@ -191,8 +185,10 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
             raise InputError(
                 f"patient {one.patient!r} is in the splits {given[one.patient]} and {one.split}; keep one"
             )
-    is_labelled = any(one.is_labelled for one in all_series)
-    return _splits(sorted({one.patient for one in all_series}), given, is_labelled, seed)
+    patients = {one.patient for one in all_series}
+    labelled = {one.patient for one in all_series if one.is_labelled}
+    others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
+    return _splits(sorted(labelled or patients), given, bool(labelled), seed) | others
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
@@ -238,109 +234,14 @@ def _state(file: Path) -> tuple[int, int]:
 def _make(patients: Sequence[Patient], settings: Pictures, options: Options, progress: bool) -> None:
     """Check, then write, every patient that is not there yet."""
     hashes = [_made_of(patient, settings, options) for patient in patients]
-    missing = [one for one in zip(patients, hashes, strict=True) if not _is_made(*one)]
+    missing = [one for one in zip(patients, hashes, strict=True) if not is_made(*one)]
     steps = {
-        "checking": (delayed(_check_patient)(patient, options.size) for patient, _ in missing),
+        "checking": (delayed(check_patient)(patient, options.size) for patient, _ in missing),
         "correcting bias, writing pictures": (
-            delayed(_write_patient)(patient, made_of, settings, options.size) for patient, made_of in missing
+            delayed(write_patient)(patient, made_of, settings, options.size) for patient, made_of in missing
         ),
     }
     for step, tasks in steps.items():
         made = Parallel(return_as="generator_unordered")(tasks)
         for _ in tqdm(made, total=len(missing), desc=step, unit="patient", delay=1, disable=not progress):
             pass
-
-
-def _is_made(patient: Patient, made_of: str) -> bool:
-    file = patient.work / PATIENT_FILE
-    is_whole = file.exists() and all((patient.work / folder).is_dir() for folder in patient.folders)
-    return is_whole and read_json(file)["made_of"] == made_of
-
-
-def _check_patient(patient: Patient, size: int | None) -> None:
-    for series in patient.series:
-        series.load(size)
-
-
-def _write_patient(patient: Patient, made_of: str, settings: Pictures, size: int | None) -> None:
-    with whole_folder(patient.work, PATIENT_FILE) as temporary:
-        pairs = zip(patient.series, patient.folders, strict=True)
-        records = [_write_series(series, temporary / folder, settings, size) for series, folder in pairs]
-        write_json(temporary / PATIENT_FILE, {"made_of": made_of, "series": records})
-
-
-def _write_series(series: Series, out: Path, settings: Pictures, size: int | None) -> dict[str, Any]:
-    """Write one series' pictures; its volume is in memory no longer than this takes."""
-    loaded = series.load(size)
-    names = _picture_names(len(loaded.images), settings.format)
-    for name, picture in zip(names, loaded.draw(settings), strict=True):
-        save_picture(out / name, picture, settings.jpeg_quality)
-    return loaded.record()
-
-
-def _picture_names(count: int, suffix: str) -> list[str]:
-    """Names whose alphabetical order is that of the slices."""
-    digits = max(3, len(str(count - 1)))
-    return [f"{index:0{digits}d}.{suffix}" for index in range(count)]
-
-
-def _write_labels(
-    out: Path, patients: Sequence[Patient], names: Pseudonyms, splits: Mapping[str, str], suffix: str
-) -> tuple[Labels, Counter[str]]:
-    """Write labels and places of finished patients; returns the labels, and the notes on all series together."""
-    notes: Counter[str] = Counter()
-    places: dict[str, dict[str, Any]] = {}
-    images, annotations = [], []
-    for patient in patients:
-        records = read_json(patient.work / PATIENT_FILE)["series"]
-        whose = {"patient_id": names.patient(patient.name), "split": splits[patient.name]}
-        for series, folder, record in zip(patient.series, patient.folders, records, strict=True):
-            uid = names.series(patient.name, series.name)
-            notes.update(record["notes"])
-            places[uid] = {"patient_id": whose["patient_id"], "folder": folder, "axes": AXES, **record["place"]}
-            own = _images(record, folder, suffix, {**whose, "series_uid": uid})
-            images += own
-            annotations += _annotations(record, folder, own)
-    labels = _numbered(images, annotations)
-    write_labels(out / LABELS_FILE, labels)
-    write_labels(out / MIMICS_FILE, {"images": labels["images"], "annotations": [], "categories": []})
-    write_json(out / SERIES_FILE, places)
-    return labels, notes
-
-
-def _images(record: dict[str, Any], folder: str, suffix: str, whose: dict[str, str]) -> list[dict[str, Any]]:
-    file_names = _picture_names(len(record["images"]), suffix)
-    pairs = zip(file_names, record["images"], strict=True)
-    return [{"file_name": f"{folder}/{name}", **whose, **image} for name, image in pairs]
-
-
-def _annotations(record: dict[str, Any], folder: str, images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "file_name": images[box["picture"]]["file_name"],
-            "category_id": CATEGORIES[0]["id"],
-            "bbox": box["bbox"],
-            "area": box["bbox"][2] * box["bbox"][3],
-            "iscrowd": 0,
-            "lesion_id": f"{folder}/{box['lesion']}",
-            **({"ignore": 1} if box.get("ignore") else {}),
-        }
-        for box in record["boxes"]
-    ]
-
-
-def _numbered(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Labels:
-    """Labels whose pictures are numbered in the order of their paths, as `cmbfe detect` numbers a folder of pictures.
-
-    The detections of a whole import thereby belong to its annotations.json.
-    """
-    images = sorted(images, key=lambda image: Path(image["file_name"]))
-    number = {image["file_name"]: index for index, image in enumerate(images, 1)}
-    annotations = sorted(annotations, key=lambda box: number[box["file_name"]])
-    return {
-        "images": [{"id": index, **image} for index, image in enumerate(images, 1)],
-        "annotations": [
-            {"id": index, "image_id": number[box.pop("file_name")], **box} for index, box in enumerate(annotations, 1)
-        ],
-        "categories": CATEGORIES,
-    }

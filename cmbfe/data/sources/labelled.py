@@ -1,16 +1,17 @@
 """Pictures that are labelled already (COCO, VOC): read, checked, and written anew.
 
 They are decoded and encoded again, not copied, so that what a file holds besides its pixels (EXIF, comments) stays
-behind. Of the labels, sizes, slice indices, pixel spacing, splits and boxes go on, and no text.
+behind. Of the labels, sizes, slice indices, pixel spacing, splits and boxes go on (with `TRAITS`), and no other text.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmbfe.data.labels import CATEGORIES, Labels
+from cmbfe.data.lesions import LOCATIONS
 from cmbfe.data.picture_files import read_picture
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.series import Found, Loaded
@@ -18,6 +19,11 @@ from cmbfe.errors import InputError
 
 NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
 """Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
+TRAITS: dict[str, Callable[[Any], bool]] = {
+    "location": lambda value: value in LOCATIONS,
+    **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm"), lambda value: isinstance(value, float)),
+}
+"""What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,10 @@ class Box:
     lesion: str
     """What boxes of one microbleed have in common."""
     ignore: bool
+    traits: tuple[tuple[str, Any], ...]
+    """Of `TRAITS`."""
+    kind: str
+    """Of a mimic."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +76,38 @@ class PictureSeries:
             if (rows, columns) != (picture.height, picture.width):
                 said = f"{picture.width} x {picture.height}"
                 raise InputError(f"{picture.file}: has {columns} x {rows} px, but its label says {said}; correct one")
-        numbers: dict[str, int] = {}
-        boxes = [
-            {
-                "picture": index,
-                "bbox": frame.box(_clipped(box.bbox, picture)),
-                "lesion": numbers.setdefault(box.lesion, len(numbers) + 1),
-                **({"ignore": 1} if box.ignore else {}),
-            }
-            for index, (picture, frame) in enumerate(zip(self.pictures, frames, strict=True))
-            for box in picture.boxes
-        ]
-        images = [_image(picture, frame) for picture, frame in zip(self.pictures, frames, strict=True)]
-        drawn = zip(self.pictures, frames, strict=True)
+        drawn = list(zip(self.pictures, frames, strict=True))
         return Loaded(
-            images, boxes, {}, {}, lambda _: (frame.picture(read_picture(one.file)) for one, frame in drawn)
+            images=[_image(picture, frame) for picture, frame in drawn],
+            boxes=records([picture.boxes for picture in self.pictures], frames),
+            place={},
+            notes={},
+            draw=lambda _: (frame.picture(read_picture(one.file)) for one, frame in drawn),
         )
 
 
-def _clipped(bbox: tuple[float, float, float, float], picture: Picture) -> list[float]:
+def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
+    """The boxes of each picture as `Loaded` has them, moved along with its frame; lesions are numbered from 1."""
+    numbers: dict[str, int] = {}
+    return [
+        {
+            "picture": index,
+            "bbox": frame.box(_clipped(box.bbox, frame)),
+            "lesion": numbers.setdefault(box.lesion, len(numbers) + 1),
+            **({"ignore": 1} if box.ignore else {}),
+            **({"kind": box.kind} if box.kind else {}),
+            **dict(box.traits),
+        }
+        for index, (own, frame) in enumerate(zip(boxes, frames, strict=True))
+        for box in own
+    ]
+
+
+def _clipped(bbox: tuple[float, float, float, float], frame: Frame) -> list[float]:
     """What lies in the picture: labels may stick out by a hundredth of a px, which scaling would make more."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
-    return [left, top, min(x + width, picture.width) - left, min(y + height, picture.height) - top]
+    return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
 
 
 def _frame(picture: Picture, size: int | None) -> Frame:
@@ -115,14 +134,11 @@ def found_in_labels(labels: Labels, where: Path, picture_file: Callable[[str], P
     """
     if not labels["images"]:
         raise InputError(f"{where}: holds no pictures")
-    category, others = _microbleeds(labels, where)
-    boxes = defaultdict(list)
-    for box in labels["annotations"]:
-        if box["category_id"] == category:
-            boxes[box["image_id"]].append(_box(box))
+    category = microbleed_category(labels, where)
+    boxes = boxes_of_images(labels, {category: ""})
     groups = _grouped(labels, where, picture_file)
     series = tuple(_series(*key, group, boxes, where) for key, group in sorted(groups.items()))
-    return Found(series, {f"boxes of other categories than {CATEGORIES[0]['name']}": others} if others else {})
+    return Found(series, other_boxes(labels, category))
 
 
 def _grouped(
@@ -145,24 +161,40 @@ def _grouped(
     return groups
 
 
-def _microbleeds(labels: Labels, where: Path) -> tuple[Any, int]:
-    """Id of the category of microbleeds, and how many boxes are of others."""
+def microbleed_category(labels: Labels, where: Path) -> Any:
+    """Id of the category of microbleeds; raises `InputError` if there is not one."""
     names = {category["id"]: str(category.get("name", "")) for category in labels["categories"]}
     wanted = [one for one, name in names.items() if name.strip().casefold() in NAMES]
     if len(names) == 1:
         wanted = list(names)
     if len(wanted) != 1:
         raise InputError(f"{where}: of the categories {', '.join(names.values()) or '(none)'} one must be named cmb")
-    return wanted[0], sum(box["category_id"] != wanted[0] for box in labels["annotations"])
+    return wanted[0]
 
 
-def _box(box: dict[str, Any]) -> Box:
+def other_boxes(labels: Labels, category: Any) -> dict[str, int]:
+    """How many boxes are of other categories, for `Found.left_out`."""
+    others = sum(box["category_id"] != category for box in labels["annotations"])
+    return {f"boxes of other categories than {CATEGORIES[0]['name']}": others} if others else {}
+
+
+def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[Box]]:
+    """Id of each image with boxes -> those of the categories that `kinds` names."""
+    boxes = defaultdict(list)
+    for box in labels["annotations"]:
+        if box["category_id"] in kinds:
+            boxes[box["image_id"]].append(_box(box, kinds[box["category_id"]]))
+    return boxes
+
+
+def _box(box: dict[str, Any], kind: str) -> Box:
     x, y, width, height = (float(value) for value in box["bbox"])
     lesion = f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}"
-    return Box((x, y, width, height), lesion, bool(box.get("iscrowd") or box.get("ignore")))
+    traits = tuple((name, box[name]) for name, is_one in TRAITS.items() if name in box and is_one(box[name]))
+    return Box((x, y, width, height), lesion, bool(box.get("iscrowd") or box.get("ignore")), traits, kind)
 
 
-def _series(patient: str, name: str, group: list, boxes: dict[Any, list[Box]], where: Path) -> PictureSeries:
+def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> PictureSeries:
     group = sorted(group, key=lambda one: (one[0].get("slice_index", 0), one[0]["file_name"]))
     is_indexed = all("slice_index" in image for image, _ in group)
     if is_indexed:
@@ -177,11 +209,11 @@ def _series(patient: str, name: str, group: list, boxes: dict[Any, list[Box]], w
             height=int(image["height"]),
             slice_index=image["slice_index"] if is_indexed else number,
             pixel_spacing_mm=tuple(map(float, image["pixel_spacing_mm"])) if "pixel_spacing_mm" in image else None,
-            boxes=tuple(boxes[image["id"]]),
+            boxes=tuple(boxes.get(image["id"], ())),
         )
         for number, (image, file) in enumerate(group)
     )
     splits = {str(image["split"]) for image, _ in group if "split" in image}
     if len(splits) > 1:
         raise InputError(f"{where}: the series of {group[0][0]['file_name']} is in {len(splits)} splits; keep one")
-    return PictureSeries(patient, name, pictures, splits.pop() if splits else None)
+    return PictureSeries(patient, f"{patient}/{name}", pictures, splits.pop() if splits else None)

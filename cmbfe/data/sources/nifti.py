@@ -162,19 +162,20 @@ def _series(
     patient: str, name: str, path: Path, description: Description, file: Path, box_mm: float, split: str | None
 ) -> VolumeSeries | None:
     label = _label(description, file, patient, name)
+    series = f"{patient}/{name}"
     if label is None:
-        return VolumeSeries(patient, name, path, split=split)
+        return VolumeSeries(patient, series, path, split=split)
     if not label.is_file():
         if description.without_label == "leave out":
             return None
         if description.without_label == "error":
             hint = "get it, or say what such a volume is: without_label: no microbleeds, or leave out"
             raise InputError(f"{label}: no such file, the label of {path.name}; {hint}")
-        return VolumeSeries(patient, name, path, points=Points((), "voxel-0", (), path), split=split)
+        return VolumeSeries(patient, series, path, points=Points((), "voxel-0", (), path), split=split)
     if description.mask:
-        return VolumeSeries(patient, name, path, mask=label, split=split)
+        return VolumeSeries(patient, series, path, mask=label, split=split)
     points = _points(label, patient, name, description, box_mm)
-    return VolumeSeries(patient, name, path, points=points, split=split)
+    return VolumeSeries(patient, series, path, points=points, split=split)
 
 
 def _points(path: Path, patient: str, series: str, description: Description, box_mm: float) -> Points:

@@ -11,7 +11,7 @@ from cmbfe.data.bias import correct_bias
 from cmbfe.data.pictures import to_8_bit
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.lesions import Boxes, lesions_of_mask, lesions_of_points
-from cmbfe.data.sources.volumes import RAS_TO_LPS, Volume, apply, read_mask, read_volume
+from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, Volume, apply, read_mask, read_volume
 from cmbfe.params import Pictures
 
 BACKGROUND = "voxels that were no finite number became background"
@@ -34,15 +34,17 @@ class Loaded:
     boxes: list[dict[str, Any]]
     """`picture` (0-based), `bbox` px and `lesion` (number within the series); `ignore` where the source says so."""
     place: dict[str, Any]
-    """`affine` ([4][4], see `volumes`) and `slice_spacing_mm`; empty where nobody knows."""
+    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty where nobody knows."""
     notes: dict[str, int]
     """What a report should mention -> how often."""
     draw: Callable[[Pictures], Iterator[np.ndarray]]
     """Makes the uint8 pictures, one after another."""
+    mimics: list[dict[str, Any]] = field(default_factory=list)
+    """As `boxes`, with `kind`: what only looks like a microbleed."""
 
     def record(self) -> dict[str, Any]:
         """All but the pictures, as JSON."""
-        return {"images": self.images, "boxes": self.boxes, "place": self.place, "notes": self.notes}
+        return {name: getattr(self, name) for name in ("images", "boxes", "mimics", "place", "notes")}
 
 
 class Series(Protocol):
@@ -50,6 +52,7 @@ class Series(Protocol):
 
     patient: str
     name: str
+    """No other series of the source has it."""
     split: str | None
 
     @property
@@ -70,6 +73,8 @@ class Found:
 
     series: tuple[Series, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    mimic_kinds: tuple[str, ...] = ()
+    """Kinds of mimics that somebody has looked for."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,11 @@ class VolumeSeries:
                 for number, boxes in enumerate(lesions, 1)
                 for index, box in sorted(boxes.items())
             ],
-            place={"affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
+            place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
             notes={note: count for note, count in notes.items() if count},
-            draw=lambda settings: (frame.picture(one) for one in volume_pictures(volume, settings)),
+            draw=lambda settings: (
+                frame.picture(one) for one in volume_pictures(volume.voxels, volume.spacing_mm, settings)
+            ),
         )
 
     def _lesions(self, volume: Volume, notes: dict[str, int]) -> list[Boxes]:
@@ -151,7 +158,11 @@ class VolumeSeries:
         return lesions
 
 
-def volume_pictures(volume: Volume, settings: Pictures) -> np.ndarray:
-    """A volume as uint8 pictures [slices, rows, columns], as those of a DICOM series are made (`pictures`)."""
-    corrected = correct_bias(volume.voxels.clip(min=0), volume.spacing_mm, **settings.bias_correction.model_dump())
+def volume_pictures(voxels: np.ndarray, spacing_mm: tuple[float, float, float], settings: Pictures) -> np.ndarray:
+    """A volume as uint8 pictures, as the pipeline makes them of a DICOM series (`pictures.series_pictures`).
+
+    Args:
+        voxels: float32 [slices, rows, columns]. spacing_mm: between slices, rows and columns.
+    """
+    corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
     return to_8_bit(corrected, settings.window_percentiles)

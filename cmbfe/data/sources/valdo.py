@@ -29,12 +29,14 @@ def find_valdo(source: Path) -> Found:
     names = Counter(folder.name for folder in folders)
     if (repeated := names.most_common(1)[0])[1] > 1:
         raise InputError(f"{source}: holds {repeated[1]} folders {repeated[0]}; keep one")
-    series = tuple(
-        VolumeSeries(folder.name, "T2S", _file(folder, VOLUME, "volume"), mask=_file(folder, LABEL, "label"))
-        for folder in folders
-    )
+    series = tuple(_series(folder) for folder in folders)
     others = sum(_path(folder, other) is not None for folder in folders for other in OTHERS)
     return Found(series, {"T1 and T2 volumes (pictures are T2*)": others} if others else {})
+
+
+def _series(folder: Path) -> VolumeSeries:
+    volume, label = _file(folder, VOLUME, "volume"), _file(folder, LABEL, "label")
+    return VolumeSeries(folder.name, f"{folder.name}/T2S", volume, mask=label)
 
 
 def _path(folder: Path, ending: str) -> Path | None:
