@@ -78,7 +78,7 @@ def test_import_train_detect_and_evaluate_go_on_from_each_others_files(run_cmbfe
     assert (status, said.splitlines()[-1]) == (0, f"{pictures}: 4 pictures, 1 microbleed boxes")
     status, said, _ = run_cmbfe("train", "ssd300", "--out", tmp_path / "model", "--data", pictures, *params)
     assert (status, said.splitlines()[-1]) == (0, f"{tmp_path / 'model'}: ssd300 after 2 iterations")
-    status, said, _ = run_cmbfe("detect", tmp_path / "raw", "--model", tmp_path / "model", "--out", found)
+    status, said, _ = run_cmbfe("detect", pictures, "--model", tmp_path / "model", "--out", found)
     assert status == 0
     assert said.startswith(f"{found}: {len(json.loads((found / 'detections.json').read_text()))} detections")
     truth = pictures / LABELS_FILE
