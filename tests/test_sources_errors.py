@@ -158,6 +158,10 @@ SPOILED_DOU = {
         lambda root: (root / "ground_truth/01.mat").unlink(),
         "ground_truth/01.mat: no such file, but",
     ),
+    "volume twice": (
+        lambda root: save(root / "nii/01.nii.gz", head(), LAS),
+        "01.nii.gz: 01.nii is the same volume; keep one of the two",
+    ),
     "label without volume": (
         lambda root: (root / "nii/01.nii").unlink(),
         "01.mat: no volume nii/01.nii belongs to it",
@@ -207,6 +211,13 @@ SPOILED_MOMENI = {
     "unknown name": (
         lambda root: workbook(root / "info.xlsx", [ROW, ["123_T0_HM.nii.gz", 1, 2, 3]]),
         "row 3: 123_T0_HM is no volume of rCMB_DefiniteSubject",
+    ),
+    "row for a volume without microbleeds": (
+        lambda root: (
+            workbook(root / "info.xlsx", [ROW, ["123_T0_HM.nii.gz", 1, 2, 3]]),
+            save(root / "NoCMBSubject" / "123_T0_HM.nii.gz", head(), LAS),
+        ),
+        "row 3: 123_T0_HM is no volume of rCMB_DefiniteSubject, but lies in NoCMBSubject",
     ),
     "volume without a row": (
         lambda root: save(root / "rCMB_DefiniteSubject" / "123_T0_HM.nii.gz", head(), LAS),

@@ -24,7 +24,10 @@ def find_dou(source: Path, box_mm: float) -> Found:
     Raises:
         InputError: a volume without points, points without a volume, or points that cannot be read.
     """
-    volumes = {_stem(path): path for path in sorted(source.glob("nii/[!.]*")) if path.name.endswith(SUFFIXES)}
+    volumes: dict[str, Path] = {}
+    for path in (path for path in sorted(source.glob("nii/[!.]*")) if path.name.endswith(SUFFIXES)):
+        if (other := volumes.setdefault(_stem(path), path)) != path:
+            raise InputError(f"{path}: {other.name} is the same volume; keep one of the two")
     if not volumes:
         raise InputError(f"{source}: no volume nii/*.nii; give the folder that holds nii and ground_truth")
     labels = {path.stem: path for path in sorted(source.glob("ground_truth/[!.]*.mat"))}

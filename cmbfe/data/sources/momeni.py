@@ -47,8 +47,9 @@ def find_momeni(source: Path, box_mm: float) -> Found:
     rows, left_out = _rows(root, need=[folder.name for folder in folders] != [NONE])
     known = {name: row for name, row in rows.items() if root / _folder(name) in folders}
     for name, row in known.items():
-        if name not in volumes:
-            reason = f"{name} is no volume of {_folder(name)}"
+        if name not in volumes or volumes[name].parent.name != _folder(name):
+            where = f", but lies in {volumes[name].parent.name}" if name in volumes else ""
+            reason = f"{name} is no volume of {_folder(name)}{where}"
             raise InputError(f"{row.where}: {reason}; correct the name or get the volume")
     if elsewhere := len(rows) - len(known):
         left_out["rows of workbooks whose folder is not there"] = elsewhere
