@@ -192,15 +192,13 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
-    """Patients by their names in the outputs."""
+    """Patients in the order of their names in the outputs, their series in that of the source, as in `cmbfe detect`."""
     by_patient = defaultdict(list)
     for series in all_series:
         by_patient[series.patient].append(series)
     ordered = sorted(by_patient, key=names.patient)
     flat = [
-        (patient, series)
-        for patient in ordered
-        for series in sorted(by_patient[patient], key=lambda one: names.series(patient, one.name))
+        (patient, series) for patient in ordered for series in sorted(by_patient[patient], key=lambda one: one.name)
     ]
     folders = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
     own = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
