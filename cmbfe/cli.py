@@ -23,6 +23,12 @@ class ImportKind(StrEnum):
     """What `cmbfe import` reads."""
 
     DICOM = "dicom"
+    VALDO = "valdo"
+    MOMENI = "momeni"
+    DOU = "dou"
+    NIFTI = "nifti"
+    COCO = "coco"
+    VOC = "voc"
 
 
 @app.command()
@@ -82,22 +88,53 @@ def phantom(
 @app.command(name="import")
 def import_(
     kind: Annotated[ImportKind, typer.Argument(help="what SRC holds")],
-    src: Annotated[Path, typer.Argument(help="folder of DICOM series, any depth, with annotations.json if labelled")],
+    src: Annotated[
+        Path, typer.Argument(help="folder of the data; for nifti also the YAML file, for coco also the JSON file")
+    ],
     out: Annotated[
         Path, typer.Argument(help="folder for pictures and annotations.json; new, empty or an earlier import")
     ],
     params: Annotated[Path | None, typer.Option(help="settings; default: the laptop profile's")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="side of all pictures, px (default: as they are; training takes one size only)")
+    ] = None,
+    box_mm: Annotated[float | None, typer.Option(help="side of the box around a point, mm (default: 6)")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="for dicom: COCO file, or folder with VOC XML (default: annotations.json or VOC XML in SRC)"
+        ),
+    ] = None,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="keep ids of patients and series, no pseudonyms")
+    ] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=-1, help="patients at a time; -1: one per core")] = -1,
+    backend: Annotated[
+        str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")
+    ] = "loky",
 ) -> None:
-    """Turn scanner data into 8-bit pictures with COCO labels.
+    """Turn scanner data or a public data set into 8-bit pictures with COCO labels (docs/own_data.md).
 
-    Example: cmbfe import dicom data/raw data/pictures
+    Ids of patients become salted hashes. A killed import goes on where it was: start it again.
+
+    Example: cmbfe import dicom my_dicom my_pictures --labels my_labels --key-file my_key.json
+
+    Example: cmbfe import valdo Task2 valdo --size 512
     """
-    from cmbfe.data.pictures import import_dicom
     from cmbfe.params import load_params, profile_file
 
+    if jobs == 0:
+        raise InputError("--jobs 0 imports nobody; give 1 or more, or -1 for one per core")
     settings = load_params(params or profile_file("laptop"))
-    labels = {ImportKind.DICOM: import_dicom}[kind](src, out, settings.pictures, settings.seed)
-    print(f"{out}: {len(labels['images'])} pictures, {len(labels['annotations'])} microbleed boxes")
+    from cmbfe.data.sources.importer import BOX_MM, Options, import_source
+    from cmbfe.data.sources.report import summary
+
+    options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels)
+    result = import_source(kind, src, out, settings.pictures, settings.seed, options, jobs, backend)
+    print(f"{summary(result)}\n{out}: {result['pictures']} pictures, {result['boxes']} microbleed boxes")
 
 
 @app.command()

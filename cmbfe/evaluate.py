@@ -22,6 +22,8 @@ from cmbfe.report import PAGE_FILE, Detector, write_page
 from cmbfe.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
 
 METRICS_FILE = "metrics.json"
+BESIDE = "images.json"
+"""What `cmbfe detect` leaves beside its detections: the pictures that they belong to."""
 SENSITIVITY = 0.9
 """Where the paper reads precision and false positives (Tables 3 and 4)."""
 
@@ -57,7 +59,8 @@ def evaluate_files(
     Args:
         truth: COCO labels. What needs keys beyond COCO's (patients, slices, lesions) is left out where they are
             missing, and the result says so.
-        detections: COCO results of those pictures.
+        detections: COCO results of those pictures, by their ids; by their names where `cmbfe detect` made them, on
+            these pictures and perhaps on others.
         against: COCO results of a second detector, for paired differences (first minus second).
         out: folder for metrics.json, pr.csv, froc.csv, lesions.csv, patients.csv, figures and report.html.
         split: evaluate the pictures of this split only. mimics: COCO labels of mimics, their categories the kinds.
@@ -75,7 +78,7 @@ def evaluate_files(
         raise InputError(f"threshold is {threshold}; it must be a number")
     labels = chosen_labels(read_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
-    found = [read_detections(path, labels) for path in files]
+    found = [read_found(path, labels) for path in files]
     mimic_labels = read_labels(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
@@ -105,6 +108,15 @@ def write_evaluation(
     write_tables(folder, detectors, labels, groups)
     write_page(folder, detectors, result, groups)
     return result
+
+
+def read_found(path: Path, labels: Labels) -> Detections:
+    """Detections with the ids of the labels; raises `InputError` as `gallery.detections_of` does."""
+    if not path.with_name(BESIDE).is_file():
+        return read_detections(path, labels)
+    from cmbfe.gallery import detections_of  # loads PyTorch, which nothing else here needs
+
+    return detections_of(path, labels, all_looked_at=True)
 
 
 def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:

@@ -125,7 +125,7 @@ def open_gallery(
     own = folder / LABELS_FILE
     whole = read_labels(own) if own.is_file() else None
     counted = _labels(labels, whole, detections)
-    found = {name: _detections(given, counted) for name, given in detections.items()}
+    found = {name: detections_of(given, counted) for name, given in detections.items()}
     has_truth = bool(counted["annotations"])
     series = _series(counted, whole, folder)
     for image in (image for images in series.values() for image in images):
@@ -161,24 +161,40 @@ def _images_file(given: Path | str | Detections) -> Path | None:
     return beside if beside is not None and beside.is_file() else None
 
 
-def _detections(given: Path | str | Detections, counted: Labels) -> Detections:
-    """Detections with the image ids of the labels; of a file's further pictures nothing is kept."""
+def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
+    """Detections with the image ids of the labels; of a file's further pictures nothing is kept.
+
+    Pictures are the same that have one SOP instance UID or one path, whatever its suffix, in the labels and in the
+    images.json of `cmbfe detect` beside the file; without that, those that have one id.
+
+    Args:
+        all_looked_at: refuse detections that are not of every picture of the labels.
+
+    Raises:
+        InputError: files that cannot be read, or none of the pictures is in the labels.
+    """
     if isinstance(given, list):
         return check_detections(given, counted, "detections")
     if (beside := _images_file(given)) is None:
         return read_detections(given, counted)
     theirs = read_labels(beside)
-    ids = {_stem(image): image["id"] for image in counted["images"]}
-    ours = {image["id"]: ids.get(_stem(image)) for image in theirs["images"]}
+    ids = {key: image["id"] for image in counted["images"] for key in _keys(image)}
+    ours = {image["id"]: next((ids[key] for key in _keys(image) if key in ids), None) for image in theirs["images"]}
     if not any(one is not None for one in ours.values()):
-        raise InputError(f"{beside}: names none of the pictures that are shown")
+        raise InputError(f"{beside}: names none of the pictures of the labels; detect in these, or keep ids in both")
+    lacking = [image for image in counted["images"] if image["id"] not in ours.values()]
+    if all_looked_at and lacking:
+        raise InputError(
+            f"{beside}: {len(lacking)} pictures of the labels are not in it, {lacking[0]['file_name']} first"
+        )
     read = read_detections(given, theirs)
     return [{**one, "image_id": ours[one["image_id"]]} for one in read if ours[one["image_id"]] is not None]
 
 
-def _stem(image: Mapping[str, Any]) -> PurePosixPath:
-    """A picture's path without its suffix: the same picture may be a PNG here and a JPG there."""
-    return PurePosixPath(image["file_name"]).with_suffix("")
+def _keys(image: Mapping[str, Any]) -> list[str]:
+    """SOP instance UID, if known, and path without its suffix: a picture may be a PNG here and a JPG there."""
+    path = PurePosixPath(image["file_name"]).with_suffix("").as_posix()
+    return [*([image["sop_instance_uid"]] if "sop_instance_uid" in image else []), path]
 
 
 def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, list[dict[str, Any]]]:

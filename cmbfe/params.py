@@ -12,6 +12,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.settings import (
     Augmentation,
+    Data,
     Detector,
     Evaluation,
     ExactCounts,
@@ -29,6 +30,7 @@ __all__ = [
     "Arm",
     "Augmentation",
     "CrossValidation",
+    "Data",
     "Detector",
     "Evaluation",
     "ExactCounts",
@@ -61,6 +63,7 @@ class Params(Section):
     profile: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1), AfterValidator(_distinct)]
+    data: Data = Data()
     phantom: Phantom
     pictures: Pictures
     augmentation: Augmentation

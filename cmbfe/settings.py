@@ -40,6 +40,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+PHANTOM = "cmbfe/data/phantom.py"
+
+
+class Data(Section):
+    """Whose pictures the pipeline takes: DVC reads both keys, which belong together."""
+
+    notebook: Literal["01_data", "01_own_data"] = "01_data"
+    """What makes the pictures: 01_data simulates patients, 01_own_data takes an import."""
+    source: Annotated[str, Field(min_length=1)] = PHANTOM
+    """What the notebook depends on: the phantom's code, or the folder that `cmbfe import` has made, from the root."""
+
+    @model_validator(mode="after")
+    def _notebook_and_source_belong_together(self) -> "Data":
+        if (self.notebook == "01_data") != (self.source == PHANTOM):
+            raise ValueError(
+                f"notebook {self.notebook} does not take source {self.source}: give 01_data and {PHANTOM}, or "
+                "01_own_data and the folder of an import"
+            )
+        return self
+
+
 class Splits(Section):
     """A number for each split."""
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import joblib
 import pytest
 from tiny_world import dicom_head, dicom_labels, tiny_params
 from typer.main import get_command
@@ -42,7 +41,7 @@ def test_help_lists_every_command_and_loads_no_torch():
     [
         ["phantom", "OUT", "--patients", "many"],
         ["phantom", "OUT", "--seed", "-1"],
-        ["import", "nifti", "SRC", "OUT"],
+        ["import", "nrrd", "SRC", "OUT"],
         ["import", "dicom", "SRC"],
         ["train", "ssd300"],
         ["detect", "SRC", "--model", "M", "--out", "OUT", "--threshold", "2"],
@@ -74,12 +73,12 @@ def test_import_train_detect_and_evaluate_go_on_from_each_others_files(run_cmbfe
     save_params(tiny_params(iterations=2, milestones=(), batch=1), tmp_path / "params.yaml")
     params = ["--params", tmp_path / "params.yaml"]
     pictures, found, out = (tmp_path / name for name in ("pictures", "found", "out"))
-    with joblib.parallel_config("threading"):  # new processes would take seconds to start
-        status, said, _ = run_cmbfe("import", "dicom", tmp_path / "raw", pictures, *params)
-    assert (status, said) == (0, f"{pictures}: 4 pictures, 1 microbleed boxes\n")
+    threads = ["--backend", "threading"]  # new processes would take seconds to start
+    status, said, _ = run_cmbfe("import", "dicom", tmp_path / "raw", pictures, *params, *threads)
+    assert (status, said.splitlines()[-1]) == (0, f"{pictures}: 4 pictures, 1 microbleed boxes")
     status, said, _ = run_cmbfe("train", "ssd300", "--out", tmp_path / "model", "--data", pictures, *params)
     assert (status, said.splitlines()[-1]) == (0, f"{tmp_path / 'model'}: ssd300 after 2 iterations")
-    status, said, _ = run_cmbfe("detect", tmp_path / "raw", "--model", tmp_path / "model", "--out", found)
+    status, said, _ = run_cmbfe("detect", pictures, "--model", tmp_path / "model", "--out", found)
     assert status == 0
     assert said.startswith(f"{found}: {len(json.loads((found / 'detections.json').read_text()))} detections")
     truth = pictures / LABELS_FILE

@@ -2,14 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from metric_examples import detection
 
+from cmbfe.detect_files import IMAGES_FILE
 from cmbfe.errors import InputError
-from cmbfe.evaluate import COMPARED, evaluate_files
+from cmbfe.evaluate import BESIDE, COMPARED, evaluate_files
 from cmbfe.metrics import average_precision, match, summary
 from cmbfe.report import MEANING
 from cmbfe.stats import bootstrap, paired_difference
@@ -234,6 +236,45 @@ def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_pa
     with pytest.raises(InputError, match=r"truth\.json: holds the splits test, validation; say which"):
         run(paths, tmp_path / "out")
     assert run(paths, tmp_path / "out", split="test")["patients"] == 4
+
+
+def numbered_backwards(labels: dict, folder: Path) -> dict:
+    """As a detector that has met the pictures in another order, and others between: ids differ, names do not."""
+    count = len(labels["images"])
+    images = [
+        {**image, "id": 2 * (count - n), "file_name": image["file_name"].replace(".png", ".jpg")}
+        for n, image in enumerate(labels["images"])
+    ]
+    other = {**images[0], "id": 1, "file_name": "elsewhere/000.png", "patient_id": "P99"}
+    content = {"images": [*images, other], "annotations": [], "categories": labels["categories"]}
+    folder.mkdir()
+    (folder / BESIDE).write_text(json.dumps(content))
+    return {image["id"]: theirs["id"] for image, theirs in zip(labels["images"], images, strict=True)}
+
+
+def test_detections_belong_to_the_pictures_of_their_name_whatever_their_ids(tmp_path, labels):
+    theirs = numbered_backwards(labels, tmp_path / "found")
+    found = detections_of(labels, 0)
+    write(tmp_path / "found", detections=[{**one, "image_id": theirs[one["image_id"]]} for one in found])
+    (truth, by_ids) = write(tmp_path, truth=labels, by_ids=found)
+    expected = run([truth, by_ids], tmp_path / "one")
+    assert run([truth, tmp_path / "found" / "detections.json"], tmp_path / "two")["ap"] == expected["ap"]
+
+
+def test_the_file_beside_detections_is_the_one_that_detection_writes():
+    assert BESIDE == IMAGES_FILE
+
+
+def test_detections_of_other_pictures_or_of_some_only_are_refused(tmp_path, labels):
+    numbered_backwards(labels, tmp_path / "found")
+    found = write(tmp_path / "found", detections=[])[0]
+    more = {**labels["images"][0], "id": 99, "file_name": "more/000"}
+    (truth,) = write(tmp_path, truth={**labels, "images": [*labels["images"], more]})
+    with pytest.raises(InputError, match=r"images\.json: 1 pictures of the labels are not in it, more/000 first"):
+        run([truth, found], tmp_path / "out")
+    (truth,) = write(tmp_path, truth={**labels, "images": [more], "annotations": []})
+    with pytest.raises(InputError, match=r"images\.json: names none of the pictures of the labels"):
+        run([truth, found], tmp_path / "out")
 
 
 FAULTS = {

@@ -1,0 +1,1 @@
+"""Data of others as pictures and labels: a file per format, and what all of them share (docs/own_data.md)."""

@@ -1,0 +1,115 @@
+"""Pseudonyms: which names of patients and series reach an output, and the one file that leads back to them.
+
+A pseudonym is a keyed hash (HMAC-SHA256) of the id under a secret salt, so that nobody can find the id by hashing all
+ids that could be. The salt is random for each import unless a key file holds one: imports with one key file give a
+patient one pseudonym.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, whole_file
+
+SALT_BYTES = 32
+DIGITS = 16
+"""Hexadecimal digits of a pseudonym: two of a million patients share one with a probability of 3e-8."""
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Names for the outputs.
+
+    Attributes:
+        salt: secret; None keeps the names of the source.
+    """
+
+    salt: bytes | None
+
+    def patient(self, patient: str) -> str:
+        """The patient's name in the outputs: `p` and 16 hexadecimal digits. The letter keeps it from being a number."""
+        return patient if self.salt is None else "p" + self._hash("patient", patient)
+
+    def series(self, patient: str, series: str) -> str:
+        """The series' name in the outputs: `s` and 16 hexadecimal digits."""
+        return series if self.salt is None else "s" + self._hash("series", patient, series)
+
+    def _hash(self, *parts: str) -> str:
+        message = "\0".join(parts).encode("utf-8", "surrogateescape")
+        return hmac.new(self.salt or b"", message, hashlib.sha256).hexdigest()[:DIGITS]
+
+
+def new_salt() -> bytes:
+    """A random salt."""
+    return secrets.token_bytes(SALT_BYTES)
+
+
+def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
+    """Check where a key file is wanted, before anything is made.
+
+    Raises:
+        InputError: it would lie inside `out`, which is meant to be passed on; ids are kept, so that there is nothing to
+            map; it is a folder.
+    """
+    if keep_ids:
+        raise InputError(f"{key_file}: there is no key where ids are kept; give --key-file or --keep-ids, not both")
+    if key_file.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{key_file}: the key must not lie in the output {out}; give a path outside it")
+    if key_file.is_dir():
+        raise InputError(f"{key_file}: is a folder; give a file for the key")
+
+
+def read_key(key_file: Path | None) -> dict[str, Any] | None:
+    """A key file's content: "salt" (hexadecimal), "patients" and "series" (pseudonym -> id); None where there is none.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    if key_file is None or not key_file.exists():
+        return None
+    key = read_json(key_file)
+    try:
+        is_key = len(bytes.fromhex(key["salt"])) == SALT_BYTES and {type(key["patients"]), type(key["series"])} == {
+            dict
+        }
+    except (TypeError, KeyError, ValueError):
+        is_key = False
+    if not is_key:
+        raise InputError(f"{key_file}: is no key file of an earlier import; give another path")
+    return key
+
+
+def write_key(key_file: Path, names: Pseudonyms, series: Iterable[tuple[str, str]]) -> None:
+    """Write who is who, readable by its owner only; what an earlier import has put there stays.
+
+    Args:
+        series: (patient, series) as the source calls them; no two series have one name.
+    """
+    key = read_key(key_file) or {"salt": (names.salt or b"").hex(), "patients": {}, "series": {}}
+    for patient, one in series:
+        key["patients"][names.patient(patient)] = patient
+        key["series"][names.series(patient, one)] = one
+    _write_private(key_file, key)
+
+
+def _write_private(path: Path, content: Mapping[str, Any]) -> None:
+    with whole_file(path) as temporary:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def kept_salt(file: Path) -> bytes:
+    """The salt that a killed import has left in `file`, or a new one, written there."""
+    if file.exists():
+        return bytes.fromhex(read_json(file)["salt"])
+    salt = new_salt()
+    _write_private(file, {"salt": salt.hex()})
+    return salt

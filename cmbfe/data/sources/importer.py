@@ -1,0 +1,245 @@
+"""From a source to pictures, labels and report: patients in parallel, a killed import goes on, all or nothing to see.
+
+Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each whole or not at all. Only when all
+are there does the output appear, and the hidden folder goes. A kill leaves it, and the same command goes on from it. A
+patient whose files or settings have changed since is made anew.
+"""
+
+import hashlib
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe.data.pictures import SETTINGS_FILE, _folders, _splits
+from cmbfe.data.sources.coco import find_coco
+from cmbfe.data.sources.dicom import find_dicom
+from cmbfe.data.sources.dou import find_dou
+from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
+from cmbfe.data.sources.momeni import find_momeni
+from cmbfe.data.sources.nifti import find_nifti
+from cmbfe.data.sources.report import REPORT_FILE, report
+from cmbfe.data.sources.series import Found, Series
+from cmbfe.data.sources.valdo import find_valdo
+from cmbfe.data.sources.voc import find_voc
+from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
+from cmbfe.errors import InputError
+from cmbfe.files import whole_folder, write_json
+from cmbfe.parallel import at_work
+from cmbfe.params import Pictures
+
+BOX_MM = 6.0
+"""Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted pictures."""
+SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
+UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the one who imports may choose."""
+
+    size: int | None = None
+    """Side that all pictures are brought to, px; None leaves them as they are. Training takes pictures of one size."""
+    box_mm: float = BOX_MM
+    """Side of the boxes around points."""
+    keep_ids: bool = False
+    """Keep the names of patients and series, instead of pseudonyms."""
+    key_file: Path | None = None
+    """Where to write which pseudonym is whose; its salt is used if it is there already."""
+    labels: Path | None = None
+    """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
+
+
+KINDS: dict[str, Callable[[Path, Options], Found]] = {
+    "dicom": lambda source, options: find_dicom(source, options.labels),
+    "valdo": lambda source, _: find_valdo(source),
+    "momeni": lambda source, options: find_momeni(source, options.box_mm),
+    "dou": lambda source, options: find_dou(source, options.box_mm),
+    "nifti": lambda source, options: find_nifti(source, options.box_mm),
+    "coco": lambda source, _: find_coco(source),
+    "voc": lambda source, _: find_voc(source),
+}
+"""What can be imported -> what finds its series in a folder."""
+
+
+def import_source(
+    kind: str,
+    source: Path,
+    out: Path,
+    settings: Pictures,
+    seed: int,
+    options: Options | None = None,
+    jobs: int = -1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Turn a data set into pictures, annotations.json, mimics.json, series.json and report.json.
+
+    Only DICOM of the phantom names mimics; commands that ask for the file find that there are none.
+
+    All labels and volumes of patients that are not made yet are read and checked before the first picture is made.
+
+    Args:
+        kind: one of `KINDS`.
+        source: folder or file; what the format's module says.
+        seed: of the split by patient, where the source gives none.
+        jobs: patients at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
+        backend: of joblib, "loky" (processes) or "threading"; or the address of a dask scheduler, such as
+            "tcp://host:8786", whose workers see `source` and the folder of `out` under the same paths.
+
+    Returns:
+        The content of report.json (`report.report`).
+
+    Raises:
+        InputError: impossible options, an `out` that holds something else than an earlier import, bad input of any
+            kind; then nothing is left behind.
+    """
+    options = options or Options()
+    _check(kind, options, out)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
+        )
+    key = read_key(options.key_file)
+    found = KINDS[kind](source.resolve(), options)
+    splits = _drawn_splits(found.series, seed)
+    given = [path for path in (source, options.labels) if path]
+    inputs = [*given, *(file for one in found.series for file in one.files)]
+    _tidy(out)
+    with at_work(backend, jobs), whole_folder(out, SETTINGS_FILE, inputs=inputs) as temporary, _work(out) as work:
+        salt = bytes.fromhex(key["salt"]) if key else None if options.keep_ids else kept_salt(work / "salt.json")
+        names = Pseudonyms(salt)
+        patients = _patients(found.series, names, work)
+        _make(patients, settings, options, progress)
+        used = {"pictures": settings.model_dump(mode="json"), "size": options.size, "box_mm": options.box_mm}
+        write_json(temporary / SETTINGS_FILE, {"kind": kind, "seed": seed, **used})
+        labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
+        if not any(one.is_labelled for one in found.series):
+            notes[UNLABELLED] = 1
+        result = {"kind": kind, **report(labels, found.left_out, notes)}
+        write_json(temporary / REPORT_FILE, result)
+        if options.key_file:
+            write_key(options.key_file, names, [(one.patient, one.name) for one in found.series])
+        for patient in patients:  # last, as a patient that has moved is no longer there to go on from
+            for folder in patient.folders:
+                (patient.work / folder).rename(temporary / folder)
+    return result
+
+
+def _check(kind: str, options: Options, out: Path) -> None:
+    if options.labels is not None and kind != "dicom":
+        raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
+    if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
+        raise InputError(f"--size {options.size}: pictures are {SMALLEST_SIDE} to {LARGEST_SIDE} px wide")
+    if not 0 < options.box_mm <= 100:
+        raise InputError(f"--box-mm {options.box_mm}: boxes around points are above 0 and up to 100 mm wide")
+    if options.key_file is not None:
+        refuse_key_file(options.key_file, out, options.keep_ids)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what a kill during the last step of an earlier import has left beside `out`."""
+    out = out.resolve()
+    for entry in out.parent.iterdir() if out.parent.is_dir() else []:
+        if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+\.partial", entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextmanager
+def _work(out: Path) -> Iterator[Path]:
+    """The folder in which patients wait for the others; it goes when all is done.
+
+    Bad input leaves nothing behind, but for what a killed import had made before.
+    """
+    out = out.resolve()
+    work = out.with_name(f".{out.name}.import.partial")
+    is_new = not work.exists()
+    work.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield work
+    except InputError:
+        if is_new:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
+    """Patient, as the source names it -> split: the source's own, else one drawn by patient.
+
+    It is drawn from the source's names: pseudonyms are random, and would give another split each time.
+    """
+    given: dict[str, str] = {}
+    for one in all_series:
+        if one.split and given.setdefault(one.patient, one.split) != one.split:
+            raise InputError(
+                f"patient {one.patient!r} is in the splits {given[one.patient]} and {one.split}; keep one"
+            )
+    patients = {one.patient for one in all_series}
+    labelled = {one.patient for one in all_series if one.is_labelled}
+    others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
+    return _splits(sorted(labelled or patients), given, bool(labelled), seed) | others
+
+
+def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
+    """Patients in the order of their names in the outputs, their series in that of the source, as in `cmbfe detect`."""
+    by_patient = defaultdict(list)
+    for series in all_series:
+        by_patient[series.patient].append(series)
+    ordered = sorted(by_patient, key=names.patient)
+    flat = [
+        (patient, series) for patient in ordered for series in sorted(by_patient[patient], key=lambda one: one.name)
+    ]
+    folders = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
+    own = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
+    return [
+        Patient(
+            name=patient,
+            series=tuple(series for whose, series in flat if whose == patient),
+            folders=tuple(made_in for made_in, (whose, _) in zip(folders, flat, strict=True) if whose == patient),
+            work=work / "patients" / folder,
+        )
+        for patient, folder in zip(ordered, own, strict=True)
+    ]
+
+
+def _made_of(patient: Patient, settings: Pictures, options: Options) -> str:
+    """Hash of everything that a patient's pictures depend on."""
+    files = [(str(file), *_state(file)) for series in patient.series for file in series.files]
+    content = (settings.model_dump(mode="json"), options.size, patient.series, patient.folders, files)
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Size and time of the last change."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; get it, or remove what names it") from None
+    return state.st_size, state.st_mtime_ns
+
+
+def _make(patients: Sequence[Patient], settings: Pictures, options: Options, progress: bool) -> None:
+    """Check, then write, every patient that is not there yet."""
+    hashes = [_made_of(patient, settings, options) for patient in patients]
+    missing = [one for one in zip(patients, hashes, strict=True) if not is_made(*one)]
+    steps = {
+        "checking": (delayed(check_patient)(patient, options.size) for patient, _ in missing),
+        "correcting bias, writing pictures": (
+            delayed(write_patient)(patient, made_of, settings, options.size) for patient, made_of in missing
+        ),
+    }
+    for step, tasks in steps.items():
+        made = Parallel(return_as="generator_unordered")(tasks)
+        for _ in tqdm(made, total=len(missing), desc=step, unit="patient", delay=1, disable=not progress):
+            pass

@@ -1,0 +1,219 @@
+"""Pictures that are labelled already (COCO, VOC): read, checked, and written anew.
+
+They are decoded and encoded again, not copied, so that what a file holds besides its pixels (EXIF, comments) stays
+behind. Of the labels, sizes, slice indices, pixel spacing, splits and boxes go on (with `TRAITS`), and no other text.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmbfe.data.labels import CATEGORIES, Labels
+from cmbfe.data.lesions import LOCATIONS
+from cmbfe.data.picture_files import read_picture
+from cmbfe.data.sources.framing import Frame
+from cmbfe.data.sources.series import Found, Loaded
+from cmbfe.errors import InputError
+
+NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
+"""Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
+TRAITS: dict[str, Callable[[Any], bool]] = {
+    "location": lambda value: value in LOCATIONS,
+    **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm"), lambda value: isinstance(value, float)),
+}
+"""What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One box of a picture."""
+
+    bbox: tuple[float, float, float, float]
+    """x, y, w, h px."""
+    lesion: str
+    """What boxes of one microbleed have in common."""
+    ignore: bool
+    traits: tuple[tuple[str, Any], ...]
+    """Of `TRAITS`."""
+    kind: str
+    """Of a mimic."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture file with its boxes."""
+
+    file: Path
+    width: int
+    height: int
+    slice_index: int
+    pixel_spacing_mm: tuple[float, float] | None
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class PictureSeries:
+    """Pictures of one series, in the order of their slices."""
+
+    patient: str
+    name: str
+    pictures: tuple[Picture, ...]
+    split: str | None = None
+    is_labelled: bool = True
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See `Series`."""
+        return [picture.file for picture in self.pictures]
+
+    def load(self, size: int | None) -> Loaded:
+        """See `Series`. Every picture is decoded once to check it, and again when it is drawn."""
+        frames = [_frame(picture, size) for picture in self.pictures]
+        for picture in self.pictures:
+            rows, columns = read_picture(picture.file).shape
+            if (rows, columns) != (picture.height, picture.width):
+                said = f"{picture.width} x {picture.height}"
+                raise InputError(f"{picture.file}: has {columns} x {rows} px, but its label says {said}; correct one")
+        drawn = list(zip(self.pictures, frames, strict=True))
+        return Loaded(
+            images=[_image(picture, frame) for picture, frame in drawn],
+            boxes=records([picture.boxes for picture in self.pictures], frames),
+            place={},
+            notes={},
+            draw=lambda _: (frame.picture(read_picture(one.file)) for one, frame in drawn),
+        )
+
+
+def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
+    """The boxes of each picture as `Loaded` has them, moved along with its frame; lesions are numbered from 1."""
+    numbers: dict[str, int] = {}
+    return [
+        {
+            "picture": index,
+            "bbox": frame.box(_clipped(box.bbox, frame)),
+            "lesion": numbers.setdefault(box.lesion, len(numbers) + 1),
+            **({"ignore": 1} if box.ignore else {}),
+            **({"kind": box.kind} if box.kind else {}),
+            **dict(box.traits),
+        }
+        for index, (own, frame) in enumerate(zip(boxes, frames, strict=True))
+        for box in own
+    ]
+
+
+def _clipped(bbox: tuple[float, float, float, float], frame: Frame) -> list[float]:
+    """What lies in the picture: labels may stick out by a hundredth of a px, which scaling would make more."""
+    x, y, width, height = bbox
+    left, top = max(x, 0.0), max(y, 0.0)
+    return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
+
+
+def _frame(picture: Picture, size: int | None) -> Frame:
+    row_mm, column_mm = picture.pixel_spacing_mm or (1.0, 1.0)
+    return Frame(picture.height, picture.width, row_mm, column_mm, size)
+
+
+def _image(picture: Picture, frame: Frame) -> dict[str, Any]:
+    height, width = frame.shape
+    spacing = {"pixel_spacing_mm": list(frame.spacing_mm)} if picture.pixel_spacing_mm else {}
+    return {"width": width, "height": height, "slice_index": picture.slice_index, **spacing}
+
+
+def found_in_labels(labels: Labels, where: Path, picture_file: Callable[[str], Path]) -> Found:
+    """The series of COCO labels: by patient (else the picture's folder), and by series (else the picture's folder).
+
+    Args:
+        where: begins the text of errors.
+        picture_file: the file of a picture's `file_name`.
+
+    Raises:
+        InputError: no picture, one whose patient nobody knows, two that are one file or one slice, or categories none
+            of which is a microbleed.
+    """
+    if not labels["images"]:
+        raise InputError(f"{where}: holds no pictures")
+    category = microbleed_category(labels, where)
+    boxes = boxes_of_images(labels, {category: ""})
+    groups = _grouped(labels, where, picture_file)
+    series = tuple(_series(*key, group, boxes, where) for key, group in sorted(groups.items()))
+    return Found(series, other_boxes(labels, category))
+
+
+def _grouped(
+    labels: Labels, where: Path, picture_file: Callable[[str], Path]
+) -> dict[tuple[str, str], list[tuple[dict[str, Any], Path]]]:
+    """(patient, series) -> its images, with the file of each."""
+    groups = defaultdict(list)
+    for image in labels["images"]:
+        if not isinstance(image["file_name"], str) or "\0" in image["file_name"]:
+            raise InputError(f"{where}: image {image['id']}: file_name {image['file_name']!r} is no name of a file")
+        folder = Path(image["file_name"]).parent.as_posix()
+        if "patient_id" not in image and folder == ".":
+            reason = "has no patient_id and lies in no folder; give it one of them, as pictures are split by patient"
+            raise InputError(f"{where}: image {image['id']} ({image['file_name']}) {reason}")
+        key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
+        groups[key].append((image, picture_file(image["file_name"])))
+    files = Counter(file for group in groups.values() for _, file in group)
+    if (repeated := files.most_common(1)[0])[1] > 1:
+        raise InputError(f"{where}: {repeated[1]} images are the file {repeated[0]}; keep one")
+    return groups
+
+
+def microbleed_category(labels: Labels, where: Path) -> Any:
+    """Id of the category of microbleeds; raises `InputError` if there is not one."""
+    names = {category["id"]: str(category.get("name", "")) for category in labels["categories"]}
+    wanted = [one for one, name in names.items() if name.strip().casefold() in NAMES]
+    if len(names) == 1:
+        wanted = list(names)
+    if len(wanted) != 1:
+        raise InputError(f"{where}: of the categories {', '.join(names.values()) or '(none)'} one must be named cmb")
+    return wanted[0]
+
+
+def other_boxes(labels: Labels, category: Any) -> dict[str, int]:
+    """How many boxes are of other categories, for `Found.left_out`."""
+    others = sum(box["category_id"] != category for box in labels["annotations"])
+    return {f"boxes of other categories than {CATEGORIES[0]['name']}": others} if others else {}
+
+
+def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[Box]]:
+    """Id of each image with boxes -> those of the categories that `kinds` names."""
+    boxes = defaultdict(list)
+    for box in labels["annotations"]:
+        if box["category_id"] in kinds:
+            boxes[box["image_id"]].append(_box(box, kinds[box["category_id"]]))
+    return boxes
+
+
+def _box(box: dict[str, Any], kind: str) -> Box:
+    x, y, width, height = (float(value) for value in box["bbox"])
+    lesion = f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}"
+    traits = tuple((name, box[name]) for name, is_one in TRAITS.items() if name in box and is_one(box[name]))
+    return Box((x, y, width, height), lesion, bool(box.get("iscrowd") or box.get("ignore")), traits, kind)
+
+
+def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> PictureSeries:
+    group = sorted(group, key=lambda one: (one[0].get("slice_index", 0), one[0]["file_name"]))
+    is_indexed = all("slice_index" in image for image, _ in group)
+    if is_indexed:
+        indices = Counter(image["slice_index"] for image, _ in group)
+        if (repeated := indices.most_common(1)[0])[1] > 1:
+            file = group[0][1].parent
+            raise InputError(f"{where}: {repeated[1]} images of one series in {file} have slice_index {repeated[0]}")
+    pictures = tuple(
+        Picture(
+            file=file,
+            width=int(image["width"]),
+            height=int(image["height"]),
+            slice_index=image["slice_index"] if is_indexed else number,
+            pixel_spacing_mm=tuple(map(float, image["pixel_spacing_mm"])) if "pixel_spacing_mm" in image else None,
+            boxes=tuple(boxes.get(image["id"], ())),
+        )
+        for number, (image, file) in enumerate(group)
+    )
+    splits = {str(image["split"]) for image, _ in group if "split" in image}
+    if len(splits) > 1:
+        raise InputError(f"{where}: the series of {group[0][0]['file_name']} is in {len(splits)} splits; keep one")
+    return PictureSeries(patient, f"{patient}/{name}", pictures, splits.pop() if splits else None)

@@ -1,0 +1,125 @@
+"""Momeni et al. 2021 (CSIRO, doi 10.25919/aegy-ny12): SWI with real and synthetic microbleeds, placed in workbooks.
+
+    PublicDataShare_2020/
+      rCMB_DefiniteSubject/122_T1_MRI_SWI_BFC_50mm_HM.nii.gz             subject, visit (T0, T1, T2); real microbleeds
+      NoCMBSubject/…                                                     none
+      sCMB_DefiniteSubject/122_T1_MRI_SWI_BFC_50mm_HM_rsCMB_3.nii.gz     those of 122_T1_…_HM, and synthetic ones
+      sCMB_NoCMBSubject/…_HM_sCMB_3.nii.gz                               synthetic ones only
+      *.xlsx                                                             where they are
+
+Folders that are not there are passed over. A patient is the leading number, whatever the folder: real and synthetic
+volumes of a subject, and all its visits, are in one split.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cmbfe.data.sources.series import Found, Points, VolumeSeries
+from cmbfe.data.sources.workbook import Row, read_workbook
+from cmbfe.errors import InputError
+
+REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = (
+    "rCMB_DefiniteSubject",
+    "NoCMBSubject",
+    "sCMB_DefiniteSubject",
+    "sCMB_NoCMBSubject",
+)
+FOLDERS = (REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC)
+MARK_ON_REAL, MARK_SYNTHETIC = "_rsCMB", "_sCMB"
+NAME = re.compile(r"(?P<subject>\d+)_(?P<visit>T\d+)_.+")
+
+
+def find_momeni(source: Path, box_mm: float) -> Found:
+    """Find the volumes and the points of their microbleeds.
+
+    Args:
+        source: PublicDataShare_2020, or a folder above it.
+        box_mm: side of the boxes around the points.
+
+    Raises:
+        InputError: none of the folders, a file with another name than theirs, no workbook or an unreadable one, a
+            volume without a row, a row without a volume.
+    """
+    root = _root(source)
+    folders = [root / name for name in FOLDERS if (root / name).is_dir()]
+    volumes = _volumes(root, folders)
+    rows, left_out = _rows(root, need=[folder.name for folder in folders] != [NONE])
+    known = {name: row for name, row in rows.items() if root / _folder(name) in folders}
+    for name, row in known.items():
+        if name not in volumes or volumes[name].parent.name != _folder(name):
+            where = f", but lies in {volumes[name].parent.name}" if name in volumes else ""
+            reason = f"{name} is no volume of {_folder(name)}{where}"
+            raise InputError(f"{row.where}: {reason}; correct the name or get the volume")
+    if elsewhere := len(rows) - len(known):
+        left_out["rows of workbooks whose folder is not there"] = elsewhere
+    series = tuple(_series(name, path, rows, box_mm) for name, path in volumes.items())
+    return Found(series, left_out)
+
+
+def _volumes(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
+    """Name of a volume, without its suffix -> file."""
+    volumes: dict[str, Path] = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("[!.]*.nii*"))):
+        name = _stem(path.name)
+        if not NAME.fullmatch(name):
+            raise InputError(f"{path}: its name does not begin as 122_T1_…, subject and visit; rename or remove it")
+        if (other := volumes.setdefault(name, path)) != path:
+            raise InputError(f"{path}: {other.parent.name} holds a volume of the same name; keep one of the two")
+    if not volumes:
+        raise InputError(f"{root}: its folders hold no *.nii.gz; unpack the data set again")
+    return volumes
+
+
+def _root(source: Path) -> Path:
+    candidates = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
+    root = next((path for path in candidates if any((path / name).is_dir() for name in FOLDERS)), None)
+    if root is None:
+        raise InputError(f"{source}: none of the folders {', '.join(FOLDERS)} is in it; give PublicDataShare_2020")
+    return root
+
+
+def _stem(name: str) -> str:
+    return name.strip().removesuffix(".gz").removesuffix(".nii")
+
+
+def _folder(name: str) -> str:
+    """The folder that a volume of this name lies in, if it has microbleeds."""
+    return SYNTHETIC_ON_REAL if MARK_ON_REAL in name else SYNTHETIC if MARK_SYNTHETIC in name else REAL
+
+
+def _rows(root: Path, need: bool) -> tuple[dict[str, Row], dict[str, int]]:
+    """Name of a volume -> its row of all workbooks, and what was left out of them."""
+    workbooks = [path for path in sorted(root.glob("*.xlsx")) if not path.name.startswith("~$")]
+    if need and not workbooks:
+        raise InputError(f"{root}: no workbook *.xlsx, which places the microbleeds; get those of the data set")
+    rows: dict[str, Row] = {}
+    repeated = 0
+    for workbook in workbooks:
+        for row in read_workbook(workbook):
+            name = _stem(row.name)
+            before = rows.get(name)
+            repeated += before is not None
+            places = row.places if before is None else tuple(dict.fromkeys((*before.places, *row.places)))
+            rows[name] = Row(name, places, workbook, row.where)
+    return rows, {"repeated rows of workbooks (their places are joined)": repeated} if repeated else {}
+
+
+def _series(name: str, path: Path, rows: Mapping[str, Row], box_mm: float) -> VolumeSeries:
+    subject = NAME.fullmatch(name)["subject"]
+    if path.parent.name == NONE:
+        points = Points((), "voxel-1", (), path)
+    else:
+        own = _row(name, path, rows)
+        places = own.places
+        if path.parent.name == SYNTHETIC_ON_REAL:
+            places += _row(name.split(MARK_ON_REAL)[0], path, rows).places
+        places = tuple(dict.fromkeys(places))
+        points = Points(places, "voxel-1", (box_mm,) * len(places), own.workbook)
+    return VolumeSeries(subject, f"{path.parent.name}/{name}", path, points=points)
+
+
+def _row(name: str, path: Path, rows: Mapping[str, Row]) -> Row:
+    if name not in rows:
+        raise InputError(f"{path}: no workbook has a row for {name}; add it, or remove the volume")
+    return rows[name]

@@ -1,0 +1,112 @@
+"""What an import has brought: counts, sizes in mm, and how many of the boxes each preset of default boxes can meet."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cmbfe.data.labels import Labels, xyxy
+from cmbfe.detector.boxes import coverage_of_presets
+
+REPORT_FILE = "report.json"
+COVERED_BOXES = 20_000
+"""Coverage is worked out for so many boxes at most, evenly spaced: each is compared with every default box."""
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+SIZES_DIFFER = "pictures differ in size, and training takes one size only: import with --size"
+
+
+def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]) -> dict[str, Any]:
+    """Describe imported labels.
+
+    Args:
+        left_out: things of the source that are in no picture, by reason -> how many.
+        notes: what was changed or assumed -> how often.
+
+    Returns:
+        JSON without any name: counts in all and by split, `box_size_mm` and `lesion_slices` (quantile -> value; the
+        size of a box is the square root of its area), `picture_px`, `coverage` (a row for each input size and preset of
+        default boxes: share of boxes that reach IoU 0.5 with some default box, `detector.boxes.coverage`), `left_out`.
+    """
+    sizes = Counter((image["width"], image["height"]) for image in labels["images"])
+    splits = sorted({image["split"] for image in labels["images"]})
+    notes = dict(notes) | ({SIZES_DIFFER: len(sizes)} if len(sizes) > 1 else {})
+    slices = Counter(box["lesion_id"] for box in labels["annotations"])
+    return {
+        **_counts(labels, None),
+        "splits": {split: _counts(labels, split) for split in splits},
+        "picture_px": [
+            {"width": width, "height": height, "pictures": n} for (width, height), n in sorted(sizes.items())
+        ],
+        "box_size_mm": _quantiles(_sizes_mm(labels)),
+        "lesion_slices": _quantiles(list(slices.values())),
+        "coverage": _coverage(labels),
+        "left_out": [{"what": what, "count": count} for what, count in sorted(left_out.items())],
+        "notes": [{"what": what, "count": count} for what, count in sorted(notes.items())],
+    }
+
+
+def _counts(labels: Labels, split: str | None) -> dict[str, int]:
+    images = [image for image in labels["images"] if split in (None, image["split"])]
+    known = {image["id"] for image in images}
+    boxes = [box for box in labels["annotations"] if box["image_id"] in known]
+    return {
+        "patients": len({image["patient_id"] for image in images}),
+        "series": len({image["series_uid"] for image in images}),
+        "pictures": len(images),
+        "pictures_with_cmbs": len({box["image_id"] for box in boxes}),
+        "lesions": len({box["lesion_id"] for box in boxes}),
+        "boxes": len(boxes),
+    }
+
+
+def _sizes_mm(labels: Labels) -> list[float]:
+    spacing = {image["id"]: image.get("pixel_spacing_mm") for image in labels["images"]}
+    areas = [
+        box["bbox"][2] * box["bbox"][3] * spacing[box["image_id"]][0] * spacing[box["image_id"]][1]
+        for box in labels["annotations"]
+        if spacing[box["image_id"]]
+    ]
+    return np.sqrt(areas).tolist()
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Empty where there are no values."""
+    return {str(q): round(float(np.quantile(values, q)), 3) for q in QUANTILES} if len(values) else {}
+
+
+def _coverage(labels: Labels) -> list[dict[str, Any]]:
+    if not labels["annotations"]:
+        return []
+    size_of = {image["id"]: (image["width"], image["height"]) for image in labels["images"]}
+    sizes = np.array([size_of[box["image_id"]] for box in labels["annotations"]], dtype=np.float64)
+    boxes = torch.from_numpy(xyxy(labels["annotations"]) / np.tile(sizes, 2)).float()
+    boxes = boxes[:: -(-len(boxes) // COVERED_BOXES)]
+    table = coverage_of_presets(boxes).groupby(["input_px", "default_boxes"], sort=False)
+    rows = table.agg(median_size_px=("size_px", "median"), reachable_share=("reachable", "mean")).reset_index()
+    return rows.astype({"median_size_px": float}).round(3).to_dict("records")
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The report in a few lines, for the terminal."""
+    lines = [f"{report['patients']} patients, {report['series']} series, {report['pictures']} pictures"]
+    lines += [f"  {split}: {_line(counts)}" for split, counts in report["splits"].items()]
+    if size := report["box_size_mm"]:
+        lines.append(
+            f"boxes measure {size['0.5']:.1f} mm (median; {size['0.05']:.1f} to {size['0.95']:.1f} for 90 %)"
+        )
+    if report["coverage"]:
+        rows = sorted(report["coverage"], key=lambda row: -row["reachable_share"])
+        shares = [f"{row['default_boxes']}-{row['input_px']} {row['reachable_share']:.0%}" for row in rows]
+        lines.append(f"boxes that default boxes can meet (IoU 0.5): {', '.join(shares)}")
+    lines += [f"left out: {one['count']} {one['what']}" for one in report["left_out"]]
+    lines += [f"note: {one['count']}: {one['what']}" for one in report["notes"]]
+    return "\n".join(lines)
+
+
+def _line(counts: Mapping[str, int]) -> str:
+    shown = f"{counts['boxes']} boxes of {counts['lesions']} microbleeds"
+    return (
+        f"{counts['patients']} patients, {counts['pictures']} pictures, {counts['pictures_with_cmbs']} with {shown}"
+    )

@@ -1,0 +1,168 @@
+"""What every format is turned into: series that can be checked, and then written as pictures with boxes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from cmbfe.data.bias import correct_bias
+from cmbfe.data.pictures import to_8_bit
+from cmbfe.data.sources.framing import Frame
+from cmbfe.data.sources.lesions import Boxes, lesions_of_mask, lesions_of_points
+from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, Volume, apply, read_mask, read_volume
+from cmbfe.params import Pictures
+
+BACKGROUND = "voxels that were no finite number became background"
+NO_PLACE = "volumes whose header gives no place (sform and qform codes 0): left-right and mm follow nibabel's rule"
+LABEL_VALUES = "labels with values other than 0 and 1: everything above 0 is microbleed"
+OTHER_PLANE = (
+    "volumes whose pixels are over twice as long as wide: acquired in another plane than their axial pictures"
+)
+
+Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
+"""Of points: voxel indices of the file counted from 0 or from 1, or mm towards right-front-head or left-back-head."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A series read and checked."""
+
+    images: list[dict[str, Any]]
+    """`width`, `height`, `slice_index` and, where known, `pixel_spacing_mm` of each picture."""
+    boxes: list[dict[str, Any]]
+    """`picture` (0-based), `bbox` px and `lesion` (number within the series); `ignore` where the source says so."""
+    place: dict[str, Any]
+    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty where nobody knows."""
+    notes: dict[str, int]
+    """What a report should mention -> how often."""
+    draw: Callable[[Pictures], Iterator[np.ndarray]]
+    """Makes the uint8 pictures, one after another."""
+    mimics: list[dict[str, Any]] = field(default_factory=list)
+    """As `boxes`, with `kind`: what only looks like a microbleed."""
+
+    def record(self) -> dict[str, Any]:
+        """All but the pictures, as JSON."""
+        return {name: getattr(self, name) for name in ("images", "boxes", "mimics", "place", "notes")}
+
+
+class Series(Protocol):
+    """A series of one patient, as a source names it. Frozen, small, and its `repr` holds all that it is made of."""
+
+    patient: str
+    name: str
+    """No other series of the source has it."""
+    split: str | None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Every file that it is read from."""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether somebody has looked for microbleeds."""
+
+    def load(self, size: int | None) -> Loaded:
+        """Read and check it; raises `InputError`. `size`: side of the pictures, px; None leaves them as they are."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds: its series, and how many things were left out, by reason."""
+
+    series: tuple[Series, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    mimic_kinds: tuple[str, ...] = ()
+    """Kinds of mimics that somebody has looked for."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Centres of microbleeds."""
+
+    places: tuple[tuple[float, float, float], ...]
+    coordinates: Coordinates
+    diameters_mm: tuple[float, ...]
+    file: Path
+    """Where they come from; `rows` of errors are counted in it from 1."""
+
+    def on(self, volume: Volume) -> np.ndarray:
+        """[N, 3] column, row, slice on a volume."""
+        places = np.array(self.places, dtype=np.float64).reshape(-1, 3)
+        if self.coordinates == "voxel-0":
+            return apply(volume.from_file, places)
+        if self.coordinates == "voxel-1":
+            return apply(volume.from_file, places - 1)
+        lps = apply(RAS_TO_LPS, places) if self.coordinates == "ras-mm" else places
+        return apply(np.linalg.inv(volume.affine), lps)
+
+
+@dataclass(frozen=True)
+class VolumeSeries:
+    """A NIfTI volume with a mask, with points, or without a label."""
+
+    patient: str
+    name: str
+    image: Path
+    mask: Path | None = None
+    points: Points | None = None
+    split: str | None = None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See `Series`."""
+        return [self.image, *([self.mask] if self.mask else []), *([self.points.file] if self.points else [])]
+
+    @property
+    def is_labelled(self) -> bool:
+        """See `Series`."""
+        return self.mask is not None or self.points is not None
+
+    def load(self, size: int | None) -> Loaded:
+        """See `Series`. The volume stays in memory as long as the result does."""
+        volume = read_volume(self.image)
+        notes = {BACKGROUND: volume.not_finite, NO_PLACE: int(not volume.has_place)}
+        lesions = self._lesions(volume, notes)
+        slices, rows, columns = volume.voxels.shape
+        slice_mm, row_mm, column_mm = volume.spacing_mm
+        notes[OTHER_PLANE] = int(max(row_mm, column_mm) > 2 * min(row_mm, column_mm))
+        frame = Frame(rows, columns, row_mm, column_mm, size)
+        height, width = frame.shape
+        image = {"width": width, "height": height, "pixel_spacing_mm": list(frame.spacing_mm)}
+        return Loaded(
+            images=[{**image, "slice_index": index} for index in range(slices)],
+            boxes=[
+                {"picture": index, "bbox": frame.box(box), "lesion": number}
+                for number, boxes in enumerate(lesions, 1)
+                for index, box in sorted(boxes.items())
+            ],
+            place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
+            notes={note: count for note, count in notes.items() if count},
+            draw=lambda settings: (
+                frame.picture(one) for one in volume_pictures(volume.voxels, volume.spacing_mm, settings)
+            ),
+        )
+
+    def _lesions(self, volume: Volume, notes: dict[str, int]) -> list[Boxes]:
+        lesions = []
+        if self.mask is not None:
+            mask = read_mask(self.mask, volume, self.image)
+            notes[BACKGROUND] += mask.not_finite
+            notes[LABEL_VALUES] = int(not np.isin(mask.voxels, (0, 1)).all())
+            lesions += lesions_of_mask(mask.voxels)
+        if self.points is not None:
+            where = f"{self.points.file}: {self.image.name}"
+            shape, places = volume.voxels.shape, self.points.on(volume)
+            lesions += lesions_of_points(places, self.points.diameters_mm, shape, volume.spacing_mm, where)
+        return lesions
+
+
+def volume_pictures(voxels: np.ndarray, spacing_mm: tuple[float, float, float], settings: Pictures) -> np.ndarray:
+    """A volume as uint8 pictures, as the pipeline makes them of a DICOM series (`pictures.series_pictures`).
+
+    Args:
+        voxels: float32 [slices, rows, columns]. spacing_mm: between slices, rows and columns.
+    """
+    corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
+    return to_8_bit(corrected, settings.window_percentiles)

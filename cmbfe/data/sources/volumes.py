@@ -1,0 +1,156 @@
+"""A NIfTI volume in the one orientation of this project, with the way back to the patient.
+
+Voxels are turned and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
+to the head ("LPS", as axial DICOM pictures are shown): each file axis takes the place of the patient axis it lies
+nearest to. Places in mm are DICOM's patient coordinates (x to the left, y to the back, z to the head); NIfTI's own
+point to the right and to the front. `affine` maps (column, row, slice) to mm; whole numbers are voxel centres, so that
+the centre of a box x, y, w, h in px lies at column x + w / 2 - 0.5 and row y + h / 2 - 0.5.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+
+from cmbfe.errors import InputError
+
+AXES = "LPS"
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SAME_PLACE_VOXELS = 0.5
+"""A label belongs to its volume where no corner of the two lies further apart than this."""
+
+LARGEST_CONDITION = 1e4
+"""Of an affine: voxels 10,000 times as long as wide, or axes within 0.01 degrees of one plane, are a damaged header."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume turned to LPS."""
+
+    voxels: np.ndarray
+    """float32 [slices, rows, columns]; what was no finite number is 0."""
+    affine: np.ndarray
+    """float64 [4, 4]: (column, row, slice, 1) to mm, LPS."""
+    from_file: np.ndarray
+    """float64 [4, 4]: 0-based voxel index of the file (i, j, k, 1) to (column, row, slice, 1)."""
+    not_finite: int
+    """Voxels that were no finite number."""
+    has_place: bool
+    """Whether the header says where the volume lies; else nibabel's rule for such files holds (LAS, centred)."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between slices, rows and columns."""
+        columns, rows, slices = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return slices, rows, columns
+
+
+def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Map places [N, 3] by an affine [4, 4].
+
+    >>> apply(np.diag([2.0, 2.0, 3.0, 1.0]), np.array([[1, 0, 1]])).tolist()
+    [[2.0, 0.0, 3.0]]
+    """
+    return places @ affine[:3, :3].T + affine[:3, 3]
+
+
+def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
+    """Read a NIfTI volume and turn it to LPS.
+
+    Args:
+        affine_if_none: [4, 4], the file's voxel indices to mm, RAS, for a header that gives no place.
+
+    Only voxels, shape and affine are taken from the file; its free text (descrip, aux_file, …) goes nowhere.
+
+    Raises:
+        InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
+            no finite voxel, or an affine that gives no place.
+    """
+    image = _open(path)
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"{path}: {_by(image.shape)} voxels are no three-dimensional volume; give one volume a file")
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError(
+            f"{path}: voxels of type {image.get_data_dtype()} are no real numbers; give a magnitude image"
+        )
+    has_place = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
+    affine = image.affine if has_place or affine_if_none is None else affine_if_none
+    turn = _turn(path, affine)
+    voxels = _voxels(path, image).reshape(shape)
+    finite = np.isfinite(voxels)
+    if not finite.any():
+        raise InputError(f"{path}: no voxel is a finite number; export the volume again")
+    turned = apply_orientation(np.where(finite, voxels, np.float32(0)), turn).transpose(2, 1, 0)
+    to_file = inv_ornt_aff(turn, shape)
+    return Volume(
+        voxels=np.ascontiguousarray(turned),
+        affine=RAS_TO_LPS @ affine @ to_file,
+        from_file=np.linalg.inv(to_file),
+        not_finite=int(finite.size - np.count_nonzero(finite)),
+        has_place=has_place,
+    )
+
+
+def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
+    """Read a label that belongs to a volume, turned to lie on it voxel by voxel.
+
+    A label whose header says no place is taken to lie as its volume does.
+
+    Raises:
+        InputError: as `read_volume`; another shape than the volume's, or another place.
+    """
+    mask = read_volume(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
+    if mask.voxels.shape != volume.voxels.shape:
+        shapes = _by(reversed(mask.voxels.shape)), _by(reversed(volume.voxels.shape))
+        raise InputError(
+            f"{path}: {shapes[0]} voxels, but {volume_path.name} has {shapes[1]}; draw the label on that"
+        )
+    if mask.has_place:
+        corners = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+        corners = corners * np.subtract(volume.voxels.shape[::-1], 1)
+        moved = np.abs(apply(np.linalg.inv(volume.affine) @ mask.affine, corners) - corners).max()
+        if moved > SAME_PLACE_VOXELS:
+            reason = f"its header puts it {moved:.1f} voxels away from {volume_path.name}"
+            raise InputError(f"{path}: {reason}; resample it, or correct its header")
+    return mask
+
+
+def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
+    """nibabel's orientation transform from the file's axes to LPS."""
+    axes = affine[:3, :3]
+    is_place = np.isfinite(affine).all() and np.linalg.cond(axes) < LARGEST_CONDITION
+    if not is_place or np.isnan(orientation := io_orientation(affine)).any():
+        raise InputError(f"{path}: its affine gives no place in the patient; repair sform or qform in the header")
+    return ornt_transform(orientation, axcodes2ornt(tuple(AXES)))
+
+
+def _open(path: Path) -> nib.Nifti1Pair:
+    try:
+        image = nib.load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not readable as NIfTI: {error}") from None
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(f"{path}: not a NIfTI file but {type(image).__name__}; convert it to .nii or .nii.gz")
+    return image
+
+
+def _voxels(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return image.get_fdata(dtype=np.float32, caching="unchanged")
+    except (OSError, EOFError, zlib.error, ValueError, MemoryError) as error:
+        raise InputError(f"{path}: its voxels cannot be read, the file is damaged or cut off: {error}") from None
+
+
+def _by(shape: object) -> str:
+    return " × ".join(map(str, shape))

@@ -1,0 +1,142 @@
+"""Pictures of each patient, and the labels of all: what an import writes."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
+from cmbfe.data.picture_files import save_picture
+from cmbfe.data.sources.identity import Pseudonyms
+from cmbfe.data.sources.series import Series
+from cmbfe.files import read_json, whole_folder, write_json
+from cmbfe.params import Pictures
+
+SERIES_FILE = "series.json"
+"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from a picture to patient mm."""
+PATIENT_FILE = "patient.json"
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Series of one patient, and where they are made."""
+
+    name: str
+    series: tuple[Series, ...]
+    folders: tuple[str, ...]
+    """A folder of the output for each series."""
+    work: Path
+    """Folder that holds the finished patient."""
+
+
+def is_made(patient: Patient, made_of: str) -> bool:
+    """Whether a patient's folder is there, whole, and of this (`made_of`)."""
+    file = patient.work / PATIENT_FILE
+    is_whole = file.exists() and all((patient.work / folder).is_dir() for folder in patient.folders)
+    return is_whole and read_json(file)["made_of"] == made_of
+
+
+def check_patient(patient: Patient, size: int | None) -> None:
+    """Read a patient's series, which raises `InputError` where something is wrong with them."""
+    for series in patient.series:
+        series.load(size)
+
+
+def write_patient(patient: Patient, made_of: str, settings: Pictures, size: int | None) -> None:
+    """Write a patient's pictures and patient.json, whole or not at all."""
+    with whole_folder(patient.work, PATIENT_FILE) as temporary:
+        pairs = zip(patient.series, patient.folders, strict=True)
+        records = [_write_series(series, temporary / folder, settings, size) for series, folder in pairs]
+        write_json(temporary / PATIENT_FILE, {"made_of": made_of, "series": records})
+
+
+def _write_series(series: Series, out: Path, settings: Pictures, size: int | None) -> dict[str, Any]:
+    """Write one series' pictures; its volume is in memory no longer than this takes."""
+    loaded = series.load(size)
+    names = _picture_names(len(loaded.images), settings.format)
+    for name, picture in zip(names, loaded.draw(settings), strict=True):
+        save_picture(out / name, picture, settings.jpeg_quality)
+    return loaded.record()
+
+
+def _picture_names(count: int, suffix: str) -> list[str]:
+    """Names whose alphabetical order is that of the slices."""
+    digits = max(3, len(str(count - 1)))
+    return [f"{index:0{digits}d}.{suffix}" for index in range(count)]
+
+
+def write_dataset(
+    out: Path,
+    patients: Sequence[Patient],
+    names: Pseudonyms,
+    splits: Mapping[str, str],
+    suffix: str,
+    mimic_kinds: Sequence[str],
+) -> tuple[Labels, Counter[str]]:
+    """Write labels and places of finished patients; returns the labels, and the notes on all series together."""
+    notes: Counter[str] = Counter()
+    places: dict[str, dict[str, Any]] = {}
+    images, annotations, mimics = [], [], []
+    for patient in patients:
+        records = read_json(patient.work / PATIENT_FILE)["series"]
+        whose = {"patient_id": names.patient(patient.name), "split": splits[patient.name]}
+        for series, folder, record in zip(patient.series, patient.folders, records, strict=True):
+            uid = names.series(patient.name, series.name)
+            notes.update(record["notes"])
+            places[uid] = {"patient_id": whose["patient_id"], "folder": folder, **record["place"]}
+            own = _images(record["images"], folder, suffix, {**whose, "series_uid": uid}, names)
+            images += own
+            annotations += _annotations(record["boxes"], folder, own, [""])
+            mimics += _annotations(record["mimics"], folder, own, mimic_kinds)
+    labels = _numbered(images, annotations, CATEGORIES)
+    write_labels(out / LABELS_FILE, labels)
+    kinds = [{"id": number, "name": kind} for number, kind in enumerate(mimic_kinds, 1)]
+    write_labels(out / MIMICS_FILE, _numbered(images, mimics, kinds))
+    write_json(out / SERIES_FILE, places)
+    return labels, notes
+
+
+def _images(
+    images: Sequence[dict[str, Any]], folder: str, suffix: str, whose: dict[str, str], names: Pseudonyms
+) -> list[dict[str, Any]]:
+    # A scanner's UIDs may hold its serial number and the time of the study.
+    secret = () if names.salt is None else ("sop_instance_uid",)
+    kept = [{key: value for key, value in image.items() if key not in secret} for image in images]
+    pairs = zip(_picture_names(len(images), suffix), kept, strict=True)
+    return [{"file_name": f"{folder}/{name}", **whose, **image} for name, image in pairs]
+
+
+def _annotations(
+    boxes: Sequence[dict[str, Any]], folder: str, images: Sequence[dict[str, Any]], kinds: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "file_name": images[box["picture"]]["file_name"],
+            "category_id": kinds.index(box.get("kind", "")) + 1,
+            "area": box["bbox"][2] * box["bbox"][3],
+            "iscrowd": 0,
+            "lesion_id": f"{folder}/{box['lesion']}",
+            **{key: value for key, value in box.items() if key not in ("picture", "lesion", "kind")},
+        }
+        for box in boxes
+    ]
+
+
+def _numbered(
+    images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
+) -> Labels:
+    """Labels whose pictures are numbered in the order of their paths, as `cmbfe detect` numbers a folder of pictures.
+
+    The detections of a whole import thereby belong to its annotations.json.
+    """
+    images = sorted(images, key=lambda image: Path(image["file_name"]))
+    number = {image["file_name"]: index for index, image in enumerate(images, 1)}
+    annotations = sorted(annotations, key=lambda box: number[box["file_name"]])
+    return {
+        "images": [{"id": index, **image} for index, image in enumerate(images, 1)],
+        "annotations": [
+            {"id": index, "image_id": number[box.pop("file_name")], **box} for index, box in enumerate(annotations, 1)
+        ],
+        "categories": categories,
+    }

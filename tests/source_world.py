@@ -1,0 +1,87 @@
+"""Tiny data sets in the layouts of the public ones: heads as NIfTI, with microbleeds at known voxels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+from nifti_files import affine_of, head, mask, save
+from scipy.io import savemat
+from tiny_world import tiny_params
+
+from cmbfe.data.labels import LABELS_FILE, Labels, read_labels
+from cmbfe.data.sources.importer import Options, import_source
+from cmbfe.data.sources.writing import SERIES_FILE
+from cmbfe.files import read_json
+
+PICTURES = tiny_params().pictures.model_copy(
+    update={
+        "format": "png",
+        "bias_correction": tiny_params().pictures.bias_correction.model_copy(update={"iterations": (1,)}),
+    }
+)
+
+
+def valdo(folder: Path, dots: Mapping[str, Sequence], affine: np.ndarray | None = None, **texts: str) -> Path:
+    """VALDO's Task 2: patient -> microbleeds (voxels)."""
+    affine = affine_of("LAS") if affine is None else affine
+    for seed, (patient, own) in enumerate(dots.items()):
+        stem = folder / "Task2" / patient / f"{patient}_space-T2S"
+        volume = head(dots=own, seed=seed)
+        volume[0, 0, 0] = np.nan
+        save(Path(f"{stem}_desc-masked_T2S.nii.gz"), volume, affine, **texts)
+        save(Path(f"{stem}_desc-masked_T1.nii.gz"), volume, affine)
+        save(Path(f"{stem}_CMB.nii.gz"), mask(volume.shape, own), affine, **texts)
+    return folder / "Task2"
+
+
+def workbook(path: Path, rows: Sequence[Sequence[object]], first: str = "NIFTI File Name ") -> Path:
+    """A workbook as the CSIRO data set has them."""
+    book = openpyxl.Workbook()
+    book.active.append([first, "Location CMB # 1", None, None, "Location CMB # 2", None, None])
+    for row in rows:
+        book.active.append(list(row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    book.save(path)
+    return path
+
+
+def dou(folder: Path, dots: Mapping[str, Sequence], affines: Mapping[str, np.ndarray] | None = None) -> Path:
+    """Dou et al.: volume -> microbleeds (voxels)."""
+    for seed, (name, own) in enumerate(dots.items()):
+        affine = (affines or {}).get(name, affine_of("LPS"))
+        save(folder / "nii" / f"{name}.nii", head(dots=own, seed=seed), affine)
+        truth = folder / "ground_truth" / f"{name}.mat"
+        truth.parent.mkdir(exist_ok=True)
+        savemat(truth, {"cen": np.reshape(own, (-1, 3)) + 1.0, "gt_num": len(own)})
+    return folder
+
+
+def imported(kind: str, source: Path, out: Path, jobs: int = 1, seed: int = 0, **options: object) -> Labels:
+    """Import in this process; returns the labels."""
+    chosen = Options(**{"keep_ids": True, **options})
+    import_source(kind, source, out, PICTURES, seed, chosen, jobs, "threading", progress=False)
+    return read_labels(out / LABELS_FILE)
+
+
+def places_mm(out: Path) -> dict[str, np.ndarray]:
+    """Lesion -> centre of its boxes in mm, in NIfTI's coordinates: out of the written files alone."""
+    labels, series = read_labels(out / LABELS_FILE), read_json(out / SERIES_FILE)
+    image_of = {image["id"]: image for image in labels["images"]}
+    centres: dict[str, list] = {}
+    for box in labels["annotations"]:
+        image, (x, y, width, height) = image_of[box["image_id"]], box["bbox"]
+        place = [x + width / 2 - 0.5, y + height / 2 - 0.5, image["slice_index"], 1]
+        affine = np.array(series[image["series_uid"]]["affine"])
+        centres.setdefault(box["lesion_id"], []).append((affine @ place)[:3] * [-1, -1, 1])
+    return {lesion: np.mean(own, axis=0) for lesion, own in centres.items()}
+
+
+def assert_at(out: Path, affine: np.ndarray, dots: Sequence[Sequence[float]], prefix: str = "") -> None:
+    """Every lesion lies within half a voxel of its dot (voxels of the file with this affine), and none is missing."""
+    found = [place for lesion, place in places_mm(out).items() if lesion.startswith(prefix)]
+    assert len(found) == len(dots)
+    back = np.linalg.inv(affine)
+    voxels = np.array([(back @ [*place, 1])[:3] for place in found])
+    for dot in dots:
+        assert np.abs(voxels - dot).max(axis=1).min() <= 0.5, f"{dot}: {voxels}"

@@ -1,0 +1,95 @@
+"""Own data in the pipeline: an import in the place of the phantom's pictures, and the test set without mimics."""
+
+import json
+from pathlib import Path
+
+import pytest
+from source_world import imported
+from tiny_world import SIDE, labelled_pictures, tiny_params, tree
+
+from cmbfe import paths
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE
+from cmbfe.errors import InputError
+from cmbfe.evidence import read_test_set
+from cmbfe.files import read_json, write_json
+from cmbfe.own_data import take_import
+from cmbfe.params import load_params, profile_file
+from cmbfe.settings import PHANTOM, Data
+
+
+def an_import(folder: Path, **image_keys: object) -> Path:
+    """An import of six pictures in three splits, a microbleed on every second."""
+    labels = labelled_pictures(folder / "in", 6)
+    for number, image in enumerate(labels["images"]):
+        image |= {"split": ["train", "validation", "test"][number // 2], "pixel_spacing_mm": [1, 1], **image_keys}
+    labels["annotations"] = labels["annotations"][::2]
+    (folder / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    imported("coco", folder / "in", folder / "mine", keep_ids=False)
+    return folder / "mine"
+
+
+def test_an_import_becomes_the_pictures_of_the_pipeline(tmp_path):
+    mine = an_import(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    labels = take_import(mine, tmp_path / "pictures")
+    assert tree(tmp_path / "pictures") == tree(mine)
+    assert labels == read_json(mine / LABELS_FILE)
+
+
+def test_the_test_set_has_pictures_without_microbleeds_where_nobody_has_named_mimics(tmp_path, monkeypatch):
+    mine = an_import(tmp_path)
+    monkeypatch.setattr(paths, "pictures", lambda: mine)
+    test = read_test_set(tiny_params())
+    assert {image["split"] for image in test["images"]} == {"test"}
+    assert len(test["images"]) == 2
+    assert len(test["annotations"]) == 1
+    write_json(mine / MIMICS_FILE, {**read_json(mine / MIMICS_FILE), "categories": [{"id": 1, "name": "vein"}]})
+    with pytest.raises(InputError, match="1 pictures with microbleeds but 0 with mimics only"):
+        read_test_set(tiny_params())
+
+
+def spoil_labels(**image_keys: object):
+    def spoil(mine: Path) -> None:
+        labels = read_json(mine / LABELS_FILE)
+        labels["images"][0] |= image_keys
+        write_json(mine / LABELS_FILE, labels)
+
+    return spoil
+
+
+def without_spacing(mine: Path) -> None:
+    labels = read_json(mine / LABELS_FILE)
+    del labels["images"][0]["pixel_spacing_mm"]
+    write_json(mine / LABELS_FILE, labels)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda mine: (mine / "report.json").unlink(), r"mine: no report\.json; data\.source in params\.yaml names"),
+        (spoil_labels(width=SIDE + 1), "mine: pictures of 2 sizes; import again with --size"),
+        (without_spacing, "without pixel_spacing_mm"),
+        (
+            lambda mine: write_json(mine / LABELS_FILE, {**read_json(mine / LABELS_FILE), "annotations": []}),
+            "no microbleed in the split train",
+        ),
+    ],
+)
+def test_what_the_pipeline_cannot_train_on_is_refused(tmp_path, spoil, reason):
+    mine = an_import(tmp_path)
+    spoil(mine)
+    with pytest.raises(InputError, match=reason):
+        take_import(mine, tmp_path / "pictures")
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_every_profile_takes_the_phantom():
+    assert all(load_params(profile_file(name)).data == Data() for name in ("smoke", "laptop", "paper"))
+    assert Data().source == PHANTOM
+    assert (Path(__file__).resolve().parent.parent / PHANTOM).is_file()
+
+
+@pytest.mark.parametrize("data", [{"source": "data/valdo"}, {"notebook": "01_own_data"}])
+def test_notebook_and_source_that_do_not_belong_together_are_refused(data):
+    with pytest.raises(ValueError, match=r"notebook 01_\w+ does not take source"):
+        Data(**data)

@@ -1,0 +1,251 @@
+"""DICOM of a scanner with labels of others: where microbleeds lie, which slice a label names, what is refused."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, uid, write
+from pydicom.dataset import Dataset
+from source_world import PICTURES, imported
+from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tree
+
+from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.picture_files import read_picture
+from cmbfe.data.pictures import import_dicom
+from cmbfe.data.voc import write_voc
+from cmbfe.errors import InputError
+from cmbfe.files import read_json
+
+HEAD_FIRST_PRONE = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+UPSIDE_DOWN = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+"""Its slices run from head to feet."""
+
+
+def labels_by_name(names: Sequence[str], boxed: int = 1) -> Labels:
+    """COCO labels of slices by the names of their files, with one box on one of them."""
+    images = [{"id": n, "file_name": name, "width": SIDE, "height": SIDE} for n, name in enumerate(names, 1)]
+    box = {"id": 1, "image_id": boxed + 1, "category_id": 1, "bbox": BOX}
+    return {"images": images, "annotations": [box], "categories": CATEGORIES}
+
+
+def give(folder: Path, labels: Labels, form: str) -> Path:
+    """Write labels as COCO or VOC; returns what --labels takes."""
+    if form == "voc":
+        images = [{**image, "file_name": f"{image['file_name']}.tif"} for image in labels["images"]]
+        write_voc({**labels, "images": images}, folder)
+        for file in folder.rglob("*.xml"):
+            file.write_text(file.read_text().replace(".tif<", "<"))
+        return folder
+    folder.mkdir(parents=True)
+    (folder / "any_name.json").write_text(json.dumps(labels))
+    return folder / "any_name.json"
+
+
+@pytest.mark.parametrize("size", [None, 96])
+@pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE, SAGITTAL, HEAD_FIRST_PRONE, UPSIDE_DOWN])
+def test_a_dicom_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, orientation, size):
+    images = mr_series(tiny_head(4), orientation)
+    write(tmp_path / "in", images)
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+    labels = imported("dicom", tmp_path / "in", tmp_path / "out", size=size)
+    (box,) = labels["annotations"]
+    (image,) = (image for image in labels["images"] if image["id"] == box["image_id"])
+    x, y, width, height = box["bbox"]
+    affine = np.array(read_json(tmp_path / "out" / "series.json")[image["series_uid"]]["affine"])
+    found = affine @ [x + width / 2 - 0.5, y + height / 2 - 0.5, image["slice_index"], 1]
+    # DICOM PS3.3 C.7.6.2.1.1, by hand: pixels are 0.5 mm high and 0.75 mm wide.
+    right, down = np.array(orientation[:3]) * 0.75, np.array(orientation[3:]) * 0.5
+    column, row = BOX[0] + BOX[2] / 2 - 0.5, BOX[1] + BOX[3] / 2 - 0.5
+    np.testing.assert_allclose(found[:3], images[1].ImagePositionPatient + column * right + row * down, atol=0.01)
+    picture = read_picture(tmp_path / "out" / image["file_name"])
+    assert picture[int(y + height / 2), int(x + width / 2)] < 0.5 * np.median(picture[picture > 100])
+
+
+def test_pictures_labels_and_mimics_are_those_of_the_pipeline_where_ids_are_kept(tmp_path):
+    """What `make repro` writes for the phantom, `cmbfe import dicom --keep-ids` writes too."""
+    images = dicom_head(tmp_path / "in" / "a", "P1") + dicom_head(tmp_path / "in" / "b", "P2")
+    labels = dicom_labels(images, split="train")
+    labels["annotations"][0] |= {"location": "lobar", "visible_diameter_mm": 3.5, "iscrowd": 0}
+    vein = {**labels, "categories": [{"id": 1, "name": "iron"}, {"id": 2, "name": "vein"}]}
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps(vein))
+    import_dicom(tmp_path / "in", tmp_path / "old", PICTURES, 0, jobs=1, progress=False)
+    imported("dicom", tmp_path / "in", tmp_path / "new")
+    for name in (LABELS_FILE, MIMICS_FILE):
+        old, new = read_labels(tmp_path / "old" / name), read_labels(tmp_path / "new" / name)
+        assert (new["images"], new["categories"]) == (old["images"], old["categories"])
+        ours = {"area": pytest.approx(BOX[2] * BOX[3]), "bbox": pytest.approx(BOX), "lesion_id": "P1/1"}
+        assert new["annotations"] == [{**box, **ours} for box in old["annotations"]]
+    old, new = (
+        {path: content for path, content in tree(folder).items() if path.endswith(".png")}
+        for folder in (tmp_path / "old", tmp_path / "new")
+    )
+    assert len(old) == 8
+    assert new == old
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda path, image: f"a/{path.name}",
+        lambda path, image: f"in/a/{path.stem}.png",
+        lambda path, image: str(image.SOPInstanceUID),
+        lambda path, image: f"exported/{image.SOPInstanceUID}.dcm",
+    ],
+    ids=["path", "picture of that name", "UID", "UID.dcm"],
+)
+def test_a_label_names_its_slice_by_file_name_or_uid(tmp_path, form, name):
+    images = dicom_head(tmp_path / "in" / "a", "P1")
+    dicom_head(tmp_path / "in" / "b", "P2")
+    paths = sorted((tmp_path / "in" / "a").iterdir())
+    labels = labels_by_name([name(*pair) for pair in zip(paths, images, strict=True)], boxed=2)
+    given = give(tmp_path / "given", labels, form)
+    result = imported("dicom", tmp_path / "in", tmp_path / "out", labels=given)
+    (box,) = result["annotations"]
+    (image,) = (image for image in result["images"] if image["id"] == box["image_id"])
+    assert (image["patient_id"], image["slice_index"], image["sop_instance_uid"]) == (
+        "P1",
+        2,
+        images[2].SOPInstanceUID,
+    )
+    assert box["bbox"] == pytest.approx(BOX, abs=0.01)
+
+
+def test_voc_beside_the_slices_is_found_and_other_xml_is_not(tmp_path):
+    dicom_head(tmp_path / "in")
+    (tmp_path / "in" / "export.xml").write_text("<study><patient>1</patient></study>")
+    assert imported("dicom", tmp_path / "in", tmp_path / "none")["annotations"] == []
+    notes = [note["what"] for note in read_json(tmp_path / "none" / "report.json")["notes"]]
+    assert any(note.startswith("no labels") for note in notes)
+    (tmp_path / "in" / "export.xml").unlink()
+    write_voc(labels_by_name(["000.dcm", "001.dcm"]), tmp_path / "voc")
+    for file in (tmp_path / "voc").glob("*.xml"):
+        file.rename(tmp_path / "in" / file.name)
+    labels = imported("dicom", tmp_path / "in", tmp_path / "out")
+    assert [box["image_id"] for box in labels["annotations"]] == [2]
+    notes = {note["what"]: note["count"] for note in read_json(tmp_path / "out" / "report.json")["notes"]}
+    assert notes["slices that no label names, in series that labels name: taken to have no microbleeds"] == 2
+
+
+def test_a_patient_or_an_echo_that_nobody_labelled_does_not_count_as_free_of_microbleeds(tmp_path):
+    images = dicom_head(tmp_path / "in" / "a", "P1")
+    dicom_head(tmp_path / "in" / "echo", "P1", EchoTime=20.0, EchoNumbers=2)
+    dicom_head(tmp_path / "in" / "phase", "P1", ImageType=["ORIGINAL", "PRIMARY", "P"])
+    dicom_head(tmp_path / "in" / "b", "P2", slices=2)
+    for patient in ("P3", "P4"):
+        images += dicom_head(tmp_path / "in" / patient, patient, slices=1)
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+    labels = imported("dicom", tmp_path / "in", tmp_path / "out")
+    splits = {image["patient_id"]: image["split"] for image in labels["images"]}
+    assert splits.pop("P2") == "unlabelled"
+    assert set(splits.values()) == {"train", "test", "validation"}
+    assert len(labels["images"]) == 8
+    left_out = {entry["what"]: entry["count"] for entry in read_json(tmp_path / "out" / "report.json")["left_out"]}
+    assert left_out == {
+        "series of kind phase": 1,
+        "magnitude series that no label names, of patients that labels name": 1,
+    }
+
+
+def test_an_id_as_long_as_it_may_be_and_none_at_all_have_folders(tmp_path):
+    dicom_head(tmp_path / "in" / "a", "../../etc/" + "x" * 54, slices=1)
+    dicom_head(tmp_path / "in" / "b", "", slices=1)
+    labels = imported("dicom", tmp_path / "in", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+    assert len({image["file_name"].split("/")[0] for image in labels["images"]}) == 2
+    notes = [note["what"] for note in read_json(tmp_path / "out" / "report.json")["notes"]]
+    assert any(note.startswith("series without a PatientID") for note in notes)
+
+
+def spoiled(change: Callable[[list[Dataset], Labels], object]) -> Callable[[Path, list[Dataset]], None]:
+    def spoil(root: Path, images: list[Dataset]) -> None:
+        labels = dicom_labels(images)
+        change(images, labels)
+        (root / LABELS_FILE).write_text(json.dumps(labels))
+
+    return spoil
+
+
+def named(*names: str) -> Callable[[Path, list[Dataset]], None]:
+    return lambda root, images: (root / LABELS_FILE).write_text(json.dumps(labels_by_name(names)))
+
+
+def burned_in(root: Path, images: list[Dataset]) -> None:
+    images[2].BurnedInAnnotation = "YES"
+    write(root / "a", images)
+
+
+def not_decodable(root: Path, images: list[Dataset]) -> None:
+    images[2].RescaleSlope, images[2].RescaleIntercept = "1e300", "0"
+    write(root / "a", images)
+
+
+def coco_and_voc(root: Path, images: list[Dataset]) -> None:
+    write_voc(labels_by_name(["a/000.dcm", "a/001.dcm"]), root / "voc")
+    (root / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+
+
+SPOILED = {
+    "burned-in text": (burned_in, r"a/002\.dcm: BurnedInAnnotation \(0028,0301\) is YES"),
+    "pixels": (not_decodable, r"a/002\.dcm: pixel values are not finite"),
+    "unknown name": (named("a/000.dcm", "a/0001.dcm"), r"image 2 \(a/0001.dcm\): no slice .* has this name"),
+    "another folder": (named("c/000.dcm", "a/001.dcm"), r"image 1 \(c/000.dcm\): no slice .* has this name"),
+    "ambiguous name": (named("000.dcm", "a/001.dcm"), r"image 1 \(000.dcm\): 2 slices have this name; give the path"),
+    "named twice": (named("a/000.dcm", "a/000.png"), r"image 2 \(a/000.png\): is the slice of image 1 \(a/000.dcm\)"),
+    "unknown UID": (
+        spoiled(lambda _, labels: labels["images"][0].update(sop_instance_uid="1.2")),
+        r"image 10 \(10.dcm\): no slice of a magnitude series has its UID 1.2",
+    ),
+    "other size": (
+        spoiled(lambda _, labels: labels["images"][0].update(width=80)),
+        r"image 10 \(10.dcm\): 80 x 64 px, but the DICOM slice has 64 x 64",
+    ),
+    "two splits": (
+        spoiled(lambda _, labels: [one.update(split=f"{one['id'] % 2}") for one in labels["images"]]),
+        "patient 'P1' is in two splits",
+    ),
+    "no JSON": (lambda root, _: (root / LABELS_FILE).write_text("{"), r"annotations\.json: not JSON"),
+    "no XML": (lambda root, _: (root / "a" / "000.xml").write_text("<"), r"000\.xml: not readable as XML"),
+    "COCO and VOC": (coco_and_voc, r"holds annotations\.json and VOC XML; say which"),
+    "a missing slice": (lambda root, _: (root / "a" / "001.dcm").unlink(), r"000\.dcm: slice missing"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_bad_dicom_or_labels_are_named_in_one_line_and_leave_nothing_behind(tmp_path, case):
+    images = dicom_head(tmp_path / "in" / "a", "P1")
+    dicom_head(tmp_path / "in" / "b", "P2")
+    spoil, reason = SPOILED[case]
+    spoil(tmp_path / "in", images)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=reason) as refused:
+        imported("dicom", tmp_path / "in", tmp_path / "deep" / "out")
+    assert "\n" not in str(refused.value)
+    assert tree(tmp_path) == before
+
+
+def test_labels_that_are_not_there_or_not_for_this_kind_are_refused(tmp_path):
+    dicom_head(tmp_path / "in")
+    with pytest.raises(InputError, match=r"nowhere: no such file or folder with labels"):
+        imported("dicom", tmp_path / "in", tmp_path / "out", labels=tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"in: no annotations\.json, and no other \*\.json"):
+        imported("dicom", tmp_path / "in", tmp_path / "out", labels=tmp_path / "in")
+    with pytest.raises(InputError, match=r"--labels .*: is for dicom; coco has labels of its own"):
+        imported("coco", tmp_path / "in", tmp_path / "out", labels=tmp_path / "in")
+
+
+def test_frames_of_one_file_cannot_be_told_apart_by_a_label(tmp_path):
+    images = dicom_head(tmp_path / "in", SOPInstanceUID=uid("one for all"))
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
+    with pytest.raises(InputError, match="4 slices have its UID"):
+        imported("dicom", tmp_path / "in", tmp_path / "out")
+
+
+def test_text_in_a_picture_that_is_left_out_does_not_matter(tmp_path):
+    dicom_head(tmp_path / "in" / "a")
+    dicom_head(tmp_path / "in" / "b", ImageType=["ORIGINAL", "PRIMARY", "P"], BurnedInAnnotation="YES")
+    dicom_head(tmp_path / "in" / "c", "P2", BurnedInAnnotation="NO")
+    assert len(imported("dicom", tmp_path / "in", tmp_path / "out")["images"]) == 8

@@ -1,0 +1,238 @@
+"""Privacy of imports: no name, id or free text of the source in any output; pseudonyms and their key."""
+
+import gzip
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nifti_files import affine_of, head, save
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydicom.dataset import Dataset
+from source_world import PICTURES, dou, imported, valdo, workbook
+from tiny_world import SIDE, dicom_head, dicom_labels, tiny_params, tree
+
+from cmbfe.data.labels import LABELS_FILE
+from cmbfe.data.sources.identity import Pseudonyms, read_key
+from cmbfe.data.sources.importer import Options, import_source
+from cmbfe.files import read_json
+from cmbfe.params import save_params
+
+PLANTED = ("MUSTERMANN", "19670314", "sub-101", "90210", "secretclinic")
+"""A name, a date, ids and free text, planted wherever a source has room for them."""
+DOTS = [(14, 20, 4)]
+
+
+def planted_valdo(folder: Path) -> Path:
+    texts = {"descrip": "MUSTERMANN 19670314", "aux_file": "secretclinic", "intent_name": "MUSTERMANN"}
+    return valdo(folder, {"sub-101": DOTS}, **texts, db_name="secretclinic")
+
+
+def planted_momeni(folder: Path) -> Path:
+    name = "90210_T1_MUSTERMANN_HM"
+    save(folder / "rCMB_DefiniteSubject" / f"{name}.nii.gz", head(), affine_of("LPS"), descrip="19670314")
+    workbook(folder / "rCMBInformationInfo.xlsx", [[f"{name}.nii.gz", 15, 21, 5]])
+    return folder
+
+
+def planted_dou(folder: Path) -> Path:
+    return dou(folder, {"90210_MUSTERMANN": DOTS})
+
+
+def planted_nifti(folder: Path) -> Path:
+    save(folder / "MUSTERMANN" / "19670314.nii", head(), affine_of("LPS"), descrip="secretclinic", aux_file="90210")
+    (folder / "import.yaml").write_text(
+        "# secretclinic\nimages: '{patient}/{series}.nii'\nsplits: {test: [MUSTERMANN]}"
+    )
+    return folder
+
+
+def planted_coco(folder: Path, voc: bool = False) -> Path:
+    file = folder / "MUSTERMANN" / "19670314.jpg"
+    file.parent.mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x010E] = exif[0x013B] = "MUSTERMANN secretclinic"
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(file, exif=exif, comment=b"secretclinic")
+    image = {"id": 90210, "file_name": "MUSTERMANN/19670314.jpg", "width": 64, "height": 64, "series_uid": "90210.1"}
+    image |= {"sop_instance_uid": "90210.2", "date_captured": "19670314", "patient_id": "sub-101"}
+    box = {"id": 1, "image_id": 90210, "category_id": 1, "bbox": [1, 2, 3, 4], "lesion_id": "MUSTERMANN/1"}
+    category = {"id": 1, "name": "secretclinic cmb"}
+    labels = {"info": "secretclinic", "images": [image], "annotations": [box], "categories": [category]}
+    if not voc:
+        (folder / "annotations.json").write_text(json.dumps(labels))
+        return folder
+    xml = "<annotation><folder>MUSTERMANN</folder><filename>19670314.jpg</filename><patient_id>sub-101</patient_id>"
+    xml += "<source><database>secretclinic</database></source><size><width>64</width><height>64</height></size>"
+    xml += "<object><name>cmb</name><lesion_id>MUSTERMANN</lesion_id><bndbox><xmin>1</xmin><ymin>1</ymin>"
+    xml += "<xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
+    file.with_suffix(".xml").write_text(xml)
+    return folder
+
+
+IDENTIFYING = {
+    "PatientName": "MUSTERMANN^ERIKA",
+    "OtherPatientNames": "MUSTERMANN",
+    "OtherPatientIDs": "90210",
+    "PatientBirthDate": "19670314",
+    "PatientAddress": "secretclinic 1",
+    "PatientComments": "MUSTERMANN, born 19670314",
+    "AccessionNumber": "90210",
+    "StudyID": "90210",
+    "StudyDate": "19670314",
+    "AcquisitionDateTime": "19670314120000",
+    "StudyDescription": "MUSTERMANN at secretclinic",
+    "SeriesDescription": "SWAN secretclinic",
+    "ProtocolName": "secretclinic",
+    "ImageComments": "MUSTERMANN",
+    "InstitutionName": "secretclinic",
+    "InstitutionAddress": "secretclinic 1",
+    "ReferringPhysicianName": "MUSTERMANN^HANS",
+    "OperatorsName": "MUSTERMANN",
+    "StationName": "secretclinic",
+    "StudyInstanceUID": "1.2.90210.19670314",
+    "SeriesInstanceUID": "1.2.90210.19670314.1",
+    "RequestAttributesSequence": [],
+}
+
+
+def planted_dicom(folder: Path) -> Path:
+    request = Dataset()
+    request.RequestedProcedureDescription, request.ScheduledProcedureStepID = "MUSTERMANN", "90210"
+    series = folder / "MUSTERMANN_ERIKA" / "19670314"
+    names = [f"90210_{number}.dcm" for number in range(4)]
+    fields = {**IDENTIFYING, "RequestAttributesSequence": [request]}
+    images = dicom_head(series, "sub-101", names=names, **fields)
+    for number, (image, name) in enumerate(zip(images, names, strict=True)):
+        image.private_block(0x0009, "secretclinic", create=True).add_new(1, "LO", "MUSTERMANN")
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.90210.19670314.1.{number}"
+        image.save_as(series / name)
+    labels = dicom_labels(images, patient_id="sub-101", series_uid="90210", date_captured="19670314")
+    labels["annotations"][0] |= {"lesion_id": "MUSTERMANN", "location": "secretclinic", "reader": "MUSTERMANN"}
+    labels |= {"info": "secretclinic", "categories": [{"id": 1, "name": "secretclinic cmb"}]}
+    (folder / LABELS_FILE).write_text(json.dumps(labels))
+    return folder
+
+
+PLANTERS = {
+    "dicom": planted_dicom,
+    "valdo": planted_valdo,
+    "momeni": planted_momeni,
+    "dou": planted_dou,
+    "nifti": planted_nifti,
+    "coco": planted_coco,
+    "voc": lambda folder: planted_coco(folder, voc=True),
+}
+
+
+def found_in(folder: Path, texts: tuple[str, ...] = PLANTED) -> list[str]:
+    """Names and contents below a folder that hold one of the texts, in whatever case; gzip and PNG are looked into."""
+    found = []
+    for name, content in tree(folder).items():
+        parts = [name.encode(), content or b""]
+        if content and content[:2] == b"\x1f\x8b":
+            parts.append(gzip.decompress(content))
+        if name.endswith((".png", ".jpg")):
+            with Image.open(folder / name) as picture:
+                picture.load()  # PNG may hold text after its pixels
+                parts.append(repr((picture.info, dict(picture.getexif()))).encode())
+        found += [f"{text} in {name}" for text in texts for part in parts if text.lower().encode() in part.lower()]
+    return found
+
+
+@pytest.mark.parametrize("kind", PLANTERS)
+def test_no_planted_identifier_is_in_any_output(run_cmbfe, tmp_path, kind):
+    source = PLANTERS[kind](tmp_path / "in")
+    assert found_in(source), "nothing was planted"
+    out, key = tmp_path / "out", tmp_path / "key.json"
+    options = ["--key-file", key, "--jobs", 1, "--backend", "threading"]
+    status, said, err = run_cmbfe("import", kind, source, out, *options)
+    assert status == 0, err
+    assert found_in(out) == []
+    assert not [text for text in PLANTED if text.lower() in (said + err).lower()]
+    assert found_in(key.parent, PLANTED)  # the key, which is no output, has them
+    (patient,) = read_key(key)["patients"]
+    assert {image["patient_id"] for image in read_json(out / LABELS_FILE)["images"]} == {patient}
+
+
+def test_no_planted_identifier_is_in_a_model_or_in_its_detections(run_cmbfe, tmp_path):
+    """What is trained on an import, and found in it, knows no more than the import."""
+    source, pictures = planted_dicom(tmp_path / "in"), tmp_path / "pictures"
+    params = tmp_path / "params.yaml"
+    save_params(tiny_params(iterations=2, milestones=(), batch=1), params)
+    model, found = tmp_path / "model", tmp_path / "found"
+    for arguments in (
+        ["import", "dicom", source, pictures, "--params", params, "--jobs", 1, "--backend", "threading"],
+        ["train", "ssd300", "--out", model, "--data", pictures, "--params", params],
+        ["detect", pictures, "--model", model, "--out", found, "--threshold", 0],
+    ):
+        status, _, err = run_cmbfe(*arguments)
+        assert status == 0, err
+    assert {path.name for path in found.iterdir()} >= {"detections.csv", "overlays"}
+    assert [found_in(folder) for folder in (pictures, model, found)] == [[], [], []]
+
+
+def test_what_is_looked_for_would_be_found(tmp_path):
+    """In compressed text of a PNG too."""
+    text = PngInfo()
+    text.add_text("Comment", "secretclinic" * 9, zip=True)
+    Image.new("L", (SIDE, SIDE)).save(tmp_path / "one.png", pnginfo=text)
+    assert b"secretclinic" not in (tmp_path / "one.png").read_bytes()
+    assert found_in(tmp_path) == ["secretclinic in one.png"]
+
+
+def test_ids_are_kept_where_that_is_asked_for(tmp_path):
+    labels = imported("valdo", valdo(tmp_path, {"sub-101": DOTS}), tmp_path / "out", keep_ids=True)
+    assert labels["images"][0]["patient_id"] == "sub-101"
+    assert labels["images"][0]["file_name"] == "sub-101/000.png"
+    assert labels["annotations"][0]["lesion_id"] == "sub-101/1"
+
+
+def test_a_salt_is_random_unless_the_key_file_has_one(tmp_path):
+    source = dou(tmp_path / "in", {"01": DOTS, "02": []})
+    key = tmp_path / "keys" / "key.json"
+    keys = [None, None, key, key]
+    names = []
+    for number, file in enumerate(keys):
+        labels = imported("dou", source, tmp_path / str(number), keep_ids=False, key_file=file)
+        names.append(frozenset(image["patient_id"] for image in labels["images"]))
+    assert names[2] == names[3] == frozenset(read_key(key)["patients"])
+    assert len(set(names)) == 3
+    assert sorted(read_key(key)["patients"].values()) == ["01", "02"]
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_a_key_file_keeps_the_patients_of_earlier_imports(tmp_path):
+    key = tmp_path / "key.json"
+    for number in ("01", "02"):
+        source = dou(tmp_path / number, {number: DOTS})
+        imported("dou", source, tmp_path / f"out {number}", keep_ids=False, key_file=key)
+    assert sorted(read_key(key)["patients"].values()) == ["01", "02"]
+
+
+def test_the_split_is_the_same_whatever_the_pseudonyms(tmp_path):
+    source = dou(tmp_path / "in", {f"{number:02d}": [] for number in range(6)})
+    key = tmp_path / "key.json"
+    hidden = imported("dou", source, tmp_path / "hidden", keep_ids=False, key_file=key)
+    shown = imported("dou", source, tmp_path / "shown")
+    who = read_key(key)["patients"]
+    splits = [{image["patient_id"]: image["split"] for image in labels["images"]} for labels in (hidden, shown)]
+    assert {who[patient]: split for patient, split in splits[0].items()} == splits[1]
+    assert set(splits[1].values()) == {"train", "test", "validation"}
+
+
+def test_pseudonyms_are_no_numbers_and_depend_on_salt_and_kind():
+    one, other = Pseudonyms(b"1" * 32), Pseudonyms(b"2" * 32)
+    assert len({one.patient("1"), one.patient("2"), other.patient("1"), one.series("1", "2")}) == 4
+    assert one.series("a", "bc") != one.series("ab", "c")
+    assert one.patient("1")[0].isalpha()
+
+
+def test_a_key_inside_the_output_is_refused_also_through_a_link(tmp_path):
+    source = dou(tmp_path / "in", {"01": DOTS})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    options = Options(key_file=tmp_path / "link" / "key.json")
+    with pytest.raises(ValueError, match="must not lie in the output"):
+        import_source("dou", source, tmp_path / "out", PICTURES, 0, options, progress=False)

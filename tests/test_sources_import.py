@@ -1,0 +1,283 @@
+"""An import as a whole: parallel, gone on with after a kill, whole or absent, reported, and what others do with it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+from nifti_files import SHAPE, affine_of, head, mask, save
+from source_world import PICTURES, dou, imported, valdo
+from tiny_world import labelled_pictures, tiny_params, tree
+
+from cmbfe.crossvalidation import fold_test_set
+from cmbfe.data.dataset import load_labelled
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, labels_of_split, read_labels
+from cmbfe.data.sources import importer, writing
+from cmbfe.data.sources.nifti import read_description
+from cmbfe.data.sources.report import summary
+from cmbfe.data.splits import paper_test_set
+from cmbfe.detect_files import picture_files, picture_sources
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, write_json
+from cmbfe.lesions3d import match_lesions
+
+ROOT = Path(__file__).resolve().parent.parent
+DOTS = [(14, 20, 4), (25, 12, 6)]
+FILES = {LABELS_FILE, MIMICS_FILE, "pictures.json", "report.json", "series.json"}
+
+
+class Killed(BaseException):
+    """As a kill, which no code of ours sees."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return dou(tmp_path_factory.mktemp("source"), {"01": DOTS, "02": DOTS[:1], "03": []})
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    imported("dou", source, out)
+    return out
+
+
+def test_an_import_has_the_files_that_training_and_viewer_read(whole):
+    assert {path.name for path in whole.iterdir()} == FILES | {"01", "02", "03"}
+    labels = read_labels(whole / LABELS_FILE)
+    assert [path.name for path in sorted((whole / "01").iterdir())] == [f"{index:03d}.png" for index in range(10)]
+    keys = {
+        "id",
+        "file_name",
+        "width",
+        "height",
+        "patient_id",
+        "series_uid",
+        "slice_index",
+        "pixel_spacing_mm",
+        "split",
+    }
+    assert set(labels["images"][0]) == keys
+    assert {box["lesion_id"] for box in labels["annotations"]} == {"01/1", "01/2", "02/1"}
+    spacing = labels["images"][0]["pixel_spacing_mm"]
+    assert spacing == pytest.approx([0.7, 0.5], abs=1e-6)
+    loaded = load_labelled(labels, whole)
+    assert loaded.pictures.shape == (30, 36, 40)
+    assert sum(len(boxes) for boxes in loaded.boxes) == len(labels["annotations"])
+
+
+def test_detections_of_the_whole_import_belong_to_its_labels(whole, tmp_path):
+    """`cmbfe detect` numbers a folder of pictures by their paths: `cmbfe evaluate` then takes these labels."""
+    found = [one.images[0] for one in picture_sources(picture_files(whole, tmp_path), whole)]
+    images = read_labels(whole / LABELS_FILE)["images"]
+    assert [(one["id"], one["file_name"]) for one in found] == [(one["id"], one["file_name"]) for one in images]
+
+
+def test_labels_serve_the_lesion_level_and_the_folds(whole):
+    labels, mimics = read_labels(whole / LABELS_FILE), read_labels(whole / MIMICS_FILE)
+    exact = [{**box, "score": 0.5 + 0.01 * box["id"]} for box in labels["annotations"]]
+    assert (match_lesions(labels, exact).truth_score > 0).sum() == 3
+    assert mimics["annotations"] == []
+    test = labels_of_split(labels, "test")
+    chosen = paper_test_set(labels, mimics, 0, fewer=True)
+    assert len(chosen["images"]) == len({box["image_id"] for box in test["annotations"]})
+    folds = tiny_params().crossvalidation.model_copy(update={"folds": (1, 2)})
+    assert fold_test_set(1, tiny_params().model_copy(update={"crossvalidation": folds, "seed": 2}), whole)["images"]
+
+
+def test_the_report_counts_what_is_there(whole):
+    report = read_json(whole / "report.json")
+    labels = read_labels(whole / LABELS_FILE)
+    boxes = len(labels["annotations"])
+    assert (report["patients"], report["series"], report["pictures"], report["lesions"]) == (3, 3, 30, 3)
+    assert report["boxes"] == boxes == sum(split["boxes"] for split in report["splits"].values())
+    assert report["box_size_mm"]["0.5"] == pytest.approx(6, abs=0.01)
+    assert report["lesion_slices"]["0"] == 3
+    assert len(report["coverage"]) == 9
+    assert {row["default_boxes"] for row in report["coverage"]} == {"voc", "coco", "cmb"}
+    assert all(0 <= row["reachable_share"] <= 1 for row in report["coverage"])
+    assert "3 patients, 3 series, 30 pictures" in summary(report)
+    assert "boxes measure 6.0 mm" in summary(report)
+
+
+def test_the_same_source_gives_the_same_bytes_with_any_number_of_processes(whole, source, tmp_path):
+    options = importer.Options(keep_ids=True)
+    importer.import_source("dou", source, tmp_path / "out", PICTURES, 0, options, jobs=2, progress=False)
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+@pytest.mark.parametrize("step", ["_write_series", "write_labels", "report"])
+def test_a_killed_import_keeps_whole_patients_and_goes_on(whole, source, tmp_path, monkeypatch, step):
+    out, made = tmp_path / "out", []
+    module = importer if step == "report" else writing
+    original, write_series = getattr(module, step), writing._write_series
+
+    def dies(*arguments):
+        made.append(arguments)
+        if len(made) == (3 if step == "_write_series" else 1):
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, dies)
+        with pytest.raises(Killed):
+            imported("dou", source, out)
+    assert not out.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {".out.import.partial"}
+    again = []
+    monkeypatch.setattr(writing, "_write_series", lambda *arguments: (again.append(1), write_series(*arguments))[1])
+    imported("dou", source, out)
+    assert len(again) == (1 if step == "_write_series" else 0)
+    assert tree(out) == tree(whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_a_kill_while_patients_move_into_the_output_loses_only_these(whole, source, tmp_path, monkeypatch):
+    """What lies in the abandoned output is removed and made again."""
+    out, rename = tmp_path / "out", Path.rename
+    moved = []
+
+    def dies(path, target):
+        moved.append(path)
+        if len(moved) == 2:
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dies)
+        with pytest.raises(Killed):
+            imported("dou", source, out)
+    (tmp_path / ".out.1234.partial").mkdir()
+    imported("dou", source, out)
+    assert tree(out) == tree(whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_a_patient_that_has_changed_since_the_kill_is_made_anew(source, tmp_path, monkeypatch):
+    copy, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source, copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(importer, "report", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            imported("dou", copy, out)
+    save(copy / "nii" / "03.nii", head(seed=77), affine_of("LPS"))
+    imported("dou", copy, out)
+    imported("dou", copy, tmp_path / "fresh")
+    assert tree(out) == tree(tmp_path / "fresh")
+
+
+def test_bad_input_found_while_going_on_costs_no_finished_patient(source, tmp_path, monkeypatch):
+    copy, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source, copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(importer, "report", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            imported("dou", copy, out)
+    before = tree(tmp_path / ".out.import.partial")
+    (copy / "nii" / "03.nii").write_text("spoiled")
+    with pytest.raises(InputError, match=r"03\.nii: not readable as NIfTI"):
+        imported("dou", copy, out)
+    assert tree(tmp_path / ".out.import.partial") == before
+
+
+def test_an_earlier_import_is_replaced_whole_and_survives_a_failure(source, tmp_path):
+    out = tmp_path / "out"
+    imported("dou", source, out)
+    before = tree(out)
+    broken = valdo(tmp_path / "in", {"sub-101": DOTS})
+    (broken / "sub-101" / "sub-101_space-T2S_CMB.nii.gz").write_text("x")
+    with pytest.raises(InputError, match="not readable as NIfTI"):
+        imported("valdo", broken, out)
+    assert tree(out) == before
+    imported("valdo", valdo(tmp_path / "in", {"sub-101": DOTS}), out)
+    assert {path.name for path in out.iterdir()} == FILES | {"sub-101"}
+
+
+def test_pictures_of_several_sizes_are_named_in_the_report_and_brought_to_one(tmp_path):
+    root = valdo(tmp_path, {"sub-101": DOTS})
+    other = (30, 30, 6)
+    stem = root / "sub-201" / "sub-201_space-T2S"
+    save(Path(f"{stem}_desc-masked_T2S.nii.gz"), head(other), affine_of("LAS"))
+    save(Path(f"{stem}_CMB.nii.gz"), mask(other, [(10, 10, 3)]), affine_of("LAS"))
+    imported("valdo", root, tmp_path / "several")
+    report = read_json(tmp_path / "several" / "report.json")
+    assert any("import with --size" in note["what"] for note in report["notes"])
+    assert report["left_out"] == [{"what": "T1 and T2 volumes (pictures are T2*)", "count": 1}]
+    labels = imported("valdo", root, tmp_path / "one", size=64)
+    assert load_labelled(labels, tmp_path / "one").pictures.shape == (16, 64, 64)
+    for image in labels["images"]:
+        assert image["pixel_spacing_mm"][0] == pytest.approx(image["pixel_spacing_mm"][1], rel=0.03)
+
+
+def test_splits_of_the_source_are_kept(tmp_path):
+    labels = labelled_pictures(tmp_path / "in", 3)
+    for image, split in zip(labels["images"], ["test", "train", "validation"], strict=True):
+        image["split"] = split
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    result = imported("coco", tmp_path / "in", tmp_path / "out")
+    assert [image["split"] for image in result["images"]] == ["test", "train", "validation"]
+    again = imported("coco", tmp_path / "out", tmp_path / "again")
+    assert again["annotations"] == result["annotations"]
+
+
+def test_a_box_a_hundredth_of_a_px_outside_its_picture_may_be_scaled(tmp_path):
+    labels = labelled_pictures(tmp_path / "in", 3)
+    labels["annotations"][0]["bbox"] = [-0.005, 60, 5, 4.005]
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    result = imported("coco", tmp_path / "in", tmp_path / "out", size=512)
+    assert result["annotations"][0]["bbox"] == pytest.approx([0, 480, 39.96, 32])
+
+
+def test_a_description_may_say_splits_and_what_a_missing_label_means(tmp_path):
+    for patient in ("a", "b"):
+        save(tmp_path / "in" / f"{patient}.nii", head(), affine_of("LPS"))
+    save(tmp_path / "in" / "masks" / "a.nii", mask(SHAPE, DOTS), affine_of("LPS"))
+    text = "images: '{patient}.nii'\nmask: 'masks/{patient}.nii'\nsplits: {test: [a]}\nwithout_label: "
+    file = tmp_path / "in" / "import.yaml"
+    file.write_text(text + "no microbleeds")
+    labels = imported("nifti", file, tmp_path / "kept")
+    assert {image["patient_id"]: image["split"] for image in labels["images"]} == {"a": "test", "b": "unlabelled"}
+    file.write_text(text + "leave out")
+    labels = imported("nifti", file, tmp_path / "left")
+    assert {image["patient_id"] for image in labels["images"]} == {"a"}
+    assert read_json(tmp_path / "left" / "report.json")["left_out"][0]["count"] == 1
+
+
+def test_volumes_without_labels_are_for_testing(tmp_path):
+    for patient in "abcd":
+        save(tmp_path / "in" / f"{patient}.nii.gz", head(), affine_of("LPS"))
+    write_json(tmp_path / "in" / "import.yaml", {"images": "{patient}.nii.gz"})
+    labels = imported("nifti", tmp_path / "in", tmp_path / "out")
+    assert {image["split"] for image in labels["images"]} == {"test"}
+    assert read_json(tmp_path / "out" / "report.json")["coverage"] == []
+
+
+def test_a_volume_without_a_place_is_taken_by_the_rule_and_noted(tmp_path):
+    """NIfTI without sform and qform: nibabel takes columns to run to the left."""
+    image = nib.Nifti1Image(head(), None)
+    image.header.set_zooms((0.5, 0.7, 2.0))
+    (tmp_path / "in").mkdir()
+    nib.save(image, tmp_path / "in" / "a.nii")
+    write_json(tmp_path / "in" / "import.yaml", {"images": "{patient}.nii"})
+    imported("nifti", tmp_path / "in", tmp_path / "out")
+    assert any("gives no place" in note["what"] for note in read_json(tmp_path / "out" / "report.json")["notes"])
+
+
+def test_the_command_line_reports_and_names_the_output(run_cmbfe, source, tmp_path):
+    options = ["--jobs", 1, "--backend", "threading", "--keep-ids", "--size", 64]
+    status, said, err = run_cmbfe("import", "dou", source, tmp_path / "out", *options)
+    assert status == 0, err
+    assert said.startswith("3 patients, 3 series, 30 pictures\n")
+    assert said.splitlines()[-1].startswith(f"{tmp_path / 'out'}: 30 pictures, ")
+    assert read_json(tmp_path / "out" / "pictures.json")["size"] == 64
+
+
+def test_the_descriptions_in_the_documentation_are_sound(tmp_path):
+    text = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        (tmp_path / "import.yaml").write_text(block)
+        assert read_description(tmp_path / "import.yaml").images

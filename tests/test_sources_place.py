@@ -1,0 +1,142 @@
+"""Where a microbleed of an imported data set lies: in patient mm, from the written pictures, labels and affines."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from nifti_files import SHAPE, affine_of, head, mask, save
+from source_world import assert_at, dou, imported, places_mm, valdo, workbook
+
+from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.data.sources.framing import Frame
+from cmbfe.data.sources.volumes import apply
+from cmbfe.data.voc import write_voc
+from cmbfe.files import read_json
+
+DOTS = [(14, 20, 4), (25, 12, 6)]
+ORIENTATIONS = ["LPS", "RAS", "LAS", "ASL", "SPR", "LIP"]
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+@pytest.mark.parametrize("size", [None, 64])
+def test_a_valdo_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, codes, size):
+    affine = affine_of(codes, tilt=0.1)
+    imported("valdo", valdo(tmp_path, {"sub-101": DOTS}, affine), tmp_path / "out", size=size)
+    assert_at(tmp_path / "out", affine, DOTS)
+    labels = read_labels(tmp_path / "out" / LABELS_FILE)
+    files = {image["id"]: image["file_name"] for image in labels["images"]}
+    for box in labels["annotations"]:
+        picture = read_picture(tmp_path / "out" / files[box["image_id"]])
+        x, y, width, height = box["bbox"]
+        assert picture[int(y + height / 2), int(x + width / 2)] < 0.4 * np.median(picture[picture > 100])
+        assert size is None or picture.shape == (size, size)
+
+
+def test_a_valdo_label_above_0_is_a_microbleed_whatever_its_value_and_one_per_component(tmp_path):
+    source = valdo(tmp_path, {"sub-101": [*DOTS, (30, 30, 5)]})  # values 1, 2 and 3
+    assert len(places_mm(imported("valdo", source, tmp_path / "out") and tmp_path / "out")) == 3
+    report = read_json(tmp_path / "out" / "report.json")
+    assert {note["what"].split(" with ")[0]: note["count"] for note in report["notes"]}["labels"] == 1
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS"])
+def test_a_dou_microbleed_lies_at_its_place(tmp_path, codes):
+    affine = affine_of(codes, (0.45, 0.45, 1.2), tilt=-0.05)
+    imported("dou", dou(tmp_path / "in", {"01": DOTS, "02": []}, {"01": affine}), tmp_path / "out")
+    assert_at(tmp_path / "out", affine, DOTS)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LIP"])
+def test_a_momeni_microbleed_lies_at_its_place_with_the_real_ones_below_synthetic_ones(tmp_path, codes):
+    affine, root = affine_of(codes, (0.94, 0.94, 1.75)), tmp_path / "in" / "PublicDataShare_2020"
+    real, synthetic = "122_T1_MRI_SWI_BFC_50mm_HM", "122_T1_MRI_SWI_BFC_50mm_HM_rsCMB_3"
+    save(root / "rCMB_DefiniteSubject" / f"{real}.nii.gz", head(dots=DOTS[:1]), affine)
+    save(root / "sCMB_DefiniteSubject" / f"{synthetic}.nii.gz", head(dots=DOTS), affine)
+    save(root / "NoCMBSubject" / "200_T0_MRI_SWI_BFC_50mm_HM.nii.gz", head(), affine)
+    first, second = ([str(value + 1) for value in dot] for dot in DOTS)
+    row = [f"{real}.nii.gz", *first, " ", "  ", " "]
+    workbook(root / "rCMBInformationInfo.xlsx", [row, row, [None] * 4])
+    workbook(root / "sCMBInformationInfo.xlsx", [[f"{synthetic}.nii.gz", *map(int, second)]])
+    labels = imported("momeni", tmp_path / "in", tmp_path / "out", box_mm=4)
+    assert {image["patient_id"] for image in labels["images"]} == {"122", "200"}
+    assert_at(tmp_path / "out", affine, DOTS[:1], prefix="122-1/")
+    assert_at(tmp_path / "out", affine, DOTS, prefix="122-2/")
+    spacing = labels["images"][0]["pixel_spacing_mm"]
+    assert np.allclose([box["bbox"][2] * spacing[1] for box in labels["annotations"]], 4)
+    what = [entry["what"] for entry in read_json(tmp_path / "out" / "report.json")["left_out"]]
+    assert any(text.startswith("repeated rows") for text in what)
+
+
+@pytest.mark.parametrize("coordinates", ["voxel-0", "voxel-1", "ras-mm", "lps-mm"])
+def test_a_point_of_a_description_lies_at_its_place(tmp_path, coordinates):
+    affine = affine_of("ASL", (1.0, 0.6, 0.8), tilt=0.2)
+    save(tmp_path / "in" / "anna" / "swi.nii.gz", head(dots=DOTS), affine)
+    ras = apply(affine, np.array(DOTS, float))
+    place = {"voxel-0": DOTS, "voxel-1": np.array(DOTS) + 1, "ras-mm": ras, "lps-mm": ras * [-1, -1, 1]}[coordinates]
+    table = "x,y,z,patient,diameter_mm\n" + "".join(f"{','.join(map(str, row))},anna,3\n" for row in place)
+    (tmp_path / "in" / "points.csv").write_text(table)
+    description = {"images": "{patient}/swi.nii.gz", "points": "points.csv", "coordinates": coordinates}
+    (tmp_path / "in" / "import.yaml").write_text(yaml.safe_dump(description))
+    imported("nifti", tmp_path / "in", tmp_path / "out")
+    assert_at(tmp_path / "out", affine, DOTS)
+
+
+def test_a_mask_of_a_description_may_lie_in_another_orientation_than_its_volume(tmp_path):
+    affine = affine_of("RAS", tilt=0.1)
+    save(tmp_path / "in" / "a_1.nii.gz", head(dots=DOTS), affine)
+    label = nib.Nifti1Image(mask(SHAPE, DOTS), affine)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple("PIR")))
+    nib.save(label.as_reoriented(turn), tmp_path / "in" / "label.nii.gz")
+    file = tmp_path / "in" / "a.yaml"
+    file.write_text('images: "{patient}_{series}.nii.gz"\nmask: label.nii.gz')
+    imported("nifti", file, tmp_path / "out")
+    assert_at(tmp_path / "out", affine, DOTS)
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+@pytest.mark.parametrize("size", [None, 96])
+def test_labelled_pictures_keep_their_boxes_on_what_they_mark(tmp_path, kind, size):
+    picture = np.full((40, 60), 200, np.uint8)
+    picture[10:15, 30:36] = 0
+    for number in range(2):
+        save_picture(tmp_path / "in" / "anna" / f"{number}.png", picture)
+    image = {"width": 60, "height": 40, "pixel_spacing_mm": [0.5, 0.5]}
+    labels = {
+        "images": [{"id": n, "file_name": f"anna/{n}.png", "slice_index": 5 - n, **image} for n in range(2)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [30, 10, 6, 5], "lesion_id": "x"}],
+        "categories": [{"id": 7, "name": "cmb"}],
+    }
+    if kind == "coco":
+        (tmp_path / "in" / "labels.json").write_text(json.dumps(labels))
+    else:
+        write_voc(labels, tmp_path / "voc")
+        for file in sorted((tmp_path / "voc" / "anna").iterdir()):
+            file.rename(tmp_path / "in" / "anna" / file.name)
+    result = imported(kind, tmp_path / "in", tmp_path / "out", size=size)
+    assert [(image["file_name"], image["slice_index"]) for image in result["images"]] == [
+        ("anna/000.png", 4),
+        ("anna/001.png", 5),
+    ]
+    (box,) = result["annotations"]
+    assert box["image_id"] == result["images"][0]["id"]
+    out = read_picture(tmp_path / "out" / "anna" / "000.png")
+    x, y, width, height = box["bbox"]
+    frame = Frame(40, 60, 0.5, 0.5, size)
+    left, top = frame.offset
+    inner = out[top : top + frame.inner[0], left : left + frame.inner[1]]
+    found = np.argwhere(inner < 100).mean(axis=0) + 0.5 + [top, left]
+    assert np.abs(found - [y + height / 2, x + width / 2]).max() <= 0.5 * frame.scale[0]
+
+
+def test_labels_beside_their_volumes_are_not_taken_for_volumes_nor_are_hidden_files(tmp_path):
+    affine = affine_of("LPS")
+    save(tmp_path / "in" / "anna.nii.gz", head(dots=DOTS), affine)
+    save(tmp_path / "in" / "anna_cmb.nii.gz", mask(SHAPE, DOTS), affine)
+    (tmp_path / "in" / "._anna.nii.gz").write_text("of another system")
+    (tmp_path / "in" / "import.yaml").write_text("images: '{patient}.nii.gz'\nmask: '{patient}_cmb.nii.gz'")
+    labels = imported("nifti", tmp_path / "in", tmp_path / "out")
+    assert {image["patient_id"] for image in labels["images"]} == {"anna"}
+    assert_at(tmp_path / "out", affine, DOTS)
