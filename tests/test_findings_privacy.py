@@ -101,7 +101,7 @@ def test_pseudonyms_are_new_each_time_unless_a_key_file_leads_back(tmp_path):
     assert found[2] == found[3]
     known = json.loads(key.read_text())
     assert known["patients"] == {found[2].patient: ID}
-    assert known["series"] == {found[2].series: f"{ID}/{SERIES}"}
+    assert known["series"] == {found[2].series: SERIES}
     assert key.stat().st_mode & 0o077 == 0
 
 

@@ -31,7 +31,7 @@ class NiftiSeries:
         """See `cmbfe.detect_files.Series`."""
         volume = read_volume(self.path)
         place, (slices, rows, columns) = place_of(volume), volume.voxels.shape
-        pictures = volume_pictures(volume, settings)
+        pictures = volume_pictures(volume.voxels, volume.spacing_mm, settings)
         image = {"width": columns, "height": rows, "pixel_spacing_mm": list(place.pixel_spacing_mm)}
         return Loaded([{**image, "slice_index": index} for index in range(slices)], in_batches(pictures), place)
 
