@@ -12,14 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from pydicom import dcmread
 from tqdm import tqdm
 
 from cmbfe.data.dicom import SeriesHeaders, to_patient_mm
-from cmbfe.data.dicom_pixels import input_errors
 from cmbfe.data.labels import Detections
 from cmbfe.data.picture_files import read_picture
 from cmbfe.data.pictures import series_pictures
+from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.detect import BATCH
 from cmbfe.errors import InputError
 from cmbfe.params import Pictures
@@ -30,10 +29,6 @@ IMAGES_FILE = "images.json"
 hold a detections.json."""
 IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
 """What a table says of a picture."""
-
-
-class BurnedInAnnotation(InputError):
-    """The header says that text is part of the picture: a patient's name would reach every overlay."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +98,7 @@ class DicomSeries:
     def load(self, settings: Pictures) -> Loaded:
         """See `Series`; `BurnedInAnnotation` where a header says so."""
         headers = self.headers
-        for path in sorted(set(headers.files)):
-            refuse_burned_in(path)
+        refuse_burned_in(sorted(set(headers.files)))
         pictures = series_pictures(headers, settings)
         image = {"width": headers.columns, "height": headers.rows, "pixel_spacing_mm": list(headers.pixel_spacing_mm)}
         return Loaded(
@@ -164,15 +158,6 @@ class PictureSeries:
 def in_batches(pictures: np.ndarray) -> Iterator[np.ndarray]:
     """Pictures [N, rows, columns], `BATCH` at a time."""
     return (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
-
-
-def refuse_burned_in(path: Path) -> None:
-    """Raise `BurnedInAnnotation` where the header of a DICOM file flags it (0028,0301)."""
-    with input_errors(path, "damaged DICOM header"):
-        flag = dcmread(path, force=True, specific_tags=["BurnedInAnnotation"], stop_before_pixels=True)
-        is_flagged = str(flag.get("BurnedInAnnotation") or "").strip().upper() == "YES"
-    if is_flagged:
-        raise BurnedInAnnotation(f"{path}: its header flags burned-in annotation; its series is not looked at")
 
 
 def picture_files(source: Path, out: Path) -> list[Path]:

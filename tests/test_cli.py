@@ -99,7 +99,7 @@ def test_detect_takes_the_threshold_of_validation_and_names_what_it_leaves_out(r
     assert "with a score of at least 0.9, which make" in said
     assert said.endswith("; 1 series left out\n")
     assert "cmbfe: left out: " in err
-    assert "000.dcm: its header flags burned-in annotation" in err
+    assert "000.dcm: BurnedInAnnotation (0028,0301) is YES" in err
     status, said, err = run_cmbfe(*arguments, *point, "--threshold", 0.5)
     assert (status, said) == (2, "")
     assert "two thresholds; give one" in err

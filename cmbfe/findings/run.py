@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from cmbfe.data.labels import CATEGORIES
 from cmbfe.data.pictures import _folders
+from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.detect import DETECTIONS_FILE
-from cmbfe.detect_files import IMAGES_FILE, BurnedInAnnotation, DicomSeries, Series, detections_table
+from cmbfe.detect_files import IMAGES_FILE, DicomSeries, Series, detections_table
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
