@@ -7,6 +7,7 @@ from dicom_series import SAGITTAL, mr_series, random_volume, write
 from findings_world import BOXES, detect
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
+from test_dicom_pixels import enhanced
 from tiny_world import SIDE, dicom_head
 
 from cmbfe.data.dicom import find_series
@@ -101,6 +102,23 @@ def test_a_sagittal_series_without_a_frame_of_reference_has_a_report_but_no_segm
     with pytest.raises(InputError, match=r"in.\d+\.dcm: no DICOM segmentation can be made from its header"):
         write_segmentation(tmp_path / "seg.dcm", headers, [lesion(1, {0: [1, 2, 3, 4]})], "ssd512")
     assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_frames_of_a_multi_frame_file_are_named_whatever_their_order(tmp_path):
+    image = enhanced(random_volume(3), ["MAGNITUDE"])  # from the head down: the lowest slice is frame 3
+    image.FrameOfReferenceUID = "1.2.3"
+    write(tmp_path / "in", [image])
+    (headers,) = find_series(tmp_path / "in")
+    found = [lesion(1, {0: [2, 3, 4, 4], 1: [2, 3, 4, 4]})]
+    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.5)
+    (group,) = groups_of(tmp_path / "sr.dcm")
+    sources = [region.ContentSequence[0] for region in group.roi]
+    assert [one.referenced_frame_numbers for one in sources] == [[3], [2]]
+    assert {one.referenced_sop_instance_uid for one in sources} == {image.SOPInstanceUID}
+    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    frames = hd.seg.segread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence
+    heights = sorted(frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in frames)
+    assert heights == [position[2] for position in headers.positions_mm[:2]]
 
 
 def test_both_are_written_by_detect_on_request_only(tmp_path):

@@ -4,7 +4,7 @@ Both name the source images by UID and, as any object of a PACS must, carry the 
 made on request only. Their own UIDs are new in each run; a lesion has one tracking UID in both objects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydicom.uid import generate_uid
 
 from cmbfe.data.dicom import SeriesHeaders
 from cmbfe.data.dicom_pixels import input_errors
+from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion
 
@@ -89,15 +90,13 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
         return
     with input_errors(headers.files[0], "no DICOM segmentation can be made from its header"):
         images = _images(headers)
-        slices = sorted({index for one in lesions for index in one.boxes})
-        is_multi_frame = len(_distinct(images)) < len(images)
-        shown = range(len(images)) if is_multi_frame else slices
+        sources, place, frames = _segmented(images, headers, lesions)
         algorithm = hd.AlgorithmIdentificationSequence(
             name=MAKER, family=codes.DCM.ArtificialIntelligence, version=version(MAKER), source=MAKER
         )
         segmentation = hd.seg.Segmentation(
-            source_images=_distinct(images) if is_multi_frame else [images[index] for index in shown],
-            pixel_array=_labels(lesions, headers, list(shown)),
+            source_images=sources,
+            pixel_array=_labels(lesions, headers, place, frames),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
                 hd.seg.SegmentDescription(
@@ -205,20 +204,40 @@ def _corners(box: Sequence[float]) -> np.ndarray:
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]])
 
 
-def _labels(lesions: Sequence[Lesion], headers: SeriesHeaders, slices: Sequence[int]) -> np.ndarray:
-    """uint16 [slices, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one wins.
+def _segmented(
+    images: Sequence[Dataset], headers: SeriesHeaders, lesions: Sequence[Lesion]
+) -> tuple[list[Dataset], dict[int, int], int]:
+    """The images that a segmentation lies on, the frame of it on which each slice lies, and how many frames there are.
 
-    A lesion too small for any centre takes the pixel in the middle of its best box.
+    Of a multi-frame file all frames in their own order, which need not be that of the slices.
     """
-    labels = np.zeros((len(slices), headers.rows, headers.columns), np.uint16)
-    place = {index: position for position, index in enumerate(slices)}
+    slices = sorted({index for one in lesions for index in one.boxes})
+    if "NumberOfFrames" not in images[0]:
+        return (
+            [images[index] for index in slices],
+            {index: position for position, index in enumerate(slices)},
+            len(slices),
+        )
+    if len(_distinct(images)) > 1:
+        raise InputError(f"{headers.files[0]}: a series of several multi-frame files cannot be segmented")
+    return [images[0]], {index: headers.frames[index] for index in slices}, int(images[0].NumberOfFrames)
+
+
+def _labels(lesions: Sequence[Lesion], headers: SeriesHeaders, place: Mapping[int, int], frames: int) -> np.ndarray:
+    """uint16 [frames, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one wins.
+
+    A lesion too small for any centre takes the pixel in the middle of each of its boxes.
+
+    Args:
+        place: slice index -> frame.
+    """
+    labels = np.zeros((frames, headers.rows, headers.columns), np.uint16)
     rows, columns = np.mgrid[: headers.rows, : headers.columns] + 0.5
     for number, lesion in reversed(list(enumerate(lesions, 1))):
         for index, (box, _) in lesion.boxes.items():
             x, y, width, height = box
-            inside = ((columns - x - width / 2) / (width / 2)) ** 2 + (
-                (rows - y - height / 2) / (height / 2)
-            ) ** 2 <= 1
+            across, down = (columns - x - width / 2) * 2, (rows - y - height / 2) * 2
+            inside = (across * height) ** 2 + (down * width) ** 2 <= (width * height) ** 2
             labels[place[index]][inside] = number
             middle = min(int(y + height / 2), headers.rows - 1), min(int(x + width / 2), headers.columns - 1)
             labels[place[index]][middle] = number
