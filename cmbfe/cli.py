@@ -236,6 +236,34 @@ def _found(out: Path, result: Any, threshold: float) -> str:
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Option(help="folder with model.safetensors and config.json")],
+    out: Annotated[Path, typer.Option(help="the ONNX file; its name ends in .onnx, an earlier one is replaced")],
+    pictures: Annotated[
+        Path | None, typer.Option(help="PNG/JPG pictures to compare with PyTorch on, besides random ones")
+    ] = None,
+) -> None:
+    """Write a detector as an ONNX file, which needs neither PyTorch nor cmbfe, if it finds what PyTorch finds.
+
+    Example: cmbfe export --model models/ssd300-fe --out ssd300-fe.onnx
+    """
+    from cmbfe.detect_files import picture_files
+    from cmbfe.detector.weights import load_model
+    from cmbfe.export import export_onnx
+
+    files = [] if pictures is None else picture_files(pictures, out)
+    if pictures is not None and not files:
+        raise InputError(f"{pictures}: no PNG or JPG picture there; `cmbfe import` makes pictures from scanner data")
+    difference = export_onnx(load_model(model), out, files)
+    same = difference.pictures - difference.found_otherwise
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB. onnxruntime against PyTorch on {difference.pictures} pictures: "
+        f"scores differ by at most {difference.score:.1e}, box corners by {difference.box_px:.1e} px; "
+        f"the same detections in {same}"
+    )
+
+
+@app.command()
 def evaluate(
     truth: Annotated[Path, typer.Argument(help="COCO labels")],
     detections: Annotated[Path, typer.Argument(help="COCO results of the same pictures")],

@@ -32,7 +32,8 @@ def test_help_lists_every_command_and_loads_no_torch():
     code += "except SystemExit as end: sys.exit(int('torch' in sys.modules) or end.code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert set(COMMANDS) == {"profile", "phantom", "import", "train", "detect", "evaluate", "crossval", "study"}
+    expected = {"profile", "phantom", "import", "train", "detect", "export", "evaluate", "crossval", "study"}
+    assert set(COMMANDS) == expected
     assert all(name in done.stdout for name in COMMANDS)
 
 
@@ -46,6 +47,7 @@ def test_help_lists_every_command_and_loads_no_torch():
         ["train", "ssd300"],
         ["detect", "SRC", "--model", "M", "--out", "OUT", "--threshold", "2"],
         ["detect", "SRC", "--out", "OUT"],
+        ["export", "--model", "M"],
         ["evaluate", "T.json", "D.json", "--out", "OUT", "--iou", "1.5"],
         ["evaluate", "T.json", "D.json", "--out", "OUT", "--threshold", "low"],
         ["profile"],
