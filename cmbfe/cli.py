@@ -4,7 +4,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -165,26 +165,102 @@ def train(
 
 @app.command()
 def detect(
-    src: Annotated[Path, typer.Argument(help="DICOM folder (any depth), or PNG/JPG pictures")],
-    model: Annotated[Path, typer.Option(help="folder with model.safetensors and config.json")],
+    src: Annotated[Path, typer.Argument(help="DICOM or NIfTI (a folder, any depth, or a file), or PNG/JPG pictures")],
+    model: Annotated[Path, typer.Option(help="folder with model.safetensors, config.json and params.yaml")],
     out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="lowest score drawn in the overlays")] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="lowest score drawn and made a lesion (default: 0.5)")
+    ] = None,
+    operating_point: Annotated[
+        Path | None,
+        typer.Option(help="threshold from validation: operating_point.csv, or metrics.json of cmbfe evaluate"),
+    ] = None,
+    sr: Annotated[
+        bool, typer.Option("--sr", help="DICOM structured report per series; HOLDS THE PATIENT'S NAME, ID AND DATES")
+    ] = False,
+    segmentation: Annotated[
+        bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="draw the feature maps of slices with lesions")] = False,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="keep ids of patients, series and images (pictures do), no pseudonyms")
+    ] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=-1, help="series at a time; -1: one per core")] = 1,
+    backend: Annotated[
+        str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")
+    ] = "loky",
 ) -> None:
-    """Detect microbleeds: detections.json (COCO results), detections.csv and an overlay PNG per slice.
+    """Detect microbleeds: COCO JSON, CSV, 3-D lesions, overlays, a page per patient, DICOM SR (docs/detect.md).
 
     Example: cmbfe detect my_dicom --model models/ssd300-fe --out found
+
+    Example: cmbfe detect my_dicom --model models/ssd512 --out found --operating-point operating_point.csv --sr
     """
-    from cmbfe.detect_files import detect_files
-    from cmbfe.detector.weights import load_model
-    from cmbfe.devices import make_compute
+    from functools import partial
+
+    from cmbfe.detector.weights import CONFIG_FILE
+    from cmbfe.files import read_json
+    from cmbfe.findings.one_series import trained
+    from cmbfe.findings.operating_point import read_threshold
+    from cmbfe.findings.run import Options, detect_files
     from cmbfe.params import load_params
 
+    if jobs == 0:
+        raise InputError("--jobs 0 detects nothing; give 1 or more, or -1 for one per core")
+    if threshold is not None and operating_point is not None:
+        raise InputError("--threshold and --operating-point are two thresholds; give one of them")
     settings = load_params(model / "params.yaml").pictures  # pictures are made as those that it was trained on
-    compute = make_compute()
-    detector = load_model(model).to(compute.device)
-    table = detect_files(src, detector, out, settings, compute, threshold)
-    shown = int((table["score"] >= threshold).sum())
-    print(f"{out}: {len(table)} detections, {shown} of them with a score of at least {threshold:g}")
+    origin = "default" if threshold is None else "given"
+    if operating_point is not None:
+        threshold = read_threshold(operating_point, str(read_json(model / CONFIG_FILE)["variant"]))
+        origin = "operating point of the validation patients"
+    threshold = 0.5 if threshold is None else threshold
+    options = Options(threshold, origin, sr, segmentation, explain, keep_ids, key_file)
+    result = detect_files(src, partial(trained, model.resolve()), out, settings, options, jobs, backend)
+    for one in result.left_out:
+        print(f"cmbfe: left out: {' '.join(one.line.split())}", file=sys.stderr)
+    print(_found(out, result, threshold))
+
+
+def _found(out: Path, result: Any, threshold: float) -> str:
+    """What `cmbfe detect` has found, in one line."""
+    detections, shown = (sum(getattr(one, name) for one in result.done) for name in ("detections", "shown"))
+    lesions = [one.lesions for one in result.done if one.lesions is not None]
+    of_them = f"{shown} of them with a score of at least {threshold:.4g}"
+    as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
+    left_out = f"; {len(result.left_out)} series left out" if result.left_out else ""
+    return f"{out}: {detections} detections, {of_them}{as_lesions}{left_out}"
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Option(help="folder with model.safetensors and config.json")],
+    out: Annotated[Path, typer.Option(help="the ONNX file; its name ends in .onnx, an earlier one is replaced")],
+    pictures: Annotated[
+        Path | None, typer.Option(help="PNG/JPG pictures to compare with PyTorch on, besides random ones")
+    ] = None,
+) -> None:
+    """Write a detector as an ONNX file, which needs neither PyTorch nor cmbfe, if it finds what PyTorch finds.
+
+    Example: cmbfe export --model models/ssd300-fe --out ssd300-fe.onnx
+    """
+    from cmbfe.detect_files import picture_files
+    from cmbfe.detector.weights import load_model
+    from cmbfe.export import export_onnx
+
+    files = [] if pictures is None else picture_files(pictures, out)
+    if pictures is not None and not files:
+        raise InputError(f"{pictures}: no PNG or JPG picture there; `cmbfe import` makes pictures from scanner data")
+    difference = export_onnx(load_model(model), out, files)
+    same = difference.pictures - difference.found_otherwise
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB. onnxruntime against PyTorch on {difference.pictures} pictures: "
+        f"scores differ by at most {difference.score:.1e}, box corners by {difference.box_px:.1e} px; "
+        f"the same detections in {same}"
+    )
 
 
 @app.command()

@@ -1,49 +1,163 @@
-"""Detection for a user's own files: a DICOM folder or pictures in; JSON, CSV and overlays out."""
+"""Series of a user's own files, as `cmbfe detect` takes them one by one: DICOM, or pictures.
+
+NIfTI volumes are series as well, see `cmbfe.findings.nifti`.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from torch import nn
 from tqdm import tqdm
 
-from cmbfe.data.labels import CATEGORIES, Detections
+from cmbfe.data.dicom import SeriesHeaders, to_patient_mm
+from cmbfe.data.labels import Detections
 from cmbfe.data.picture_files import read_picture
-from cmbfe.data.pictures import image_entries, magnitude_series, series_pictures
-from cmbfe.detect import DETECTIONS_FILE, detect
-from cmbfe.devices import Compute
+from cmbfe.data.pictures import series_pictures
+from cmbfe.data.sources.burned_in import refuse_burned_in
+from cmbfe.detect import BATCH
 from cmbfe.errors import InputError
-from cmbfe.figures import overlay
-from cmbfe.files import whole_file, whole_folder, write_json
 from cmbfe.params import Pictures
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGES_FILE = "images.json"
 """The COCO `images` that the detections belong to. Also what an earlier result is recognised by: other folders too
 hold a detections.json."""
+IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
+"""What a table says of a picture."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """One series of pictures to detect in, with the COCO `images` entries that describe them."""
+class Place:
+    """Where the slices of a series lie in the patient: mm, x to the left, y to the back, z to the head (LPS)."""
 
-    images: list[dict]
-    pictures: np.ndarray
+    orientation: tuple[float, ...]
+    """Directions along a row (px x), then along a column (px y)."""
+    positions_mm: tuple[tuple[float, float, float], ...]
+    """Centre of the first pixel of each slice."""
+    pixel_spacing_mm: tuple[float, float]
+    """Row spacing (along y), column spacing (along x)."""
+    slice_spacing_mm: float
+
+    def to_mm(self, slice_index: int, x: float, y: float) -> tuple[float, float, float]:
+        """Patient coordinates of a point x, y (px) of a slice; a pixel's centre is at + 0.5."""
+        return to_patient_mm(self, slice_index, x, y)
 
 
-def dicom_sources(source: Path, settings: Pictures) -> Iterator[Source]:
-    """The magnitude series of a DICOM folder one after another, as 8-bit pictures.
+@dataclass(frozen=True)
+class Loaded:
+    """A series read: what is known of its slices, and their pictures, a batch at a time."""
 
-    All headers are read and checked at once, pixels when their turn comes.
-    """
-    all_series = magnitude_series(source)
-    images = image_entries(all_series, "png")
-    of_series = [[image for image in images if image["series_uid"] == one.series_uid] for one in all_series]
-    return (Source(own, series_pictures(one, settings)) for own, one in zip(of_series, all_series, strict=True))
+    images: list[dict[str, Any]]
+    """COCO `images` without id and names: `width`, `height`, `slice_index` and, where known, more."""
+    batches: Iterator[np.ndarray]
+    """uint8 [n, rows, columns] each, n at most `BATCH`, in the order of `images`."""
+    place: Place | None = None
+    """None for pictures: nobody knows where they lie."""
+
+
+class Series(Protocol):
+    """A series of one patient, named as the source names it: small, and it can be sent to another process."""
+
+    patient: str
+    name: str
+
+    @property
+    def slices(self) -> int:
+        """How many pictures it has."""
+
+    def load(self, settings: Pictures) -> Loaded:
+        """Read it; raises `InputError`. The volume is in memory as long as `batches` is."""
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """A magnitude series of DICOM files."""
+
+    headers: SeriesHeaders
+
+    @property
+    def patient(self) -> str:
+        """The PatientID; without one nobody knows which series are one patient's, and each is taken for itself."""
+        return self.headers.patient_id or self.headers.series_uid
+
+    @property
+    def name(self) -> str:
+        """The SeriesInstanceUID, see `SeriesHeaders`."""
+        return self.headers.series_uid
+
+    @property
+    def slices(self) -> int:
+        """See `Series`."""
+        return len(self.headers.files)
+
+    def load(self, settings: Pictures) -> Loaded:
+        """See `Series`; `BurnedInAnnotation` where a header says so."""
+        headers = self.headers
+        refuse_burned_in(sorted(set(headers.files)))
+        pictures = series_pictures(headers, settings)
+        image = {"width": headers.columns, "height": headers.rows, "pixel_spacing_mm": list(headers.pixel_spacing_mm)}
+        return Loaded(
+            images=[
+                {**image, "slice_index": index, "sop_instance_uid": uid}
+                for index, uid in enumerate(headers.sop_instance_uids)
+            ],
+            batches=in_batches(pictures),
+            place=Place(
+                headers.orientation, headers.positions_mm, headers.pixel_spacing_mm, headers.slice_spacing_mm
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class PictureSeries:
+    """The pictures of one folder, which stands for the patient."""
+
+    patient: str
+    root: Path
+    names: tuple[str, ...]
+    """Paths below `root`."""
+    shapes: tuple[tuple[int, int], ...]
+    """Rows and columns of each."""
+    first_index: int = 0
+    """Slice index of the first."""
+    name: str = ""
+
+    @property
+    def slices(self) -> int:
+        """See `Series`."""
+        return len(self.names)
+
+    def load(self, settings: Pictures) -> Loaded:
+        """See `Series`; `settings` do not matter, as the pictures are made."""
+        images = [
+            {"file_name": name, "width": columns, "height": rows, "slice_index": index}
+            for index, (name, (rows, columns)) in enumerate(
+                zip(self.names, self.shapes, strict=True), self.first_index
+            )
+        ]
+        return Loaded(images, self._batches())
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        """Neighbours of one size together."""
+        batch: list[np.ndarray] = []
+        for name in self.names:
+            picture = read_picture(self.root / name)
+            if batch and (len(batch) == BATCH or batch[0].shape != picture.shape):
+                yield np.stack(batch)
+                batch = []
+            batch.append(picture)
+        if batch:
+            yield np.stack(batch)
+
+
+def in_batches(pictures: np.ndarray) -> Iterator[np.ndarray]:
+    """Pictures [N, rows, columns], `BATCH` at a time."""
+    return (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
 
 
 def picture_files(source: Path, out: Path) -> list[Path]:
@@ -52,16 +166,27 @@ def picture_files(source: Path, out: Path) -> list[Path]:
     Raises:
         InputError: two that differ in their suffix only, or DICOM files beside them.
     """
-    found = sorted(source.rglob("*")) if source.is_dir() else []
-    files = [file for file in found if _is_visible(file, source, out)] or [source]
+    files = visible_files(source, out)
     pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
-    if pictures and (dicom := next((file for file in files if _is_dicom(file)), None)):
-        what = f"pictures ({pictures[0].name}) and DICOM ({dicom.name})"
-        raise InputError(f"{source}: holds {what}; give a folder of one of the two")
+    if pictures:
+        refuse_beside(source, f"pictures ({pictures[0].name})", "DICOM", filter(is_dicom, files))
     for one, other in pairwise(sorted(pictures, key=lambda file: file.with_suffix(""))):
         if one.with_suffix("") == other.with_suffix(""):
             raise InputError(f"{other}: differs from {one.name} in its suffix only; keep one")
     return pictures
+
+
+def refuse_beside(source: Path, what: str, other: str, files: Iterable[Path]) -> None:
+    """Raise `InputError` where there are `files` of another kind than `what` is."""
+    if (file := next(iter(files), None)) is not None:
+        raise InputError(f"{source}: holds {what} and {other} ({file.name}); give a folder of one of the two")
+
+
+def visible_files(source: Path, out: Path) -> list[Path]:
+    """Files under a folder (or the one file given), sorted by path, without hidden ones and those of `out`."""
+    if not source.is_dir():
+        return [source]
+    return [file for file in sorted(source.rglob("*")) if _is_visible(file, source, out)]
 
 
 def _is_visible(file: Path, source: Path, out: Path) -> bool:
@@ -69,33 +194,36 @@ def _is_visible(file: Path, source: Path, out: Path) -> bool:
     return not hidden and file.is_file() and not file.resolve().is_relative_to(out.resolve())
 
 
-def _is_dicom(file: Path) -> bool:
+def is_dicom(file: Path) -> bool:
+    """Whether the file has the letters that begin a DICOM file."""
     with file.open("rb") as opened:
         return opened.read(132)[128:] == b"DICM"
 
 
-def picture_sources(files: Sequence[Path], root: Path) -> Iterator[Source]:
-    """Pictures one after another; the folder of a picture stands for patient and series.
+def picture_series(files: Sequence[Path], root: Path) -> list[PictureSeries]:
+    """Neighbouring files of one folder, which stands for the patient; all are decoded to check them.
 
-    All pictures are decoded once to check them, and again when their turn comes.
+    The order of the files is kept: by it pictures are numbered.
+
+    Raises:
+        InputError: a picture that cannot be read.
     """
-    index_in_folder: dict[Path, int] = defaultdict(int)
-    images = []
-    for number, file in enumerate(tqdm(files, desc="checking pictures", unit="picture", delay=1), 1):
-        rows, columns = read_picture(file).shape
-        relative = file.relative_to(root)
-        image = {
-            "id": number,
-            "file_name": relative.as_posix(),
-            "width": columns,
-            "height": rows,
-            "patient_id": relative.parent.as_posix() if relative.parent.name else root.resolve().name,
-            "series_uid": "",
-            "slice_index": index_in_folder[relative.parent],
-        }
-        index_in_folder[relative.parent] += 1
-        images.append(image)
-    return (Source([image], read_picture(file)[None]) for image, file in zip(images, files, strict=True))
+    shapes = [read_picture(file).shape for file in tqdm(files, desc="checking pictures", unit="picture", delay=1)]
+    before: dict[Path, int] = defaultdict(int)
+    series = []
+    for folder, run in groupby(zip(files, shapes, strict=True), key=lambda pair: pair[0].relative_to(root).parent):
+        own = list(run)
+        series.append(
+            PictureSeries(
+                patient=folder.as_posix() if folder.name else root.resolve().name,
+                root=root,
+                names=tuple(file.relative_to(root).as_posix() for file, _ in own),
+                shapes=tuple(shape for _, shape in own),
+                first_index=before[folder],
+            )
+        )
+        before[folder] += len(own)
+    return series
 
 
 def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataFrame:
@@ -104,55 +232,11 @@ def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataF
     Millimetres are missing where the pixel spacing is not known.
     """
     by_id = {image["id"]: image for image in images}
-    columns = ["patient_id", "series_uid", "slice_index", "file_name"]
     names = [f"{side}_{unit}" for unit in ("px", "mm") for side in ("x", "y", "width", "height")]
     rows = []
     for detection in detections:
         image = by_id[detection["image_id"]]
         row_mm, column_mm = image.get("pixel_spacing_mm", (np.nan, np.nan))
         box_mm = np.multiply(detection["bbox"], [column_mm, row_mm, column_mm, row_mm]).round(3)
-        rows.append([*(image[key] for key in columns), *detection["bbox"], *box_mm, detection["score"]])
-    return pd.DataFrame(rows, columns=[*columns, *names, "score"])
-
-
-def detect_files(
-    source: Path, model: nn.Module, out: Path, settings: Pictures, compute: Compute, threshold: float = 0.5
-) -> pd.DataFrame:
-    """Detect in a DICOM folder or in pictures and write detections.json, detections.csv, images.json and overlays.
-
-    Args:
-        threshold: detections of at least this score are drawn in the overlays; the files hold all.
-
-    Returns:
-        The table of detections.
-
-    Raises:
-        InputError: nothing to read, unreadable input, or an `out` that holds something else than an earlier result;
-            then nothing is written.
-    """
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
-    images: list[dict] = []
-    detections: Detections = []
-    with whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
-        files = picture_files(source, out)
-        root = source.parent if source.is_file() else source
-        sources = picture_sources(files, root) if files else dicom_sources(source, settings)
-        for one in tqdm(sources, desc=f"detecting in {source.name}", unit="picture" if files else "series"):
-            found = detect(model, one.pictures, [image["id"] for image in one.images], compute, progress=not files)
-            _write_overlays(temporary / "overlays", one, found, threshold)
-            images += one.images
-            detections += found
-        table = detections_table(images, detections)
-        write_json(temporary / DETECTIONS_FILE, detections)
-        write_json(temporary / IMAGES_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
-        with whole_file(temporary / "detections.csv") as file:
-            table.to_csv(file, index=False)
-    return table
-
-
-def _write_overlays(folder: Path, source: Source, detections: Detections, threshold: float) -> None:
-    for image, picture in zip(source.images, source.pictures, strict=True):
-        boxes = [d for d in detections if d["image_id"] == image["id"] and d["score"] >= threshold]
-        with whole_file((folder / image["file_name"]).with_suffix(".png")) as file:
-            overlay(picture, boxes).save(file)
+        rows.append([*(image[key] for key in IMAGE_COLUMNS), *detection["bbox"], *box_mm, detection["score"]])
+    return pd.DataFrame(rows, columns=[*IMAGE_COLUMNS, *names, "score"])

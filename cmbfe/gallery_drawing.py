@@ -69,13 +69,14 @@ def picture_overlay(gallery: Gallery, view: View) -> str:
         name: number % 2 == 1 for number, name in enumerate(gallery.found)
     }  # twins' scores would cover each other
     drawn = [
-        _rectangles(found, of_detector.get(name, figures.GROUND_TRUTH_COLOUR), image["width"] / 40, below.get(name))
+        rectangles(found, of_detector.get(name, figures.GROUND_TRUTH_COLOUR), image["width"] / 40, below.get(name))
         for name, found in boxes_of(gallery, view).items()
     ]
-    return "".join(drawn) + _scale_bar(image)
+    return "".join(drawn) + scale_bar(image)
 
 
-def _rectangles(found: Found, colour: str, text_px: float, below: bool | None) -> str:
+def rectangles(found: Found, colour: str, text_px: float, below: bool | None = None) -> str:
+    """Boxes with their scores above or below them as SVG elements, in px of the picture."""
     scores = [f"{score:.2f}" for score in found.scores] or [""] * len(found.boxes)
     return "".join(
         f'<rect x="{x - 1:g}" y="{y - 1:g}" width="{width + 2:g}" height="{height + 2:g}" stroke="{colour}"/>'
@@ -85,7 +86,8 @@ def _rectangles(found: Found, colour: str, text_px: float, below: bool | None) -
     )
 
 
-def _scale_bar(image: dict) -> str:
+def scale_bar(image: dict) -> str:
+    """A white bar with its length, where the image's `pixel_spacing_mm` is known, as SVG elements."""
     if "pixel_spacing_mm" not in image:
         return ""
     left, bottom, length = 0.05 * image["width"], 0.95 * image["height"], SCALE_BAR_MM / image["pixel_spacing_mm"][1]

@@ -190,7 +190,7 @@ def metric_table(result: Mapping[str, Any], level: str) -> str:
         [f"{name}<br><small>{meaning}</small>", *(with_interval(values[key]) for _, values in columns)]
         for key, (name, meaning) in MEANING.items()
     ]
-    return _table(["", *(escape(title) for title, _ in columns)], rows)
+    return html_table(["", *(escape(title) for title, _ in columns)], rows)
 
 
 def with_interval(value: Mapping[str, float]) -> str:
@@ -211,7 +211,7 @@ def operating_points(detectors: Sequence[Detector], result: Mapping[str, Any]) -
         rows.append([escape(detector.name), *map(_number, numbers)])
     columns = ["", "threshold", "sensitivity", "precision", "FP per CMB", "FP per picture", "ICC of counts", "ECE"]
     how = escape(result["settings"]["operating_point"])
-    return f"<h2>Operating point</h2><p>Threshold: {how}.</p>" + _table(columns, rows)
+    return f"<h2>Operating point</h2><p>Threshold: {how}.</p>" + html_table(columns, rows)
 
 
 def embedded(image: Path) -> str:
@@ -224,7 +224,8 @@ def _html(table: pd.DataFrame) -> str:
     return table.to_html(float_format="{:.3f}".format, na_rep="–", border=0)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already."""
     head = "".join(f"<th>{column}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_world import dicom_head, dicom_labels, tiny_params
+from tiny_world import dicom_head, dicom_labels, save_tiny_model, tiny_params
 from typer.main import get_command
 
 from cmbfe import cli, evaluate
@@ -32,7 +32,8 @@ def test_help_lists_every_command_and_loads_no_torch():
     code += "except SystemExit as end: sys.exit(int('torch' in sys.modules) or end.code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert set(COMMANDS) == {"profile", "phantom", "import", "train", "detect", "evaluate", "crossval", "study"}
+    expected = {"profile", "phantom", "import", "train", "detect", "export", "evaluate", "crossval", "study"}
+    assert set(COMMANDS) == expected
     assert all(name in done.stdout for name in COMMANDS)
 
 
@@ -46,6 +47,7 @@ def test_help_lists_every_command_and_loads_no_torch():
         ["train", "ssd300"],
         ["detect", "SRC", "--model", "M", "--out", "OUT", "--threshold", "2"],
         ["detect", "SRC", "--out", "OUT"],
+        ["export", "--model", "M"],
         ["evaluate", "T.json", "D.json", "--out", "OUT", "--iou", "1.5"],
         ["evaluate", "T.json", "D.json", "--out", "OUT", "--threshold", "low"],
         ["profile"],
@@ -85,6 +87,24 @@ def test_import_train_detect_and_evaluate_go_on_from_each_others_files(run_cmbfe
     assert [image["id"] for image in read_labels(truth)["images"]] == [1, 2, 3, 4]
     assert run_cmbfe("evaluate", truth, found / "detections.json", "--out", out)[0] == 0
     assert {"metrics.json", "pr.csv", "froc.csv"} <= {path.name for path in out.iterdir()}
+
+
+def test_detect_takes_the_threshold_of_validation_and_names_what_it_leaves_out(run_cmbfe, tmp_path):
+    dicom_head(tmp_path / "in" / "a", "A", slices=1)
+    dicom_head(tmp_path / "in" / "b", "B", slices=1, BurnedInAnnotation="YES")
+    model = save_tiny_model(tmp_path / "model")
+    (tmp_path / "points.csv").write_text("variant,threshold\nssd300-fe,0.9\n")
+    point = ["--operating-point", tmp_path / "points.csv"]
+    arguments = ["detect", tmp_path / "in", "--model", model, "--out", tmp_path / "found"]
+    status, said, err = run_cmbfe(*arguments, *point)
+    assert status == 0
+    assert "with a score of at least 0.9, which make" in said
+    assert said.endswith("; 1 series left out\n")
+    assert "cmbfe: left out: " in err
+    assert "000.dcm: BurnedInAnnotation (0028,0301) is YES" in err
+    status, said, err = run_cmbfe(*arguments, *point, "--threshold", 0.5)
+    assert (status, said) == (2, "")
+    assert "two thresholds; give one" in err
 
 
 def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):

@@ -205,7 +205,7 @@ def test_cohorts_and_profiles_that_cannot_be_are_refused(refused, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "foreign folder", "below a file"])
-@pytest.mark.parametrize("command", ["phantom", "import", "train", "detect", "evaluate"])
+@pytest.mark.parametrize("command", ["phantom", "import", "train", "detect", "export", "evaluate"])
 def test_an_output_that_would_destroy_something_is_refused(refused, tmp_path, model, command, kind):
     dicom_head(tmp_path / "dicom", slices=2)
     labels = labelled_pictures(tmp_path / "pictures", 2)
@@ -218,6 +218,7 @@ def test_an_output_that_would_destroy_something_is_refused(refused, tmp_path, mo
         "import": ["dicom", tmp_path / "dicom", out, *params],
         "train": ["ssd300", "--out", out, "--data", tmp_path / "pictures", *params],
         "detect": [tmp_path / "pictures", "--model", model, "--out", out],
+        "export": ["--model", model, "--out", out],
         "evaluate": [truth, found, "--out", out],
     }[command]
     assert str(out) in refused(command, *arguments)

@@ -6,39 +6,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from findings_world import detect
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_world import SIDE, dicom_head, labelled_pictures, save_tiny_model, tiny_head, tiny_params, tree
-from torch import nn
+from tiny_world import SIDE, dicom_head, labelled_pictures, save_tiny_model, tiny_head, tree
 
 from cmbfe.data.picture_files import save_picture
-from cmbfe.detect_files import detect_files
 from cmbfe.detector.weights import load_model
 from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
+from cmbfe.findings.one_series import Detector
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 PICTURE = tiny_head()[0].astype(np.uint8)
 
 
-class SameBoxes(nn.Module):
-    """A detector that finds the same two boxes in every picture."""
-
-    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        boxes = torch.tensor([[10.0, 20, 14, 26], [40, 50, 41, 53]])
-        found = {"boxes": boxes, "scores": torch.tensor([0.75, 0.25]), "labels": torch.ones(2, dtype=torch.int64)}
-        return [found] * len(images)
-
-
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory) -> nn.Module:
-    return load_model(save_tiny_model(tmp_path_factory.mktemp("model")))
+def untrained(tmp_path_factory) -> Detector:
+    model = load_model(save_tiny_model(tmp_path_factory.mktemp("model")))
+    return Detector(model, make_compute("cpu", "32-true"), model.config.variant)
 
 
-def detected(source: Path, out: Path, model: nn.Module | None = None, threshold: float = 0.5) -> pd.DataFrame:
-    compute = make_compute("cpu", "32-true")
-    return detect_files(source, model or SameBoxes(), out, tiny_params().pictures, compute, threshold)
+def detected(source: Path, out: Path, detector: Detector | None = None, threshold: float = 0.5) -> pd.DataFrame:
+    detect(source, out, detector, threshold=threshold)
+    return pd.read_csv(out / "detections.csv", dtype={"patient_id": str, "series_uid": str})
 
 
 def read(file: Path) -> object:
@@ -117,7 +108,17 @@ def test_pictures_of_any_depth_and_size_are_read_and_their_folder_stands_for_the
     assert table["patient_id"].tolist() == ["scans", "b", "b"]
     assert table["slice_index"].tolist() == [0, 0, 1]
     assert overlays(tmp_path / "out") == ["a.png", "b/1.png", "b/2.png"]
-    assert pd.read_csv(tmp_path / "out" / "detections.csv")["x_mm"].isna().all()
+    assert table["x_mm"].isna().all()
+
+
+def test_pictures_are_numbered_by_their_paths_also_where_folders_lie_between_files(tmp_path):
+    for name in ("a/2.png", "b.png", "a/1.png", "c/1.png", "d.png"):
+        save_picture(tmp_path / "in" / name, PICTURE)
+    detected(tmp_path / "in", tmp_path / "out")
+    images = read(tmp_path / "out" / "images.json")["images"]
+    assert [image["file_name"] for image in images] == ["a/1.png", "a/2.png", "b.png", "c/1.png", "d.png"]
+    assert [image["id"] for image in images] == [1, 2, 3, 4, 5]
+    assert [image["slice_index"] for image in images] == [0, 1, 0, 0, 1]
 
 
 def test_one_file_is_a_source_too(tmp_path):

@@ -18,7 +18,7 @@ from cmbfe.data.sources import importer, writing
 from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
 from cmbfe.data.splits import paper_test_set
-from cmbfe.detect_files import picture_files, picture_sources
+from cmbfe.detect_files import picture_files, picture_series
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.lesions3d import match_lesions
@@ -70,9 +70,9 @@ def test_an_import_has_the_files_that_training_and_viewer_read(whole):
 
 def test_detections_of_the_whole_import_belong_to_its_labels(whole, tmp_path):
     """`cmbfe detect` numbers a folder of pictures by their paths: `cmbfe evaluate` then takes these labels."""
-    found = [one.images[0] for one in picture_sources(picture_files(whole, tmp_path), whole)]
+    found = [name for series in picture_series(picture_files(whole, tmp_path), whole) for name in series.names]
     images = read_labels(whole / LABELS_FILE)["images"]
-    assert [(one["id"], one["file_name"]) for one in found] == [(one["id"], one["file_name"]) for one in images]
+    assert list(enumerate(found, 1)) == [(one["id"], one["file_name"]) for one in images]
 
 
 def test_labels_serve_the_lesion_level_and_the_folds(whole):

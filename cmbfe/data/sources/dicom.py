@@ -4,16 +4,15 @@ Pictures are the slices as the scanner shows them, never turned: labels, `cmbfe 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from pydicom.tag import BaseTag, Tag
 
 from cmbfe.data.dicom import SeriesHeaders, find_series, read_volume
-from cmbfe.data.dicom_pixels import PIXEL_TAGS, input_errors, parse
+from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.data.sources.dicom_labels import Labelled, labels_of_series
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.labelled import records
@@ -21,7 +20,6 @@ from cmbfe.data.sources.series import Found, Loaded, volume_pictures
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS
 from cmbfe.errors import InputError
 
-BURNED_IN = "BurnedInAnnotation"
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
 OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and head: shown as the scanner does"
@@ -124,23 +122,3 @@ def affine_of(series: SeriesHeaders) -> np.ndarray:
     affine = np.eye(4)
     affine[:3] = np.column_stack([along_row * column_mm, along_column * row_mm, step, positions[0]])
     return affine
-
-
-def refuse_burned_in(files: Iterable[Path]) -> None:
-    """Read the headers of DICOM files for text that is part of the picture, where no pseudonym reaches it.
-
-    Raises:
-        InputError: BurnedInAnnotation (0028,0301) is YES in one of them.
-    """
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        return tag in PIXEL_TAGS
-
-    for path in files:
-        with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
-            said = str(parse(file, at_pixels, [int(Tag(BURNED_IN))]).get(BURNED_IN) or "")
-        if said.strip().upper() == "YES":
-            raise InputError(
-                f"{path}: {BURNED_IN} (0028,0301) is YES: its picture holds text, which may name the patient; "
-                "leave the file out, or blank the text and set the attribute to NO"
-            )

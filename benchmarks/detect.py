@@ -1,0 +1,232 @@
+"""Time and memory of `cmbfe detect` on full-size series, beside the bare network on the same slices.
+
+    python benchmarks/detect.py [--variant ssd512] [--width 1.0] [--slices 114] [--matrix 512] [--series 1 4]
+                                [--rounds 3] [--workers 1 2] [--work FOLDER]
+
+A phantom patient of that size is made once in FOLDER and copied under other UIDs for the runs with several series.
+
+1. One series, in this process: the parts before the network (headers, pixels, N4, window), and in turn with the whole
+   the bare network: the same model on the same 8-bit slices, in batches of the same size, from memory, without decoding
+   of boxes. Ratios are of one round: whole / bare, and whole less N4 / bare.
+2. Peak memory of `cmbfe detect` in a process of its own, for each number of series.
+3. The same series with each number of dask workers of one thread, where the package distributed is installed.
+
+N4 (`pictures.bias_correction`) has to be done before the first slice can be looked at, runs on one thread and cannot
+overlap with the network on the same series: it is stated apart.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+from cmbfe.data import pictures as making
+from cmbfe.data.bias import correct_bias
+from cmbfe.data.cohort import patient_plan
+from cmbfe.data.dataset import to_input
+from cmbfe.data.dicom import find_series, read_volume
+from cmbfe.data.dicom_write import write_series
+from cmbfe.data.phantom import simulate
+from cmbfe.data.pictures import to_8_bit
+from cmbfe.detect import BATCH, detect
+from cmbfe.detector.ssd import build
+from cmbfe.detector.weights import save_model
+from cmbfe.errors import InputError
+from cmbfe.files import whole_folder, write_json
+from cmbfe.findings.one_series import Detector, trained
+from cmbfe.findings.run import Options, detect_files
+from cmbfe.params import Params, load_params, profile_file, save_params
+from cmbfe.timing import machine
+
+MADE_FILE = "made.json"
+BOXES_SHOWN = 3
+"""Boxes a slice: scores of an untrained detector mean nothing, but boxes that are drawn and linked take time."""
+
+
+def patient(work: Path, params: Params, slices: int, matrix: int) -> Path:
+    """A phantom patient's magnitude and phase as DICOM, made if it is not there yet."""
+    folder = work / f"patient-{slices}x{matrix}"
+    if not (folder / MADE_FILE).exists():
+        size = {"slices": slices, "matrix_px": matrix}
+        anyone = load_params(profile_file("laptop")).phantom.model_copy(update=size)
+        plan = next(iter(patient_plan(anyone, params.seed).values()))
+        with whole_folder(folder, MADE_FILE) as temporary:
+            write_series(temporary, simulate(plan, os.cpu_count() or 1), "P0001", params.seed)
+            write_json(temporary / MADE_FILE, size)
+    return folder
+
+
+def several(source: Path, work: Path, series: int) -> Path:
+    """A tree of so many patients, each with the same pictures under ids and UIDs of its own."""
+    folder = work / f"{source.name}-{series}-series"
+    if not folder.exists():
+        for number in range(series):
+            for path in source.glob("*.dcm"):
+                image = dcmread(path)
+                for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+                    setattr(image, keyword, generate_uid(entropy_srcs=[str(number), str(image[keyword].value)]))
+                image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+                image.PatientID = f"P{number:04d}"
+                (folder / image.PatientID).mkdir(parents=True, exist_ok=True)
+                image.save_as(folder / image.PatientID / path.name)
+    return folder
+
+
+def model_folder(work: Path, params: Params, variant: str, width: float) -> Path:
+    """An untrained detector: what it finds does not change what it costs, but for its many boxes."""
+    folder = work / f"{variant}-{width:g}"
+    if not (folder / "params.yaml").exists():
+        torch.manual_seed(0)
+        save_model(build(variant, width=width).eval(), folder)
+        save_params(params, folder / "params.yaml")
+    return folder
+
+
+@contextmanager
+def timed(name: str, into: dict[str, float]) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    into[name] = time.perf_counter() - begin
+
+
+@contextmanager
+def n4_timed(into: dict[str, float]) -> Iterator[None]:
+    """Seconds of N4 in whatever runs inside the block, in this process."""
+
+    def spy(*arguments: object, **options: object) -> np.ndarray:
+        with timed("N4", into):
+            return correct_bias(*arguments, **options)
+
+    making.correct_bias = spy
+    try:
+        yield
+    finally:
+        making.correct_bias = correct_bias
+
+
+def parts(source: Path, params: Params) -> tuple[dict[str, float], np.ndarray]:
+    """Seconds of what comes before the network, one after another; and the 8-bit slices."""
+    seconds: dict[str, float] = {}
+    with timed("headers", seconds):
+        series = next(one for one in find_series(source) if one.kind == "magnitude")
+    with timed("pixels", seconds):
+        volume = read_volume(series).clip(min=0)
+    spacing = (series.slice_spacing_mm, *series.pixel_spacing_mm)
+    with timed("N4", seconds):
+        corrected = correct_bias(volume, spacing, **params.pictures.bias_correction.model_dump())
+    with timed("window", seconds):
+        pictures = to_8_bit(corrected, params.pictures.window_percentiles)
+    return seconds, pictures
+
+
+def bare(detector: Detector, pictures: np.ndarray) -> float:
+    """Seconds of the network alone: logits and box regressions of all slices."""
+    begin = time.perf_counter()
+    for start in range(0, len(pictures), BATCH):
+        images = to_input(pictures[start : start + BATCH], detector.compute.device)
+        with torch.inference_mode(), detector.compute.autocast():
+            detector.model.predict(detector.model.prepare(images))
+    if detector.compute.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def usual_threshold(detector: Detector, pictures: np.ndarray) -> float:
+    """The score that as many detections reach as a trained detector shows: `BOXES_SHOWN` a slice."""
+    middle = pictures[len(pictures) // 2 :][:BATCH]
+    found = detect(detector.model, middle, range(len(middle)), detector.compute)
+    scores = sorted((one["score"] for one in found), reverse=True)
+    return scores[min(BOXES_SHOWN * len(middle), len(scores) - 1)]
+
+
+def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
+    """Print the parts and the ratios of one series; returns the threshold that was used."""
+    detector = trained(model)
+    print(machine(detector.compute))
+    seconds, pictures = parts(source, params)
+    print(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()), f"({len(pictures)} slices)")
+    threshold = usual_threshold(detector, pictures)
+    bare(detector, pictures[: 2 * BATCH])
+    for number in range(rounds):
+        alone = bare(detector, pictures)
+        with tempfile.TemporaryDirectory() as folder:
+            spent: dict[str, float] = {}
+            with timed("whole", spent), n4_timed(spent):
+                detect_files(source, lambda: detector, Path(folder) / "out", params.pictures, Options(threshold))
+        whole, n4 = spent["whole"], spent["N4"]
+        ratios = f"{whole / alone:.3f}, without N4 ({n4:.1f} s) {(whole - n4) / alone:.3f}"
+        print(
+            f"round {number + 1}: whole {whole:.1f} s, bare network {alone:.1f} s; whole / bare {ratios}", flush=True
+        )
+    return threshold
+
+
+def memory(source: Path, model: Path, threshold: float) -> tuple[float, float]:
+    """Seconds and peak GiB of the command in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cmbfe", "detect", str(source), "--model", str(model)]
+        command += ["--out", f"{folder}/out", "--threshold", str(threshold)]
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise InputError(f"cmbfe detect {source} ended with status {os.waitstatus_to_exitcode(status)}")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return time.perf_counter() - begin, usage.ru_maxrss * unit / 2**30
+
+
+def on_dask(source: Path, model: Path, params: Params, threshold: float, workers: int) -> float:
+    """Seconds with so many workers of one thread, each in a process of its own, once all have loaded the model."""
+    from distributed import Client, LocalCluster
+
+    options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**options) as cluster, Client(cluster) as client, tempfile.TemporaryDirectory() as folder:
+        client.run(torch.set_num_threads, 1)
+        client.run(trained, model)
+        begin = time.perf_counter()
+        settings = (params.pictures, Options(threshold), workers, cluster.scheduler_address)
+        detect_files(source, partial(trained, model), Path(folder) / "out", *settings)
+        return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="ssd512")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on all channels")
+    parser.add_argument("--slices", type=int, default=114)
+    parser.add_argument("--matrix", type=int, default=512, help="rows and columns")
+    parser.add_argument("--series", type=int, nargs="*", default=[1, 4], help="numbers of series for the memory")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of dask workers")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "cmbfe-benchmark-detect")
+    given = parser.parse_args()
+    params = load_params(profile_file("paper"))
+    source = patient(given.work, params, given.slices, given.matrix)
+    model = model_folder(given.work, params, given.variant, given.width).resolve()
+    threshold = one_series(source, model, params, given.rounds)
+    for number in given.series:
+        seconds, gib = memory(several(source, given.work, number), model, threshold)
+        print(f"{number} series: {seconds:.1f} s with start, peak {gib:.2f} GiB", flush=True)
+    most = max(given.series, default=1)
+    for workers in given.workers:
+        try:
+            seconds = on_dask(several(source, given.work, most), model, params, threshold, workers)
+        except ImportError:
+            print("dask workers: the package distributed is not installed")
+            break
+        print(f"{most} series on {workers} dask workers of one thread: {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

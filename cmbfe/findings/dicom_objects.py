@@ -1,0 +1,244 @@
+"""Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made by highdicom.
+
+Both name the source images by UID and, as any object of a PACS must, carry the patient's name, id and dates: they are
+made on request only. Their own UIDs are new in each run; a lesion has one tracking UID in both objects.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from highdicom import sr
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+
+from cmbfe.data.dicom import SeriesHeaders
+from cmbfe.data.dicom_pixels import input_errors
+from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+from cmbfe.findings.lesions import Lesion
+
+MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
+"""No code of SNOMED CT for it is in DICOM's context groups: a private one, whose meaning a viewer shows."""
+ABNORMALITY = codes.SCT.MorphologicallyAbnormalStructure
+SR_FOLDER, SEGMENTATION_FOLDER = "sr", "segmentation"
+MAKER = "cmbfe"
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
+    *("AccessionNumber", "ReferringPhysicianName"),
+)
+"""What a header of a patient's study has by the standard (type 2), if only empty."""
+REPORT_NUMBER, SEGMENTATION_NUMBER = 9001, 9002
+"""Series numbers, far from those of scanners."""
+
+
+def write_report(
+    path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str, threshold: float
+) -> None:
+    """Write the lesions of a series as a DICOM SR: TID 1500, a TID 1411 group for each, its boxes as closed polylines.
+
+    The first group (TID 1501) counts them: a series without microbleeds has a report too. Graphic data are px with the
+    upper left corner of the first pixel at 0, as our boxes are.
+
+    Raises:
+        InputError: the series' headers do not allow a report (no StudyInstanceUID, malformed names, …).
+    """
+    with input_errors(headers.files[0], "no DICOM SR can be made from its header"):
+        images = _images(headers)
+        algorithm = sr.AlgorithmIdentification(
+            MAKER, version(MAKER), [f"detector={detector}", f"threshold={threshold:g}"]
+        )
+        device = sr.DeviceObserverIdentifyingAttributes(
+            generate_uid(entropy_srcs=[MAKER]), name=MAKER, model_name=detector
+        )
+        report = sr.MeasurementReport(
+            observation_context=sr.ObservationContext(
+                sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+            ),
+            procedure_reported=codes.LN.MRIUnspecifiedBodyRegion,
+            imaging_measurements=[
+                _count(images, headers, lesions, algorithm),
+                *(_group(one, images, headers, algorithm) for one in lesions),
+            ],
+            title=codes.DCM.ImagingMeasurementReport,
+        )
+        document = sr.ComprehensiveSR(
+            evidence=_distinct(images),
+            content=report,
+            series_number=REPORT_NUMBER,
+            is_complete=True,
+            is_final=False,
+            **_identity("Microbleeds, detected"),
+        )
+        _save(document, path)
+
+
+def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str) -> None:
+    """Write the lesions of a series as a binary DICOM segmentation: a segment each, the ellipses inside its boxes.
+
+    A detector gives boxes and no outlines: the ellipse is the box's best guess of a round dot. Only slices with
+    a lesion are in it. DICOM knows no empty segmentation: without lesions there is no file.
+
+    Raises:
+        InputError: the series' headers do not allow one (no FrameOfReferenceUID, …).
+    """
+    if not lesions:
+        return
+    with input_errors(headers.files[0], "no DICOM segmentation can be made from its header"):
+        images = _images(headers)
+        sources, place, frames = _segmented(images, headers, lesions)
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name=MAKER, family=codes.DCM.ArtificialIntelligence, version=version(MAKER), source=MAKER
+        )
+        segmentation = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=_labels(lesions, headers, place, frames),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[
+                hd.seg.SegmentDescription(
+                    segment_number=number,
+                    segment_label=_label(one),
+                    segmented_property_category=ABNORMALITY,
+                    segmented_property_type=MICROBLEED,
+                    algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                    algorithm_identification=algorithm,
+                    tracking_uid=one.uid,
+                    tracking_id=_label(one),
+                )
+                for number, one in enumerate(lesions, 1)
+            ],
+            series_number=SEGMENTATION_NUMBER,
+            manufacturer_model_name=detector,
+            device_serial_number="0",
+            software_versions=version(MAKER),
+            content_label="MICROBLEEDS",
+            **_identity("Microbleeds, ellipses in detected boxes"),
+        )
+        _save(segmentation, path)
+
+
+def _identity(description: str) -> dict[str, Any]:
+    return {
+        "series_instance_uid": hd.UID(),
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+        "manufacturer": MAKER,
+        "series_description": description,
+    }
+
+
+def _save(document: Dataset, path: Path) -> None:
+    with whole_file(path) as temporary:
+        document.save_as(temporary, enforce_file_format=True)
+
+
+def _images(headers: SeriesHeaders) -> list[Dataset]:
+    """The header of each slice's file, without pixels; slices of one file share theirs."""
+    by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
+    for image in by_path.values():
+        for keyword in MAY_BE_EMPTY:  # older files leave them out; highdicom wants them to be there
+            image.setdefault(keyword, None)
+    return [by_path[path] for path in headers.files]
+
+
+def _distinct(images: Sequence[Dataset]) -> list[Dataset]:
+    return list({image.SOPInstanceUID: image for image in images}.values())
+
+
+def _label(lesion: Lesion) -> str:
+    return f"Microbleed {lesion.number}"
+
+
+def _count(
+    images: Sequence[Dataset],
+    headers: SeriesHeaders,
+    lesions: Sequence[Lesion],
+    algorithm: sr.AlgorithmIdentification,
+) -> sr.MeasurementsAndQualitativeEvaluations:
+    """How many there are, of all images."""
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(hd.UID(), "Microbleeds of the series"),
+        finding_type=MICROBLEED,
+        finding_category=ABNORMALITY,
+        algorithm_id=algorithm,
+        measurements=[sr.Measurement(codes.SCT.NumberOfLesions, len(lesions), codes.UCUM.NoUnits)],
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(one) for one in _distinct(images)],
+    )
+
+
+def _group(
+    lesion: Lesion, images: Sequence[Dataset], headers: SeriesHeaders, algorithm: sr.AlgorithmIdentification
+) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """One lesion: its boxes, its score in percent (CAD's certainty, DCM 111012) and its size."""
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(lesion.uid, _label(lesion)),
+        referenced_regions=[
+            sr.ImageRegion(
+                sr.GraphicTypeValues.POLYLINE, _corners(box), _source(images[index], headers.frames[index])
+            )
+            for index, (box, _) in sorted(lesion.boxes.items())
+        ],
+        finding_type=MICROBLEED,
+        finding_category=ABNORMALITY,
+        finding_sites=[sr.FindingSite(codes.SCT.Brain)],
+        algorithm_id=algorithm,
+        measurements=[
+            sr.Measurement(codes.DCM.CertaintyOfFinding, round(100 * lesion.score, 2), codes.UCUM.Percent),
+            sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter),
+        ],
+    )
+
+
+def _source(image: Dataset, frame: int) -> sr.SourceImageForRegion:
+    numbers = [frame + 1] if "NumberOfFrames" in image else None
+    return sr.SourceImageForRegion.from_source_image(image, referenced_frame_numbers=numbers)
+
+
+def _corners(box: Sequence[float]) -> np.ndarray:
+    """A closed polyline around a box [x, y, w, h] px: float64 [5, 2], column and row."""
+    x, y, width, height = box
+    return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]])
+
+
+def _segmented(
+    images: Sequence[Dataset], headers: SeriesHeaders, lesions: Sequence[Lesion]
+) -> tuple[list[Dataset], dict[int, int], int]:
+    """The images that a segmentation lies on, the frame of it on which each slice lies, and how many frames there are.
+
+    Of a multi-frame file all frames in their own order, which need not be that of the slices.
+    """
+    slices = sorted({index for one in lesions for index in one.boxes})
+    if "NumberOfFrames" not in images[0]:
+        return (
+            [images[index] for index in slices],
+            {index: position for position, index in enumerate(slices)},
+            len(slices),
+        )
+    if len(_distinct(images)) > 1:
+        raise InputError(f"{headers.files[0]}: a series of several multi-frame files cannot be segmented")
+    return [images[0]], {index: headers.frames[index] for index in slices}, int(images[0].NumberOfFrames)
+
+
+def _labels(lesions: Sequence[Lesion], headers: SeriesHeaders, place: Mapping[int, int], frames: int) -> np.ndarray:
+    """uint16 [frames, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one wins.
+
+    A lesion too small for any centre takes the pixel in the middle of each of its boxes.
+
+    Args:
+        place: slice index -> frame.
+    """
+    labels = np.zeros((frames, headers.rows, headers.columns), np.uint16)
+    rows, columns = np.mgrid[: headers.rows, : headers.columns] + 0.5
+    for number, lesion in reversed(list(enumerate(lesions, 1))):
+        for index, (box, _) in lesion.boxes.items():
+            x, y, width, height = box
+            across, down = (columns - x - width / 2) * 2, (rows - y - height / 2) * 2
+            inside = (across * height) ** 2 + (down * width) ** 2 <= (width * height) ** 2
+            labels[place[index]][inside] = number
+            middle = min(int(y + height / 2), headers.rows - 1), min(int(x + width / 2), headers.columns - 1)
+            labels[place[index]][middle] = number
+    return labels

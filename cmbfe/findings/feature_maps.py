@@ -1,0 +1,85 @@
+"""What the detector sees on a slice: its feature maps, and what feature enhancement (FE) would add for what it found.
+
+At test time there is no ground truth and no FE. Here the detections stand in its place: the mask M shows which of them
+FE would have strengthened, had they been labelled in training.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from cmbfe.data.dataset import to_input
+from cmbfe.data.labels import Detections, xyxy
+from cmbfe.detector.ssd import SPECS, SSD
+from cmbfe.diagrams import LAYER_NAMES
+from cmbfe.explain import enhancement_steps
+from cmbfe.figures import COLOURS, map_grid
+from cmbfe.findings.one_series import Detector
+
+FEWEST_CELLS = 8
+"""Maps of fewer cells a side are not drawn: a microbleed is a small part of one of their cells."""
+
+
+def feature_maps_png(detector: Detector, picture: np.ndarray, detections: Detections) -> bytes:
+    """A figure of one slice as PNG: the picture with what was found, M, what FE would add, and the maps of the heads.
+
+    Of each map the channel is drawn that tells what was found from the rest best.
+
+    Args:
+        picture: uint8 [rows, columns].
+        detections: COCO results of this picture, at least one.
+    """
+    model, device = detector.model, detector.compute.device
+    image = model.resize(to_input(picture[None], device))[0]
+    scale = model.input_size / torch.tensor(picture.shape[::-1], device=device).repeat(2)
+    boxes = torch.from_numpy(xyxy(detections)).float().to(device) * scale
+    steps = {name: values.cpu().numpy() for name, values in enhancement_steps(model, image, boxes).items()}
+    maps = {
+        "picture P and what was found": (steps["picture"], (0, 1)),
+        "mask M of what was found": (steps["mask"], (0, 1)),
+        "what FE would add\n(the channel with most)": (
+            steps["difference"],
+            (0, max(steps["difference"].max(), 1e-6)),
+        ),
+        **_telling_channels(model, image, boxes),
+    }
+    figure = map_grid(maps)
+    for x_min, y_min, x_max, y_max in boxes.cpu().numpy():
+        frame = plt.Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=COLOURS["SSD-FE"])
+        figure.axes[0].add_patch(frame)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
+    return file.getvalue()
+
+
+@torch.no_grad()
+def _telling_channels(
+    model: SSD, image: torch.Tensor, boxes: torch.Tensor
+) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
+    """Title -> the channel of each map that tells the boxes from the rest best: difference of their means in SD."""
+    found = model.feature_maps(model.prepare(image[None]))
+    names: Sequence[str] = LAYER_NAMES[SPECS[model.config.variant].trunk]
+    maps = {}
+    for name, (features,) in zip(names, found, strict=False):
+        cells = features.shape[-1]
+        if cells < FEWEST_CELLS:
+            break
+        inside = _cells_of(boxes * (cells / model.input_size), cells)
+        contrast = (features[:, inside].mean(dim=1) - features[:, ~inside].mean(dim=1)) / (
+            features.std((1, 2)) + 1e-6
+        )
+        channel = int(contrast.argmax())
+        values = features[channel].float().cpu().numpy()
+        maps[f"{name}, {cells}×{cells},\nchannel {channel} of {len(features)}"] = values, (values.min(), values.max())
+    return maps
+
+
+def _cells_of(boxes: torch.Tensor, cells: int) -> torch.Tensor:
+    """bool [cells, cells]: which cells the boxes, xyxy in cells, touch."""
+    inside = torch.zeros(cells, cells, dtype=torch.bool, device=boxes.device)
+    for x_min, y_min, x_max, y_max in boxes.clamp(0, cells - 1e-3).tolist():
+        inside[int(y_min) : int(y_max) + 1, int(x_min) : int(x_max) + 1] = True
+    return inside

@@ -1,0 +1,117 @@
+"""Microbleeds in three dimensions from the detections of one series, with their place in the patient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pydicom.uid import generate_uid
+from scipy.spatial import cKDTree
+
+from cmbfe.data.labels import Detections
+from cmbfe.detect_files import IMAGE_COLUMNS, Place
+from cmbfe.lesions3d import LINK_MM, link
+from cmbfe.matching import overlaps
+
+COLUMNS = [
+    *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
+    *("depth_mm", "first_slice", "last_slice", "best_slice", "boxes", "file_name"),
+]
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One microbleed as detected. Lengths in mm."""
+
+    number: int
+    """From 1, by falling score, within its series."""
+    uid: str
+    """New for each run: SR and segmentation name the lesion by it."""
+    score: float
+    """Of its best box."""
+    centre_mm: tuple[float, float, float]
+    """Mean of the centres of its boxes, weighted by their scores: patient coordinates (LPS)."""
+    size_mm: float
+    """Square root of the area of its best box."""
+    extent_mm: tuple[float, float, float]
+    """Of all its boxes: along the rows, along the columns, along the slices."""
+    boxes: dict[int, tuple[list[float], float]]
+    """Slice index -> the best box there [x, y, w, h] px, and its score."""
+    best_slice: int
+
+    @property
+    def slices(self) -> tuple[int, int]:
+        """The first and the last."""
+        return min(self.boxes), max(self.boxes)
+
+
+def find_lesions(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> list[Lesion]:
+    """Join the detections of one series by the rule of `cmbfe.lesions3d`; those with a score of at least `threshold`.
+
+    A box below the threshold may join two slices, as it does when lesions are counted in an evaluation, and is no part
+    of the lesion otherwise.
+    """
+    near = _within_reach(images, detections, place, threshold)
+    found = overlaps({"images": list(images), "annotations": []}, near)
+    best, member_of = link(found, near)
+    slice_of = {image["id"]: image["slice_index"] for image in images}
+    lesions = []
+    for number in range(int((found.score[best] >= threshold).sum())):
+        members = [near[found.order[one]] for one in np.flatnonzero(member_of == number)]
+        kept = [(slice_of[one["image_id"]], one) for one in members if one["score"] >= threshold]
+        lesions.append(_lesion(number + 1, kept, place))
+    return lesions
+
+
+def _within_reach(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> Detections:
+    """Detections that reach the threshold, and those that they could claim: linking compares each with each."""
+    above = [one["score"] >= threshold for one in detections]
+    if not any(above):
+        return []
+    row_mm, column_mm = place.pixel_spacing_mm
+    boxes = np.array([one["bbox"] for one in detections], float)
+    centres = (boxes[:, :2] + boxes[:, 2:] / 2) * [column_mm, row_mm]
+    distance, _ = cKDTree(centres[above]).query(centres)
+    return [one for one, is_near in zip(detections, distance <= LINK_MM, strict=True) if is_near]
+
+
+def _lesion(number: int, members: Sequence[tuple[int, dict]], place: Place) -> Lesion:
+    """The lesion of boxes with their slices, the best one first."""
+    row_mm, column_mm = place.pixel_spacing_mm
+    boxes = np.array([one["bbox"] for _, one in members], float)
+    middles = boxes[:, :2] + boxes[:, 2:] / 2
+    centres = [place.to_mm(index, *middle) for (index, _), middle in zip(members, middles.tolist(), strict=True)]
+    indices = [index for index, _ in members]
+    across = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
+    depth = (max(indices) - min(indices) + 1) * place.slice_spacing_mm
+    of_slice: dict[int, tuple[list[float], float]] = {}
+    for index, one in members:
+        of_slice.setdefault(index, (one["bbox"], one["score"]))
+    left, back, head = np.average(centres, axis=0, weights=[one["score"] for _, one in members]).tolist()
+    return Lesion(
+        number=number,
+        uid=generate_uid(),
+        score=members[0][1]["score"],
+        centre_mm=(left, back, head),
+        size_mm=float(np.sqrt(boxes[0, 2] * column_mm * boxes[0, 3] * row_mm)),
+        extent_mm=(float(across[0] * column_mm), float(across[1] * row_mm), depth),
+        boxes=of_slice,
+        best_slice=indices[0],
+    )
+
+
+def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataFrame:
+    """A row per lesion, lengths rounded to 0.01 mm."""
+    by_slice = {image["slice_index"]: image for image in images}
+    rows = []
+    for one in lesions:
+        image = dict.fromkeys(IMAGE_COLUMNS) | by_slice[one.best_slice]
+        lengths = [*one.centre_mm, one.size_mm, *one.extent_mm]
+        rows.append(
+            [
+                *(image["patient_id"], image["series_uid"], one.number, one.score),
+                *(round(length, 2) for length in lengths),
+                *(*one.slices, one.best_slice, len(one.boxes), image["file_name"]),
+            ]
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,0 +1,135 @@
+"""One series from its files to its findings: while the network works on a batch, threads write overlays."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cmbfe.data.labels import Detections
+from cmbfe.detect import detect
+from cmbfe.detect_files import Loaded, Series
+from cmbfe.detector.weights import load_model
+from cmbfe.devices import Compute, make_compute
+from cmbfe.figures import overlay
+from cmbfe.files import whole_file
+from cmbfe.findings.lesions import Lesion, find_lesions
+from cmbfe.params import Pictures
+
+OVERLAYS = "overlays"
+SHOWN_AT_MOST = 200
+"""Pictures of one series in a page; a folder of pictures may hold any number."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network with where it runs."""
+
+    model: nn.Module
+    compute: Compute
+    name: str = "detector"
+
+
+@lru_cache(maxsize=1)
+def trained(folder: Path) -> Detector:
+    """The detector of a model's folder, ready to run; a process that meets several series loads it once."""
+    compute = make_compute()
+    model = load_model(folder)
+    return Detector(model.to(compute.device), compute, model.config.variant)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A series, and what it is called in the outputs."""
+
+    series: Series
+    number: int
+    first_id: int
+    """Id of its first picture."""
+    folder: str
+    """Of its overlays."""
+    patient: str
+    name: str
+    keep_uids: bool
+    """Whether pictures name the SOP instance that they were made of."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A series with everything that was found in it."""
+
+    task: Task
+    images: list[dict[str, Any]]
+    detections: Detections
+    lesions: list[Lesion] | None
+    """None for pictures, whose place is not known."""
+    shown: dict[int, np.ndarray]
+    """Image id -> picture, for those with a detection of at least the threshold (`SHOWN_AT_MOST` of them, the best)."""
+
+
+def findings_of(task: Task, detector: Detector, settings: Pictures, threshold: float, out: Path) -> Findings:
+    """Read a series, detect in it, and write its overlays below `out`.
+
+    Raises:
+        InputError: the series cannot be read.
+    """
+    loaded = task.series.load(settings)
+    images = _named(task, loaded)
+    detections: Detections = []
+    shown: dict[int, tuple[float, np.ndarray]] = {}
+    waiting: list[Future] = []
+    start = 0
+    with ThreadPoolExecutor(2) as pool:
+        for batch in loaded.batches:
+            own = images[start : start + len(batch)]
+            start += len(batch)
+            found = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
+            _finished(waiting)  # of the batch before: no more than two batches wait to be written
+            waiting = []
+            for image, picture in zip(own, batch, strict=True):
+                drawn = [one for one in found if one["image_id"] == image["id"] and one["score"] >= threshold]
+                waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, picture, drawn))
+                if drawn:
+                    shown[image["id"]] = (drawn[0]["score"], picture)
+            detections += found
+            shown = _best(shown)
+        _finished(waiting)
+    lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
+    return Findings(task, images, detections, lesions, {key: picture for key, (_, picture) in shown.items()})
+
+
+def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
+    """COCO `images` of a series, with ids and the names of the outputs."""
+    hidden = () if task.keep_uids else ("sop_instance_uid",)
+    digits = max(3, len(str(len(loaded.images) - 1)))
+    return [
+        {
+            "id": task.first_id + number,
+            "file_name": f"{task.folder}/{number:0{digits}d}.png",
+            "patient_id": task.patient,
+            "series_uid": task.name,
+            **{key: value for key, value in image.items() if key not in hidden},
+        }
+        for number, image in enumerate(loaded.images)
+    ]
+
+
+def _write_overlay(folder: Path, image: dict[str, Any], picture: np.ndarray, drawn: Detections) -> None:
+    with whole_file((folder / image["file_name"]).with_suffix(".png")) as file:
+        overlay(picture, drawn).save(file, compress_level=1)
+
+
+def _finished(waiting: Sequence[Future]) -> None:
+    for one in waiting:
+        one.result()
+
+
+def _best(shown: dict[int, tuple[float, np.ndarray]]) -> dict[int, tuple[float, np.ndarray]]:
+    if len(shown) <= SHOWN_AT_MOST:
+        return shown
+    kept = sorted(shown, key=lambda key: -shown[key][0])[:SHOWN_AT_MOST]
+    return {key: shown[key] for key in sorted(kept)}

@@ -1,0 +1,302 @@
+"""`cmbfe detect`: every series of a source, several at a time, into one folder that appears whole or not at all.
+
+Each series is worked on by itself and leaves its part of every file below `.parts`; the parts are joined as they stand.
+Nothing but a few numbers and the headers of a series is kept in memory, however many there are.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe.data.labels import CATEGORIES
+from cmbfe.data.pictures import _folders
+from cmbfe.data.sources.burned_in import BurnedInAnnotation
+from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
+from cmbfe.detect import DETECTIONS_FILE
+from cmbfe.detect_files import IMAGES_FILE, DicomSeries, Series, detections_table
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, whole_file, whole_folder, write_json
+from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
+from cmbfe.findings.dicom_tree import BURNED_IN, UNREADABLE, LeftOut
+from cmbfe.findings.feature_maps import feature_maps_png
+from cmbfe.findings.lesions import lesions_table
+from cmbfe.findings.one_series import OVERLAYS, Detector, Findings, Task, findings_of
+from cmbfe.findings.page import section, write_page
+from cmbfe.findings.search import DICOM, PICTURES, find
+from cmbfe.parallel import at_work
+from cmbfe.params import Pictures
+
+TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
+PAGES, FEATURE_MAPS, PARTS = "pages", "feature_maps", ".parts"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the one who detects may choose."""
+
+    threshold: float = 0.5
+    """Detections of at least this score are drawn, and make lesions; detections.json and .csv hold all."""
+    threshold_from: str = "given"
+    """Where it comes from, in words."""
+    sr: bool = False
+    """Write a DICOM SR for each series."""
+    segmentation: bool = False
+    """Write a DICOM segmentation for each series."""
+    explain: bool = False
+    """Draw the feature maps of slices with detections."""
+    keep_ids: bool = False
+    """Keep ids of patients, series and images, instead of pseudonyms."""
+    key_file: Path | None = None
+    """Where to write which pseudonym is whose; its salt is used if it is there already."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of one series."""
+
+    patient: str
+    series: str
+    folder: str
+    pictures: int
+    detections: int
+    shown: int
+    """Detections of at least the threshold."""
+    lesions: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of all."""
+
+    done: list[Done]
+    left_out: list[LeftOut]
+
+
+def detect_files(
+    source: Path,
+    open_detector: Callable[[], Detector],
+    out: Path,
+    settings: Pictures,
+    options: Options | None = None,
+    jobs: int = 1,
+    backend: str = "loky",
+) -> Result:
+    """Detect in DICOM, NIfTI or pictures; docs/detect.md lists the files that are written.
+
+    A series that cannot be read is left out and named in the result, unless it is one of pictures, or none is left.
+
+    Args:
+        open_detector: called here, and where a series is worked on, once per series; see `one_series.trained`.
+        settings: how DICOM and NIfTI become pictures: as those that the detector was trained on.
+        jobs: series at a time; -1: one per core.
+        backend: of joblib, "loky" or "threading"; or the address of a dask scheduler, whose workers see `source` and
+            the folder of `out` under the same paths.
+
+    Raises:
+        InputError: nothing to detect in, options that do not fit the source, or an `out` that holds something else than
+            an earlier result; then nothing is written.
+    """
+    options = options or Options()
+    if options.key_file:
+        refuse_key_file(options.key_file, out, options.keep_ids)
+    key = read_key(options.key_file)
+    detector = open_detector().name  # whatever is wrong with the model is said before anything is read
+    with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
+        kind, found, left_out = find(source, out)
+        _check(kind, options)
+        names = _names(kind, key, options)
+        tasks = _tasks(found, names, options)
+        steps = (
+            delayed(_work_on)(task, kind, open_detector, settings, options, temporary.resolve()) for task in tasks
+        )
+        done: list[Done] = []
+        made = Parallel(return_as="generator")(steps)
+        for one in tqdm(made, total=len(tasks), desc=f"detecting in {source.name}", unit="series", delay=1):
+            (left_out if isinstance(one, LeftOut) else done).append(one)
+        if not done:
+            raise InputError(_nothing_left(left_out))
+        _join(temporary, kind, done, left_out, names, detector, options)
+        if options.key_file:
+            write_key(options.key_file, names, [(one.patient, one.name) for one in found])
+    return Result(done, left_out)
+
+
+def _check(kind: str, options: Options) -> None:
+    wanted = {"--sr": options.sr, "--segmentation": options.segmentation}
+    if (given := [name for name, is_wanted in wanted.items() if is_wanted]) and kind != DICOM:
+        raise InputError(f"{given[0]} names the DICOM images of a finding by UID: {kind} have none; leave it out")
+    if options.key_file and kind == PICTURES:
+        raise InputError("--key-file is for DICOM and NIfTI: pictures are called by their folders, which are kept")
+
+
+def _names(kind: str, key: dict[str, Any] | None, options: Options) -> Pseudonyms:
+    if kind == PICTURES or options.keep_ids:
+        return Pseudonyms(None)
+    return Pseudonyms(bytes.fromhex(key["salt"]) if key else new_salt())
+
+
+def _tasks(found: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
+    patients = [names.patient(one.patient) for one in found]
+    folders = _folders([SimpleNamespace(patient_id=patient) for patient in patients])
+    tasks, first_id = [], 1
+    for number, (one, patient, folder) in enumerate(zip(found, patients, folders, strict=True)):
+        name = one.name if names.salt is None else names.series(one.patient, one.name)
+        tasks.append(Task(one, number, first_id, folder, patient, name, options.keep_ids))
+        first_id += one.slices
+    return tasks
+
+
+def _work_on(
+    task: Task, kind: str, open_detector: Callable[[], Detector], settings: Pictures, options: Options, out: Path
+) -> Done | LeftOut:
+    """One series, from its files to its parts of the results."""
+    detector = open_detector()
+    try:
+        findings = findings_of(task, detector, settings, options.threshold, out)
+        _write_dicom(task, findings, detector, options, out)
+    except InputError as error:
+        if kind == PICTURES:
+            raise
+        _forget(task, out)
+        what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
+        return LeftOut(task.series.patient, task.series.name, what, str(error))
+    _write_parts(out / PARTS / str(task.number), findings, _draw_maps(findings, detector, options, out), options)
+    return Done(
+        patient=task.patient,
+        series=task.name,
+        folder=task.folder,
+        pictures=len(findings.images),
+        detections=len(findings.detections),
+        shown=sum(one["score"] >= options.threshold for one in findings.detections),
+        lesions=None if findings.lesions is None else len(findings.lesions),
+    )
+
+
+def _write_dicom(task: Task, findings: Findings, detector: Detector, options: Options, out: Path) -> None:
+    if not isinstance(task.series, DicomSeries):
+        return
+    headers, file = task.series.headers, f"{task.folder}.dcm"
+    if options.sr:
+        write_report(out / SR_FOLDER / file, headers, findings.lesions, detector.name, options.threshold)
+    if options.segmentation:
+        write_segmentation(out / SEGMENTATION_FOLDER / file, headers, findings.lesions, detector.name)
+
+
+def _forget(task: Task, out: Path) -> None:
+    """Remove what a series has left before it failed."""
+    shutil.rmtree(out / OVERLAYS / task.folder, ignore_errors=True)
+    for folder in (SR_FOLDER, SEGMENTATION_FOLDER):
+        (out / folder / f"{task.folder}.dcm").unlink(missing_ok=True)
+
+
+def _draw_maps(findings: Findings, detector: Detector, options: Options, out: Path) -> dict[int, bytes]:
+    """Image id -> PNG of its feature maps: the best slice of each lesion; of pictures all that are shown."""
+    if not options.explain:
+        return {}
+    of_lesions = {one.best_slice for one in findings.lesions or []}
+    drawn = {}
+    for image in findings.images:
+        is_best = findings.lesions is None or image["slice_index"] in of_lesions
+        if is_best and image["id"] in findings.shown:
+            own = [one for one in findings.detections if one["image_id"] == image["id"]]
+            found = [one for one in own if one["score"] >= options.threshold]
+            drawn[image["id"]] = feature_maps_png(detector, findings.shown[image["id"]], found)
+            with whole_file((out / FEATURE_MAPS / image["file_name"]).with_suffix(".png")) as file:
+                file.write_bytes(drawn[image["id"]])
+    return drawn
+
+
+def _write_parts(folder: Path, findings: Findings, maps: dict[int, bytes], options: Options) -> None:
+    folder.mkdir(parents=True)
+    lines = (json.dumps(one, sort_keys=True) for one in findings.detections)
+    (folder / DETECTIONS_FILE).write_text(",\n".join(lines), encoding="utf-8")
+    write_json(folder / IMAGES_FILE, findings.images)
+    detections_table(findings.images, findings.detections).to_csv(folder / TABLE_FILE, index=False, header=False)
+    if findings.lesions is not None:
+        lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
+    (folder / "page.html").write_text(section(findings, options.threshold, maps), encoding="utf-8")
+
+
+def _join(
+    out: Path,
+    kind: str,
+    done: Sequence[Done],
+    left_out: Sequence[LeftOut],
+    names: Pseudonyms,
+    detector: str,
+    options: Options,
+) -> None:
+    """The results from their parts, which go."""
+    parts = sorted((out / PARTS).iterdir(), key=lambda folder: int(folder.name))
+    _join_detections(out / DETECTIONS_FILE, parts)
+    images = [image for part in parts for image in read_json(part / IMAGES_FILE)]
+    write_json(out / IMAGES_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
+    _join_tables(out / TABLE_FILE, parts, detections_table([], []))
+    if kind != PICTURES:
+        _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
+    not_seen = [_named_without_files(one, names) for one in left_out]
+    _write_pages(out, list(zip(done, parts, strict=True)), not_seen, detector, options)
+    summary = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
+    write_json(out / SUMMARY_FILE, {**summary, "series": [asdict(one) for one in done], "left_out": not_seen})
+    shutil.rmtree(out / PARTS)
+
+
+def _join_detections(path: Path, parts: Sequence[Path]) -> None:
+    """As `write_json` writes a list: a line per detection."""
+    texts = (part.read_text(encoding="utf-8") for part in (folder / DETECTIONS_FILE for folder in parts))
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        before = "[\n"
+        for text in filter(None, texts):
+            file.write(before + text)
+            before = ",\n"
+        file.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _join_tables(path: Path, parts: Sequence[Path], empty: pd.DataFrame) -> None:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        empty.to_csv(file, index=False)
+        for part in parts:
+            file.write((part / path.name).read_text(encoding="utf-8"))
+
+
+def _named_without_files(one: LeftOut, names: Pseudonyms) -> dict[str, str]:
+    """What the outputs say of a series that was left out: no path, as paths name patients."""
+    if names.salt is None:
+        return {"patient": one.patient, "series": one.series, "why": one.what}
+    patient = names.patient(one.patient) if one.patient else ""
+    return {
+        "patient": patient,
+        "series": names.series(one.patient, one.series) if one.series else "",
+        "why": one.what,
+    }
+
+
+def _write_pages(
+    out: Path, done: Sequence[tuple[Done, Path]], left_out: Sequence[dict[str, str]], detector: str, options: Options
+) -> None:
+    patients = list(dict.fromkeys(one.patient for one, _ in done))
+    for patient, file in zip(patients, _folders([SimpleNamespace(patient_id=one) for one in patients]), strict=True):
+        own = [part for one, part in done if one.patient == patient]
+        sentence = (
+            f"Found by {detector}; shown are scores of at least {options.threshold:.3g} ({options.threshold_from}). "
+            "For research and teaching only: not a medical device, never for diagnosis."
+        )
+        notes = [f"A series was left out: {one['why']}." for one in left_out if one["patient"] == patient]
+        write_page(out / PAGES / f"{file}.html", patient, sentence, notes, _sections(own))
+
+
+def _sections(parts: Sequence[Path]) -> Iterator[str]:
+    return ((part / "page.html").read_text(encoding="utf-8") for part in parts)
+
+
+def _nothing_left(left_out: Sequence[LeftOut]) -> str:
+    more = f" (and {len(left_out) - 1} more series left out)" if len(left_out) > 1 else ""
+    return left_out[0].line + more

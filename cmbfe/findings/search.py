@@ -1,0 +1,37 @@
+"""Which series a source holds: pictures, NIfTI volumes or DICOM, one kind at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmbfe.detect_files import Series, is_dicom, picture_files, picture_series, refuse_beside, visible_files
+from cmbfe.errors import InputError
+from cmbfe.findings.dicom_tree import LeftOut, find_dicom
+from cmbfe.findings.nifti import NIFTI_SUFFIXES, nifti_series
+
+PICTURES, NIFTI, DICOM = "pictures", "NIfTI", "DICOM"
+
+
+def find(source: Path, out: Path) -> tuple[str, Sequence[Series], list[LeftOut]]:
+    """The kind of a source, its series, and what of it cannot be looked at.
+
+    A folder with pictures is one of pictures, else one with .nii or .nii.gz files one of NIfTI, else one of DICOM.
+
+    Args:
+        out: folder whose files are no source.
+
+    Raises:
+        InputError: no such file or folder, two kinds in one folder, a picture that cannot be read, or nothing to
+            detect in.
+    """
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    root = source.parent if source.is_file() else source
+    files = visible_files(source, out)
+    volumes = [file for file in files if file.name.lower().endswith(NIFTI_SUFFIXES)]
+    if pictures := picture_files(source, out):
+        refuse_beside(source, f"pictures ({pictures[0].name})", "NIfTI", volumes)
+        return PICTURES, picture_series(pictures, root), []
+    if volumes:
+        refuse_beside(source, f"NIfTI ({volumes[0].name})", "DICOM", filter(is_dicom, files))
+        return NIFTI, nifti_series(volumes, root), []
+    return DICOM, *find_dicom(source, out)

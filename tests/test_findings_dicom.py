@@ -1,0 +1,135 @@
+"""DICOM objects of what was found: highdicom reads them back, with the same boxes and the right UIDs."""
+
+import highdicom as hd
+import numpy as np
+import pytest
+from dicom_series import SAGITTAL, mr_series, random_volume, write
+from findings_world import BOXES, detect
+from pydicom import dcmread
+from pydicom.sr.codedict import codes
+from test_dicom_pixels import enhanced
+from tiny_world import SIDE, dicom_head
+
+from cmbfe.data.dicom import find_series
+from cmbfe.errors import InputError
+from cmbfe.findings.dicom_objects import write_report, write_segmentation
+from cmbfe.findings.lesions import Lesion
+
+
+def lesion(number: int, boxes: dict[int, list[float]], score: float = 0.875) -> Lesion:
+    by_slice = {index: (box, score) for index, box in boxes.items()}
+    return Lesion(number, hd.UID(), score, (1.0, 2.0, 3.0), 3.5, (3.0, 4.0, 2.0), by_slice, min(boxes))
+
+
+def groups_of(path) -> list:
+    return hd.sr.srread(path).content.get_volumetric_roi_measurement_groups()
+
+
+@pytest.fixture
+def series(tmp_path):
+    images = dicom_head(tmp_path / "in", slices=3, FrameOfReferenceUID="1.2.3", PatientName="Doe^Jane", StudyID="7")
+    return images, find_series(tmp_path / "in")[0]
+
+
+def test_a_report_names_the_source_images_and_has_the_boxes(series, tmp_path):
+    images, headers = series
+    found = [lesion(1, {0: [10, 20, 4, 6], 1: [10.5, 20.25, 4, 5]}), lesion(2, {2: [40, 50, 1, 3]}, 0.25)]
+    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.16)
+    groups = groups_of(tmp_path / "sr.dcm")
+    assert [group.tracking_uid for group in groups] == [one.uid for one in found]
+    uids = [image.SOPInstanceUID for image in images]
+    for group, one in zip(groups, found, strict=True):
+        assert [region.ContentSequence[0].referenced_sop_instance_uid for region in group.roi] == [
+            uids[index] for index in sorted(one.boxes)
+        ]
+        for region, (_, (box, _)) in zip(group.roi, sorted(one.boxes.items()), strict=True):
+            x, y, width, height = box
+            np.testing.assert_array_equal(region.value[[0, 2]], [[x, y], [x + width, y + height]])
+            np.testing.assert_array_equal(region.value[0], region.value[-1])
+        values = {str(item.name.meaning): item.value for item in group.get_measurements()}
+        assert values == {"Certainty of Finding": 100 * one.score, "Diameter": 3.5}
+        assert group.finding_type.meaning == "Cerebral microbleed"
+
+
+def test_a_report_belongs_to_the_patient_and_the_study_of_its_images(series, tmp_path):
+    images, headers = series
+    write_report(tmp_path / "sr.dcm", headers, [], "ssd512", 0.5)
+    report = dcmread(tmp_path / "sr.dcm")
+    assert (report.PatientName, report.PatientID, report.StudyID) == ("Doe^Jane", "P1", "7")
+    assert report.StudyInstanceUID == images[0].StudyInstanceUID
+    assert report.SeriesInstanceUID != images[0].SeriesInstanceUID
+    (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
+    named = [one.ReferencedSOPInstanceUID for one in evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence]
+    assert sorted(named) == sorted(image.SOPInstanceUID for image in images)
+
+
+def test_a_series_without_microbleeds_has_a_report_that_counts_none(series, tmp_path):
+    write_report(tmp_path / "sr.dcm", series[1], [], "ssd512", 0.5)
+    assert groups_of(tmp_path / "sr.dcm") == []
+    (count,) = hd.sr.srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
+    (number,) = count.get_measurements(name=codes.SCT.NumberOfLesions)
+    assert number.value == 0
+
+
+def test_a_segmentation_has_an_ellipse_in_each_box_and_the_same_tracking_uids(series, tmp_path):
+    images, headers = series
+    found = [lesion(1, {0: [10, 20, 4, 6], 1: [10, 20, 4, 6]}), lesion(2, {1: [40.1, 50.1, 0.3, 0.3]}, 0.25)]
+    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    segmentation = hd.seg.segread(tmp_path / "seg.dcm")
+    assert [segmentation.get_segment_description(number).tracking_uid for number in (1, 2)] == [
+        one.uid for one in found
+    ]
+    uids = [image.SOPInstanceUID for image in images]
+    pixels = segmentation.get_pixels_by_source_instance(uids[:2], combine_segments=True)
+    assert pixels.shape == (2, SIDE, SIDE)
+    rows, columns = np.nonzero(pixels[0] == 1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 25, 10, 13)
+    assert (pixels[0] == 1).sum() < 4 * 6
+    np.testing.assert_array_equal(np.argwhere(pixels[1] == 2), [[50, 40]])
+    assert uids[2] not in {uid for _, _, uid in segmentation.get_source_image_uids()}
+
+
+def test_nothing_found_makes_no_segmentation(series, tmp_path):
+    write_segmentation(tmp_path / "seg.dcm", series[1], [], "ssd512")
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_a_sagittal_series_without_a_frame_of_reference_has_a_report_but_no_segmentation(tmp_path):
+    write(tmp_path / "in", mr_series(random_volume(), SAGITTAL))
+    headers = find_series(tmp_path / "in")[0]
+    write_report(tmp_path / "sr.dcm", headers, [lesion(1, {0: [1, 2, 3, 4]})], "ssd512", 0.5)
+    assert len(groups_of(tmp_path / "sr.dcm")) == 1
+    with pytest.raises(InputError, match=r"in.\d+\.dcm: no DICOM segmentation can be made from its header"):
+        write_segmentation(tmp_path / "seg.dcm", headers, [lesion(1, {0: [1, 2, 3, 4]})], "ssd512")
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_frames_of_a_multi_frame_file_are_named_whatever_their_order(tmp_path):
+    image = enhanced(random_volume(3), ["MAGNITUDE"])  # from the head down: the lowest slice is frame 3
+    image.FrameOfReferenceUID = "1.2.3"
+    write(tmp_path / "in", [image])
+    (headers,) = find_series(tmp_path / "in")
+    found = [lesion(1, {0: [2, 3, 4, 4], 1: [2, 3, 4, 4]})]
+    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.5)
+    (group,) = groups_of(tmp_path / "sr.dcm")
+    sources = [region.ContentSequence[0] for region in group.roi]
+    assert [one.referenced_frame_numbers for one in sources] == [[3], [2]]
+    assert {one.referenced_sop_instance_uid for one in sources} == {image.SOPInstanceUID}
+    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    frames = hd.seg.segread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence
+    heights = sorted(frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in frames)
+    assert heights == [position[2] for position in headers.positions_mm[:2]]
+
+
+def test_both_are_written_by_detect_on_request_only(tmp_path):
+    images = dicom_head(tmp_path / "in", slices=2, FrameOfReferenceUID="1.2.3")
+    detect(tmp_path / "in", tmp_path / "plain")
+    assert not list((tmp_path / "plain").rglob("*.dcm"))
+    detect(tmp_path / "in", tmp_path / "out", sr=True, segmentation=True, threshold=0.2)
+    groups = groups_of(tmp_path / "out" / "sr" / "P1.dcm")
+    boxes = {tuple(region.value[[0, 2]].ravel().tolist()) for group in groups for region in group.roi}
+    assert boxes == set(BOXES)
+    named = {region.ContentSequence[0].referenced_sop_instance_uid for group in groups for region in group.roi}
+    assert named == {image.SOPInstanceUID for image in images}
+    segmentation = hd.seg.segread(tmp_path / "out" / "segmentation" / "P1.dcm")
+    assert segmentation.number_of_segments == 2

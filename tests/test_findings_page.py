@@ -1,0 +1,89 @@
+"""A patient's page: one file with tables and pictures; and the feature maps that it shows on request."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from findings_world import BOXES, detect
+from PIL import Image
+from tiny_world import dicom_head, labelled_pictures
+
+from cmbfe.detector.ssd import build
+from cmbfe.devices import make_compute
+from cmbfe.findings.one_series import Detector
+
+
+class Links(HTMLParser):
+    """What a page asks for, and the ids and references in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked, self.ids, self.used = [], set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        target = values.get("src") or values.get("href") or ""
+        if target.startswith("#"):
+            self.used.add(target[1:])
+        elif target:
+            self.asked.append(target)
+        self.ids |= {values["id"]} if "id" in values else set()
+
+
+@pytest.fixture
+def page(tmp_path) -> str:
+    dicom_head(tmp_path / "in" / "a", "A&B", slices=3)
+    dicom_head(tmp_path / "in" / "b", "A&B", slices=2, SeriesDescription="again")
+    detect(tmp_path / "in", tmp_path / "out", threshold=0.2)
+    return (tmp_path / "out" / "pages" / "A_B.html").read_text()
+
+
+def test_a_page_has_every_lesion_of_every_series_of_its_patient(page):
+    assert "<h1>Cerebral microbleeds: A&amp;B</h1>" in page
+    assert page.count("<h2>") == 2
+    assert page.count("<figcaption>") == 2 * len(BOXES)
+    rows = re.findall(r"<tbody>(.*?)</tbody>", page)
+    assert [row.count("<tr>") for row in rows] == [2, 2]
+    assert "never for diagnosis" in page
+
+
+def test_a_page_needs_nothing_else(page):
+    links = Links(page)
+    assert all(one.startswith("data:image/") for one in links.asked)
+    assert links.used == links.ids
+    assert len(links.asked) == 2  # each slice that is shown, once
+
+
+def test_a_series_without_detections_says_so(tmp_path):
+    dicom_head(tmp_path / "in", slices=1)
+    detect(tmp_path / "in", tmp_path / "out", threshold=0.9)
+    text = (tmp_path / "out" / "pages" / "P1.html").read_text()
+    assert "No detection has a score of at least 0.9" in text
+    assert "data:image" not in text
+
+
+def test_pictures_have_a_page_without_lesions(tmp_path):
+    labelled_pictures(tmp_path / "in", 2)
+    detect(tmp_path / "in", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "pages").iterdir()) == ["P1.html", "P2.html"]
+    text = (tmp_path / "out" / "pages" / "P1.html").read_text()
+    assert "P1/000.png: 1 detections, the best with 0.75" in text
+    assert "<table>" not in text
+    assert not (tmp_path / "out" / "lesions.csv").exists()
+
+
+def test_feature_maps_are_drawn_of_the_best_slice_and_shown_in_the_page(tmp_path):
+    model = build("ssd300-fe", width=0.125, default_boxes="cmb", detections_per_image=2).eval()
+    detector = Detector(model, make_compute("cpu", "32-true"), "ssd300-fe")
+    dicom_head(tmp_path / "in", slices=1)
+    detect(tmp_path / "in", tmp_path / "out", detector, threshold=0.0, explain=True)
+    (file,) = (tmp_path / "out" / "feature_maps").rglob("*.png")
+    drawn = file.read_bytes()
+    assert base64.b64encode(drawn).decode() in (tmp_path / "out" / "pages" / "P1.html").read_text()
+    opened = Image.open(io.BytesIO(drawn))
+    assert "Software" not in opened.info
+    assert np.asarray(opened).std() > 10
