@@ -11,6 +11,8 @@ A phantom patient of that size is made once in FOLDER and copied under other UID
 2. Peak memory of `cmbfe detect` in a process of its own, for each number of series.
 3. The same series with each number of dask workers of one thread, where the package distributed is installed.
 
+CPU seconds stand beside wall-clock seconds: on a busy machine only they mean something.
+
 N4 (`pictures.bias_correction`) has to be done before the first slice can be looked at, runs on one thread and cannot
 overlap with the network on the same series: it is stated apart.
 """
@@ -25,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -93,15 +96,32 @@ def model_folder(work: Path, params: Params, variant: str, width: float) -> Path
     return folder
 
 
+class Spent(NamedTuple):
+    """Seconds of wall clock, and of CPU in all threads of this process."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} s ({self.cpu:.1f} s CPU)"
+
+
+def now() -> Spent:
+    return Spent(time.perf_counter(), time.process_time())
+
+
 @contextmanager
-def timed(name: str, into: dict[str, float]) -> Iterator[None]:
-    begin = time.perf_counter()
+def timed(name: str, into: dict[str, Spent]) -> Iterator[None]:
+    begin = now()
     yield
-    into[name] = time.perf_counter() - begin
+    into[name] = now() - begin
 
 
 @contextmanager
-def n4_timed(into: dict[str, float]) -> Iterator[None]:
+def n4_timed(into: dict[str, Spent]) -> Iterator[None]:
     """Seconds of N4 in whatever runs inside the block, in this process."""
 
     def spy(*arguments: object, **options: object) -> np.ndarray:
@@ -115,9 +135,9 @@ def n4_timed(into: dict[str, float]) -> Iterator[None]:
         making.correct_bias = correct_bias
 
 
-def parts(source: Path, params: Params) -> tuple[dict[str, float], np.ndarray]:
+def parts(source: Path, params: Params) -> tuple[dict[str, Spent], np.ndarray]:
     """Seconds of what comes before the network, one after another; and the 8-bit slices."""
-    seconds: dict[str, float] = {}
+    seconds: dict[str, Spent] = {}
     with timed("headers", seconds):
         series = next(one for one in find_series(source) if one.kind == "magnitude")
     with timed("pixels", seconds):
@@ -130,16 +150,16 @@ def parts(source: Path, params: Params) -> tuple[dict[str, float], np.ndarray]:
     return seconds, pictures
 
 
-def bare(detector: Detector, pictures: np.ndarray) -> float:
-    """Seconds of the network alone: logits and box regressions of all slices."""
-    begin = time.perf_counter()
+def bare(detector: Detector, pictures: np.ndarray) -> Spent:
+    """What the network alone takes: logits and box regressions of all slices."""
+    begin = now()
     for start in range(0, len(pictures), BATCH):
         images = to_input(pictures[start : start + BATCH], detector.compute.device)
         with torch.inference_mode(), detector.compute.autocast():
             detector.model.predict(detector.model.prepare(images))
     if detector.compute.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return now() - begin
 
 
 def usual_threshold(detector: Detector, pictures: np.ndarray) -> float:
@@ -155,20 +175,19 @@ def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
     detector = trained(model)
     print(machine(detector.compute))
     seconds, pictures = parts(source, params)
-    print(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()), f"({len(pictures)} slices)")
+    print(", ".join(f"{name} {value}" for name, value in seconds.items()), f"({len(pictures)} slices)")
     threshold = usual_threshold(detector, pictures)
     bare(detector, pictures[: 2 * BATCH])
     for number in range(rounds):
         alone = bare(detector, pictures)
         with tempfile.TemporaryDirectory() as folder:
-            spent: dict[str, float] = {}
+            spent: dict[str, Spent] = {}
             with timed("whole", spent), n4_timed(spent):
                 detect_files(source, lambda: detector, Path(folder) / "out", params.pictures, Options(threshold))
         whole, n4 = spent["whole"], spent["N4"]
-        ratios = f"{whole / alone:.3f}, without N4 ({n4:.1f} s) {(whole - n4) / alone:.3f}"
-        print(
-            f"round {number + 1}: whole {whole:.1f} s, bare network {alone:.1f} s; whole / bare {ratios}", flush=True
-        )
+        print(f"round {number + 1}: whole {whole}, of it N4 {n4}; bare network {alone}", flush=True)
+        for name, one in (("whole", whole), ("whole less N4", whole - n4)):
+            print(f"  {name} / bare: {one.wall / alone.wall:.3f}, CPU {one.cpu / alone.cpu:.3f}", flush=True)
     return threshold
 
 
