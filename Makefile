@@ -7,6 +7,7 @@ PACKAGES := .venv/.packages
 INSTALLED := .venv/.installed
 
 # Tests of a file share what they make, so a file stays with one process. A process holds PyTorch: four are enough.
+# Their threads wait passively, or they take each other's cores for spinning.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
@@ -60,7 +61,7 @@ experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp ru
 	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
 
 test: env  ## unit tests, then every notebook in the smoke profile, in a scratch workspace
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BESIDE)
+	OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BESIDE)
 
 lint: env  ## style of code and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
