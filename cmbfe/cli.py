@@ -19,6 +19,22 @@ app = typer.Typer(
 )
 
 
+def _given_jobs(jobs: int) -> int:
+    if jobs == 0:
+        raise InputError("--jobs 0: nothing would be done; give 1 or more, or -1 for one per core")
+    return jobs
+
+
+def _jobs(what: str) -> Any:
+    """The option of commands that do several things at a time."""
+    return typer.Option(min=-1, callback=_given_jobs, help=f"{what} at a time; -1: one per core")
+
+
+Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
+TrainingBackend = Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")]
+"""A training sets the threads of its whole process: no two share one."""
+
+
 class ImportKind(StrEnum):
     """What `cmbfe import` reads."""
 
@@ -54,10 +70,8 @@ def phantom(
     seed: Annotated[int | None, typer.Option(min=0, help="same seed, same bytes (default: the profile's)")] = None,
     profile: Annotated[str, typer.Option(help="smoke, laptop or paper: size of the series")] = "laptop",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its costs, make nothing")] = False,
-    jobs: Annotated[int, typer.Option(min=-1, help="patients made at a time; -1: one per core")] = -1,
-    backend: Annotated[
-        str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")
-    ] = "loky",
+    jobs: Annotated[int, _jobs("patients")] = -1,
+    backend: Backend = "loky",
 ) -> None:
     """Simulate patients: DICOM magnitude and phase of each, annotations.json and mimics.json (COCO).
 
@@ -72,8 +86,6 @@ def phantom(
     from cmbfe.data.phantom import missing_patients, write_cohort
     from cmbfe.params import load_params, profile_file
 
-    if jobs == 0:
-        raise InputError("--jobs 0 makes nobody; give 1 or more, or -1 for one per core")
     params = load_params(profile_file(profile))
     cohort = params.phantom if patients is None else resized(params.phantom, patients)
     drawn_by = params.seed if seed is None else seed
@@ -111,10 +123,8 @@ def import_(
     key_file: Annotated[
         Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=-1, help="patients at a time; -1: one per core")] = -1,
-    backend: Annotated[
-        str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")
-    ] = "loky",
+    jobs: Annotated[int, _jobs("patients")] = -1,
+    backend: Backend = "loky",
 ) -> None:
     """Turn scanner data or a public data set into 8-bit pictures with COCO labels (docs/own_data.md).
 
@@ -124,14 +134,11 @@ def import_(
 
     Example: cmbfe import valdo Task2 valdo --size 512
     """
-    from cmbfe.params import load_params, profile_file
-
-    if jobs == 0:
-        raise InputError("--jobs 0 imports nobody; give 1 or more, or -1 for one per core")
-    settings = load_params(params or profile_file("laptop"))
     from cmbfe.data.sources.importer import BOX_MM, Options, import_source
     from cmbfe.data.sources.report import summary
+    from cmbfe.params import load_params, profile_file
 
+    settings = load_params(params or profile_file("laptop"))
     options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels)
     result = import_source(kind, src, out, settings.pictures, settings.seed, options, jobs, backend)
     print(f"{summary(result)}\n{out}: {result['pictures']} pictures, {result['boxes']} microbleed boxes")
@@ -188,10 +195,8 @@ def detect(
     key_file: Annotated[
         Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=-1, help="series at a time; -1: one per core")] = 1,
-    backend: Annotated[
-        str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")
-    ] = "loky",
+    jobs: Annotated[int, _jobs("series")] = 1,
+    backend: Backend = "loky",
 ) -> None:
     """Detect microbleeds: COCO JSON, CSV, 3-D lesions, overlays, a page per patient, DICOM SR (docs/detect.md).
 
@@ -204,35 +209,18 @@ def detect(
     from cmbfe.detector.weights import CONFIG_FILE
     from cmbfe.files import read_json
     from cmbfe.findings.one_series import trained
-    from cmbfe.findings.operating_point import read_threshold
-    from cmbfe.findings.run import Options, detect_files
+    from cmbfe.findings.operating_point import chosen_threshold
+    from cmbfe.findings.run import Options, detect_files, in_a_line
     from cmbfe.params import load_params
 
-    if jobs == 0:
-        raise InputError("--jobs 0 detects nothing; give 1 or more, or -1 for one per core")
-    if threshold is not None and operating_point is not None:
-        raise InputError("--threshold and --operating-point are two thresholds; give one of them")
     settings = load_params(model / "params.yaml").pictures  # pictures are made as those that it was trained on
-    origin = "default" if threshold is None else "given"
-    if operating_point is not None:
-        threshold = read_threshold(operating_point, str(read_json(model / CONFIG_FILE)["variant"]))
-        origin = "operating point of the validation patients"
-    threshold = 0.5 if threshold is None else threshold
-    options = Options(threshold, origin, sr, segmentation, explain, keep_ids, key_file)
+    variant = str(read_json(model / CONFIG_FILE)["variant"]) if operating_point else ""
+    chosen, origin = chosen_threshold(threshold, operating_point, variant)
+    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file)
     result = detect_files(src, partial(trained, model.resolve()), out, settings, options, jobs, backend)
     for one in result.left_out:
         print(f"cmbfe: left out: {' '.join(one.line.split())}", file=sys.stderr)
-    print(_found(out, result, threshold))
-
-
-def _found(out: Path, result: Any, threshold: float) -> str:
-    """What `cmbfe detect` has found, in one line."""
-    detections, shown = (sum(getattr(one, name) for one in result.done) for name in ("detections", "shown"))
-    lesions = [one.lesions for one in result.done if one.lesions is not None]
-    of_them = f"{shown} of them with a score of at least {threshold:.4g}"
-    as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
-    left_out = f"; {len(result.left_out)} series left out" if result.left_out else ""
-    return f"{out}: {detections} detections, {of_them}{as_lesions}{left_out}"
+    print(f"{out}: {in_a_line(result, chosen)}")
 
 
 @app.command()
@@ -299,8 +287,8 @@ def crossval(
     out: Annotated[
         Path, typer.Option(help="folder for data/folds, models/folds and results (default: this one)")
     ] = Path(),
-    jobs: Annotated[int, typer.Option(min=-1, help="folds trained at a time; -1: one per core")] = 1,
-    backend: Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")] = "loky",
+    jobs: Annotated[int, _jobs("folds trained")] = 1,
+    backend: TrainingBackend = "loky",
 ) -> None:
     """Cross-validate a detector and its FE twin by patient; a killed run goes on where it was: start it again.
 
@@ -313,8 +301,6 @@ def crossval(
     from cmbfe.params import load_params
     from cmbfe.tables import write_table
 
-    if jobs == 0:
-        raise InputError("--jobs 0 trains nothing; give 1 or more, or -1 for one per core")
     settings = load_params(params)
     run_folds(settings, pictures, out, jobs, backend)
     table = gather(settings, pictures, out)
@@ -335,8 +321,8 @@ def study(
     out: Annotated[
         Path, typer.Option(help="folder for data/study, models/study and results/study (default: this one)")
     ] = Path(),
-    jobs: Annotated[int, typer.Option(min=-1, help="patients or trainings at a time; -1: one per core")] = -1,
-    backend: Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")] = "loky",
+    jobs: Annotated[int, _jobs("patients or trainings")] = -1,
+    backend: TrainingBackend = "loky",
 ) -> None:
     """Run the ablation study, or parts of it; a killed run goes on where it was: start it again.
 
@@ -346,8 +332,6 @@ def study(
     from cmbfe.study import run_arm
     from cmbfe.study_patients import PATIENTS, make_patients
 
-    if jobs == 0:
-        raise InputError("--jobs 0 trains nothing; give 1 or more, or -1 for one per core")
     settings = load_params(params)
     for part in parts or [PATIENTS, *settings.study.arms]:
         if part == PATIENTS:

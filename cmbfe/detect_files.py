@@ -24,9 +24,6 @@ from cmbfe.errors import InputError
 from cmbfe.params import Pictures
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-IMAGES_FILE = "images.json"
-"""The COCO `images` that the detections belong to. Also what an earlier result is recognised by: other folders too
-hold a detections.json."""
 IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
 """What a table says of a picture."""
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from cmbfe import metrics, stats
 from cmbfe.agreement import bland_altman, class_agreement, counts_per_patient, icc
 from cmbfe.calibration import expected_calibration_error, has_probabilities, reliability
-from cmbfe.data.labels import Detections, Labels, labels_of_split, read_detections, read_labels
+from cmbfe.data.labels import Detections, Labels, labels_of_split, read_labels
+from cmbfe.detections_file import detections_of
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
 from cmbfe.lesions3d import LINK_MM, check_lesion_keys, match_lesions
@@ -22,8 +23,6 @@ from cmbfe.report import PAGE_FILE, Detector, write_page
 from cmbfe.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
 
 METRICS_FILE = "metrics.json"
-BESIDE = "images.json"
-"""What `cmbfe detect` leaves beside its detections: the pictures that they belong to."""
 SENSITIVITY = 0.9
 """Where the paper reads precision and false positives (Tables 3 and 4)."""
 
@@ -78,7 +77,7 @@ def evaluate_files(
         raise InputError(f"threshold is {threshold}; it must be a number")
     labels = chosen_labels(read_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
-    found = [read_found(path, labels) for path in files]
+    found = [detections_of(path, labels, all_looked_at=True) for path in files]
     mimic_labels = read_labels(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
@@ -108,15 +107,6 @@ def write_evaluation(
     write_tables(folder, detectors, labels, groups)
     write_page(folder, detectors, result, groups)
     return result
-
-
-def read_found(path: Path, labels: Labels) -> Detections:
-    """Detections with the ids of the labels; raises `InputError` as `gallery.detections_of` does."""
-    if not path.with_name(BESIDE).is_file():
-        return read_detections(path, labels)
-    from cmbfe.gallery import detections_of  # loads PyTorch, which nothing else here needs
-
-    return detections_of(path, labels, all_looked_at=True)
 
 
 def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:

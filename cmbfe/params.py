@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from cmbfe.comparison_settings import Arm, CrossValidation, Study
 from cmbfe.errors import InputError
@@ -44,11 +44,14 @@ __all__ = [
     "TurnedBox",
     "load_params",
     "profile_file",
+    "read_yaml",
     "save_params",
     "write_profile",
 ]
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,6 +112,7 @@ def _first(error: ValidationError) -> tuple[str, str]:
     silent = first["type"] in ("missing", "extra_forbidden") or not key  # the whole of the settings says nothing
     value = "" if silent else f", found {first['input']!r}"
     meaning = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+    meaning = meaning.removeprefix("Value error, ")  # pydantic's word before those of our own checks
     return key, f"{meaning}{value}"
 
 
@@ -131,10 +135,20 @@ def load_params(path: Path | str) -> Params:
     """Read and check a params.yaml.
 
     Raises:
-        InputError: no such file, no YAML, an unknown or missing key, a wrong type or an impossible value; the
-            message names the key's path, such as `training.learning_rate`.
+        InputError: as `read_yaml`; the message names the key's path, such as `training.learning_rate`.
     """
-    path = Path(path)
+    return read_yaml(Path(path), Params, "settings")
+
+
+def read_yaml(path: Path, model: type[Content], expected: str) -> Content:
+    """Read a YAML file of keys and check it.
+
+    Args:
+        expected: what the file holds, for the message where it holds something else.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown or missing key, a wrong type or an impossible value.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -142,9 +156,9 @@ def load_params(path: Path | str) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: (whole file): settings expected, found {type(content).__name__}")
+        raise InputError(f"{path}: (whole file): {expected} expected, found {type(content).__name__}")
     try:
-        return Params.model_validate(_tuples(content))
+        return model.model_validate(_tuples(content))
     except ValidationError as error:
         raise InputError(_explain(path, error)) from None
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from metric_examples import detection
 
-from cmbfe.detect_files import IMAGES_FILE
+from cmbfe.detections_file import IMAGES_FILE
 from cmbfe.errors import InputError
-from cmbfe.evaluate import BESIDE, COMPARED, evaluate_files
+from cmbfe.evaluate import COMPARED, evaluate_files
 from cmbfe.metrics import average_precision, match, summary
 from cmbfe.report import MEANING
 from cmbfe.stats import bootstrap, paired_difference
@@ -248,7 +248,7 @@ def numbered_backwards(labels: dict, folder: Path) -> dict:
     other = {**images[0], "id": 1, "file_name": "elsewhere/000.png", "patient_id": "P99"}
     content = {"images": [*images, other], "annotations": [], "categories": labels["categories"]}
     folder.mkdir()
-    (folder / BESIDE).write_text(json.dumps(content))
+    (folder / IMAGES_FILE).write_text(json.dumps(content))
     return {image["id"]: theirs["id"] for image, theirs in zip(labels["images"], images, strict=True)}
 
 
@@ -259,10 +259,6 @@ def test_detections_belong_to_the_pictures_of_their_name_whatever_their_ids(tmp_
     (truth, by_ids) = write(tmp_path, truth=labels, by_ids=found)
     expected = run([truth, by_ids], tmp_path / "one")
     assert run([truth, tmp_path / "found" / "detections.json"], tmp_path / "two")["ap"] == expected["ap"]
-
-
-def test_the_file_beside_detections_is_the_one_that_detection_writes():
-    assert BESIDE == IMAGES_FILE
 
 
 def test_detections_of_other_pictures_or_of_some_only_are_refused(tmp_path, labels):

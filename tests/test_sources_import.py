@@ -155,13 +155,18 @@ def test_a_kill_while_patients_move_into_the_output_loses_only_these(whole, sour
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
-def test_a_patient_that_has_changed_since_the_kill_is_made_anew(source, tmp_path, monkeypatch):
-    copy, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(source, copy)
+def killed_before_the_report(source, out, monkeypatch):
+    """All patients are finished, and nothing is joined yet."""
     with monkeypatch.context() as patch:
         patch.setattr(importer, "report", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
-            imported("dou", copy, out)
+            imported("dou", source, out)
+
+
+def test_a_patient_that_has_changed_since_the_kill_is_made_anew(source, tmp_path, monkeypatch):
+    copy, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source, copy)
+    killed_before_the_report(copy, out, monkeypatch)
     save(copy / "nii" / "03.nii", head(seed=77), affine_of("LPS"))
     imported("dou", copy, out)
     imported("dou", copy, tmp_path / "fresh")
@@ -171,10 +176,7 @@ def test_a_patient_that_has_changed_since_the_kill_is_made_anew(source, tmp_path
 def test_bad_input_found_while_going_on_costs_no_finished_patient(source, tmp_path, monkeypatch):
     copy, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(source, copy)
-    with monkeypatch.context() as patch:
-        patch.setattr(importer, "report", lambda *_: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
-            imported("dou", copy, out)
+    killed_before_the_report(copy, out, monkeypatch)
     before = tree(tmp_path / ".out.import.partial")
     (copy / "nii" / "03.nii").write_text("spoiled")
     with pytest.raises(InputError, match=r"03\.nii: not readable as NIfTI"):

@@ -9,6 +9,22 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
 
+def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
+    """The threshold to detect with, and where it comes from, in words: given, read from a file, or 0.5.
+
+    Args:
+        file: see `read_threshold`, as is `variant`.
+
+    Raises:
+        InputError: both are given, or as `read_threshold`.
+    """
+    if given is not None and file is not None:
+        raise InputError("--threshold and --operating-point are two thresholds; give one of them")
+    if file is not None:
+        return read_threshold(file, variant), "operating point of the validation patients"
+    return (0.5, "default") if given is None else (given, "given")
+
+
 def read_threshold(file: Path, variant: str) -> float:
     """Read a detector's threshold.
 

@@ -21,7 +21,8 @@ from cmbfe.data.pictures import _folders
 from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.detect import DETECTIONS_FILE
-from cmbfe.detect_files import IMAGES_FILE, DicomSeries, Series, detections_table
+from cmbfe.detect_files import DicomSeries, Series, detections_table
+from cmbfe.detections_file import IMAGES_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
@@ -127,6 +128,16 @@ def detect_files(
         if options.key_file:
             write_key(options.key_file, names, [(one.patient, one.name) for one in found])
     return Result(done, left_out)
+
+
+def in_a_line(result: Result, threshold: float) -> str:
+    """What was found, for the terminal."""
+    detections, shown = (sum(getattr(one, name) for one in result.done) for name in ("detections", "shown"))
+    lesions = [one.lesions for one in result.done if one.lesions is not None]
+    as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
+    left_out = f"; {len(result.left_out)} series left out" if result.left_out else ""
+    of_them = f"{shown} of them with a score of at least {threshold:.4g}"
+    return f"{detections} detections, {of_them}{as_lesions}{left_out}"
 
 
 def _check(kind: str, options: Options) -> None:

@@ -103,13 +103,7 @@ def import_source(
             kind; then nothing is left behind.
     """
     options = options or Options()
-    _check(kind, options, out)
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise InputError(
-            f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
-        )
+    _check(kind, source, options, out)
     key = read_key(options.key_file)
     found = KINDS[kind](source.resolve(), options)
     splits = _drawn_splits(found.series, seed)
@@ -136,7 +130,7 @@ def import_source(
     return result
 
 
-def _check(kind: str, options: Options, out: Path) -> None:
+def _check(kind: str, source: Path, options: Options, out: Path) -> None:
     if options.labels is not None and kind != "dicom":
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
@@ -145,6 +139,12 @@ def _check(kind: str, options: Options, out: Path) -> None:
         raise InputError(f"--box-mm {options.box_mm}: boxes around points are above 0 and up to 100 mm wide")
     if options.key_file is not None:
         refuse_key_file(options.key_file, out, options.keep_ids)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
+        )
 
 
 def _tidy(out: Path) -> None:

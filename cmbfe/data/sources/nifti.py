@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries
 from cmbfe.errors import InputError
-from cmbfe.params import _explain
+from cmbfe.params import read_yaml
 
 DESCRIPTION_FILE = "import.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -94,20 +93,9 @@ def read_description(path: Path) -> Description:
     """Read and check the YAML file.
 
     Raises:
-        InputError: no such file, no YAML, an unknown or missing key, or values that do not fit together.
+        InputError: as `cmbfe.params.read_yaml`, or values that do not fit together.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; describe the volumes in it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: keys such as images and mask are expected, found {type(content).__name__}")
-    try:
-        return Description.model_validate(content)
-    except ValidationError as error:
-        raise InputError(_explain(path, error).replace("Value error, ", "")) from None
+    return read_yaml(path, Description, "keys such as images and mask")
 
 
 def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path]:
