@@ -53,8 +53,8 @@ study: env  ## SSD against SSD-FE over seeds, and every open reading: table and 
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
 
-site: env  ## 00_paper_map and results/site/index.html anew, with what crossval and study have made since
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map
+site: env  ## 00_paper_map, docs/report.md and results/site/index.html anew, with what crossval and study have made since
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map report
 	$(BIN)/python tools/build_site.py
 
 experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ

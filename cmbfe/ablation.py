@@ -19,14 +19,12 @@ from cmbfe.metrics import (
     threshold_at_false_positives,
 )
 from cmbfe.params import Params
+from cmbfe.plain_words import UNCHANGED
 from cmbfe.stats import Metric, SeedSummary, difference_over_seeds
 from cmbfe.study import match_files, matches_of
 
 FALSE_POSITIVES = 1.0
 """Per picture, where sensitivities of kinds of microbleeds are compared."""
-
-UNCHANGED = "as in params.yaml"
-"""The setting of an arm that changes nothing, in `effects_table`."""
 
 Runs = tuple[list[Matches], list[Matches]]
 """An arm's detectors by seed: those without FE, and those with."""
@@ -169,17 +167,6 @@ def sensitivity_of(
     hits, truths = (each @ counts.astype(float) for counts in per_patient)
     values = np.divide(hits, truths, out=np.full(len(each), np.nan), where=truths > 0)
     return float(values[0]) if weights is None else values
-
-
-def verdict(detector: str, row: pd.Series) -> str:
-    """In plain words, whether FE helped in an arm, from its row of `effects_table`."""
-    low, high = 100 * row["gain_low"], 100 * row["gain_high"]
-    interval = f"{100 * row['gain']:+.1f} AP points, 95 % interval {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
-    if low > 0:
-        return f"FE helped {detector} ({interval})."
-    if high < 0:
-        return f"FE harmed {detector} ({interval})."
-    return f"Whether FE helps {detector} cannot be told ({interval})."
 
 
 def read_cmbs(root: Path) -> pd.DataFrame:

@@ -1,7 +1,10 @@
 """Markdown that programs write: tables, and blocks between markers in pages that people write."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
@@ -11,6 +14,28 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; the cells are text already."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def table_of(frame: pd.DataFrame, headings: Mapping[str, str]) -> str:
+    """Columns of a data frame, by their names, with their headings.
+
+    An interval (columns NAME_low and NAME_high) stands behind its value, gains and changes have their sign, and what
+    does not exist is a dash.
+    """
+    rows = [[_cell(row, column) for column in headings] for row in frame.astype(object).to_dict("records")]
+    return table(list(headings.values()), rows)
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    if isinstance(value, str | int):
+        return str(value)
+    if pd.isna(value):
+        return "–"
+    sign = "+" if column.endswith(("gain", "change")) else ""
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    interval = "" if low is None or pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
+    return f"{value:{sign}.3f}{interval}"
 
 
 def with_block(text: str, name: str, block: str) -> str:

@@ -273,3 +273,20 @@ def patients_for_half_width(standard_error: float, patients: int, half_width: fl
     The normal interval; the standard error falls with the root of the number of patients.
     """
     return int(np.ceil(patients * (stats.norm.ppf((1 + LEVEL) / 2) * standard_error / half_width) ** 2))
+
+
+def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
+    """How many seeds narrow the 95 % interval of a mean over seeds to `half_width` on either side; at least 2.
+
+    The interval is that of t, for differences with the standard deviation `seed_deviation` over seeds and without
+    uncertainty from patients.
+
+    Raises:
+        InputError: a `half_width` that is not above 0.
+    """
+    if not half_width > 0:
+        raise InputError(f"a half width of {half_width}: above 0 is needed")
+    seeds = 2
+    while float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1)) * seed_deviation / np.sqrt(seeds) > half_width:
+        seeds += 1
+    return seeds

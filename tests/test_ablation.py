@@ -17,7 +17,6 @@ from cmbfe.ablation import (
     read_study,
     seeds_table,
     sensitivity_of,
-    verdict,
 )
 from cmbfe.errors import InputError
 from cmbfe.matches_file import save_matches
@@ -123,20 +122,6 @@ def test_kinds_split_the_microbleeds_into_thirds():
     assert by_contrast["sensitivity"].tolist() == pytest.approx([1.0, 0.75, 1 / 6])
     assert by_contrast["sensitivity_fe"].tolist() == pytest.approx([1.0, 1.0, 1 / 2])
     assert table.loc[("ssd300", "diameter, mm"), "sensitivity"].tolist() == pytest.approx([1 / 6, 0.75, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [
-        (0.01, 0.03, "FE helped ssd512"),
-        (-0.03, -0.01, "FE harmed"),
-        (-0.01, 0.03, "Whether FE helps ssd512 cannot be told"),
-    ],
-)
-def test_the_verdict_follows_the_interval(low, high, said):
-    row = pd.Series({"gain": (low + high) / 2, "gain_low": low, "gain_high": high, "seeds": 5})
-    assert said in verdict("ssd512", row)
-    assert f"{50 * (low + high):+.1f} AP points" in verdict("ssd512", row)
 
 
 def test_a_metric_of_the_kinds_can_be_compared_over_seeds():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cmbfe.ablation import UNCHANGED, verdict
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.markdown import table, with_block
+from cmbfe.markdown import table, table_of, with_block
+from cmbfe.plain_words import UNCHANGED, folds, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
@@ -35,24 +35,6 @@ TABLES = {
 """Columns of each table in README.md, by their names in its CSV, with their headings."""
 
 
-def markdown(csv: Path, headings: dict[str, str]) -> str:
-    """A table as Markdown, intervals behind their value; a dash for what does not exist."""
-    rows = [[_cell(row, column) for column in headings] for _, row in pd.read_csv(csv).iterrows()]
-    return table(list(headings.values()), rows)
-
-
-def _cell(row: pd.Series, column: str) -> str:
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    if pd.isna(value):
-        return "–"
-    sign = "+" if column.endswith("gain") else ""
-    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
-    interval = "" if pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
-    return f"{value:{sign}.3f}{interval}"
-
-
 def stages(csv: Path) -> str:
     """Wall time of each stage, and of all, as Markdown.
 
@@ -73,16 +55,6 @@ def headline(csv: Path) -> str:
     return f"**{' '.join(verdict(row['detector'], row) for _, row in plain.iterrows())}**"
 
 
-def folds(csv: Path) -> str:
-    """What the cross-validation says, in a sentence."""
-    row = pd.read_csv(csv).set_index("fold").loc["all"]
-    without, with_fe, gain, low, high = row[["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]]
-    return (
-        f"There, all {row['patients']:.0f} patients together, {row['detector']} has an AP of {without:.3f} without FE "
-        f"and {with_fe:.3f} with it: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
-    )
-
-
 def minutes_and_seconds(seconds: float) -> str:
     """Such as "3 min 05 s"; hours stay minutes."""
     minutes, rest = divmod(round(seconds), 60)
@@ -93,9 +65,9 @@ def renewed(text: str) -> str:
     """README.md with the tables as results/ has them now."""
     tables = ROOT / "results" / "tables"
     for name, headings in TABLES.items():
-        text = with_block(text, name, markdown(tables / f"{name}.csv", headings))
+        text = with_block(text, name, table_of(pd.read_csv(tables / f"{name}.csv"), headings))
     text = with_block(text, "headline", headline(tables / "study.csv"))
-    text = with_block(text, "crossvalidation", folds(tables / "crossvalidation.csv"))
+    text = with_block(text, "crossvalidation", folds(pd.read_csv(tables / "crossvalidation.csv")))
     return with_block(text, "stages", stages(tables / "stages.csv"))
 
 

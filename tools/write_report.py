@@ -1,0 +1,162 @@
+"""Write docs/report.md: the paper-like report, its figures and sentences filled in from results/ and params.yaml.
+
+    python -m tools.write_report [--out docs/report.md]
+
+What a sentence says depends on the intervals: the same study with other results writes another report.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+from cmbfe.markdown import table_of
+from cmbfe.params import Params, load_params
+from cmbfe.plain_words import UNCHANGED, folds, points, seeds_that_would_do, that_leave_out_zero, verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = "report.md.jinja"
+FADING = ("fading", "assisted-excitation")
+"""Arms whose features at the end of training are those of the test."""
+
+COLUMNS = {
+    "study": {
+        "arm": "arm",
+        "setting": "what is changed",
+        "ap": "AP without FE",
+        "ap_fe": "AP with FE",
+        "gain": "gain by FE",
+        "change": "change",
+    },
+    "study_kinds": {
+        "arm": "detector",
+        "by": "by",
+        "from": "from",
+        "to": "to",
+        "sensitivity": "sensitivity without FE",
+        "sensitivity_fe": "with FE",
+        "gain": "gain by FE",
+    },
+    "table2": {
+        "variant": "detector",
+        "paper_ap": "AP, paper",
+        "our_ap": "AP, ours",
+        "paper_gain": "gain by FE, paper",
+        "our_gain": "gain by FE, ours",
+    },
+    "false_positives": {
+        "kind": "on",
+        "SSD": "SSD",
+        "SSD-FE": "SSD-FE",
+        "SSD only": "SSD alone",
+        "SSD-FE only": "SSD-FE alone",
+    },
+    "contradictions": {"what": "what", "printed": "printed", "follows": "follows", "how": "how"},
+}
+"""Columns of the report's tables, by their names in results/tables, with their headings."""
+
+
+def report(root: Path) -> str:
+    """The report as Markdown, for docs/.
+
+    Raises:
+        InputError: a table that the report stands on is missing.
+    """
+    params = load_params(root / "params.yaml")
+    study = _read(root, "study")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("report")),
+        undefined=StrictUndefined,  # a value that is missing must not become an empty place in a sentence
+        keep_trailing_newline=True,
+        autoescape=False,  # it is Markdown
+    )
+    environment.globals.update(verdict=verdict, points=points)
+    values = {f"{name}_table": table_of(_read(root, name), columns) for name, columns in COLUMNS.items()}
+    values |= _of_the_study(study, params) | _of_the_pipeline(root, params) | _of_features(root)
+    return environment.get_template(TEMPLATE).render(values)
+
+
+def _of_the_study(study: pd.DataFrame, params: Params) -> dict[str, Any]:
+    """What the report says of the study: values and sentences by their name in the template."""
+    plain, others = (study[is_plain] for is_plain in (study["setting"] == UNCHANGED, study["setting"] != UNCHANGED))
+    changes = others.dropna(subset="change").set_index("arm")
+    spread = 100 * plain["gain_seed_deviation"]
+    return {
+        "params": params,
+        "plain": [row for _, row in plain.iterrows()],
+        "unchanged": UNCHANGED,
+        "waiting": [name for name in params.study.arms if name not in set(study["arm"])],
+        "spread": f"{spread.min():.1f} and {spread.max():.1f}",
+        "seeds": seeds_that_would_do(plain),
+        "gains": that_leave_out_zero(others.set_index("arm"), "gain"),
+        "readings": that_leave_out_zero(changes, "change"),
+        "fading": that_leave_out_zero(changes[changes.index.isin(FADING)], "change"),
+        "patient_spread": f"{100 * study['gain_patient_deviation'].median():.1f}",
+    }
+
+
+def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
+    """What the report says of the trainings of `make repro` and of the cross-validation."""
+    table1, kinds, table3 = (
+        _read(root, "table1").set_index("split"),
+        _read(root, "study_kinds"),
+        _read(root, "table3"),
+    )
+    iterations = [params.training.of(variant).iterations for variant in params.variants]
+    by_kind = kinds.set_index(
+        kinds["arm"] + ", " + kinds["by"] + " " + kinds["from"].map("{:.2f}".format) + " and above"
+    )
+    return {
+        "iterations": (min(iterations), max(iterations)),
+        "test_patients": int(table1.loc["test", "our_patients"]),
+        "test_microbleeds": len(pd.read_csv(root / "results" / "study" / "test_cmbs.csv")),
+        "where": that_leave_out_zero(by_kind, "gain"),
+        "single": that_leave_out_zero(
+            _read(root, "table2").dropna(subset="our_gain").set_index("variant"), "our_gain"
+        ),
+        "cost": _range(table3["our_fe_time_ratio"], "{:.2f}"),
+        "paper_cost": _range(table3["paper_fe_time_ratio"], "{:.2f}"),
+        "folds": folds(_read(root, "crossvalidation")),
+    }
+
+
+def _of_features(root: Path) -> dict[str, Any]:
+    """What the report says of the inside of a detector: what FE changes there, and what default boxes match."""
+    by_map = _read(root, "fe_by_map").set_index("placement")
+    trunk, coverage = by_map.loc["trunk"], _read(root, "coverage").set_index(["input_px", "default_boxes"])["all"]
+    first, deeper = trunk.iloc[0], trunk.iloc[1:]
+    return {
+        "first_map": f"{first:.1%}",
+        "first_map_source": f"{by_map.loc['source'].iloc[0]:.1%}",
+        "deeper_maps": _range(deeper, "{:.1%}"),
+        "coverage_voc": f"{coverage[512, 'voc']:.0%}",
+        "coverage_cmb": f"{coverage[512, 'cmb']:.0%}",
+    }
+
+
+def _range(values: pd.Series, form: str) -> str:
+    return f"{form.format(values.min())} to {form.format(values.max())}"
+
+
+def _read(root: Path, name: str) -> pd.DataFrame:
+    file = root / "results" / "tables" / f"{name}.csv"
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; `make repro` makes the tables that the report stands on")
+    return pd.read_csv(file)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "report.md", help="the page to write")
+    out = parser.parse_args().out
+    try:
+        text = report(ROOT)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    with whole_file(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
