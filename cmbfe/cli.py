@@ -340,6 +340,46 @@ def study(
             run_arm(part, settings, out, jobs, backend)
 
 
+@app.command()
+def objects(
+    out: Annotated[Path, typer.Argument(help="folder for the set; new, empty or an earlier set")],
+    pictures: Annotated[int, typer.Option(help="number of pictures, at least 3; split as patients are in Table 1")],
+    seed: Annotated[int, typer.Option(min=0, help="same seed, same bytes")] = 0,
+    difficulty: Annotated[float, typer.Option(help="0: strong contrast, alone; 1: faint, cluttered")] = 0.3,
+    polarity: Annotated[str, typer.Option(help="dark, bright or both, against the background")] = "dark",
+) -> None:
+    """Generate pictures of small objects among look-alikes, labelled as COCO (docs/small_objects.md).
+
+    Example: cmbfe objects dots --pictures 100 --seed 1 --difficulty 0.4 --polarity bright
+    """
+    from cmbfe.objects import split_counts, write_objects
+
+    labels = write_objects(out, split_counts(pictures), seed, difficulty, polarity)
+    print(f"{out}: {len(labels['images'])} pictures, {len(labels['annotations'])} objects; preview.png shows some")
+
+
+@app.command()
+def objects_study(
+    arms: Annotated[list[str] | None, typer.Argument(help="names of arms (default: all)")] = None,
+    params: Annotated[Path, typer.Option(help="settings; section objects")] = Path("params.yaml"),
+    out: Annotated[
+        Path, typer.Option(help="folder for data/objects, models/objects and results/objects (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, _jobs("trainings")] = -1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Train twins on generated small objects; a killed run goes on where it was: start it again.
+
+    Example: cmbfe objects-study dark-easy bright-easy --jobs 1
+    """
+    from cmbfe.objects_study import run_arm
+    from cmbfe.params import load_params
+
+    settings = load_params(params)
+    for arm in arms or settings.objects.arms:
+        run_arm(arm, settings, out, jobs, backend)
+
+
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
     try:

@@ -1,10 +1,10 @@
-"""The sections of params.yaml that train a detector and its FE twin many times: cross-validation and study."""
+"""The sections of params.yaml that train a detector and its FE twin many times: cross-validation, study, objects."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from cmbfe.settings import Count, Section, Variant
+from cmbfe.settings import Count, Section, Share, Variant
 
 
 def _numbered_from_1(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -13,8 +13,19 @@ def _numbered_from_1(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return numbers
 
 
+def _without_fe(variant: str) -> str:
+    if variant.endswith("-fe"):
+        raise ValueError(f"name the detector without FE ({variant.removesuffix('-fe')}); its twin belongs to it")
+    return variant
+
+
 FromOne = Annotated[tuple[int, ...], AfterValidator(_numbered_from_1)]
 """Numbers of folds or seeds: 1, 2 and so on."""
+PlainVariant = Annotated[Variant, AfterValidator(_without_fe)]
+"""A detector without FE."""
+Polarity = Literal["dark", "bright", "both"]
+"""Of small objects, against their background."""
+ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class CrossValidation(Section):
@@ -34,7 +45,7 @@ class CrossValidation(Section):
 class Arm(Section):
     """One comparison of the study: a detector and its FE twin, and what differs from the settings above."""
 
-    variant: Variant = "ssd300"
+    variant: PlainVariant = "ssd300"
     """The detector without FE."""
     seeds: Count | None = None
     """Only the first so many of the study's seeds."""
@@ -42,13 +53,6 @@ class Arm(Section):
     """Training patients, one of the study's sizes."""
     settings: dict[str, str | int | float] = Field(default={})
     """Key path -> value, such as detector.fe.placement -> source; of the sections detector and training."""
-
-    @field_validator("variant")
-    @classmethod
-    def _is_plain(cls, variant: str) -> str:
-        if variant.endswith("-fe"):
-            raise ValueError(f"name the detector without FE ({variant.removesuffix('-fe')}); its twin belongs to it")
-        return variant
 
     @property
     def changes_fe_only(self) -> bool:
@@ -70,9 +74,7 @@ class Study(Section):
     test_patients: Count = 100
     detections_per_picture: Count = 10
     """The best of each picture are kept: the results of many trainings lie in git."""
-    arms: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Arm] = Field(
-        default={"ssd512": Arm(variant="ssd512")}
-    )
+    arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(variant="ssd512")})
 
     @field_validator("training_patients")
     @classmethod
@@ -123,3 +125,30 @@ class Study(Section):
         """The detectors that an arm trains: both twins, or the one with FE where it changes FE only."""
         plain = self.arms[name].variant
         return (plain, f"{plain}-fe") if self.arm_without_fe(name) == name else (f"{plain}-fe",)
+
+
+class ObjectsArm(Section):
+    """One generated data set of small objects."""
+
+    polarity: Polarity
+    difficulty: Share
+    """0 is the easiest (`cmbfe.objects`)."""
+
+
+class Objects(Section):
+    """SSD against SSD-FE on generated small objects (`make objects`)."""
+
+    seeds: FromOne = (1, 2, 3)
+    """A seed fixes the training pictures, initial weights and order."""
+    variant: PlainVariant = "ssd300"
+    training_pictures: Count = 300
+    test_pictures: Annotated[int, Field(ge=2)] = 300
+    """The same for all trainings of an arm."""
+    width: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """In the place of detector.width."""
+    iterations: Annotated[int, Field(ge=2)] = 300
+    """In the place of training.iterations; milestones are scaled alike, training.longer is not applied."""
+    detections_per_picture: Count = 10
+    arms: Annotated[dict[ArmName, ObjectsArm], Field(min_length=1)] = Field(
+        default={"dark": ObjectsArm(polarity="dark", difficulty=0.4)}
+    )

@@ -94,3 +94,16 @@ def study_result(arm: str, root: Path | None = None) -> Path:
 def study_cmbs(root: Path | None = None) -> Path:
     """The microbleeds of the study's test pictures, with size and contrast."""
     return (root or workspace()) / "results" / "study" / "test_cmbs.csv"
+
+
+def objects_data(arm: str, part: str, root: Path | None = None) -> Path:
+    """Generated objects of an arm: `test`, or the training set of a seed."""
+    return (root or workspace()) / "data" / "objects" / arm / part
+
+
+def objects_model(arm: str, variant: str, seed: int, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "objects" / arm / f"{variant}-{seed}"
+
+
+def objects_result(arm: str, root: Path | None = None) -> Path:
+    return (root or workspace()) / "results" / "objects" / arm

@@ -8,28 +8,18 @@ training runs on one thread, so that its result does not depend on how many run 
 models/study and results/study in the folder `root`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe import paths
-from cmbfe.data.labels import LABELS_FILE
-from cmbfe.detect import detect_in
-from cmbfe.detector.weights import WEIGHTS_FILE, load_model
-from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, sha256_of, write_json
-from cmbfe.matches_file import load_matches, save_matches
-from cmbfe.matching import Matches, match
-from cmbfe.metrics import summary
+from cmbfe.matching import Matches
 from cmbfe.parallel import at_work
 from cmbfe.params import Params
 from cmbfe.study_patients import read_test_labels
-from cmbfe.train import train
+from cmbfe.twins import load_twins, train_and_test
 
 
 def arm_params(name: str, seed: int, params: Params) -> Params:
@@ -72,42 +62,9 @@ def _run(name: str, variant: str, seed: int, params: Params, root: Path) -> tupl
     settings = arm_params(name, seed, params)
     data = paths.study_training_set(seed, params.study.patients_of(name), root)
     model = paths.study_model(name, variant, seed, root)
-    with _one_thread():
-        train(variant, settings, data, model, progress=False)
-        return variant, seed, _test(name, variant, seed, params, root)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _test(name: str, variant: str, seed: int, params: Params, root: Path) -> float:
-    """Write what a trained detector finds on the test pictures, unless it is there; its AP."""
-    model, out = paths.study_model(name, variant, seed, root), paths.study_result(name, root)
-    test = read_test_labels(params, root)
-    belongs_to = {
-        "weights_sha256": sha256_of([model / WEIGHTS_FILE]),
-        "labels_sha256": sha256_of([paths.study_data(root) / "pictures" / LABELS_FILE]),
-        "iou": params.evaluation.iou,
-    }
-    file, found = out / f"{variant}-{seed}.json", out / f"{variant}-{seed}.npz"
-    if file.is_file() and found.is_file() and (known := read_json(file))["belongs_to"] == belongs_to:
-        return known["ap"]
-    compute = make_compute(params.training.accelerator, params.training.precision)
-    detector = load_model(model).to(compute.device)
-    on_test = detect_in(detector, test, paths.study_data(root) / "pictures", compute)
-    matches = match(test, on_test, iou=params.evaluation.iou)
-    metrics = summary(matches, params.evaluation.sensitivity)
-    save_matches(matches, found)
-    write_json(file, metrics | {"belongs_to": belongs_to})
-    return metrics["ap"]
+    test, pictures = read_test_labels(params, root), paths.study_data(root) / "pictures"
+    out = paths.study_result(name, root) / f"{variant}-{seed}.npz"
+    return variant, seed, train_and_test(variant, settings, data, model, test, pictures, out)
 
 
 def matches_of(name: str, params: Params, root: Path) -> tuple[list[Matches], list[Matches]]:
@@ -116,8 +73,7 @@ def matches_of(name: str, params: Params, root: Path) -> tuple[list[Matches], li
     Raises:
         InputError: a training of the arm is missing.
     """
-    found = [load_matches(file) for file in match_files(name, params, root)]
-    return found[: len(found) // 2], found[len(found) // 2 :]
+    return load_twins(match_files(name, params, root))
 
 
 def match_files(name: str, params: Params, root: Path) -> list[Path]:

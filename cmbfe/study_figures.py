@@ -1,19 +1,22 @@
-"""Figures of the ablation study, in the look of `cmbfe.figures`."""
+"""Figures of the ablation study and of the generated objects, in the look of `cmbfe.figures`."""
+
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmbfe.figures import COLOURS, PRESET_COLOURS, theme
+from cmbfe.figures import COLOURS, GROUND_TRUTH_COLOUR, PRESET_COLOURS, picture_grid, show_picture, theme
 
 
-def study_figure(effects: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
+def study_figure(effects: pd.DataFrame, of_seeds: pd.DataFrame, over: str = "patients") -> Figure:
     """Gain by FE of each arm with its interval, a dot per seed, and the paper's gain; beside it AP of the twins.
 
     Args:
-        effects: what `cmbfe.ablation.effects_table` gives.
+        effects: what `cmbfe.ablation.effects_table` gives, or `cmbfe.objects_study.gains_table`, which knows no paper.
         of_seeds: what `cmbfe.ablation.seeds_table` gives.
+        over: what the intervals are over, besides seeds.
     """
     places = np.arange(len(effects))
     with theme():
@@ -28,14 +31,15 @@ def study_figure(effects: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
         ends = (effects["gain_low"], effects["gain_high"])
         gains.hlines(places, *ends, color=COLOURS["SSD-FE"], linewidth=2)
         gains.plot(effects["gain"], places, "D", color=COLOURS["SSD-FE"], markersize=6,
-                   label="mean and 95 % interval over patients and seeds")  # fmt: skip
+                   label=f"mean and 95 % interval over {over} and seeds")  # fmt: skip
         for name, column in (("SSD", "ap"), ("SSD-FE", "ap_fe")):
             aps.plot(effects[column], places, "o", color=COLOURS[name], label=name)
         gains.set_yticks(places, effects.index)
         gains.set(xlabel="AP with FE less without", title="Gain by FE", ylim=(len(effects) - 0.5, -0.5))
         aps.set(xlabel="average precision, mean over seeds", title="Without FE and with", xlim=(0, 1))
-        gains.plot(effects["paper_gain"], places, "o", color="black", markerfacecolor="none", markersize=9,
-                   label="the paper's, one training on other patients")  # fmt: skip
+        if "paper_gain" in effects:
+            gains.plot(effects["paper_gain"], places, "o", color="black", markerfacecolor="none", markersize=9,
+                       label="the paper's, one training on other patients")  # fmt: skip
         handles = dict(zip(*reversed(gains.get_legend_handles_labels()), strict=True))  # one of each label
         handles |= dict(zip(*reversed(aps.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -67,5 +71,18 @@ def kinds_figure(kinds: pd.DataFrame) -> Figure:
             axis.set(xlabel=shown, title=f"thirds by {shown.split(',')[0]}")
         axes[0, 0].set_ylabel("sensitivity with FE less without")
         axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    plt.close(figure)
+    return figure
+
+
+def examples_figure(examples: Mapping[str, tuple[np.ndarray, Sequence[Sequence[float]]]]) -> Figure:
+    """A picture of each arm with its labels.
+
+    Args:
+        examples: what `cmbfe.objects_study.example_pictures` gives.
+    """
+    figure, axes = picture_grid(len(examples))
+    for axis, (name, (picture, boxes)) in zip(axes, examples.items(), strict=True):
+        show_picture(axis, picture, {GROUND_TRUTH_COLOUR: boxes}, title=name)
     plt.close(figure)
     return figure

@@ -1,4 +1,4 @@
-"""The three pipeline files against notebooks and code: parameters, dependencies, profiles."""
+"""The four pipeline files against notebooks and code: parameters, dependencies, profiles."""
 
 import re
 import subprocess
@@ -19,10 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CROSSVALIDATION = "crossvalidation/dvc.yaml"
 STUDY = "study/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY)
+OBJECTS = "objects/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS)
 WITHOUT_NOTEBOOK = {
     "patients": "cmbfe/study_patients.py",
     "arm": "cmbfe/study.py",
+    "twins": "cmbfe/objects_study.py",
     "report": "tools/write_report.py",
     "site": "tools/build_site.py",
 }
@@ -159,13 +161,23 @@ def test_the_cross_validation_of_every_profile_runs_its_folds_on_the_pictures_of
 
 @pytest.mark.parametrize(("profile", "arms"), [("smoke", 2), ("laptop", 16), ("paper", 16)])
 def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile, arms, workspace):
-    (workspace / "results" / "study").mkdir(exist_ok=True)  # a clone has it from git
+    (workspace / "results" / "study").mkdir(parents=True, exist_ok=True)  # a clone has it from git
     planned = dry_run(workspace, profile, STUDY)
     named = [f"{STUDY}:arm@{name}" for name in load_params(workspace / "params.yaml").study.arms]
     assert len(named) == arms
     assert planned[0] == f"{STUDY}:patients"
     assert sorted(planned[1:-1]) == sorted(named)
     assert planned[-1] == f"{STUDY}:ablation"
+
+
+@pytest.mark.parametrize(("profile", "arms"), [("smoke", 2), ("laptop", 4)])
+def test_the_objects_of_every_profile_make_and_train_their_arms_and_need_no_pictures(profile, arms, workspace):
+    (workspace / "results" / "objects").mkdir(parents=True, exist_ok=True)  # a clone has it from git
+    planned = dry_run(workspace, profile, OBJECTS)
+    named = [f"{OBJECTS}:twins@{name}" for name in load_params(workspace / "params.yaml").objects.arms]
+    assert len(named) == arms
+    assert sorted(planned[:-1]) == sorted(named)
+    assert planned[-1] == f"{OBJECTS}:small_objects"
 
 
 def written(stage: dict) -> set[str]:

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from study_world import study_params, study_pictures
 from tiny_world import tree
 
-from cmbfe import paths, study
+from cmbfe import paths, twins
 from cmbfe.data.labels import LABELS_FILE, read_labels
 from cmbfe.errors import InputError
 from cmbfe.params import load_params
@@ -80,18 +79,11 @@ def test_what_is_done_is_not_repeated_and_trainings_beside_each_other_give_the_s
     run_arm("ssd300", study_params(), tmp_path, jobs=2, progress=False)
     mine = results(tmp_path)
     assert {name: results(done)[name] for name in mine} == mine
-    monkeypatch.setattr(study, "detect_in", lambda *_: pytest.fail("tested again"))
+    monkeypatch.setattr(twins, "detect_in", lambda *_: pytest.fail("tested again"))
     capsys.readouterr()
     run_arm("ssd300", study_params(), tmp_path, progress=False)
     assert capsys.readouterr().out.count("trained already") == 4
     assert results(tmp_path) == mine
-
-
-def test_a_training_on_one_thread_leaves_the_number_of_threads_as_it_was():
-    before = torch.get_num_threads()
-    with study._one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
 
 
 def test_an_unknown_arm_and_an_arm_without_patients_are_refused(tmp_path):
