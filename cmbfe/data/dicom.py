@@ -73,6 +73,8 @@ class SeriesHeaders:
     """"MONOCHROME1" or "MONOCHROME2"."""
     is_compressed: bool
     """Whether native code has to decode the pixels (JPEG and its relatives; RLE is none)."""
+    study_uid: str = ""
+    """StudyInstanceUID; "" where the header has none."""
 
 
 def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:
@@ -256,6 +258,7 @@ def _headers(stack: list[Slice], kind: str) -> SeriesHeaders:
         echo_time_ms=first.echo_time_ms,
         photometric=first.photometric,
         is_compressed=any(item.is_compressed for item in stack),
+        study_uid=first.study_uid,
     )
 
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from cmbfe.data.bias import correct_bias
 from cmbfe.data.dicom import SeriesHeaders, find_series, read_volume
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.phase import phase_of, phase_pictures
+from cmbfe.data.picture_files import phase_entry, save_picture
 from cmbfe.data.splits import scaled_counts, split_patients
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
@@ -36,12 +37,16 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     return np.rint((volume.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def series_pictures(series: SeriesHeaders, settings: Pictures) -> np.ndarray:
-    """Return a series as the pictures to label, train on and detect in: uint8 [slices, rows, columns]."""
+def series_pictures(series: SeriesHeaders, settings: Pictures, phase: SeriesHeaders | None = None) -> np.ndarray:
+    """Return a series as the pictures to label, train on and detect in: uint8 [slices, rows, columns].
+
+    With the series of its phase, uint8 [slices, rows, columns, 2]: magnitude, which is the same, and phase.
+    """
     spacing_mm = (series.slice_spacing_mm, *series.pixel_spacing_mm)
     volume = read_volume(series).clip(min=0)
     corrected = correct_bias(volume, spacing_mm, **settings.bias_correction.model_dump())
-    return to_8_bit(corrected, settings.window_percentiles)
+    pictures = to_8_bit(corrected, settings.window_percentiles)
+    return pictures if phase is None else np.stack([pictures, phase_pictures(phase)], axis=-1)
 
 
 def magnitude_series(source: Path) -> list[SeriesHeaders]:
@@ -50,7 +55,11 @@ def magnitude_series(source: Path) -> list[SeriesHeaders]:
     Raises:
         InputError: no magnitude series, or whatever `find_series` finds wrong.
     """
-    series = find_series(source)
+    return magnitude_among(find_series(source), source)
+
+
+def magnitude_among(series: Sequence[SeriesHeaders], source: Path) -> list[SeriesHeaders]:
+    """Those of the magnitude; `InputError` where there is none."""
     magnitude = [one for one in series if one.kind == "magnitude"]
     if not magnitude:
         kinds = ", ".join(sorted({one.kind for one in series}))
@@ -76,12 +85,14 @@ def _folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
     return names
 
 
-def _write_series(out: Path, folder: str, series: SeriesHeaders, settings: Pictures) -> None:
-    for index, picture in enumerate(series_pictures(series, settings)):
+def _write_series(
+    out: Path, folder: str, series: SeriesHeaders, phase: SeriesHeaders | None, settings: Pictures
+) -> None:
+    for index, picture in enumerate(series_pictures(series, settings, phase)):
         save_picture(out / folder / f"{index:03d}.{settings.format}", picture, settings.jpeg_quality)
 
 
-def image_entries(all_series: Sequence[SeriesHeaders], suffix: str) -> list[dict]:
+def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool = False) -> list[dict]:
     """COCO `images` entries of every slice, numbered from 1 in the order of series and slices."""
     folders = _folders(all_series)
     slices = [
@@ -100,6 +111,7 @@ def image_entries(all_series: Sequence[SeriesHeaders], suffix: str) -> list[dict
             "sop_instance_uid": sop_uid,
             "slice_index": index,
             "pixel_spacing_mm": list(series.pixel_spacing_mm),
+            **phase_entry(f"{folder}/{index:03d}.{suffix}", phase),
         }
         for number, (series, folder, index, sop_uid) in enumerate(slices, 1)
     ]
@@ -159,10 +171,12 @@ def _splits(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool
     return split_patients(patients, scaled_counts(len(patients)), seed)
 
 
-def _labels_to_write(source: Path, all_series: Sequence[SeriesHeaders], suffix: str, seed: int) -> dict[str, Labels]:
+def _labels_to_write(
+    source: Path, all_series: Sequence[SeriesHeaders], settings: Pictures, seed: int
+) -> dict[str, Labels]:
     """File name -> labels of the pictures: annotations.json always, mimics.json where `source` has one."""
     given = {name: read_labels(source / name) for name in (LABELS_FILE, MIMICS_FILE) if (source / name).exists()}
-    images = image_entries(all_series, suffix)
+    images = image_entries(all_series, settings.format, settings.phase)
     pictures = {name: _pictures_of(labels, images, source / name) for name, labels in given.items()}
     is_labelled = LABELS_FILE in given
     known = _given_splits(given[LABELS_FILE], pictures[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
@@ -184,16 +198,18 @@ def import_dicom(
     and `out` appears whole or not at all.
 
     Raises:
-        InputError: bad DICOM, bad labels, labels of slices that are not there, or an `out` that holds something
-            else than an earlier import.
+        InputError: bad DICOM, no phase where `settings` ask for it, bad labels, labels of slices that are not there,
+            or an `out` that holds something else than an earlier import.
     """
-    all_series = magnitude_series(source)
+    found = find_series(source)
+    all_series = magnitude_among(found, source)
+    phases = [phase_of(one, found) if settings.phase else None for one in all_series]
     folders = _folders(all_series)
-    to_write = _labels_to_write(source, all_series, settings.format, seed)
+    to_write = _labels_to_write(source, all_series, settings, seed)
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
         tasks = (
-            delayed(_write_series)(temporary, folder, series, settings)
-            for folder, series in zip(folders, all_series, strict=True)
+            delayed(_write_series)(temporary, folder, series, phase, settings)
+            for folder, series, phase in zip(folders, all_series, phases, strict=True)
         )
         made = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
         step = "correcting bias, writing pictures"

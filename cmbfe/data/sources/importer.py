@@ -58,14 +58,14 @@ class Options:
     """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
 
 
-KINDS: dict[str, Callable[[Path, Options], Found]] = {
-    "dicom": lambda source, options: find_dicom(source, options.labels),
-    "valdo": lambda source, _: find_valdo(source),
-    "momeni": lambda source, options: find_momeni(source, options.box_mm),
-    "dou": lambda source, options: find_dou(source, options.box_mm),
-    "nifti": lambda source, options: find_nifti(source, options.box_mm),
-    "coco": lambda source, _: find_coco(source),
-    "voc": lambda source, _: find_voc(source),
+KINDS: dict[str, Callable[[Path, Options, Pictures], Found]] = {
+    "dicom": lambda source, options, settings: find_dicom(source, options.labels, settings.phase),
+    "valdo": lambda source, *_: find_valdo(source),
+    "momeni": lambda source, options, _: find_momeni(source, options.box_mm),
+    "dou": lambda source, options, _: find_dou(source, options.box_mm),
+    "nifti": lambda source, options, _: find_nifti(source, options.box_mm),
+    "coco": lambda source, *_: find_coco(source),
+    "voc": lambda source, *_: find_voc(source),
 }
 """What can be imported -> what finds its series in a folder."""
 
@@ -103,9 +103,9 @@ def import_source(
             kind; then nothing is left behind.
     """
     options = options or Options()
-    _check(kind, source, options, out)
+    _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
-    found = KINDS[kind](source.resolve(), options)
+    found = KINDS[kind](source.resolve(), options, settings)
     splits = _drawn_splits(found.series, seed)
     given = [path for path in (source, options.labels) if path]
     inputs = [*given, *(file for one in found.series for file in one.files)]
@@ -130,7 +130,9 @@ def import_source(
     return result
 
 
-def _check(kind: str, source: Path, options: Options, out: Path) -> None:
+def _check(kind: str, source: Path, settings: Pictures, options: Options, out: Path) -> None:
+    if settings.phase and kind != "dicom":
+        raise InputError(f"pictures.phase is true, and phase is read of dicom only, not of {kind}: set it to false")
     if options.labels is not None and kind != "dicom":
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
