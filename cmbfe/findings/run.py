@@ -111,7 +111,7 @@ def detect_files(
     key = read_key(options.key_file)
     detector = open_detector().name  # whatever is wrong with the model is said before anything is read
     with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
-        kind, found, left_out = find(source, out)
+        kind, found, left_out = find(source, out, settings.phase)
         _check(kind, options)
         names = _names(kind, key, options)
         tasks = _tasks(found, names, options)
