@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from cmbfe.comparison_settings import Arm, CrossValidation, Study
+from cmbfe.comparison_settings import Arm, CrossValidation, PhaseStudy, Study
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.settings import (
@@ -37,6 +37,7 @@ __all__ = [
     "Params",
     "Patients",
     "Phantom",
+    "PhaseStudy",
     "Pictures",
     "Splits",
     "Study",
@@ -75,6 +76,7 @@ class Params(Section):
     evaluation: Evaluation
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
+    phase: PhaseStudy = PhaseStudy()
 
     @model_validator(mode="after")
     def _arms_change_settings_that_exist(self) -> "Params":

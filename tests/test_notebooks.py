@@ -22,6 +22,7 @@ DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
 ABLATION = "08_ablation"
+PHASE = "08_phase"
 OWN_DATA = "01_own_data"
 TIMING = ("05_backbones.ipynb", r"batch = 8\nrounds = 5", r"batch = 2\nrounds = 2")
 """What 05 times, in full and as here: that it is timed matters to these tests, and not how exactly."""
@@ -53,6 +54,8 @@ def test_a_notebook_runs_by_nbval(notebook, smoke):
     """Each finds what the earlier ones left in the workspace, and 08 what the study did."""
     if notebook.stem == ABLATION:
         run(["cmbfe", "study"], smoke)
+    if notebook.stem == PHASE:
+        run(["cmbfe", "phase"], smoke)
     if notebook.stem == OWN_DATA:
         import_the_phantom(smoke)
     run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
@@ -97,7 +100,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "fe_channels",
         "operating_point",
     )
-    names += ("architecture", "false_positives", "found_only", "crossvalidation", "study")
+    names += ("architecture", "false_positives", "found_only", "crossvalidation", "study", "phase")
     names += ("paper_map", "open_points", "deviations", "contradictions")
     figures = (
         *(f"fig{number}" for number in range(1, 8)),
@@ -105,6 +108,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "coverage",
         "crossvalidation",
         "study",
+        "phase",
         "reliability",
     )
     files = [f"tables/{name}.csv" for name in names]

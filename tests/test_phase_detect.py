@@ -89,9 +89,7 @@ def test_pictures_have_their_phase_beside_them_and_it_is_no_picture_of_its_own(t
         assert [one.pictures for one in result.done] == [2]
         assert (np.abs(phase_seen(seen[0])).max() > 0.5) == phase
     (tmp_path / "in" / "b.phase.png").unlink()
-    with pytest.raises(
-        InputError, match=r"b\.jpg: b\.phase\.png is not beside it; the detector sees the phase"
-    ):
+    with pytest.raises(InputError, match=r"b\.jpg: b\.phase\.png is not beside it; the detector sees the phase"):
         detect(tmp_path / "in", tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""The three pipeline files against notebooks and code: parameters, dependencies, profiles."""
+"""The four pipeline files against notebooks and code: parameters, dependencies, profiles."""
 
 import re
 import subprocess
@@ -19,13 +19,27 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CROSSVALIDATION = "crossvalidation/dvc.yaml"
 STUDY = "study/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY)
-WITHOUT_NOTEBOOK = {"patients": "cmbfe/study_patients.py", "arm": "cmbfe/study.py", "site": "tools/build_site.py"}
+PHASE = "phase/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, PHASE)
+WITHOUT_NOTEBOOK = {
+    "patients": "cmbfe/study_patients.py",
+    "arm": "cmbfe/study.py",
+    "phase_pictures": "cmbfe/phase_pictures.py",
+    "phase_detectors": "cmbfe/phase_study.py",
+    "site": "tools/build_site.py",
+}
 """Stages that run no notebook, and the module that does it."""
-FILLED_BY_STAGES = ("data/pictures", "data/augmented", "data/study", "models/ssd512-fe")
+FILLED_BY_STAGES = (
+    "data/pictures",
+    "data/augmented",
+    "data/study",
+    "data/phase",
+    "models/study/ssd300",
+    "models/ssd512-fe",
+)
 OWN_DATA = ROOT / "notebooks" / "01_own_data.ipynb"
 """In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
-PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py"}
+PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py", "cmbfe/phase_figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 
@@ -162,6 +176,16 @@ def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile
     assert planned[0] == f"{STUDY}:patients"
     assert sorted(planned[1:-1]) == sorted(named)
     assert planned[-1] == f"{STUDY}:ablation"
+
+
+def test_the_comparison_with_phase_takes_patients_and_detectors_of_the_study(workspace):
+    for folder in ("study", "phase"):
+        (workspace / "results" / folder).mkdir(parents=True, exist_ok=True)  # a clone has it from git
+    planned = dry_run(workspace, "laptop", PHASE)
+    before = [f"{STUDY}:patients", f"{STUDY}:arm@ssd300"]
+    own = [f"{PHASE}:{name}" for name in ("phase_pictures", "phase_detectors", "phase")]
+    assert sorted(planned) == sorted([*before, *own])
+    assert planned[-1] == own[-1]
 
 
 def written(stage: dict) -> set[str]:

@@ -24,7 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(__file__).resolve().parent / "site"
 INDEX = "index.html"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
-RUN_BY = {"07_a_fold": "make crossval", "07_crossval": "make crossval", "08_ablation": "make study"}
+RUN_BY = {
+    "07_a_fold": "make crossval",
+    "07_crossval": "make crossval",
+    "08_ablation": "make study",
+    "08_phase": "make phase",
+}
 """Notebooks that `make repro` leaves out, and what runs them."""
 
 
