@@ -43,8 +43,11 @@ def boxes_of(kind: str, test: Labels, mimics: Labels) -> list[dict]:
 
 
 def typical(boxes: list[dict]) -> dict | None:
-    """The box at the third quartile of the visible diameters: larger than most, and none of the extremes."""
-    by_size = sorted(boxes, key=lambda box: (box["visible_diameter_mm"], box["id"]))
+    """The largest box of the lesion at the third quartile of sizes: its middle slice, and larger than most."""
+    largest: dict[str, dict] = {}
+    for box in sorted(boxes, key=lambda box: (-box["area"], box["id"])):
+        largest.setdefault(box["lesion_id"], box)
+    by_size = sorted(largest.values(), key=lambda box: (box["area"], box["id"]))
     return by_size[3 * len(by_size) // 4] if by_size else None
 
 

@@ -125,9 +125,11 @@ def test_examples_have_their_phase_and_mimics_are_counted_on_the_test_pictures(d
     assert counts.loc["vein"].tolist() == [0, 0]
 
 
-def test_the_typical_box_is_larger_than_most():
-    boxes = [{"id": number, "visible_diameter_mm": size} for number, size in enumerate([5.0, 2.0, 4.0, 3.0, 6.0])]
-    assert typical(boxes)["visible_diameter_mm"] == 5.0
+def test_the_typical_box_is_the_largest_of_a_lesion_that_is_larger_than_most():
+    sizes = [("a", 5.0), ("b", 2.0), ("c", 4.0), ("c", 4.5), ("c", 1.0), ("d", 6.0)]  # largest ones: 2, 4.5, 5, 6
+    boxes = [{"id": number, "lesion_id": lesion, "area": size} for number, (lesion, size) in enumerate(sizes)]
+    assert typical(boxes)["id"] == 5
+    assert typical(boxes[:5])["id"] == 0
     assert typical([]) is None
 
 

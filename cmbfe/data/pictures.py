@@ -67,7 +67,7 @@ def magnitude_among(series: Sequence[SeriesHeaders], source: Path) -> list[Serie
     return magnitude
 
 
-def _folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
+def series_folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
     """A folder name per series: the patient's, numbered where several series would have it; no two alike.
 
     Names that differ in case only are alike on some file systems.
@@ -94,7 +94,7 @@ def _write_series(
 
 def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool = False) -> list[dict]:
     """COCO `images` entries of every slice, numbered from 1 in the order of series and slices."""
-    folders = _folders(all_series)
+    folders = series_folders(all_series)
     slices = [
         (series, folder, index, sop_uid)
         for series, folder in zip(all_series, folders, strict=True)
@@ -148,7 +148,7 @@ def _moved(labels: Labels, pictures: Mapping[Any, dict], images: list[dict]) -> 
     return {"images": images, "annotations": annotations, "categories": labels["categories"]}
 
 
-def _given_splits(labels: Labels, pictures: Mapping[Any, dict], source: Path) -> dict[str, str]:
+def given_splits(labels: Labels, pictures: Mapping[Any, dict], source: Path) -> dict[str, str]:
     """Patient of the DICOM headers -> split that the labels give; those without are left out.
 
     Raises:
@@ -162,7 +162,7 @@ def _given_splits(labels: Labels, pictures: Mapping[Any, dict], source: Path) ->
     return splits
 
 
-def _splits(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
+def splits_of(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
     """The labels' own split where they have one, else one drawn by patient in Table 1's proportions."""
     if given:
         return {patient: given.get(patient, "unlabelled") for patient in patients}
@@ -179,8 +179,8 @@ def _labels_to_write(
     images = image_entries(all_series, settings.format, settings.phase)
     pictures = {name: _pictures_of(labels, images, source / name) for name, labels in given.items()}
     is_labelled = LABELS_FILE in given
-    known = _given_splits(given[LABELS_FILE], pictures[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
-    splits = _splits(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
+    known = given_splits(given[LABELS_FILE], pictures[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
+    splits = splits_of(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
     images = [{**image, "split": splits[image["patient_id"]]} for image in images]
     unlabelled = {"images": images, "annotations": [], "categories": CATEGORIES}
     return {LABELS_FILE: unlabelled} | {
@@ -204,7 +204,7 @@ def import_dicom(
     found = find_series(source)
     all_series = magnitude_among(found, source)
     phases = [phase_of(one, found) if settings.phase else None for one in all_series]
-    folders = _folders(all_series)
+    folders = series_folders(all_series)
     to_write = _labels_to_write(source, all_series, settings, seed)
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
         tasks = (

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from tqdm import tqdm
 
-from cmbfe.data.dicom import SeriesHeaders, _files, _series_of_one_uid, _stacks
+from cmbfe.data.dicom import SeriesHeaders, files_below, series_of_one_uid, stacks_of
 from cmbfe.data.dicom_pixels import input_errors
 from cmbfe.data.dicom_slices import Slice, read_slices
 from cmbfe.data.phase import phase_of
@@ -48,7 +48,7 @@ def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[Dicom
     Raises:
         InputError: nothing to detect in; the line says why.
     """
-    paths = [path for path in sorted(_files(source)) if not path.resolve().is_relative_to(out.resolve())]
+    paths = [path for path in sorted(files_below(source)) if not path.resolve().is_relative_to(out.resolve())]
     paths = paths if source.is_dir() else [source]
     slices, broken = _read_headers(paths, source)
     found, left_out = _series(slices, _blamed(slices, broken))
@@ -114,14 +114,14 @@ def _blamed(slices: Iterable[Slice], broken: dict[Path, tuple[str, str]]) -> dic
 
 def _series(slices: list[Slice], blamed: dict[str, str]) -> tuple[list[SeriesHeaders], list[LeftOut]]:
     by_uid = defaultdict(list)
-    for stack in _stacks(slices):
+    for stack in stacks_of(slices):
         by_uid[stack[0].series_uid].append(stack)
     found, left_out = [], []
     for uid, stacks in by_uid.items():
         try:
             if uid in blamed:
                 raise InputError(blamed[uid])
-            found += list(_series_of_one_uid(stacks))
+            found += list(series_of_one_uid(stacks))
         except InputError as error:
             left_out.append(LeftOut(stacks[0][0].patient_id or uid, uid, UNREADABLE, str(error)))
     left_out += [LeftOut("", uid, UNREADABLE, line) for uid, line in blamed.items() if uid not in by_uid]

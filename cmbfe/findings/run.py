@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.labels import CATEGORIES
-from cmbfe.data.pictures import _folders
+from cmbfe.data.pictures import series_folders
 from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.detect import DETECTIONS_FILE
@@ -156,7 +156,7 @@ def _names(kind: str, key: dict[str, Any] | None, options: Options) -> Pseudonym
 
 def _tasks(found: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
     patients = [names.patient(one.patient) for one in found]
-    folders = _folders([SimpleNamespace(patient_id=patient) for patient in patients])
+    folders = series_folders([SimpleNamespace(patient_id=patient) for patient in patients])
     tasks, first_id = [], 1
     for number, (one, patient, folder) in enumerate(zip(found, patients, folders, strict=True)):
         name = one.name if names.salt is None else names.series(one.patient, one.name)
@@ -294,7 +294,8 @@ def _write_pages(
     out: Path, done: Sequence[tuple[Done, Path]], left_out: Sequence[dict[str, str]], detector: str, options: Options
 ) -> None:
     patients = list(dict.fromkeys(one.patient for one, _ in done))
-    for patient, file in zip(patients, _folders([SimpleNamespace(patient_id=one) for one in patients]), strict=True):
+    files = series_folders([SimpleNamespace(patient_id=one) for one in patients])
+    for patient, file in zip(patients, files, strict=True):
         own = [part for one, part in done if one.patient == patient]
         sentence = (
             f"Found by {detector}; shown are scores of at least {options.threshold:.3g} ({options.threshold_from}). "

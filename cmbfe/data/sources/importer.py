@@ -19,7 +19,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.data.pictures import SETTINGS_FILE, _folders, _splits
+from cmbfe.data.pictures import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.sources.coco import find_coco
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
@@ -190,7 +190,7 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
     patients = {one.patient for one in all_series}
     labelled = {one.patient for one in all_series if one.is_labelled}
     others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
-    return _splits(sorted(labelled or patients), given, bool(labelled), seed) | others
+    return splits_of(sorted(labelled or patients), given, bool(labelled), seed) | others
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
@@ -202,8 +202,8 @@ def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> li
     flat = [
         (patient, series) for patient in ordered for series in sorted(by_patient[patient], key=lambda one: one.name)
     ]
-    folders = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
-    own = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
+    folders = series_folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
+    own = series_folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
     return [
         Patient(
             name=patient,
