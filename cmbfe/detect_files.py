@@ -81,8 +81,8 @@ class DicomSeries:
 
     @property
     def patient(self) -> str:
-        """The PatientID; without one nobody knows which series are one patient's, and each is taken for itself."""
-        return self.headers.patient_id or self.headers.series_uid
+        """The PatientID; all series without one count as one patient, as in an import."""
+        return self.headers.patient_id
 
     @property
     def name(self) -> str:

@@ -74,7 +74,7 @@ def _with_phases(
         try:
             pairs.append(DicomSeries(one, phase_of(one, found)))
         except InputError as error:
-            left_out.append(LeftOut(one.patient_id or one.series_uid, one.series_uid, NO_PHASE, str(error)))
+            left_out.append(LeftOut(one.patient_id, one.series_uid, NO_PHASE, str(error)))
     return pairs, left_out
 
 
@@ -123,7 +123,7 @@ def _series(slices: list[Slice], blamed: dict[str, str]) -> tuple[list[SeriesHea
                 raise InputError(blamed[uid])
             found += list(series_of_one_uid(stacks))
         except InputError as error:
-            left_out.append(LeftOut(stacks[0][0].patient_id or uid, uid, UNREADABLE, str(error)))
+            left_out.append(LeftOut(stacks[0][0].patient_id, uid, UNREADABLE, str(error)))
     left_out += [LeftOut("", uid, UNREADABLE, line) for uid, line in blamed.items() if uid not in by_uid]
     return found, left_out
 

@@ -61,7 +61,7 @@ def section(findings: Findings, threshold: float, feature_maps: Mapping[int, byt
 
 def write_page(path: Path, patient: str, sentence: str, notes: Iterable[str], sections: Iterable[str]) -> None:
     """Write a patient's page; `sections` are written one after another and never in memory together."""
-    title = f"Cerebral microbleeds: {escape(patient)}"
+    title = f"Cerebral microbleeds: {escape(patient or 'no PatientID')}"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}{CARDS}</style>'
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f"<!doctype html><html lang=en><head>{head}</head><body><h1>{title}</h1>\n<p>{sentence}</p>\n")

@@ -36,6 +36,7 @@ from cmbfe.parallel import at_work
 from cmbfe.params import Pictures
 
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
+WITHOUT_ID = "These series have no PatientID: they may be of several people."
 PAGES, FEATURE_MAPS, PARTS = "pages", "feature_maps", ".parts"
 
 
@@ -254,7 +255,7 @@ def _join(
     if kind != PICTURES:
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
     not_seen = [_named_without_files(one, names) for one in left_out]
-    _write_pages(out, list(zip(done, parts, strict=True)), not_seen, detector, options)
+    _write_pages(out, list(zip(done, parts, strict=True)), not_seen, names.patient(""), detector, options)
     summary = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
     write_json(out / SUMMARY_FILE, {**summary, "series": [asdict(one) for one in done], "left_out": not_seen})
     shutil.rmtree(out / PARTS)
@@ -291,8 +292,14 @@ def _named_without_files(one: LeftOut, names: Pseudonyms) -> dict[str, str]:
 
 
 def _write_pages(
-    out: Path, done: Sequence[tuple[Done, Path]], left_out: Sequence[dict[str, str]], detector: str, options: Options
+    out: Path,
+    done: Sequence[tuple[Done, Path]],
+    left_out: Sequence[dict[str, str]],
+    without_id: str,
+    detector: str,
+    options: Options,
 ) -> None:
+    """A page per patient; `without_id`: what the outputs call series without a PatientID."""
     patients = list(dict.fromkeys(one.patient for one, _ in done))
     files = series_folders([SimpleNamespace(patient_id=one) for one in patients])
     for patient, file in zip(patients, files, strict=True):
@@ -302,6 +309,8 @@ def _write_pages(
             "For research and teaching only: not a medical device, never for diagnosis."
         )
         notes = [f"A series was left out: {one['why']}." for one in left_out if one["patient"] == patient]
+        if patient == without_id:
+            notes.insert(0, WITHOUT_ID)
         write_page(out / PAGES / f"{file}.html", patient, sentence, notes, _sections(own))
 
 
