@@ -13,14 +13,14 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval study objects site experiments test lint lock clean
+.PHONY: help env repro crossval study objects phase site experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # `dvc repro --dry` looks into the folders that stages will fill, and ends where one does not exist yet.
 env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
-	@mkdir -p data/pictures data/augmented data/study models/ssd512-fe
+	@mkdir -p data/pictures data/augmented data/study data/phase models/study/ssd300 models/ssd512-fe
 
 # A .venv without a working pip, or one that was moved or copied here from elsewhere, counts as not installed.
 ifeq (,$(findstring $(CURDIR)/.venv/,$(shell $(BIN)/pip --version 2>/dev/null)))
@@ -56,6 +56,10 @@ study: env  ## SSD against SSD-FE over seeds, and every open reading: table and 
 objects: env  ## SSD against SSD-FE on generated small objects, dark and bright: table and figure; PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro objects/dvc.yaml
+
+phase: env  ## the study's detectors again with phase as a second channel: table and figure (hours); PROFILE as above
+	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro phase/dvc.yaml
 
 site: env  ## 00_paper_map, docs/report.md and results/site/index.html anew, with what crossval and study have made since
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map report

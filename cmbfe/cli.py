@@ -162,10 +162,14 @@ def train(
 
     Example: torchrun --nproc-per-node 8 -m cmbfe train ssd512-fe --out models/ssd512-fe
     """
+    from cmbfe.data.labels import LABELS_FILE, refuse_other_channels
     from cmbfe.params import load_params
     from cmbfe.train import train as run
 
-    history = run(variant, load_params(params), data, out, validation=validation, live=live)
+    settings = load_params(params)
+    for folder in filter(None, (data, validation)):
+        refuse_other_channels(folder / LABELS_FILE, settings.pictures.phase)
+    history = run(variant, settings, data, out, validation=validation, live=live)
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:  # of torchrun, of SLURM
         print(f"{out}: {variant} after {len(history)} iterations")
 
@@ -378,6 +382,35 @@ def objects_study(
     settings = load_params(params)
     for arm in arms or settings.objects.arms:
         run_arm(arm, settings, out, jobs, backend)
+
+
+@app.command()
+def phase(
+    parts: Annotated[list[str] | None, typer.Argument(help="pictures, detectors (default: both)")] = None,
+    params: Annotated[Path, typer.Option(help="settings; section phase")] = Path("params.yaml"),
+    out: Annotated[
+        Path,
+        typer.Option(help="folder with data/study and models/study, for data/phase, models/phase, results/phase"),
+    ] = Path(),
+    jobs: Annotated[int, _jobs("series or trainings")] = -1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Train the study's detectors again with phase as a second channel; a killed run goes on where it was.
+
+    Example: cmbfe phase pictures detectors --jobs 2
+    """
+    from cmbfe.params import load_params
+    from cmbfe.phase_pictures import make_pictures
+    from cmbfe.phase_study import run_detectors
+
+    settings = load_params(params)
+    for part in parts or ["pictures", "detectors"]:
+        if part == "pictures":
+            make_pictures(settings, out, jobs)
+        elif part == "detectors":
+            run_detectors(settings, out, jobs, backend)
+        else:
+            raise InputError(f"no part {part!r} of the comparison with phase; there are: pictures, detectors")
 
 
 def main() -> None:

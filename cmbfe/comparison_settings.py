@@ -1,4 +1,4 @@
-"""The sections of params.yaml that train a detector and its FE twin many times: cross-validation, study, objects."""
+"""The sections of params.yaml that train detectors and twins many times: cross-validation, study, objects, phase."""
 
 from typing import Annotated, Literal
 
@@ -62,6 +62,17 @@ class Arm(Section):
     @property
     def changes_nothing(self) -> bool:
         return self.patients is None and not self.settings
+
+
+class PhaseStudy(Section):
+    """Phase as a second channel: detectors of the study, trained again on pictures with phase (`make phase`)."""
+
+    arm: str = "ssd300"
+    """The arm of the study whose detector and FE twin are compared with those that see phase too."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """The first so many of the study's seeds."""
+    sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Where false positives are counted: one that every detector reaches."""
 
 
 class Study(Section):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cmbfe.data.dicom import SeriesHeaders, to_patient_mm
 from cmbfe.data.labels import Detections
-from cmbfe.data.picture_files import read_picture
+from cmbfe.data.picture_files import is_phase_file, phase_file, read_with_phase
 from cmbfe.data.pictures import series_pictures
 from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.detect import BATCH
@@ -52,7 +52,7 @@ class Loaded:
     images: list[dict[str, Any]]
     """COCO `images` without id and names: `width`, `height`, `slice_index` and, where known, more."""
     batches: Iterator[np.ndarray]
-    """uint8 [n, rows, columns] each, n at most `BATCH`, in the order of `images`."""
+    """uint8 [n, rows, columns] (with phase [n, rows, columns, 2]) each, n at most `BATCH`, in the order of `images`."""
     place: Place | None = None
     """None for pictures: nobody knows where they lie."""
 
@@ -76,11 +76,13 @@ class DicomSeries:
     """A magnitude series of DICOM files."""
 
     headers: SeriesHeaders
+    phase: SeriesHeaders | None = None
+    """The series of its phase, for a detector that sees phase."""
 
     @property
     def patient(self) -> str:
-        """The PatientID; without one nobody knows which series are one patient's, and each is taken for itself."""
-        return self.headers.patient_id or self.headers.series_uid
+        """The PatientID; all series without one count as one patient, as in an import."""
+        return self.headers.patient_id
 
     @property
     def name(self) -> str:
@@ -95,8 +97,8 @@ class DicomSeries:
     def load(self, settings: Pictures) -> Loaded:
         """See `Series`; `BurnedInAnnotation` where a header says so."""
         headers = self.headers
-        refuse_burned_in(sorted(set(headers.files)))
-        pictures = series_pictures(headers, settings)
+        refuse_burned_in(sorted({*headers.files, *(self.phase.files if self.phase else ())}))
+        pictures = series_pictures(headers, settings, self.phase)
         image = {"width": headers.columns, "height": headers.rows, "pixel_spacing_mm": list(headers.pixel_spacing_mm)}
         return Loaded(
             images=[
@@ -123,6 +125,8 @@ class PictureSeries:
     first_index: int = 0
     """Slice index of the first."""
     name: str = ""
+    has_phase: bool = False
+    """Whether the phase of each is read with it."""
 
     @property
     def slices(self) -> int:
@@ -143,7 +147,8 @@ class PictureSeries:
         """Neighbours of one size together."""
         batch: list[np.ndarray] = []
         for name in self.names:
-            picture = read_picture(self.root / name)
+            file = self.root / name
+            picture = read_with_phase(file, phase_file(file) if self.has_phase else None)
             if batch and (len(batch) == BATCH or batch[0].shape != picture.shape):
                 yield np.stack(batch)
                 batch = []
@@ -153,18 +158,20 @@ class PictureSeries:
 
 
 def in_batches(pictures: np.ndarray) -> Iterator[np.ndarray]:
-    """Pictures [N, rows, columns], `BATCH` at a time."""
+    """Pictures [N, ...], `BATCH` at a time."""
     return (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
 
 
 def picture_files(source: Path, out: Path) -> list[Path]:
     """PNG and JPG files under a folder (or the one file given), sorted by path; hidden ones and `out` are left out.
 
+    So are NAME.phase.png, which belong to the pictures beside them.
+
     Raises:
         InputError: two that differ in their suffix only, or DICOM files beside them.
     """
     files = visible_files(source, out)
-    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES and not is_phase_file(file)]
     if pictures:
         refuse_beside(source, f"pictures ({pictures[0].name})", "DICOM", filter(is_dicom, files))
     for one, other in pairwise(sorted(pictures, key=lambda file: file.with_suffix(""))):
@@ -197,15 +204,22 @@ def is_dicom(file: Path) -> bool:
         return opened.read(132)[128:] == b"DICM"
 
 
-def picture_series(files: Sequence[Path], root: Path) -> list[PictureSeries]:
+def picture_series(files: Sequence[Path], root: Path, phase: bool = False) -> list[PictureSeries]:
     """Neighbouring files of one folder, which stands for the patient; all are decoded to check them.
 
     The order of the files is kept: by it pictures are numbered.
 
+    Args:
+        phase: whether each needs its phase beside it.
+
     Raises:
-        InputError: a picture that cannot be read.
+        InputError: a picture that cannot be read, or has no phase where that is asked for.
     """
-    shapes = [read_picture(file).shape for file in tqdm(files, desc="checking pictures", unit="picture", delay=1)]
+    for file in files if phase else ():
+        if not phase_file(file).is_file():
+            raise InputError(f"{file}: {phase_file(file).name} is not beside it; the detector sees the phase as well")
+    bar = tqdm(files, desc="checking pictures", unit="picture", delay=1)
+    shapes = [read_with_phase(file, phase_file(file) if phase else None).shape[:2] for file in bar]
     before: dict[Path, int] = defaultdict(int)
     series = []
     for folder, run in groupby(zip(files, shapes, strict=True), key=lambda pair: pair[0].relative_to(root).parent):
@@ -217,6 +231,7 @@ def picture_series(files: Sequence[Path], root: Path) -> list[PictureSeries]:
                 names=tuple(file.relative_to(root).as_posix() for file, _ in own),
                 shapes=tuple(shape for _, shape in own),
                 first_index=before[folder],
+                has_phase=phase,
             )
         )
         before[folder] += len(own)

@@ -60,11 +60,12 @@ def show_picture(
     """Draw a grey picture with thin boxes and a scale bar.
 
     Args:
-        picture: uint8 [rows, columns].
+        picture: uint8 [rows, columns]; of one with phase [rows, columns, 2] the magnitude is drawn.
         boxes: colour -> boxes [x, y, w, h] px.
         pixel_mm: size of a pixel; no scale bar without it.
         bar_mm: length of the scale bar.
     """
+    picture = _magnitude(picture)
     rows, columns = picture.shape
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
     for colour, drawn in (boxes or {}).items():
@@ -79,6 +80,10 @@ def show_picture(
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
+
+
+def _magnitude(picture: np.ndarray) -> np.ndarray:
+    return picture[..., 0] if picture.ndim == 3 else picture
 
 
 def picture_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[Figure, np.ndarray]:
@@ -118,7 +123,7 @@ def cut_out(picture: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarr
     """The square of `side_px` around the middle of a box [x, y, w, h] px; black where it leaves the picture."""
     x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
     half = side_px // 2
-    return np.pad(picture, half)[y : y + side_px, x : x + side_px]
+    return np.pad(_magnitude(picture), half)[y : y + side_px, x : x + side_px]
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:

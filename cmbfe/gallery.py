@@ -16,7 +16,7 @@ import torch
 
 from cmbfe.data.dataset import to_input
 from cmbfe.data.labels import LABELS_FILE, Detections, Labels, read_labels, xyxy
-from cmbfe.data.picture_files import read_picture
+from cmbfe.data.picture_files import read_picture, read_with_phase
 from cmbfe.detections_file import IMAGES_FILE, detections_of, images_file
 from cmbfe.detector.fe import enhancement_mask
 from cmbfe.detector.ssd import SSD
@@ -271,7 +271,10 @@ def layer_of(gallery: Gallery, view: View) -> np.ndarray | None:
         return None
     boxes = (gallery.truth or {}).get(image_of(gallery, view)["id"], NOTHING.boxes)
     corners = torch.from_numpy(xyxy([{"bbox": box} for box in boxes])).float()
-    image = to_input(picture_of(gallery, view)[None], torch.device("cpu"))
+    entry = image_of(gallery, view)
+    phase = entry.get("phase_file_name")
+    picture = read_with_phase(gallery.folder / entry["file_name"], phase and gallery.folder / phase)
+    image = to_input(picture[None], torch.device("cpu"))
     if view.layer == MASK or gallery.model is None:
         beta = {} if gallery.model is None else {"beta": gallery.model.config.beta}
         return enhancement_mask(image, [corners], **beta)[0, 0].numpy()

@@ -1,7 +1,6 @@
 """A detector as an ONNX graph: all that `SSD` does in evaluation, non-maximum suppression included."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import onnx
 import torch
@@ -14,6 +13,7 @@ from torchvision.ops import clip_boxes_to_image
 from cmbfe.detector.boxes import corners, decode
 from cmbfe.detector.ssd import CANDIDATES_PER_CLASS, SSD
 from cmbfe.errors import InputError
+from cmbfe.version import version
 
 OPSET, IR_VERSION = 18, 8
 """Operators and file format of December 2022: onnxruntime 1.15 and later read them."""
@@ -131,7 +131,7 @@ def to_onnx(detector: SSD) -> onnx.ModelProto:
         opset_imports=[make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="cmbfe",
-        producer_version=version("cmbfe"),
+        producer_version=version(),
         doc_string=DESCRIPTION + NOTICE,
     )
     set_model_props(model, _metadata(detector))
@@ -156,7 +156,7 @@ def _metadata(detector: SSD) -> dict[str, str]:
         "variant": detector.config.variant,
         "input_size_px": str(detector.input_size),
         "class": "cmb",
-        "software": f"cmbfe {version('cmbfe')}",
+        "software": f"cmbfe {version()}",
         "notice": NOTICE,
     }
 

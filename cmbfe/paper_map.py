@@ -89,10 +89,10 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
 def deviations(params: Params) -> pd.DataFrame:
     """Every setting that differs from the profile `paper`, which has the literal ones: columns `paper_profile`, `ours`.
 
-    The study's settings are left out: the paper has no such study.
+    The settings of study and phase are left out: the paper has neither.
     """
     literal, ours = (setting_values(one) for one in (_paper_profile(), params))
-    keys = [key for key in literal | ours if not key.startswith("study.") and key != "profile"]
+    keys = [key for key in literal | ours if not key.startswith(("study.", "phase.")) and key != "profile"]
     rows = {
         key: {"paper_profile": _told(literal, key), "ours": _told(ours, key)}
         for key in keys

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from cmbfe.comparison_settings import Arm, CrossValidation, Objects, ObjectsArm, Study
+from cmbfe.comparison_settings import Arm, CrossValidation, Objects, ObjectsArm, PhaseStudy, Study
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.settings import (
@@ -39,6 +39,7 @@ __all__ = [
     "Params",
     "Patients",
     "Phantom",
+    "PhaseStudy",
     "Pictures",
     "Splits",
     "Study",
@@ -78,6 +79,7 @@ class Params(Section):
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
     objects: Objects = Objects()
+    phase: PhaseStudy = PhaseStudy()
 
     @model_validator(mode="after")
     def _arms_change_settings_that_exist(self) -> "Params":

@@ -107,3 +107,31 @@ def objects_model(arm: str, variant: str, seed: int, root: Path | None = None) -
 
 def objects_result(arm: str, root: Path | None = None) -> Path:
     return (root or workspace()) / "results" / "objects" / arm
+
+
+def phase_data(root: Path | None = None) -> Path:
+    """The study's patients as pictures with phase, and `augmented`."""
+    return (root or workspace()) / "data" / "phase"
+
+
+def phase_training_set(seed: int, root: Path | None = None) -> Path:
+    return phase_data(root) / "augmented" / str(seed)
+
+
+def phase_model(variant: str, seed: int, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "phase" / f"{variant}-{seed}"
+
+
+def phase_result(channels: str, root: Path | None = None) -> Path:
+    """What detectors found that see the `magnitude`, or the magnitude and the `phase`."""
+    return (root or workspace()) / "results" / "phase" / channels
+
+
+def phase_example(name: str, root: Path | None = None) -> Path:
+    """A piece of a test picture with its phase beside it."""
+    return (root or workspace()) / "results" / "phase" / "examples" / f"{name}.png"
+
+
+def phase_mimics(root: Path | None = None) -> Path:
+    """How many mimics of each kind the test pictures have."""
+    return (root or workspace()) / "results" / "phase" / "test_mimics.csv"

@@ -125,6 +125,8 @@ class Pictures(Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     window_percentiles: PercentileRange
     bias_correction: BiasCorrection
+    phase: bool = False
+    """Whether pictures carry the filtered phase as a second channel (`cmbfe.data.phase`)."""
 
 
 class Augmentation(Section):

@@ -26,6 +26,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "crossvalidation/dvc.yaml",
         "study/dvc.yaml",
         "objects/dvc.yaml",
+        "phase/dvc.yaml",
         "README.md",
         "CONTRIBUTING.md",
     ):

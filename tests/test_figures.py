@@ -125,3 +125,11 @@ def test_detections_at_the_border_are_drawn_without_error():
     boxes = [[-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0]]
     drawn = figures.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
     assert drawn.size == (60, 60)
+
+
+def test_of_a_picture_with_phase_the_magnitude_is_drawn():
+    picture = np.stack([np.full((6, 8), 90, np.uint8), np.full((6, 8), 200, np.uint8)], axis=-1)
+    _, axes = figures.picture_grid(1)
+    figures.show_picture(axes[0], picture)
+    np.testing.assert_array_equal(axes[0].images[0].get_array(), picture[..., 0])
+    assert figures.cut_out(picture, [2, 2, 2, 2], 4).tolist() == [[90] * 4] * 4

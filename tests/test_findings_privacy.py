@@ -5,10 +5,15 @@ import io
 import json
 import re
 
+import pytest
 from findings_world import detect
 from nifti_files import affine_of, head, save
 from PIL import Image
-from tiny_world import dicom_head, tree
+from tiny_world import dicom_head, tiny_params, tree
+
+from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe.data.sources.importer import Options as ImportOptions
+from cmbfe.data.sources.importer import import_source
 
 PLANTED = {
     "PatientName": "Quibble^Zacharias",
@@ -105,8 +110,27 @@ def test_pseudonyms_are_new_each_time_unless_a_key_file_leads_back(tmp_path):
     assert key.stat().st_mode & 0o077 == 0
 
 
-def test_patients_without_an_id_are_not_taken_for_one(tmp_path):
+@pytest.mark.parametrize("keep_ids", [True, False])
+def test_series_without_an_id_count_as_one_patient_as_in_an_import_and_their_page_says_so(tmp_path, keep_ids):
     dicom_head(tmp_path / "in" / "a", "", slices=1, SeriesInstanceUID="1.2.1")
     dicom_head(tmp_path / "in" / "b", "", slices=1, SeriesInstanceUID="1.2.2")
-    result = detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
-    assert len({one.patient for one in result.done}) == 2
+    dicom_head(tmp_path / "in" / "c", "P1", slices=1)
+    result = detect(tmp_path / "in", tmp_path / "out", keep_ids=keep_ids)
+    patients = [one.patient for one in result.done]
+    assert (len(patients), len(set(patients)), len({one.series for one in result.done})) == (3, 2, 3)
+    pages = [path.read_text() for path in (tmp_path / "out" / "pages").glob("*.html")]
+    said = [page for page in pages if "These series have no PatientID: they may be of several people." in page]
+    assert (len(pages), len(said)) == (2, 1)
+    assert said[0].count("<h2>") == 2
+
+
+def test_a_key_calls_series_without_an_id_the_same_in_detection_and_import(tmp_path):
+    dicom_head(tmp_path / "in", "", slices=1)
+    key = tmp_path / "key.json"
+    (found,) = detect(tmp_path / "in", tmp_path / "out", key_file=key).done
+    pictures = tiny_params().pictures
+    import_source(
+        "dicom", tmp_path / "in", tmp_path / "set", pictures, 0, ImportOptions(key_file=key), 1, "threading"
+    )
+    (image,) = read_labels(tmp_path / "set" / LABELS_FILE)["images"]
+    assert (image["patient_id"], image["series_uid"]) == (found.patient, found.series)

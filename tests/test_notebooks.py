@@ -21,7 +21,7 @@ TRAINING = "03_training"
 DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
-STUDIES = {"08_ablation": "study", "09_small_objects": "objects-study"}
+STUDIES = {"08_ablation": "study", "08_phase": "phase", "09_small_objects": "objects-study"}
 """Notebooks that read what a command has trained, and the command."""
 OWN_DATA = "01_own_data"
 TIMING = ("05_backbones.ipynb", r"batch = 8\nrounds = 5", r"batch = 2\nrounds = 2")
@@ -51,7 +51,7 @@ def smoke(workspace: Path) -> Path:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_by_nbval(notebook, smoke):
-    """Each finds what the earlier ones left in the workspace, and 08 and 09 what the study and the objects did."""
+    """Each finds what the earlier ones left in the workspace, and those of `STUDIES` what their command did."""
     if notebook.stem in STUDIES:
         run(["cmbfe", STUDIES[notebook.stem]], smoke)
     if notebook.stem == OWN_DATA:
@@ -98,7 +98,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "fe_channels",
         "operating_point",
     )
-    names += ("architecture", "false_positives", "found_only", "crossvalidation", "study", "small_objects")
+    names += ("architecture", "false_positives", "found_only", "crossvalidation", "study", "small_objects", "phase")
     names += ("paper_map", "open_points", "deviations", "contradictions")
     figures = (
         *(f"fig{number}" for number in range(1, 8)),
@@ -107,6 +107,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "crossvalidation",
         "study",
         "small_objects",
+        "phase",
         "reliability",
     )
     files = [f"tables/{name}.csv" for name in names]

@@ -20,19 +20,29 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CROSSVALIDATION = "crossvalidation/dvc.yaml"
 STUDY = "study/dvc.yaml"
 OBJECTS = "objects/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS)
+PHASE = "phase/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS, PHASE)
 WITHOUT_NOTEBOOK = {
     "patients": "cmbfe/study_patients.py",
     "arm": "cmbfe/study.py",
     "twins": "cmbfe/objects_study.py",
     "report": "tools/write_report.py",
+    "phase_pictures": "cmbfe/phase_pictures.py",
+    "phase_detectors": "cmbfe/phase_study.py",
     "site": "tools/build_site.py",
 }
 """Stages that run no notebook, and the module that does it."""
-FILLED_BY_STAGES = ("data/pictures", "data/augmented", "data/study", "models/ssd512-fe")
+FILLED_BY_STAGES = (
+    "data/pictures",
+    "data/augmented",
+    "data/study",
+    "data/phase",
+    "models/study/ssd300",
+    "models/ssd512-fe",
+)
 OWN_DATA = ROOT / "notebooks" / "01_own_data.ipynb"
 """In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
-PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py"}
+PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py", "cmbfe/phase_figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 
@@ -178,6 +188,16 @@ def test_the_objects_of_every_profile_make_and_train_their_arms_and_need_no_pict
     assert len(named) == arms
     assert sorted(planned[:-1]) == sorted(named)
     assert planned[-1] == f"{OBJECTS}:small_objects"
+
+
+def test_the_comparison_with_phase_takes_patients_and_detectors_of_the_study(workspace):
+    for folder in ("study", "phase"):
+        (workspace / "results" / folder).mkdir(parents=True, exist_ok=True)  # a clone has it from git
+    planned = dry_run(workspace, "laptop", PHASE)
+    before = [f"{STUDY}:patients", f"{STUDY}:arm@ssd300"]
+    own = [f"{PHASE}:{name}" for name in ("phase_pictures", "phase_detectors", "phase")]
+    assert sorted(planned) == sorted([*before, *own])
+    assert planned[-1] == own[-1]
 
 
 def written(stage: dict) -> set[str]:

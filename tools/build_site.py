@@ -29,6 +29,7 @@ RUN_BY = {
     "07_crossval": "make crossval",
     "08_ablation": "make study",
     "09_small_objects": "make objects",
+    "08_phase": "make phase",
 }
 """Notebooks that `make repro` leaves out, and what runs them."""
 

@@ -11,14 +11,17 @@ from tqdm import tqdm
 
 from cmbfe.data.imgaug_on_numpy2 import Keypoint, KeypointsOnImage, augmenters
 from cmbfe.data.labels import LABELS_FILE, Labels, write_labels, xyxy
-from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.data.picture_files import ZERO_PHASE, magnitude_of, phase_entry, read_with_phase, save_picture
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder
 from cmbfe.params import Augmentation, TurnedBox
 
 
-def pipeline(settings: Augmentation, seed: int) -> Any:
-    """Return imgaug's augmenter: every picture gets every operation, flips with a probability (A16)."""
+def pipeline(settings: Augmentation, seed: int, fill: int = 0) -> Any:
+    """Return imgaug's augmenter: every picture gets every operation, flips with a probability (A16).
+
+    fill: value of pixels that come from outside the picture.
+    """
     shift = (-settings.translation_px, settings.translation_px)
     steps = augmenters.Sequential(
         [
@@ -30,6 +33,7 @@ def pipeline(settings: Augmentation, seed: int) -> Any:
                 translate_px={"x": tuple(map(round, shift)), "y": tuple(map(round, shift))},
                 rotate=settings.rotation_degrees,
                 scale=settings.scale,
+                cval=fill,
             ),
         ]
     )
@@ -48,20 +52,31 @@ def augment(
     inside, because what the radiologist marked is then gone.
 
     Args:
-        picture: uint8 [rows, columns].
+        picture: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves along, neither
+            multiplied nor blurred, and is zero where it comes from outside.
         boxes: float [K, 4] xyxy px.
 
     Returns:
         The picture, the boxes kept, and the indices of the boxes kept.
     """
-    known = KeypointsOnImage([Keypoint(*point) for point in _frames(boxes).reshape(-1, 2)], shape=picture.shape)
-    moved_picture, moved = pipeline(settings, seed)(image=picture, keypoints=known)
+    magnitude = magnitude_of(picture)
+    known = KeypointsOnImage([Keypoint(*point) for point in _frames(boxes).reshape(-1, 2)], shape=magnitude.shape)
+    moved_picture, moved = pipeline(settings, seed)(image=magnitude, keypoints=known)
+    if picture.ndim == 3:
+        moved_phase = _moved_only(settings, seed, fill=ZERO_PHASE)(image=np.ascontiguousarray(picture[..., 1]))
+        moved_picture = np.stack([moved_picture, moved_phase], axis=-1)
     corners = _upright(moved.to_xy_array().astype(np.float64).reshape(-1, 3, 2), settings.turned_box)
-    rows, columns = picture.shape
+    rows, columns = magnitude.shape
     clipped = corners.clip(0, [columns, rows, columns, rows])
     visible = _area(clipped) >= settings.minimum_visible_share * _area(corners)
     kept = np.flatnonzero(visible & (_area(clipped) > 0))
     return moved_picture, clipped[kept], kept
+
+
+def _moved_only(settings: Augmentation, seed: int, fill: int) -> Any:
+    """The pipeline's flips and affine map alone, with the same draws: each step has a generator of its own."""
+    flip_up_down, flip_left_right, _, _, affine = pipeline(settings, seed, fill)
+    return augmenters.Sequential([flip_up_down, flip_left_right, affine])
 
 
 def _frames(boxes: np.ndarray) -> np.ndarray:
@@ -106,7 +121,8 @@ def _augment_file(
     seed: int,
 ) -> list[tuple[dict, list[dict]]]:
     """Augment one picture several times; return its new images and annotations without ids."""
-    picture = read_picture(source / image["file_name"])
+    phase = image.get("phase_file_name")
+    picture = read_with_phase(source / image["file_name"], phase and source / phase)
     results = []
     for repeat in repeats:
         own_seed = int(np.random.SeedSequence([seed, image["id"], repeat]).generate_state(1)[0] >> 1)
@@ -119,7 +135,8 @@ def _augment_file(
             {**annotations[index], "bbox": box, "area": box[2] * box[3]}
             for index, box in zip(kept, sizes.tolist(), strict=True)
         ]
-        results.append(({**image, "file_name": file_name, "source_image_id": image["id"]}, moved_annotations))
+        names = {"file_name": file_name, **phase_entry(file_name, phase is not None)}
+        results.append(({**image, **names, "source_image_id": image["id"]}, moved_annotations))
     return results
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cmbfe.data.labels import Labels, xyxy
-from cmbfe.data.picture_files import read_picture
+from cmbfe.data.picture_files import HALF_TURN, ZERO_PHASE, read_with_phase
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 
@@ -21,22 +21,33 @@ GIB = 2**30
 
 
 class PictureFiles:
-    """Pictures of one size, decoded when they are asked for: `files[indices]` is uint8 [n, rows, columns]."""
+    """Pictures of one size, decoded when they are asked for: `files[indices]` is uint8 [n, rows, columns].
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.shape = (len(paths), *read_picture(paths[0]).shape)
+    With the files of their phases, uint8 [n, rows, columns, 2]: magnitude, phase.
+    """
+
+    def __init__(self, paths: Sequence[Path], phases: Sequence[Path] | None = None) -> None:
+        self.paths, self.phases = list(paths), phases
+        self.shape = (len(paths), *self._read(0).shape)
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
         return np.stack([self.read(index) for index in indices])
 
     def read(self, index: int) -> np.ndarray:
         """One picture; `InputError` if it cannot be read or has another size than the first."""
-        picture = read_picture(self.paths[index])
+        picture = self._read(index)
         if picture.shape != self.shape[1:]:
-            sizes = [f"{columns} x {rows} px" for rows, columns in (picture.shape, self.shape[1:])]
+            sizes = [f"{columns} x {rows} px" for rows, columns in (picture.shape[:2], self.shape[1:3])]
             raise InputError(f"{self.paths[index]}: {sizes[0]}, but {self.paths[0]} has {sizes[1]}")
         return picture
+
+    def _read(self, index: int) -> np.ndarray:
+        return read_with_phase(self.paths[index], self.phases[index] if self.phases else None)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file: the pictures', then the phases'."""
+        return [*self.paths, *(self.phases or ())]
 
     def decode(self, into: np.ndarray) -> None:
         """Fill an array of this shape, several pictures at a time."""
@@ -54,7 +65,7 @@ class LabelledPictures:
 
     names: tuple[str, ...]
     pictures: np.ndarray | PictureFiles
-    """uint8 [N, rows, columns], in memory, mapped from a file or decoded when asked for."""
+    """uint8 [N, rows, columns], with phase [N, rows, columns, 2]; in memory, of a mapped file or decoded on demand."""
     boxes: tuple[np.ndarray, ...]
     """float32 [K, 4] xyxy px for each picture."""
 
@@ -62,13 +73,12 @@ class LabelledPictures:
         return len(self.names)
 
 
-def read_pictures(paths: Sequence[Path]) -> np.ndarray:
-    """Read pictures of one size into uint8 [N, rows, columns].
+def read_pictures(files: PictureFiles) -> np.ndarray:
+    """Decode pictures of one size into memory.
 
     Raises:
         InputError: an unreadable picture, or one of another size than the first.
     """
-    files = PictureFiles(paths)
     pictures = np.empty(files.shape, np.uint8)
     files.decode(pictures)
     return pictures
@@ -78,7 +88,8 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledPictures:
     """Every picture of `labels`, whose file names are relative to `folder`, still in its file.
 
     Raises:
-        InputError: no pictures, the first cannot be read, or its size is not what the labels say of every picture.
+        InputError: no pictures, the first cannot be read, its size is not what the labels say of every picture, or
+            some have phase and others have none.
     """
     if not labels["images"]:
         raise InputError(f"{folder}: the labels name no picture")
@@ -86,14 +97,22 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledPictures:
     for annotation in labels["annotations"]:
         boxes[annotation["image_id"]].append(annotation)
     names = tuple(image["file_name"] for image in labels["images"])
-    files = PictureFiles([folder / name for name in names])
-    rows, columns = files.shape[1:]
+    files = PictureFiles([folder / name for name in names], _phases(labels, folder))
+    rows, columns = files.shape[1:3]
     for image in labels["images"]:
         if (image["width"], image["height"]) != (columns, rows):
             size = f"{image['width']} x {image['height']} px"
             raise InputError(f"{folder / image['file_name']}: {columns} x {rows} px, but its labels are of {size}")
     corners = tuple(xyxy(boxes[image["id"]]).astype(np.float32) for image in labels["images"])
     return LabelledPictures(names, files, corners)
+
+
+def _phases(labels: Labels, folder: Path) -> list[Path] | None:
+    """The files of the pictures' phases; None where the labels name none."""
+    without = [image["file_name"] for image in labels["images"] if "phase_file_name" not in image]
+    if without and len(without) < len(labels["images"]):
+        raise InputError(f"{folder / without[0]}: its labels name no phase (phase_file_name), those of others do")
+    return None if without else [folder / image["phase_file_name"] for image in labels["images"]]
 
 
 def load_labelled(labels: Labels, folder: Path) -> LabelledPictures:
@@ -103,7 +122,7 @@ def load_labelled(labels: Labels, folder: Path) -> LabelledPictures:
         InputError: no pictures, one that cannot be read, or one whose size is not what the labels say.
     """
     listed = list_labelled(labels, folder)
-    return LabelledPictures(listed.names, read_pictures(listed.pictures.paths), listed.boxes)
+    return LabelledPictures(listed.names, read_pictures(listed.pictures), listed.boxes)
 
 
 def fits(data: LabelledPictures, gib: float) -> bool:
@@ -132,7 +151,7 @@ def content_hash(data: LabelledPictures) -> str:
             return hashlib.file_digest(file, "sha256").digest()
 
     with ThreadPoolExecutor() as pool:
-        content = hashlib.sha256(b"".join(pool.map(of_file, data.pictures.paths)))
+        content = hashlib.sha256(b"".join(pool.map(of_file, data.pictures.files)))
     for name, boxes in zip(data.names, data.boxes, strict=True):
         content.update(f"{name} {len(boxes)} boxes".encode() + boxes.tobytes())
     return content.hexdigest()
@@ -156,9 +175,17 @@ def _order(pictures: int, seed: int, number: int) -> np.ndarray:
 
 
 def to_input(pictures: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels."""
-    grey = torch.from_numpy(pictures).to(device, non_blocking=True).float().div_(255)
-    return grey[:, None].expand(-1, 3, -1, -1)
+    """uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels.
+
+    With phase, [N, rows, columns, 2], the channels are M + p, M, M - p of the magnitude M in [0, 1] and the phase p in
+    half turns, [-1, 1]. Their mean is M, so that the P of feature enhancement (A1) does not change, and without phase
+    they are three equal channels again.
+    """
+    values = torch.from_numpy(pictures).to(device, non_blocking=True).float()
+    if values.dim() == 3:
+        return values.div_(255)[:, None].expand(-1, 3, -1, -1)
+    magnitude, phase = values[..., 0] / 255, (values[..., 1] - ZERO_PHASE) / HALF_TURN
+    return torch.stack([magnitude + phase, magnitude, magnitude - phase], dim=1)
 
 
 def to_targets(boxes: Sequence[np.ndarray], device: torch.device) -> list[dict[str, Tensor]]:

@@ -73,6 +73,8 @@ class SeriesHeaders:
     """"MONOCHROME1" or "MONOCHROME2"."""
     is_compressed: bool
     """Whether native code has to decode the pixels (JPEG and its relatives; RLE is none)."""
+    study_uid: str = ""
+    """StudyInstanceUID; "" where the header has none."""
 
 
 def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:
@@ -89,16 +91,16 @@ def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeader
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder}: no such file or folder")
-    paths = sorted(_files(folder)) if folder.is_dir() else [folder]
+    paths = sorted(files_below(folder)) if folder.is_dir() else [folder]
     bar = tqdm(paths, desc="headers", unit="file", delay=1, disable=not progress)
     slices = [found for path in bar for found in read_slices(path, named=path == folder)]
     if not slices:
         what = f"no DICOM image among {len(paths)} files" if folder.is_dir() else "a DICOM object, but no image"
         raise InputError(f"{folder}: {what}" if paths else f"{folder}: the folder is empty")
     by_uid = defaultdict(list)
-    for stack in _stacks(slices):
+    for stack in stacks_of(slices):
         by_uid[stack[0].series_uid].append(stack)
-    found = [headers for stacks in by_uid.values() for headers in _series_of_one_uid(stacks)]
+    found = [headers for stacks in by_uid.values() for headers in series_of_one_uid(stacks)]
     return sorted(found, key=lambda series: (series.patient_id, series.series_uid))
 
 
@@ -138,7 +140,7 @@ def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -
     return left, back, head
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Every file under a folder that is not hidden; links to folders are followed, each folder once."""
     visited = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -151,7 +153,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if name != "DICOMDIR" and not name.startswith("."))
 
 
-def _stacks(slices: list[Slice]) -> Iterator[list[Slice]]:
+def stacks_of(slices: list[Slice]) -> Iterator[list[Slice]]:
     """Slices that belong together, in anatomical order; no file name affects the order of the stacks."""
     exact = defaultdict(list)
     for item in slices:
@@ -218,7 +220,8 @@ def _cover_same_positions(repeats: Iterable[list[Slice]]) -> bool:
     )
 
 
-def _series_of_one_uid(stacks: list[list[Slice]]) -> Iterator[SeriesHeaders]:
+def series_of_one_uid(stacks: list[list[Slice]]) -> Iterator[SeriesHeaders]:
+    """The series that the stacks of one SeriesInstanceUID are, named apart (see the module's text)."""
     normals = np.array([_normal(stack[0]) for stack in stacks])
     is_scout = np.abs(normals @ normals.T).min() < SCOUT_PLANES_COSINE
     count: dict[str, int] = defaultdict(int)
@@ -256,6 +259,7 @@ def _headers(stack: list[Slice], kind: str) -> SeriesHeaders:
         echo_time_ms=first.echo_time_ms,
         photometric=first.photometric,
         is_compressed=any(item.is_compressed for item in stack),
+        study_uid=first.study_uid,
     )
 
 

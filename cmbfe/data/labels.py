@@ -3,7 +3,7 @@
 Labels are the plain dictionary of a COCO file, so that any COCO tool reads what this project writes:
 
 * `images`: `id`, `file_name`, `width`, `height` (px); in our own files also `patient_id`, `series_uid`,
-  `slice_index`, `pixel_spacing_mm` ([row, column]) and `split`;
+  `slice_index`, `pixel_spacing_mm` ([row, column]), `split` and, of pictures with phase, `phase_file_name`;
 * `annotations`: `id`, `image_id`, `category_id`, `bbox` [x, y, w, h] in px; in our own files also
   `lesion_id`, the same on every slice of one three-dimensional microbleed;
 * `categories`: `id`, `name`; 1 is `cmb`.
@@ -56,6 +56,17 @@ def write_labels(path: Path | str, labels: Labels) -> None:
         InputError: as in `check_labels`; no file is left behind then.
     """
     write_json(path, check_labels(labels, str(path)))
+
+
+def refuse_other_channels(path: Path, phase: bool) -> None:
+    """Raise `InputError` unless the pictures of a label file have phase exactly where the settings ask for it."""
+    for image in read_labels(path)["images"]:
+        if ("phase_file_name" in image) != phase:
+            has = "no phase" if phase else "phase"
+            wanted = str(phase).lower()
+            raise InputError(
+                f"{path}: {image['file_name']} has {has}, but pictures.phase is {wanted} in the settings"
+            )
 
 
 def read_detections(path: Path | str, labels: Labels) -> Detections:

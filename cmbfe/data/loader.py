@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
     names: list[str]
     pictures: np.ndarray
-    """uint8 [n, rows, columns]."""
+    """uint8 [n, rows, columns], with phase [n, rows, columns, 2]."""
     boxes: list[np.ndarray]
     """float32 [K, 4] xyxy px for each picture."""
 

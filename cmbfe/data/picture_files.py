@@ -1,4 +1,4 @@
-"""8-bit grey pictures on disk."""
+"""8-bit grey pictures on disk; the phase of one, where there is a phase, lies beside it as NAME.phase.png."""
 
 from pathlib import Path
 
@@ -7,6 +7,12 @@ from PIL import Image, UnidentifiedImageError
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
+
+PHASE_SUFFIX = ".phase.png"
+ZERO_PHASE = 128
+"""Value of no phase in a picture; the steps to both sides of it are the same."""
+HALF_TURN = 127
+"""Steps from `ZERO_PHASE` to half a turn: a step is 24.7 mrad."""
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -28,6 +34,47 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def save_picture(path: Path, picture: np.ndarray, jpeg_quality: int = 95) -> None:
-    """Write one uint8 picture [rows, columns]; the suffix of `path` chooses JPG or PNG."""
+    """Write one uint8 picture [rows, columns]; the suffix of `path` chooses JPG or PNG.
+
+    One with phase [rows, columns, 2] becomes two files: the magnitude, and its phase as PNG beside it (`phase_file`).
+    """
     with whole_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, quality=jpeg_quality)
+        Image.fromarray(magnitude_of(picture)).save(temporary, quality=jpeg_quality)
+    if picture.ndim == 3:
+        save_picture(phase_file(path), picture[..., 1])
+
+
+def phase_file(path: Path) -> Path:
+    """Where the phase of a picture lies: P1/000.phase.png for P1/000.jpg."""
+    return path.with_suffix(PHASE_SUFFIX)
+
+
+def phase_entry(file_name: str, has_phase: bool) -> dict[str, str]:
+    """What a COCO image of our own says of its phase: the file's name, or nothing where there is none."""
+    return {"phase_file_name": phase_file(Path(file_name)).as_posix()} if has_phase else {}
+
+
+def is_phase_file(path: Path) -> bool:
+    """Whether a file holds the phase of the picture beside it, and is no picture of its own."""
+    return path.name.lower().endswith(PHASE_SUFFIX)
+
+
+def read_with_phase(path: Path, phase: Path | None) -> np.ndarray:
+    """A picture, uint8 [rows, columns]; with the file of its phase [rows, columns, 2]: magnitude, phase.
+
+    Raises:
+        InputError: as `read_picture`, or the two differ in size.
+    """
+    magnitude = read_picture(path)
+    if phase is None:
+        return magnitude
+    other = read_picture(phase)
+    if other.shape != magnitude.shape:
+        sizes = [f"{columns} x {rows} px" for rows, columns in (other.shape, magnitude.shape)]
+        raise InputError(f"{phase}: {sizes[0]}, but the magnitude beside it has {sizes[1]}")
+    return np.stack([magnitude, other], axis=-1)
+
+
+def magnitude_of(picture: np.ndarray) -> np.ndarray:
+    """What is to be looked at of a picture, with phase or without: uint8 [rows, columns]."""
+    return picture[..., 0] if picture.ndim == 3 else picture

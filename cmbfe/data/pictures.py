@@ -13,7 +13,8 @@ from tqdm import tqdm
 from cmbfe.data.bias import correct_bias
 from cmbfe.data.dicom import SeriesHeaders, find_series, read_volume
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.phase import phase_of, phase_pictures
+from cmbfe.data.picture_files import phase_entry, save_picture
 from cmbfe.data.splits import scaled_counts, split_patients
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
@@ -36,12 +37,16 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     return np.rint((volume.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def series_pictures(series: SeriesHeaders, settings: Pictures) -> np.ndarray:
-    """Return a series as the pictures to label, train on and detect in: uint8 [slices, rows, columns]."""
+def series_pictures(series: SeriesHeaders, settings: Pictures, phase: SeriesHeaders | None = None) -> np.ndarray:
+    """Return a series as the pictures to label, train on and detect in: uint8 [slices, rows, columns].
+
+    With the series of its phase, uint8 [slices, rows, columns, 2]: magnitude, which is the same, and phase.
+    """
     spacing_mm = (series.slice_spacing_mm, *series.pixel_spacing_mm)
     volume = read_volume(series).clip(min=0)
     corrected = correct_bias(volume, spacing_mm, **settings.bias_correction.model_dump())
-    return to_8_bit(corrected, settings.window_percentiles)
+    pictures = to_8_bit(corrected, settings.window_percentiles)
+    return pictures if phase is None else np.stack([pictures, phase_pictures(phase)], axis=-1)
 
 
 def magnitude_series(source: Path) -> list[SeriesHeaders]:
@@ -50,7 +55,11 @@ def magnitude_series(source: Path) -> list[SeriesHeaders]:
     Raises:
         InputError: no magnitude series, or whatever `find_series` finds wrong.
     """
-    series = find_series(source)
+    return magnitude_among(find_series(source), source)
+
+
+def magnitude_among(series: Sequence[SeriesHeaders], source: Path) -> list[SeriesHeaders]:
+    """Those of the magnitude; `InputError` where there is none."""
     magnitude = [one for one in series if one.kind == "magnitude"]
     if not magnitude:
         kinds = ", ".join(sorted({one.kind for one in series}))
@@ -58,7 +67,7 @@ def magnitude_series(source: Path) -> list[SeriesHeaders]:
     return magnitude
 
 
-def _folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
+def series_folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
     """A folder name per series: the patient's, numbered where several series would have it; no two alike.
 
     Names that differ in case only are alike on some file systems.
@@ -76,14 +85,16 @@ def _folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
     return names
 
 
-def _write_series(out: Path, folder: str, series: SeriesHeaders, settings: Pictures) -> None:
-    for index, picture in enumerate(series_pictures(series, settings)):
+def _write_series(
+    out: Path, folder: str, series: SeriesHeaders, phase: SeriesHeaders | None, settings: Pictures
+) -> None:
+    for index, picture in enumerate(series_pictures(series, settings, phase)):
         save_picture(out / folder / f"{index:03d}.{settings.format}", picture, settings.jpeg_quality)
 
 
-def image_entries(all_series: Sequence[SeriesHeaders], suffix: str) -> list[dict]:
+def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool = False) -> list[dict]:
     """COCO `images` entries of every slice, numbered from 1 in the order of series and slices."""
-    folders = _folders(all_series)
+    folders = series_folders(all_series)
     slices = [
         (series, folder, index, sop_uid)
         for series, folder in zip(all_series, folders, strict=True)
@@ -100,6 +111,7 @@ def image_entries(all_series: Sequence[SeriesHeaders], suffix: str) -> list[dict
             "sop_instance_uid": sop_uid,
             "slice_index": index,
             "pixel_spacing_mm": list(series.pixel_spacing_mm),
+            **phase_entry(f"{folder}/{index:03d}.{suffix}", phase),
         }
         for number, (series, folder, index, sop_uid) in enumerate(slices, 1)
     ]
@@ -136,7 +148,7 @@ def _moved(labels: Labels, pictures: Mapping[Any, dict], images: list[dict]) -> 
     return {"images": images, "annotations": annotations, "categories": labels["categories"]}
 
 
-def _given_splits(labels: Labels, pictures: Mapping[Any, dict], source: Path) -> dict[str, str]:
+def given_splits(labels: Labels, pictures: Mapping[Any, dict], source: Path) -> dict[str, str]:
     """Patient of the DICOM headers -> split that the labels give; those without are left out.
 
     Raises:
@@ -150,7 +162,7 @@ def _given_splits(labels: Labels, pictures: Mapping[Any, dict], source: Path) ->
     return splits
 
 
-def _splits(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
+def splits_of(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
     """The labels' own split where they have one, else one drawn by patient in Table 1's proportions."""
     if given:
         return {patient: given.get(patient, "unlabelled") for patient in patients}
@@ -159,14 +171,16 @@ def _splits(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool
     return split_patients(patients, scaled_counts(len(patients)), seed)
 
 
-def _labels_to_write(source: Path, all_series: Sequence[SeriesHeaders], suffix: str, seed: int) -> dict[str, Labels]:
+def _labels_to_write(
+    source: Path, all_series: Sequence[SeriesHeaders], settings: Pictures, seed: int
+) -> dict[str, Labels]:
     """File name -> labels of the pictures: annotations.json always, mimics.json where `source` has one."""
     given = {name: read_labels(source / name) for name in (LABELS_FILE, MIMICS_FILE) if (source / name).exists()}
-    images = image_entries(all_series, suffix)
+    images = image_entries(all_series, settings.format, settings.phase)
     pictures = {name: _pictures_of(labels, images, source / name) for name, labels in given.items()}
     is_labelled = LABELS_FILE in given
-    known = _given_splits(given[LABELS_FILE], pictures[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
-    splits = _splits(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
+    known = given_splits(given[LABELS_FILE], pictures[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
+    splits = splits_of(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
     images = [{**image, "split": splits[image["patient_id"]]} for image in images]
     unlabelled = {"images": images, "annotations": [], "categories": CATEGORIES}
     return {LABELS_FILE: unlabelled} | {
@@ -184,16 +198,18 @@ def import_dicom(
     and `out` appears whole or not at all.
 
     Raises:
-        InputError: bad DICOM, bad labels, labels of slices that are not there, or an `out` that holds something
-            else than an earlier import.
+        InputError: bad DICOM, no phase where `settings` ask for it, bad labels, labels of slices that are not there,
+            or an `out` that holds something else than an earlier import.
     """
-    all_series = magnitude_series(source)
-    folders = _folders(all_series)
-    to_write = _labels_to_write(source, all_series, settings.format, seed)
+    found = find_series(source)
+    all_series = magnitude_among(found, source)
+    phases = [phase_of(one, found) if settings.phase else None for one in all_series]
+    folders = series_folders(all_series)
+    to_write = _labels_to_write(source, all_series, settings, seed)
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
         tasks = (
-            delayed(_write_series)(temporary, folder, series, settings)
-            for folder, series in zip(folders, all_series, strict=True)
+            delayed(_write_series)(temporary, folder, series, phase, settings)
+            for folder, series, phase in zip(folders, all_series, phases, strict=True)
         )
         made = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
         step = "correcting bias, writing pictures"

@@ -5,7 +5,6 @@ made on request only. Their own UIDs are new in each run; a lesion has one track
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cmbfe.data.dicom_pixels import input_errors
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion
+from cmbfe.version import version
 
 MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
 """No code of SNOMED CT for it is in DICOM's context groups: a private one, whose meaning a viewer shows."""
@@ -49,9 +49,7 @@ def write_report(
     """
     with input_errors(headers.files[0], "no DICOM SR can be made from its header"):
         images = _images(headers)
-        algorithm = sr.AlgorithmIdentification(
-            MAKER, version(MAKER), [f"detector={detector}", f"threshold={threshold:g}"]
-        )
+        algorithm = sr.AlgorithmIdentification(MAKER, version(), [f"detector={detector}", f"threshold={threshold:g}"])
         device = sr.DeviceObserverIdentifyingAttributes(
             generate_uid(entropy_srcs=[MAKER]), name=MAKER, model_name=detector
         )
@@ -92,7 +90,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
         images = _images(headers)
         sources, place, frames = _segmented(images, headers, lesions)
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=MAKER, family=codes.DCM.ArtificialIntelligence, version=version(MAKER), source=MAKER
+            name=MAKER, family=codes.DCM.ArtificialIntelligence, version=version(), source=MAKER
         )
         segmentation = hd.seg.Segmentation(
             source_images=sources,
@@ -114,7 +112,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
             series_number=SEGMENTATION_NUMBER,
             manufacturer_model_name=detector,
             device_serial_number="0",
-            software_versions=version(MAKER),
+            software_versions=version(),
             content_label="MICROBLEEDS",
             **_identity("Microbleeds, ellipses in detected boxes"),
         )

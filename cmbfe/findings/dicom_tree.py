@@ -13,13 +13,15 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from tqdm import tqdm
 
-from cmbfe.data.dicom import SeriesHeaders, _files, _series_of_one_uid, _stacks
+from cmbfe.data.dicom import SeriesHeaders, files_below, series_of_one_uid, stacks_of
 from cmbfe.data.dicom_pixels import input_errors
 from cmbfe.data.dicom_slices import Slice, read_slices
+from cmbfe.data.phase import phase_of
 from cmbfe.detect_files import DicomSeries
 from cmbfe.errors import InputError
 
 UNREADABLE = "cannot be read"
+NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"
 BURNED_IN = "burned-in annotation is flagged in the header"
 
 
@@ -36,24 +38,44 @@ class LeftOut:
     """Why, with the file: for the terminal."""
 
 
-def find_dicom(source: Path, out: Path) -> tuple[list[DicomSeries], list[LeftOut]]:
+def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[DicomSeries], list[LeftOut]]:
     """Find the magnitude series under a folder (or of one file), by patient and UID; phase and others are passed over.
 
     Args:
         out: folder whose files are no source.
+        phase: whether the detector sees the phase as well: then a magnitude series without one is left out.
 
     Raises:
         InputError: nothing to detect in; the line says why.
     """
-    paths = [path for path in sorted(_files(source)) if not path.resolve().is_relative_to(out.resolve())]
+    paths = [path for path in sorted(files_below(source)) if not path.resolve().is_relative_to(out.resolve())]
     paths = paths if source.is_dir() else [source]
     slices, broken = _read_headers(paths, source)
     found, left_out = _series(slices, _blamed(slices, broken))
-    magnitude = [one for one in found if one.kind == "magnitude"]
+    wanted = sorted(
+        (one for one in found if one.kind == "magnitude"), key=lambda one: (one.patient_id, one.series_uid)
+    )
+    magnitude = [DicomSeries(one) for one in wanted]
+    if phase:
+        magnitude, without = _with_phases(wanted, found)
+        left_out += without
     left_out += [LeftOut("", "", UNREADABLE, line) for path, (uid, line) in broken.items() if not uid]
     if not magnitude:
         _refuse(source, paths, found, [*left_out, *(LeftOut("", "", "", line) for _, line in broken.values())])
-    return [DicomSeries(one) for one in sorted(magnitude, key=lambda one: (one.patient_id, one.series_uid))], left_out
+    return magnitude, left_out
+
+
+def _with_phases(
+    magnitude: Sequence[SeriesHeaders], found: Sequence[SeriesHeaders]
+) -> tuple[list[DicomSeries], list[LeftOut]]:
+    """Magnitude series with the series of their phases, and those that have none."""
+    pairs, left_out = [], []
+    for one in magnitude:
+        try:
+            pairs.append(DicomSeries(one, phase_of(one, found)))
+        except InputError as error:
+            left_out.append(LeftOut(one.patient_id, one.series_uid, NO_PHASE, str(error)))
+    return pairs, left_out
 
 
 def _read_headers(paths: Sequence[Path], source: Path) -> tuple[list[Slice], dict[Path, tuple[str, str]]]:
@@ -92,16 +114,16 @@ def _blamed(slices: Iterable[Slice], broken: dict[Path, tuple[str, str]]) -> dic
 
 def _series(slices: list[Slice], blamed: dict[str, str]) -> tuple[list[SeriesHeaders], list[LeftOut]]:
     by_uid = defaultdict(list)
-    for stack in _stacks(slices):
+    for stack in stacks_of(slices):
         by_uid[stack[0].series_uid].append(stack)
     found, left_out = [], []
     for uid, stacks in by_uid.items():
         try:
             if uid in blamed:
                 raise InputError(blamed[uid])
-            found += list(_series_of_one_uid(stacks))
+            found += list(series_of_one_uid(stacks))
         except InputError as error:
-            left_out.append(LeftOut(stacks[0][0].patient_id or uid, uid, UNREADABLE, str(error)))
+            left_out.append(LeftOut(stacks[0][0].patient_id, uid, UNREADABLE, str(error)))
     left_out += [LeftOut("", uid, UNREADABLE, line) for uid, line in blamed.items() if uid not in by_uid]
     return found, left_out
 

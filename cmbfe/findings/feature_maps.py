@@ -29,12 +29,12 @@ def feature_maps_png(detector: Detector, picture: np.ndarray, detections: Detect
     Of each map the channel is drawn that tells what was found from the rest best.
 
     Args:
-        picture: uint8 [rows, columns].
+        picture: uint8 [rows, columns], with phase [rows, columns, 2].
         detections: COCO results of this picture, at least one.
     """
     model, device = detector.model, detector.compute.device
     image = model.resize(to_input(picture[None], device))[0]
-    scale = model.input_size / torch.tensor(picture.shape[::-1], device=device).repeat(2)
+    scale = model.input_size / torch.tensor(picture.shape[1::-1], device=device).repeat(2)
     boxes = torch.from_numpy(xyxy(detections)).float().to(device) * scale
     steps = {name: values.cpu().numpy() for name, values in enhancement_steps(model, image, boxes).items()}
     maps = {

@@ -8,7 +8,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from cmbfe.data.sources.series import volume_pictures
-from cmbfe.data.sources.volumes import Volume, _open, read_volume
+from cmbfe.data.sources.volumes import Volume, open_volume, read_volume
 from cmbfe.detect_files import Loaded, Place, in_batches
 from cmbfe.errors import InputError
 from cmbfe.params import Pictures
@@ -72,7 +72,7 @@ def stem(path: Path) -> str:
 def _slices(path: Path) -> int:
     """How many slices the volume has once it is turned, by its header alone."""
     try:
-        image = _open(path)
+        image = open_volume(path)
     except InputError:  # whoever reads it says why
         return 0
     to_head = 2

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from cmbfe.data.labels import Detections
+from cmbfe.data.picture_files import magnitude_of
 from cmbfe.detect import detect
 from cmbfe.detect_files import Loaded, Series
 from cmbfe.detector.weights import load_model
@@ -92,7 +93,7 @@ def findings_of(task: Task, detector: Detector, settings: Pictures, threshold: f
             waiting = []
             for image, picture in zip(own, batch, strict=True):
                 drawn = [one for one in found if one["image_id"] == image["id"] and one["score"] >= threshold]
-                waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, picture, drawn))
+                waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, magnitude_of(picture), drawn))
                 if drawn:
                     shown[image["id"]] = (drawn[0]["score"], picture)
             detections += found

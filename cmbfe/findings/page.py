@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cmbfe.data.picture_files import magnitude_of
 from cmbfe.figures import COLOURS
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion
@@ -51,7 +52,7 @@ def section(findings: Findings, threshold: float, feature_maps: Mapping[int, byt
     else:
         cards = _lesion_cards(prefix, findings, drawn)
     used = dict.fromkeys(key for key, _ in cards)
-    definitions = [_picture(prefix, images[key], findings.shown[key]) for key in used]
+    definitions = [_picture(prefix, images[key], magnitude_of(findings.shown[key])) for key in used]
     parts.append(f'<svg width="0" height="0" style="position:absolute"><defs>{"".join(definitions)}</defs></svg>')
     parts.append(f'<div class="cards">{"".join(card for _, card in cards)}</div>')
     parts += [_details(images[key], png) for key, png in feature_maps.items()]
@@ -60,7 +61,7 @@ def section(findings: Findings, threshold: float, feature_maps: Mapping[int, byt
 
 def write_page(path: Path, patient: str, sentence: str, notes: Iterable[str], sections: Iterable[str]) -> None:
     """Write a patient's page; `sections` are written one after another and never in memory together."""
-    title = f"Cerebral microbleeds: {escape(patient)}"
+    title = f"Cerebral microbleeds: {escape(patient or 'no PatientID')}"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}{CARDS}</style>'
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f"<!doctype html><html lang=en><head>{head}</head><body><h1>{title}</h1>\n<p>{sentence}</p>\n")

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.labels import CATEGORIES
-from cmbfe.data.pictures import _folders
+from cmbfe.data.pictures import series_folders
 from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.detect import DETECTIONS_FILE
@@ -36,6 +36,7 @@ from cmbfe.parallel import at_work
 from cmbfe.params import Pictures
 
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
+WITHOUT_ID = "These series have no PatientID: they may be of several people."
 PAGES, FEATURE_MAPS, PARTS = "pages", "feature_maps", ".parts"
 
 
@@ -111,7 +112,7 @@ def detect_files(
     key = read_key(options.key_file)
     detector = open_detector().name  # whatever is wrong with the model is said before anything is read
     with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
-        kind, found, left_out = find(source, out)
+        kind, found, left_out = find(source, out, settings.phase)
         _check(kind, options)
         names = _names(kind, key, options)
         tasks = _tasks(found, names, options)
@@ -156,7 +157,7 @@ def _names(kind: str, key: dict[str, Any] | None, options: Options) -> Pseudonym
 
 def _tasks(found: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
     patients = [names.patient(one.patient) for one in found]
-    folders = _folders([SimpleNamespace(patient_id=patient) for patient in patients])
+    folders = series_folders([SimpleNamespace(patient_id=patient) for patient in patients])
     tasks, first_id = [], 1
     for number, (one, patient, folder) in enumerate(zip(found, patients, folders, strict=True)):
         name = one.name if names.salt is None else names.series(one.patient, one.name)
@@ -254,7 +255,7 @@ def _join(
     if kind != PICTURES:
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
     not_seen = [_named_without_files(one, names) for one in left_out]
-    _write_pages(out, list(zip(done, parts, strict=True)), not_seen, detector, options)
+    _write_pages(out, list(zip(done, parts, strict=True)), not_seen, names.patient(""), detector, options)
     summary = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
     write_json(out / SUMMARY_FILE, {**summary, "series": [asdict(one) for one in done], "left_out": not_seen})
     shutil.rmtree(out / PARTS)
@@ -291,16 +292,25 @@ def _named_without_files(one: LeftOut, names: Pseudonyms) -> dict[str, str]:
 
 
 def _write_pages(
-    out: Path, done: Sequence[tuple[Done, Path]], left_out: Sequence[dict[str, str]], detector: str, options: Options
+    out: Path,
+    done: Sequence[tuple[Done, Path]],
+    left_out: Sequence[dict[str, str]],
+    without_id: str,
+    detector: str,
+    options: Options,
 ) -> None:
+    """A page per patient; `without_id`: what the outputs call series without a PatientID."""
     patients = list(dict.fromkeys(one.patient for one, _ in done))
-    for patient, file in zip(patients, _folders([SimpleNamespace(patient_id=one) for one in patients]), strict=True):
+    files = series_folders([SimpleNamespace(patient_id=one) for one in patients])
+    for patient, file in zip(patients, files, strict=True):
         own = [part for one, part in done if one.patient == patient]
         sentence = (
             f"Found by {detector}; shown are scores of at least {options.threshold:.3g} ({options.threshold_from}). "
             "For research and teaching only: not a medical device, never for diagnosis."
         )
         notes = [f"A series was left out: {one['why']}." for one in left_out if one["patient"] == patient]
+        if patient == without_id:
+            notes.insert(0, WITHOUT_ID)
         write_page(out / PAGES / f"{file}.html", patient, sentence, notes, _sections(own))
 
 

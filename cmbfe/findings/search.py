@@ -11,17 +11,18 @@ from cmbfe.findings.nifti import NIFTI_SUFFIXES, nifti_series
 PICTURES, NIFTI, DICOM = "pictures", "NIfTI", "DICOM"
 
 
-def find(source: Path, out: Path) -> tuple[str, Sequence[Series], list[LeftOut]]:
+def find(source: Path, out: Path, phase: bool = False) -> tuple[str, Sequence[Series], list[LeftOut]]:
     """The kind of a source, its series, and what of it cannot be looked at.
 
     A folder with pictures is one of pictures, else one with .nii or .nii.gz files one of NIfTI, else one of DICOM.
 
     Args:
         out: folder whose files are no source.
+        phase: whether each series needs its phase.
 
     Raises:
-        InputError: no such file or folder, two kinds in one folder, a picture that cannot be read, or nothing to
-            detect in.
+        InputError: no such file or folder, two kinds in one folder, a picture that cannot be read or has no phase, or
+            nothing to detect in.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
@@ -30,8 +31,12 @@ def find(source: Path, out: Path) -> tuple[str, Sequence[Series], list[LeftOut]]
     volumes = [file for file in files if file.name.lower().endswith(NIFTI_SUFFIXES)]
     if pictures := picture_files(source, out):
         refuse_beside(source, f"pictures ({pictures[0].name})", "NIfTI", volumes)
-        return PICTURES, picture_series(pictures, root), []
+        return PICTURES, picture_series(pictures, root, phase), []
     if volumes:
         refuse_beside(source, f"NIfTI ({volumes[0].name})", "DICOM", filter(is_dicom, files))
+        if phase:
+            raise InputError(
+                f"{source}: the detector sees the phase as well, which is read from DICOM, not from NIfTI"
+            )
         return NIFTI, nifti_series(volumes, root), []
-    return DICOM, *find_dicom(source, out)
+    return DICOM, *find_dicom(source, out, phase)

@@ -4,7 +4,7 @@ Pictures are the slices as the scanner shows them, never turned: labels, `cmbfe 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import nibabel as nib
 import numpy as np
 
 from cmbfe.data.dicom import SeriesHeaders, find_series, read_volume
+from cmbfe.data.phase import phase_of, phase_pictures
+from cmbfe.data.picture_files import ZERO_PHASE
+from cmbfe.data.pictures import magnitude_among
 from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.data.sources.dicom_labels import Labelled, labels_of_series
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.labelled import records
 from cmbfe.data.sources.series import Found, Loaded, volume_pictures
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS
-from cmbfe.errors import InputError
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
@@ -34,6 +36,8 @@ class DicomSeries:
     labelled: Labelled | None
     """None: no label names a slice of it."""
     split: str | None = None
+    phase: SeriesHeaders | None = None
+    """The series of its phase, where pictures carry it."""
 
     @property
     def patient(self) -> str:
@@ -48,7 +52,7 @@ class DicomSeries:
     @property
     def files(self) -> Sequence[Path]:
         """See `Series`."""
-        return list(dict.fromkeys(self.headers.files))
+        return list(dict.fromkeys([*self.headers.files, *(self.phase.files if self.phase else ())]))
 
     @property
     def is_labelled(self) -> bool:
@@ -67,6 +71,7 @@ class DicomSeries:
         unnamed = labelled.unnamed if self.labelled else 0
         notes = {UNLABELLED_SLICES: unnamed, NO_PATIENT: int(not self.patient), OTHER_VIEW: int(axes != AXES)}
         volume, spacing_mm = read_volume(headers), (headers.slice_spacing_mm, *headers.pixel_spacing_mm)
+        phases = None if self.phase is None else phase_pictures(self.phase)
         height, width = frame.shape
         image = {"width": width, "height": height, "pixel_spacing_mm": list(frame.spacing_mm)}
         return Loaded(
@@ -82,32 +87,45 @@ class DicomSeries:
                 "slice_spacing_mm": headers.slice_spacing_mm,
             },
             notes={note: number for note, number in notes.items() if number},
-            draw=lambda settings: (frame.picture(one) for one in volume_pictures(volume, spacing_mm, settings)),
+            draw=lambda settings: _framed(frame, volume_pictures(volume, spacing_mm, settings), phases),
+            has_phase=phases is not None,
         )
 
 
-def find_dicom(source: Path, labels: Path | None) -> Found:
+def _framed(frame: Frame, pictures: np.ndarray, phases: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Pictures scaled and centred; with their phases [rows, columns, 2]."""
+    if phases is None:
+        return (frame.picture(one) for one in pictures)
+    pairs = zip(pictures, phases, strict=True)
+    return (np.stack([frame.picture(one), frame.picture(phase, ZERO_PHASE)], axis=-1) for one, phase in pairs)
+
+
+def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:
     """Find the magnitude series under a folder, and the boxes of their slices.
 
     Args:
         labels: COCO file, or folder with Pascal VOC XML; None: what lies in `source` (`dicom_labels`).
+        phase: whether each needs the series of its phase.
 
     Raises:
-        InputError: whatever `dicom.find_series` finds wrong, no magnitude series, or labels that do not fit.
+        InputError: whatever `dicom.find_series` finds wrong, no magnitude series, one without phase where that is asked
+            for, or labels that do not fit.
     """
     found = find_series(source, progress=True)
-    magnitude = [one for one in found if one.kind == "magnitude"]
-    if not magnitude:
-        kinds = ", ".join(sorted({one.kind for one in found}))
-        raise InputError(f"{source}: no magnitude series; found {len(found)} series of kind {kinds}")
-    left_out = Counter(f"series of kind {one.kind}" for one in found if one.kind != "magnitude")
+    magnitude = magnitude_among(found, source)
     of_series = labels_of_series(magnitude, source, labels)
     known = {one.patient_id for one, own in zip(magnitude, of_series.labelled, strict=True) if own}
     pairs = list(zip(magnitude, of_series.labelled, strict=True))
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
     kept = [(one, own) for one, own in pairs if own or one.patient_id not in known]
+    phases = [phase_of(one, found) if phase else None for one, _ in kept]
+    unused = [one for one in found if one.kind != "magnitude" and one not in phases]
+    left_out = Counter(f"series of kind {one.kind}" for one in unused)
     left_out.update({OTHER_SERIES: len(pairs) - len(kept), **of_series.left_out})
-    series = tuple(DicomSeries(one, own, of_series.splits.get(one.patient_id)) for one, own in kept)
+    series = tuple(
+        DicomSeries(one, own, of_series.splits.get(one.patient_id), its_phase)
+        for (one, own), its_phase in zip(kept, phases, strict=True)
+    )
     return Found(series, {what: count for what, count in left_out.items() if count}, of_series.mimic_kinds)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from cmbfe.data.dicom import SeriesHeaders
 from cmbfe.data.dicom_slices import DICOM_SUFFIXES
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
-from cmbfe.data.pictures import _given_splits
+from cmbfe.data.pictures import given_splits
 from cmbfe.data.sources.coco import labels_file
 from cmbfe.data.sources.labelled import Box, boxes_of_images, microbleed_category, other_boxes
 from cmbfe.data.sources.voc import ANNOTATIONS
@@ -74,7 +74,7 @@ def labels_of_series(series: Sequence[SeriesHeaders], source: Path, given: Path 
     named = set(places.values())
     patients = {image: {"patient_id": series[number].patient_id} for image, (number, _) in places.items()}
     labelled = tuple(_of_one(number, len(one.files), named, boxes, mimics) for number, one in enumerate(series))
-    return OfSeries(labelled, _given_splits(labels, patients, where), kinds, other_boxes(labels, category))
+    return OfSeries(labelled, given_splits(labels, patients, where), kinds, other_boxes(labels, category))
 
 
 def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:

@@ -48,11 +48,11 @@ class Frame:
         """Of the result: between rows, between columns."""
         return self.row_mm / self.scale[1], self.column_mm / self.scale[0]
 
-    def picture(self, picture: np.ndarray) -> np.ndarray:
+    def picture(self, picture: np.ndarray, around: int = 0) -> np.ndarray:
         """Scale a uint8 picture [rows, columns] (linear; smoothed where it shrinks, against aliasing) and centre it."""
         if self.inner == self.shape == picture.shape:
             return picture
-        framed = np.zeros(self.shape, np.uint8)
+        framed = np.full(self.shape, around, np.uint8)
         (rows, columns), (left, top) = self.inner, self.offset
         scaled = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
         framed[top : top + rows, left : left + columns] = scaled

@@ -19,7 +19,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.data.pictures import SETTINGS_FILE, _folders, _splits
+from cmbfe.data.pictures import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.sources.coco import find_coco
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
@@ -58,14 +58,14 @@ class Options:
     """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
 
 
-KINDS: dict[str, Callable[[Path, Options], Found]] = {
-    "dicom": lambda source, options: find_dicom(source, options.labels),
-    "valdo": lambda source, _: find_valdo(source),
-    "momeni": lambda source, options: find_momeni(source, options.box_mm),
-    "dou": lambda source, options: find_dou(source, options.box_mm),
-    "nifti": lambda source, options: find_nifti(source, options.box_mm),
-    "coco": lambda source, _: find_coco(source),
-    "voc": lambda source, _: find_voc(source),
+KINDS: dict[str, Callable[[Path, Options, Pictures], Found]] = {
+    "dicom": lambda source, options, settings: find_dicom(source, options.labels, settings.phase),
+    "valdo": lambda source, *_: find_valdo(source),
+    "momeni": lambda source, options, _: find_momeni(source, options.box_mm),
+    "dou": lambda source, options, _: find_dou(source, options.box_mm),
+    "nifti": lambda source, options, _: find_nifti(source, options.box_mm),
+    "coco": lambda source, *_: find_coco(source),
+    "voc": lambda source, *_: find_voc(source),
 }
 """What can be imported -> what finds its series in a folder."""
 
@@ -103,9 +103,9 @@ def import_source(
             kind; then nothing is left behind.
     """
     options = options or Options()
-    _check(kind, source, options, out)
+    _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
-    found = KINDS[kind](source.resolve(), options)
+    found = KINDS[kind](source.resolve(), options, settings)
     splits = _drawn_splits(found.series, seed)
     given = [path for path in (source, options.labels) if path]
     inputs = [*given, *(file for one in found.series for file in one.files)]
@@ -130,7 +130,9 @@ def import_source(
     return result
 
 
-def _check(kind: str, source: Path, options: Options, out: Path) -> None:
+def _check(kind: str, source: Path, settings: Pictures, options: Options, out: Path) -> None:
+    if settings.phase and kind != "dicom":
+        raise InputError(f"pictures.phase is true, and phase is read of dicom only, not of {kind}: set it to false")
     if options.labels is not None and kind != "dicom":
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
@@ -188,7 +190,7 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
     patients = {one.patient for one in all_series}
     labelled = {one.patient for one in all_series if one.is_labelled}
     others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
-    return _splits(sorted(labelled or patients), given, bool(labelled), seed) | others
+    return splits_of(sorted(labelled or patients), given, bool(labelled), seed) | others
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
@@ -200,8 +202,8 @@ def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> li
     flat = [
         (patient, series) for patient in ordered for series in sorted(by_patient[patient], key=lambda one: one.name)
     ]
-    folders = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
-    own = _folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
+    folders = series_folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
+    own = series_folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
     return [
         Patient(
             name=patient,

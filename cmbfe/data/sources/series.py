@@ -41,10 +41,12 @@ class Loaded:
     """Makes the uint8 pictures, one after another."""
     mimics: list[dict[str, Any]] = field(default_factory=list)
     """As `boxes`, with `kind`: what only looks like a microbleed."""
+    has_phase: bool = False
+    """Whether `draw` makes pictures with phase, [rows, columns, 2]."""
 
     def record(self) -> dict[str, Any]:
         """All but the pictures, as JSON."""
-        return {name: getattr(self, name) for name in ("images", "boxes", "mimics", "place", "notes")}
+        return {name: getattr(self, name) for name in ("images", "boxes", "mimics", "place", "notes", "has_phase")}
 
 
 class Series(Protocol):

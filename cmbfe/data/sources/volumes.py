@@ -71,7 +71,7 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
         InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
             no finite voxel, or an affine that gives no place.
     """
-    image = _open(path)
+    image = open_volume(path)
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -132,7 +132,8 @@ def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
     return ornt_transform(orientation, axcodes2ornt(tuple(AXES)))
 
 
-def _open(path: Path) -> nib.Nifti1Pair:
+def open_volume(path: Path) -> nib.Nifti1Pair:
+    """A NIfTI file with its header read; `InputError` where it is none."""
     try:
         image = nib.load(path)
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.picture_files import phase_entry, save_picture
 from cmbfe.data.sources.identity import Pseudonyms
 from cmbfe.data.sources.series import Series
 from cmbfe.files import read_json, whole_folder, write_json
@@ -85,7 +85,7 @@ def write_dataset(
             uid = names.series(patient.name, series.name)
             notes.update(record["notes"])
             places[uid] = {"patient_id": whose["patient_id"], "folder": folder, **record["place"]}
-            own = _images(record["images"], folder, suffix, {**whose, "series_uid": uid}, names)
+            own = _images(record, folder, suffix, {**whose, "series_uid": uid}, names)
             images += own
             annotations += _annotations(record["boxes"], folder, own, [""])
             mimics += _annotations(record["mimics"], folder, own, mimic_kinds)
@@ -98,13 +98,16 @@ def write_dataset(
 
 
 def _images(
-    images: Sequence[dict[str, Any]], folder: str, suffix: str, whose: dict[str, str], names: Pseudonyms
+    record: Mapping[str, Any], folder: str, suffix: str, whose: dict[str, str], names: Pseudonyms
 ) -> list[dict[str, Any]]:
     # A scanner's UIDs may hold its serial number and the time of the study.
     secret = () if names.salt is None else ("sop_instance_uid",)
-    kept = [{key: value for key, value in image.items() if key not in secret} for image in images]
-    pairs = zip(_picture_names(len(images), suffix), kept, strict=True)
-    return [{"file_name": f"{folder}/{name}", **whose, **image} for name, image in pairs]
+    kept = [{key: value for key, value in image.items() if key not in secret} for image in record["images"]]
+    files = [f"{folder}/{name}" for name in _picture_names(len(kept), suffix)]
+    phases = [phase_entry(file, record["has_phase"]) for file in files]
+    return [
+        {"file_name": file, **whose, **image, **phase} for file, image, phase in zip(files, kept, phases, strict=True)
+    ]
 
 
 def _annotations(

@@ -1,0 +1,151 @@
+"""Detectors that see phase as a second channel, beside those of the study that do not: trained and tested.
+
+    run_detectors(params, Path(), jobs=2)
+
+Seeds, patients, augmentation, initial weights and schedule are those of the study's arm `phase.arm`; its trainings
+without phase are not repeated. Files: models/phase and results/phase in the folder `root`.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe import paths
+from cmbfe.cases import kinds
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels
+from cmbfe.detect import detect_in
+from cmbfe.detector.weights import WEIGHTS_FILE, load_model
+from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, sha256_of, whole_file, write_json
+from cmbfe.matches_file import load_matches, save_matches
+from cmbfe.matching import FALSE_POSITIVE, Matches, match
+from cmbfe.metrics import summary
+from cmbfe.parallel import at_work
+from cmbfe.params import Params
+from cmbfe.phase_examples import write_examples
+from cmbfe.phase_pictures import phase_seeds, read_test
+from cmbfe.study import arm_params
+from cmbfe.train import train
+from cmbfe.twins import one_thread
+
+CHANNELS = ("magnitude", "phase")
+"""What detectors see: the magnitude, or the magnitude and the phase."""
+HIT_OR_IGNORED = ""
+"""In the place of a kind, of detections that are no false positives."""
+
+
+def variants(params: Params) -> tuple[str, str]:
+    """The detector that is compared, and its FE twin."""
+    plain = params.study.arms[params.phase.arm].variant
+    return plain, f"{plain}-fe"
+
+
+def run_detectors(params: Params, root: Path, jobs: int = 1, backend: str = "loky", progress: bool = True) -> None:
+    """Train with phase what the study trained without, and test both; what is done already is not repeated.
+
+    Args:
+        jobs: trainings at a time on this machine; -1: one per core. They change the time, not the results.
+        backend: of joblib, or the address of a dask scheduler, whose workers see `root` under the same path.
+
+    Raises:
+        InputError: no pictures with phase, a training of the study that is missing, or as `train`.
+    """
+    write_examples(params, root)
+    tasks = list(product(variants(params), phase_seeds(params)))
+    for variant, seed in tasks:
+        folder = _model("magnitude", variant, seed, params, root)
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise InputError(f"{folder}: the detector without phase is not trained: cmbfe study {params.phase.arm}")
+    with at_work(backend, jobs):
+        made = Parallel(return_as="generator_unordered", batch_size=1)(
+            delayed(_run)(variant, seed, params, root.resolve()) for variant, seed in tasks
+        )
+        bar = tqdm(made, total=len(tasks), desc="phase", unit="training", disable=not progress)
+        for variant, seed, ap in bar:
+            both = f"{ap['phase']:.3f}, without phase {ap['magnitude']:.3f}"
+            bar.write(f"{variant} with seed {seed}: AP {both}")
+
+
+def _model(channels: str, variant: str, seed: int, params: Params, root: Path) -> Path:
+    if channels == "phase":
+        return paths.phase_model(variant, seed, root)
+    return paths.study_model(params.phase.arm, variant, seed, root)
+
+
+def _run(variant: str, seed: int, params: Params, root: Path) -> tuple[str, int, dict[str, float]]:
+    """One training with phase, then the tests of it and of its like without phase; all on one thread."""
+    settings = arm_params(params.phase.arm, seed, params)
+    settings = settings.model_copy(update={"pictures": settings.pictures.model_copy(update={"phase": True})})
+    with one_thread():
+        train(variant, settings, paths.phase_training_set(seed, root), _model("phase", variant, seed, params, root),
+              progress=False)  # fmt: skip
+        return variant, seed, {name: _test(name, variant, seed, params, root) for name in CHANNELS}
+
+
+def _test(channels: str, variant: str, seed: int, params: Params, root: Path) -> float:
+    """Write what a trained detector finds on the test pictures, unless it is there; its AP."""
+    model, pictures = _model(channels, variant, seed, params, root), paths.phase_data(root) / "pictures"
+    file = paths.phase_result(channels, root) / f"{variant}-{seed}.json"
+    belongs_to = {
+        "weights_sha256": sha256_of([model / WEIGHTS_FILE]),
+        "labels_sha256": sha256_of([pictures / LABELS_FILE, pictures / MIMICS_FILE]),
+        "iou": params.evaluation.iou,
+    }
+    whole = all(one.is_file() for one in (file, file.with_suffix(".npz"), _kinds_file(file)))
+    if whole and (known := read_json(file))["belongs_to"] == belongs_to:
+        return known["ap"]
+    test, mimics = read_test(params, root)
+    compute = make_compute(params.training.accelerator, params.training.precision)
+    shown = test if channels == "phase" else without_phase(test)
+    found = detect_in(load_model(model).to(compute.device), shown, pictures, compute)
+    matches = match(test, found, iou=params.evaluation.iou)
+    save_matches(matches, file.with_suffix(".npz"))
+    _save_kinds(kinds_of(matches, found, test, mimics), _kinds_file(file))
+    metrics = summary(matches, params.phase.sensitivity)
+    write_json(file, metrics | {"belongs_to": belongs_to})
+    return metrics["ap"]
+
+
+def without_phase(labels: Labels) -> Labels:
+    """The labels of the same pictures, which then are read without their phase."""
+    images = [{key: value for key, value in one.items() if key != "phase_file_name"} for one in labels["images"]]
+    return {**labels, "images": images}
+
+
+def kinds_of(matches: Matches, found: list[dict], labels: Labels, mimics: Labels) -> list[str]:
+    """What each detection of `matches` is on if it is a false positive (`cases.kinds`), else `HIT_OR_IGNORED`."""
+    is_false = matches.outcome == FALSE_POSITIVE
+    of_false = iter(kinds([found[index] for index in matches.detection[is_false]], labels, mimics))
+    return [next(of_false) if false else HIT_OR_IGNORED for false in is_false]
+
+
+def read_found(channels: str, variant: str, params: Params, root: Path) -> list[tuple[Matches, np.ndarray]]:
+    """What a detector found with each seed, and the kind of each detection, str [D], see `kinds_of`.
+
+    Raises:
+        InputError: a training or its test is missing.
+    """
+    files = [paths.phase_result(channels, root) / f"{variant}-{seed}.npz" for seed in phase_seeds(params)]
+    return [(load_matches(file), _load_kinds(_kinds_file(file))) for file in files]
+
+
+def _kinds_file(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-kinds.npz")
+
+
+def _save_kinds(of_each: list[str], path: Path) -> None:
+    names, codes = np.unique(np.array(of_each, dtype=np.str_), return_inverse=True)
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, names=names, codes=codes.astype(np.uint8))
+
+
+def _load_kinds(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["names"][file["codes"]]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: no file of kinds: {' '.join(str(error).split())}") from None

@@ -1,0 +1,150 @@
+"""Detectors with phase beside the study's: same pictures and seeds, nothing done twice, what is missing is said."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phase_world import phase_series
+from study_world import study_params
+from tiny_world import BOX, dicom_head, tiny_params, tree
+
+from cmbfe import paths, phase_study
+from cmbfe.data.augment import augment_training_set
+from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE
+from cmbfe.data.picture_files import read_picture
+from cmbfe.data.pictures import import_dicom
+from cmbfe.errors import InputError
+from cmbfe.params import Params, PhaseStudy, load_params
+from cmbfe.phase_effect import read_complete
+from cmbfe.phase_examples import count_mimics, typical
+from cmbfe.phase_pictures import make_pictures, phase_seeds, read_test
+from cmbfe.phase_study import run_detectors
+from cmbfe.study import run_arm
+from cmbfe.study_patients import training_labels
+
+SPLITS = ["train"] * 4 + ["test"] * 3
+
+
+def params(**changes: object) -> Params:
+    phase = PhaseStudy(**{"seeds": 2, **changes})
+    return study_params({"ssd300": {}}).model_copy(update={"phase": phase})
+
+
+def study_dicom(root: Path) -> None:
+    """What `cmbfe study patients` leaves, of seven heads: on one slice a microbleed, on one a calcification."""
+    raw = paths.study_data(root) / "raw"
+    images, boxes, decoys = [], [], []
+    known = {"category_id": 1, "area": BOX[2] * BOX[3], "bbox": BOX, "visible_diameter_mm": 4.0, "location": "lobar"}
+    for number, split in enumerate(SPLITS, 1):
+        patient = f"P{number}"
+        slices = dicom_head(raw / patient / "m", patient, slices=2)
+        phase_series(raw / patient / "p", patient, volume=np.full((2, 64, 64), -100 * number, np.int16))
+        for index, one in enumerate(slices):
+            image = {"id": 2 * number + index, "file_name": f"{patient}/{index}.dcm", "width": 64, "height": 64}
+            images.append(image | {"sop_instance_uid": str(one.SOPInstanceUID), "split": split})
+            box = {"id": number, "image_id": image["id"], "lesion_id": patient, **known}
+            (decoys if index else boxes).append(box)
+    labels = {"images": images, "annotations": boxes, "categories": CATEGORIES}
+    kinds = [{"id": 1, "name": "calcification"}, {"id": 2, "name": "vein"}]
+    (raw / LABELS_FILE).write_text(json.dumps(labels))
+    (raw / MIMICS_FILE).write_text(json.dumps({**labels, "annotations": decoys, "categories": kinds}))
+    pictures = paths.study_data(root) / "pictures"
+    made = import_dicom(raw, pictures, tiny_params().pictures, 1, jobs=1, progress=False)
+    for seed in (1, 2):
+        chosen, target = training_labels(made, seed, 2, params()), paths.study_training_set(seed, 2, root)
+        augment_training_set(chosen, pictures, target, params().augmentation, seed, jobs=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A folder with both kinds of detectors trained and tested."""
+    root = tmp_path_factory.mktemp("phase")
+    study_dicom(root)
+    run_arm("ssd300", params(), root, progress=False)
+    make_pictures(params(), root, jobs=1, progress=False)
+    run_detectors(params(), root, progress=False)
+    return root
+
+
+def shown(folder: Path) -> dict[str, bytes | None]:
+    """The pictures of a folder that are no phase."""
+    return {name: content for name, content in tree(folder).items() if name.endswith(".png") and ".phase" not in name}
+
+
+def test_the_magnitude_is_that_of_the_study_and_the_phase_that_of_the_same_slice(done):
+    assert len(shown(paths.phase_data(done) / "pictures")) == 14
+    assert shown(paths.phase_data(done) / "pictures") == shown(paths.study_data(done) / "pictures")
+    assert shown(paths.phase_training_set(2, done)) == shown(paths.study_training_set(2, 2, done))
+    steps = {number: round(-100 * number * 127 / (1000 * np.pi)) for number in (1, 7)}  # by hand: -4 and -28
+    for number, step in steps.items():
+        phase = read_picture(paths.phase_data(done) / "pictures" / f"P{number}" / "001.phase.png")
+        assert set(phase.ravel().tolist()) == {128 + step}
+
+
+def test_trainings_differ_from_the_studys_in_the_pictures_alone(done):
+    folders = paths.phase_model("ssd300-fe", 2, done), paths.study_model("ssd300", "ssd300-fe", 2, done)
+    with_phase, without = (json.loads((folder / "finished.json").read_text()) for folder in folders)
+    assert {key for key in with_phase if with_phase[key] != without[key]} == {"data_sha256"}
+    assert load_params(folders[0] / "params.yaml").pictures.phase
+    assert not load_params(folders[1] / "params.yaml").pictures.phase
+
+
+def test_the_studys_detector_is_tested_on_the_magnitude_and_finds_what_it_found_there(done):
+    folders = paths.phase_result("magnitude", done), paths.study_result("ssd300", done)
+    ours, studys = (json.loads((folder / "ssd300-1.json").read_text()) for folder in folders)
+    assert {key: ours[key] for key in ("ap", "hits", "false_positives", "pictures")} == {
+        key: studys[key] for key in ("ap", "hits", "false_positives", "pictures")
+    }
+
+
+def test_all_is_read_back_with_a_kind_for_each_false_positive_and_what_is_not_there_is_left_out(done):
+    found = read_complete(params(), done)
+    assert list(found) == ["ssd300", "ssd300-fe"]
+    for matches, kinds in found["ssd300"]["phase"]:
+        np.testing.assert_array_equal(kinds == "", matches.outcome != 0)
+    file = paths.phase_result("phase", done) / "ssd300-fe-2.npz"
+    file.rename(done / "away.npz")
+    assert list(read_complete(params(), done)) == ["ssd300"]
+    (done / "away.npz").rename(file)
+
+
+def test_what_is_done_is_not_repeated(done, monkeypatch, capsys):
+    before = tree(done / "results" / "phase")
+    monkeypatch.setattr(phase_study, "detect_in", lambda *_: pytest.fail("tested again"))
+    run_detectors(params(), done, progress=False)
+    assert capsys.readouterr().out.count("trained already") == 4
+    assert tree(done / "results" / "phase") == before
+
+
+def test_examples_have_their_phase_and_mimics_are_counted_on_the_test_pictures(done):
+    assert read_picture(paths.phase_example("cmb", done)).shape == (48, 48)
+    assert read_picture(paths.phase_example("calcification", done).with_suffix(".phase.png")).shape == (48, 48)
+    counts = count_mimics(*read_test(params(), done))
+    assert counts.loc["calcification"].tolist() == [3, 3]
+    assert counts.loc["vein"].tolist() == [0, 0]
+
+
+def test_the_typical_box_is_the_largest_of_a_lesion_that_is_larger_than_most():
+    sizes = [("a", 5.0), ("b", 2.0), ("c", 4.0), ("c", 4.5), ("c", 1.0), ("d", 6.0)]  # largest ones: 2, 4.5, 5, 6
+    boxes = [{"id": number, "lesion_id": lesion, "area": size} for number, (lesion, size) in enumerate(sizes)]
+    assert typical(boxes)["id"] == 5
+    assert typical(boxes[:5])["id"] == 0
+    assert typical([]) is None
+
+
+def test_what_is_missing_or_does_not_fit_is_said_in_one_line(done, tmp_path):
+    with pytest.raises(InputError, match="raw: the study's patients are not there; make them: cmbfe study patients"):
+        make_pictures(params(), tmp_path)
+    with pytest.raises(InputError, match="pictures with phase are not there; make them: cmbfe phase pictures"):
+        run_detectors(params(), tmp_path)
+    with pytest.raises(
+        InputError, match=r"phase\.arm: 'few' is no arm of the study without changes; there are: ssd300"
+    ):
+        phase_seeds(params(arm="few"))
+    with pytest.raises(InputError, match=r"phase\.seeds: 3, but the study's arm ssd300 has 2"):
+        phase_seeds(params(seeds=3))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "phase").symlink_to(paths.phase_data(done))
+    with pytest.raises(InputError, match="the detector without phase is not trained: cmbfe study ssd300"):
+        run_detectors(params(), tmp_path)
