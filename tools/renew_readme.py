@@ -31,6 +31,17 @@ TABLES = {
         "paper_fe_time_ratio": "time with FE / without, paper",
         "our_fe_time_ratio": "time with FE / without, ours",
     },
+    "table4": {
+        "study": "detector",
+        "after": "after",
+        "paper_sensitivity": "sensitivity, paper",
+        "paper_precision": "precision, paper",
+        "published_sensitivity": "sensitivity, its own paper",
+        "our_ap": "AP, ours",
+        "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per picture, ours",
+        "our_sensitivity_at_4_per_picture": "at 4, ours",
+        "our_ap_over_ssd512": "AP less that of SSD-512, ours",
+    },
 }
 """Columns of each table in README.md, by their names in its CSV, with their headings."""
 
@@ -47,7 +58,7 @@ def _cell(row: pd.Series, column: str) -> str:
         return value
     if pd.isna(value):
         return "–"
-    sign = "+" if column.endswith("gain") else ""
+    sign = "+" if column.endswith(("gain", "over_ssd512")) else ""
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
     interval = "" if pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
     return f"{value:{sign}.3f}{interval}"
