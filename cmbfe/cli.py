@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cmbfe.baselines.names import Baseline
 from cmbfe.errors import InputError
 
 # Libraries are imported inside the commands: `cmbfe --help` answers at once and does not load PyTorch.
@@ -225,6 +226,26 @@ def detect(
     for one in result.left_out:
         print(f"cmbfe: left out: {' '.join(one.line.split())}", file=sys.stderr)
     print(f"{out}: {in_a_line(result, chosen)}")
+
+
+@app.command()
+def baseline(
+    name: Annotated[Baseline, typer.Argument(help="the detector")],
+    out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
+    params: Annotated[Path, typer.Option(help="settings; section baselines")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="pictures with annotations.json and mimics.json")] = Path(
+        "data/pictures"
+    ),
+) -> None:
+    """Train a detector of another kind on the training patients and run it on the others: detections and metrics.
+
+    Example: cmbfe baseline radial-symmetry --data data/pictures --out results/radial-symmetry
+    """
+    from cmbfe.baselines.run import run_baseline
+    from cmbfe.params import load_params
+
+    metrics = run_baseline(name, load_params(params), data, out)
+    print(f"{out}: AP {metrics['ap']:.3f} on {metrics['pictures']} test pictures")
 
 
 @app.command()

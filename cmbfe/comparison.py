@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cmbfe import paper, stats
+from cmbfe.baselines.published import PUBLISHED
 from cmbfe.errors import InputError
 from cmbfe.metrics import (
     Matches,
@@ -16,9 +17,13 @@ from cmbfe.metrics import (
     froc_auc,
     largest_sensitivity,
     precision_at_sensitivity,
+    sensitivity_at_false_positives,
 )
 from cmbfe.params import Evaluation
 from cmbfe.stats import Metric
+
+FALSE_POSITIVES_PER_PICTURE = (1.0, 4.0)
+"""Where Table 4 reads the FROC."""
 
 
 def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
@@ -86,19 +91,23 @@ def table3(
     return _table(rows)
 
 
-def table4(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
+def table4(
+    matches: Mapping[str, Matches], others: Mapping[str, Matches], settings: Evaluation, seed: int
+) -> pd.DataFrame:
     """Table 4: the paper's comparison of studies as printed, the arithmetic beside it, and ours where there is one.
 
     False positives per microbleed follow from sensitivity r and precision p as r (1 - p) / p
     (`paper_false_positives_per_cmb_by_arithmetic`); the printed value is another in most rows. Ours are read at the
     paper's 90 % sensitivity (`our_sensitivity`), with 95 % intervals over patients and the paired gain by FE; NaN where
-    a detector never reaches it. Each study has patients of its own: their rows cannot be compared.
+    a detector never reaches it. Each study has patients of its own: their rows cannot be compared. Rows of our own
+    follow, all on our patients: detectors of other kinds, with what their papers print beside (`published_...`) and
+    their AP less that of SSD-512, paired by patient.
 
     Args:
         matches: variant -> matches of the test pictures, ssd512 and ssd512-fe among them.
+        others: baseline -> matches of the same pictures, names as in `cmbfe.baselines.published.PUBLISHED`.
     """
     variants = {"SSD-512": "ssd512", "SSD-512-FE": "ssd512-fe"}
-    metrics = {"precision": precision_at_sensitivity, "false_positives_per_cmb": false_positives_per_cmb}
     rows = {}
     for study, printed in paper.TABLE_4.iterrows():
         by_arithmetic = paper.false_positives_per_cmb(printed["sensitivity"], printed["precision"])
@@ -106,13 +115,33 @@ def table4(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> p
             **printed.add_prefix("paper_").to_dict(),
             "paper_false_positives_per_cmb_by_arithmetic": by_arithmetic,
         }
-        for name, metric in metrics.items() if study in variants else ():
-            at = partial(metric, sensitivity=settings.sensitivity)
-            ours = _with_own_gain(name, at, matches, variants[study], settings, seed)
-            reached = not np.isnan(ours[f"our_{name}"])
-            rows[study]["our_sensitivity"] = settings.sensitivity if reached else np.nan
-            rows[study] |= ours
+        if study in variants:
+            rows[study] |= _ours_of_table4(matches, variants[study], settings, seed)
+    for name in others:
+        rows[name] = {**PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
+        pair = (others[name], matches["ssd512"])
+        over = stats.paired_difference(average_precision, *pair, settings.bootstrap_samples, seed)
+        rows[name] |= {"our_ap_over_ssd512": over.value, "our_ap_over_ssd512_low": over.low,
+                       "our_ap_over_ssd512_high": over.high}  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
+
+
+def _ours_of_table4(
+    matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+) -> dict[str, float]:
+    """Our columns of a row: at the paper's sensitivity where it is reached, then what every detector has."""
+    metrics = {
+        "precision": partial(precision_at_sensitivity, sensitivity=settings.sensitivity),
+        "false_positives_per_cmb": partial(false_positives_per_cmb, sensitivity=settings.sensitivity),
+        "ap": average_precision,
+        **{f"sensitivity_at_{x:g}_per_picture": partial(sensitivity_at_false_positives, false_positives=x)
+           for x in FALSE_POSITIVES_PER_PICTURE},
+    }  # fmt: skip
+    ours = {}
+    for name, metric in metrics.items():
+        ours |= _with_own_gain(name, metric, matches, variant, settings, seed)
+    reached = not np.isnan(ours["our_precision"])
+    return {"our_sensitivity": settings.sensitivity if reached else np.nan, **ours}
 
 
 def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:

@@ -1,10 +1,10 @@
-"""The sections of params.yaml that train detectors and twins many times: cross-validation, study, objects, phase."""
+"""The sections of params.yaml that compare: cross-validation, study, objects, phase, detectors of other kinds."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from cmbfe.settings import Count, Section, Share, Variant
+from cmbfe.settings import Count, Positive, Section, Share, Variant
 
 
 def _numbered_from_1(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -163,3 +163,38 @@ class Objects(Section):
     arms: Annotated[dict[ArmName, ObjectsArm], Field(min_length=1)] = Field(
         default={"dark": ObjectsArm(polarity="dark", difficulty=0.4)}
     )
+
+
+class RadialSymmetry(Section):
+    """Radial symmetry transform and random forest (Kuijf et al. 2012)."""
+
+    radii_mm: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2.0, 3.0, 4.0)
+    """Of the dark balls that are looked for."""
+    trees: Count = 200
+
+
+class Thresholding(Section):
+    """Local statistical thresholding and support vector machine (Barnes et al. 2011)."""
+
+    window_mm: Positive = 15.0
+    """Side of the window whose mean and deviation set the threshold."""
+    deviations: Positive = 2.0
+    """So many standard deviations below the mean of its window is dark."""
+
+
+class Cascade(Section):
+    """Fully convolutional network for candidates, then a network for these (Dou et al. 2016)."""
+
+    screening_iterations: Count = 600
+    classifier_iterations: Count = 800
+
+
+class Baselines(Section):
+    """Detectors of other kinds to compare with (Table 4)."""
+
+    slice_mm: Positive = 2.0
+    """Between the slices of a series, which labels do not hold."""
+    candidates_per_picture: Count = 50
+    radial_symmetry: RadialSymmetry = RadialSymmetry()
+    thresholding: Thresholding = Thresholding()
+    cascade: Cascade = Cascade()

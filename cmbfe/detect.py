@@ -1,6 +1,6 @@
 """Detection in a batch of pictures: the loop that both the pipeline and `cmbfe detect` run."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ def detect(
         with torch.inference_mode(), compute.autocast():
             found = model(images)
         for image_id, one in zip(image_ids[start : start + BATCH], found, strict=True):
-            results += _as_coco(image_id, one["boxes"].float().cpu().numpy(), one["scores"].float().cpu().numpy())
+            results += as_coco(image_id, one["boxes"].float().cpu().numpy(), one["scores"].float().cpu().numpy())
     return results
 
 
@@ -45,7 +45,8 @@ def detect_in(model: nn.Module, labels: Labels, folder: Path, compute: Compute, 
     return detect(model, pictures, [image["id"] for image in labels["images"]], compute, progress)
 
 
-def _as_coco(image_id: int, boxes: np.ndarray, scores: np.ndarray) -> Detections:
+def as_coco(image_id: Hashable, boxes: np.ndarray, scores: np.ndarray) -> Detections:
+    """Detections of one picture, boxes [K, 4] xyxy px, as COCO results."""
     # Rounded to a thousandth of a pixel: what is beyond is noise, and would make the file three times as long.
     corners = np.round(boxes.astype(np.float64), 3)
     sizes = np.round(corners[:, 2:] - corners[:, :2], 3)

@@ -1,6 +1,7 @@
 """The detections of every variant on the paper's test set, matched: what the tables and figures start from."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from cmbfe import paths
 from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_detections, read_labels
@@ -13,12 +14,12 @@ VALIDATION_FILE = "validation_detections.json"
 """Beside the detections on the test pictures: those on the validation pictures."""
 
 
-def read_test_set(params: Params) -> Labels:
-    """The test pictures of the workspace: those with microbleeds, and as many with mimics only.
+def read_test_set(params: Params, folder: Path | None = None) -> Labels:
+    """The test pictures of `folder` (default: the workspace's): with microbleeds, and as many with mimics only.
 
     Where nobody has named mimics, as in own data, as many without a microbleed (or all of those): vessels are in most.
     """
-    labels, mimics = (read_labels(paths.pictures() / name) for name in (LABELS_FILE, MIMICS_FILE))
+    labels, mimics = (read_labels((folder or paths.pictures()) / name) for name in (LABELS_FILE, MIMICS_FILE))
     if mimics["categories"]:
         return paper_test_set(labels, mimics, params.seed)
     shown = {box["image_id"] for box in labels["annotations"]}

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmbfe.figures import COLOURS, arm, theme
+from cmbfe.figures import COLOURS, arm, colour, theme
 
 
 def precision_sensitivity_figure(
@@ -55,7 +55,7 @@ def froc_figure(
     """FROC: sensitivity against false positives per picture (paper Figure 5).
 
     Args:
-        curves: variant -> columns `false_positives` and `sensitivity`.
+        curves: variant or baseline -> columns `false_positives` and `sensitivity`.
         areas: variant -> normalised area up to `x_max`, for the legend (A15).
         bands: variant -> what `cmbfe.bands.froc_band` gives.
     """
@@ -66,7 +66,7 @@ def froc_figure(
             x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
             y = [*curve["sensitivity"], curve["sensitivity"].max()]
             label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
-            axes.plot(x, y, color=COLOURS[arm(variant)], label=label)
+            axes.plot(x, y, color=colour(variant), label=label)
         _draw_bands(axes, bands or {})
         axes.set(xlabel="false positives per picture", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
         axes.set_title("Free-response ROC on the test pictures (ours)")
@@ -79,7 +79,7 @@ def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
     """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
     for number, (variant, band) in enumerate(bands.items()):
         name = "_" if number else "bands: 95 % interval at each point"  # one entry in the legend for all
-        axes.fill_between(band.index, band["low"], band["high"], color=COLOURS[arm(variant)], alpha=0.15, linewidth=0,
+        axes.fill_between(band.index, band["low"], band["high"], color=colour(variant), alpha=0.15, linewidth=0,
                           label=name)  # fmt: skip
 
 

@@ -20,6 +20,8 @@ GROUND_TRUTH_COLOUR = "#F0E442"
 MIMIC_COLOUR = "#56B4E9"
 PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
 """Of the same palette, for default-box presets."""
+BASELINE_COLOURS = {"radial-symmetry": "#009E73", "thresholding": "#CC79A7", "cascade": "#E69F00"}
+"""Of the same palette, for detectors of other kinds."""
 DOTS_PER_INCH = 150
 
 
@@ -33,6 +35,11 @@ def theme() -> Iterator[None]:
 def arm(variant: str) -> str:
     """ "SSD" or "SSD-FE": which of the two arms a variant belongs to."""
     return "SSD-FE" if variant.endswith("-fe") else "SSD"
+
+
+def colour(name: str) -> str:
+    """The colour of a variant (that of its arm) or of a detector of another kind."""
+    return BASELINE_COLOURS.get(name) or COLOURS[arm(name)]
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -8,6 +8,7 @@ not need stands apart from it.
 from typing import NamedTuple
 
 from cmbfe import paper
+from cmbfe.baselines.names import Baseline
 
 
 class Setting(NamedTuple):
@@ -156,7 +157,8 @@ EXHIBITS = (
             tuple(Value(f"precision of {name}", value, Cell("table3", name, "our_precision"))
                   for name, value in _PRECISION.items())),
     Exhibit("Table 4", "comparison of studies", "04_froc", ("tables/table4.csv",),
-            (_table_4("SSD-512"), _table_4("SSD-512-FE"))),
+            (_table_4("SSD-512"), _table_4("SSD-512-FE"),
+             *(Value(f"AP of {name}", None, Cell("table4", name, "our_ap")) for name in Baseline))),
     Exhibit("Figure 1", "FE step by step", "06_features", ("figures/fig1.png", "figures/fig1.svg"),
             (Value("largest M in the picture", None, Cell("fe_steps", "mask", "largest")),
              Value("largest M on the feature map", None, Cell("fe_steps", "resized", "largest")))),

@@ -7,7 +7,15 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from cmbfe.comparison_settings import Arm, CrossValidation, Objects, ObjectsArm, PhaseStudy, Study
+from cmbfe.comparison_settings import (
+    Arm,
+    Baselines,
+    CrossValidation,
+    Objects,
+    ObjectsArm,
+    PhaseStudy,
+    Study,
+)
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.settings import (
@@ -29,6 +37,7 @@ from cmbfe.settings import (
 __all__ = [
     "Arm",
     "Augmentation",
+    "Baselines",
     "CrossValidation",
     "Data",
     "Detector",
@@ -76,6 +85,7 @@ class Params(Section):
     detector: Detector
     training: Training
     evaluation: Evaluation
+    baselines: Baselines = Baselines()
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
     objects: Objects = Objects()

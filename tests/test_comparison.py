@@ -47,7 +47,7 @@ def test_table_2_has_values_gains_and_the_papers_beside_them():
 
 def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detectors_only():
     # Nine of ten microbleeds, 90 %, come before the first false positive, without FE and with.
-    table = table4({"ssd512": matches(range(1, 10), 12), "ssd512-fe": matches(ALL, 2)}, SETTINGS, seed=0)
+    table = table4({"ssd512": matches(range(1, 10), 12), "ssd512-fe": matches(ALL, 2)}, {}, SETTINGS, seed=0)
     assert table.index.tolist() == ["SSD-512", "SSD-512-FE", "Liu et al.", "Chen et al."]
     by_arithmetic = table["paper_false_positives_per_cmb_by_arithmetic"].tolist()
     assert by_arithmetic == pytest.approx([0.278, 0.229, 0.393, 0.370], abs=5e-4)
@@ -59,8 +59,29 @@ def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detector
     assert "our_precision_gain_low" in ours
 
 
+def test_table_4_ends_with_the_baselines_their_published_values_beside_ours():
+    pair = {"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 2)}
+    table = table4(pair, {"cascade": matches(range(1, 9), 10)}, SETTINGS, seed=0)
+    row = table.loc["cascade"]
+    assert table.index[-1] == "cascade"
+    assert row["after"] == "Dou et al. 2016"
+    assert row[["published_sensitivity", "published_precision"]].tolist() == [0.932, 0.443]
+    # Eight of ten, all above the false positives, of which there is one for each of the ten pictures.
+    assert row["our_ap"] == pytest.approx(0.8)
+    assert row["our_sensitivity_at_1_per_picture"] == row["our_sensitivity_at_4_per_picture"] == pytest.approx(0.8)
+    assert row["our_sensitivity_at_1_per_picture_low"] < 0.8 < row["our_sensitivity_at_1_per_picture_high"]
+    assert row[["our_sensitivity", "our_precision"]].isna().all()  # 90 % is never reached
+    assert row["our_ap_over_ssd512"] == pytest.approx(0.3)
+    assert row["our_ap_over_ssd512_low"] < 0.3 < row["our_ap_over_ssd512_high"]
+    printed = [column for column in table if column.startswith("paper_")]
+    assert row[printed].isna().all()
+    others = table.loc[["SSD-512", "SSD-512-FE", "Liu et al.", "Chen et al."]]
+    assert others[["published_sensitivity", "our_ap_over_ssd512"]].isna().all(axis=None)
+    assert table.loc["SSD-512", "our_ap"] == 0.5
+
+
 def test_table_4_says_at_which_sensitivity_ours_are_read_and_nothing_where_it_is_never_reached():
-    table = table4({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 2)}, SETTINGS, seed=0)
+    table = table4({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 2)}, {}, SETTINGS, seed=0)
     assert np.isnan(table.loc["SSD-512", "our_sensitivity"])
     assert table.loc["SSD-512-FE", "our_sensitivity"] == 0.9
 

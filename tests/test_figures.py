@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cmbfe import evidence_figures, figures
+from cmbfe.baselines.names import Baseline
 
 CURVE = pd.DataFrame({"sensitivity": [0.2, 0.6, 0.9], "precision": [1.0, 0.9, 0.7], "false_positives": [0, 0.5, 2]})
 ORANGE = (213, 94, 0)
@@ -19,6 +20,13 @@ def _closed():
 
 def test_a_variant_has_the_colour_of_its_arm():
     assert [figures.arm(name) for name in ("ssd300", "ssd300-fe", "resnet34-300-fe")] == ["SSD", "SSD-FE", "SSD-FE"]
+
+
+def test_baselines_have_colours_of_their_own():
+    assert set(figures.BASELINE_COLOURS) == set(Baseline)
+    assert [figures.colour(name) for name in ("ssd300", "ssd512-fe")] == list(figures.COLOURS.values())
+    colours = [*figures.COLOURS.values(), *(figures.colour(name) for name in Baseline)]
+    assert len(set(colours)) == len(colours)
 
 
 def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):

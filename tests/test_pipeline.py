@@ -9,6 +9,7 @@ import papermill
 import pytest
 import yaml
 
+from cmbfe.baselines.names import Baseline
 from cmbfe.detector.ssd import VARIANTS
 from cmbfe.open_points import OPEN_POINTS
 from cmbfe.paper_claims import CLAIMS, COSTS, EXHIBITS, MIMICS
@@ -32,6 +33,8 @@ WITHOUT_NOTEBOOK = {
     "site": "tools/build_site.py",
 }
 """Stages that run no notebook, and the module that does it."""
+ITEMS = {"train": tuple(VARIANTS), "baseline": tuple(Baseline)}
+"""Stages of the main pipeline that run once for each of several names."""
 FILLED_BY_STAGES = (
     "data/pictures",
     "data/augmented",
@@ -115,7 +118,7 @@ def test_the_site_comes_after_every_other_stage_and_nothing_after_it():
     site = pipeline.pop("site")
     for name, stage in pipeline.items():
         written = {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
-        of_each = [{out.replace("${item}", variant) for out in written} for variant in VARIANTS]
+        of_each = [{out.replace("${item}", item) for out in written} for item in ITEMS.get(name, [""])]
         read = [any(Path(out).is_relative_to(dep) for out in outs for dep in site["deps"]) for outs in of_each]
         assert all(read), f"the site depends on no output of {name}"
     assert not [name for name in stages() if any(dep.startswith("results/site") for dep in stages()[name]["deps"])]
@@ -136,7 +139,7 @@ def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
     (workspace / "params.yaml").write_text((ROOT / "profiles" / f"{profile}.yaml").read_text())
     for folder in FILLED_BY_STAGES:  # `make env` makes them in a clone
         (workspace / folder).mkdir(parents=True, exist_ok=True)
-    for variant in VARIANTS:  # a clone has them from git
+    for variant in (*VARIANTS, *Baseline):  # a clone has them from git
         (workspace / "results" / variant).mkdir(parents=True, exist_ok=True)
         for name in ("detections.json", "validation_detections.json"):
             (workspace / "results" / variant / name).touch()
@@ -154,8 +157,15 @@ def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
 def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(profile, workspace):
-    alone = [name for name in stages("dvc.yaml") if name != "train"]
-    assert sorted(dry_run(workspace, profile)) == sorted(alone + [f"train@{variant}" for variant in VARIANTS])
+    alone = [name for name in stages("dvc.yaml") if name not in ITEMS]
+    repeated = [f"{name}@{item}" for name, items in ITEMS.items() for item in items]
+    assert sorted(dry_run(workspace, profile)) == sorted(alone + repeated)
+
+
+def test_the_baselines_of_the_pipeline_are_those_of_the_command_line():
+    assert (
+        tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["baseline"]["foreach"]) == ITEMS["baseline"]
+    )
 
 
 @pytest.mark.parametrize(("profile", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])

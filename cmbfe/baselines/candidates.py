@@ -1,0 +1,189 @@
+"""What the baselines share: dark places in a volume as candidates, the box of each, and which are microbleeds.
+
+A candidate is a voxel: the darkest of a dark place, in one slice. Its box is measured in its slice, so that the
+detections are two-dimensional, as SSD's are, and the same metrics apply.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from sklearn.linear_model import Ridge
+from torchvision.ops import batched_nms, box_iou
+
+from cmbfe.baselines.volumes import Volume
+from cmbfe.errors import InputError
+
+REACH_MM = 9.0
+"""How far around a candidate its background is looked for: the largest microbleed is 10 mm wide."""
+CORE_MM = 5.0
+"""Half the width of the largest microbleed: nothing beyond belongs to the candidate."""
+LEVELS = (0.2, 0.35, 0.5)
+"""Shares of a candidate's depth below its background, at which its extent is measured."""
+SMOOTH_PX = 0.7
+"""Sigma of the smoothing before the darkest voxel is looked for."""
+IOU = 0.5
+"""A candidate is a microbleed if its box overlaps that of one so much (A14)."""
+UNCLEAR_IOU = 0.1
+"""A candidate that overlaps a microbleed by more than this and less than `IOU` teaches nothing: its box is wrong."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections in a volume."""
+
+    slices: np.ndarray
+    """int64 [N]."""
+    boxes: np.ndarray
+    """float64 [N, 4] xyxy px."""
+    scores: np.ndarray
+    """float64 [N] in [0, 1]."""
+
+
+def cubes(voxels: np.ndarray, places: np.ndarray, half: tuple[int, int, int]) -> np.ndarray:
+    """The neighbourhoods [N, 2 a + 1, 2 b + 1, 2 c + 1] of `places` [N, 3] for `half` (a, b, c), edges repeated."""
+    padded = np.pad(voxels, [(size, size) for size in half], mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, [2 * size + 1 for size in half])
+    return windows[tuple(places.T)]
+
+
+def darkest_near(voxels: np.ndarray, places: np.ndarray, reach_px: int) -> np.ndarray:
+    """Move `places` [N, 3] to the darkest voxel within `reach_px` in the slice, smoothed; each place once, sorted."""
+    smooth = ndimage.gaussian_filter(voxels, (0, SMOOTH_PX, SMOOTH_PX))
+    side = 2 * reach_px + 1
+    around = cubes(smooth, places, (0, reach_px, reach_px)).reshape(len(places), side * side)
+    shift = np.stack(np.unravel_index(around.argmin(axis=1), (1, side, side)), axis=1)
+    moved = places + shift - [0, reach_px, reach_px]
+    return np.unique(np.clip(moved, 0, np.array(voxels.shape) - 1), axis=0)
+
+
+def darkest_in(voxels: np.ndarray, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The darkest voxel, smoothed in its slice, of each of the regions `numbers` of `label`: int64 [N, 3]."""
+    smooth = ndimage.gaussian_filter(voxels, (0, SMOOTH_PX, SMOOTH_PX))
+    places = ndimage.minimum_position(smooth, label, numbers) if len(numbers) else []
+    return np.array(places, np.int64).reshape(-1, 3)
+
+
+def peaks_per_slice(response: np.ndarray, most: int, separation_px: int) -> np.ndarray:
+    """The largest local maxima above 0 of each slice, at most `most` of them, best first: voxels int64 [N, 3].
+
+    Of two maxima no more than `separation_px` apart, along rows and columns, only the larger one counts.
+    """
+    how = {"min_distance": separation_px, "threshold_abs": 0, "exclude_border": False, "num_peaks": most}
+    found = [peak_local_max(one, **how) for one in response]
+    return np.concatenate([np.insert(peaks, 0, index, axis=1) for index, peaks in enumerate(found)])
+
+
+def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
+    """How far the dark region around each place [N, 3] reaches left, up, right and down at each of `LEVELS`, px.
+
+    The region is joined to the place by neighbours that are darker than the level, in its slice, within `CORE_MM`.
+
+    Returns:
+        float64 [N, 4 * levels], from the middle of the place's voxel to the region's edge.
+    """
+    if not len(places):
+        return np.zeros((0, 4 * len(LEVELS)))
+    half = int(np.ceil(volume.px(REACH_MM)))
+    patch = cubes(volume.voxels, places, (0, half, half))[:, 0]
+    row, column = np.mgrid[-half : half + 1, -half : half + 1]
+    distance = np.hypot(row * volume.spacing_mm[1], column * volume.spacing_mm[2])
+    background = np.median(patch[:, (distance >= CORE_MM) & (distance <= REACH_MM)], axis=1)
+    depth = np.maximum(background - patch[:, half, half], 0)
+    sides = []
+    for level in LEVELS:
+        dark = (patch <= (background - level * depth)[:, None, None]) & (distance <= CORE_MM)
+        sides.append(_reach_from_middle(_joined_to_middle(dark)))
+    return np.concatenate(sides, axis=1)
+
+
+def _joined_to_middle(mask: np.ndarray) -> np.ndarray:
+    """Of masks [N, side, side], what is joined to the middle, which always is."""
+    half = mask.shape[1] // 2
+    region = np.zeros_like(mask)
+    region[:, half, half] = True
+    cross = ndimage.generate_binary_structure(2, 1)[None]
+    return ndimage.binary_dilation(region, cross, iterations=-1, mask=mask | region)
+
+
+def _reach_from_middle(region: np.ndarray) -> np.ndarray:
+    """Reach left, up, right and down of regions [N, side, side] that hold the middle: float64 [N, 4]."""
+    half = region.shape[1] // 2
+    columns, rows = region.any(axis=1), region.any(axis=2)
+    before = [half - side.argmax(axis=1) for side in (columns, rows)]
+    after = [half - side[:, ::-1].argmax(axis=1) for side in (columns, rows)]
+    return np.stack([*before, *after], axis=1) + 0.5
+
+
+def fit_boxes(volumes: Iterable[Volume]) -> Ridge:
+    """Learn from training volumes how a box's sides follow from what `extents` measures; for `boxes_around`.
+
+    Raises:
+        InputError: no ground truth in any volume.
+    """
+    measured, wanted = [], []
+    for volume in volumes:
+        places, boxes = true_places(volume)
+        measured.append(extents(volume, places))
+        middle = places[:, [2, 1]] + 0.5
+        wanted.append(np.concatenate([middle - boxes[:, :2], boxes[:, 2:] - middle], axis=1))
+    if not sum(map(len, wanted)):
+        raise InputError("the training patients have no microbleed: there is nothing to learn from")
+    return Ridge(alpha=1.0).fit(np.concatenate(measured), np.concatenate(wanted))
+
+
+def true_places(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """The darkest voxel, smoothed, inside each true box, int64 [K, 3], and the boxes, float64 [K, 4] xyxy px."""
+    smooth = ndimage.gaussian_filter(volume.voxels, (0, SMOOTH_PX, SMOOTH_PX))
+    places = []
+    for index, boxes in enumerate(volume.boxes):
+        for left, top, right, bottom in boxes:
+            rows = slice(int(top), max(int(np.ceil(bottom)), int(top) + 1))
+            columns = slice(int(left), max(int(np.ceil(right)), int(left) + 1))
+            inside = smooth[index, rows, columns]
+            row, column = np.unravel_index(inside.argmin(), inside.shape)
+            places.append((index, rows.start + row, columns.start + column))
+    return np.array(places, np.int64).reshape(-1, 3), np.concatenate([np.zeros((0, 4)), *volume.boxes])
+
+
+def boxes_around(model: Ridge, volume: Volume, places: np.ndarray) -> np.ndarray:
+    """Boxes float64 [N, 4] xyxy px around places [N, 3], inside the picture and at least a pixel wide."""
+    if not len(places):
+        return np.zeros((0, 4))
+    sides = np.maximum(model.predict(extents(volume, places)), 0.5)
+    middle = places[:, [2, 1]] + 0.5
+    rows, columns = volume.voxels.shape[1:]
+    corners = np.concatenate([middle - sides[:, :2], middle + sides[:, 2:]], axis=1)
+    return corners.clip(0, [columns, rows, columns, rows])
+
+
+def classes(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Which candidates are microbleeds: int64 [N], 1 yes, 0 no, -1 unclear (see `UNCLEAR_IOU`)."""
+    best = np.zeros(len(boxes))
+    for index in np.unique(slices):
+        truth, here = volume.boxes[index], slices == index
+        if len(truth):
+            best[here] = box_iou(torch.from_numpy(boxes[here]), torch.from_numpy(truth)).amax(dim=1).numpy()
+    return np.where(best >= IOU, 1, np.where(best > UNCLEAR_IOU, -1, 0))
+
+
+def check_both_kinds(hits: int, others: int) -> None:
+    """Raise `InputError` unless training candidates hold both kinds: a classifier of one kind would know nothing."""
+    if not hits or not others:
+        raise InputError(
+            f"of the candidates in the training patients {hits} are microbleeds and {others} are not: both kinds are "
+            "needed to learn from; change the section baselines of params.yaml, or give more patients"
+        )
+
+
+def best_of_each_slice(found: Found, nms_iou: float, most: int) -> Found:
+    """Without boxes that overlap a better one of their slice by more than `nms_iou`; the `most` best of each slice."""
+    boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
+    kept = batched_nms(boxes, scores, torch.from_numpy(found.slices), nms_iou).numpy()
+    kept = kept[np.lexsort((-found.scores[kept], found.slices[kept]))]
+    slices = found.slices[kept]
+    kept = kept[np.arange(len(kept)) - np.searchsorted(slices, slices) < most]
+    return Found(found.slices[kept], found.boxes[kept], found.scores[kept])

@@ -1,0 +1,230 @@
+"""A cascade of two three-dimensional networks, after Dou et al. 2016.
+
+A small fully convolutional network screens the whole volume and leaves candidates; a larger one looks at the
+neighbourhood of each. The first is trained in two rounds; the second round adds what the first took for a microbleed.
+
+Q. Dou et al., IEEE Transactions on Medical Imaging 35:1182, 2016.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import trange
+
+from cmbfe.baselines.candidates import (
+    Found,
+    boxes_around,
+    check_both_kinds,
+    classes,
+    cubes,
+    darkest_near,
+    fit_boxes,
+    peaks_per_slice,
+    true_places,
+)
+from cmbfe.baselines.volumes import Volume
+from cmbfe.params import Baselines
+
+SCREENED = (2, 6, 6)
+"""Half the neighbourhood that the screening network sees: slices, rows, columns."""
+CLASSIFIED = (3, 9, 9)
+"""Half the neighbourhood that the second network sees."""
+SHIFT_PX = 1
+"""By which a training neighbourhood is moved at random in its slice."""
+RANDOM_PER_SLICE = 20
+"""Voxels of each slice, drawn at random, that the first round of screening learns from."""
+BATCH = 64
+LEARNING_RATE = 1e-3
+SLAB = 16
+"""Slices that are screened at a time: the features of a whole volume of full size would fill the memory."""
+
+
+def screening_network() -> nn.Sequential:
+    """Fully convolutional: [N, 1, d + 4, 2 h + 10, 2 w + 10] to the evidence for a microbleed, [N, 1, d, h, w].
+
+    Without padding; a step in its output is two pixels, as pooling halves rows and columns.
+    """
+    return nn.Sequential(
+        nn.Conv3d(1, 12, 3),
+        nn.ReLU(),
+        nn.MaxPool3d((1, 2, 2)),
+        nn.Conv3d(12, 16, 3),
+        nn.ReLU(),
+        nn.Conv3d(16, 32, (1, 3, 3)),
+        nn.ReLU(),
+        nn.Conv3d(32, 1, 1),
+    )
+
+
+def classifier_network() -> nn.Sequential:
+    """Neighbourhoods [N, 1, 7, 19, 19] to the evidence for a microbleed [N, 1]."""
+    return nn.Sequential(
+        nn.Conv3d(1, 16, 3),
+        nn.ReLU(),
+        nn.MaxPool3d((1, 2, 2)),
+        nn.Conv3d(16, 32, 3),
+        nn.ReLU(),
+        nn.Conv3d(32, 48, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(48 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, 1),
+    )
+
+
+def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Found]:
+    """Train both networks from scratch on training volumes, and return what finds microbleeds in a volume.
+
+    Args:
+        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
+
+    Raises:
+        InputError: no ground truth in any volume, or candidates of one kind only.
+    """
+    box_model = fit_boxes(volumes())
+    rng = np.random.default_rng([seed, 0xD0D0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        screening, classifier = screening_network(), classifier_network()
+        iterations = settings.cascade.screening_iterations
+        hits, others = _screening_examples(volumes(), rng)
+        fit(screening, hits, others, iterations, rng, "screening")
+        # What the first round takes for a microbleed is what the second must learn to tell from one.
+        mistaken = _candidate_examples(volumes(), screening, box_model, settings, SCREENED)[1]
+        fit(screening, hits, np.concatenate([others, mistaken]), iterations, rng, "screening again")
+        found, wrong = _candidate_examples(volumes(), screening, box_model, settings, CLASSIFIED)
+        fit(classifier, found, wrong, settings.cascade.classifier_iterations, rng, "classifier")
+    return partial(detect, box_model=box_model, networks=(screening, classifier), settings=settings)
+
+
+def detect(volume: Volume, box_model: Ridge, networks: tuple[nn.Module, nn.Module], settings: Baselines) -> Found:
+    """Candidates of a volume, each with the second network's probability of a microbleed."""
+    screening, classifier = networks
+    places = _candidates(volume, screening, settings)
+    scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
+    return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
+
+
+def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:
+    """Probability of a microbleed around every second row and column: float32 [slices, rows / 2, columns / 2].
+
+    The value at (k, i, j) is that of the neighbourhood whose middle is the voxel (k, 2 i, 2 j), edges repeated.
+    """
+    padded = np.pad(voxels, [(size, size) for size in SCREENED], mode="edge")
+    slices = len(voxels)
+    network.eval()
+    with torch.inference_mode():
+        slabs = [
+            network(_as_input(padded[None, start : min(start + SLAB, slices) + 2 * SCREENED[0]])).sigmoid()[0, 0]
+            for start in range(0, slices, SLAB)
+        ]
+    rows, columns = ((side + 1) // 2 for side in voxels.shape[1:])
+    return torch.cat(slabs)[:, :rows, :columns].numpy()
+
+
+def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
+    """Probability of a microbleed of each neighbourhood [N, ...]: float64 [N]."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(_as_input(neighbourhoods[start : start + 256])) for start in range(0, len(neighbourhoods), 256)
+        ]
+    return torch.cat(parts).sigmoid().flatten().double().numpy() if parts else np.zeros(0)
+
+
+def fit(
+    network: nn.Module, hits: np.ndarray, others: np.ndarray, iterations: int, rng: np.random.Generator, task: str
+) -> None:
+    """Train a network to tell neighbourhoods of microbleeds from others, half of each batch each; Adam, one cycle.
+
+    Args:
+        hits, others: float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input.
+
+    Raises:
+        InputError: examples of one kind only.
+    """
+    check_both_kinds(len(hits), len(others))
+    network.train()
+    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3 * LEARNING_RATE, total_steps=iterations + 1)
+    truth = torch.cat([torch.ones(BATCH // 2, 1), torch.zeros(BATCH // 2, 1)])
+    for _ in trange(iterations, desc=task, unit="batch", mininterval=1, leave=False):
+        batch = np.concatenate([kind[rng.integers(len(kind), size=BATCH // 2)] for kind in (hits, others)])
+        evidence = network(_as_input(_varied(batch, rng))).flatten(1)
+        loss = functional.binary_cross_entropy_with_logits(evidence, truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+
+
+def _as_input(neighbourhoods: np.ndarray) -> Tensor:
+    """[N, slices, rows, columns] in [0, 1] to the networks' input [N, 1, slices, rows, columns] around 0."""
+    return torch.from_numpy(np.ascontiguousarray(neighbourhoods))[:, None] - 0.5
+
+
+def _varied(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The neighbourhoods moved by up to `SHIFT_PX`, mirrored, turned by quarters and made brighter or darker."""
+    row, column = rng.integers(0, 2 * SHIFT_PX + 1, 2)
+    rows, columns = (size - 2 * SHIFT_PX for size in batch.shape[2:])
+    moved = batch[:, :, row : row + rows, column : column + columns]
+    mirrored = moved[:, :: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+    turned = np.rot90(mirrored, rng.integers(4), axes=(2, 3))
+    return turned * rng.uniform(0.85, 1.15, (len(batch), 1, 1, 1)).astype(np.float32)
+
+
+def _wider(half: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Half a neighbourhood with room for `SHIFT_PX`."""
+    return half[0], half[1] + SHIFT_PX, half[2] + SHIFT_PX
+
+
+def _screening_examples(volumes: Iterable[Volume], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbourhoods of microbleeds and of voxels drawn at random, those in boxes left out."""
+    hits, others = [], []
+    for volume in volumes:
+        hits.append(cubes(volume.voxels, true_places(volume)[0], _wider(SCREENED)))
+        drawn = rng.integers(0, volume.voxels.shape, (RANDOM_PER_SLICE * len(volume.voxels), 3))
+        middle = drawn[:, [2, 1]] + 0.5
+        others.append(cubes(volume.voxels, drawn[~_in_a_box(volume, drawn[:, 0], middle)], _wider(SCREENED)))
+    return np.concatenate(hits), np.concatenate(others)
+
+
+def _in_a_box(volume: Volume, slices: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Which points [N, 2] x, y px lie in a ground-truth box of their slice."""
+    inside = np.zeros(len(points), bool)
+    for index, boxes in enumerate(volume.boxes):
+        here = np.flatnonzero(slices == index)
+        x, y = points[here, :1], points[here, 1:]
+        inside[here] = ((boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])).any(axis=1)
+    return inside
+
+
+def _candidate_examples(
+    volumes: Iterable[Volume],
+    screening: nn.Module,
+    box_model: Ridge,
+    settings: Baselines,
+    half: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbourhoods of microbleeds (all of them and those candidates that hit one), and of the other candidates."""
+    hits, others = [], []
+    for volume in volumes:
+        places = _candidates(volume, screening, settings)
+        known = classes(volume, places[:, 0], boxes_around(box_model, volume, places))
+        found = np.unique(np.concatenate([true_places(volume)[0], places[known == 1]]), axis=0)
+        hits.append(cubes(volume.voxels, found, _wider(half)))
+        others.append(cubes(volume.voxels, places[known == 0], _wider(half)))
+    return np.concatenate(hits), np.concatenate(others)
+
+
+def _candidates(volume: Volume, screening: nn.Module, settings: Baselines) -> np.ndarray:
+    """The darkest voxels around the peaks of the screening network, int64 [N, 3]."""
+    peaks = peaks_per_slice(screen(screening, volume.voxels), settings.candidates_per_picture, separation_px=1)
+    return darkest_near(volume.voxels, peaks * [1, 2, 2], round(volume.px(2.0)))

@@ -1,0 +1,85 @@
+"""A baseline from pictures to evidence: trained on the training patients, run on those of validation and test."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cmbfe.baselines import cascade, radial_symmetry, thresholding
+from cmbfe.baselines.candidates import Found, best_of_each_slice
+from cmbfe.baselines.names import Baseline
+from cmbfe.baselines.volumes import Stack, Volume, read_volume, stacks_of
+from cmbfe.data.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
+from cmbfe.detect import DETECTIONS_FILE, as_coco
+from cmbfe.evidence import VALIDATION_FILE, read_test_set
+from cmbfe.files import whole_folder, write_json
+from cmbfe.matching import match
+from cmbfe.metrics import summary
+from cmbfe.params import Params
+from cmbfe.validation import validation_labels
+
+SETTINGS_FILE = "baseline.json"
+"""What a baseline was made with; marks the folder as an earlier result."""
+METRICS_FILE = "metrics.json"
+
+
+METHODS: dict[Baseline, Callable[..., Callable[[Volume], Found]]] = {
+    Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
+    Baseline.THRESHOLDING: thresholding.train,
+    Baseline.CASCADE: cascade.train,
+}
+
+
+def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress: bool = True) -> dict[str, Any]:
+    """Train a baseline and write what it finds, and its metrics on the test pictures.
+
+    The volumes hold every slice of a patient; detections are kept on the pictures that SSD is tested on.
+
+    Args:
+        data: folder of pictures with annotations.json and mimics.json.
+        out: folder for detections.json, validation_detections.json, metrics.json and baseline.json.
+
+    Returns:
+        The metrics, see `cmbfe.metrics.summary`.
+
+    Raises:
+        InputError: no such labels or pictures, a split that is not there, no microbleed to learn from, pictures that
+            make no volume, or a folder `out` that holds something else.
+    """
+    labels = read_labels(data / LABELS_FILE)
+    test, validation = read_test_set(params, data), validation_labels(data, params.seed)
+    of = {split: stacks_of(labels_of_split(labels, split), data, params.baselines.slice_mm)
+          for split in ("train", "validation", "test")}  # fmt: skip
+    with whole_folder(out, SETTINGS_FILE, inputs=[data]) as folder:
+        detector = METHODS[name](lambda: _volumes(of["train"], progress), params.baselines, params.seed)
+        on_test = _detect(detector, of["test"], test, params, progress)
+        metrics = summary(match(test, on_test, iou=params.evaluation.iou), params.evaluation.sensitivity)
+        write_json(folder / DETECTIONS_FILE, on_test)
+        write_json(folder / VALIDATION_FILE, _detect(detector, of["validation"], validation, params, progress))
+        write_json(folder / METRICS_FILE, metrics)
+        settings = {"baseline": str(name), "seed": params.seed, **params.baselines.model_dump(mode="json")}
+        write_json(folder / SETTINGS_FILE, settings)
+    return metrics
+
+
+def _volumes(stacks: Iterable[Stack], progress: bool, task: str = "training volumes") -> Iterator[Volume]:
+    for stack in tqdm(stacks, desc=task, unit="volume", disable=not progress, mininterval=1, leave=False):
+        yield read_volume(stack)
+
+
+def _detect(
+    detector: Callable[[Volume], Found], stacks: list[Stack], labels: Labels, params: Params, progress: bool
+) -> Detections:
+    """What a detector finds in the stacks, on the pictures of `labels` only, in their order."""
+    kept = {image["id"] for image in labels["images"]}
+    of_picture = {}
+    for stack, volume in zip(stacks, _volumes(stacks, progress, "detecting"), strict=True):
+        found = best_of_each_slice(
+            detector(volume), params.detector.nms_threshold, params.detector.detections_per_picture
+        )
+        for index, image_id in enumerate(stack.image_ids):
+            if image_id in kept:
+                here = found.slices == index
+                of_picture[image_id] = as_coco(image_id, found.boxes[here], found.scores[here])
+    return [one for image in labels["images"] for one in of_picture[image["id"]]]

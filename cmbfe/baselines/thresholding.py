@@ -1,0 +1,130 @@
+"""Local statistical thresholding and a support vector machine, after Barnes et al. 2011.
+
+What is darker than its surroundings by some standard deviations is marked; connected marks are regions, and shape and
+brightness of a region tell a microbleed from a vessel.
+
+S. R. S. Barnes et al., Magnetic Resonance Imaging 29:844, 2011.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import expit
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from cmbfe.baselines.candidates import Found, boxes_around, check_both_kinds, classes, darkest_in, extents, fit_boxes
+from cmbfe.baselines.volumes import Volume
+from cmbfe.params import Baselines
+
+LARGEST_MM = 15.0
+"""A region wider than this in its slice is a sulcus, a ventricle or the air, and no candidate."""
+SMALLEST_PX = 4
+"""A region of fewer pixels in its slice has no shape."""
+OTHERS_PER_MICROBLEED = 15
+"""So many regions that are no microbleed are learnt from for each that is: an SVM's time grows with their square."""
+
+
+def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray:
+    """Which voxels are darker than the mean of their window, in the slice, by so many of its standard deviations."""
+    side = [1, *(max(3, round(window_mm / step)) for step in volume.spacing_mm[1:])]
+    voxels = volume.voxels.astype(np.float64)
+    mean = ndimage.uniform_filter(voxels, side)
+    variance = np.maximum(ndimage.uniform_filter(voxels**2, side) - mean**2, 0)
+    return voxels < mean - deviations * np.sqrt(variance)
+
+
+def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Found]:
+    """Learn boxes and the support vector machine from training volumes, and return what finds microbleeds in a volume.
+
+    Args:
+        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
+
+    Raises:
+        InputError: no ground truth in any volume, or candidates of one kind only.
+    """
+    box_model = fit_boxes(volumes())
+    seen, known = [], []
+    for volume in volumes():
+        places, features = regions(volume, settings)
+        known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
+        seen.append(features)
+    features, microbleed = np.concatenate(seen), np.concatenate(known)
+    hits, others = np.flatnonzero(microbleed == 1), np.flatnonzero(microbleed == 0)
+    check_both_kinds(len(hits), len(others))
+    some = np.random.default_rng([seed, 0xBA12]).permutation(others)[: OTHERS_PER_MICROBLEED * len(hits)]
+    chosen = np.concatenate([hits, some])
+    classifier = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
+    classifier.fit(features[chosen], microbleed[chosen])
+    return partial(detect, box_model=box_model, classifier=classifier, settings=settings)
+
+
+def detect(volume: Volume, box_model: Ridge, classifier: Pipeline, settings: Baselines) -> Found:
+    """Dark regions of a volume; the score is the distance from the machine's boundary, from 0 over 0.5 on it to 1."""
+    places, features = regions(volume, settings)
+    scores = expit(classifier.decision_function(features)) if len(places) else np.zeros(0)
+    return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
+
+
+def regions(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
+    """The dark regions of each slice: their darkest voxels int64 [N, 3], and features float64 [N, F].
+
+    Regions are connected in their slice; the features also describe the three-dimensional region that they belong to.
+    """
+    dark = dark_mask(volume, settings.thresholding.window_mm, settings.thresholding.deviations)
+    in_slice = np.zeros((3, 3, 3), bool)
+    in_slice[1] = True
+    label, count = ndimage.label(dark, in_slice)
+    small_enough = _of_a_size(label, count, volume)
+    places = darkest_in(volume.voxels, label, small_enough)
+    solid, solids = ndimage.label(dark, ndimage.generate_binary_structure(3, 1))
+    of_slice = _shape(label, count, volume)[small_enough - 1]
+    of_solid = _shape(solid, solids, volume)[solid[tuple(places.T)] - 1]
+    return places, np.concatenate(
+        [of_slice, of_solid, _brightness(volume, label, small_enough), extents(volume, places)], axis=1
+    )
+
+
+def _of_a_size(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
+    """Numbers of the regions that are neither too wide nor too small for a microbleed."""
+    largest = np.array([LARGEST_MM / step for step in volume.spacing_mm[1:]])
+    pixels = np.bincount(label.ravel(), minlength=count + 1)
+    fits = [
+        number
+        for number, box in enumerate(ndimage.find_objects(label), 1)
+        if pixels[number] >= SMALLEST_PX
+        and all(side.stop - side.start <= most for side, most in zip(box[1:], largest, strict=True))
+    ]
+    return np.array(fits, np.int64)
+
+
+def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
+    """Of each region: size, and its standard deviations along its three main axes, mm, longest first [count, 4]."""
+    at = np.nonzero(label)
+    number = label[at] - 1
+    size = np.maximum(np.bincount(number, minlength=count), 1)
+    mm = [axis * step for axis, step in zip(at, volume.spacing_mm, strict=True)]
+    mean = [np.bincount(number, axis, count) / size for axis in mm]
+    centred = [axis - middle[number] for axis, middle in zip(mm, mean, strict=True)]
+    inertia = np.array([[np.bincount(number, one * two, count) / size for two in centred] for one in centred])
+    spread = np.sqrt(np.maximum(np.linalg.eigvalsh(inertia.transpose(2, 0, 1)), 0))[:, ::-1]
+    return np.concatenate([np.log(size)[:, None], spread], axis=1)
+
+
+def _brightness(volume: Volume, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Of each region: mean, minimum and standard deviation, and the mean at its place in the slices beside it."""
+    if not len(numbers):
+        return np.zeros((0, 5))
+    own = [
+        measure(volume.voxels, label, numbers)
+        for measure in (ndimage.mean, ndimage.minimum, ndimage.standard_deviation)
+    ]
+    beside = [
+        np.concatenate([volume.voxels[:1], volume.voxels[:-1]]),
+        np.concatenate([volume.voxels[1:], volume.voxels[-1:]]),
+    ]
+    return np.stack([*own, *(ndimage.mean(one, label, numbers) for one in beside)], axis=1)

@@ -1,0 +1,90 @@
+"""Volumes from pictures: the slices of a series, stacked, with the ground truth of each."""
+
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmbfe.data.dataset import read_pictures
+from cmbfe.data.labels import Labels, xyxy
+from cmbfe.errors import InputError
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Consecutive slices of one series, still in their files."""
+
+    files: tuple[Path, ...]
+    image_ids: tuple[Hashable, ...]
+    boxes: tuple[np.ndarray, ...]
+    """float64 [K, 4] xyxy px of each slice's ground truth."""
+    spacing_mm: tuple[float, float, float]
+    """Slice, row, column."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The voxels of a stack, and what the stack says of them."""
+
+    voxels: np.ndarray
+    """float32 [slices, rows, columns] in [0, 1]."""
+    spacing_mm: tuple[float, float, float]
+    boxes: tuple[np.ndarray, ...]
+
+    def px(self, millimetres: float) -> float:
+        """A length in the plane of the slices in px, by the mean of row and column spacing."""
+        return millimetres / float(np.mean(self.spacing_mm[1:]))
+
+
+def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
+    """The pictures of `labels` as stacks of consecutive slices; a gap in `slice_index` begins a new stack.
+
+    Args:
+        folder: file names are relative to it.
+        slice_mm: distance between slices, which labels do not hold.
+
+    Raises:
+        InputError: a picture without `patient_id`, `slice_index` or `pixel_spacing_mm`.
+    """
+    truth, series = defaultdict(list), defaultdict(list)
+    for annotation in labels["annotations"]:
+        truth[annotation["image_id"]].append(annotation)
+    for image in labels["images"]:
+        for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
+            if key not in image:
+                raise InputError(f"image {image['id']} has no {key}, which a volume of slices needs")
+        series[str(image["patient_id"]), str(image.get("series_uid"))].append(image)
+    return [_stack(run, truth, folder, slice_mm) for _, images in sorted(series.items()) for run in _runs(images)]
+
+
+def read_volume(stack: Stack) -> Volume:
+    """Read the pictures of a stack.
+
+    Raises:
+        InputError: a picture that cannot be read, or one of another size than the first.
+    """
+    voxels = read_pictures(stack.files).astype(np.float32) / 255
+    return Volume(voxels, stack.spacing_mm, stack.boxes)
+
+
+def _runs(images: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Images in the order of their slices, cut where a slice is missing."""
+    ordered = sorted(images, key=lambda image: image["slice_index"])
+    gaps = [
+        after for after, (one, two) in enumerate(pairwise(ordered), 1) if two["slice_index"] - one["slice_index"] > 1
+    ]
+    return [ordered[start:end] for start, end in pairwise([0, *gaps, len(ordered)])]
+
+
+def _stack(run: list[dict[str, Any]], truth: dict[Hashable, list], folder: Path, slice_mm: float) -> Stack:
+    row_mm, column_mm = map(float, run[0]["pixel_spacing_mm"])
+    return Stack(
+        files=tuple(folder / image["file_name"] for image in run),
+        image_ids=tuple(image["id"] for image in run),
+        boxes=tuple(xyxy(truth[image["id"]]) for image in run),
+        spacing_mm=(slice_mm, row_mm, column_mm),
+    )
