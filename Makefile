@@ -13,7 +13,7 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval study site experiments test lint lock clean
+.PHONY: help env repro crossval study others site experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ crossval: env  ## every fold of the cross-validation, its table and figure; PROF
 study: env  ## SSD against SSD-FE over seeds, and every open reading: table and figure (hours); PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
+
+others: env  ## FE in torchvision's detectors, and FE beside its relatives: table and figure (hours); PROFILE as above
+	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro others/dvc.yaml
 
 site: env  ## 00_paper_map and results/site/index.html anew, with what crossval and study have made since
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map

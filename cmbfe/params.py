@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from cmbfe.comparison_settings import Arm, CrossValidation, Study
+from cmbfe.comparison_settings import Arm, CrossValidation, Others, Study
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.settings import (
@@ -34,6 +34,7 @@ __all__ = [
     "Detector",
     "Evaluation",
     "ExactCounts",
+    "Others",
     "Params",
     "Patients",
     "Phantom",
@@ -75,6 +76,7 @@ class Params(Section):
     evaluation: Evaluation
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
+    others: Others = Others()
 
     @model_validator(mode="after")
     def _arms_change_settings_that_exist(self) -> "Params":

@@ -94,3 +94,12 @@ def study_result(arm: str, root: Path | None = None) -> Path:
 def study_cmbs(root: Path | None = None) -> Path:
     """The microbleeds of the study's test pictures, with size and contrast."""
     return (root or workspace()) / "results" / "study" / "test_cmbs.csv"
+
+
+def others_model(detector: str, relative: str, seed: int, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "others" / detector / f"{relative}-{seed}"
+
+
+def others_result(detector: str, root: Path | None = None) -> Path:
+    """What another detector, with FE or a relative or without, found on test patients of the study."""
+    return (root or workspace()) / "results" / "others" / detector

@@ -72,14 +72,14 @@ def _run(name: str, variant: str, seed: int, params: Params, root: Path) -> tupl
     settings = arm_params(name, seed, params)
     data = paths.study_training_set(seed, params.study.patients_of(name), root)
     model = paths.study_model(name, variant, seed, root)
-    with _one_thread():
+    with one_thread():
         train(variant, settings, data, model, progress=False)
         return variant, seed, _test(name, variant, seed, params, root)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch inside the block: on others it sums in another order, and trainings end otherwise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -21,7 +21,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )
-    for name in ("dvc.yaml", "crossvalidation/dvc.yaml", "study/dvc.yaml", "README.md", "CONTRIBUTING.md"):
+    for name in (
+        "dvc.yaml",
+        "crossvalidation/dvc.yaml",
+        "study/dvc.yaml",
+        "others/dvc.yaml",
+        "README.md",
+        "CONTRIBUTING.md",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "profiles" / "smoke.yaml", folder / "params.yaml")

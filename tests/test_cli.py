@@ -32,7 +32,18 @@ def test_help_lists_every_command_and_loads_no_torch():
     code += "except SystemExit as end: sys.exit(int('torch' in sys.modules) or end.code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    expected = {"profile", "phantom", "import", "train", "detect", "export", "evaluate", "crossval", "study"}
+    expected = {
+        "profile",
+        "phantom",
+        "import",
+        "train",
+        "detect",
+        "export",
+        "evaluate",
+        "crossval",
+        "study",
+        "others",
+    }
     assert set(COMMANDS) == expected
     assert all(name in done.stdout for name in COMMANDS)
 

@@ -22,6 +22,7 @@ DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
 ABLATION = "08_ablation"
+OTHER_DETECTORS = "09_other_detectors"
 OWN_DATA = "01_own_data"
 TIMING = ("05_backbones.ipynb", r"batch = 8\nrounds = 5", r"batch = 2\nrounds = 2")
 """What 05 times, in full and as here: that it is timed matters to these tests, and not how exactly."""
@@ -50,9 +51,11 @@ def smoke(workspace: Path) -> Path:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_by_nbval(notebook, smoke):
-    """Each finds what the earlier ones left in the workspace, and 08 what the study did."""
+    """Each finds what the earlier ones left in the workspace, 08 what the study did, and 09 the other detectors."""
     if notebook.stem == ABLATION:
         run(["cmbfe", "study"], smoke)
+    if notebook.stem == OTHER_DETECTORS:
+        run(["cmbfe", "others", "--jobs", "1"], smoke)
     if notebook.stem == OWN_DATA:
         import_the_phantom(smoke)
     run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
@@ -97,7 +100,15 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "fe_channels",
         "operating_point",
     )
-    names += ("architecture", "false_positives", "found_only", "crossvalidation", "study")
+    names += (
+        "architecture",
+        "false_positives",
+        "found_only",
+        "crossvalidation",
+        "study",
+        "others",
+        "others_relatives",
+    )
     names += ("paper_map", "open_points", "deviations", "contradictions")
     figures = (
         *(f"fig{number}" for number in range(1, 8)),
@@ -105,6 +116,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "coverage",
         "crossvalidation",
         "study",
+        "others",
         "reliability",
     )
     files = [f"tables/{name}.csv" for name in names]

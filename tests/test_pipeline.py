@@ -1,4 +1,4 @@
-"""The three pipeline files against notebooks and code: parameters, dependencies, profiles."""
+"""The four pipeline files against notebooks and code: parameters, dependencies, profiles."""
 
 import re
 import subprocess
@@ -19,13 +19,19 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CROSSVALIDATION = "crossvalidation/dvc.yaml"
 STUDY = "study/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY)
-WITHOUT_NOTEBOOK = {"patients": "cmbfe/study_patients.py", "arm": "cmbfe/study.py", "site": "tools/build_site.py"}
+OTHERS = "others/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OTHERS)
+WITHOUT_NOTEBOOK = {
+    "patients": "cmbfe/study_patients.py",
+    "arm": "cmbfe/study.py",
+    "detector": "cmbfe/other_detectors/running.py",
+    "site": "tools/build_site.py",
+}
 """Stages that run no notebook, and the module that does it."""
 FILLED_BY_STAGES = ("data/pictures", "data/augmented", "data/study", "models/ssd512-fe")
 OWN_DATA = ROOT / "notebooks" / "01_own_data.ipynb"
 """In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
-PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py"}
+PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py", "cmbfe/other_figures.py"}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 
@@ -162,6 +168,17 @@ def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile
     assert planned[0] == f"{STUDY}:patients"
     assert sorted(planned[1:-1]) == sorted(named)
     assert planned[-1] == f"{STUDY}:ablation"
+
+
+@pytest.mark.parametrize(("profile", "detectors"), [("smoke", 2), ("laptop", 5), ("paper", 5)])
+def test_the_other_detectors_of_every_profile_are_trained_on_the_patients_of_the_study(profile, detectors, workspace):
+    (workspace / "results" / "others").mkdir(parents=True, exist_ok=True)  # a clone has it from git
+    planned = dry_run(workspace, profile, OTHERS)
+    named = [f"{OTHERS}:detector@{name}" for name in load_params(workspace / "params.yaml").others.detectors]
+    assert len(named) == detectors
+    assert planned[0] == f"{STUDY}:patients"
+    assert sorted(planned[1:-1]) == sorted(named)
+    assert planned[-1] == f"{OTHERS}:other_detectors"
 
 
 def written(stage: dict) -> set[str]:

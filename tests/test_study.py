@@ -89,7 +89,7 @@ def test_what_is_done_is_not_repeated_and_trainings_beside_each_other_give_the_s
 
 def test_a_training_on_one_thread_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
-    with study._one_thread():
+    with study.one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 

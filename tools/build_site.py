@@ -2,8 +2,8 @@
 
     python tools/build_site.py [--notebooks results/notebooks] [--out results/site]
 
-A notebook that was not run here, as those of `make crossval` and `make study` may be, is shown without results and
-says so.
+A notebook that was not run here, as those of `make crossval`, `make study` and `make others` may be, is shown without
+results and says so.
 """
 
 import argparse
@@ -24,7 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(__file__).resolve().parent / "site"
 INDEX = "index.html"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
-RUN_BY = {"07_a_fold": "make crossval", "07_crossval": "make crossval", "08_ablation": "make study"}
+RUN_BY = {
+    "07_a_fold": "make crossval",
+    "07_crossval": "make crossval",
+    "08_ablation": "make study",
+    "09_other_detectors": "make others",
+}
 """Notebooks that `make repro` leaves out, and what runs them."""
 
 

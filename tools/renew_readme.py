@@ -83,6 +83,25 @@ def folds(csv: Path) -> str:
     )
 
 
+def others(gains: Path, relatives: Path) -> str:
+    """What other detectors say of FE, and which relative has the largest gain, in plain words.
+
+    Raises:
+        InputError: there is no such file yet.
+    """
+    for csv in (gains, relatives):
+        if not csv.is_file():
+            raise InputError(f"{csv}: no such file; make others writes it")
+    table = pd.read_csv(gains)
+    told = [verdict(row["detector"], row) for _, row in table.iterrows()]
+    tried = pd.read_csv(relatives).dropna(subset="gain")
+    if len(tried) < 2:  # FE alone is nothing to compare
+        return " ".join(told)
+    best = tried.loc[tried["gain"].idxmax()]
+    interval = f"{100 * best['gain']:+.1f} AP points, {100 * best['gain_low']:+.1f} to {100 * best['gain_high']:+.1f}"
+    return f"{' '.join(told)} Of FE and its relatives {best['relative']} has the largest gain ({interval})."
+
+
 def minutes_and_seconds(seconds: float) -> str:
     """Such as "3 min 05 s"; hours stay minutes."""
     minutes, rest = divmod(round(seconds), 60)
@@ -96,6 +115,7 @@ def renewed(text: str) -> str:
         text = with_block(text, name, markdown(tables / f"{name}.csv", headings))
     text = with_block(text, "headline", headline(tables / "study.csv"))
     text = with_block(text, "crossvalidation", folds(tables / "crossvalidation.csv"))
+    text = with_block(text, "others", others(tables / "others.csv", tables / "others_relatives.csv"))
     return with_block(text, "stages", stages(tables / "stages.csv"))
 
 
