@@ -13,7 +13,7 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval study objects phase site experiments test lint lock clean
+.PHONY: help env repro crossval study objects phase others site experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,10 @@ objects: env  ## SSD against SSD-FE on generated small objects, dark and bright:
 phase: env  ## the study's detectors again with phase as a second channel: table and figure (hours); PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro phase/dvc.yaml
+
+others: env  ## FE in torchvision's detectors, and FE beside its relatives: table and figure (hours); PROFILE as above
+	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro others/dvc.yaml
 
 site: env  ## 00_paper_map, docs/report.md and results/site/index.html anew, with what crossval and study have made since
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map report

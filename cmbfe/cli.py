@@ -434,6 +434,28 @@ def phase(
             raise InputError(f"no part {part!r} of the comparison with phase; there are: pictures, detectors")
 
 
+@app.command()
+def others(
+    detectors: Annotated[list[str] | None, typer.Argument(help="names in others.detectors (default: all)")] = None,
+    params: Annotated[Path, typer.Option(help="settings; section others")] = Path("params.yaml"),
+    out: Annotated[
+        Path, typer.Option(help="folder with data/study, for models/others and results/others (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, _jobs("trainings")] = -1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Train torchvision's detectors with FE and without, and FE's relatives; a killed run goes on where it was.
+
+    Example: cmbfe others fcos-small
+    """
+    from cmbfe.other_detectors.running import run_detector
+    from cmbfe.params import load_params
+
+    settings = load_params(params)
+    for detector in detectors or settings.others.detectors:
+        run_detector(detector, settings, out, jobs, backend)
+
+
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
     try:

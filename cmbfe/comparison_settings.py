@@ -198,3 +198,35 @@ class Baselines(Section):
     radial_symmetry: RadialSymmetry = RadialSymmetry()
     thresholding: Thresholding = Thresholding()
     cascade: Cascade = Cascade()
+
+
+class Others(Section):
+    """FE in detectors that are not ours, and FE's relatives (`make others`), on patients and seeds of the study."""
+
+    seeds: FromOne = (1, 2, 3)
+    """Of the study's; each has training patients, augmentation, initial weights and order of its own."""
+    test_patients: Count = 20
+    """The first so many of the study's."""
+    layer: Annotated[str, Field(min_length=1)] = "backbone"
+    """Behind which FE or its relative stands, as in `model.named_modules()`."""
+    learning_rate: Positive = 1.0e-3
+    warm_up_iterations: Annotated[int, Field(ge=0)] = 20
+    clip_gradient_norm: Positive | None = 10.0
+    detectors: dict[str, Count] = Field(default={"fcos-small": 90}, min_length=1)
+    """Detector -> iterations, for it and its twin."""
+    relatives_of: str = "fcos-small"
+    """The detector on which FE is compared with its relatives."""
+    relatives: tuple[str, ...] = ("fe", "fading-fe", "assisted-excitation", "segmentation")
+    """All of them take as many iterations as the detector without."""
+
+    @model_validator(mode="after")
+    def _relatives_are_compared_on_a_detector_that_is_trained(self) -> "Others":
+        if self.relatives_of not in self.detectors:
+            raise ValueError(f"relatives_of: {self.relatives_of!r} is none of the detectors")
+        if "fe" not in self.relatives or "plain" in self.relatives:
+            raise ValueError("relatives: name fe among them, and not plain, which is the detector without any")
+        return self
+
+    def relatives_on(self, detector: str) -> tuple[str, ...]:
+        """What stands behind the layer in the trainings of a detector, beside nothing."""
+        return self.relatives if detector == self.relatives_of else ("fe",)

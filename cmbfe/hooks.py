@@ -8,10 +8,10 @@
 Paper: section 2.3, and its last paragraph, which expects FE to work in Faster R-CNN and YOLO.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,33 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image
 
-from cmbfe.detector.fe import AssistedExcitation, FeatureEnhancement
+from cmbfe.detector.fe import FeatureEnhancement, strength
 from cmbfe.errors import InputError
 
-GuidedLayer = FeatureEnhancement | AssistedExcitation
-"""What may stand behind a layer: `mask` makes a mask of pictures and boxes, calling it applies the mask to features."""
+
+class GuidedLayer(Protocol):
+    """What may stand behind a layer: an nn.Module that the ground truth guides, such as `FeatureEnhancement`."""
+
+    def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Of pictures Tensor[N, C, H, W] in [0, 1] and their boxes (N tensors [K, 4], xyxy px): Tensor[N, 1, H, W]."""
+
+    def __call__(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Features Tensor[N, C, h, w] of the same shape, changed by the mask."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Weights of its own, which training alone has a use for."""
+
+
+@runtime_checkable
+class SideTask(Protocol):
+    """A guided layer with losses of its own."""
+
+    def losses(self) -> dict[str, Tensor]:
+        """Name -> scalar of the batch that has just passed; they join the detector's."""
 
 
 def enhance_during_training(
-    model: nn.Module, layer: str | Sequence[str], fe: GuidedLayer | None = None
+    model: nn.Module, layer: str | Sequence[str], fe: GuidedLayer | None = None, schedule: str = "constant"
 ) -> "Enhancement":
     """Put FE behind one layer of a detector, or several, in training mode only.
 
@@ -43,11 +61,14 @@ def enhance_during_training(
     Args:
         layer: name as in `model.named_modules()`, such as "backbone" or "backbone.body.layer2". It gives a Tensor
             [N, C, h, w], or a dict, list or tuple of them, all of which are enhanced.
-        fe: the layer without weights; default: `FeatureEnhancement()`, the paper's. Its `strength` may change later.
+        fe: what stands there; default: `FeatureEnhancement()`, the paper's. Its `strength` may change later. Weights of
+            its own are no part of the detector's (`Enhancement.parameters`); losses of its own (`SideTask`) join those
+            that the detector gives in training.
+        schedule: how its strength falls where `Enhancement.set_progress` is called: "constant" (not) or "cosine".
 
     Raises:
-        InputError: no such layer; later, in a call in training: no targets, pictures of several sizes without a
-            torchvision transform, or a layer that gives no feature maps.
+        InputError: no such layer or schedule; later, in a call in training: no targets, pictures of several sizes
+            without a torchvision transform, or a layer that gives no feature maps.
     """
     names = [layer] if isinstance(layer, str) else list(layer)
     modules = dict(model.named_modules())
@@ -56,7 +77,8 @@ def enhance_during_training(
             near = ", ".join(one for one in modules if one and one.count(".") == 0)
             raise InputError(f"no layer {name!r} in {type(model).__name__}; its outermost layers: {near}")
     transforms = [one for one in modules.values() if isinstance(one, GeneralizedRCNNTransform)]
-    return Enhancement(model, {name: modules[name] for name in names}, transforms, fe or FeatureEnhancement())
+    layers = {name: modules[name] for name in names}
+    return Enhancement(model, layers, transforms, fe or FeatureEnhancement(), schedule)
 
 
 class Enhancement:
@@ -71,8 +93,10 @@ class Enhancement:
         layers: Mapping[str, nn.Module],
         transforms: Sequence[GeneralizedRCNNTransform],
         fe: GuidedLayer,
+        schedule: str = "constant",
     ) -> None:
-        self.fe = fe
+        strength(schedule, 0, 1)  # an unknown schedule is refused now
+        self.fe, self.schedule = fe, schedule
         self.is_resized_inside = bool(transforms)
         self.is_in_call = False
         self.mask: Tensor | None = None
@@ -88,6 +112,15 @@ class Enhancement:
         for handle in self.handles:
             handle.remove()
         self.mask = None
+
+    def set_progress(self, iteration: int, iterations: int) -> None:
+        """Let what stands there fade, where it does: its strength in an iteration, counted from 0."""
+        if self.schedule != "constant":
+            self.fe.strength = strength(self.schedule, iteration, iterations)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Weights of what stands there, for the optimiser; FE has none."""
+        return list(self.fe.parameters())
 
     def __enter__(self) -> Self:
         return self
@@ -130,8 +163,10 @@ class Enhancement:
             )
         return _on_every_map(partial(self.fe, mask=self.mask), features, name)
 
-    def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> None:
-        self.is_in_call = False
+    def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
+        was_in_call, self.is_in_call = self.is_in_call, False
+        has_losses = was_in_call and isinstance(self.fe, SideTask) and isinstance(made, Mapping)
+        return {**made, **self.fe.losses()} if has_losses else None
 
 
 def _boxes_of(targets: Any) -> list[Tensor]:

@@ -13,6 +13,7 @@ from cmbfe.comparison_settings import (
     CrossValidation,
     Objects,
     ObjectsArm,
+    Others,
     PhaseStudy,
     Study,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "ExactCounts",
     "Objects",
     "ObjectsArm",
+    "Others",
     "Params",
     "Patients",
     "Phantom",
@@ -90,6 +92,7 @@ class Params(Section):
     study: Study = Study()
     objects: Objects = Objects()
     phase: PhaseStudy = PhaseStudy()
+    others: Others = Others()
 
     @model_validator(mode="after")
     def _arms_change_settings_that_exist(self) -> "Params":

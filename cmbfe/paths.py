@@ -135,3 +135,12 @@ def phase_example(name: str, root: Path | None = None) -> Path:
 def phase_mimics(root: Path | None = None) -> Path:
     """How many mimics of each kind the test pictures have."""
     return (root or workspace()) / "results" / "phase" / "test_mimics.csv"
+
+
+def others_model(detector: str, relative: str, seed: int, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "others" / detector / f"{relative}-{seed}"
+
+
+def others_result(detector: str, root: Path | None = None) -> Path:
+    """What another detector, with FE or a relative or without, found on test patients of the study."""
+    return (root or workspace()) / "results" / "others" / detector

@@ -64,3 +64,14 @@ def folds(table: pd.DataFrame) -> str:
         f"There, all {row['patients']:.0f} patients together, {row['detector']} has an AP of {without:.3f} without FE "
         f"and {with_fe:.3f} with it: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
     )
+
+
+def others(gains: pd.DataFrame, relatives: pd.DataFrame) -> str:
+    """What other detectors say of FE, and which relative has the largest gain, from results/tables/others*.csv."""
+    told = [verdict(row["detector"], row) for _, row in gains.iterrows()]
+    tried = relatives.dropna(subset="gain")
+    if len(tried) < 2:  # FE alone is nothing to compare
+        return " ".join(told)
+    best = tried.loc[tried["gain"].idxmax()]
+    told.append(f"Of FE and its relatives {best['relative']} has the largest gain ({interval(best, 'gain')}).")
+    return " ".join(told)

@@ -27,6 +27,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "study/dvc.yaml",
         "objects/dvc.yaml",
         "phase/dvc.yaml",
+        "others/dvc.yaml",
         "README.md",
         "CONTRIBUTING.md",
     ):

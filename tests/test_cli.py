@@ -33,7 +33,7 @@ def test_help_lists_every_command_and_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     expected = {"profile", "phantom", "import", "train", "detect", "export", "evaluate", "crossval", "study"}
-    expected |= {"objects", "objects-study", "phase", "baseline"}
+    expected |= {"objects", "objects-study", "phase", "baseline", "others"}
     assert set(COMMANDS) == expected
     assert all(name in done.stdout for name in COMMANDS)
 

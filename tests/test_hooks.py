@@ -259,6 +259,8 @@ def test_what_fe_cannot_work_on_is_said_in_a_line():
     model = dots(give=lambda features: features.mean(dim=(2, 3)))
     with pytest.raises(InputError, match=r"no layer 'neck' in Dots; its outermost layers: trunk, body, head, odd"):
         enhance_during_training(model, "neck")
+    with pytest.raises(InputError, match="FE schedule 'linear'"):
+        enhance_during_training(model, "trunk", schedule="linear")
     with enhance_during_training(model, "trunk"):
         for targets in (None, [{"labels": 1}, {}], 3):
             with pytest.raises(InputError, match=r"call the detector as model\(images, targets\)"):

@@ -24,7 +24,12 @@ BASELINE = "04_baseline"
 DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
-STUDIES = {"08_ablation": "study", "08_phase": "phase", "09_small_objects": "objects-study"}
+STUDIES = {
+    "08_ablation": "study",
+    "08_phase": "phase",
+    "09_other_detectors": "others",
+    "09_small_objects": "objects-study",
+}
 """Notebooks that read what a command has trained, and the command."""
 OWN_DATA = "01_own_data"
 TIMING = ("05_backbones.ipynb", r"batch = 8\nrounds = 5", r"batch = 2\nrounds = 2")
@@ -105,6 +110,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "operating_point",
     )
     names += ("architecture", "false_positives", "found_only", "crossvalidation", "study", "small_objects", "phase")
+    names += ("others", "others_relatives")
     names += ("paper_map", "open_points", "deviations", "contradictions")
     figures = (
         *(f"fig{number}" for number in range(1, 8)),
@@ -114,6 +120,7 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
         "study",
         "small_objects",
         "phase",
+        "others",
         "reliability",
         "figure5_baselines",
     )

@@ -22,7 +22,8 @@ CROSSVALIDATION = "crossvalidation/dvc.yaml"
 STUDY = "study/dvc.yaml"
 OBJECTS = "objects/dvc.yaml"
 PHASE = "phase/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS, PHASE)
+OTHERS = "others/dvc.yaml"
+PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS, PHASE, OTHERS)
 WITHOUT_NOTEBOOK = {
     "patients": "cmbfe/study_patients.py",
     "arm": "cmbfe/study.py",
@@ -30,6 +31,7 @@ WITHOUT_NOTEBOOK = {
     "report": "tools/write_report.py",
     "phase_pictures": "cmbfe/phase_pictures.py",
     "phase_detectors": "cmbfe/phase_study.py",
+    "detector": "cmbfe/other_detectors/running.py",
     "site": "tools/build_site.py",
 }
 """Stages that run no notebook, and the module that does it."""
@@ -45,7 +47,13 @@ FILLED_BY_STAGES = (
 )
 OWN_DATA = ROOT / "notebooks" / "01_own_data.ipynb"
 """In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
-PRESENTATION = {"cmbfe/figures.py", "cmbfe/evidence_figures.py", "cmbfe/study_figures.py", "cmbfe/phase_figures.py"}
+PRESENTATION = {
+    "cmbfe/figures.py",
+    "cmbfe/evidence_figures.py",
+    "cmbfe/study_figures.py",
+    "cmbfe/phase_figures.py",
+    "cmbfe/other_figures.py",
+}
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
 
@@ -208,6 +216,17 @@ def test_the_comparison_with_phase_takes_patients_and_detectors_of_the_study(wor
     own = [f"{PHASE}:{name}" for name in ("phase_pictures", "phase_detectors", "phase")]
     assert sorted(planned) == sorted([*before, *own])
     assert planned[-1] == own[-1]
+
+
+@pytest.mark.parametrize(("profile", "detectors"), [("smoke", 2), ("laptop", 5), ("paper", 5)])
+def test_the_other_detectors_of_every_profile_are_trained_on_the_patients_of_the_study(profile, detectors, workspace):
+    (workspace / "results" / "others").mkdir(parents=True, exist_ok=True)  # a clone has it from git
+    planned = dry_run(workspace, profile, OTHERS)
+    named = [f"{OTHERS}:detector@{name}" for name in load_params(workspace / "params.yaml").others.detectors]
+    assert len(named) == detectors
+    assert planned[0] == f"{STUDY}:patients"
+    assert sorted(planned[1:-1]) == sorted(named)
+    assert planned[-1] == f"{OTHERS}:other_detectors"
 
 
 def written(stage: dict) -> set[str]:

@@ -30,6 +30,7 @@ RUN_BY = {
     "08_ablation": "make study",
     "09_small_objects": "make objects",
     "08_phase": "make phase",
+    "09_other_detectors": "make others",
 }
 """Notebooks that `make repro` leaves out, and what runs them."""
 

@@ -8,7 +8,7 @@ import pandas as pd
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.markdown import table, table_of, with_block
-from cmbfe.plain_words import UNCHANGED, folds, verdict
+from cmbfe.plain_words import UNCHANGED, folds, others, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
@@ -79,6 +79,9 @@ def renewed(text: str) -> str:
         text = with_block(text, name, table_of(pd.read_csv(tables / f"{name}.csv"), headings))
     text = with_block(text, "headline", headline(tables / "study.csv"))
     text = with_block(text, "crossvalidation", folds(pd.read_csv(tables / "crossvalidation.csv")))
+    text = with_block(
+        text, "others", others(pd.read_csv(tables / "others.csv"), pd.read_csv(tables / "others_relatives.csv"))
+    )
     return with_block(text, "stages", stages(tables / "stages.csv"))
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DISCOVERED_BY = {"cmbfe/relatives/registry.py": "cmbfe.relatives"}
+"""Modules that import all others of a package, without naming them."""
 
 
 def imported_names(source: str) -> set[str]:
@@ -31,6 +33,14 @@ def notebook_source(notebook: Path) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
+def discovered_names(file: Path) -> set[str]:
+    """Dotted names of the modules that a module finds by looking into a package."""
+    package = DISCOVERED_BY.get(file.relative_to(ROOT).as_posix())
+    if package is None:
+        return set()
+    return {f"{package}.{one.stem}" for one in ROOT.joinpath(*package.split(".")).glob("[!_]*.py")}
+
+
 def dependencies(start: Path) -> set[str]:
     """Every module file that a notebook or module imports, through any number of steps, relative to the root."""
     is_notebook = start.suffix == ".ipynb"
@@ -40,7 +50,7 @@ def dependencies(start: Path) -> set[str]:
         file = module_file(waiting.pop())
         if file and file not in found:
             found.add(file)
-            waiting |= imported_names(file.read_text(encoding="utf-8"))
+            waiting |= imported_names(file.read_text(encoding="utf-8")) | discovered_names(file)
     return {file.relative_to(ROOT).as_posix() for file in found}
 
 

@@ -1,0 +1,109 @@
+"""Trainings of torchvision's detectors, with FE or a relative and without, over seeds, and their tests.
+
+    run_detector("fcos-small", params, Path())
+
+Patients, augmented training sets and seeds are those of the study (`cmbfe.study`); tested are the first of its test
+patients. Files: models/others and results/others in the folder `root`.
+"""
+
+from pathlib import Path
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe import paths
+from cmbfe.data.labels import LABELS_FILE, Labels
+from cmbfe.detect import detect_in
+from cmbfe.detector.weights import WEIGHTS_FILE
+from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, sha256_of, write_json
+from cmbfe.matches_file import save_matches
+from cmbfe.matching import match
+from cmbfe.metrics import summary
+from cmbfe.other_detectors.training import Spec, train_any
+from cmbfe.parallel import at_work
+from cmbfe.params import Params, Training
+from cmbfe.relatives import registry
+from cmbfe.relatives.registry import PLAIN
+from cmbfe.study_patients import read_test_labels
+from cmbfe.twins import one_thread
+
+
+def schedule_of(detector: str, params: Params) -> Training:
+    """The training of a detector and its twins: milestones fall where they do in the section `training`."""
+    others, training = params.others, params.training
+    iterations = others.detectors[detector]
+    milestones = sorted({max(1, round(one * iterations / training.iterations)) for one in training.milestones})
+    changed = {"iterations": iterations, "milestones": tuple(one for one in milestones if one < iterations)}
+    own = others.model_dump(include={"learning_rate", "warm_up_iterations", "clip_gradient_norm"})
+    return training.model_copy(update=changed | own)
+
+
+def run_detector(
+    detector: str, params: Params, root: Path, jobs: int = 1, backend: str = "loky", progress: bool = True
+) -> None:
+    """Train and test a detector with each seed, without and with FE (and its relatives, where params.yaml says so).
+
+    What is done already is not repeated.
+
+    Args:
+        jobs: trainings at a time, on one thread each.
+        backend: of joblib, or the address of a dask scheduler.
+
+    Raises:
+        InputError: the detector is not in `others.detectors`, no patients yet, or as `train_any`.
+    """
+    others = params.others
+    if detector not in others.detectors:
+        known = ", ".join(others.detectors)
+        raise InputError(f"no detector {detector!r} in others.detectors of params.yaml; there are: {known}")
+    for name in others.relatives_on(detector):
+        registry.find(name)
+    tested_labels(params, root)
+    tasks = [(relative, seed) for seed in others.seeds for relative in (PLAIN, *others.relatives_on(detector))]
+    with at_work(backend, jobs):
+        made = Parallel(return_as="generator_unordered", batch_size=1)(
+            delayed(_run)(detector, relative, seed, params, root.resolve()) for relative, seed in tasks
+        )
+        bar = tqdm(made, total=len(tasks), desc=detector, unit="training", disable=not progress)
+        for relative, seed, ap in bar:
+            bar.write(f"{detector}: {relative} with seed {seed}: AP {ap:.3f}")
+
+
+def tested_labels(params: Params, root: Path) -> Labels:
+    """The study's test pictures of its first so many test patients.
+
+    Raises:
+        InputError: the study's patients were not made yet.
+    """
+    labels = read_test_labels(params, root)
+    patients = sorted({image["patient_id"] for image in labels["images"]})[: params.others.test_patients]
+    images = [image for image in labels["images"] if image["patient_id"] in patients]
+    shown = {image["id"] for image in images}
+    return {**labels, "images": images, "annotations": [b for b in labels["annotations"] if b["image_id"] in shown]}
+
+
+def _run(detector: str, relative: str, seed: int, params: Params, root: Path) -> tuple[str, int, float]:
+    """One training and its test, on one thread."""
+    schedule = schedule_of(detector, params)
+    spec = Spec(detector, relative, params.others.layer, seed, params.phantom.matrix_px, schedule)
+    data = paths.study_training_set(seed, params.study.training_patients[-1], root)
+    folder, out = paths.others_model(detector, relative, seed, root), paths.others_result(detector, root)
+    with one_thread():
+        compute = make_compute(schedule.accelerator, schedule.precision)
+        model = train_any(spec, data, folder, compute, progress=False)
+        test = tested_labels(params, root)
+        belongs_to = {
+            "weights_sha256": sha256_of([folder / WEIGHTS_FILE]),
+            "labels_sha256": sha256_of([paths.study_data(root) / "pictures" / LABELS_FILE]),
+            "test_patients": params.others.test_patients,
+            "iou": params.evaluation.iou,
+        }
+        file, found = out / f"{relative}-{seed}.json", out / f"{relative}-{seed}.npz"
+        if not (file.is_file() and found.is_file() and read_json(file)["belongs_to"] == belongs_to):
+            on_test = detect_in(model, test, paths.study_data(root) / "pictures", compute)
+            matches = match(test, on_test, iou=params.evaluation.iou)
+            save_matches(matches, found)
+            write_json(file, summary(matches, params.evaluation.sensitivity) | {"belongs_to": belongs_to})
+    return relative, seed, read_json(file)["ap"]

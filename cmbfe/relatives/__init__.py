@@ -1,0 +1,1 @@
+"""Ways to show a detector its ground truth in training only: FE and its relatives, a file each (see `registry`)."""

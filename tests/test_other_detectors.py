@@ -1,0 +1,118 @@
+"""Torchvision's detectors for microbleeds: as published but for anchors and finest map; trained with and without FE."""
+
+import copy
+
+import pytest
+import torch
+from tiny_world import labelled_pictures, tiny_params
+from torchvision.models import detection
+
+from cmbfe.data.dataset import load_labelled
+from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe.data.loader import parts_of_iteration
+from cmbfe.detect import detect_in
+from cmbfe.detector.weights import WEIGHTS_FILE
+from cmbfe.devices import make_compute
+from cmbfe.errors import InputError
+from cmbfe.other_detectors import training
+from cmbfe.other_detectors.training import GuidedRun, Spec, train_any
+from cmbfe.other_detectors.zoo import DETECTORS, KEPT, build
+from cmbfe.relatives.registry import PLAIN, attach
+
+SMALL = [name for name in DETECTORS if name.endswith("-small")]
+UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
+PUBLISHED = {
+    "faster-rcnn-resnet50": detection.fasterrcnn_resnet50_fpn,
+    "retinanet-resnet50": detection.retinanet_resnet50_fpn,
+    "fcos-resnet50": detection.fcos_resnet50_fpn,
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_detector_gives_losses_in_training_and_the_best_microbleeds_in_evaluation(name):
+    torch.manual_seed(0)
+    model = build(name, 64).train()
+    images = torch.rand(2, 3, 64, 64)
+    targets = [{"boxes": torch.tensor([[20.0, 30, 26, 36]]), "labels": torch.ones(1, dtype=torch.int64)}] * 2
+    losses = model(images, targets)
+    assert all(loss.isfinite() for loss in losses.values())
+    for found in model.eval()(images):
+        assert set(found["labels"].tolist()) <= {1}
+        assert len(found["boxes"]) <= KEPT
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_trunk_and_heads_of_the_wide_ones_are_the_published_ones(name):
+    with torch.device("meta"):
+        ours, published = build(name, 512), PUBLISHED[name](**UNTRAINED)
+    trunk = {key: one.shape for key, one in published.backbone.body.state_dict().items()}
+    assert {key: one.shape for key, one in ours.backbone.body.state_dict().items()} == trunk
+    heads = ("roi_heads.",) if "faster" in name else ("head.classification_head.conv", "head.regression_head.conv")
+    shapes = [
+        {key: one.shape for key, one in model.state_dict().items() if key.startswith(heads)}
+        for model in (ours, published)
+    ]
+    assert shapes[0] == shapes[1] != {}
+    assert ours.backbone.out_channels == published.backbone.out_channels == 256
+
+
+def test_no_detector_of_that_name():
+    with pytest.raises(InputError, match="no detector named 'yolo'; there are: faster-rcnn-resnet50"):
+        build("yolo", 64)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    labelled_pictures(folder)
+    return folder
+
+
+def spec(relative: str, **schedule) -> Spec:
+    settings = tiny_params(iterations=2, milestones=(1,), **schedule).training
+    return Spec("ssdlite-small", relative, "backbone", seed=1, size=64, schedule=settings)
+
+
+def weights_of(data, out, relative):
+    train_any(spec(relative), data, out, progress=False)
+    return (out / WEIGHTS_FILE).read_bytes()
+
+
+def test_a_training_repeats_bit_for_bit_and_fe_makes_another(data, tmp_path):
+    plain = weights_of(data, tmp_path / "plain", PLAIN)
+    assert weights_of(data, tmp_path / "again", PLAIN) == plain
+    assert weights_of(data, tmp_path / "fe", "fe") != plain
+
+
+def test_a_finished_training_is_read_and_finds_the_same_one_with_other_settings_is_trained(
+    data, tmp_path, monkeypatch
+):
+    labels, compute = read_labels(data / LABELS_FILE), make_compute("cpu", "32-true")
+    trained = train_any(spec("segmentation"), data, tmp_path, compute, progress=False)
+    monkeypatch.setattr(training, "_loop", lambda *_: pytest.fail("trained again"))
+    again = train_any(spec("segmentation"), data, tmp_path, compute, progress=False)
+    assert not [key for key in again.state_dict() if "heads" in key]
+    assert detect_in(again, labels, data, compute) == detect_in(trained, labels, data, compute)
+    for other in (spec("segmentation", learning_rate=2e-3), spec("fe")):
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            train_any(other, data, tmp_path, compute, progress=False)
+
+
+def test_weights_of_a_side_task_are_trained_by_the_same_schedule_and_what_fades_has_faded(data):
+    schedule = tiny_params(iterations=4, milestones=(2,)).training
+    pictures = load_labelled(read_labels(data / LABELS_FILE), data)
+    strengths = {}
+    for name in ("segmentation", "fading-fe"):
+        torch.manual_seed(0)
+        model = build("ssdlite-small", 64).train()
+        attached = attach(name, model, "backbone")
+        before = copy.deepcopy(attached.parameters())
+        run = GuidedRun(model, schedule, make_compute("cpu", "32-true"), attached)
+        for iteration in range(3):
+            row = run.step(parts_of_iteration(pictures, 1, 2, 1, (0, 1), iteration))
+            rates = {group["lr"] for group in run.optimiser.param_groups}
+            assert len(rates) == 1
+        assert row["learning_rate"] == pytest.approx(schedule.learning_rate * schedule.gamma)
+        assert all(not torch.equal(*pair) for pair in zip(before, attached.parameters(), strict=True))
+        strengths[name] = getattr(attached.fe, "strength", None)
+    assert strengths["fading-fe"] == pytest.approx(0.5)  # of the third of four iterations
