@@ -8,11 +8,8 @@ training runs on one thread, so that its result does not depend on how many run 
 models/study and results/study in the folder `root`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
@@ -29,6 +26,7 @@ from cmbfe.metrics import summary
 from cmbfe.parallel import at_work
 from cmbfe.params import Params
 from cmbfe.study_patients import read_test_labels
+from cmbfe.threads import one_thread
 from cmbfe.train import train
 
 
@@ -72,20 +70,9 @@ def _run(name: str, variant: str, seed: int, params: Params, root: Path) -> tupl
     settings = arm_params(name, seed, params)
     data = paths.study_training_set(seed, params.study.patients_of(name), root)
     model = paths.study_model(name, variant, seed, root)
-    with _one_thread():
+    with one_thread():
         train(variant, settings, data, model, progress=False)
         return variant, seed, _test(name, variant, seed, params, root)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _test(name: str, variant: str, seed: int, params: Params, root: Path) -> float:

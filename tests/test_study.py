@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from study_world import study_params, study_pictures
 from tiny_world import tree
 
@@ -85,13 +84,6 @@ def test_what_is_done_is_not_repeated_and_trainings_beside_each_other_give_the_s
     run_arm("ssd300", study_params(), tmp_path, progress=False)
     assert capsys.readouterr().out.count("trained already") == 4
     assert results(tmp_path) == mine
-
-
-def test_a_training_on_one_thread_leaves_the_number_of_threads_as_it_was():
-    before = torch.get_num_threads()
-    with study._one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
 
 
 def test_an_unknown_arm_and_an_arm_without_patients_are_refused(tmp_path):
