@@ -29,8 +29,8 @@ from cmbfe.params import Params
 from cmbfe.phase_examples import write_examples
 from cmbfe.phase_pictures import phase_seeds, read_test
 from cmbfe.study import arm_params
+from cmbfe.threads import one_thread
 from cmbfe.train import train
-from cmbfe.twins import one_thread
 
 CHANNELS = ("magnitude", "phase")
 """What detectors see: the magnitude, or the magnitude and the phase."""

@@ -3,11 +3,7 @@
 The study and the comparison on generated objects are made of these.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import torch
 
 from cmbfe.data.labels import LABELS_FILE, Labels
 from cmbfe.detect import detect_in
@@ -18,6 +14,7 @@ from cmbfe.matches_file import load_matches, save_matches
 from cmbfe.matching import Matches, match
 from cmbfe.metrics import summary
 from cmbfe.params import Params
+from cmbfe.threads import one_thread
 from cmbfe.train import train
 
 
@@ -41,17 +38,6 @@ def train_and_test(
     with one_thread():
         train(variant, params, data, model, progress=False)
         return _tested(model, params, test, pictures, out)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tested(model: Path, params: Params, test: Labels, pictures: Path, out: Path) -> float:

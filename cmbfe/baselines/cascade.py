@@ -29,6 +29,7 @@ from cmbfe.baselines.candidates import (
 )
 from cmbfe.baselines.volumes import Volume
 from cmbfe.params import Baselines
+from cmbfe.threads import one_thread
 
 SCREENED = (2, 6, 6)
 """Half the neighbourhood that the screening network sees: slices, rows, columns."""
@@ -90,7 +91,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
     """
     box_model = fit_boxes(volumes())
     rng = np.random.default_rng([seed, 0xD0D0])
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         screening, classifier = screening_network(), classifier_network()
         iterations = settings.cascade.screening_iterations
@@ -107,8 +108,9 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
 def detect(volume: Volume, box_model: Ridge, networks: tuple[nn.Module, nn.Module], settings: Baselines) -> Found:
     """Candidates of a volume, each with the second network's probability of a microbleed."""
     screening, classifier = networks
-    places = _candidates(volume, screening, settings)
-    scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
+    with one_thread():
+        places = _candidates(volume, screening, settings)
+        scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
     return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
 
 

@@ -23,7 +23,6 @@ SETTINGS_FILE = "baseline.json"
 """What a baseline was made with; marks the folder as an earlier result."""
 METRICS_FILE = "metrics.json"
 
-
 METHODS: dict[Baseline, Callable[..., Callable[[Volume], Found]]] = {
     Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
     Baseline.THRESHOLDING: thresholding.train,

@@ -27,7 +27,7 @@ from cmbfe.params import Params, Training
 from cmbfe.relatives import registry
 from cmbfe.relatives.registry import PLAIN
 from cmbfe.study_patients import read_test_labels
-from cmbfe.twins import one_thread
+from cmbfe.threads import one_thread
 
 
 def schedule_of(detector: str, params: Params) -> Training:
