@@ -11,7 +11,7 @@ PUBLISHED = pd.DataFrame(
         "published_sensitivity": [0.712, 0.817, 0.932],
         "published_precision": [float("nan"), float("nan"), 0.443],
         "published_in": [
-            "NeuroImage 59:2266, abstract",
+            "NeuroImage 59:2266; 47 of 66 in Proc SPIE 8673:867313",
             "Magn Reson Imaging 29:844, abstract",
             "Li et al. 2021, introduction",
         ],
