@@ -79,8 +79,8 @@ def test_the_best_detections_are_those_of_pytorch_for_any_number_and_size_of_pic
         np.testing.assert_allclose(boxes[of_picture][:10], one["boxes"][:10], atol=TOLERANCE * max(shape[2:]))
 
 
-@pytest.mark.parametrize("variant", ["mobilenet320", "resnet34-300-fe"])
-def test_detectors_of_every_other_trunk_are_equal_in_onnxruntime(variant, tmp_path):
+def test_a_detector_with_batch_normalisation_is_equal_in_onnxruntime(tmp_path):
+    variant = "resnet34-300-fe"
     difference = export_onnx(untrained(variant), tmp_path / "detector.onnx")
     assert (difference.pictures, difference.suppressed_otherwise) == (4, 0)
     assert max(difference.score, difference.box_share) <= TOLERANCE

@@ -176,57 +176,34 @@ def test_the_baselines_of_the_pipeline_are_those_of_the_command_line():
     )
 
 
-@pytest.mark.parametrize(("profile", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])
-def test_the_cross_validation_of_every_profile_runs_its_folds_on_the_pictures_of_the_pipeline(
-    profile, folds, workspace
-):
-    planned = dry_run(workspace, profile, CROSSVALIDATION)
-    assert planned[0] == "data"
-    numbered = [f"{CROSSVALIDATION}:fold@{number}" for number in range(1, folds + 1)]
-    assert sorted(planned[1:-1]) == sorted(numbered)
-    assert planned[-1] == f"{CROSSVALIDATION}:crossval"
+@pytest.mark.parametrize(
+    ("profile", "folds", "arms", "detectors", "objects"),
+    [("smoke", 2, 2, 2, 2), ("laptop", 3, 16, 5, 4), ("paper", 10, 16, 5, 4)],
+)
+def test_what_make_repro_leaves_out_is_planned_in_every_profile(profile, folds, arms, detectors, objects, workspace):
+    for name in ("study", "phase", "others", "objects"):  # a clone has them from git
+        (workspace / "results" / name).mkdir(parents=True, exist_ok=True)
+    planned = dry_run(workspace, profile, *PIPELINES[1:])
+    settings = load_params(workspace / "params.yaml")
+    repeated = {
+        f"{CROSSVALIDATION}:fold": [str(number) for number in range(1, folds + 1)],
+        f"{STUDY}:arm": list(settings.study.arms),
+        f"{OTHERS}:detector": list(settings.others.detectors),
+        f"{OBJECTS}:twins": list(settings.objects.arms),
+    }
+    assert [len(names) for names in repeated.values()] == [folds, arms, detectors, objects]
+    several = [f"{stage}@{name}" for stage, names in repeated.items() for name in names]
+    alone = [f"{STUDY}:patients", f"{PHASE}:phase_pictures", f"{PHASE}:phase_detectors"]
+    notebooks = [f"{CROSSVALIDATION}:crossval", f"{STUDY}:ablation", f"{PHASE}:phase"]
+    notebooks += [f"{OTHERS}:other_detectors", f"{OBJECTS}:small_objects"]
+    assert sorted(planned) == sorted(["data", *several, *alone, *notebooks])
+    follows = [("data", f"{CROSSVALIDATION}:fold@1"), (f"{STUDY}:patients", f"{STUDY}:arm@ssd300")]
+    follows += [(f"{STUDY}:arm@ssd300", f"{PHASE}:phase_detectors"), (several[-1], f"{OBJECTS}:small_objects")]
+    assert all(planned.index(before) < planned.index(after) for before, after in follows)
 
 
-@pytest.mark.parametrize(("profile", "arms"), [("smoke", 2), ("laptop", 16), ("paper", 16)])
-def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile, arms, workspace):
-    (workspace / "results" / "study").mkdir(parents=True, exist_ok=True)  # a clone has it from git
-    planned = dry_run(workspace, profile, STUDY)
-    named = [f"{STUDY}:arm@{name}" for name in load_params(workspace / "params.yaml").study.arms]
-    assert len(named) == arms
-    assert planned[0] == f"{STUDY}:patients"
-    assert sorted(planned[1:-1]) == sorted(named)
-    assert planned[-1] == f"{STUDY}:ablation"
-
-
-@pytest.mark.parametrize(("profile", "arms"), [("smoke", 2), ("laptop", 4)])
-def test_the_objects_of_every_profile_make_and_train_their_arms_and_need_no_pictures(profile, arms, workspace):
-    (workspace / "results" / "objects").mkdir(parents=True, exist_ok=True)  # a clone has it from git
-    planned = dry_run(workspace, profile, OBJECTS)
-    named = [f"{OBJECTS}:twins@{name}" for name in load_params(workspace / "params.yaml").objects.arms]
-    assert len(named) == arms
-    assert sorted(planned[:-1]) == sorted(named)
-    assert planned[-1] == f"{OBJECTS}:small_objects"
-
-
-def test_the_comparison_with_phase_takes_patients_and_detectors_of_the_study(workspace):
-    for folder in ("study", "phase"):
-        (workspace / "results" / folder).mkdir(parents=True, exist_ok=True)  # a clone has it from git
-    planned = dry_run(workspace, "laptop", PHASE)
-    before = [f"{STUDY}:patients", f"{STUDY}:arm@ssd300"]
-    own = [f"{PHASE}:{name}" for name in ("phase_pictures", "phase_detectors", "phase")]
-    assert sorted(planned) == sorted([*before, *own])
-    assert planned[-1] == own[-1]
-
-
-@pytest.mark.parametrize(("profile", "detectors"), [("smoke", 2), ("laptop", 5), ("paper", 5)])
-def test_the_other_detectors_of_every_profile_are_trained_on_the_patients_of_the_study(profile, detectors, workspace):
-    (workspace / "results" / "others").mkdir(parents=True, exist_ok=True)  # a clone has it from git
-    planned = dry_run(workspace, profile, OTHERS)
-    named = [f"{OTHERS}:detector@{name}" for name in load_params(workspace / "params.yaml").others.detectors]
-    assert len(named) == detectors
-    assert planned[0] == f"{STUDY}:patients"
-    assert sorted(planned[1:-1]) == sorted(named)
-    assert planned[-1] == f"{OTHERS}:other_detectors"
+def test_generated_objects_need_no_patients():
+    assert not [dep for dep in stages(OBJECTS)["twins"]["deps"] if dep.startswith("data/")]
 
 
 def written(stage: dict) -> set[str]:

@@ -196,7 +196,7 @@ def test_targets_are_scaled_with_their_picture_and_left_as_given():
     assert torch.equal(wide, box * torch.tensor([2.0, 1.0, 2.0, 1.0]))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.endswith("-fe")])  # twins differ in FE alone
 def test_a_step_at_full_width_and_batch_4_runs_in_bf16_with_losses_in_float32(variant):
     torch.manual_seed(0)
     model = build(variant).to(memory_format=torch.channels_last).train()
