@@ -32,7 +32,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return str(value)
     if pd.isna(value):
         return "–"
-    sign = "+" if column.endswith(("gain", "change", "over_ssd512")) else ""
+    sign = "+" if column.endswith(("gain", "change", "difference", "over_fe", "over_ssd512")) else ""
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
     interval = "" if low is None or pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
     return f"{value:{sign}.3f}{interval}"
