@@ -26,9 +26,7 @@ def others_figure(gains: pd.DataFrame, relatives: pd.DataFrame, of_seeds: pd.Dat
         for label, column, arm in (("without FE", "ap", "SSD"), ("with FE", "ap_fe", "SSD-FE")):
             aps.plot(gains[column], np.arange(len(gains)), "o", color=COLOURS[arm], label=label)
         aps.set_yticks(range(len(gains)), gains.index)
-        aps.set(
-            xlim=(0, 1), ylim=(len(gains) - 0.5, -0.5), xlabel="average precision, mean over seeds", title="Twins"
-        )
+        aps.set(xlim=(0, 1), ylim=(len(gains) - 0.5, -0.5), xlabel="AP, mean over seeds", title="Twins")
         each = [of_seeds.loc[(detector, "fe")] for detector in gains.index]
         _gains(twins, gains, each, "Gain by FE")
         twins.set_yticklabels([])

@@ -12,8 +12,9 @@ from cmbfe.matches_file import save_matches
 from cmbfe.other_detectors import running
 from cmbfe.other_detectors.comparison import gains_table, read_others, relatives_table, seeds_table
 from cmbfe.other_detectors.running import run_detector, schedule_of
-from cmbfe.params import Others, Params
-from cmbfe.relatives.registry import PLAIN
+from cmbfe.other_detectors.zoo import DETECTORS
+from cmbfe.params import Others, Params, load_params, profile_file
+from cmbfe.relatives.registry import PLAIN, relatives
 
 ITERATIONS = {"ssdlite-small": 2, "fcos-small": 1}
 RELATIVES = ("fe", "fading-fe")
@@ -62,6 +63,13 @@ def test_what_is_done_is_not_repeated(root, monkeypatch):
         run_detector("ssdlite-small", params_of(test_patients=1), root, progress=False)
 
 
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_a_profile_names_detectors_and_relatives_that_exist(profile):
+    others = load_params(profile_file(profile)).others
+    assert set(others.detectors) <= set(DETECTORS)
+    assert set(others.relatives) <= set(relatives())
+
+
 def test_milestones_fall_where_they_do_in_the_section_training():
     params = params_of(detectors={"ssdlite-small": 20})
     training = params.training.model_copy(update={"iterations": 200, "milestones": (100, 150)})
@@ -90,11 +98,11 @@ def test_gains_are_means_over_seeds_and_what_lacks_a_seed_is_left_out(tmp_path):
     assert list(runs["ssdlite-small"]) == [PLAIN, "fe"]
     save_runs(tmp_path, "ssdlite-small", fading_fe=worse)
     runs = read_others(params, tmp_path)
-    relatives = relatives_table(runs["ssdlite-small"], params)
-    assert relatives["ap"].tolist() == [0.625, 0.8125, 0.3125]
-    assert relatives["gain"].tolist() == pytest.approx([np.nan, 0.1875, -0.3125], nan_ok=True)
-    assert relatives["over_fe"].tolist() == pytest.approx([np.nan, np.nan, -0.5], nan_ok=True)
-    assert relatives.loc["fe", "source"] == "Li et al. 2021, section 2.3"
+    family = relatives_table(runs["ssdlite-small"], params)
+    assert family["ap"].tolist() == [0.625, 0.8125, 0.3125]
+    assert family["gain"].tolist() == pytest.approx([np.nan, 0.1875, -0.3125], nan_ok=True)
+    assert family["over_fe"].tolist() == pytest.approx([np.nan, np.nan, -0.5], nan_ok=True)
+    assert family.loc["fe", "source"] == "Li et al. 2021, section 2.3"
     each = seeds_table(runs)
     assert each.loc[("ssdlite-small", "fading-fe"), "gain"].tolist() == [-0.25, -0.375]
 

@@ -10,7 +10,7 @@ from cmbfe.detector.fe import box_mask
 from cmbfe.relatives.registry import Channels, register
 
 WEIGHT = 1.0
-"""Of the side task's loss among the detector's; Brazil et al. weigh theirs alike."""
+"""Of the side task's loss among the detector's; not tuned."""
 PRIOR_LOGIT = -4.6
 """With which the side task begins, 0.01: boxes are that rare, and from 0.5 they would be drowned at first (Lin et al.
 2017, section 4.1)."""
@@ -50,7 +50,7 @@ class BoxSegmentation(nn.Module):
         return {"segmentation": self.weight * torch.stack(self.of_maps).mean()}
 
 
-@register("segmentation", "a side task after Brazil et al. 2017, section 3.2")
+@register("segmentation", "a side task after Brazil et al. 2017 (the paper's reference 34)")
 def segmentation(channels: Channels) -> BoxSegmentation:
     """A head for each number of channels among the layer's maps."""
     return BoxSegmentation(channels())
