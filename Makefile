@@ -53,7 +53,7 @@ study: env  ## SSD against SSD-FE over seeds, and every open reading: table and 
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
 
-phase: env  ## the study's detectors again with phase as a second channel: table and figure (hours); PROFILE as above
+phase: env  ## the study's detectors trained on with phase and without: table and figure; PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro phase/dvc.yaml
 
