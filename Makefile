@@ -57,7 +57,7 @@ objects: env  ## SSD against SSD-FE on generated small objects, dark and bright:
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro objects/dvc.yaml
 
-phase: env  ## the study's detectors again with phase as a second channel: table and figure (hours); PROFILE as above
+phase: env  ## the study's detectors trained on with phase and without: table and figure; PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro phase/dvc.yaml
 

@@ -148,7 +148,7 @@ def phase(
     jobs: Annotated[int, jobs_option("series or trainings")] = -1,
     backend: TrainingBackend = "loky",
 ) -> None:
-    """Train the study's detectors again with phase as a second channel; a killed run goes on where it was.
+    """Train the study's detectors on, with phase as a second channel and without; a killed run goes on where it was.
 
     Example: cmbfe phase pictures detectors --jobs 2
     """

@@ -65,12 +65,17 @@ class Arm(Section):
 
 
 class PhaseStudy(Section):
-    """Phase as a second channel: detectors of the study, trained again on pictures with phase (`make phase`)."""
+    """Phase as a second channel: detectors of the study, trained on with phase and without (`make phase`)."""
 
     arm: str = "ssd300"
-    """The arm of the study whose detector and FE twin are compared with those that see phase too."""
+    """The arm of the study whose detector and FE twin are trained on."""
     seeds: Annotated[int, Field(ge=2)] = 3
     """The first so many of the study's seeds."""
+    test_patients: Annotated[int, Field(ge=2)] = 50
+    """The first so many of the study's test patients."""
+    iterations: Annotated[int, Field(ge=3)] = 180
+    """Of the training that goes on; the last third at `training.gamma` times the rate."""
+    learning_rate: Positive = 5e-4
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Where false positives are counted: one that every detector reaches."""
 

@@ -118,12 +118,13 @@ def phase_training_set(seed: int, root: Path | None = None) -> Path:
     return phase_data(root) / "augmented" / str(seed)
 
 
-def phase_model(variant: str, seed: int, root: Path | None = None) -> Path:
-    return (root or workspace()) / "models" / "phase" / f"{variant}-{seed}"
+def phase_model(channels: str, variant: str, seed: int, root: Path | None = None) -> Path:
+    """A detector that was trained on with the `magnitude` alone, or with the `phase` too."""
+    return (root or workspace()) / "models" / "phase" / channels / f"{variant}-{seed}"
 
 
 def phase_result(channels: str, root: Path | None = None) -> Path:
-    """What detectors found that see the `magnitude`, or the magnitude and the `phase`."""
+    """What those detectors found."""
     return (root or workspace()) / "results" / "phase" / channels
 
 

@@ -7,6 +7,7 @@ study's in nothing else. Files: data/phase in the folder `root`.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from joblib import Parallel, delayed
@@ -98,7 +99,7 @@ def _write_phase(folder: Path, names: list[str], phase: SeriesHeaders) -> None:
 
 
 def read_test(params: Params, root: Path) -> tuple[Labels, Labels]:
-    """The study's test pictures, with phase, and the mimics of all pictures.
+    """The test pictures of the first of the study's test patients, with phase, and the mimics of all pictures.
 
     Raises:
         InputError: the pictures with phase are not there.
@@ -107,4 +108,14 @@ def read_test(params: Params, root: Path) -> tuple[Labels, Labels]:
     if not (folder / LABELS_FILE).is_file():
         raise InputError(f"{folder}: the pictures with phase are not there; make them: cmbfe phase pictures")
     labels, mimics = read_labels(folder / LABELS_FILE), read_labels(folder / MIMICS_FILE)
-    return paper_test_set(labels, mimics, params.seed, fewer=True), mimics
+    test = paper_test_set(labels, mimics, params.seed, fewer=True)
+    first = sorted({image["patient_id"] for image in test["images"]})[: params.phase.test_patients]
+    return of_patients(test, first), mimics
+
+
+def of_patients(labels: Labels, patients: Sequence[str]) -> Labels:
+    """The labels of some patients' pictures."""
+    images = [image for image in labels["images"] if image["patient_id"] in set(patients)]
+    shown = {image["id"] for image in images}
+    boxes = [box for box in labels["annotations"] if box["image_id"] in shown]
+    return {**labels, "images": images, "annotations": boxes}

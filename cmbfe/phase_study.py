@@ -1,36 +1,41 @@
-"""Detectors that see phase as a second channel, beside those of the study that do not: trained and tested.
+"""Detectors that see phase as a second channel beside those that do not: the study's, trained on, and tested.
 
     run_detectors(params, Path(), jobs=2)
 
-Seeds, patients, augmentation, initial weights and schedule are those of the study's arm `phase.arm`; its trainings
-without phase are not repeated. Files: models/phase and results/phase in the folder `root`.
+Each detector of the study's arm `phase.arm` goes on training twice, with phase and without: same seed, patients,
+augmentation, order and schedule. Files: models/phase and results/phase in the folder `root`.
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.cases import kinds
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels
+from cmbfe.data.dataset import LabelledPictures, content_hash, list_labelled, read_pictures
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.loader import MadeAhead, parts_of_iteration
 from cmbfe.detect import detect_in
-from cmbfe.detector.weights import WEIGHTS_FILE, load_model
+from cmbfe.detector.weights import WEIGHTS_FILE, load_model, save_model
 from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, sha256_of, whole_file, write_json
+from cmbfe.iteration import Run
 from cmbfe.matches_file import load_matches, save_matches
 from cmbfe.matching import FALSE_POSITIVE, Matches, match
 from cmbfe.metrics import summary
 from cmbfe.parallel import at_work
-from cmbfe.params import Params
+from cmbfe.params import Params, save_params
 from cmbfe.phase_examples import write_examples
 from cmbfe.phase_pictures import phase_seeds, read_test
 from cmbfe.study import arm_params
 from cmbfe.threads import one_thread
-from cmbfe.train import train
+from cmbfe.train import FINISHED_FILE, HISTORY_FILE, PARAMS_FILE, WHERE_IT_RUNS, code_hash, is_trained
 
 CHANNELS = ("magnitude", "phase")
 """What detectors see: the magnitude, or the magnitude and the phase."""
@@ -45,21 +50,21 @@ def variants(params: Params) -> tuple[str, str]:
 
 
 def run_detectors(params: Params, root: Path, jobs: int = 1, backend: str = "loky", progress: bool = True) -> None:
-    """Train with phase what the study trained without, and test both; what is done already is not repeated.
+    """Train the study's detectors on, with phase and without, and test both; what is done already is not repeated.
 
     Args:
         jobs: trainings at a time on this machine; -1: one per core. They change the time, not the results.
         backend: of joblib, or the address of a dask scheduler, whose workers see `root` under the same path.
 
     Raises:
-        InputError: no pictures with phase, a training of the study that is missing, or as `train`.
+        InputError: no pictures with phase, a training of the study that is missing, or as `Run.step`.
     """
     write_examples(params, root)
     tasks = list(product(variants(params), phase_seeds(params)))
     for variant, seed in tasks:
-        folder = _model("magnitude", variant, seed, params, root)
+        folder = paths.study_model(params.phase.arm, variant, seed, root)
         if not (folder / WEIGHTS_FILE).is_file():
-            raise InputError(f"{folder}: the detector without phase is not trained: cmbfe study {params.phase.arm}")
+            raise InputError(f"{folder}: the study's detector is not trained: cmbfe study {params.phase.arm}")
     with at_work(backend, jobs):
         made = Parallel(return_as="generator_unordered", batch_size=1)(
             delayed(_run)(variant, seed, params, root.resolve()) for variant, seed in tasks
@@ -70,29 +75,65 @@ def run_detectors(params: Params, root: Path, jobs: int = 1, backend: str = "lok
             bar.write(f"{variant} with seed {seed}: AP {both}")
 
 
-def _model(channels: str, variant: str, seed: int, params: Params, root: Path) -> Path:
-    if channels == "phase":
-        return paths.phase_model(variant, seed, root)
-    return paths.study_model(params.phase.arm, variant, seed, root)
-
-
 def _run(variant: str, seed: int, params: Params, root: Path) -> tuple[str, int, dict[str, float]]:
-    """One training with phase, then the tests of it and of its like without phase; all on one thread."""
-    settings = arm_params(params.phase.arm, seed, params)
-    settings = settings.model_copy(update={"pictures": settings.pictures.model_copy(update={"phase": True})})
+    """Both trainings of a detector of the study and their tests, on one thread; the AP of each."""
     with one_thread():
-        train(variant, settings, paths.phase_training_set(seed, root), _model("phase", variant, seed, params, root),
-              progress=False)  # fmt: skip
-        return variant, seed, {name: _test(name, variant, seed, params, root) for name in CHANNELS}
+        for channels in CHANNELS:
+            _train_on(channels, variant, seed, params, root)
+        return variant, seed, {channels: _test(channels, variant, seed, params, root) for channels in CHANNELS}
+
+
+def _settings(channels: str, seed: int, params: Params) -> Params:
+    """The study's settings with the schedule of `phase`."""
+    phase, settings = params.phase, arm_params(params.phase.arm, seed, params)
+    schedule = {"iterations": phase.iterations, "milestones": (2 * phase.iterations // 3,), "longer": {}}
+    schedule |= {"learning_rate": phase.learning_rate, "warm_up_iterations": phase.iterations // 10}
+    changed = {
+        "training": settings.training.model_copy(update=schedule),
+        "pictures": settings.pictures.model_copy(update={"phase": channels == "phase"}),
+    }
+    return settings.model_copy(update=changed)
+
+
+def _train_on(channels: str, variant: str, seed: int, params: Params, root: Path) -> None:
+    """Go on training the study's detector, with phase or without, unless that is done.
+
+    From scratch and with the study's schedule, a detector that sees phase hardly begins to learn (docs/phase.md). The
+    study's detector was trained on three equal channels, which are those of pictures without any phase.
+    """
+    start = paths.study_model(params.phase.arm, variant, seed, root)
+    out = paths.phase_model(channels, variant, seed, root)
+    settings, folder = _settings(channels, seed, params), paths.phase_training_set(seed, root)
+    labels = read_labels(folder / LABELS_FILE)
+    listed = list_labelled(labels if channels == "phase" else without_phase(labels), folder)
+    compute = make_compute(settings.training.accelerator, settings.training.precision)
+    schedule = settings.training.model_dump(exclude=WHERE_IT_RUNS, mode="json") | {"precision": compute.precision}
+    hashes = {"start_sha256": sha256_of([start / WEIGHTS_FILE]), "data_sha256": content_hash(listed)}
+    belongs_to = {"seed": seed, "training": schedule, "code_sha256": code_hash(), **hashes}
+    if is_trained(out, belongs_to):
+        return
+    pictures = LabelledPictures(listed.names, read_pictures(listed.pictures), listed.boxes)
+    run = Run(load_model(start), settings.training, settings.detector.fe.schedule, compute)
+    run.model.train()
+    batch, accumulate = settings.training.batch, settings.training.accumulate
+    draw = partial(parts_of_iteration, pictures, seed, batch, accumulate, (0, 1))
+    for parts in MadeAhead(draw, range(settings.training.iterations)):
+        run.step(parts)
+    save_model(run.bare_model, out)
+    save_params(settings, out / PARAMS_FILE)
+    with whole_file(out / HISTORY_FILE) as temporary:
+        pd.DataFrame(run.history).to_csv(temporary, index=False)
+    write_json(out / FINISHED_FILE, belongs_to)
 
 
 def _test(channels: str, variant: str, seed: int, params: Params, root: Path) -> float:
     """Write what a trained detector finds on the test pictures, unless it is there; its AP."""
-    model, pictures = _model(channels, variant, seed, params, root), paths.phase_data(root) / "pictures"
+    model, pictures = paths.phase_model(channels, variant, seed, root), paths.phase_data(root) / "pictures"
     file = paths.phase_result(channels, root) / f"{variant}-{seed}.json"
     belongs_to = {
         "weights_sha256": sha256_of([model / WEIGHTS_FILE]),
         "labels_sha256": sha256_of([pictures / LABELS_FILE, pictures / MIMICS_FILE]),
+        "test_patients": params.phase.test_patients,
         "iou": params.evaluation.iou,
     }
     whole = all(one.is_file() for one in (file, file.with_suffix(".npz"), _kinds_file(file)))

@@ -61,13 +61,19 @@ def test_a_phase_of_another_size_is_refused(tmp_path):
         read_with_phase(tmp_path / "0.png", tmp_path / "0.phase.png")
 
 
-def test_the_network_sees_magnitude_plus_phase_magnitude_and_magnitude_less_phase():
+def test_the_network_sees_the_magnitude_and_on_both_sides_of_it_the_magnitude_times_the_phase():
     picture = np.array([[[102, 128], [51, 255]], [[255, 1], [0, 192]]], np.uint8)
     red, green, blue = to_input(picture[None], CPU)[0]
     magnitude, phase = torch.tensor([[0.4, 0.2], [1, 0]]), torch.tensor([[0, 1.0], [-1, 64 / 127]])
     torch.testing.assert_close(green, magnitude)
-    torch.testing.assert_close(red, magnitude + phase)
-    torch.testing.assert_close(blue, magnitude - phase)
+    torch.testing.assert_close(red, magnitude * (1 + phase))
+    torch.testing.assert_close(blue, magnitude * (1 - phase))
+
+
+def test_phase_without_signal_is_noise_and_is_not_seen():
+    air = np.zeros((1, 8, 8, 2), np.uint8)
+    air[..., 1] = np.random.default_rng(0).integers(1, 256, (1, 8, 8))
+    assert not to_input(air, CPU).any()
 
 
 def test_without_any_phase_the_input_is_that_of_the_magnitude_alone_and_fe_never_sees_the_phase():

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from phase_world import phase_series
+from safetensors.torch import load_file
 from study_world import study_params
 from tiny_world import BOX, dicom_head, tiny_params, tree
 
@@ -15,6 +17,7 @@ from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE
 from cmbfe.data.picture_files import read_picture
 from cmbfe.data.pictures import import_dicom
 from cmbfe.errors import InputError
+from cmbfe.files import sha256_of
 from cmbfe.params import Params, PhaseStudy, load_params
 from cmbfe.phase_effect import read_complete
 from cmbfe.phase_examples import count_mimics, typical
@@ -27,7 +30,7 @@ SPLITS = ["train"] * 4 + ["test"] * 3
 
 
 def params(**changes: object) -> Params:
-    phase = PhaseStudy(**{"seeds": 2, **changes})
+    phase = PhaseStudy(**{"seeds": 2, "iterations": 3, **changes})
     return study_params({"ssd300": {}}).model_copy(update={"phase": phase})
 
 
@@ -82,20 +85,25 @@ def test_the_magnitude_is_that_of_the_study_and_the_phase_that_of_the_same_slice
         assert set(phase.ravel().tolist()) == {128 + step}
 
 
-def test_trainings_differ_from_the_studys_in_the_pictures_alone(done):
-    folders = paths.phase_model("ssd300-fe", 2, done), paths.study_model("ssd300", "ssd300-fe", 2, done)
-    with_phase, without = (json.loads((folder / "finished.json").read_text()) for folder in folders)
+def test_both_go_on_from_the_studys_detector_and_differ_in_the_pictures_alone(done):
+    folders = [paths.phase_model(channels, "ssd300-fe", 2, done) for channels in phase_study.CHANNELS]
+    without, with_phase = (json.loads((folder / "finished.json").read_text()) for folder in folders)
     assert {key for key in with_phase if with_phase[key] != without[key]} == {"data_sha256"}
-    assert load_params(folders[0] / "params.yaml").pictures.phase
-    assert not load_params(folders[1] / "params.yaml").pictures.phase
+    assert [load_params(folder / "params.yaml").pictures.phase for folder in folders] == [False, True]
+    start = paths.study_model("ssd300", "ssd300-fe", 2, done) / "model.safetensors"
+    assert with_phase["start_sha256"] == sha256_of([start])
+    weights = [load_file(folder / "model.safetensors")["stem.0.weight"] for folder in (start.parent, *folders)]
+    far = [float((one - weights[0]).abs().max()) for one in weights[1:]]
+    assert all(
+        0 < distance < 4 * params().phase.learning_rate for distance in far
+    )  # Adam: about a rate per iteration
+    assert not torch.equal(*weights[1:])
 
 
-def test_the_studys_detector_is_tested_on_the_magnitude_and_finds_what_it_found_there(done):
-    folders = paths.phase_result("magnitude", done), paths.study_result("ssd300", done)
-    ours, studys = (json.loads((folder / "ssd300-1.json").read_text()) for folder in folders)
-    assert {key: ours[key] for key in ("ap", "hits", "false_positives", "pictures")} == {
-        key: studys[key] for key in ("ap", "hits", "false_positives", "pictures")
-    }
+def test_the_tests_are_on_the_first_of_the_studys_test_patients(done):
+    test, _ = read_test(params(test_patients=2), done)
+    assert {image["patient_id"] for image in test["images"]} == {"P5", "P6"}
+    assert {box["lesion_id"] for box in test["annotations"]} == {"P5", "P6"}
 
 
 def test_all_is_read_back_with_a_kind_for_each_false_positive_and_what_is_not_there_is_left_out(done):
@@ -109,11 +117,11 @@ def test_all_is_read_back_with_a_kind_for_each_false_positive_and_what_is_not_th
     (done / "away.npz").rename(file)
 
 
-def test_what_is_done_is_not_repeated(done, monkeypatch, capsys):
+def test_what_is_done_is_not_repeated(done, monkeypatch):
     before = tree(done / "results" / "phase")
     monkeypatch.setattr(phase_study, "detect_in", lambda *_: pytest.fail("tested again"))
+    monkeypatch.setattr(phase_study, "Run", lambda *_: pytest.fail("trained again"))
     run_detectors(params(), done, progress=False)
-    assert capsys.readouterr().out.count("trained already") == 4
     assert tree(done / "results" / "phase") == before
 
 
@@ -146,5 +154,5 @@ def test_what_is_missing_or_does_not_fit_is_said_in_one_line(done, tmp_path):
         phase_seeds(params(seeds=3))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "phase").symlink_to(paths.phase_data(done))
-    with pytest.raises(InputError, match="the detector without phase is not trained: cmbfe study ssd300"):
+    with pytest.raises(InputError, match="the study's detector is not trained: cmbfe study ssd300"):
         run_detectors(params(), tmp_path)

@@ -177,15 +177,16 @@ def _order(pictures: int, seed: int, number: int) -> np.ndarray:
 def to_input(pictures: np.ndarray, device: torch.device) -> Tensor:
     """uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels.
 
-    With phase, [N, rows, columns, 2], the channels are M + p, M, M - p of the magnitude M in [0, 1] and the phase p in
-    half turns, [-1, 1]. Their mean is M, so that the P of feature enhancement (A1) does not change, and without phase
-    they are three equal channels again.
+    With phase, [N, rows, columns, 2], the channels are M (1 + p), M, M (1 - p) of the magnitude M in [0, 1] and the
+    phase p in half turns, [-1, 1]: times M, for where there is no signal, phase is noise of all angles. Their mean is
+    M, so that the P of feature enhancement (A1) does not change, and without phase they are three equal channels again.
     """
     values = torch.from_numpy(pictures).to(device, non_blocking=True).float()
     if values.dim() == 3:
         return values.div_(255)[:, None].expand(-1, 3, -1, -1)
     magnitude, phase = values[..., 0] / 255, (values[..., 1] - ZERO_PHASE) / HALF_TURN
-    return torch.stack([magnitude + phase, magnitude, magnitude - phase], dim=1)
+    weighted = magnitude * phase
+    return torch.stack([magnitude + weighted, magnitude, magnitude - weighted], dim=1)
 
 
 def to_targets(boxes: Sequence[np.ndarray], device: torch.device) -> list[dict[str, Tensor]]:
