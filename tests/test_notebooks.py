@@ -21,7 +21,7 @@ TRAINING = "03_training"
 DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
-STUDIES = {"08_ablation": "study", "09_small_objects": "objects-study"}
+STUDIES = {"08_ablation": ["study"], "09_small_objects": ["objects-study", "--jobs", "1"]}
 """Notebooks that read what a command has trained, and the command."""
 OWN_DATA = "01_own_data"
 TIMING = ("05_backbones.ipynb", r"batch = 8\nrounds = 5", r"batch = 2\nrounds = 2")
@@ -53,7 +53,7 @@ def smoke(workspace: Path) -> Path:
 def test_a_notebook_runs_by_nbval(notebook, smoke):
     """Each finds what the earlier ones left in the workspace, and 08 and 09 what the study and the objects did."""
     if notebook.stem in STUDIES:
-        run(["cmbfe", STUDIES[notebook.stem]], smoke)
+        run(["cmbfe", *STUDIES[notebook.stem]], smoke)
     if notebook.stem == OWN_DATA:
         import_the_phantom(smoke)
     run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)

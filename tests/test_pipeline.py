@@ -170,7 +170,7 @@ def test_the_study_of_every_profile_makes_its_patients_and_runs_its_arms(profile
     assert planned[-1] == f"{STUDY}:ablation"
 
 
-@pytest.mark.parametrize(("profile", "arms"), [("smoke", 2), ("laptop", 4)])
+@pytest.mark.parametrize(("profile", "arms"), [("smoke", 1), ("laptop", 4)])
 def test_the_objects_of_every_profile_make_and_train_their_arms_and_need_no_pictures(profile, arms, workspace):
     (workspace / "results" / "objects").mkdir(parents=True, exist_ok=True)  # a clone has it from git
     planned = dry_run(workspace, profile, OBJECTS)
