@@ -25,10 +25,10 @@ DEFAULT_VARIANT = "ssd300-fe"
 FOLD = "07_a_fold"
 DEFAULT_FOLD = 1
 STUDIES = {
-    "08_ablation": "study",
-    "08_phase": "phase",
-    "09_other_detectors": "others",
-    "09_small_objects": "objects-study",
+    "08_ablation": ["study"],
+    "08_phase": ["phase"],
+    "09_other_detectors": ["others", "--jobs", "1"],
+    "09_small_objects": ["objects-study", "--jobs", "1"],
 }
 """Notebooks that read what a command has trained, and the command."""
 OWN_DATA = "01_own_data"
@@ -61,7 +61,7 @@ def smoke(workspace: Path) -> Path:
 def test_a_notebook_runs_by_nbval(notebook, smoke):
     """Each finds what the earlier ones left in the workspace, and those of `STUDIES` what their command did."""
     if notebook.stem in STUDIES:
-        run(["cmbfe", STUDIES[notebook.stem]], smoke)
+        run(["cmbfe", *STUDIES[notebook.stem]], smoke)
     if notebook.stem == OWN_DATA:
         import_the_phantom(smoke)
     run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
