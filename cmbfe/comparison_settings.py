@@ -73,7 +73,7 @@ class PhaseStudy(Section):
     """The first so many of the study's seeds."""
     test_patients: Annotated[int, Field(ge=2)] = 50
     """The first so many of the study's test patients."""
-    iterations: Annotated[int, Field(ge=3)] = 180
+    iterations: Annotated[int, Field(ge=3)] = 450
     """Of the training that goes on; the last third at `training.gamma` times the rate."""
     learning_rate: Positive = 5e-4
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6

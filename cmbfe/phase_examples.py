@@ -3,6 +3,7 @@
 write_examples(params, Path())
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,15 @@ def boxes_of(kind: str, test: Labels, mimics: Labels) -> list[dict]:
 
 
 def typical(boxes: list[dict]) -> dict | None:
-    """The largest box of the lesion at the third quartile of sizes: its middle slice, and larger than most."""
-    largest: dict[str, dict] = {}
-    for box in sorted(boxes, key=lambda box: (-box["area"], box["id"])):
-        largest.setdefault(box["lesion_id"], box)
-    by_size = sorted(largest.values(), key=lambda box: (box["area"], box["id"]))
+    """The box in the middle slice of a lesion that is larger than most: at the third quartile of these boxes' areas.
+
+    Lesions on an even number of slices have no middle one. The sign of the phase is another above and below it.
+    """
+    of_lesion = defaultdict(list)
+    for box in sorted(boxes, key=lambda box: box["image_id"]):  # slices of a series are numbered in their order
+        of_lesion[box["lesion_id"]].append(box)
+    middle = [own[len(own) // 2] for own in of_lesion.values() if len(own) % 2]
+    by_size = sorted(middle, key=lambda box: (box["area"], box["id"]))
     return by_size[3 * len(by_size) // 4] if by_size else None
 
 

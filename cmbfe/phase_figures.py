@@ -33,7 +33,7 @@ def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Fi
         axes.set(
             xlabel="false positives per patient", title="At one sensitivity, by what they are on", xlim=(0, None)
         )
-        axes.legend(loc="lower right", fontsize=8)
+        right.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     plt.close(figure)
     return figure
 

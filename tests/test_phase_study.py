@@ -133,12 +133,12 @@ def test_examples_have_their_phase_and_mimics_are_counted_on_the_test_pictures(d
     assert counts.loc["vein"].tolist() == [0, 0]
 
 
-def test_the_typical_box_is_the_largest_of_a_lesion_that_is_larger_than_most():
-    sizes = [("a", 5.0), ("b", 2.0), ("c", 4.0), ("c", 4.5), ("c", 1.0), ("d", 6.0)]  # largest ones: 2, 4.5, 5, 6
-    boxes = [{"id": number, "lesion_id": lesion, "area": size} for number, (lesion, size) in enumerate(sizes)]
-    assert typical(boxes)["id"] == 5
-    assert typical(boxes[:5])["id"] == 0
-    assert typical([]) is None
+def test_the_typical_box_is_in_the_middle_slice_of_a_lesion_that_is_larger_than_most():
+    sizes = [("a", 5.0), ("b", 2.0), ("c", 9.0), ("c", 4.0), ("c", 1.0), ("d", 6.0), ("e", 8.0), ("e", 8.0)]
+    boxes = [{"id": n, "image_id": n, "lesion_id": lesion, "area": size} for n, (lesion, size) in enumerate(sizes)]
+    assert typical(boxes)["id"] == 5  # of the middle slices 2, 4, 5, 6; that of e lies between two
+    assert typical(boxes[:5][::-1])["id"] == 0
+    assert typical(boxes[6:]) is None
 
 
 def test_what_is_missing_or_does_not_fit_is_said_in_one_line(done, tmp_path):
