@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cmbfe.data.dataset import read_pictures
+from cmbfe.data.dataset import PictureFiles, read_pictures
 from cmbfe.data.labels import Labels, xyxy
 from cmbfe.errors import InputError
 
@@ -67,7 +67,7 @@ def read_volume(stack: Stack) -> Volume:
     Raises:
         InputError: a picture that cannot be read, or one of another size than the first.
     """
-    voxels = read_pictures(stack.files).astype(np.float32) / 255
+    voxels = read_pictures(PictureFiles(stack.files)).astype(np.float32) / 255
     return Volume(voxels, stack.spacing_mm, stack.boxes)
 
 
