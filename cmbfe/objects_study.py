@@ -8,13 +8,12 @@ results/objects in the folder `root`.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.data.dataset import to_input
@@ -24,10 +23,9 @@ from cmbfe.errors import InputError
 from cmbfe.matching import Matches
 from cmbfe.metrics import average_precision
 from cmbfe.objects import Shape, contrast_to_noise, coverage, look_alikes, make_picture, objects_of, write_objects
-from cmbfe.parallel import at_work
 from cmbfe.params import Params
 from cmbfe.stats import difference_over_seeds
-from cmbfe.twins import load_twins, train_and_test
+from cmbfe.twins import load_twins, run_all, train_and_test
 
 TEST = "test"
 """The part of an arm's data that all its trainings are tested on."""
@@ -84,16 +82,10 @@ def run_arm(
         raise InputError(f"no arm {name!r} in objects.arms of params.yaml; there are: {', '.join(section.arms)}")
     make_sets(name, params, root, progress)
     tasks = [(variant, seed) for seed in section.seeds for variant in _twins(params)]
-    with at_work(backend, jobs):
-        made = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_run)(name, variant, seed, params, root.resolve()) for variant, seed in tasks
-        )
-        bar = tqdm(made, total=len(tasks), desc=name, unit="training", disable=not progress)
-        for variant, seed, ap in bar:
-            bar.write(f"{name}: {variant} with seed {seed}: AP {ap:.3f}")
+    run_all(name, tasks, partial(_run, name, params, root.resolve()), jobs, backend, progress)
 
 
-def _run(name: str, variant: str, seed: int, params: Params, root: Path) -> tuple[str, int, float]:
+def _run(name: str, params: Params, root: Path, variant: str, seed: int) -> tuple[str, int, float]:
     """One training and its test."""
     pictures = paths.objects_data(name, TEST, root)
     data = paths.objects_data(name, str(seed), root)

@@ -8,18 +8,15 @@ training runs on one thread, so that its result does not depend on how many run 
 models/study and results/study in the folder `root`.
 """
 
+from functools import partial
 from pathlib import Path
-
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.errors import InputError
 from cmbfe.matching import Matches
-from cmbfe.parallel import at_work
 from cmbfe.params import Params
 from cmbfe.study_patients import read_test_labels
-from cmbfe.twins import load_twins, train_and_test
+from cmbfe.twins import load_twins, run_all, train_and_test
 
 
 def arm_params(name: str, seed: int, params: Params) -> Params:
@@ -48,16 +45,10 @@ def run_arm(
         raise InputError(f"no arm {name!r} in study.arms of params.yaml; there are: {', '.join(study.arms)}")
     read_test_labels(params, root)
     tasks = [(variant, seed) for seed in study.seeds_of(name) for variant in study.variants_of(name)]
-    with at_work(backend, jobs):
-        made = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_run)(name, variant, seed, params, root.resolve()) for variant, seed in tasks
-        )
-        bar = tqdm(made, total=len(tasks), desc=name, unit="training", disable=not progress)
-        for variant, seed, ap in bar:
-            bar.write(f"{name}: {variant} with seed {seed}: AP {ap:.3f}")
+    run_all(name, tasks, partial(_run, name, params, root.resolve()), jobs, backend, progress)
 
 
-def _run(name: str, variant: str, seed: int, params: Params, root: Path) -> tuple[str, int, float]:
+def _run(name: str, params: Params, root: Path, variant: str, seed: int) -> tuple[str, int, float]:
     """One training and its test, on one thread."""
     settings = arm_params(name, seed, params)
     data = paths.study_training_set(seed, params.study.patients_of(name), root)

@@ -3,7 +3,11 @@
 The study and the comparison on generated objects are made of these.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from cmbfe.data.labels import LABELS_FILE, Labels
 from cmbfe.detect import detect_in
@@ -13,9 +17,30 @@ from cmbfe.files import read_json, sha256_of, write_json
 from cmbfe.matches_file import load_matches, save_matches
 from cmbfe.matching import Matches, match
 from cmbfe.metrics import summary
+from cmbfe.parallel import at_work
 from cmbfe.params import Params
 from cmbfe.threads import one_thread
 from cmbfe.train import train
+
+Run = Callable[[str, int], tuple[str, int, float]]
+"""One training and its test: detector and seed, and with them its AP."""
+
+
+def run_all(name: str, tasks: Sequence[tuple[str, int]], run: Run, jobs: int, backend: str, progress: bool) -> None:
+    """Run trainings, several at a time, with a bar and a line for each: its AP.
+
+    Args:
+        tasks: detector (or what tells its trainings apart) and seed.
+        run: does one and returns it with its AP.
+        jobs: at a time on this machine; -1: one per core. They change the time, not the results.
+        backend: of joblib, or the address of a dask scheduler.
+    """
+    with at_work(backend, jobs):
+        made = Parallel(return_as="generator_unordered", batch_size=1)(delayed(run)(*task) for task in tasks)
+        for detector, seed, ap in (
+            bar := tqdm(made, total=len(tasks), desc=name, unit="training", disable=not progress)
+        ):
+            bar.write(f"{name}: {detector} with seed {seed}: AP {ap:.3f}")
 
 
 def train_and_test(

@@ -4,7 +4,7 @@ A candidate is a voxel: the darkest of a dark place, in one slice. Its box is me
 detections are two-dimensional, as SSD's are, and the same metrics apply.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,6 +168,27 @@ def classes(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> np.ndarray
         if len(truth):
             best[here] = box_iou(torch.from_numpy(boxes[here]), torch.from_numpy(truth)).amax(dim=1).numpy()
     return np.where(best >= IOU, 1, np.where(best > UNCLEAR_IOU, -1, 0))
+
+
+def labelled_candidates(
+    volumes: Iterable[Volume], box_model: Ridge, described: Callable[[Volume], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the candidates of training volumes, float64 [N, F], and their `classes`, int64 [N].
+
+    Args:
+        described: gives the candidates of a volume, voxels [M, 3], and their features [M, F].
+
+    Raises:
+        InputError: all candidates are of one kind.
+    """
+    features, known = [], []
+    for volume in volumes:
+        places, seen = described(volume)
+        features.append(seen)
+        known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
+    microbleed = np.concatenate(known)
+    check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())
+    return np.concatenate(features), microbleed
 
 
 def check_both_kinds(hits: int, others: int) -> None:

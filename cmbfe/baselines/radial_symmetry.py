@@ -19,12 +19,11 @@ from sklearn.linear_model import Ridge
 from cmbfe.baselines.candidates import (
     Found,
     boxes_around,
-    check_both_kinds,
-    classes,
     cubes,
     darkest_near,
     extents,
     fit_boxes,
+    labelled_candidates,
     peaks_per_slice,
 )
 from cmbfe.baselines.volumes import Volume
@@ -110,13 +109,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         InputError: no ground truth in any volume, or candidates of one kind only.
     """
     box_model = fit_boxes(volumes())
-    seen, known = [], []
-    for volume in volumes():
-        places, symmetry = _candidates(volume, settings)
-        known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
-        seen.append(_features(volume, places, symmetry))
-    features, microbleed = np.concatenate(seen), np.concatenate(known)
-    check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())
+    features, microbleed = labelled_candidates(volumes(), box_model, partial(_described, settings=settings))
     forest = RandomForestClassifier(settings.radial_symmetry.trees, min_samples_leaf=3, random_state=seed)
     forest.fit(features[microbleed >= 0], microbleed[microbleed >= 0])
     return partial(detect, box_model=box_model, forest=forest, settings=settings)
@@ -124,17 +117,17 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
 
 def detect(volume: Volume, box_model: Ridge, forest: RandomForestClassifier, settings: Baselines) -> Found:
     """Candidates of a volume, each with the share of the forest that takes it for a microbleed."""
-    places, symmetry = _candidates(volume, settings)
-    boxes = boxes_around(box_model, volume, places)
-    scores = forest.predict_proba(_features(volume, places, symmetry))[:, 1] if len(places) else np.zeros(0)
-    return Found(places[:, 0], boxes, scores)
+    places, features = _described(volume, settings)
+    scores = forest.predict_proba(features)[:, 1] if len(places) else np.zeros(0)
+    return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
 
 
-def _candidates(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
-    """Candidate voxels [N, 3], and the symmetry [radii, slices, rows, columns] whose peaks they are."""
+def _described(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
+    """The peaks of the symmetry: candidate voxels [N, 3], and their features [N, F]."""
     symmetry = radial_symmetry(volume.voxels, volume.spacing_mm, settings.radial_symmetry.radii_mm)
     peaks = peaks_per_slice(symmetry.max(axis=0), settings.candidates_per_picture, separation_px=1)
-    return darkest_near(volume.voxels, peaks, round(volume.px(2.0))), symmetry
+    places = darkest_near(volume.voxels, peaks, round(volume.px(2.0)))
+    return places, _features(volume, places, symmetry)
 
 
 def _features(volume: Volume, places: np.ndarray, symmetry: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from cmbfe.baselines.candidates import Found, boxes_around, check_both_kinds, classes, darkest_in, extents, fit_boxes
+from cmbfe.baselines.candidates import Found, boxes_around, darkest_in, extents, fit_boxes, labelled_candidates
 from cmbfe.baselines.volumes import Volume
 from cmbfe.params import Baselines
 
@@ -48,14 +48,8 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         InputError: no ground truth in any volume, or candidates of one kind only.
     """
     box_model = fit_boxes(volumes())
-    seen, known = [], []
-    for volume in volumes():
-        places, features = regions(volume, settings)
-        known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
-        seen.append(features)
-    features, microbleed = np.concatenate(seen), np.concatenate(known)
+    features, microbleed = labelled_candidates(volumes(), box_model, partial(regions, settings=settings))
     hits, others = np.flatnonzero(microbleed == 1), np.flatnonzero(microbleed == 0)
-    check_both_kinds(len(hits), len(others))
     some = np.random.default_rng([seed, 0xBA12]).permutation(others)[: OTHERS_PER_MICROBLEED * len(hits)]
     chosen = np.concatenate([hits, some])
     classifier = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))

@@ -6,10 +6,8 @@ Patients, augmented training sets and seeds are those of the study (`cmbfe.study
 patients. Files: models/others and results/others in the folder `root`.
 """
 
+from functools import partial
 from pathlib import Path
-
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.data.labels import LABELS_FILE, Labels
@@ -22,12 +20,12 @@ from cmbfe.matches_file import save_matches
 from cmbfe.matching import match
 from cmbfe.metrics import summary
 from cmbfe.other_detectors.training import Spec, train_any
-from cmbfe.parallel import at_work
 from cmbfe.params import Params, Training
 from cmbfe.relatives import registry
 from cmbfe.relatives.registry import PLAIN
 from cmbfe.study_patients import read_test_labels
 from cmbfe.threads import one_thread
+from cmbfe.twins import run_all
 
 
 def schedule_of(detector: str, params: Params) -> Training:
@@ -62,13 +60,7 @@ def run_detector(
         registry.find(name)
     tested_labels(params, root)
     tasks = [(relative, seed) for seed in others.seeds for relative in (PLAIN, *others.relatives_on(detector))]
-    with at_work(backend, jobs):
-        made = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_run)(detector, relative, seed, params, root.resolve()) for relative, seed in tasks
-        )
-        bar = tqdm(made, total=len(tasks), desc=detector, unit="training", disable=not progress)
-        for relative, seed, ap in bar:
-            bar.write(f"{detector}: {relative} with seed {seed}: AP {ap:.3f}")
+    run_all(detector, tasks, partial(_run, detector, params, root.resolve()), jobs, backend, progress)
 
 
 def tested_labels(params: Params, root: Path) -> Labels:
@@ -84,7 +76,7 @@ def tested_labels(params: Params, root: Path) -> Labels:
     return {**labels, "images": images, "annotations": [b for b in labels["annotations"] if b["image_id"] in shown]}
 
 
-def _run(detector: str, relative: str, seed: int, params: Params, root: Path) -> tuple[str, int, float]:
+def _run(detector: str, params: Params, root: Path, relative: str, seed: int) -> tuple[str, int, float]:
     """One training and its test, on one thread."""
     schedule = schedule_of(detector, params)
     spec = Spec(detector, relative, params.others.layer, seed, params.phantom.matrix_px, schedule)
