@@ -5,7 +5,7 @@
     detections = model.eval()(images)                     # nothing is left of it
     with_fe.remove()                                      # and now in training neither
 
-Paper: section 2.3, and its last paragraph, which expects FE to work in Faster R-CNN and YOLO.
+Paper: section 2.3. Section 4 says that experiments with Faster R-CNN or YOLO are lacking.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
