@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from scipy import ndimage
 
 from cmbfe.data.bias import correct_bias, head_mask
 
@@ -54,6 +56,29 @@ def test_the_mask_is_the_head_with_its_dark_holes_filled():
     volume[4:8, 30:36, 28:34] = 0
     assert (head_mask(volume) == inside).mean() > 0.99
     assert head_mask(volume)[4:8, 30:36, 28:34].all()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 0.7])
+def test_holes_in_the_mask_are_what_scipy_calls_holes(share):
+    speckled = (np.random.default_rng(0).random((4, 40, 50)) < share).astype(float)
+    filled = [ndimage.binary_fill_holes(picture) for picture in speckled]
+    np.testing.assert_array_equal(head_mask(speckled), filled)
+
+
+def test_the_last_bit_does_not_depend_on_how_many_cores_there_are():
+    volume, _ = head()
+    biased = volume * smooth_field(volume.shape)
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    corrected = []
+    try:
+        for cores in (1, 2, 5):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(cores)
+            corrected.append(correct_bias(biased, SPACING_MM, 2, ITERATIONS))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == cores
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    np.testing.assert_array_equal(corrected[1], corrected[0])
+    np.testing.assert_array_equal(corrected[2], corrected[0])
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3])

@@ -1,13 +1,32 @@
 """Bias-field correction: N4 in 3-D, per series (paper section 2.2, A18)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 MINIMUM_SHRUNK_SIZE = 4
 """A side is not shrunk below this many voxels: N4's B-spline grid has four control points a side."""
+
+
+THREADS = 2
+"""Of N4, on any machine: its fit adds up per thread, so that another number gives other last bits."""
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads for every filter that SimpleITK makes in this process meanwhile.
+
+    The filter's own `SetNumberOfThreads` does not reach the B-spline fit inside N4.
+    """
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(number)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def head_mask(volume: np.ndarray) -> np.ndarray:
@@ -17,8 +36,19 @@ def head_mask(volume: np.ndarray) -> np.ndarray:
     makes N4 scale their surroundings and not them.
     """
     bright = sitk.OtsuThreshold(sitk.GetImageFromArray(volume.astype(np.float32)), 0, 1)
-    # Not SimpleITK's BinaryFillhole: the same result, but seconds per slice where air is speckled.
-    return np.stack([ndimage.binary_fill_holes(picture) for picture in sitk.GetArrayFromImage(bright)])
+    return np.stack([_without_holes(picture) for picture in sitk.GetArrayViewFromImage(bright)])
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    """A mask of 0 and 1 with every hole closed: what cannot be reached from outside over the sides of pixels.
+
+    By OpenCV: the same as scipy's `binary_fill_holes` in a seventh of the time, and as SimpleITK's, which takes seconds
+    where air is speckled.
+    """
+    around = np.pad(mask, 1)
+    outside = 2
+    cv2.floodFill(around, None, (0, 0), outside)
+    return around[1:-1, 1:-1] != outside
 
 
 def correct_bias(
@@ -50,11 +80,13 @@ def correct_bias(
     mask = sitk.GetImageFromArray(np.repeat(head, copies, axis=0).astype(np.uint8))
     mask.CopyInformation(image)
     factors = [max(1, min(shrink_factor, size // MINIMUM_SHRUNK_SIZE)) for size in image.GetSize()]
-    corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations(list(iterations))
-    corrector.SetNumberOfThreads(1)  # more threads add up in another order: the last bits would differ
-    corrector.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
-    field = np.exp(sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)))[::copies]
+    with _threads(THREADS):
+        corrector = sitk.N4BiasFieldCorrectionImageFilter()
+        corrector.SetMaximumNumberOfIterations(list(iterations))
+        corrector.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
+        log_field = corrector.GetLogBiasFieldAsImage(image)
+    field = np.exp(sitk.GetArrayViewFromImage(log_field)[::copies])
     # The spline runs wild where no voxel of the head holds it: air keeps the range found in the head.
     inside = field[head]
-    return volume / np.clip(field, inside.min(), inside.max())
+    np.clip(field, inside.min(), inside.max(), out=field)
+    return np.divide(volume, field, out=field)
