@@ -13,7 +13,7 @@ A phantom patient of that size is made once in FOLDER and copied under other UID
 
 CPU seconds stand beside wall-clock seconds: on a busy machine only they mean something.
 
-N4 (`pictures.bias_correction`) has to be done before the first slice can be looked at, runs on one thread and cannot
+N4 (`pictures.bias_correction`) has to be done before the first slice can be looked at, and cannot
 overlap with the network on the same series: it is stated apart.
 """
 

@@ -244,11 +244,11 @@ def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataF
     Millimetres are missing where the pixel spacing is not known.
     """
     by_id = {image["id"]: image for image in images}
-    names = [f"{side}_{unit}" for unit in ("px", "mm") for side in ("x", "y", "width", "height")]
-    rows = []
-    for detection in detections:
-        image = by_id[detection["image_id"]]
-        row_mm, column_mm = image.get("pixel_spacing_mm", (np.nan, np.nan))
-        box_mm = np.multiply(detection["bbox"], [column_mm, row_mm, column_mm, row_mm]).round(3)
-        rows.append([*(image[key] for key in IMAGE_COLUMNS), *detection["bbox"], *box_mm, detection["score"]])
-    return pd.DataFrame(rows, columns=[*IMAGE_COLUMNS, *names, "score"])
+    own = [by_id[detection["image_id"]] for detection in detections]
+    spacing_mm = np.array([image.get("pixel_spacing_mm", (np.nan, np.nan)) for image in own]).reshape(-1, 2)
+    boxes_px = np.array([detection["bbox"] for detection in detections]).reshape(-1, 4)
+    boxes_mm = (boxes_px * spacing_mm[:, [1, 0, 1, 0]]).round(3)
+    table = pd.DataFrame({key: [image[key] for image in own] for key in IMAGE_COLUMNS})
+    for unit, boxes in (("px", boxes_px), ("mm", boxes_mm)):
+        table[[f"{side}_{unit}" for side in ("x", "y", "width", "height")]] = boxes
+    return table.assign(score=[detection["score"] for detection in detections])

@@ -34,7 +34,10 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     low, high = np.percentile(volume, window_percentiles)
     if high <= low:
         return np.zeros(volume.shape, np.uint8)
-    return np.rint((volume.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    pictures = np.empty(volume.shape, np.uint8)
+    for number, values in enumerate(volume):  # by slices: temporaries of a whole volume take twice as long
+        pictures[number] = np.rint((values.clip(low, high) - low) * (255 / (high - low)))
+    return pictures
 
 
 def series_pictures(series: SeriesHeaders, settings: Pictures, phase: SeriesHeaders | None = None) -> np.ndarray:
