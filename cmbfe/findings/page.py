@@ -78,7 +78,7 @@ def lesions_table(lesions: Sequence[Lesion]) -> str:
         [
             str(one.number),
             f"{one.score:.2f}",
-            *(f"{place:.1f}" for place in one.centre_mm),
+            *(f"{place:z.1f}" for place in one.centre_mm),
             f"{one.size_mm:.1f}",
             " × ".join(f"{length:.1f}" for length in one.extent_mm),
             _slices(one),
@@ -157,7 +157,7 @@ def _lesion_card(prefix: str, lesion: Lesion, image: dict[str, Any], found: Foun
     side_x, side_y = (max(ZOOM_SHARE * image[side], 3 * own) for side, own in (("width", width), ("height", height)))
     window = (x + width / 2 - side_x / 2, y + height / 2 - side_y / 2, side_x, side_y)
     alone = rectangles(Found(np.array([[x, y, width, height]]), np.zeros(0)), COLOURS["SSD-FE"], 1)
-    place = ", ".join(f"{value:.1f}" for value in lesion.centre_mm)
+    place = ", ".join(f"{value:z.1f}" for value in lesion.centre_mm)
     caption = f"<b>{lesion.number}</b>: score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, "
     shown = f"slices {_slices(lesion)}, shown: {lesion.best_slice + 1}"
     return (
