@@ -13,7 +13,11 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help env repro crossval study objects phase others site experiments test lint lock clean
+# The notebooks that `make repro` leaves out, where they read results that are in git.
+READINGS := crossvalidation/dvc.yaml:crossval study/dvc.yaml:ablation objects/dvc.yaml:small_objects \
+	phase/dvc.yaml:phase others/dvc.yaml:other_detectors
+
+.PHONY: help env repro readings crossval study objects phase others site experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +48,10 @@ $(INSTALLED): $(PACKAGES) pyproject.toml
 repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites params.yaml first
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+readings: env  ## after repro: notebooks 07 to 09 on the stored results of the commands below, and the site with them
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item $(READINGS)
+	$(MAKE) site
 
 crossval: env  ## every fold of the cross-validation, its table and figure; PROFILE as above
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))

@@ -32,7 +32,9 @@ RUN_BY = {
     "08_phase": "make phase",
     "09_other_detectors": "make others",
 }
-"""Notebooks that `make repro` leaves out, and what runs them."""
+"""Notebooks that `make repro` leaves out, and what makes their results."""
+TRAINS = "07_a_fold"
+"""The one of them that trains; the others read results that are stored."""
 
 
 def build(root: Path, notebooks: Path, out: Path) -> str:
@@ -81,6 +83,14 @@ def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
     _copy_what_is_linked(root, pages)
 
 
+def _not_run(name: str) -> str:
+    """What stands on the page of a notebook without results, as Markdown."""
+    by = f"`{RUN_BY.get(name, 'make repro')}` runs it."
+    if name in RUN_BY and name != TRAINS:
+        by = f"`make readings` runs it on the results that are stored, `{RUN_BY[name]}` makes these anew."
+    return f"```{{note}}\nThis notebook has not been run here, so it has no results: {by}\n```"
+
+
 def _runs(name: str, stored: Iterable[Path], notebooks: Path) -> list[Path]:
     """The executed copies of a notebook: one of its name, or one for each value of its parameter (name-value)."""
     others = {one.stem for one in stored} - {name}
@@ -102,9 +112,7 @@ def _lay_out_notebook(stored: Path, runs: list[Path], folder: Path) -> None:
         return
     content = read_json(stored)
     if not runs:
-        by = RUN_BY.get(stored.stem, "make repro")
-        note = f"```{{note}}\nThis notebook has not been run here, so it has no results: `{by}` runs it.\n```"
-        content["cells"].insert(1, _markdown("not-run", note))
+        content["cells"].insert(1, _markdown("not-run", _not_run(stored.stem)))
         _write_notebook(page, content)
         return
     values = [run.stem.removeprefix(f"{stored.stem}-") for run in runs]
