@@ -5,6 +5,7 @@ The study and the comparison on generated objects are made of these.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
@@ -72,13 +73,29 @@ def _tested(model: Path, params: Params, test: Labels, pictures: Path, out: Path
         "labels_sha256": sha256_of([pictures / LABELS_FILE]),
         "iou": params.evaluation.iou,
     }
+
+    def found() -> Matches:
+        compute = make_compute(params.training.accelerator, params.training.precision)
+        detector = load_model(model).to(compute.device)
+        return match(test, detect_in(detector, test, pictures, compute), iou=params.evaluation.iou)
+
+    return measured_once(found, belongs_to, params.evaluation.sensitivity, out)
+
+
+def measured_once(found: Callable[[], Matches], belongs_to: dict[str, Any], sensitivity: float, out: Path) -> float:
+    """Write matches and their metrics, unless those that belong to the same are there; the AP.
+
+    Args:
+        found: detects and matches; called only if need be.
+        belongs_to: what decides the result; JSON, stored with the metrics.
+        sensitivity: where precision is read.
+        out: the .npz of the matches; the metrics come beside it, as .json.
+    """
     file = out.with_suffix(".json")
     if file.is_file() and out.is_file() and (known := read_json(file))["belongs_to"] == belongs_to:
         return known["ap"]
-    compute = make_compute(params.training.accelerator, params.training.precision)
-    detector = load_model(model).to(compute.device)
-    matches = match(test, detect_in(detector, test, pictures, compute), iou=params.evaluation.iou)
-    metrics = summary(matches, params.evaluation.sensitivity)
+    matches = found()
+    metrics = summary(matches, sensitivity)
     save_matches(matches, out)
     write_json(file, metrics | {"belongs_to": belongs_to})
     return metrics["ap"]

@@ -15,17 +15,15 @@ from cmbfe.detect import detect_in
 from cmbfe.detector.weights import WEIGHTS_FILE
 from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, sha256_of, write_json
-from cmbfe.matches_file import save_matches
-from cmbfe.matching import match
-from cmbfe.metrics import summary
+from cmbfe.files import sha256_of
+from cmbfe.matching import Matches, match
 from cmbfe.other_detectors.training import Spec, train_any
 from cmbfe.params import Params, Training
 from cmbfe.relatives import registry
 from cmbfe.relatives.registry import PLAIN
 from cmbfe.study_patients import read_test_labels
 from cmbfe.threads import one_thread
-from cmbfe.twins import run_all
+from cmbfe.twins import measured_once, run_all
 
 
 def schedule_of(detector: str, params: Params) -> Training:
@@ -92,10 +90,10 @@ def _run(detector: str, params: Params, root: Path, relative: str, seed: int) ->
             "test_patients": params.others.test_patients,
             "iou": params.evaluation.iou,
         }
-        file, found = out / f"{relative}-{seed}.json", out / f"{relative}-{seed}.npz"
-        if not (file.is_file() and found.is_file() and read_json(file)["belongs_to"] == belongs_to):
+
+        def found() -> Matches:
             on_test = detect_in(model, test, paths.study_data(root) / "pictures", compute)
-            matches = match(test, on_test, iou=params.evaluation.iou)
-            save_matches(matches, found)
-            write_json(file, summary(matches, params.evaluation.sensitivity) | {"belongs_to": belongs_to})
-    return relative, seed, read_json(file)["ap"]
+            return match(test, on_test, iou=params.evaluation.iou)
+
+        ap = measured_once(found, belongs_to, params.evaluation.sensitivity, out / f"{relative}-{seed}.npz")
+    return relative, seed, ap
