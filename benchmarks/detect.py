@@ -178,6 +178,7 @@ def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
     print(", ".join(f"{name} {value}" for name, value in seconds.items()), f"({len(pictures)} slices)")
     threshold = usual_threshold(detector, pictures)
     bare(detector, pictures[: 2 * BATCH])
+    ratios: dict[str, list[tuple[float, float]]] = {"whole": [], "whole less N4": []}
     for number in range(rounds):
         alone = bare(detector, pictures)
         with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +188,11 @@ def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
         whole, n4 = spent["whole"], spent["N4"]
         print(f"round {number + 1}: whole {whole}, of it N4 {n4}; bare network {alone}", flush=True)
         for name, one in (("whole", whole), ("whole less N4", whole - n4)):
-            print(f"  {name} / bare: {one.wall / alone.wall:.3f}, CPU {one.cpu / alone.cpu:.3f}", flush=True)
+            ratios[name].append((one.wall / alone.wall, one.cpu / alone.cpu))
+            print("  {} / bare: {:.3f}, CPU {:.3f}".format(name, *ratios[name][-1]), flush=True)
+    for name, values in ratios.items():
+        if rounds > 1:
+            print("mean of the rounds: {} / bare {:.3f}, CPU {:.3f}".format(name, *np.mean(values, axis=0)))
     return threshold
 
 
