@@ -1,4 +1,4 @@
-"""How often the 95 % intervals hold the true value, at 17, 50 and 200 patients (about 10 minutes on one
+"""How often the 95 % intervals hold the true value, at 17, 50 and 200 patients (about 5 minutes on one
 core).
 
     python benchmarks/interval_coverage.py [--cohorts 500] [--resamples 1000]

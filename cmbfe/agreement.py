@@ -47,9 +47,11 @@ def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float
     truth, detected = counts["truth_class"].cat.codes, counts["detected_class"].cat.codes
     table = pd.crosstab(counts["truth_class"], counts["detected_class"], dropna=False)
     several = len(set(truth) | set(detected)) > 1
+    # All classes are named: the weights count the steps between two of them, whether or not a patient lies there.
+    every = range(len(CLASSES))
     return table, {
         "accuracy": float((truth == detected).mean()) if len(counts) else np.nan,
-        "kappa": float(cohen_kappa_score(truth, detected, weights="linear")) if several else np.nan,
+        "kappa": float(cohen_kappa_score(truth, detected, labels=every, weights="linear")) if several else np.nan,
     }
 
 
@@ -88,7 +90,8 @@ def icc(ratings: np.ndarray) -> tuple[float, float, float]:
     """Intraclass correlation for absolute agreement of single ratings, and its 95 % interval.
 
     `ratings` is [n subjects, k raters]. ICC(2,1) of Shrout and Fleiss (1979), two-way random effects; the
-    interval is McGraw and Wong's (1996) for ICC(A,1). NaN for n < 2 or without any variance.
+    interval is McGraw and Wong's (1996) for ICC(A,1). NaN for n < 2, without any variance, or where
+    the formula divides by 0 (as of two subjects, the first rated 0 and 1, the second 1 and 0).
     """
     ratings = np.asarray(ratings, float)
     n, k = ratings.shape
@@ -99,7 +102,10 @@ def icc(ratings: np.ndarray) -> tuple[float, float, float]:
     subjects_ms = k * (between**2).sum() / (n - 1)
     raters_ms = n * (raters**2).sum() / (k - 1)
     error_ms = ((ratings - ratings.mean() - between - raters) ** 2).sum() / ((n - 1) * (k - 1))
-    value = (subjects_ms - error_ms) / (subjects_ms + (k - 1) * error_ms + k * (raters_ms - error_ms) / n)
+    total = subjects_ms + (k - 1) * error_ms + k * (raters_ms - error_ms) / n
+    if total == 0:
+        return np.nan, np.nan, np.nan
+    value = (subjects_ms - error_ms) / total
     return float(value), *_icc_interval(value, n, k, subjects_ms, raters_ms, error_ms)
 
 
@@ -109,7 +115,7 @@ def _icc_interval(
     """McGraw and Wong 1996, ICC(A,1); NaN where all subjects have the same mean."""
     if raters_ms == error_ms == 0:
         return 1.0, 1.0
-    if subjects_ms == error_ms == 0:
+    if subjects_ms == 0:
         return np.nan, np.nan
     a = k * value / (n * (1 - value))
     b = 1 + k * value * (n - 1) / (n * (1 - value))

@@ -1,5 +1,6 @@
 """The evidence about a detector in one folder: two COCO files in; numbers, tables, figures and a page out."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -13,9 +14,10 @@ from tqdm import tqdm
 from cmbfe import metrics, stats
 from cmbfe.agreement import bland_altman, class_agreement, counts_per_patient, icc
 from cmbfe.calibration import expected_calibration_error, has_probabilities, reliability
-from cmbfe.data.labels import Detections, Labels, labels_of_split, read_labels
-from cmbfe.detections_file import detections_of
+from cmbfe.data.foreign_labels import read_foreign_labels
+from cmbfe.data.labels import Detections, Labels, labels_of_split
 from cmbfe.errors import InputError
+from cmbfe.evaluation_files import evaluated_detections, evaluated_mimics
 from cmbfe.files import whole_folder, write_json
 from cmbfe.lesions3d import LINK_MM, check_lesion_keys, match_lesions
 from cmbfe.matching import FALSE_POSITIVE, match
@@ -71,14 +73,17 @@ def evaluate_files(
         The content of metrics.json, with NaN where that has null.
 
     Raises:
-        InputError: a bad file, a split that is missing or must be named, a threshold that is no number.
+        InputError: a bad file, a split that is missing or must be named, a threshold that is no number, an impossible
+            iou.
     """
     if threshold is not None and not np.isfinite(threshold):
         raise InputError(f"threshold is {threshold}; it must be a number")
-    labels = chosen_labels(read_labels(truth), split, str(truth))
+    if not 0 < iou <= 1:
+        raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
+    labels = chosen_labels(read_foreign_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
-    found = [detections_of(path, labels, all_looked_at=True) for path in files]
-    mimic_labels = read_labels(mimics) if mimics else None
+    found = [evaluated_detections(path, labels) for path in files]
+    mimic_labels = evaluated_mimics(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
         pairs = zip(names_of(files), found, strict=True)
@@ -113,7 +118,7 @@ def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:
     """The labels of one split, or all; files of several splits are refused unless one is named."""
     if split is not None:
         return labels_of_split(labels, split)
-    splits = sorted({str(image["split"]) for image in labels["images"] if "split" in image})
+    splits = sorted({image["split"] for image in labels["images"] if "split" in image})
     if len(splits) > 1:
         raise InputError(f"{where}: holds the splits {', '.join(splits)}; say which with --split")
     if not labels["images"]:
@@ -122,7 +127,11 @@ def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """Short names that tell result files apart: their stems, else their folders, else their paths."""
+    """Short names that tell result files apart: their stems, else their folders, else their paths.
+
+    Bytes that are no UTF-8 become question marks.
+    """
+    files = [Path(os.fsencode(path).decode(errors="replace")) for path in files]
     stems, folders = [path.stem for path in files], [path.resolve().parent.name for path in files]
     for names in (stems, folders):
         if len(set(names)) == len(files) and "detections" not in names:
@@ -200,8 +209,10 @@ def notes(detectors: list[Detector], labels: Labels) -> list[str]:
         found.append("The labels name no patients: each picture counts as a patient of its own.")
     if gap := lesion_level_gap(labels):
         found.append(f"No lesion level: {gap}.")
+    if not detectors[0].pictures.truth_ids:
+        found.append("The labels hold no microbleed: nothing that needs one has a value.")
     for detector in detectors:
-        if not detector.has_operating_point:
+        if not detector.has_operating_point and detector.pictures.truth_ids:
             found.append(f"{detector.name} never reaches 90 % sensitivity: no operating point; give --threshold.")
         if not has_probabilities(detector.pictures):
             found.append(f"The scores of {detector.name} are no probabilities: no calibration.")

@@ -111,7 +111,8 @@ def _touching(slices: np.ndarray, start: int) -> np.ndarray:
 
 def _by_series(found: Overlaps) -> list[np.ndarray]:
     """Indices of the detections of each series, in the order of their scores."""
-    names = [(str(image["patient_id"]), str(image.get("series_uid"))) for image in found.images]
+    patients = found.patient_of_picture.tolist()
+    names = [(patient, image.get("series_uid")) for patient, image in zip(patients, found.images, strict=True)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     series = np.array([numbers[name] for name in names], np.int64)[found.picture]
     by_series = np.argsort(series, kind="stable")

@@ -1,6 +1,7 @@
 """Figures and the one-page HTML of an evaluation; the numbers come from `cmbfe.evaluate`."""
 
 import base64
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -91,15 +92,23 @@ def draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
             if axes.get_legend_handles_labels()[1]:
                 axes.legend(fontsize="small")
         paths.append(folder / f"{name}.png")
-        save(figure, paths[-1])
+        with warnings.catch_warnings():  # a detector's name may hold what the font lacks; the page writes it out
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            save(figure, paths[-1])
         plt.close(figure)
     return paths
+
+
+def legend_name(name: str) -> str:
+    """A detector's name as matplotlib shows it as it stands: `$` begins no formula, a leading `_` hides no entry."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def draw_precision_sensitivity(axes: Axes, detector: Detector, colour: str) -> None:
     """Precision against sensitivity, with the operating point as a dot."""
     curve = metrics.precision_sensitivity(detector.pictures)
-    axes.plot(curve["sensitivity"], curve["precision"], color=colour, label=detector.name)
+    axes.plot(curve["sensitivity"], curve["precision"], color=colour, label=legend_name(detector.name))
     if detector.has_operating_point:
         point = metrics.at_threshold(detector.pictures, detector.threshold)
         axes.plot(point["sensitivity"], point["precision"], "o", color=colour)
@@ -125,20 +134,22 @@ def _plot_froc(axes: Axes, curve: pd.DataFrame, name: str, colour: str, x_max: f
     # The curve keeps its last sensitivity where the detector has nothing more to say.
     x = np.append(curve["false_positives"], max(x_max, curve["false_positives"].max()))
     y = np.append(curve["sensitivity"], curve["sensitivity"].iloc[-1])
-    axes.plot(x, y, color=colour, label=name)
+    axes.plot(x, y, color=colour, label=legend_name(name))
     axes.set(ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
 
 
 def draw_reliability(axes: Axes, detector: Detector, colour: str) -> None:
     """Share of microbleeds among the detections of each score."""
-    evidence_figures.draw_reliability(axes, reliability(detector.pictures), detector.name, colour)
+    evidence_figures.draw_reliability(axes, reliability(detector.pictures), legend_name(detector.name), colour)
 
 
 def draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
     """Difference of the counts per patient against their mean, with bias and limits of agreement."""
     counts = counts_per_patient(detector.lesions, detector.threshold)
     difference = counts["detected"] - counts["truth"]
-    axes.plot(counts[["detected", "truth"]].mean(axis=1), difference, "o", color=colour, label=detector.name)
+    axes.plot(
+        counts[["detected", "truth"]].mean(axis=1), difference, "o", color=colour, label=legend_name(detector.name)
+    )
     agreement = bland_altman(counts["truth"].to_numpy(), counts["detected"].to_numpy())
     for height in (agreement.bias, agreement.lower_limit, agreement.upper_limit):
         axes.axhline(height, color=colour, linestyle="-" if height == agreement.bias else "--", linewidth=1)

@@ -1,6 +1,7 @@
 """Counts per patient: published examples and cases by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
@@ -33,6 +34,17 @@ def test_icc_counts_a_constant_offset_as_disagreement():
 def test_raters_who_differ_on_subjects_who_do_not_agree_in_nothing(recwarn):
     value, low, high = icc(np.array([[2, 4], [2, 4], [2, 4]]))
     assert value == 0
+    assert np.isnan([low, high]).all()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("swaps", [(1, 2), (2, 2), (1, 1)])
+def test_subjects_of_one_mean_have_no_interval_and_where_the_formula_divides_by_0_no_value(swaps, recwarn):
+    # Mean squares of n subjects, of whom some are rated [0, 1] and the others [1, 0]: subjects 0.
+    ratings = np.array([[0, 1]] * swaps[0] + [[1, 0]] * swaps[1])
+    value, low, high = icc(ratings)
+    # (1, 2): raters 1/6, error 2/3, value -2/3 / (2/3 - 1/3); (2, 2): raters 0, error 4/3, -4/3 / (4/3 - 2/3).
+    assert value == pytest.approx({(1, 2): -2, (2, 2): -2, (1, 1): np.nan}[swaps], nan_ok=True)
     assert np.isnan([low, high]).all()
     assert not recwarn.list
 
@@ -89,6 +101,14 @@ def test_the_confusion_table_has_all_classes_and_counts_each_patient_once():
     # Linear weights: observed 1 + 1 + 1 apart; expected from the margins (1,1,1) and (1,2,0): (0+1+2 +
     # 2(1+0+1)) / 3.
     assert values["kappa"] == pytest.approx(1 - 3 / ((0 + 1 + 2) / 3 + 2 * (1 + 0 + 1) / 3))
+
+
+def test_a_class_without_patients_counts_as_a_step_in_kappa():
+    counts = pd.DataFrame({"truth": [2, 2, 5, 0, 0], "detected": [2, 2, 0, 0, 2]})
+    for column in ("truth", "detected"):
+        counts[f"{column}_class"] = clinical_class(counts[column].to_numpy())
+    # Steps between the classes, observed: 0, 0, 3, 0, 2, mean 1; expected, over all 25 pairs: (4 + 4 + 9 + 6 + 6) / 25.
+    assert class_agreement(counts)[1]["kappa"] == pytest.approx(1 - 1 / (29 / 25))
 
 
 def test_patients_of_one_class_have_an_accuracy_and_no_kappa(recwarn):

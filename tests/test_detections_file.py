@@ -51,6 +51,40 @@ def test_the_uid_of_the_dicom_instance_goes_before_the_name(tmp_path, labels):
     assert [one["image_id"] for one in detections_of(file, labels)] == [1]
 
 
+def test_frames_of_one_dicom_file_are_told_apart_by_name(tmp_path, labels):
+    for image in labels["images"]:
+        image["sop_instance_uid"] = "1.2.3"
+    images = {key: {"file_name": f"P{key}/000.png", "sop_instance_uid": "1.2.3"} for key in (2, 1)}
+    file = detected(tmp_path, images, [detection(key, key / 10, T) for key in images])
+    assert {one["image_id"]: one["score"] for one in detections_of(file, labels)} == {2: 0.2, 1: 0.1}
+
+
+def test_a_number_behind_a_dot_is_no_suffix(tmp_path, labels):
+    images = {3: {"file_name": "IM.0001", "sop_instance_uid": None}, 4: {"file_name": "IM.0002"}}
+    for image, name in zip(labels["images"], ("IM.0001", "IM.0002"), strict=True):
+        image["file_name"] = name
+    file = detected(tmp_path, images, [detection(4, 0.5, T), detection(3, 0.9, T)])
+    assert [one["image_id"] for one in detections_of(file, labels, all_looked_at=True)] == [2, 1]
+    labels["images"].pop()
+    assert [one["image_id"] for one in detections_of(file, labels)] == [1]
+
+
+def test_two_pictures_never_become_one(tmp_path, labels):
+    images = {1: {"file_name": "P1/000.png"}, 2: {"file_name": "P1/000.jpg"}}
+    file = detected(tmp_path, images, [detection(key, 0.5, T) for key in images])
+    assert [one["image_id"] for one in detections_of(file, labels)] == [1]
+    labels["images"][0]["sop_instance_uid"] = "1.2.3"
+    images[3] = {"file_name": "other.png", "sop_instance_uid": "1.2.3"}
+    with pytest.raises(InputError, match=r"images\.json: has two pictures that by UID or name are picture 1"):
+        detections_of(detected(tmp_path, images, []), labels)
+
+
+@pytest.mark.parametrize("name", ["", "/", 3, None])
+def test_a_picture_needs_the_name_of_a_file(tmp_path, labels, name):
+    with pytest.raises(InputError, match=r"images\.json: image 1: file_name .* is not the name of a file"):
+        detections_of(detected(tmp_path, {1: {"file_name": name}}, []), labels)
+
+
 def test_detections_of_other_pictures_and_pictures_without_a_look_are_named(tmp_path, labels):
     file = detected(tmp_path, {1: {"file_name": "P9/000.png"}}, [])
     with pytest.raises(InputError, match="names none of the pictures of the labels"):

@@ -1,6 +1,7 @@
 """`cmbfe evaluate`: two COCO files of any detector in; one folder of evidence out, or one line and nothing."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -277,6 +278,10 @@ FAULTS = {
     "zero width": (lambda labels, found: labels["annotations"][0].update(bbox=[1, 1, 0, 4]), "zero width"),
     "unknown picture": (lambda labels, found: found[0].update(image_id=99), r"found\.json: detection 0: image_id"),
     "score": (lambda labels, found: found[3].update(score=float("nan")), r"found\.json: detection 3: score"),
+    "a box beyond all pictures": (
+        lambda labels, found: found[0].update(bbox=[0, 0, 1e200, 1e200]),
+        "beyond 1e.09 px",
+    ),
     "no pictures": (lambda labels, found: (labels.update(images=[], annotations=[]), found.clear()), "no pictures"),
 }
 
@@ -295,6 +300,29 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, labels, fault):
 def test_a_threshold_that_is_no_number_is_an_error(tmp_path, labels):
     with pytest.raises(InputError, match="threshold is nan"):
         run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", threshold=float("nan"))
+
+
+@pytest.mark.parametrize("iou", [0, -1, 1.5, float("nan")])
+def test_an_impossible_iou_is_an_error(tmp_path, labels, iou):
+    with pytest.raises(InputError, match=r"iou is .* above 0 and at most 1"):
+        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", iou=iou)
+
+
+def test_any_name_of_a_file_is_drawn_as_it_stands(tmp_path, labels, recwarn):
+    (truth,) = write(tmp_path, truth=labels)
+    paths = [tmp_path / name for name in (r"_$\frac$ 检测.json", os.fsdecode(b"b\xff.json"))]
+    for path in paths:
+        path.write_text(json.dumps(detections_of(labels, 0)))
+    result = run([truth, paths[0]], tmp_path / "out", against=paths[1])
+    assert [result["detector"], result["against"]["detector"]] == [r"_$\frac$ 检测", "b\ufffd"]
+    assert r"_$\frac$ 检测" in (tmp_path / "out" / "report.html").read_text()
+    assert not recwarn.list
+
+
+def test_no_microbleed_is_said_once(tmp_path, labels):
+    labels["annotations"].clear()
+    result = run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
+    assert result["notes"] == ["The labels hold no microbleed: nothing that needs one has a value."]
 
 
 def test_a_folder_of_something_else_is_not_overwritten(tmp_path, labels):

@@ -55,6 +55,14 @@ def test_boxes_at_one_place_on_neighbouring_slices_are_one_detection():
     assert groups(labels, [detection(image, image / 10, T) for image in (1, 2, 3)]) == [{0, 1, 2}]
 
 
+def test_patients_called_1_by_number_and_by_text_are_two():
+    images = [{**image, "patient_id": name} for name, image in zip((1, "1"), series(2), strict=True)]
+    for image in images:
+        image.update(slice_index=0, series_uid="1.2")
+    labels = labels_of(images, [(1, "a", T), (2, "a", T)])
+    assert groups(labels, [detection(1, 0.9, T), detection(2, 0.8, T)]) == [{0}, {1}]
+
+
 def test_a_slice_without_a_box_ends_a_detection():
     labels = labels_of(series(5), [])
     detections = [detection(1, 0.9, T), detection(2, 0.8, T), detection(4, 0.7, T)]
