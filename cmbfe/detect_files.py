@@ -19,6 +19,7 @@ from cmbfe.data.labels import Detections
 from cmbfe.data.picture_files import is_phase_file, phase_file, read_with_phase
 from cmbfe.data.pictures import series_pictures
 from cmbfe.data.sources.burned_in import refuse_burned_in
+from cmbfe.data.sources.volumes import refuse_lines
 from cmbfe.detect import BATCH
 from cmbfe.errors import InputError
 from cmbfe.params import Pictures
@@ -97,6 +98,7 @@ class DicomSeries:
     def load(self, settings: Pictures) -> Loaded:
         """See `Series`; `BurnedInAnnotation` where a header says so."""
         headers = self.headers
+        refuse_lines(headers.files[0], headers.rows, headers.columns)
         refuse_burned_in(sorted({*headers.files, *(self.phase.files if self.phase else ())}))
         pictures = series_pictures(headers, settings, self.phase)
         image = {"width": headers.columns, "height": headers.rows, "pixel_spacing_mm": list(headers.pixel_spacing_mm)}

@@ -257,6 +257,20 @@ def points(text: str) -> Callable[[Path], object]:
     return spoil
 
 
+def series_points(text: str) -> Callable[[Path], object]:
+    """Points of a volume in t0 for each patient."""
+
+    def spoil(root: Path) -> None:
+        points(text)(root)
+        for patient in ("anna", "bert"):
+            (root / "t0").mkdir(exist_ok=True)
+            (root / f"{patient}.nii").rename(root / "t0" / f"{patient}.nii")
+        description = "images: '{series}/{patient}.nii'\npoints: points.csv\ncoordinates: voxel-0\n"
+        (root / "import.yaml").write_text(description)
+
+    return spoil
+
+
 def described(text: str) -> Callable[[Path], object]:
     """Another description of the volumes."""
     return lambda root: (root / "import.yaml").write_text(text)
@@ -304,6 +318,45 @@ SPOILED_NIFTI = {
     "column missing": (points("x,y,patient\n1,2,anna\n"), "points.csv: the column z is missing"),
     "NaN in points": (points("x,y,z,patient\n1,2,,anna\n"), "points.csv: row 2: holds a value that is no number"),
     "names do not match": (points("x,y,z,patient\n1,2,3,ana\n"), "points.csv: no volume is of its patient 'ana'"),
+    "another series": (
+        series_points("x,y,z,patient,series\n1,2,3,anna,T0\n"),
+        "points.csv: no volume is of its patient 'anna' and series 'T0' (row 2)",
+    ),
+    "a series that images does not tell apart": (
+        points("x,y,z,patient,series\n1,2,3,anna,t0\n"),
+        "points.csv: has a column series, but images has no {series}",
+    ),
+    "no patient in a row": (points("x,y,z,patient\n1,2,3,\n"), "points.csv: no volume is of its patient '' (row 2)"),
+    "patient of another file": (
+        described("images: '{patient}.nii'\npoints: 'masks/{patient}.csv'\ncoordinates: voxel-0\n"),
+        "masks/bert.csv: no volume is of its patient 'anna' (row 2)",
+    ),
+    "more values than columns": (
+        points("x,y,z,patient\n1,2,3,anna,bad\n"),
+        "points.csv: row 2: has more values than the header has columns",
+    ),
+    "no table": (points('x,y,z,patient\n"1,2,3,anna\n'), "points.csv: not readable as CSV"),
+    "a column twice": (points("x,y,z,x\n1,2,3,4\n"), "points.csv: its header names a column twice"),
+    "boundless": (
+        points("x,y,z,patient,diameter_mm\n1,2,3,anna,inf\n"),
+        "points.csv: row 2: holds a value that is no number ('inf')",
+    ),
+    "too large": (
+        points("x,y,z,patient,diameter_mm\n1,2,3,anna,1e9\n"),
+        "points.csv: row 2: diameter_mm is not above 0.01 and up to 100, but 1e9",
+    ),
+    "no date": (
+        described("images: 2024-02-30"),
+        "import.yaml: holds a value that cannot be read: day is out of range",
+    ),
+    "in itself": (
+        described("images: &a [*a]"),
+        "import.yaml: holds a value that cannot be read: its lists or objects",
+    ),
+    "one row": (
+        lambda root: save(root / "anna.nii", head((40, 1, 10)), LAS),
+        "anna.nii: its slices have 1 × 40 px (rows × columns), which is no picture",
+    ),
     "size of nothing": (
         points("x,y,z,patient,diameter_mm\n1,2,3,anna,0\n"),
         "points.csv: row 2: diameter_mm is not above 0",
@@ -318,6 +371,7 @@ def test_a_malformed_description_is_named_in_one_line(refused, tmp_path, case):
     for patient in ("anna", "bert"):
         save(root / f"{patient}.nii", head(dots=DOTS), LAS)
         save(root / "masks" / f"{patient}.nii", mask(SHAPE, DOTS), LAS)
+        (root / "masks" / f"{patient}.csv").write_text("x,y,z,patient\n14,20,4,anna\n")
     (root / "import.yaml").write_text("images: '{patient}.nii'\nmask: 'masks/{patient}.nii'\n")
     spoil(root)
     assert reason in refused("nifti", root)
@@ -367,6 +421,22 @@ SPOILED_COCO = {
         "of the categories cat, dog one must be named cmb",
     ),
     "no pictures": (edited(lambda labels: labels.update(images=[], annotations=[])), "holds no pictures"),
+    "beside the picture": (
+        edited(lambda labels: labels["annotations"][0].update(bbox=[64.0, 10, 0.005, 5])),
+        "the box [64.0, 10.0, 0.005, 5.0] of picture 1 lies outside it",
+    ),
+    "a lesion that is a list": (
+        edited(lambda labels: labels["annotations"][0].update(lesion_id=[1])),
+        "annotations.json: annotation 1: lesion_id [1] is neither text nor a number",
+    ),
+    "a link to itself": (
+        lambda root: ((root / "P2/000.png").unlink(), (root / "P2/000.png").symlink_to("000.png")),
+        "P2/000.png: ",
+    ),
+    "too deep": (
+        lambda root: (root / LABELS_FILE).write_text("[" * 100_000),
+        "annotations.json: holds a value that cannot be read",
+    ),
 }
 
 
@@ -381,6 +451,14 @@ def test_a_malformed_coco_is_named_in_one_line(refused, tmp_path, case):
 SPOILED_VOC = {
     "missing picture": (lambda root: (root / "P2/000.png").unlink(), "P2/000.png: no such picture"),
     "no XML": (lambda root: (root / "P2/000.xml").write_text("<"), "000.xml: not readable as XML"),
+    "an encoding that nobody reads": (
+        lambda root: (root / "P2/000.xml").write_text("<?xml version='1.0' encoding='gbk'?><annotation/>"),
+        "000.xml: not readable as XML",
+    ),
+    "a box outside": (
+        lambda root: (root / "P1/000.xml").write_text((root / "P1/000.xml").read_text().replace("<xmax>", "<xmax>9")),
+        "P1/000.xml: annotation 1: the box",
+    ),
     "nothing": (lambda root: [file.unlink() for file in root.rglob("*.xml")], "in: no VOC file (*.xml)"),
 }
 
@@ -397,6 +475,7 @@ def test_a_malformed_voc_is_named_in_one_line(refused, tmp_path, case):
 def test_options_that_cannot_be_are_refused(refused, tmp_path):
     root = dou(tmp_path / "in", {"01": DOTS})
     (tmp_path / "key.json").write_text('{"salt": "00"}')
+    (tmp_path / "tmp.txt").touch()
     inside = tmp_path / "deep" / "out" / "key.json"
     assert "--size 8: pictures are 32 to 4096 px wide" in refused("dou", root, "--size", 8)
     assert "--box-mm 0.0: boxes" in refused("dou", root, "--box-mm", 0)
@@ -405,6 +484,9 @@ def test_options_that_cannot_be_are_refused(refused, tmp_path):
     assert "key.json: is no key file" in refused("dou", root, "--key-file", tmp_path / "key.json")
     assert f"{tmp_path}: is a folder" in refused("dou", root, "--key-file", tmp_path)
     assert "--jobs 0" in refused("dou", root, "--jobs", 0)
+    assert "tmp.txt/key.json: " in refused("dou", root, "--key-file", tmp_path / "tmp.txt" / "key.json")
+    assert "error: /proc/" in refused("dou", root, "--key-file", "/proc/key.json")
+    assert "backend multiprocessing: " in refused("dou", root, "--backend", "multiprocessing")
     assert "backend threads: " in refused("dou", root, "--backend", "threads")
 
 

@@ -15,8 +15,9 @@ from source_world import PICTURES, dou, imported, valdo, workbook
 from tiny_world import SIDE, dicom_head, dicom_labels, tiny_params, tree
 
 from cmbfe.data.labels import LABELS_FILE
-from cmbfe.data.sources.identity import Pseudonyms, read_key
+from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key
 from cmbfe.data.sources.importer import Options, import_source
+from cmbfe.errors import InputError
 from cmbfe.files import read_json
 from cmbfe.params import save_params
 
@@ -236,3 +237,10 @@ def test_a_key_inside_the_output_is_refused_also_through_a_link(tmp_path):
     options = Options(key_file=tmp_path / "link" / "key.json")
     with pytest.raises(ValueError, match="must not lie in the output"):
         import_source("dou", source, tmp_path / "out", PICTURES, 0, options, progress=False)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"salt": 3}', '{"salt": "x"}'])
+def test_a_spoilt_salt_of_a_killed_import_is_named(tmp_path, content):
+    (tmp_path / "salt.json").write_text(content)
+    with pytest.raises(InputError, match=r"salt\.json: holds no salt; remove"):
+        kept_salt(tmp_path / "salt.json")

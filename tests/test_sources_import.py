@@ -283,3 +283,13 @@ def test_the_descriptions_in_the_documentation_are_sound(tmp_path):
     for block in blocks:
         (tmp_path / "import.yaml").write_text(block)
         assert read_description(tmp_path / "import.yaml").images
+
+
+def test_an_error_of_any_kind_leaves_nothing_behind(source, tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(importer, "write_dataset", failing)
+    with pytest.raises(OSError, match="No space left"):
+        imported("dou", source, tmp_path / "out")
+    assert not any(tmp_path.iterdir())

@@ -1,18 +1,23 @@
 """Where a microbleed of an imported data set lies: in patient mm, from the written pictures, labels and affines."""
 
 import json
+import shutil
+from collections import Counter
 
 import nibabel as nib
 import numpy as np
+import openpyxl
 import pytest
 import yaml
 from nifti_files import SHAPE, affine_of, head, mask, save
 from source_world import assert_at, dou, imported, places_mm, valdo, workbook
+from tiny_world import labelled_pictures
 
 from cmbfe.data.labels import LABELS_FILE, read_labels
 from cmbfe.data.picture_files import read_picture, save_picture
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.volumes import apply
+from cmbfe.data.sources.workbook import read_workbook
 from cmbfe.data.voc import write_voc
 from cmbfe.files import read_json
 
@@ -140,3 +145,62 @@ def test_labels_beside_their_volumes_are_not_taken_for_volumes_nor_are_hidden_fi
     labels = imported("nifti", tmp_path / "in", tmp_path / "out")
     assert {image["patient_id"] for image in labels["images"]} == {"anna"}
     assert_at(tmp_path / "out", affine, DOTS)
+
+
+def described(root, **keys):
+    """A description of volumes with points, and how many microbleeds each patient has once it is imported."""
+    (root / "import.yaml").write_text(yaml.safe_dump({"points": "points.csv", "coordinates": "voxel-0", **keys}))
+    labels = imported("nifti", root, root.parent / "out")
+    patient_of = {image["id"]: image["patient_id"] for image in labels["images"]}
+    return Counter(patient_of[box["image_id"]] for box in labels["annotations"] if box["lesion_id"].endswith("1"))
+
+
+@pytest.mark.parametrize("patient", ["NA", "None", "007", "1e5"])
+def test_a_patient_may_have_any_name(tmp_path, patient):
+    save(tmp_path / "in" / f"{patient}.nii", head(dots=DOTS[:1]), affine_of("LPS"))
+    row = ",".join(map(str, DOTS[0]))
+    (tmp_path / "in" / "points.csv").write_text(f"x,y,z,patient,\n{row}, {patient} ,\n , ,,\n")
+    assert set(described(tmp_path / "in", images="{patient}.nii")) == {patient}
+
+
+@pytest.mark.parametrize("pattern", ["./swi[1]/{patient}*.nii", "swi[1]/{patient}{series}.nii", "swi[1]/{patient}**"])
+def test_a_pattern_means_what_it_says(tmp_path, pattern):
+    save(tmp_path / "in" / "swi[1]" / "anna_a.nii", head(dots=DOTS[:1]), affine_of("LPS"))
+    (tmp_path / "in" / "points.csv").write_text(f"x,y,z\n{','.join(map(str, DOTS[0]))}\n")
+    assert sum(described(tmp_path / "in", images=pattern).values()) > 0
+
+
+def test_linked_folders_are_read_as_others(tmp_path):
+    source = valdo(tmp_path / "in", {"sub-101": DOTS, "sub-102": DOTS})
+    (source / "sub-102").rename(tmp_path / "sub-102")
+    (source / "more").symlink_to(tmp_path, target_is_directory=True)
+    labels = imported("valdo", source, tmp_path / "out")
+    assert {image["patient_id"] for image in labels["images"]} == {"sub-101", "sub-102"}
+
+
+@pytest.mark.parametrize("name", ["lesion", "CMB", "microbleed"])
+def test_the_only_class_of_voc_is_microbleeds_whatever_its_name(tmp_path, name):
+    labels = labelled_pictures(tmp_path / "in", 3)
+    write_voc({**labels, "categories": [{"id": 1, "name": name}]}, tmp_path / "voc")
+    shutil.copytree(tmp_path / "voc", tmp_path / "in", dirs_exist_ok=True)
+    assert len(imported("voc", tmp_path / "in", tmp_path / "out")["annotations"]) == 3
+
+
+def test_null_is_no_patient(tmp_path):
+    labels = labelled_pictures(tmp_path / "in", 3)
+    for image in labels["images"]:
+        image.update(patient_id=None, split=None)
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    found = imported("coco", tmp_path / "in", tmp_path / "out")
+    assert {image["patient_id"] for image in found["images"]} == {"P1", "P2", "P3"}
+    assert {image["split"] for image in found["images"]} <= {"train", "validation", "test"}
+
+
+def test_empty_rows_of_a_streamed_workbook_are_passed_over(tmp_path):
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet("Sheet")
+    for row in (["NIFTI File Name ", "x"], [], ["122_T1.nii.gz", 1, 2, 3], []):
+        sheet.append(row)
+    book.save(tmp_path / "info.xlsx")
+    (row,) = read_workbook(tmp_path / "info.xlsx")
+    assert (row.name, row.places, row.where[-5:]) == ("122_T1.nii.gz", ((1, 2, 3),), "row 3")

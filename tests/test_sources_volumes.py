@@ -1,5 +1,8 @@
 """Volumes turned to one orientation, microbleeds as boxes on slices, and frames: places stay what they were."""
 
+import gzip
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from nifti_files import affine_of, head, save
 
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.lesions import lesions_of_mask, lesions_of_points
-from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, read_volume
+from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, read_volume, refuse_lines
 from cmbfe.errors import InputError
 
 AXES = st.permutations(["LR", "PA", "IS"]).flatmap(lambda axes: st.tuples(*map(st.sampled_from, axes))).map("".join)
@@ -81,3 +84,29 @@ def test_a_volume_that_is_no_nifti_or_has_no_place_is_refused(tmp_path):
         nib.save(image, tmp_path / "two.nii")
         with pytest.raises(InputError, match=r"two\.nii: its affine gives no place"):
             read_volume(tmp_path / "two.nii")
+
+
+def test_a_changed_bit_in_a_packed_volume_is_noticed(tmp_path):
+    path = save(tmp_path / "one.nii.gz", head(), affine_of("LPS"))
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # of the checksum
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"one\.nii\.gz: .* the file is damaged or cut off: CRC"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["one.nii", "one.nii.gz"])
+def test_a_header_that_announces_more_than_there_is_takes_no_memory(tmp_path, name):
+    path = save(tmp_path / "small.nii", np.zeros((2, 2, 2), np.float32), affine_of("LPS"))
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([30000] * 3, "<i2").tobytes()  # dim[1] to dim[3]: 100 TB
+    (tmp_path / name).write_bytes(gzip.compress(bytes(content)) if name.endswith(".gz") else bytes(content))
+    with pytest.raises(InputError, match="108000000000352 bytes are announced, 384 are there"):
+        read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (9, 1)])
+def test_a_line_is_no_picture(size):
+    with pytest.raises(InputError, match=r"x\.nii: its slices have"):
+        refuse_lines(Path("x.nii"), *size)
+    refuse_lines(Path("x.nii"), 2, 2)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cmbfe.data.folders import files_named
 from cmbfe.data.labels import CATEGORIES, Labels, check_labels
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder
@@ -23,14 +24,14 @@ MARKER = "voc.txt"
 def read_voc(folder: Path | str) -> Labels:
     """Read all VOC files (*.xml) under a folder as COCO labels; file names are relative to that folder.
 
-    Pictures and boxes are numbered from 1 in the order of their paths; the category `cmb` is 1 and others
-    follow by name.
+    Pictures and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, if there is
+    one or no box at all, and others follow by name.
 
     Raises:
         InputError: no XML file, one that is malformed or lacks an element, or unsound labels; names the file.
     """
     folder = Path(folder)
-    paths = sorted(folder.rglob("*.xml"))
+    paths = files_named(folder, ".xml")
     if not paths:
         raise InputError(f"{folder}: no VOC file (*.xml) in it or below")
     images: list[dict[str, Any]] = []
@@ -40,9 +41,13 @@ def read_voc(folder: Path | str) -> Labels:
         image = {"id": number, **_image(root, path)}
         image["file_name"] = (path.relative_to(folder).parent / image["file_name"]).as_posix()
         images.append(image)
-        boxes += [{"image_id": number, **_box(one, path)} for one in root.iter("object")]
+        own = [{"image_id": number, **_box(one, path)} for one in root.iter("object")]
+        numbered = [{"id": count, "category_id": 1, **box} for count, box in enumerate(own, 1)]
+        check_labels({"images": [image], "annotations": numbered, "categories": CATEGORIES}, str(path))
+        boxes += own
     first = CATEGORIES[0]["name"]
-    names = [first, *sorted({box["name"] for box in boxes} - {first})]
+    found = {box["name"] for box in boxes} or {first}
+    names = sorted(found, key=lambda name: (name != first, name))
     annotations = [
         {"id": number, "category_id": names.index(box.pop("name")) + 1, **box} for number, box in enumerate(boxes, 1)
     ]
@@ -78,7 +83,7 @@ def write_voc(labels: Labels, out: Path | str) -> None:
 def _parse(path: Path) -> ET.Element:
     try:
         return ET.parse(path).getroot()
-    except (ET.ParseError, OSError, UnicodeDecodeError, LookupError) as error:
+    except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: an encoding that expat lacks
         raise InputError(f"{path}: not readable as XML: {error}") from None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from cmbfe.data.sources.series import volume_pictures
-from cmbfe.data.sources.volumes import Volume, open_volume, read_volume
+from cmbfe.data.sources.volumes import Volume, open_volume, read_volume, refuse_lines
 from cmbfe.detect_files import Loaded, Place, in_batches
 from cmbfe.errors import InputError
 from cmbfe.params import Pictures
@@ -31,6 +31,7 @@ class NiftiSeries:
         """See `cmbfe.detect_files.Series`."""
         volume = read_volume(self.path)
         place, (slices, rows, columns) = place_of(volume), volume.voxels.shape
+        refuse_lines(self.path, rows, columns)
         pictures = volume_pictures(volume.voxels, volume.spacing_mm, settings)
         image = {"width": columns, "height": rows, "pixel_spacing_mm": list(place.pixel_spacing_mm)}
         return Loaded([{**image, "slice_index": index} for index in range(slices)], in_batches(pictures), place)

@@ -16,6 +16,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from cmbfe.backends import check_backend
 from cmbfe.data.labels import CATEGORIES
 from cmbfe.data.pictures import series_folders
 from cmbfe.data.sources.burned_in import BurnedInAnnotation
@@ -107,6 +108,7 @@ def detect_files(
             an earlier result; then nothing is written.
     """
     options = options or Options()
+    check_backend(backend)
     if options.key_file:
         refuse_key_file(options.key_file, out, options.keep_ids)
     key = read_key(options.key_file)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmbfe.data.folders import look_into
 from cmbfe.detect_files import Series, is_dicom, picture_files, picture_series, refuse_beside, visible_files
 from cmbfe.errors import InputError
 from cmbfe.findings.dicom_tree import LeftOut, find_dicom
@@ -21,12 +22,14 @@ def find(source: Path, out: Path, phase: bool = False) -> tuple[str, Sequence[Se
         phase: whether each series needs its phase.
 
     Raises:
-        InputError: no such file or folder, two kinds in one folder, a picture that cannot be read or has no phase, or
-            nothing to detect in.
+        InputError: no such file or folder, a folder that may not be read, two kinds in one folder, a picture that
+            cannot be read or has no phase, or nothing to detect in.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     root = source.parent if source.is_file() else source
+    if source.is_dir():
+        look_into(source)
     files = visible_files(source, out)
     volumes = [file for file in files if file.name.lower().endswith(NIFTI_SUFFIXES)]
     if pictures := picture_files(source, out):

@@ -5,7 +5,9 @@ File names are relative to the file's folder. `patient_id` says whose a picture 
 
 from pathlib import Path
 
-from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe.data.folders import resolved
+from cmbfe.data.foreign_labels import read_foreign_labels
+from cmbfe.data.labels import LABELS_FILE
 from cmbfe.data.sources.labelled import found_in_labels
 from cmbfe.data.sources.series import Found
 from cmbfe.errors import InputError
@@ -22,12 +24,12 @@ def find_coco(source: Path) -> Found:
     root = file.parent.resolve()
 
     def picture_file(name: str) -> Path:
-        path = (root / name).resolve()
+        path = resolved(root / name)
         if not path.is_relative_to(root):
             raise InputError(f"{file}: {name} leads out of the folder; file names must be relative to it")
         return path
 
-    return found_in_labels(read_labels(file), file, picture_file)
+    return found_in_labels(read_foreign_labels(file), file, picture_file)
 
 
 def labels_file(folder: Path) -> Path:

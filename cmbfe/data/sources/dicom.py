@@ -20,7 +20,7 @@ from cmbfe.data.sources.dicom_labels import Labelled, labels_of_series
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.labelled import records
 from cmbfe.data.sources.series import Found, Loaded, volume_pictures
-from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS
+from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
@@ -63,6 +63,7 @@ class DicomSeries:
         """See `Series`. The volume stays in memory as long as the result does."""
         refuse_burned_in(self.files)
         headers, count = self.headers, len(self.headers.files)
+        refuse_lines(headers.files[0], headers.rows, headers.columns)
         frame = Frame(headers.rows, headers.columns, *headers.pixel_spacing_mm, size)
         frames, nothing = [frame] * count, Labelled(((),) * count, ((),) * count, count)
         labelled = self.labelled or nothing

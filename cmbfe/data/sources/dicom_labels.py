@@ -14,7 +14,9 @@ from typing import Any
 
 from cmbfe.data.dicom import SeriesHeaders
 from cmbfe.data.dicom_slices import DICOM_SUFFIXES
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.folders import files_named
+from cmbfe.data.foreign_labels import read_foreign_labels
+from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels
 from cmbfe.data.pictures import given_splits
 from cmbfe.data.sources.coco import labels_file
 from cmbfe.data.sources.labelled import Box, boxes_of_images, microbleed_category, other_boxes
@@ -82,10 +84,13 @@ def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:
     if given is not None and not given.exists():
         raise InputError(f"{given}: no such file or folder with labels")
     if given is not None and given.is_file():
-        return given, read_labels(given)
+        return given, read_foreign_labels(given)
     folder = given or source
     is_folder = folder.is_dir()
     coco = folder / LABELS_FILE
+    for file in (coco, folder / MIMICS_FILE):
+        if (file.exists() or file.is_symlink()) and not file.is_file():
+            raise InputError(f"{file}: is no file, but a folder or a link to nothing; get the labels again")
     xml = is_folder and _holds_voc(folder)
     if xml and coco.is_file():
         raise InputError(f"{folder}: holds {LABELS_FILE} and VOC XML; say which labels to take with --labels")
@@ -93,18 +98,18 @@ def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:
         return folder, read_voc(folder)
     if given is not None:
         coco = labels_file(given)
-    return coco, read_labels(coco) if is_folder and coco.is_file() else None
+    return coco, read_foreign_labels(coco) if is_folder and coco.is_file() else None
 
 
 def _holds_voc(folder: Path) -> bool:
     """Whether an XML file there is VOC's; one that cannot be read might be."""
-    return any(_is_voc(path) for path in sorted(folder.rglob("*.xml")))
+    return any(_is_voc(path) for path in files_named(folder, ".xml"))
 
 
 def _is_voc(path: Path) -> bool:
     try:
         return next(ET.iterparse(path, events=("start",)))[1].tag == "annotation"
-    except (ET.ParseError, OSError, UnicodeDecodeError, LookupError):
+    except (ET.ParseError, OSError, ValueError, LookupError):
         return True
 
 
@@ -112,7 +117,7 @@ def _mimics(source: Path, slices: "_Slices") -> tuple[dict[Place, list[Box]], tu
     file = source / MIMICS_FILE
     if not file.is_file():
         return {}, ()
-    mimics = read_labels(file)
+    mimics = read_foreign_labels(file)
     kinds = {category["id"]: str(category.get("name", "mimic")) for category in mimics["categories"]}
     return _by_place(slices.of_images(mimics, file), boxes_of_images(mimics, kinds)), tuple(kinds.values())
 
@@ -178,7 +183,7 @@ class _Slices:
 
     def _named(self, name: str) -> list[Place]:
         path = PurePosixPath(name.replace("\\", "/"))
-        *folders, last = [part for part in path.parts if part != ANNOTATIONS]
+        *folders, last = [part for part in path.parts if part != ANNOTATIONS] or [""]
         bare, depth = _bare(last), len(folders)
         if bare in self.by_uid:
             return self.by_uid[bare]

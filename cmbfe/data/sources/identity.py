@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmbfe.data.folders import resolved
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file
+from cmbfe.python_limits import within_python
 
 SALT_BYTES = 32
 DIGITS = 16
@@ -56,14 +58,17 @@ def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
 
     Raises:
         InputError: it would lie inside `out`, which is meant to be passed on; ids are kept, so that there is nothing to
-            map; it is a folder.
+            map; it is a folder, or lies where nothing can be written.
     """
     if keep_ids:
         raise InputError(f"{key_file}: there is no key where ids are kept; give --key-file or --keep-ids, not both")
-    if key_file.resolve().is_relative_to(out.resolve()):
+    if resolved(key_file).is_relative_to(resolved(out)):
         raise InputError(f"{key_file}: the key must not lie in the output {out}; give a path outside it")
     if key_file.is_dir():
         raise InputError(f"{key_file}: is a folder; give a file for the key")
+    above = next(folder for folder in resolved(key_file).parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{key_file}: {above} is no folder that may be written to; give another path")
 
 
 def read_key(key_file: Path | None) -> dict[str, Any] | None:
@@ -74,7 +79,8 @@ def read_key(key_file: Path | None) -> dict[str, Any] | None:
     """
     if key_file is None or not key_file.exists():
         return None
-    key = read_json(key_file)
+    with within_python(key_file):
+        key = read_json(key_file)
     try:
         is_key = len(bytes.fromhex(key["salt"])) == SALT_BYTES and {type(key["patients"]), type(key["series"])} == {
             dict
@@ -109,7 +115,10 @@ def _write_private(path: Path, content: Mapping[str, Any]) -> None:
 def kept_salt(file: Path) -> bytes:
     """The salt that a killed import has left in `file`, or a new one, written there."""
     if file.exists():
-        return bytes.fromhex(read_json(file)["salt"])
+        try:
+            return bytes.fromhex(read_json(file)["salt"])
+        except (TypeError, KeyError, ValueError):
+            raise InputError(f"{file}: holds no salt; remove {file.parent}, which an import has left") from None
     salt = new_salt()
     _write_private(file, {"salt": salt.hex()})
     return salt

@@ -19,13 +19,15 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from cmbfe.backends import check_backend
+from cmbfe.data.folders import look_into, resolved
 from cmbfe.data.pictures import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.sources.coco import find_coco
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
 from cmbfe.data.sources.momeni import find_momeni
-from cmbfe.data.sources.nifti import find_nifti
+from cmbfe.data.sources.nifti import LARGEST_MM, SMALLEST_MM, find_nifti
 from cmbfe.data.sources.report import REPORT_FILE, report
 from cmbfe.data.sources.series import Found, Series
 from cmbfe.data.sources.valdo import find_valdo
@@ -104,6 +106,9 @@ def import_source(
     """
     options = options or Options()
     _check(kind, source, settings, options, out)
+    check_backend(backend)
+    if source.is_dir():
+        look_into(source)
     key = read_key(options.key_file)
     found = KINDS[kind](source.resolve(), options, settings)
     splits = _drawn_splits(found.series, seed)
@@ -137,13 +142,14 @@ def _check(kind: str, source: Path, settings: Pictures, options: Options, out: P
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
         raise InputError(f"--size {options.size}: pictures are {SMALLEST_SIDE} to {LARGEST_SIDE} px wide")
-    if not 0 < options.box_mm <= 100:
-        raise InputError(f"--box-mm {options.box_mm}: boxes around points are above 0 and up to 100 mm wide")
+    if not SMALLEST_MM < options.box_mm <= LARGEST_MM:
+        range_mm = f"above {SMALLEST_MM:g} and up to {LARGEST_MM:g} mm"
+        raise InputError(f"--box-mm {options.box_mm}: boxes around points are {range_mm} wide")
     if options.key_file is not None:
         refuse_key_file(options.key_file, out, options.keep_ids)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and resolved(out).is_relative_to(resolved(source)):
         raise InputError(
             f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
         )
@@ -161,7 +167,7 @@ def _tidy(out: Path) -> None:
 def _work(out: Path) -> Iterator[Path]:
     """The folder in which patients wait for the others; it goes when all is done.
 
-    Bad input leaves nothing behind, but for what a killed import had made before.
+    What fails leaves nothing behind, but for what a killed import had made before.
     """
     out = out.resolve()
     work = out.with_name(f".{out.name}.import.partial")
@@ -169,7 +175,7 @@ def _work(out: Path) -> Iterator[Path]:
     work.mkdir(mode=0o700, exist_ok=True)
     try:
         yield work
-    except InputError:
+    except Exception:
         if is_new:
             shutil.rmtree(work, ignore_errors=True)
         raise

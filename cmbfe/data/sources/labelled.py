@@ -77,9 +77,13 @@ class PictureSeries:
                 said = f"{picture.width} x {picture.height}"
                 raise InputError(f"{picture.file}: has {columns} x {rows} px, but its label says {said}; correct one")
         drawn = list(zip(self.pictures, frames, strict=True))
+        try:
+            boxes = records([picture.boxes for picture in self.pictures], frames)
+        except InputError as error:
+            raise InputError(f"{self.pictures[0].file.parent}: {error}") from None
         return Loaded(
             images=[_image(picture, frame) for picture, frame in drawn],
-            boxes=records([picture.boxes for picture in self.pictures], frames),
+            boxes=boxes,
             place={},
             notes={},
             draw=lambda _: (frame.picture(read_picture(one.file)) for one, frame in drawn),
@@ -92,7 +96,7 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
     return [
         {
             "picture": index,
-            "bbox": frame.box(_clipped(box.bbox, frame)),
+            "bbox": frame.box(_clipped(box.bbox, frame, index)),
             "lesion": numbers.setdefault(box.lesion, len(numbers) + 1),
             **({"ignore": 1} if box.ignore else {}),
             **({"kind": box.kind} if box.kind else {}),
@@ -103,11 +107,14 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
     ]
 
 
-def _clipped(bbox: tuple[float, float, float, float], frame: Frame) -> list[float]:
+def _clipped(bbox: tuple[float, float, float, float], frame: Frame, index: int) -> list[float]:
     """What lies in the picture: labels may stick out by a hundredth of a px, which scaling would make more."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
-    return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
+    inside = [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
+    if min(inside[2:]) <= 0:
+        raise InputError(f"the box {list(bbox)} of picture {index + 1} lies outside it; redraw it or remove it")
+    return inside
 
 
 def _frame(picture: Picture, size: int | None) -> Frame:

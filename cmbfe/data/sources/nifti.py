@@ -4,21 +4,32 @@ images: "{patient}/{series}/swi.nii.gz"    # relative to the YAML file; {series}
 mask: "{patient}/{series}/cmb.nii.gz"      # or points: with coordinates:, or neither: not labelled
 """
 
+import csv
+import glob
+import math
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries
 from cmbfe.errors import InputError
 from cmbfe.params import read_yaml
+from cmbfe.python_limits import within_python
 
 DESCRIPTION_FILE = "import.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+NAMES = ("patient", "series")
+"""Columns of a point list that say on which volume a point lies."""
 Ids = tuple[str, ...]
+LARGEST_MM = 100.0
+"""Of the boxes around points."""
+SMALLEST_MM = 0.01
+"""Below it a box would have no extent."""
+Table = dict[int, dict[str, str]]
+"""Line of a CSV file -> its values by column."""
 
 
 class Description(BaseModel):
@@ -34,7 +45,7 @@ class Description(BaseModel):
     """Pattern of a CSV file: x, y, z, and `diameter_mm`, `patient`, `series` where they are needed."""
     coordinates: Coordinates | None = None
     """Of the points."""
-    box_mm: Annotated[float, Field(gt=0, le=100)] | None = None
+    box_mm: Annotated[float, Field(gt=SMALLEST_MM, le=LARGEST_MM)] | None = None
     """Side of the boxes around points without `diameter_mm`; default: the command's --box-mm."""
     without_label: Literal["error", "no microbleeds", "leave out"] = "error"
     """What a volume is whose label file is missing."""
@@ -84,7 +95,8 @@ def find_nifti(source: Path, box_mm: float) -> Found:
     ]
     if not series:
         raise InputError(f"{file}: every volume was left out, as none has a label; correct mask or points")
-    _refuse_unknown(series, {patient for patient, _ in volumes})
+    if description.points:
+        _refuse_unknown(description, file, list(volumes))
     left_out = len(volumes) - len(series)
     return Found(tuple(series), {"volumes without a label": left_out} if left_out else {})
 
@@ -95,13 +107,14 @@ def read_description(path: Path) -> Description:
     Raises:
         InputError: as `cmbfe.params.read_yaml`, or values that do not fit together.
     """
-    return read_yaml(path, Description, "keys such as images and mask")
+    with within_python(path):
+        return read_yaml(path, Description, "keys such as images and mask")
 
 
 def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path]:
     """(patient, series) -> volume. Hidden files, and files that are the label of another volume, are none."""
-    pattern, seen = "", set()
-    for part in re.split(r"(\{\w+\}|\*)", description.images):
+    pattern, wild, seen = "", "", set()
+    for part in re.split(r"(\{\w+\}|\*)", PurePosixPath(description.images).as_posix()):
         name = part[1:-1]
         if part == "*":
             pattern += "[^/]*"
@@ -110,8 +123,10 @@ def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path
             seen.add(name)
         else:
             pattern += re.escape(part)
+        is_wild = part == "*" or PLACEHOLDER.fullmatch(part)
+        wild += "*" * (not wild.endswith("*")) if is_wild else glob.escape(part)
     volumes: dict[tuple[str, str], Path] = {}
-    for path in sorted(file.parent.glob(PLACEHOLDER.sub("*", description.images))):
+    for path in sorted(file.parent.glob(wild)):
         relative = path.relative_to(file.parent)
         is_hidden = any(part.startswith(".") for part in relative.parts)
         if is_hidden or not (match := re.fullmatch(pattern, relative.as_posix())):
@@ -167,41 +182,77 @@ def _series(
 
 
 def _points(path: Path, patient: str, series: str, description: Description, box_mm: float) -> Points:
-    table = _read_table(path)
-    columns = [*"xyz", *(["diameter_mm"] if "diameter_mm" in table else [])]
-    if missing := [column for column in columns if column not in table]:
-        raise InputError(f"{path}: the column {missing[0]} is missing; x, y and z are needed, with a header")
-    own = _own_rows(table, {"patient": patient, "series": series})
-    numbers = own[columns].apply(pd.to_numeric, errors="coerce")
-    if (wrong := numbers.index[numbers.isna().any(axis=1)]).size:
-        raise InputError(f"{path}: row {wrong[0] + 2}: holds a value that is no number; correct or remove the row")
     side = description.box_mm or box_mm
-    diameters = numbers["diameter_mm"] if "diameter_mm" in table else pd.Series(side, numbers.index)
-    if (small := numbers.index[~diameters.gt(0)]).size:
-        raise InputError(f"{path}: row {small[0] + 2}: diameter_mm is not above 0; correct it")
-    places = tuple(tuple(row) for row in numbers[[*"xyz"]].to_numpy(float).tolist())
-    return Points(places, description.coordinates, tuple(diameters.astype(float).tolist()), path)
+    own = [
+        (line, row)
+        for line, row in _read_table(path).items()
+        if row.get("patient", patient) == patient and row.get("series", series) == series
+    ]
+    places = tuple(tuple(_number(row[axis], path, line) for axis in "xyz") for line, row in own)
+    diameters = tuple(
+        _diameter(row["diameter_mm"], path, line) if "diameter_mm" in row else side for line, row in own
+    )
+    return Points(places, description.coordinates, diameters, path)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _number(text: str, path: Path, line: int) -> float:
     try:
-        return pd.read_csv(path, dtype={"patient": str, "series": str}, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, ValueError) as error:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{path}: row {line}: holds a value that is no number ({text!r}); correct or remove the row")
+    return number
+
+
+def _diameter(text: str, path: Path, line: int) -> float:
+    diameter = _number(text, path, line)
+    if not SMALLEST_MM < diameter <= LARGEST_MM:
+        range_mm = f"above {SMALLEST_MM:g} and up to {LARGEST_MM:g}"
+        raise InputError(f"{path}: row {line}: diameter_mm is not {range_mm}, but {text}; correct it")
+    return diameter
+
+
+def _read_table(path: Path) -> Table:
+    """Every row that is not empty. Values stay text: a patient may be called 007 or NA."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as CSV: {error}") from None
-
-
-def _refuse_unknown(series: Sequence[VolumeSeries], patients: set[str]) -> None:
-    """Raise `InputError` where a point list names a patient without a volume: a misspelt name loses lesions."""
-    for path in sorted({one.points.file for one in series if one.points and one.points.file != one.image}):
-        named = _read_table(path).get("patient", pd.Series(dtype=str)).dropna().str.strip()
-        if unknown := sorted(set(named) - patients):
-            raise InputError(
-                f"{path}: no volume is of its patient {unknown[0]!r}; correct the name or remove the rows"
-            )
-
-
-def _own_rows(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    keys: Sequence[str] = [key for key in names if key in table]
-    for key in keys:
-        table = table[table[key].str.strip() == names[key]]
+    rows = [(line, values) for line, values in rows if any(values)]
+    header = rows[0][1] if rows else []
+    while header and not header[-1]:
+        header.pop()
+    if missing := [column for column in "xyz" if column not in header]:
+        raise InputError(f"{path}: the column {missing[0]} is missing; x, y and z are needed, with a header")
+    if len(set(header)) < len(header):
+        raise InputError(f"{path}: its header names a column twice; rename one")
+    table: Table = {}
+    for line, values in rows[1:]:
+        if any(values[len(header) :]):
+            raise InputError(f"{path}: row {line}: has more values than the header has columns; correct it")
+        table[line] = dict(zip(header, values + [""] * len(header), strict=False))
     return table
+
+
+def _refuse_unknown(description: Description, file: Path, volumes: list[tuple[str, str]]) -> None:
+    """Raise `InputError` for a point that is on no volume: a misspelt name loses lesions."""
+    has_series = "{series}" in description.images
+    of_file = defaultdict(set)
+    for key in volumes:
+        of_file[_label(description, file, *key)].add(key)
+    for path in sorted(path for path in of_file if path.is_file()):
+        table = _read_table(path)
+        columns = [number for number, key in enumerate(NAMES) if key in next(iter(table.values()), {})]
+        if NAMES.index("series") in columns and not has_series:
+            raise InputError(
+                f"{path}: has a column series, but images has no {{series}}; add it, or remove the column"
+            )
+        known = {tuple(key[number] for number in columns) for key in of_file[path]}
+        for line, row in table.items():
+            if tuple(row[NAMES[number]] for number in columns) not in known:
+                whose = " and ".join(f"{NAMES[number]} {row[NAMES[number]]!r}" for number in columns)
+                hint = "correct the name or remove the row"
+                raise InputError(f"{path}: no volume is of its {whose} (row {line}); {hint}")

@@ -11,7 +11,7 @@ from cmbfe.data.bias import correct_bias
 from cmbfe.data.pictures import to_8_bit
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.lesions import Boxes, lesions_of_mask, lesions_of_points
-from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, Volume, apply, read_mask, read_volume
+from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, Volume, apply, read_mask, read_volume, refuse_lines
 from cmbfe.params import Pictures
 
 BACKGROUND = "voxels that were no finite number became background"
@@ -125,8 +125,9 @@ class VolumeSeries:
         """See `Series`. The volume stays in memory as long as the result does."""
         volume = read_volume(self.image)
         notes = {BACKGROUND: volume.not_finite, NO_PLACE: int(not volume.has_place)}
-        lesions = self._lesions(volume, notes)
         slices, rows, columns = volume.voxels.shape
+        refuse_lines(self.image, rows, columns)
+        lesions = self._lesions(volume, notes)
         slice_mm, row_mm, column_mm = volume.spacing_mm
         notes[OTHER_PLANE] = int(max(row_mm, column_mm) > 2 * min(row_mm, column_mm))
         frame = Frame(rows, columns, row_mm, column_mm, size)

@@ -8,6 +8,7 @@ sub-101/sub-101_space-T2S_CMB.nii.gz                mask; values 2 and 3 occur a
 from collections import Counter
 from pathlib import Path
 
+from cmbfe.data.folders import folders_below
 from cmbfe.data.sources.series import Found, VolumeSeries
 from cmbfe.errors import InputError
 
@@ -23,7 +24,7 @@ def find_valdo(source: Path) -> Found:
     Raises:
         InputError: no folder `sub-…`, or one without volume or label, or with those of another patient.
     """
-    folders = sorted(path for path in source.rglob("sub-*") if path.is_dir())
+    folders = sorted(path for path in folders_below(source) if path.name.startswith("sub-") and path != source)
     if not folders:
         raise InputError(f"{source}: no folder sub-… in it or below; give the folder of VALDO's Task 2 (Task2)")
     names = Counter(folder.name for folder in folders)
@@ -48,6 +49,8 @@ def _file(folder: Path, ending: str, what: str) -> Path:
     if found := _path(folder, ending):
         return found
     wanted = f"{folder.name}{ending}{SUFFIXES[0]}"
+    if odd := next((path for path in folder.iterdir() if path.name == wanted), None):
+        raise InputError(f"{odd}: is no file, but a folder or a link to nothing; get the {what} again")
     other = next((path.name for suffix in SUFFIXES for path in sorted(folder.glob(f"*{ending}{suffix}"))), None)
     hint = f"it holds {other}, which is another patient's name" if other else "get it, or remove the folder"
     raise InputError(f"{folder}: its {what} {wanted} is missing; {hint}")

@@ -7,6 +7,8 @@ point to the right and to the front. `affine` maps (column, row, slice) to mm; w
 the centre of a box x, y, w, h in px lies at column x + w / 2 - 0.5 and row y + h / 2 - 0.5.
 """
 
+import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_PLACE_VOXELS = 0.5
 """A label belongs to its volume where no corner of the two lies further apart than this."""
 
+PART_BYTES = 2**22
 LARGEST_CONDITION = 1e4
 """Of an affine: voxels 10,000 times as long as wide, or axes within 0.01 degrees of one plane, are a damaged header."""
 
@@ -123,6 +126,12 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
     return mask
 
 
+def refuse_lines(path: Path, rows: int, columns: int) -> None:
+    """Raise `InputError` for slices of one row or column: no picture, and N4 cannot work on them."""
+    if min(rows, columns) < 2:
+        raise InputError(f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no picture")
+
+
 def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
     """nibabel's orientation transform from the file's axes to LPS."""
     axes = affine[:3, :3]
@@ -135,7 +144,8 @@ def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
 def open_volume(path: Path) -> nib.Nifti1Pair:
     """A NIfTI file with its header read; `InputError` where it is none."""
     try:
-        image = nib.load(path)
+        with nib.imageglobals.LoggingOutputSuppressor():  # what it says of headers, we say in one line or not at all
+            image = nib.load(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError) as error:
@@ -147,10 +157,26 @@ def open_volume(path: Path) -> nib.Nifti1Pair:
 
 def _voxels(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
     try:
+        _check_all_there(path, image)
         with np.errstate(over="ignore", invalid="ignore"):
             return image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (OSError, EOFError, zlib.error, ValueError, MemoryError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError) as error:
         raise InputError(f"{path}: its voxels cannot be read, the file is damaged or cut off: {error}") from None
+
+
+def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:
+    """Raise an error unless the file holds what its header announces, and what was packed has not changed since.
+
+    Before memory is taken for it. nibabel stops reading before the checksum at the end of a .gz.
+    """
+    voxels = Path(image.file_map["image"].filename)
+    wanted = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    size = voxels.stat().st_size
+    if voxels.suffix.lower() == ".gz":
+        with gzip.open(voxels) as file:
+            size = sum(len(part) for part in iter(lambda: file.read(PART_BYTES), b""))
+    if size < wanted:
+        raise ValueError(f"{wanted} bytes are announced, {size} are there")
 
 
 def _by(shape: object) -> str:

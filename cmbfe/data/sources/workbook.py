@@ -60,7 +60,7 @@ def _is_headed(header: Sequence[Any]) -> bool:
 
 
 def _rows(path: Path, title: str, cells: Sequence[Sequence[Any]]) -> Iterator[Row]:
-    for number, (name, *values) in enumerate(cells[1:], 2):
+    for number, (name, *values) in ((number, row) for number, row in enumerate(cells[1:], 2) if row):
         where = f"{path}: sheet {title!r}, row {number}"
         numbers = [_number(value, f"{where}, column {get_column_letter(n)}") for n, value in enumerate(values, 2)]
         name = "" if name is None else str(name).strip()
