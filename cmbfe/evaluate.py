@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cmbfe import metrics, stats
 from cmbfe.agreement import bland_altman, class_agreement, counts_per_patient, icc
 from cmbfe.calibration import expected_calibration_error, has_probabilities, reliability
+from cmbfe.data.folders import resolved
 from cmbfe.data.foreign_labels import read_foreign_labels
 from cmbfe.data.labels import Detections, Labels, labels_of_split
 from cmbfe.errors import InputError
@@ -80,6 +81,7 @@ def evaluate_files(
         raise InputError(f"threshold is {threshold}; it must be a number")
     if not 0 < iou <= 1:
         raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
+    resolved(Path(out))  # a link to itself is said first
     labels = chosen_labels(read_foreign_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
     found = [evaluated_detections(path, labels) for path in files]

@@ -308,6 +308,12 @@ def test_an_impossible_iou_is_an_error(tmp_path, labels, iou):
         run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", iou=iou)
 
 
+def test_an_output_that_is_a_link_to_itself_is_an_error(tmp_path, labels):
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(InputError, match="out: its links lead to themselves"):
+        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
+
+
 def test_any_name_of_a_file_is_drawn_as_it_stands(tmp_path, labels, recwarn):
     (truth,) = write(tmp_path, truth=labels)
     paths = [tmp_path / name for name in (r"_$\frac$ 检测.json", os.fsdecode(b"b\xff.json"))]

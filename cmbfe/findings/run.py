@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.backends import check_backend
+from cmbfe.data.folders import resolved
 from cmbfe.data.labels import CATEGORIES
 from cmbfe.data.pictures import series_folders
 from cmbfe.data.sources.burned_in import BurnedInAnnotation
@@ -109,6 +110,7 @@ def detect_files(
     """
     options = options or Options()
     check_backend(backend)
+    resolved(out)  # a link to itself is said first
     if options.key_file:
         refuse_key_file(options.key_file, out, options.keep_ids)
     key = read_key(options.key_file)
