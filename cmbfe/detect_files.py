@@ -15,9 +15,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from cmbfe.data.dicom import SeriesHeaders, to_patient_mm
+from cmbfe.data.folders import folders_below, resolved
 from cmbfe.data.labels import Detections
 from cmbfe.data.picture_files import is_phase_file, phase_file, read_with_phase
 from cmbfe.data.pictures import series_pictures
+from cmbfe.data.postscript import refuse_postscript
 from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.data.sources.volumes import refuse_lines
 from cmbfe.detect import BATCH
@@ -192,12 +194,15 @@ def visible_files(source: Path, out: Path) -> list[Path]:
     """Files under a folder (or the one file given), sorted by path, without hidden ones and those of `out`."""
     if not source.is_dir():
         return [source]
-    return [file for file in sorted(source.rglob("*")) if _is_visible(file, source, out)]
+    below = (file for folder in folders_below(source) for file in folder.iterdir())
+    return sorted(file for file in below if _is_visible(file, out))
 
 
-def _is_visible(file: Path, source: Path, out: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(source).parts)
-    return not hidden and file.is_file() and not file.resolve().is_relative_to(out.resolve())
+def _is_visible(file: Path, out: Path) -> bool:
+    if file.name.startswith("."):
+        return False
+    own = resolved(file)
+    return own.is_file() and not own.is_relative_to(out.resolve())
 
 
 def is_dicom(file: Path) -> bool:
@@ -220,6 +225,8 @@ def picture_series(files: Sequence[Path], root: Path, phase: bool = False) -> li
     for file in files if phase else ():
         if not phase_file(file).is_file():
             raise InputError(f"{file}: {phase_file(file).name} is not beside it; the detector sees the phase as well")
+    for file in files:
+        refuse_postscript(file)
     bar = tqdm(files, desc="checking pictures", unit="picture", delay=1)
     shapes = [read_with_phase(file, phase_file(file) if phase else None).shape[:2] for file in bar]
     before: dict[Path, int] = defaultdict(int)

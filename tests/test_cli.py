@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_world import dicom_head, dicom_labels, save_tiny_model, tiny_params
 from typer.main import get_command
 
@@ -157,3 +159,36 @@ def test_every_option_of_evaluate_reaches_the_library(run_cmbfe, tmp_path, monke
     files = tuple(Path(name) for name in ("t.json", "a.json", tmp_path / "out", "b.json"))
     given = {"split": "test", "mimics": Path("m.json"), "threshold": 0.3, "iou": 0.4, "seed": 5}
     assert seen == [(files, given)]
+
+
+def test_detect_never_costs_its_own_model_or_threshold(run_cmbfe, tmp_path):
+    dicom_head(tmp_path / "in")
+    out = tmp_path / "out"
+    model = save_tiny_model(out / "model")
+    (out / "images.json").touch()  # as an earlier result of detect
+    point = out / "metrics.json"
+    point.write_text('{"threshold": 0.5}')
+    for options in (["--model", model], ["--model", save_tiny_model(tmp_path / "m"), "--operating-point", point]):
+        status, _, err = run_cmbfe("detect", tmp_path / "in", "--out", out, *options)
+        assert status == 2
+        assert f"{out}: holds {options[-1]}, which would be lost" in err
+    assert point.is_file()
+    assert (model / "config.json").is_file()
+
+
+@pytest.mark.parametrize("spoil", ["nan", "params", "config"])
+def test_a_spoilt_model_is_one_line(run_cmbfe, tmp_path, spoil):
+    dicom_head(tmp_path / "in")
+    model = save_tiny_model(tmp_path / "model")
+    if spoil == "nan":
+        weights = load_file(model / "model.safetensors")
+        weights[next(iter(weights))].view(-1)[0] = float("nan")
+        with safe_open(model / "model.safetensors", "pt") as opened:
+            save_file(weights, model / "model.safetensors", opened.metadata())
+    else:
+        file = model / {"params": "params.yaml", "config": "config.json"}[spoil]
+        file.write_text("[" * 100_000)
+    status, said, err = run_cmbfe("detect", tmp_path / "in", "--model", model, "--out", tmp_path / "out")
+    assert (status, said, err.count("\n")) == (2, "", 1)
+    assert f"{model}" in err
+    assert not (tmp_path / "out").exists()

@@ -133,3 +133,36 @@ def test_both_are_written_by_detect_on_request_only(tmp_path):
     assert named == {image.SOPInstanceUID for image in images}
     segmentation = hd.seg.segread(tmp_path / "out" / "segmentation" / "P1.dcm")
     assert segmentation.number_of_segments == 2
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID"])
+def test_an_empty_uid_is_refused_as_a_missing_one(tmp_path, keyword):
+    dicom_head(tmp_path / "in", slices=3, **{"FrameOfReferenceUID": "1.2.3", keyword: ""})
+    headers = find_series(tmp_path / "in")[0]
+    with pytest.raises(InputError, match="no DICOM segmentation can be made from its header"):
+        write_segmentation(tmp_path / "seg.dcm", headers, [lesion(1, {0: [10, 20, 4, 6]})], "ssd512")
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_headers_in_the_standards_other_ways_are_taken(tmp_path):
+    name = "Yamada^Tarou=山田^太郎"
+    images = dicom_head(tmp_path / "in", slices=3, FrameOfReferenceUID="1.2.3", NumberOfFrames=1)
+    for number, image in enumerate(images):
+        image.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+        image.PatientName = name
+        image.pop("SliceThickness", None)
+        image.save_as(sorted((tmp_path / "in").iterdir())[number])
+    headers = find_series(tmp_path / "in")[0]
+    found = [lesion(1, {0: [10, 20, 4, 6], 1: [10, 20, 4, 6]})]
+    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.5)
+    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    assert dcmread(tmp_path / "sr.dcm").PatientName == dcmread(tmp_path / "seg.dcm").PatientName == name
+    assert len(groups_of(tmp_path / "sr.dcm")[0].roi) == 2
+
+
+def test_images_that_share_a_uid_have_no_report(tmp_path):
+    images = dicom_head(tmp_path / "in", slices=2)
+    images[1].SOPInstanceUID = images[0].SOPInstanceUID
+    images[1].save_as(max((tmp_path / "in").iterdir()))
+    with pytest.raises(InputError, match="share a SOPInstanceUID"):
+        write_report(tmp_path / "sr.dcm", find_series(tmp_path / "in")[0], [], "ssd512", 0.5)

@@ -47,6 +47,11 @@ def test_the_place_is_the_mean_of_the_boxes_by_their_scores():
     assert lesion.centre_mm[2] == pytest.approx(5 + 2 * 0.9 / 1.5)
 
 
+def test_boxes_of_score_0_are_of_one_weight():
+    (lesion,) = find_lesions(IMAGES, [box(0, 20, 30, 0.0), box(1, 22, 30, 0.0)], AXIAL, 0.0)
+    assert lesion.centre_mm[0] == pytest.approx(-100 + 22.5 * 0.75)
+
+
 def test_a_tilted_series_has_its_places_along_its_own_directions():
     coronal = Place((1, 0, 0, 0, 0, -1), ((0.0, 10.0, 80.0), (0.0, 12.0, 80.0)), (0.5, 0.75), 2.0)
     (lesion,) = find_lesions(IMAGES[:2], [box(1, 20, 30, 0.6)], coronal, 0.5)

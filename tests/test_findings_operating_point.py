@@ -41,3 +41,20 @@ def test_a_file_without_a_threshold_is_refused_in_one_line(tmp_path, name, text,
     with pytest.raises(InputError, match=reason) as refused:
         read_threshold(tmp_path / name, "ssd300")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"threshold": true}', "the threshold of ssd300 is True, and not from 0 to 1"),
+        ('{"threshold": -1}', "the threshold of ssd300 is -1, and not from 0 to 1"),
+        ('{"threshold": 2}', "is 2, and not from 0 to 1"),
+        ('{"threshold": 1%s}' % ("0" * 400), "no score"),
+        ('{"threshold": 1%s}' % ("0" * 5000), "holds a value that cannot be read"),
+        ("[" * 100_000, "holds a value that cannot be read"),
+    ],
+)
+def test_a_threshold_is_a_score(tmp_path, text, reason):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match=reason):
+        read_threshold(tmp_path / "metrics.json", "ssd300")

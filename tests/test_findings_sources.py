@@ -155,3 +155,50 @@ def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
     options = (tiny_params().pictures, Options(keep_ids=True), 3, "threading")
     detect_files(tmp_path / "in", same_boxes, tmp_path / "three", *options)
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_volume_without_a_place_costs_itself_only(tmp_path, value):
+    save(tmp_path / "in" / "a.nii", head(), affine_of("LPS"))
+    save(tmp_path / "in" / "b.nii", head(), affine_of("LPS"))
+    content = bytearray((tmp_path / "in" / "b.nii").read_bytes())
+    content[280:296] = np.full(4, value, "<f4").tobytes()  # srow_x
+    (tmp_path / "in" / "b.nii").write_bytes(content)
+    result = detect(tmp_path / "in", tmp_path / "out")
+    assert [one.patient for one in result.done] == ["a"]
+    assert "gives no place in the patient" in result.left_out[0].line
+
+
+def test_linked_folders_are_looked_into(tmp_path):
+    labelled_pictures(tmp_path / "elsewhere", 2)
+    labelled_pictures(tmp_path / "in", 1)
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "nowhere.png").symlink_to("nothing")
+    assert sum(one.pictures for one in detect(tmp_path / "in", tmp_path / "out").done) == 3
+
+
+@pytest.mark.parametrize("kind", ["source", "file"])
+def test_a_link_to_itself_is_named(tmp_path, kind):
+    dicom_head(tmp_path / "in")
+    (tmp_path / "in" / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="loop: its links lead to themselves"):
+        detect(tmp_path / "in" / "loop" if kind == "source" else tmp_path / "in", tmp_path / "out")
+
+
+def test_a_program_under_the_name_of_a_picture_is_not_run(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(InputError, match=r"a\.png: not a readable picture, but PostScript"):
+        detect(tmp_path / "in", tmp_path / "out")
+
+
+def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
+    dicom_head(tmp_path / "in" / "a", "", SeriesInstanceUID="1.2.1")
+    dicom_head(tmp_path / "in" / "b", "", slices=4, SeriesInstanceUID="1.2.2")
+    dicom_head(tmp_path / "in" / "c", "P9", slices=4, SeriesInstanceUID="1.2.3")
+    for folder in ("b", "c"):
+        sorted((tmp_path / "in" / folder).iterdir())[1].unlink()
+    detect(tmp_path / "in", tmp_path / "out", key_file=tmp_path / "key.json")
+    assert sorted(json.loads((tmp_path / "key.json").read_text())["patients"].values()) == ["", "P9"]
+    (page,) = (tmp_path / "out" / "pages").iterdir()
+    assert "A series was left out" in page.read_text()

@@ -138,9 +138,26 @@ def _images(headers: SeriesHeaders) -> list[Dataset]:
     """The header of each slice's file, without pixels; slices of one file share theirs."""
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
-        for keyword in MAY_BE_EMPTY:  # older files leave them out; highdicom wants them to be there
-            image.setdefault(keyword, None)
+        _as_highdicom_reads(image)
+    if len(_distinct(list(by_path.values()))) < len(by_path):
+        raise InputError(f"{headers.files[0]}: files of its series share a SOPInstanceUID: none could be named by it")
     return [by_path[path] for path in headers.files]
+
+
+def _as_highdicom_reads(image: Dataset) -> None:
+    """Headers are written in more ways than highdicom takes."""
+    is_multi_frame = "PerFrameFunctionalGroupsSequence" in image
+    for keyword in (*MAY_BE_EMPTY, *(() if is_multi_frame else ("SliceThickness",))):  # older files leave them out
+        image.setdefault(keyword, None)
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if not image.get(keyword, "some"):
+            del image[keyword]  # empty is as good as missing, and is refused as that
+    if not is_multi_frame and int(image.get("NumberOfFrames") or 1) == 1:
+        image.pop("NumberOfFrames", None)
+    charset = image.get("SpecificCharacterSet", "ISO_IR 100")
+    if not charset or (not isinstance(charset, str) and "" in charset):  # the standard's own way to begin with ASCII
+        image.decode()
+        image.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _distinct(images: Sequence[Dataset]) -> list[Dataset]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cmbfe.data.dicom import SeriesHeaders, files_below, series_of_one_uid, stacks_of
 from cmbfe.data.dicom_pixels import input_errors
 from cmbfe.data.dicom_slices import Slice, read_slices
+from cmbfe.data.folders import resolved
 from cmbfe.data.phase import phase_of
 from cmbfe.detect_files import DicomSeries
 from cmbfe.errors import InputError
@@ -48,7 +49,7 @@ def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[Dicom
     Raises:
         InputError: nothing to detect in; the line says why.
     """
-    paths = [path for path in sorted(files_below(source)) if not path.resolve().is_relative_to(out.resolve())]
+    paths = [path for path in sorted(files_below(source)) if not resolved(path).is_relative_to(out.resolve())]
     paths = paths if source.is_dir() else [source]
     slices, broken = _read_headers(paths, source)
     found, left_out = _series(slices, _blamed(slices, broken))

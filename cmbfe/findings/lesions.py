@@ -87,7 +87,8 @@ def _lesion(number: int, members: Sequence[tuple[int, dict]], place: Place) -> L
     of_slice: dict[int, tuple[list[float], float]] = {}
     for index, one in members:
         of_slice.setdefault(index, (one["bbox"], one["score"]))
-    left, back, head = np.average(centres, axis=0, weights=[one["score"] for _, one in members]).tolist()
+    scores = np.array([one["score"] for _, one in members])
+    left, back, head = np.average(centres, axis=0, weights=scores if scores.any() else None).tolist()
     return Lesion(
         number=number,
         uid=generate_uid(),

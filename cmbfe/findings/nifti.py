@@ -76,6 +76,8 @@ def _slices(path: Path) -> int:
         image = open_volume(path)
     except InputError:  # whoever reads it says why
         return 0
+    if not np.isfinite(image.affine).all():
+        return 0
     to_head = 2
     return next(
         (

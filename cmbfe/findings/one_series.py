@@ -16,10 +16,12 @@ from cmbfe.detect import detect
 from cmbfe.detect_files import Loaded, Series
 from cmbfe.detector.weights import load_model
 from cmbfe.devices import Compute, make_compute
+from cmbfe.errors import InputError
 from cmbfe.figures import overlay
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion, find_lesions
 from cmbfe.params import Pictures
+from cmbfe.python_limits import within_python
 
 OVERLAYS = "overlays"
 SHOWN_AT_MOST = 200
@@ -39,7 +41,12 @@ class Detector:
 def trained(folder: Path) -> Detector:
     """The detector of a model's folder, ready to run; a process that meets several series loads it once."""
     compute = make_compute()
-    model = load_model(folder)
+    with within_python(folder):
+        model = load_model(folder)
+    if not all(bool(values.isfinite().all()) for values in model.state_dict().values()):
+        raise InputError(
+            f"{folder}: a weight of the model is no finite number: it would find nothing; train it again"
+        )
     return Detector(model.to(compute.device), compute, model.config.variant)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
+from cmbfe.python_limits import within_python
 
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
@@ -34,21 +35,25 @@ def read_threshold(file: Path, variant: str) -> float:
         variant: the detector's name, such as ssd512.
 
     Raises:
-        InputError: neither of the two, no row of that detector, or one without a threshold.
+        InputError: neither of the two, no row of that detector, or one without a threshold from 0 to 1.
     """
     value = _of_json(file) if file.suffix.lower() == ".json" else _of_table(file, variant)
     try:
-        threshold = float(value)
-    except (TypeError, ValueError):
-        threshold = np.nan
-    if not 0 <= threshold <= 1:
+        threshold = np.nan if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        reason = f"has no threshold there, but {str(value)[:40]!r}, which is no score"
+        raise InputError(f"{file}: {variant} {reason}; give --threshold") from None
+    if np.isnan(threshold):
         reason = "has no threshold there: it never reaches the wanted sensitivity on the validation patients"
         raise InputError(f"{file}: {variant} {reason}; give --threshold")
+    if isinstance(value, bool) or not 0 <= threshold <= 1:
+        raise InputError(f"{file}: the threshold of {variant} is {value}, and not from 0 to 1, as scores are")
     return threshold
 
 
 def _of_json(file: Path) -> object:
-    content = read_json(file)
+    with within_python(file):
+        content = read_json(file)
     if not isinstance(content, dict) or "threshold" not in content:
         raise InputError(f"{file}: holds no threshold; give the metrics.json of cmbfe evaluate")
     return content["threshold"]

@@ -110,7 +110,8 @@ def detect_files(
     """
     options = options or Options()
     check_backend(backend)
-    resolved(out)  # a link to itself is said first
+    for path in (source, out):  # a link to itself is said first
+        resolved(path)
     if options.key_file:
         refuse_key_file(options.key_file, out, options.keep_ids)
     key = read_key(options.key_file)
@@ -131,7 +132,8 @@ def detect_files(
             raise InputError(_nothing_left(left_out))
         _join(temporary, kind, done, left_out, names, detector, options)
         if options.key_file:
-            write_key(options.key_file, names, [(one.patient, one.name) for one in found])
+            known = [(one.patient, one.name) for one in found] + [(one.patient, one.series) for one in left_out]
+            write_key(options.key_file, names, [one for one in dict.fromkeys(known) if any(one)])
     return Result(done, left_out)
 
 
@@ -312,7 +314,8 @@ def _write_pages(
             f"Found by {detector}; shown are scores of at least {options.threshold:.3g} ({options.threshold_from}). "
             "For research and teaching only: not a medical device, never for diagnosis."
         )
-        notes = [f"A series was left out: {one['why']}." for one in left_out if one["patient"] == patient]
+        missing = [one for one in left_out if (one["patient"] or without_id) == patient]
+        notes = [f"A series was left out: {one['why']}." for one in missing]
         if patient == without_id:
             notes.insert(0, WITHOUT_ID)
         write_page(out / PAGES / f"{file}.html", patient, sentence, notes, _sections(own))

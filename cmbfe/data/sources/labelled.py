@@ -13,6 +13,7 @@ from typing import Any
 from cmbfe.data.labels import CATEGORIES, Labels
 from cmbfe.data.lesions import LOCATIONS
 from cmbfe.data.picture_files import read_picture
+from cmbfe.data.postscript import refuse_postscript
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.series import Found, Loaded
 from cmbfe.errors import InputError
@@ -72,6 +73,7 @@ class PictureSeries:
         """See `Series`. Every picture is decoded once to check it, and again when it is drawn."""
         frames = [_frame(picture, size) for picture in self.pictures]
         for picture in self.pictures:
+            refuse_postscript(picture.file)
             rows, columns = read_picture(picture.file).shape
             if (rows, columns) != (picture.height, picture.width):
                 said = f"{picture.width} x {picture.height}"

@@ -8,8 +8,11 @@ the centre of a box x, y, w, h in px lies at column x + w / 2 - 0.5 and row y + 
 """
 
 import gzip
+import logging
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,10 +144,22 @@ def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
     return ornt_transform(orientation, axcodes2ornt(tuple(AXES)))
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What nibabel logs of headers, we say in one line or not at all."""
+    logger = nib.imageglobals.logger
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def open_volume(path: Path) -> nib.Nifti1Pair:
     """A NIfTI file with its header read; `InputError` where it is none."""
     try:
-        with nib.imageglobals.LoggingOutputSuppressor():  # what it says of headers, we say in one line or not at all
+        with _silent():
             image = nib.load(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
