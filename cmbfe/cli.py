@@ -196,22 +196,13 @@ def detect(
     """
     from functools import partial
 
-    from cmbfe.data.folders import resolved
-    from cmbfe.detector.weights import CONFIG_FILE
-    from cmbfe.files import read_json
+    from cmbfe.findings.model_folder import of_model, refuse_to_lose
     from cmbfe.findings.one_series import trained
     from cmbfe.findings.operating_point import chosen_threshold
     from cmbfe.findings.run import Options, detect_files, in_a_line
-    from cmbfe.params import load_params
-    from cmbfe.python_limits import within_python
 
-    with within_python(model):
-        settings = load_params(model / "params.yaml").pictures  # pictures are made as those that it was trained on
-        config = read_json(model / CONFIG_FILE) if operating_point else {}
-    variant = str(config.get("variant", "")) if isinstance(config, dict) else ""
-    for given in (model, operating_point):
-        if given and resolved(given).is_relative_to(resolved(out)):
-            raise InputError(f"{out}: holds {given}, which would be lost; give another folder")
+    settings, variant = of_model(model)
+    refuse_to_lose([one for one in (model, operating_point) if one], out)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
     options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file)
     result = detect_files(src, partial(trained, model.resolve()), out, settings, options, jobs, backend)

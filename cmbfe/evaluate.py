@@ -77,10 +77,7 @@ def evaluate_files(
         InputError: a bad file, a split that is missing or must be named, a threshold that is no number, an impossible
             iou.
     """
-    if threshold is not None and not np.isfinite(threshold):
-        raise InputError(f"threshold is {threshold}; it must be a number")
-    if not 0 < iou <= 1:
-        raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
+    _check(threshold, iou)
     resolved(Path(out))  # a link to itself is said first
     labels = chosen_labels(read_foreign_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
@@ -93,6 +90,13 @@ def evaluate_files(
         point = "given" if threshold is not None else "90 % sensitivity on these pictures"
         used = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
         return write_evaluation(folder, detectors, labels, mimic_labels, used | {"operating_point": point}, progress)
+
+
+def _check(threshold: float | None, iou: float) -> None:
+    if threshold is not None and not np.isfinite(threshold):
+        raise InputError(f"threshold is {threshold}; it must be a number")
+    if not 0 < iou <= 1:
+        raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
 
 
 def write_evaluation(

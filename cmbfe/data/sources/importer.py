@@ -105,10 +105,8 @@ def import_source(
             kind; then nothing is left behind.
     """
     options = options or Options()
-    _check(kind, source, settings, options, out)
     check_backend(backend)
-    if source.is_dir():
-        look_into(source)
+    _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
     found = KINDS[kind](source.resolve(), options, settings)
     splits = _drawn_splits(found.series, seed)
@@ -153,6 +151,8 @@ def _check(kind: str, source: Path, settings: Pictures, options: Options, out: P
         raise InputError(
             f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
         )
+    if source.is_dir():
+        look_into(source)
 
 
 def _tidy(out: Path) -> None:

@@ -1,0 +1,30 @@
+"""A model's folder as detection takes it: how pictures are made for it, and what it is called."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmbfe.data.folders import resolved
+from cmbfe.detector.weights import CONFIG_FILE
+from cmbfe.errors import InputError
+from cmbfe.files import read_json
+from cmbfe.params import Pictures, load_params
+from cmbfe.python_limits import within_python
+
+
+def of_model(folder: Path) -> tuple[Pictures, str]:
+    """How the pictures were made that a model was trained on, and its variant; empty where config.json says none.
+
+    Raises:
+        InputError: params.yaml or config.json cannot be read.
+    """
+    with within_python(folder):
+        settings = load_params(folder / "params.yaml").pictures
+        config = read_json(folder / CONFIG_FILE)
+    return settings, str(config.get("variant", "")) if isinstance(config, dict) else ""
+
+
+def refuse_to_lose(inputs: Sequence[Path], out: Path) -> None:
+    """Raise `InputError` where an output would replace what it is made with."""
+    for one in inputs:
+        if resolved(one).is_relative_to(resolved(out)):
+            raise InputError(f"{out}: holds {one}, which would be lost; give another folder")
