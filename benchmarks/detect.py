@@ -13,7 +13,7 @@ A phantom patient of that size is made once in FOLDER and copied under other UID
 
 CPU seconds stand beside wall-clock seconds: on a busy machine only they mean something.
 
-N4 (`pictures.bias_correction`) has to be done before the first slice can be looked at, and cannot
+N4 (`images.bias_correction`) has to be done before the first slice can be looked at, and cannot
 overlap with the network on the same series: it is stated apart.
 """
 
@@ -34,15 +34,10 @@ import torch
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from cmbfe.data import pictures as making
-from cmbfe.data.bias import correct_bias
-from cmbfe.data.cohort import patient_plan
-from cmbfe.data.dataset import to_input
-from cmbfe.data.dicom import find_series, read_volume
-from cmbfe.data.dicom_write import write_series
-from cmbfe.data.phantom import simulate
-from cmbfe.data.pictures import to_8_bit
-from cmbfe.detect import BATCH, detect
+from cmbfe.data import conversion as making
+from cmbfe.data.conversion import to_8_bit
+from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.n4 import correct_bias
 from cmbfe.detector.ssd import build
 from cmbfe.detector.weights import save_model
 from cmbfe.errors import InputError
@@ -50,7 +45,12 @@ from cmbfe.files import whole_folder, write_json
 from cmbfe.findings.one_series import Detector, trained
 from cmbfe.findings.run import Options, detect_files
 from cmbfe.params import Params, load_params, profile_file, save_params
-from cmbfe.timing import machine
+from cmbfe.phantom.cohort import patient_plan
+from cmbfe.phantom.dicom import write_series
+from cmbfe.phantom.writing import simulate
+from cmbfe.training.batches import to_input
+from cmbfe.training.detection import BATCH, detect
+from cmbfe.training.timing import machine
 
 MADE_FILE = "made.json"
 BOXES_SHOWN = 3
@@ -71,7 +71,7 @@ def patient(work: Path, params: Params, slices: int, matrix: int) -> Path:
 
 
 def several(source: Path, work: Path, series: int) -> Path:
-    """A tree of so many patients, each with the same pictures under ids and UIDs of its own."""
+    """A tree of so many patients, each with the same images under ids and UIDs of its own."""
     folder = work / f"{source.name}-{series}-series"
     if not folder.exists():
         for number in range(series):
@@ -144,17 +144,17 @@ def parts(source: Path, params: Params) -> tuple[dict[str, Spent], np.ndarray]:
         volume = read_volume(series).clip(min=0)
     spacing = (series.slice_spacing_mm, *series.pixel_spacing_mm)
     with timed("N4", seconds):
-        corrected = correct_bias(volume, spacing, **params.pictures.bias_correction.model_dump())
+        corrected = correct_bias(volume, spacing, **params.images.bias_correction.model_dump())
     with timed("window", seconds):
-        pictures = to_8_bit(corrected, params.pictures.window_percentiles)
-    return seconds, pictures
+        images = to_8_bit(corrected, params.images.window_percentiles)
+    return seconds, images
 
 
-def bare(detector: Detector, pictures: np.ndarray) -> Spent:
+def bare(detector: Detector, pixels: np.ndarray) -> Spent:
     """What the network alone takes: logits and box regressions of all slices."""
     begin = now()
-    for start in range(0, len(pictures), BATCH):
-        images = to_input(pictures[start : start + BATCH], detector.compute.device)
+    for start in range(0, len(pixels), BATCH):
+        images = to_input(pixels[start : start + BATCH], detector.compute.device)
         with torch.inference_mode(), detector.compute.autocast():
             detector.model.predict(detector.model.prepare(images))
     if detector.compute.device.type == "cuda":
@@ -162,9 +162,9 @@ def bare(detector: Detector, pictures: np.ndarray) -> Spent:
     return now() - begin
 
 
-def usual_threshold(detector: Detector, pictures: np.ndarray) -> float:
+def usual_threshold(detector: Detector, images: np.ndarray) -> float:
     """The score that as many detections reach as a trained detector shows: `BOXES_SHOWN` a slice."""
-    middle = pictures[len(pictures) // 2 :][:BATCH]
+    middle = images[len(images) // 2 :][:BATCH]
     found = detect(detector.model, middle, range(len(middle)), detector.compute)
     scores = sorted((one["score"] for one in found), reverse=True)
     return scores[min(BOXES_SHOWN * len(middle), len(scores) - 1)]
@@ -174,17 +174,17 @@ def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
     """Print the parts and the ratios of one series; returns the threshold that was used."""
     detector = trained(model)
     print(machine(detector.compute))
-    seconds, pictures = parts(source, params)
-    print(", ".join(f"{name} {value}" for name, value in seconds.items()), f"({len(pictures)} slices)")
-    threshold = usual_threshold(detector, pictures)
-    bare(detector, pictures[: 2 * BATCH])
+    seconds, images = parts(source, params)
+    print(", ".join(f"{name} {value}" for name, value in seconds.items()), f"({len(images)} slices)")
+    threshold = usual_threshold(detector, images)
+    bare(detector, images[: 2 * BATCH])
     ratios: dict[str, list[tuple[float, float]]] = {"whole": [], "whole less N4": []}
     for number in range(rounds):
-        alone = bare(detector, pictures)
+        alone = bare(detector, images)
         with tempfile.TemporaryDirectory() as folder:
             spent: dict[str, Spent] = {}
             with timed("whole", spent), n4_timed(spent):
-                detect_files(source, lambda: detector, Path(folder) / "out", params.pictures, Options(threshold))
+                detect_files(source, lambda: detector, Path(folder) / "out", params.images, Options(threshold))
         whole, n4 = spent["whole"], spent["N4"]
         print(f"round {number + 1}: whole {whole}, of it N4 {n4}; bare network {alone}", flush=True)
         for name, one in (("whole", whole), ("whole less N4", whole - n4)):
@@ -219,7 +219,7 @@ def on_dask(source: Path, model: Path, params: Params, threshold: float, workers
         client.run(torch.set_num_threads, 1)
         client.run(trained, model)
         begin = time.perf_counter()
-        settings = (params.pictures, Options(threshold), workers, cluster.scheduler_address)
+        settings = (params.images, Options(threshold), workers, cluster.scheduler_address)
         detect_files(source, partial(trained, model), Path(folder) / "out", *settings)
         return time.perf_counter() - begin
 

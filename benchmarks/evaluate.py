@@ -33,53 +33,53 @@ def timed(result: Result, name: str = "") -> Iterator[None]:
     result[f"{name} wall s".strip()] = time.perf_counter() - wall
 
 
-def draw_set(pictures: int, detections: int) -> tuple[dict, list[dict]]:
-    """COCO labels with as many boxes as pictures, and detections of which a fifth lie near a box."""
+def draw_set(images: int, detections: int) -> tuple[dict, list[dict]]:
+    """COCO labels with as many boxes as images, and detections of which a fifth lie near a box."""
     rng = np.random.default_rng(0)
-    truth_picture = rng.integers(0, pictures, pictures)
-    truths = np.column_stack([rng.uniform(0, 480, (pictures, 2)), rng.uniform(5, 30, (pictures, 2))])
-    source = rng.integers(0, pictures, detections)
+    truth_image = rng.integers(0, images, images)
+    truths = np.column_stack([rng.uniform(0, 480, (images, 2)), rng.uniform(5, 30, (images, 2))])
+    source = rng.integers(0, images, detections)
     near = rng.random(detections) < 0.2
     boxes = truths[source] + rng.normal(0, 2, (detections, 4))
     boxes[:, 2:] = np.abs(boxes[:, 2:])
     boxes[~near, :2] = rng.uniform(0, 480, ((~near).sum(), 2))
-    picture = np.where(near, truth_picture[source], rng.integers(0, pictures, detections))
+    pixels = np.where(near, truth_image[source], rng.integers(0, images, detections))
     score = rng.random(detections) * 0.7 + near * 0.3
     labels = {
-        "images": [{"id": number} for number in range(pictures)],
+        "images": [{"id": number} for number in range(images)],
         "annotations": [
             {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            for number, (image, box) in enumerate(zip(truth_picture.tolist(), truths.tolist(), strict=True), 1)
+            for number, (image, box) in enumerate(zip(truth_image.tolist(), truths.tolist(), strict=True), 1)
         ],
         "categories": [{"id": 1, "name": "cmb"}],
     }
-    columns = zip(picture.tolist(), boxes.tolist(), score.tolist(), strict=True)
+    columns = zip(pixels.tolist(), boxes.tolist(), score.tolist(), strict=True)
     return labels, [{"image_id": k, "category_id": 1, "bbox": box, "score": value} for k, box, value in columns]
 
 
-def ours(pictures: int, detections: int) -> Result:
+def ours(images: int, detections: int) -> Result:
     """Matching, AP (three readings, the 101-point one is printed), both curves, and the area of the FROC."""
-    from cmbfe import metrics
+    from cmbfe.metrics import curves
 
-    labels, found = draw_set(pictures, detections)
+    labels, found = draw_set(images, detections)
     result: Result = {}
     with timed(result):
         with timed(result, "matching"):
-            matches = metrics.match(labels, found)
+            matches = curves.match(labels, found)
         for points in (None, 11, 101):
-            result["AP"] = metrics.average_precision(matches, points)
-        metrics.precision_sensitivity(matches)
-        metrics.froc(matches)
-        metrics.froc_auc(matches)
+            result["AP"] = curves.average_precision(matches, points)
+        curves.precision_sensitivity(matches)
+        curves.froc(matches)
+        curves.froc_auc(matches)
     return result
 
 
-def pycocotools(pictures: int, detections: int) -> Result:
+def pycocotools(images: int, detections: int) -> Result:
     """COCOeval at IoU 0.5 over all areas."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    labels, found = draw_set(pictures, detections)
+    labels, found = draw_set(images, detections)
     result: Result = {}
     with timed(result), contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -94,37 +94,37 @@ def pycocotools(pictures: int, detections: int) -> Result:
     return {**result, "AP": float(evaluation.eval["precision"].mean())}
 
 
-def paired_bootstrap(pictures: int, detections: int) -> Result:
-    """10,000 paired resamples of a test set of the paper's size: 17 patients, 334 pictures, 100 detections each."""
-    from cmbfe import metrics, stats
+def paired_bootstrap(images: int, detections: int) -> Result:
+    """10,000 paired resamples of a test set of the paper's size: 17 patients, 334 images, 100 detections each."""
+    from cmbfe.metrics import curves, intervals
 
     labels, found = draw_set(334, 33_400)
     labels["images"] = [{"id": image["id"], "patient_id": image["id"] % 17} for image in labels["images"]]
     noise = np.random.default_rng(1).normal(0, 0.05, len(found)).tolist()
     other = [{**one, "score": one["score"] + shift} for one, shift in zip(found, noise, strict=True)]
-    first, second = metrics.match(labels, found), metrics.match(labels, other)
+    first, second = curves.match(labels, found), curves.match(labels, other)
     compared = {
-        "AP": metrics.average_precision,
-        "AP, 101-point": lambda matches, weights: metrics.average_precision(matches, 101, weights),
-        "precision at 60 % sensitivity": lambda matches, weights: metrics.precision_at_sensitivity(
+        "AP": curves.average_precision,
+        "AP, 101-point": lambda matches, weights: curves.average_precision(matches, 101, weights),
+        "precision at 60 % sensitivity": lambda matches, weights: curves.precision_at_sensitivity(
             matches, 0.6, weights
         ),
-        "FROC area": lambda matches, weights: metrics.froc_auc(matches, weights=weights),
-        "CPM": lambda matches, weights: metrics.cpm(matches, weights=weights),
+        "FROC area": lambda matches, weights: curves.froc_auc(matches, weights=weights),
+        "CPM": lambda matches, weights: curves.cpm(matches, weights=weights),
     }
     result: Result = {}
     with timed(result, "all of them"):
         for name, metric in compared.items():
             with timed(result, name):
-                stats.paired_difference(metric, first, second, resamples=10_000)
+                intervals.paired_difference(metric, first, second, resamples=10_000)
     return result
 
 
-def in_own_process(part: Callable[[int, int], Result], pictures: int, detections: int) -> Result:
+def in_own_process(part: Callable[[int, int], Result], images: int, detections: int) -> Result:
     """Run a part in a fresh process and add its peak memory."""
     context = multiprocessing.get_context("spawn")
     ours_end, its_end = context.Pipe(duplex=False)
-    process = context.Process(target=_send_result, args=(its_end, part, pictures, detections))
+    process = context.Process(target=_send_result, args=(its_end, part, images, detections))
     process.start()
     its_end.close()
     try:
@@ -136,10 +136,10 @@ def in_own_process(part: Callable[[int, int], Result], pictures: int, detections
 def _send_result(
     connection: multiprocessing.connection.Connection,
     part: Callable[[int, int], Result],
-    pictures: int,
+    images: int,
     detections: int,
 ) -> None:
-    result = part(pictures, detections)
+    result = part(images, detections)
     unit = 1 if sys.platform == "darwin" else 1024
     connection.send(result | {"peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB})
 
@@ -152,7 +152,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for part in (ours, pycocotools, paired_bootstrap):
-        results[part.__name__] = in_own_process(part, arguments.pictures, arguments.detections)
+        results[part.__name__] = in_own_process(part, arguments.images, arguments.detections)
         print(part.__name__, flush=True)
         for name, value in results[part.__name__].items():
             print(f"    {name:45} {value:8.3f}")

@@ -2,7 +2,7 @@
 
     python benchmarks/feature_enhancement.py [--rounds 15] [--batch 4] [--width 1.0] [--threads 2]
 
-Three boxes per picture, forward, losses, backward and Adam, in the precision that training chooses here. The twins take
+Three boxes per image, forward, losses, backward and Adam, in the precision that training chooses here. The twins take
 turns within each round, so that whatever else the machine does meets both; the ratio is the median over rounds. Where
 seconds swing by more than FE costs, the last column tells: the layer timed alone, over a step without it. The paper's
 Table 3 gives 1.25 (VGG-16), 1.31 (MobileNet) and 1.23 (ResNet-34) for its own layer.
@@ -14,9 +14,9 @@ import sys
 import torch
 
 from cmbfe.detector.ssd import SPECS, SSD, build
-from cmbfe.devices import Compute, make_compute
 from cmbfe.errors import InputError
-from cmbfe.timing import cost_of_fe, random_batch, seconds
+from cmbfe.training.devices import Compute, make_compute
+from cmbfe.training.timing import cost_of_fe, random_batch, seconds
 
 
 def seconds_of_fe_alone(model: SSD, batch: int, compute: Compute, repeats: int = 10) -> float:

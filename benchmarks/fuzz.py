@@ -27,11 +27,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
 from torch import nn
 
-from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
 from cmbfe.findings.one_series import Detector
 from cmbfe.findings.run import Options, detect_files
-from cmbfe.params import Pictures, load_params, profile_file
+from cmbfe.params import Images, load_params, profile_file
+from cmbfe.training.devices import make_compute
 
 SIDE, SLICES = 48, 4
 MOST_FLIPS = 64
@@ -39,7 +39,7 @@ PIXEL_DATA = b"\xe0\x7f\x10\x00"
 
 
 class Stub(nn.Module):
-    """Finds one box in every picture."""
+    """Finds one box in every image."""
 
     def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         box = torch.tensor([[10.0, 12.0, 15.0, 18.0]])
@@ -90,7 +90,7 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
     return spoilt.tobytes()
 
 
-def ending(source: Path, out: Path, detector: Detector, settings: Pictures) -> str:
+def ending(source: Path, out: Path, detector: Detector, settings: Images) -> str:
     """How one run ends, in a word or two; whatever is neither outputs nor one line goes through."""
     try:
         result = detect_files(source, lambda: detector, out, settings, Options(sr=True, segmentation=True))
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="number of the one file to run")
     given = parser.parse_args()
-    settings = load_params(profile_file("smoke")).pictures
+    settings = load_params(profile_file("smoke")).images
     few = settings.bias_correction.model_copy(update={"iterations": (2, 2)})
     settings = settings.model_copy(update={"bias_correction": few})
     detector = Detector(Stub(), make_compute("cpu", "32-true"), "stub")

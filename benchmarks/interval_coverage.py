@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cmbfe import stats
-from cmbfe.matching import Matches
-from cmbfe.metrics import average_precision
+from cmbfe.metrics import intervals
+from cmbfe.metrics.curves import average_precision
+from cmbfe.metrics.matching import Matches
 
 PATIENTS = (17, 50, 200)
 POPULATION = 100_000
@@ -59,7 +59,7 @@ def _matches(
         truth_ids=list(range(len(centre))),
         truth_patient=truth_patient,
         patients=list(range(patients)),
-        pictures_per_patient=np.full(patients, BOXES_PER_PATIENT),
+        images_per_patient=np.full(patients, BOXES_PER_PATIENT),
     )
 
 
@@ -69,14 +69,16 @@ def plain_percentiles(metric_values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def intervals(cohort: dict[str, Matches], resamples: int, seed: int) -> dict[tuple[str, str], tuple[float, float]]:
+def both_intervals(
+    cohort: dict[str, Matches], resamples: int, seed: int
+) -> dict[tuple[str, str], tuple[float, float]]:
     """(what, method) -> interval, for the AP of SSD-FE and for its difference to SSD."""
-    first, _, difference = stats.compare(average_precision, cohort["SSD-FE"], cohort["SSD"], resamples, seed)
+    first, _, difference = intervals.compare(average_precision, cohort["SSD-FE"], cohort["SSD"], resamples, seed)
     found = {}
     for what, interval in (("AP", first), ("difference", difference)):
         found[what, "percentile"] = (interval.low, interval.high)
         found[what, "BCa"] = (interval.bca_low, interval.bca_high)
-    values = stats.resampled(
+    values = intervals.resampled(
         lambda weights: average_precision(cohort["SSD-FE"], weights=weights),
         len(cohort["SSD-FE"].patients),
         resamples,
@@ -91,7 +93,7 @@ def coverage(patients: int, cohorts: int, resamples: int, true: dict[str, float]
     rows = []
     for number in tqdm(range(cohorts), desc=f"{patients} patients", unit="cohort"):
         cohort = draw_cohort(patients, np.random.default_rng([patients, number]))
-        for (what, method), (low, high) in intervals(cohort, resamples, number).items():
+        for (what, method), (low, high) in both_intervals(cohort, resamples, number).items():
             holds = low <= true[what] <= high
             rows.append({"of": what, "interval": method, "coverage": holds, "width": high - low})
     table = pd.DataFrame(rows).groupby(["of", "interval"]).mean().reset_index()

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from cmbfe.data.cohort import patient_plan
-from cmbfe.data.dicom_write import write_series
-from cmbfe.data.phantom import simulate
-from cmbfe.data.template import load_template
-from cmbfe.data.veins import load_terrain
 from cmbfe.params import load_params, profile_file
+from cmbfe.phantom.cohort import patient_plan
+from cmbfe.phantom.dicom import write_series
+from cmbfe.phantom.template import load_template
+from cmbfe.phantom.veins import load_terrain
+from cmbfe.phantom.writing import simulate
 
 GIB = 2**20  # ru_maxrss is in KiB
 

@@ -2,12 +2,12 @@
 
     python benchmarks/train_step.py [--batch 4] [--rounds 15] [--threads 2] [--width 1.0]
 
-Ours is the training loop's whole iteration (`cmbfe.iteration.Run.step`): 8-bit pictures in memory to new weights, with
+Ours is the training loop's whole iteration (`cmbfe.training.iteration.Run.step`): 8-bit images in memory to new weights, with
 losses, the check of the gradient and Adam, in the precision that training chooses here. torchvision's detector runs as
 a user would write it down, and tuned by hand: channels last, fused Adam, bf16 where training chooses it. The bare
 network is our trunk, extra layers and heads, forward and backward from the sum of the outputs. All take turns within
 each round, so that whatever else the machine does meets all; a ratio is the median over rounds of the ratio within
-one. Pictures are 300 x 300 px, with three boxes each.
+one. Images are 300 x 300 px, with three boxes each.
 """
 
 import argparse
@@ -20,15 +20,22 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torchvision.models.detection import ssd300_vgg16
 
-from cmbfe.data.dataset import to_input, to_targets
-from cmbfe.data.loader import Batch
 from cmbfe.detector.boxes import corners
 from cmbfe.detector.loss import ssd_loss
 from cmbfe.detector.ssd import build
-from cmbfe.devices import Compute, make_compute
 from cmbfe.errors import InputError
-from cmbfe.iteration import Run
-from cmbfe.timing import in_turn, machine, random_pictures, ratio_within_rounds, run_on_noise, whole_iteration
+from cmbfe.training.batches import to_input, to_targets
+from cmbfe.training.devices import Compute, make_compute
+from cmbfe.training.iteration import Run
+from cmbfe.training.loader import Batch
+from cmbfe.training.timing import (
+    in_turn,
+    machine,
+    random_images,
+    ratio_within_rounds,
+    run_on_noise,
+    whole_iteration,
+)
 
 Work = Callable[[], None]
 
@@ -37,11 +44,11 @@ OURS = ("ssd300", "ssd300-fe")
 PLAIN, TUNED, BARE = "torchvision as it comes", "torchvision tuned by hand", "bare network"
 
 
-def of_torchvision(pictures: Batch, compute: Compute) -> Work:
-    """An iteration as its documentation shows it: float32, a list of pictures, Adam."""
+def of_torchvision(pixels: Batch, compute: Compute) -> Work:
+    """An iteration as its documentation shows it: float32, a list of images, Adam."""
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2).to(compute.device).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    images, boxes = list(to_input(pictures.pictures, torch.device("cpu")).contiguous()), pictures.boxes
+    images, boxes = list(to_input(pixels.pixels, torch.device("cpu")).contiguous()), pixels.boxes
 
     def step() -> None:
         losses = model([image.to(compute.device) for image in images], to_targets(boxes, compute.device))
@@ -52,12 +59,12 @@ def of_torchvision(pictures: Batch, compute: Compute) -> Work:
     return step
 
 
-def of_torchvision_tuned(pictures: Batch, compute: Compute) -> Work:
+def of_torchvision_tuned(pixels: Batch, compute: Compute) -> Work:
     """The same with what the hardware offers: bf16 where training chooses it, channels last, fused Adam."""
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2)
     model = model.to(compute.device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    images, boxes = list(to_input(pictures.pictures, torch.device("cpu")).contiguous()), pictures.boxes
+    images, boxes = list(to_input(pixels.pixels, torch.device("cpu")).contiguous()), pixels.boxes
 
     def step() -> None:
         with compute.autocast():
@@ -69,10 +76,10 @@ def of_torchvision_tuned(pictures: Batch, compute: Compute) -> Work:
     return step
 
 
-def bare_network(pictures: Batch, width: float, compute: Compute) -> Work:
+def bare_network(pixels: Batch, width: float, compute: Compute) -> Work:
     """Forward and backward of our ssd300 without targets, losses and optimiser."""
     model = build("ssd300", width=width).to(compute.device, memory_format=torch.channels_last).train()
-    images = to_input(pictures.pictures, compute.device)
+    images = to_input(pixels.pixels, compute.device)
     inputs = model.prepare(images).contiguous(memory_format=torch.channels_last)
 
     def forward_and_backward() -> None:
@@ -84,16 +91,16 @@ def bare_network(pictures: Batch, width: float, compute: Compute) -> Work:
     return forward_and_backward
 
 
-def parts_of(run: Run, pictures: Batch) -> dict[str, Work]:
+def parts_of(run: Run, images: Batch) -> dict[str, Work]:
     """Parts of an iteration of ours that are not the network, each to be timed alone."""
     model, device = run.bare_model, run.compute.device
     with torch.no_grad(), run.compute.autocast():
-        outputs = model.predict(model.prepare(to_input(pictures.pictures, device)))
+        outputs = model.predict(model.prepare(to_input(images.images, device)))
     logits, regression = (output.detach().requires_grad_() for output in outputs)
     default = corners(model.default_boxes, model.input_size)
 
     def losses() -> None:
-        targets = to_targets(pictures.boxes, device)
+        targets = to_targets(images.boxes, device)
         boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
         sum(ssd_loss(logits, regression, default, boxes, labels).values()).backward()
 
@@ -145,14 +152,14 @@ def report(names: list[str], timed: list[tuple[float, ...]], at_most: dict[str, 
 
 def works(batch: int, width: float, compute: Compute) -> dict[str, Work]:
     """All that is timed, ours first."""
-    pictures = random_pictures(batch, SIDE)
+    images = random_images(batch, SIDE)
     runs = [run_on_noise(variant, width, compute) for variant in OURS]
     return {
-        **{variant: whole_iteration(run, pictures) for variant, run in zip(OURS, runs, strict=True)},
-        PLAIN: of_torchvision(pictures, compute),
-        TUNED: of_torchvision_tuned(pictures, compute),
-        BARE: bare_network(pictures, width, compute),
-        **parts_of(runs[0], pictures),
+        **{variant: whole_iteration(run, images) for variant, run in zip(OURS, runs, strict=True)},
+        PLAIN: of_torchvision(images, compute),
+        TUNED: of_torchvision_tuned(images, compute),
+        BARE: bare_network(images, width, compute),
+        **parts_of(runs[0], images),
     }
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/variants.py [--batch 4] [--width 1.0] [--iterations 7] [--write]
 
-A whole iteration as the training loop does it (`cmbfe.iteration.Run.step`), on pictures of the variant's own size in
+A whole iteration as the training loop does it (`cmbfe.training.iteration.Run.step`), on images of the variant's own size in
 memory, three boxes each, in the precision that training chooses here; the seconds are the median after two iterations
 of warm-up. Memory is the process's peak, Python and PyTorch included, or on a GPU the peak of PyTorch's tensors there.
 `--write` puts the table into docs/scale.md.
@@ -21,11 +21,11 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from cmbfe import markdown
 from cmbfe.detector.ssd import SPECS, VARIANTS
-from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
-from cmbfe.timing import in_turn, machine, random_pictures, run_on_noise, whole_iteration
+from cmbfe.paper import markdown
+from cmbfe.training.devices import make_compute
+from cmbfe.training.timing import in_turn, machine, random_images, run_on_noise, whole_iteration
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 GIB = 2**30
@@ -52,7 +52,7 @@ def measure(variant: str, batch: int, width: float, iterations: int, threads: in
     torch.set_num_threads(threads)
     compute = make_compute()
     run = run_on_noise(variant, width, compute)
-    iteration = whole_iteration(run, random_pictures(batch, SPECS[variant].input_size))
+    iteration = whole_iteration(run, random_images(batch, SPECS[variant].input_size))
     timed = in_turn([iteration], iterations, compute.device)
     return Cost(peak_gib(compute.device), statistics.median(seconds for (seconds,) in timed), machine(compute))
 

@@ -114,3 +114,19 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}") from None
+
+
+@contextmanager
+def within_python(path: Path | str) -> Iterator[None]:
+    """Reading of a JSON or YAML file inside the block.
+
+    Raises:
+        InputError: a number of thousands of digits, a date that does not exist, or thousands of lists in each other.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, AttributeError, OverflowError, RecursionError) as error:
+        what = "its lists or objects lie too deep in each other" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: holds a value that cannot be read: {' '.join(str(what).split())}") from None

@@ -25,3 +25,25 @@ def at_work(backend: str, jobs: int) -> Iterator[None]:
         raise InputError(f"backend {backend}: {reason}; {hint} (dask needs the package distributed)") from None
     with config:
         yield
+
+
+BACKENDS = ("loky", "threading")
+
+
+def check_backend(backend: str) -> None:
+    """Raise `InputError` for one that does not; an address is that of a dask scheduler."""
+    if backend not in BACKENDS and "://" not in backend:
+        raise InputError(f"backend {backend}: give {', '.join(BACKENDS)}, or the address of a dask scheduler")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
+    import torch  # here, so that the command line starts without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

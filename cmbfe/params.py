@@ -2,68 +2,461 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
-
-from cmbfe.comparison_settings import (
-    Arm,
-    Baselines,
-    CrossValidation,
-    Objects,
-    ObjectsArm,
-    Others,
-    PhaseStudy,
-    Study,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
 )
+
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.settings import (
-    Augmentation,
-    Data,
-    Detector,
-    Evaluation,
-    ExactCounts,
-    Patients,
-    Phantom,
-    Pictures,
-    Section,
-    Splits,
-    Training,
-    TurnedBox,
-    Variant,
-)
 
-__all__ = [
-    "Arm",
-    "Augmentation",
-    "Baselines",
-    "CrossValidation",
-    "Data",
-    "Detector",
-    "Evaluation",
-    "ExactCounts",
-    "Objects",
-    "ObjectsArm",
-    "Others",
-    "Params",
-    "Patients",
-    "Phantom",
-    "PhaseStudy",
-    "Pictures",
-    "Splits",
-    "Study",
-    "Training",
-    "TurnedBox",
-    "load_params",
-    "profile_file",
-    "read_yaml",
-    "save_params",
-    "write_profile",
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Degrees = Annotated[float, Field(ge=-180, le=180)]
+TurnedBox = Literal["corners", "ellipse"]
+Variant = Literal[
+    "ssd300",
+    "ssd300-fe",
+    "ssd512",
+    "ssd512-fe",
+    "mobilenet320",
+    "mobilenet320-fe",
+    "resnet34-300",
+    "resnet34-300-fe",
 ]
 
-PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"a range rises: {pair[0]} is above {pair[1]}")
+    return pair
+
+
+NotNegativeRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+DegreesRange = Annotated[tuple[Degrees, Degrees], AfterValidator(_rising)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(_rising)]
+
+
+class Section(BaseModel):
+    # Strict: the text "1e-4", which YAML reads from 1e-4, is an error and no number.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+PHANTOM = "cmbfe/phantom"
+
+
+class Data(Section):
+    """Whose images the pipeline takes: DVC reads both keys, which belong together."""
+
+    notebook: Literal["01_data", "01_own_data"] = "01_data"
+    """What makes the images: 01_data simulates patients, 01_own_data takes an import."""
+    source: Annotated[str, Field(min_length=1)] = PHANTOM
+    """What the notebook depends on: the phantom's code, or the folder that `cmbfe import` has made, from the root."""
+
+    @model_validator(mode="after")
+    def _notebook_and_source_belong_together(self) -> "Data":
+        if (self.notebook == "01_data") != (self.source == PHANTOM):
+            raise ValueError(
+                f"notebook {self.notebook} does not take source {self.source}: give 01_data and {PHANTOM}, or "
+                "01_own_data and the folder of an import"
+            )
+        return self
+
+
+class Splits(Section):
+    """A number for each split."""
+
+    train: Count
+    test: Count
+    validation: Count
+
+    @property
+    def total(self) -> int:
+        return self.train + self.test + self.validation
+
+
+class Patients(Splits):
+    """Patients in each split (paper Table 1: 33, 17, 8)."""
+
+
+class ExactCounts(Section):
+    """Numbers that the cohort must have exactly (paper section 2.2, Table 1)."""
+
+    images: Count
+    images_with_cmbs: Splits
+    boxes: Splits
+
+
+class Phantom(Section):
+    """The simulated cohort."""
+
+    patients: Patients
+    slices: Annotated[int, Field(ge=3, le=512)]
+    matrix_px: Annotated[int, Field(ge=64, le=1024)]
+    cmbs_per_patient: Positive
+    exact: ExactCounts | None = None
+
+    @model_validator(mode="after")
+    def _exact_counts_fit_the_cohort(self) -> "Phantom":
+        if self.exact is None:
+            return self
+        each = self.exact.images // self.patients.total
+        if each != self.slices:
+            raise ValueError(
+                f"{self.exact.images} images of {self.patients.total} patients are {each} slices for each, "
+                f"but slices is {self.slices}"
+            )
+        for split, patients in self.patients:
+            shown, boxes = getattr(self.exact.images_with_cmbs, split), getattr(self.exact.boxes, split)
+            if not patients <= shown <= min(boxes, patients * self.slices):
+                raise ValueError(f"{boxes} boxes on {shown} images do not fit {patients} {split} patients")
+        return self
+
+
+class BiasCorrection(Section):
+    """N4 in 3-D, per series (A18)."""
+
+    shrink_factor: Annotated[int, Field(ge=1, le=16)]
+    iterations: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Images(Section):
+    """From DICOM to 8 bit (A17)."""
+
+    format: Literal["jpg", "png"]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    window_percentiles: PercentileRange
+    bias_correction: BiasCorrection
+    phase: bool = False
+    """Whether images carry the filtered phase as a second channel (`cmbfe.data.phase`)."""
+
+
+class Augmentation(Section):
+    """Paper section 2.2, A16; px are px of the image."""
+
+    target_images: Count
+    flip_probability: Share
+    intensity_factor: PositiveRange
+    blur_sigma_px: NotNegativeRange
+    translation_px: NotNegative
+    rotation_degrees: DegreesRange
+    scale: PositiveRange
+    minimum_visible_share: Share
+    turned_box: TurnedBox = "corners"
+
+
+class FeatureEnhancement(Section):
+    """The FE layer (A1-A6), and what it is compared with."""
+
+    beta: Positive
+    resize: Literal["bilinear", "area", "nearest", "max"]
+    placement: Literal["trunk", "source", "both"]
+    weighting: Literal["equation", "figure"]
+    layer: Literal["enhancement", "assisted_excitation"] = "enhancement"
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Strength over a training: 1 throughout, or along half a cosine from 1 to 0."""
+
+
+class Weights(Section):
+    """Initial weights of each trunk: null (fresh), "imagenet" (download), or the path of a file (A19)."""
+
+    vgg16: str | None
+    mobilenet_v2: str | None
+    resnet34: str | None
+
+
+class Detector(Section):
+    """What is built (A10-A12)."""
+
+    width: Annotated[float, Field(gt=0, le=1)]
+    default_boxes: Literal["voc", "coco", "cmb"]
+    minimum_negatives: Annotated[int, Field(ge=0)]
+    score_threshold: Share
+    nms_threshold: Share
+    detections_per_image: Count
+    weights: Weights
+    fe: FeatureEnhancement
+
+
+class Training(Section):
+    """The schedule (A7-A9), and where it runs."""
+
+    batch: Count
+    """Images per forward pass, over all processes together."""
+    accumulate: Count = 1
+    """Batches whose mean gradient makes one update, which is one iteration."""
+    iterations: Count
+    learning_rate: Positive
+    milestones: tuple[Count, ...]
+    gamma: Annotated[float, Field(gt=0, le=1)]
+    warm_up_iterations: Annotated[int, Field(ge=0)] = 0
+    """Iterations over which the learning rate rises, in equal steps, to its value."""
+    clip_gradient_norm: Positive | None = None
+    """Largest norm of the gradient over all weights; longer ones are scaled down to it."""
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    accelerator: Literal["auto", "cpu", "cuda"]
+    devices: Count | Literal["auto"] = "auto"
+    """Processes per machine."""
+    nodes: Count | Literal["auto"] = "auto"
+    """Machines."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """Lightning Fabric's."""
+    decoded_gib: NotNegative = 4.0
+    """Images are decoded once to a memory-mapped file if they take no more than this, GiB; else for each batch."""
+    checkpoint_every: Count
+    validate_every: Count = 1000
+    """Iterations between two measurements of the validation AP; the end is always measured."""
+    longer: dict[str, Annotated[float, Field(ge=1, le=100)]] = {}
+    """Detector without FE -> factor on iterations and milestones, for it and its twin."""
+
+    @field_validator("longer")
+    @classmethod
+    def _names_detectors(cls, factors: dict[str, float]) -> dict[str, float]:
+        known = [name for name in get_args(Variant) if not name.endswith("-fe")]
+        if unknown := set(factors) - set(known):
+            raise ValueError(f"{sorted(unknown)[0]!r} is no detector without FE; there are: {', '.join(known)}")
+        return factors
+
+    def of(self, variant: str) -> "Training":
+        """The schedule of one variant: iterations and milestones times its factor in `longer`."""
+        factor = self.longer.get(variant.removesuffix("-fe"), 1.0)
+        times = {"iterations": round(self.iterations * factor)}
+        times["milestones"] = tuple(round(milestone * factor) for milestone in self.milestones)
+        return self.model_copy(update=times)
+
+    @model_validator(mode="after")
+    def _milestones_rise_to_the_end(self) -> "Training":
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones rise: {list(self.milestones)}")
+        if self.milestones and self.milestones[-1] >= self.iterations:
+            raise ValueError(f"milestone {self.milestones[-1]} is not before the end at {self.iterations}")
+        return self
+
+
+class Evaluation(Section):
+    """A13-A15."""
+
+    iou: Annotated[float, Field(gt=0, le=1)]
+    sensitivity: Annotated[float, Field(gt=0, le=1)]
+    froc_x_max: Positive
+    bootstrap_samples: Count
+
+
+def _numbered_from_1(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if len(numbers) < 2 or numbers != tuple(range(1, len(numbers) + 1)):
+        raise ValueError("number two or more from 1, such as 1, 2, 3")
+    return numbers
+
+
+def _without_fe(variant: str) -> str:
+    if variant.endswith("-fe"):
+        raise ValueError(f"name the detector without FE ({variant.removesuffix('-fe')}); its twin belongs to it")
+    return variant
+
+
+FromOne = Annotated[tuple[int, ...], AfterValidator(_numbered_from_1)]
+"""Numbers of folds or seeds: 1, 2 and so on."""
+PlainVariant = Annotated[Variant, AfterValidator(_without_fe)]
+"""A detector without FE."""
+ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class CrossValidation(Section):
+    """A detector and its FE twin, trained and tested on each fold of the patients (paper: 10 folds)."""
+
+    variants: tuple[Variant, ...] = ("ssd512", "ssd512-fe")
+    folds: FromOne = (1, 2, 3)
+
+    @field_validator("variants")
+    @classmethod
+    def _are_twins(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        if len(variants) != 2 or variants[1] != f"{variants[0]}-fe":
+            raise ValueError("name a detector and then its FE twin, such as ssd512, ssd512-fe")
+        return variants
+
+
+class Arm(Section):
+    """One comparison of the study: a detector and its FE twin, and what differs from the settings above."""
+
+    variant: PlainVariant = "ssd300"
+    """The detector without FE."""
+    seeds: Count | None = None
+    """Only the first so many of the study's seeds."""
+    patients: Count | None = None
+    """Training patients, one of the study's sizes."""
+    settings: dict[str, str | int | float] = Field(default={})
+    """Key path -> value, such as detector.fe.placement -> source; of the sections detector and training."""
+
+    @property
+    def changes_fe_only(self) -> bool:
+        """Whether the detector without FE is the same as without the changes."""
+        return self.patients is None and all(key.startswith("detector.fe.") for key in self.settings)
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.patients is None and not self.settings
+
+
+class PhaseStudy(Section):
+    """Phase as a second channel: detectors of the study, trained on with phase and without (`make phase`)."""
+
+    arm: str = "ssd300"
+    """The arm of the study whose detector and FE twin are trained on."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """The first so many of the study's seeds."""
+    test_patients: Annotated[int, Field(ge=2)] = 50
+    """The first so many of the study's test patients."""
+    iterations: Annotated[int, Field(ge=3)] = 450
+    """Of the training that goes on; the last third at `training.gamma` times the rate."""
+    learning_rate: Positive = 5e-4
+    sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Where false positives are counted: one that every detector reaches."""
+
+
+class Study(Section):
+    """SSD against SSD-FE over several seeds, and the open readings one at a time (`make study`)."""
+
+    seeds: FromOne = (1, 2, 3, 4, 5)
+    """A seed fixes the training patients, their augmentation, initial weights and order."""
+    training_patients: Annotated[tuple[Count, ...], Field(min_length=1)] = (18,)
+    """Sizes of the training sets of each seed, rising; the last is that of arms that name none."""
+    test_patients: Count = 100
+    detections_per_image: Count = 10
+    """The best of each image are kept: the results of many trainings lie in git."""
+    arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(variant="ssd512")})
+
+    @field_validator("training_patients")
+    @classmethod
+    def _sizes_rise(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"sizes rise: {list(sizes)}")
+        return sizes
+
+    @model_validator(mode="after")
+    def _every_arm_can_be_run(self) -> "Study":
+        for name, arm in self.arms.items():
+            if name == "patients":
+                raise ValueError("no arm can be named patients: that part of the study makes them")
+            if (arm.seeds or 2) < 2 or self.seeds_of(name)[-1] != (arm.seeds or len(self.seeds)):
+                raise ValueError(f"{name}: seeds is {arm.seeds}; give 2 to {len(self.seeds)}")
+            if arm.patients not in (None, *self.training_patients):
+                known = ", ".join(map(str, self.training_patients))
+                raise ValueError(f"{name}: patients is {arm.patients}; training_patients has {known}")
+            self.arm_without_fe(name)
+        return self
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds of an arm."""
+        return self.seeds[: self.arms[name].seeds]
+
+    def patients_of(self, name: str) -> int:
+        """The training patients of an arm."""
+        return self.arms[name].patients or self.training_patients[-1]
+
+    def arm_without_fe(self, name: str) -> str:
+        """The arm whose detector without FE an arm is compared with: itself or, if it changes FE only, the plain one.
+
+        Raises:
+            ValueError: no arm of that detector without changes, over as many seeds.
+        """
+        arm = self.arms[name]
+        if arm.changes_nothing or not arm.changes_fe_only:
+            return name
+        for other, plain in self.arms.items():
+            enough = len(self.seeds_of(other)) >= len(self.seeds_of(name))
+            if plain.changes_nothing and plain.variant == arm.variant and enough:
+                return other
+        raise ValueError(
+            f"{name}: changes FE only, and needs an arm of {arm.variant} without changes and as many seeds"
+        )
+
+    def variants_of(self, name: str) -> tuple[str, ...]:
+        """The detectors that an arm trains: both twins, or the one with FE where it changes FE only."""
+        plain = self.arms[name].variant
+        return (plain, f"{plain}-fe") if self.arm_without_fe(name) == name else (f"{plain}-fe",)
+
+
+class RadialSymmetry(Section):
+    """Radial symmetry transform and random forest (Kuijf et al. 2012)."""
+
+    radii_mm: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2.0, 3.0, 4.0)
+    """Of the dark balls that are looked for."""
+    trees: Count = 200
+
+
+class Thresholding(Section):
+    """Local statistical thresholding and support vector machine (Barnes et al. 2011)."""
+
+    window_mm: Positive = 15.0
+    """Side of the window whose mean and deviation set the threshold."""
+    deviations: Positive = 2.0
+    """So many standard deviations below the mean of its window is dark."""
+
+
+class Cascade(Section):
+    """Fully convolutional network for candidates, then a network for these (Dou et al. 2016)."""
+
+    screening_iterations: Count = 600
+    classifier_iterations: Count = 800
+
+
+class Baselines(Section):
+    """Detectors of other kinds to compare with (Table 4)."""
+
+    slice_mm: Positive = 2.0
+    """Between the slices of a series, which labels do not hold."""
+    candidates_per_image: Count = 50
+    radial_symmetry: RadialSymmetry = RadialSymmetry()
+    thresholding: Thresholding = Thresholding()
+    cascade: Cascade = Cascade()
+
+
+class Others(Section):
+    """FE in detectors that are not ours, and FE's relatives (`make others`), on patients and seeds of the study."""
+
+    seeds: FromOne = (1, 2, 3)
+    """Of the study's; each has training patients, augmentation, initial weights and order of its own."""
+    test_patients: Count = 20
+    """The first so many of the study's."""
+    layer: Annotated[str, Field(min_length=1)] = "backbone"
+    """Behind which FE or its relative stands, as in `model.named_modules()`."""
+    learning_rate: Positive = 1.0e-3
+    warm_up_iterations: Annotated[int, Field(ge=0)] = 20
+    clip_gradient_norm: Positive | None = 10.0
+    detectors: dict[str, Count] = Field(default={"fcos-small": 90}, min_length=1)
+    """Detector -> iterations, for it and its twin."""
+    relatives_of: str = "fcos-small"
+    """The detector on which FE is compared with its relatives."""
+    relatives: tuple[str, ...] = ("fe", "fading-fe", "assisted-excitation", "segmentation")
+    """All of them take as many iterations as the detector without."""
+
+    @model_validator(mode="after")
+    def _relatives_are_compared_on_a_detector_that_is_trained(self) -> "Others":
+        if self.relatives_of not in self.detectors:
+            raise ValueError(f"relatives_of: {self.relatives_of!r} is none of the detectors")
+        if "fe" not in self.relatives or "plain" in self.relatives:
+            raise ValueError("relatives: name fe among them, and not plain, which is the detector without any")
+        return self
+
+    def relatives_on(self, detector: str) -> tuple[str, ...]:
+        """What stands behind the layer in the trainings of a detector, beside nothing."""
+        return self.relatives if detector == self.relatives_of else ("fe",)
+
+
+PROFILES = Path(__file__).resolve().parent / "profiles"
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -82,7 +475,7 @@ class Params(Section):
     variants: Annotated[tuple[Variant, ...], Field(min_length=1), AfterValidator(_distinct)]
     data: Data = Data()
     phantom: Phantom
-    pictures: Pictures
+    images: Images
     augmentation: Augmentation
     detector: Detector
     training: Training
@@ -90,7 +483,6 @@ class Params(Section):
     baselines: Baselines = Baselines()
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
-    objects: Objects = Objects()
     phase: PhaseStudy = PhaseStudy()
     others: Others = Others()
 

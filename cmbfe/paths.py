@@ -29,8 +29,8 @@ def raw() -> Path:
     return workspace() / "data" / "raw"
 
 
-def pictures() -> Path:
-    """8-bit pictures and their labels."""
+def images() -> Path:
+    """8-bit images and their labels."""
     return workspace() / "data" / "pictures"
 
 
@@ -74,12 +74,12 @@ def fold_result(number: int, variant: str, root: Path | None = None) -> Path:
 
 
 def study_data(root: Path | None = None) -> Path:
-    """The study's patients: `raw`, `pictures` and `augmented`."""
+    """The study's patients: `raw`, `images` and `augmented`."""
     return (root or workspace()) / "data" / "study"
 
 
 def study_training_set(seed: int, patients: int, root: Path | None = None) -> Path:
-    """The augmented pictures of a seed's first so many training patients."""
+    """The augmented images of a seed's first so many training patients."""
     return study_data(root) / "augmented" / f"{seed}-{patients}"
 
 
@@ -92,25 +92,12 @@ def study_result(arm: str, root: Path | None = None) -> Path:
 
 
 def study_cmbs(root: Path | None = None) -> Path:
-    """The microbleeds of the study's test pictures, with size and contrast."""
+    """The microbleeds of the study's test images, with size and contrast."""
     return (root or workspace()) / "results" / "study" / "test_cmbs.csv"
 
 
-def objects_data(arm: str, part: str, root: Path | None = None) -> Path:
-    """Generated objects of an arm: `test`, or the training set of a seed."""
-    return (root or workspace()) / "data" / "objects" / arm / part
-
-
-def objects_model(arm: str, variant: str, seed: int, root: Path | None = None) -> Path:
-    return (root or workspace()) / "models" / "objects" / arm / f"{variant}-{seed}"
-
-
-def objects_result(arm: str, root: Path | None = None) -> Path:
-    return (root or workspace()) / "results" / "objects" / arm
-
-
 def phase_data(root: Path | None = None) -> Path:
-    """The study's patients as pictures with phase, and `augmented`."""
+    """The study's patients as images with phase, and `augmented`."""
     return (root or workspace()) / "data" / "phase"
 
 
@@ -129,12 +116,12 @@ def phase_result(channels: str, root: Path | None = None) -> Path:
 
 
 def phase_example(name: str, root: Path | None = None) -> Path:
-    """A piece of a test picture with its phase beside it."""
+    """A piece of a test image with its phase beside it."""
     return (root or workspace()) / "results" / "phase" / "examples" / f"{name}.png"
 
 
 def phase_mimics(root: Path | None = None) -> Path:
-    """How many mimics of each kind the test pictures have."""
+    """How many mimics of each kind the test images have."""
     return (root or workspace()) / "results" / "phase" / "test_mimics.csv"
 
 

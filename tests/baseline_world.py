@@ -3,7 +3,7 @@
 import numpy as np
 
 from cmbfe.baselines.volumes import Volume
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
 from cmbfe.params import Baselines
 
 SPACING_MM = (2.0, 1.0, 1.0)
@@ -43,16 +43,16 @@ def volume(seed: int, radius_mm: float = 3.0) -> Volume:
     )
 
 
-def write_pictures(folder, splits: dict[str, int]) -> dict:
-    """Patients as pictures in a folder, so many of each split, and their COCO labels, one tube a mimic each."""
+def write_images(folder, splits: dict[str, int]) -> dict:
+    """Patients as images in a folder, so many of each split, and their COCO labels, one tube a mimic each."""
     images, annotations = [], []
     for split, patients in splits.items():
         for number in range(patients):
             patient = f"{split}-{number}"
             of_patient = volume(len(images))
-            for index, (picture, boxes) in enumerate(zip(of_patient.voxels, of_patient.boxes, strict=True)):
+            for index, (image, boxes) in enumerate(zip(of_patient.voxels, of_patient.boxes, strict=True)):
                 name = f"{patient}/{index:03d}.png"
-                save_picture(folder / name, np.round(picture * 255).astype(np.uint8))
+                save_image(folder / name, np.round(image * 255).astype(np.uint8))
                 images.append(
                     {
                         "id": len(images) + 1,

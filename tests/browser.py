@@ -64,6 +64,6 @@ def open_page(browser: Browser, viewport: dict[str, int], faults: Faults, **sett
         context.close()
 
 
-def is_picture(file: Path) -> bool:
+def is_image(file: Path) -> bool:
     """Whether a screenshot holds something: a blank page compresses to next to nothing."""
     return file.stat().st_size > 5000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmbfe.cli import main
+from cmbfe.cli.commands import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scratch copy of the pipeline with the smoke profile; the checkout stays untouched."""
     folder = tmp_path_factory.mktemp("workspace")
-    for name in ("notebooks", "cmbfe", "docs", "profiles", "tools"):
+    for name in ("notebooks", "cmbfe", "docs", "tools"):
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )
@@ -25,7 +25,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dvc.yaml",
         "crossvalidation/dvc.yaml",
         "study/dvc.yaml",
-        "objects/dvc.yaml",
         "phase/dvc.yaml",
         "others/dvc.yaml",
         "README.md",
@@ -33,7 +32,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    shutil.copy(ROOT / "profiles" / "smoke.yaml", folder / "params.yaml")
+    shutil.copy(ROOT / "cmbfe" / "profiles" / "smoke.yaml", folder / "params.yaml")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True)
     return folder
 

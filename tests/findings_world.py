@@ -1,4 +1,4 @@
-"""A detector that finds the same boxes in every picture, and `cmbfe detect` with it."""
+"""A detector that finds the same boxes in every image, and `cmbfe detect` with it."""
 
 from functools import cache
 from pathlib import Path
@@ -7,9 +7,9 @@ import torch
 from tiny_world import tiny_params
 from torch import nn
 
-from cmbfe.devices import make_compute
 from cmbfe.findings.one_series import Detector
 from cmbfe.findings.run import Options, Result, detect_files
+from cmbfe.training.devices import make_compute
 
 BOXES = ((10.0, 20, 14, 26), (40, 50, 41, 53))
 """x_min, y_min, x_max, y_max px."""
@@ -32,4 +32,4 @@ def same_boxes() -> Detector:
 def detect(source: Path, out: Path, detector: Detector | None = None, **options: object) -> Result:
     """`cmbfe detect` in this process; ids are kept unless `keep_ids` says otherwise."""
     chosen = Options(**{"keep_ids": "key_file" not in options, **options})
-    return detect_files(source, lambda: detector or same_boxes(), out, tiny_params().pictures, chosen)
+    return detect_files(source, lambda: detector or same_boxes(), out, tiny_params().images, chosen)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from tiny_world import BOX, SIDE, save_tiny_model, tiny_head, tiny_params
 
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
 from cmbfe.params import save_params
 
 PAIR = ("ssd512", "ssd512-fe")
@@ -25,8 +25,8 @@ def tiny_workspace(root: Path) -> Path:
     for patient, letter in enumerate("AB"):
         for index in range(3):
             name = f"{letter}/{index:03d}.png"
-            picture = (tiny_head(seed=3 * patient + index)[0] // 4).astype(np.uint8)
-            save_picture(root / "data" / "pictures" / name, picture)
+            pixels = (tiny_head(seed=3 * patient + index)[0] // 4).astype(np.uint8)
+            save_image(root / "data" / "pictures" / name, pixels)
             place = {"patient_id": letter, "series_uid": letter, "slice_index": index, "split": "test"}
             size = {"width": SIDE, "height": SIDE, "pixel_spacing_mm": [3.75, 3.75]}
             images.append({"id": len(images) + 1, "file_name": name, **place, **size})

@@ -4,14 +4,13 @@ import numpy as np
 from hypothesis import strategies as st
 
 
-def labels_of(pictures: dict, regions: dict | None = None, **image_keys) -> dict:
-    """COCO labels: picture id -> ground-truth boxes [x, y, w, h], and likewise the ignore regions."""
-    boxes = [(image, box, 0) for image, found in pictures.items() for box in found]
+def labels_of(images: dict, regions: dict | None = None, **image_keys) -> dict:
+    """COCO labels: image id -> ground-truth boxes [x, y, w, h], and likewise the ignore regions."""
+    boxes = [(image, box, 0) for image, found in images.items() for box in found]
     boxes += [(image, box, 1) for image, found in (regions or {}).items() for box in found]
     return {
         "images": [
-            {"id": image, "file_name": f"{image}.png", "width": 100, "height": 100, **image_keys}
-            for image in pictures
+            {"id": image, "file_name": f"{image}.png", "width": 100, "height": 100, **image_keys} for image in images
         ],
         "annotations": [
             {
@@ -34,14 +33,14 @@ def detection(image: int, score: float, box: list) -> dict:
 
 @st.composite
 def label_and_detection_sets(draw, regions: bool = False) -> tuple[dict, list]:
-    """Random sets with ties, duplicates, overlapping truths, empty pictures, and often no truth or detection.
+    """Random sets with ties, duplicates, overlapping truths, empty images, and often no truth or detection.
 
     Coordinates are small integers, so that equal overlaps and overlaps of exactly 0.5 do occur.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    pictures = draw(st.integers(1, 5))
+    images = draw(st.integers(1, 5))
     most_truths, most_detections = draw(st.sampled_from([(0, 4), (3, 0), (3, 6), (5, 12), (0, 0)]))
-    ids = rng.permutation(20)[:pictures] + 1
+    ids = rng.permutation(20)[:images] + 1
     truths = {int(image): _random_boxes(rng, rng.integers(0, most_truths + 1)) for image in ids}
     crowd = {int(image): _random_boxes(rng, rng.integers(0, 2)) for image in ids} if regions else None
     detections = []

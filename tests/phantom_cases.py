@@ -2,8 +2,8 @@
 
 from functools import lru_cache
 
-from cmbfe.data.patient import SimulatedPatient
-from cmbfe.data.simulate import simulate_patient
+from cmbfe.phantom.patient import SimulatedPatient
+from cmbfe.phantom.simulate import simulate_patient
 
 
 @lru_cache(maxsize=4)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from dicom_series import mr_series, uid, write
 from pydicom.dataset import Dataset
-from tiny_world import SIDE, dicom_head, labelled_pictures, tiny_head
+from tiny_world import SIDE, dicom_head, labelled_images, tiny_head
 
-from cmbfe.data.labels import LABELS_FILE, Labels, write_labels
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import LABELS_FILE, Labels, write_labels
 from cmbfe.data.phase import to_8_bit_phase
-from cmbfe.data.picture_files import save_picture
 
 PHASE = {"ImageType": ["ORIGINAL", "PRIMARY", "PHASE MAP", "P"]}
 
@@ -34,17 +34,17 @@ def head_with_phase(folder: Path, patient: str = "P1") -> list[Dataset]:
     return images
 
 
-def picture_with_phase(seed: int = 0) -> np.ndarray:
+def image_with_phase(seed: int = 0) -> np.ndarray:
     """uint8 [64, 64, 2]: a head, and a phase with two squares."""
     head = (tiny_head(seed=seed)[0] // 4).astype(np.uint8)
     return np.stack([head, to_8_bit_phase(phase_volume()[0])], axis=-1)
 
 
-def pictures_with_phase(folder: Path, pictures: int = 3) -> Labels:
+def images_with_phase(folder: Path, images: int = 3) -> Labels:
     """As `labelled_pictures`, with the phase beside each."""
-    labels = labelled_pictures(folder, pictures)
+    labels = labelled_images(folder, images)
     for image in labels["images"]:
-        save_picture(folder / image["file_name"], picture_with_phase(image["id"]))
+        save_image(folder / image["file_name"], image_with_phase(image["id"]))
         image["phase_file_name"] = image["file_name"].replace(".png", ".phase.png")
     write_labels(folder / LABELS_FILE, labels)
     return labels

@@ -9,15 +9,15 @@ from nifti_files import affine_of, head, mask, save
 from scipy.io import savemat
 from tiny_world import tiny_params
 
-from cmbfe.data.labels import LABELS_FILE, Labels, read_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, Labels, read_labels
 from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.files import read_json
 
-PICTURES = tiny_params().pictures.model_copy(
+IMAGES = tiny_params().images.model_copy(
     update={
         "format": "png",
-        "bias_correction": tiny_params().pictures.bias_correction.model_copy(update={"iterations": (1,)}),
+        "bias_correction": tiny_params().images.bias_correction.model_copy(update={"iterations": (1,)}),
     }
 )
 
@@ -60,7 +60,7 @@ def dou(folder: Path, dots: Mapping[str, Sequence], affines: Mapping[str, np.nda
 def imported(kind: str, source: Path, out: Path, jobs: int = 1, seed: int = 0, **options: object) -> Labels:
     """Import in this process; returns the labels."""
     chosen = Options(**{"keep_ids": True, **options})
-    import_source(kind, source, out, PICTURES, seed, chosen, jobs, "threading", progress=False)
+    import_source(kind, source, out, IMAGES, seed, chosen, jobs, "threading", progress=False)
     return read_labels(out / LABELS_FILE)
 
 

@@ -1,4 +1,4 @@
-"""A study in seconds: two seeds, tiny pictures, and arms that train for two iterations."""
+"""A study in seconds: two seeds, tiny images, and arms that train for two iterations."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from tiny_world import BOX, SIDE, tiny_head, tiny_params
 
 from cmbfe import paths
 from cmbfe.data.augment import augment_training_set
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
 from cmbfe.params import Params, Study
-from cmbfe.study_patients import training_labels
+from cmbfe.studies.patients import training_labels
 
 ARMS = {
     "ssd300": {},
@@ -24,14 +24,14 @@ def study_params(arms: dict | None = None) -> Params:
     params = tiny_params(iterations=2, milestones=(1,), checkpoint_every=1)
     study = {"seeds": (1, 2), "training_patients": (1, 2), "test_patients": 3, "arms": ARMS if arms is None else arms}
     changed = {
-        "augmentation": params.augmentation.model_copy(update={"target_pictures": 4}),
+        "augmentation": params.augmentation.model_copy(update={"target_images": 4}),
         "study": Study.model_validate(study),
     }
     return params.model_copy(update=changed)
 
 
-def study_pictures(root: Path) -> None:
-    """What `make_patients` leaves: each patient has a picture with a microbleed and one with a mimic only."""
+def study_images(root: Path) -> None:
+    """What `make_patients` leaves: each patient has an image with a microbleed and one with a mimic only."""
     folder = paths.study_data(root) / "pictures"
     splits = ["train"] * 4 + ["test"] * 3 + ["validation"]
     images = [
@@ -43,7 +43,7 @@ def study_pictures(root: Path) -> None:
     known = {"location": "lobar", "visible_diameter_mm": 4.0, "category_id": 1, "area": BOX[2] * BOX[3], "bbox": BOX}
     boxes = [{"id": image["id"], "image_id": image["id"], **known} for image in images]
     for image in images:
-        save_picture(folder / image["file_name"], (tiny_head(seed=image["id"])[0] // 4).astype(np.uint8))
+        save_image(folder / image["file_name"], (tiny_head(seed=image["id"])[0] // 4).astype(np.uint8))
     labels = {"images": images, "annotations": boxes[::2], "categories": CATEGORIES}
     write_labels(folder / LABELS_FILE, labels)
     mimics = {**labels, "annotations": boxes[1::2], "categories": [{"id": 1, "name": "vein"}]}

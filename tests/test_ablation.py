@@ -9,7 +9,11 @@ from metric_examples import detection, labels_of
 from study_world import study_params
 
 from cmbfe import paths
-from cmbfe.ablation import (
+from cmbfe.errors import InputError
+from cmbfe.metrics.intervals import difference_over_seeds
+from cmbfe.metrics.matches_file import save_matches
+from cmbfe.metrics.matching import Matches, match
+from cmbfe.studies.ablation import (
     complete_arms,
     effects_table,
     kinds_table,
@@ -18,16 +22,12 @@ from cmbfe.ablation import (
     seeds_table,
     sensitivity_of,
 )
-from cmbfe.errors import InputError
-from cmbfe.matches_file import save_matches
-from cmbfe.matching import Matches, match
-from cmbfe.stats import difference_over_seeds
 
 T, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
 
 
 def found(hits: int, patients: int = 8) -> Matches:
-    """Patients with a picture and a microbleed each, of which so many are found, and nothing else: AP is the share."""
+    """Patients with an image and a microbleed each, of which so many are found, and nothing else: AP is the share."""
     labels = labels_of({image: [T] for image in range(1, patients + 1)})
     for image in labels["images"]:
         image["patient_id"] = f"P{image['id']}"
@@ -94,13 +94,13 @@ def test_metrics_are_those_of_arms_without_changes():
     assert np.isnan(table.loc[("ssd300", "precision at 90% sensitivity"), "gain"])  # six of eight are found at best
 
 
-def test_sensitivity_of_some_is_that_at_one_false_positive_per_picture():
+def test_sensitivity_of_some_is_that_at_one_false_positive_per_image():
     labels = labels_of({1: [T], 2: [T], 3: []}, patient_id="P")
     scores = [(1, 0.9, T), (2, 0.2, T)]
     for allowed, expected in ((3, 1.0), (4, 0.5)):
         false = [(3, 0.5, [x, 60, 10, 10]) for x in range(allowed)]
         matches = match(labels, [detection(*one) for one in (*scores, *false)])
-        assert sensitivity_of(matches, frozenset({1, 2})) == expected  # three pictures, three false positives
+        assert sensitivity_of(matches, frozenset({1, 2})) == expected  # three images, three false positives
     assert sensitivity_of(matches, frozenset({1})) == 1.0
     assert sensitivity_of(matches, frozenset({2})) == 0.0
     assert np.isnan(sensitivity_of(matches, frozenset()))

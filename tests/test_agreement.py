@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.agreement import bland_altman, class_agreement, clinical_class, counts_per_patient, icc
-from cmbfe.metrics import match
+from cmbfe.metrics.agreement import bland_altman, class_agreement, clinical_class, counts_per_patient, icc
+from cmbfe.metrics.curves import match
 
 T = [10, 10, 10, 10]
 

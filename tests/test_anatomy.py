@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cmbfe.data.anatomy import (
+from cmbfe.phantom.anatomy import (
     Build,
     Head,
     covering,
@@ -19,8 +19,8 @@ from cmbfe.data.anatomy import (
     tissue_maps,
     tissue_shares,
 )
-from cmbfe.data.template import load_template
-from cmbfe.data.tissue import AIR, CSF, GREY_MATTER, WHITE_MATTER, blood_chi, iron, spoiled_amplitude
+from cmbfe.phantom.template import load_template
+from cmbfe.phantom.tissue import AIR, CSF, GREY_MATTER, WHITE_MATTER, blood_chi, iron, spoiled_amplitude
 
 AXES = (np.arange(-8.0, 24.0, 4.0), np.arange(-90.0, 120.0, 2.0), np.arange(-90.0, 91.0, 2.0))
 

@@ -1,4 +1,4 @@
-"""Augmentation: the exact number of pictures, boxes that stay on what they mark, one seed."""
+"""Augmentation: the exact number of images, boxes that stay on what they mark, one seed."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from scipy import ndimage
 
 from cmbfe.data.augment import augment, augment_training_set, draws, pipeline
 from cmbfe.data.imgaug_on_numpy2 import BoundingBox, BoundingBoxesOnImage
-from cmbfe.data.labels import read_labels
-from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.data.labelled.images import read_image, save_image
+from cmbfe.data.labelled.labels import read_labels
 from cmbfe.errors import InputError
 from cmbfe.params import Augmentation
 
 PAPER = Augmentation(
-    target_pictures=4434,
+    target_images=4434,
     flip_probability=0.5,
     intensity_factor=(1.2, 1.5),
     blur_sigma_px=(0.0, 3.0),
@@ -35,20 +35,20 @@ UNCHANGED = PAPER.model_copy(
 )
 
 
-def dot_picture(x: int, y: int, radius: int = 6, side: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def dot_image(x: int, y: int, radius: int = 6, side: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """A dark disc on grey and its box xyxy px; the disc's pixels are those whose centres lie within the radius."""
     rows, columns = np.mgrid[:side, :side] + 0.5
-    picture = np.full((side, side), 100, np.uint8)
-    picture[(columns - x) ** 2 + (rows - y) ** 2 < radius**2] = 0
-    return picture, np.array([[x - radius, y - radius, x + radius, y + radius]], float)
+    image = np.full((side, side), 100, np.uint8)
+    image[(columns - x) ** 2 + (rows - y) ** 2 < radius**2] = 0
+    return image, np.array([[x - radius, y - radius, x + radius, y + radius]], float)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_boxes_move_with_the_pixels(seed):
-    picture, boxes = dot_picture(140, 110)
+    image, boxes = dot_image(140, 110)
     sharp = PAPER.model_copy(update={"blur_sigma_px": (0.0, 0.0), "intensity_factor": (1.2, 1.2)})
-    moved, moved_boxes, kept = augment(picture, boxes, sharp, seed)
+    moved, moved_boxes, kept = augment(image, boxes, sharp, seed)
     bright = moved.max()
     head = ndimage.binary_erosion(ndimage.binary_fill_holes(moved > bright / 2), iterations=4)
     row, column = ndimage.center_of_mass(((moved < bright / 2) & head).astype(float))
@@ -57,29 +57,29 @@ def test_boxes_move_with_the_pixels(seed):
     assert np.abs(middle - [column + 0.5, row + 0.5]).max() < 0.75  # px; a centre of mass of whole pixels
 
 
-def test_without_any_change_picture_and_box_are_the_same():
-    picture, boxes = dot_picture(50, 60)
-    moved, moved_boxes, _ = augment(picture, boxes, UNCHANGED, 1)
-    assert (moved == picture).all()
+def test_without_any_change_image_and_box_are_the_same():
+    image, boxes = dot_image(50, 60)
+    moved, moved_boxes, _ = augment(image, boxes, UNCHANGED, 1)
+    assert (moved == image).all()
     assert np.allclose(moved_boxes, boxes, atol=1e-3)
 
 
 def test_a_flip_mirrors_the_box():
-    picture, boxes = dot_picture(50, 60)
+    image, boxes = dot_image(50, 60)
     flip = UNCHANGED.model_copy(update={"flip_probability": 1.0})
-    moved, moved_boxes, _ = augment(picture, boxes, flip, 1)
-    assert (moved == picture[::-1, ::-1]).all()
+    moved, moved_boxes, _ = augment(image, boxes, flip, 1)
+    assert (moved == image[::-1, ::-1]).all()
     assert np.allclose(moved_boxes, [[200, 190, 212, 202]], atol=1e-3)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_the_upright_box_around_the_corners_is_imgaugs(seed):
-    picture, _ = dot_picture(140, 110)
+    image, _ = dot_image(140, 110)
     boxes = np.array([[120.0, 90.5, 160.0, 111.25], [60.0, 70.0, 66.0, 75.0]])
-    known = BoundingBoxesOnImage([BoundingBox(*box) for box in boxes.tolist()], shape=picture.shape)
-    theirs = pipeline(PAPER, seed)(image=picture, bounding_boxes=known)[1].to_xyxy_array()
-    _, ours, kept = augment(picture, boxes, PAPER, seed)
+    known = BoundingBoxesOnImage([BoundingBox(*box) for box in boxes.tolist()], shape=image.shape)
+    theirs = pipeline(PAPER, seed)(image=image, bounding_boxes=known)[1].to_xyxy_array()
+    _, ours, kept = augment(image, boxes, PAPER, seed)
     assert kept.tolist() == [0, 1]
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
@@ -87,63 +87,63 @@ def test_the_upright_box_around_the_corners_is_imgaugs(seed):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_a_turned_dot_keeps_a_tight_box_with_the_ellipse_and_a_loose_one_with_the_corners(seed):
-    picture, boxes = dot_picture(128, 128, radius=20)
+    image, boxes = dot_image(128, 128, radius=20)
     turn = UNCHANGED.model_copy(update={"rotation_degrees": (30.0, 30.0)})
-    tight = augment(picture, boxes, turn.model_copy(update={"turned_box": "ellipse"}), seed)[1][0]
-    loose = augment(picture, boxes, turn, seed)[1][0]
+    tight = augment(image, boxes, turn.model_copy(update={"turned_box": "ellipse"}), seed)[1][0]
+    loose = augment(image, boxes, turn, seed)[1][0]
     np.testing.assert_allclose(tight[2:] - tight[:2], 40, atol=1e-3)
     np.testing.assert_allclose(loose[2:] - loose[:2], 40 * (np.cos(np.pi / 6) + 0.5), atol=1e-3)
 
 
 def test_intensity_is_multiplied_within_its_range():
-    picture, boxes = dot_picture(50, 60)
+    image, boxes = dot_image(50, 60)
     bright = UNCHANGED.model_copy(update={"intensity_factor": (1.2, 1.5)})
-    factors = [augment(picture, boxes, bright, seed)[0].max() / 100 for seed in range(30)]
+    factors = [augment(image, boxes, bright, seed)[0].max() / 100 for seed in range(30)]
     assert 1.19 <= min(factors) < 1.3
     assert 1.4 < max(factors) <= 1.5
 
 
 def test_a_box_mostly_outside_is_dropped_and_one_partly_outside_is_clipped():
-    picture, _ = dot_picture(50, 60)
+    image, _ = dot_image(50, 60)
     boxes = np.array([[-8.0, 10.0, 2.0, 20.0], [-4.0, 40.0, 6.0, 50.0], [100.0, 100.0, 110.0, 110.0]])
-    _, moved, kept = augment(picture, boxes, UNCHANGED, 1)
+    _, moved, kept = augment(image, boxes, UNCHANGED, 1)
     assert kept.tolist() == [1, 2]
     assert np.allclose(moved[0], [0, 40, 6, 50], atol=1e-3)
 
 
-def test_a_picture_without_boxes_stays_without():
-    moved, boxes, kept = augment(dot_picture(50, 60)[0], np.empty((0, 4)), PAPER, 3)
+def test_a_image_without_boxes_stays_without():
+    moved, boxes, kept = augment(dot_image(50, 60)[0], np.empty((0, 4)), PAPER, 3)
     assert moved.shape == (256, 256)
     assert boxes.shape == (0, 4)
     assert kept.size == 0
 
 
-def test_the_papers_count_is_reached_exactly_with_every_picture_used_nine_or_ten_times():
+def test_the_papers_count_is_reached_exactly_with_every_image_used_nine_or_ten_times():
     pairs = draws(467, 4434, seed=1)
-    uses = np.bincount([picture for picture, _ in pairs], minlength=467)
+    uses = np.bincount([image for image, _ in pairs], minlength=467)
     assert len(pairs) == len(set(pairs)) == 4434
     assert sorted(set(uses.tolist())) == [9, 10]
     assert (uses == 10).sum() == 4434 - 9 * 467
 
 
 @given(st.integers(1, 50), st.integers(1, 300), st.integers(0, 99))
-def test_any_target_is_reached_exactly(pictures, target, seed):
-    pairs = draws(pictures, target, seed)
-    uses = np.bincount([picture for picture, _ in pairs], minlength=pictures)
+def test_any_target_is_reached_exactly(images, target, seed):
+    pairs = draws(images, target, seed)
+    uses = np.bincount([image for image, _ in pairs], minlength=images)
     assert len(set(pairs)) == target
     assert uses.max() - uses.min() <= 1
 
 
-def test_without_a_training_picture_there_is_nothing_to_augment():
-    with pytest.raises(InputError, match="no training picture"):
+def test_without_a_training_image_there_is_nothing_to_augment():
+    with pytest.raises(InputError, match="no training image"):
         draws(0, 10, 1)
 
 
 def small_set(folder) -> dict:
     images, annotations = [], []
     for number, split in enumerate(["train", "train", "test", "train"], 1):
-        picture, box = dot_picture(100 + number, 120)
-        save_picture(folder / f"p{number}.png", picture)
+        image, box = dot_image(100 + number, 120)
+        save_image(folder / f"p{number}.png", image)
         images.append({"id": number, "file_name": f"p{number}.png", "width": 256, "height": 256, "split": split,
                        "patient_id": f"P{number}"})  # fmt: skip
         if number != 4:
@@ -153,9 +153,9 @@ def small_set(folder) -> dict:
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cmb"}]}
 
 
-def test_the_set_is_made_of_training_pictures_with_microbleeds_and_is_the_same_for_the_same_seed(tmp_path):
+def test_the_set_is_made_of_training_images_with_microbleeds_and_is_the_same_for_the_same_seed(tmp_path):
     labels = small_set(tmp_path / "in")
-    wanted = PAPER.model_copy(update={"target_pictures": 7})
+    wanted = PAPER.model_copy(update={"target_images": 7})
     for out in ("a", "b"):
         augment_training_set(labels, tmp_path / "in", tmp_path / out, wanted, seed=3, jobs=1, progress=False)
     made = read_labels(tmp_path / "a" / "annotations.json")
@@ -165,4 +165,4 @@ def test_the_set_is_made_of_training_pictures_with_microbleeds_and_is_the_same_f
     files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*") if file.is_file())
     assert len(files) == 8
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    assert read_picture(tmp_path / "a" / made["images"][0]["file_name"]).shape == (256, 256)
+    assert read_image(tmp_path / "a" / made["images"][0]["file_name"]).shape == (256, 256)

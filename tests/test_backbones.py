@@ -75,6 +75,6 @@ def test_resnet34s_stem_is_torchvisions_with_layer3_at_stride_1():
     assert not missing
     assert {name.split(".")[0] for name in surplus} == {"layer4", "fc"}
     theirs.layer3[0].conv1.stride = theirs.layer3[0].downsample[0].stride = (1, 1)
-    picture = torch.rand(1, 3, 64, 64)
-    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(picture))))
-    torch.testing.assert_close(stem(picture), theirs.layer3(theirs.layer2(theirs.layer1(x))))
+    image = torch.rand(1, 3, 64, 64)
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+    torch.testing.assert_close(stem(image), theirs.layer3(theirs.layer2(theirs.layer1(x))))

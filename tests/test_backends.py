@@ -2,8 +2,8 @@
 
 import pytest
 
-from cmbfe.backends import check_backend
 from cmbfe.errors import InputError
+from cmbfe.parallel import check_backend
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading", "tcp://host:8786"])

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe import bands, stats
-from cmbfe.metrics import Matches, match, precision_at_sensitivity, sensitivity_at_false_positives
+from cmbfe.metrics import bands, intervals
+from cmbfe.metrics.curves import Matches, match, precision_at_sensitivity, sensitivity_at_false_positives
 
 BOX, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
 
 
 def matches(found: int, false: int) -> Matches:
-    """Six patients with a picture and a microbleed each; hits on the first `found`, a false positive on as many."""
+    """Six patients with an image and a microbleed each; hits on the first `found`, a false positive on as many."""
     labels = labels_of({image: [BOX] for image in range(1, 7)})
     for image in labels["images"]:
         image["patient_id"] = f"P{image['id']}"
@@ -26,7 +26,7 @@ def test_a_band_is_the_bootstrap_interval_at_each_point():
     band = bands.froc_band(one, [0.0, 0.4, 2.0], 300, seed=5)
     assert list(band.index) == [0.0, 0.4, 2.0]
     for x, row in band.iterrows():
-        at_point = stats.bootstrap(partial(sensitivity_at_false_positives, false_positives=x), one, 300, 5)
+        at_point = intervals.bootstrap(partial(sensitivity_at_false_positives, false_positives=x), one, 300, 5)
         assert row.tolist() == [at_point.low, at_point.high]
     assert (band["low"] < band["high"]).all()
 

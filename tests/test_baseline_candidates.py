@@ -87,7 +87,7 @@ def test_boxes_are_learnt_from_the_training_boxes():
     assert boxes_around(model, unseen, NOWHERE).shape == (0, 4)
 
 
-def test_boxes_stay_in_the_picture():
+def test_boxes_stay_in_the_image():
     model = fit_boxes(volume(seed) for seed in range(3))
     corner = flat()
     corner.voxels[1] -= (0.6 * ball((41, 41), (0, 40), 3.0, (1.0, 1.0))).astype(np.float32)

@@ -1,28 +1,28 @@
-"""`cmbfe baseline`: what it writes, that it looks at the test pictures' truth only to measure, and how it refuses."""
+"""`cmbfe baseline`: what it writes, that it looks at the test images' truth only to measure, and how it refuses."""
 
 import json
 
 import numpy as np
 import pytest
-from baseline_world import SETTINGS, write_pictures
+from baseline_world import SETTINGS, write_images
 
 from cmbfe.baselines.names import Baseline
 from cmbfe.baselines.published import PUBLISHED
 from cmbfe.baselines.run import METHODS
-from cmbfe.data.labels import read_detections, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import read_detections, write_labels
 from cmbfe.files import read_json
 from cmbfe.params import load_params, profile_file, save_params
-from cmbfe.validation import validation_labels
+from cmbfe.training.validation import validation_labels
 
 WRITTEN = ["baseline.json", "detections.json", "metrics.json", "validation_detections.json"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Pictures of five patients with labels and mimics, and settings that are quick."""
+    """Images of five patients with labels and mimics, and settings that are quick."""
     folder = tmp_path_factory.mktemp("world")
-    labels = write_pictures(folder / "data", {"train": 3, "validation": 1, "test": 1})
+    labels = write_images(folder / "data", {"train": 3, "validation": 1, "test": 1})
     write_labels(folder / "data" / "annotations.json", labels)
     mimics = [
         {"id": image["id"], "image_id": image["id"], "category_id": 1, "bbox": [32, 8, 8, 8]}
@@ -55,7 +55,7 @@ def test_a_baseline_writes_what_every_detector_has_the_same_each_time(name, worl
     assert read_json(tmp_path / "one" / "baseline.json")["baseline"] == name
 
 
-def test_the_truth_of_the_test_pictures_is_measured_against_and_not_looked_at(world, tmp_path, run_cmbfe):
+def test_the_truth_of_the_test_images_is_measured_against_and_not_looked_at(world, tmp_path, run_cmbfe):
     content = json.loads((world / "data" / "annotations.json").read_text())
     test = {image["id"] for image in content["images"] if image["split"] == "test"}
     moved = tmp_path / "data"
@@ -85,22 +85,22 @@ def test_a_folder_of_something_else_is_left_alone(world, tmp_path, run_cmbfe):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_a_folder_without_labels_and_a_broken_picture_end_in_one_line(world, tmp_path, run_cmbfe):
+def test_a_folder_without_labels_and_a_broken_image_end_in_one_line(world, tmp_path, run_cmbfe):
     (tmp_path / "empty").mkdir()
     status, _, said = run_cmbfe(*arguments(world, tmp_path / "out", data=tmp_path / "empty"))
     assert (status, said) == (2, f"cmbfe: error: {tmp_path / 'empty' / 'annotations.json'}: no such file\n")
     content = json.loads((world / "data" / "annotations.json").read_text())
     for image in content["images"]:
         image["file_name"] = "one.png"
-    save_picture(tmp_path / "empty" / "one.png", np.zeros((48, 48), np.uint8))
+    save_image(tmp_path / "empty" / "one.png", np.zeros((48, 48), np.uint8))
     for name in ("annotations.json", "mimics.json"):
         write_labels(
             tmp_path / "empty" / name,
             {**json.loads((world / "data" / name).read_text()), "images": content["images"]},
         )
-    (tmp_path / "empty" / "one.png").write_bytes(b"no picture")
+    (tmp_path / "empty" / "one.png").write_bytes(b"no image")
     status, _, said = run_cmbfe(*arguments(world, tmp_path / "out", data=tmp_path / "empty"))
-    assert (status, "one.png: not a readable picture" in said) == (2, True)
+    assert (status, "one.png: not a readable image" in said) == (2, True)
     assert not (tmp_path / "out").exists()
 
 

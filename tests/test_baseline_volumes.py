@@ -1,8 +1,8 @@
-"""Pictures to stacks of consecutive slices."""
+"""Images to stacks of consecutive slices."""
 
 import numpy as np
 import pytest
-from baseline_world import SHAPE, SPACING_MM, volume, write_pictures
+from baseline_world import SHAPE, SPACING_MM, volume, write_images
 
 from cmbfe.baselines.volumes import read_volume, stacks_of
 from cmbfe.errors import InputError
@@ -10,7 +10,7 @@ from cmbfe.errors import InputError
 
 @pytest.fixture
 def labels(tmp_path):
-    return write_pictures(tmp_path, {"train": 2})
+    return write_images(tmp_path, {"train": 2})
 
 
 def test_a_patients_slices_become_one_volume_in_their_order_with_their_boxes(labels, tmp_path):

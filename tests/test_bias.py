@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from cmbfe.data.bias import correct_bias, head_mask
+from cmbfe.data.n4 import correct_bias, head_mask
 
 SPACING_MM = (2.0, 1.0, 1.0)
 ITERATIONS = (30, 30)
@@ -61,7 +61,7 @@ def test_the_mask_is_the_head_with_its_dark_holes_filled():
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 0.7])
 def test_holes_in_the_mask_are_what_scipy_calls_holes(share):
     speckled = (np.random.default_rng(0).random((4, 40, 50)) < share).astype(float)
-    filled = [ndimage.binary_fill_holes(picture) for picture in speckled]
+    filled = [ndimage.binary_fill_holes(image) for image in speckled]
     np.testing.assert_array_equal(head_mask(speckled), filled)
 
 

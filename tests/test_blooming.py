@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmbfe.data.blooming import ball, block_scan, blooming_table, darkening, visible_size
+from cmbfe.phantom.blooming import ball, block_scan, blooming_table, darkening, visible_size
 
 
 def test_a_line_for_each_diameter_and_echo_time_that_grows_with_both():

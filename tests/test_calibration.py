@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.calibration import expected_calibration_error, reliability
 from cmbfe.errors import InputError
-from cmbfe.metrics import at_threshold, match, threshold_at_sensitivity
+from cmbfe.metrics.calibration import expected_calibration_error, reliability
+from cmbfe.metrics.curves import at_threshold, match, threshold_at_sensitivity
 
 T = [10, 10, 10, 10]
 FAR = [50, 50, 10, 10]
 
 
 def scored(*pairs: tuple[float, bool]):
-    """Matches with one picture per (score, hit or not)."""
+    """Matches with one image per (score, hit or not)."""
     labels = labels_of({image: [T] for image in range(len(pairs))})
     return match(labels, [detection(k, score, T if hit else FAR) for k, (score, hit) in enumerate(pairs)])
 

@@ -5,9 +5,7 @@ from functools import partial
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.lesions3d import match_lesions
-from cmbfe.matching import FALSE_POSITIVE, HIT, IGNORED
-from cmbfe.metrics import (
+from cmbfe.metrics.curves import (
     average_precision,
     cpm,
     froc,
@@ -17,6 +15,8 @@ from cmbfe.metrics import (
     precision_sensitivity,
     summary,
 )
+from cmbfe.metrics.lesions import match_lesions
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED
 
 exactly = partial(pytest.approx, rel=1e-12, abs=1e-12, nan_ok=True)
 NAN = float("nan")
@@ -35,7 +35,7 @@ def curve(matches):
     return list(zip(table["sensitivity"], table["precision"], strict=True))
 
 
-def froc_points(matches, per="picture"):
+def froc_points(matches, per="image"):
     table = froc(matches, per).iloc[1:]
     return list(zip(table["false_positives"], table["sensitivity"], strict=True))
 
@@ -103,12 +103,12 @@ def test_case_7_equal_scores(empty, with_cmb, ap):
     check(matches, ap=ap, precision_at_90_sensitivity=1 / 2, froc_auc=31 / 32, cpm=23 / 28)
 
 
-def test_case_8_pictures_with_mimics_only():
+def test_case_8_images_with_mimics_only():
     detections = [detection(1, 0.9, T), detection(2, 0.95, T), detection(2, 0.5, FAR)]
     matches = match(labels_of({1: [T], 2: []}, patient_id="P1"), detections)
     assert froc_points(matches) == [(1 / 2, 0), (1 / 2, 1), (1, 1)]
     assert froc_points(matches, per="patient") == [(1, 0), (1, 1), (2, 1)]
-    check(matches, ap=1 / 2, froc_auc=15 / 16, cpm=5 / 7, cpm_per_patient=4 / 7, patients=1, pictures=2)
+    check(matches, ap=1 / 2, froc_auc=15 / 16, cpm=5 / 7, cpm_per_patient=4 / 7, patients=1, images=2)
 
 
 @pytest.mark.parametrize(

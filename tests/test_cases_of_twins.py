@@ -1,12 +1,12 @@
-"""Where two detectors differ, on pictures small enough to count by hand; Figures 6 and 7 show what they are given."""
+"""Where two detectors differ, on images small enough to count by hand; Figures 6 and 7 show what they are given."""
 
 import numpy as np
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe import cases
-from cmbfe.case_figures import boxes_in_cut_out, cases_figure
-from cmbfe.metrics import match, threshold_at_false_positives
+from cmbfe.figures.cases import boxes_in_cut_out, cases_figure
+from cmbfe.metrics import cases
+from cmbfe.metrics.curves import match, threshold_at_false_positives
 
 CMB, OTHER_CMB, VEIN, IRON, EMPTY = [10, 10, 10, 8], [70, 10, 4, 4], [40, 40, 6, 6], [60, 70, 6, 6], [20, 80, 6, 6]
 LABELS = labels_of({1: [CMB, OTHER_CMB], 2: []}, pixel_spacing_mm=[0.5, 1.0])
@@ -24,7 +24,7 @@ MIMICS = {
 def test_a_threshold_allows_no_more_false_positives_than_are_given():
     found = [detection(1, 0.9, CMB), detection(1, 0.8, VEIN), detection(1, 0.7, IRON), detection(1, 0.6, OTHER_CMB)]
     one = match(LABELS, found)
-    assert threshold_at_false_positives(one, 0.5) == 0.8  # one in two pictures
+    assert threshold_at_false_positives(one, 0.5) == 0.8  # one in two images
     assert threshold_at_false_positives(one, 0.4) == 0.9
     assert threshold_at_false_positives(one, 5.0) == 0.6
     assert threshold_at_false_positives(match(LABELS, found[1:]), 0.4) == np.inf
@@ -43,7 +43,7 @@ def test_false_positives_come_best_first_down_to_the_threshold():
     assert cases.false_positives(match(LABELS, found), found, np.inf) == []
 
 
-def test_a_detection_at_the_same_place_of_the_same_picture_is_a_counterpart():
+def test_a_detection_at_the_same_place_of_the_same_image_is_a_counterpart():
     chosen = [detection(1, 0.9, VEIN), detection(1, 0.8, IRON), detection(2, 0.7, VEIN)]
     others = [detection(1, 0.1, [42, 42, 6, 6]), detection(1, 0.1, [65, 75, 6, 6])]  # IoU 16/56 and 1/71
     assert cases.without_counterpart(chosen, others, LABELS) == chosen[1:]
@@ -79,13 +79,13 @@ def test_microbleeds_are_counted_by_who_finds_them():
     assert table.loc["all"].tolist() == [2, 0, 1, 1, 0]
 
 
-PICTURES = {1: np.full((100, 100), 90, np.uint8)}
+IMAGES = {1: np.full((100, 100), 90, np.uint8)}
 
 
 def test_cases_are_cut_out_in_their_order_and_a_group_without_any_says_none():
     shown = [{"image_id": 1, "bbox": CMB, "title": f"case {number}"} for number in range(20)]
     drawn = {"microbleed": ("yellow", LABELS["annotations"])}
-    figure = cases_figure({"SSD only (20)": shown, "SSD-FE only (0)": []}, PICTURES, drawn, pixel_mm=1.0)
+    figure = cases_figure({"SSD only (20)": shown, "SSD-FE only (0)": []}, IMAGES, drawn, pixel_mm=1.0)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == [f"case {number}" for number in range(16)]  # two rows of eight
     assert [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text() == "none"] == ["none"]
@@ -97,7 +97,7 @@ def test_cases_are_cut_out_in_their_order_and_a_group_without_any_says_none():
 
 
 def test_a_figure_without_any_case_can_be_drawn():
-    figure = cases_figure({"SSD only (0)": [], "SSD-FE only (0)": []}, PICTURES, {}, pixel_mm=1.0)
+    figure = cases_figure({"SSD only (0)": [], "SSD-FE only (0)": []}, IMAGES, {}, pixel_mm=1.0)
     assert not [axes for axes in figure.axes if axes.get_images()]
 
 

@@ -4,10 +4,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from cmbfe.data.chain import Chain, scan_chain
-from cmbfe.data.patient import SimulatedPatient
-from cmbfe.data.phantom import simulate
-from cmbfe.data.physics import ECHO_TIMES_MS
+from cmbfe.phantom.chain import Chain, scan_chain
+from cmbfe.phantom.patient import SimulatedPatient
+from cmbfe.phantom.physics import ECHO_TIMES_MS
+from cmbfe.phantom.writing import simulate
 
 PLAN = {"seed": [7, 0], "matrix_px": 128, "slices": 8, "cmbs_per_patient": 3.0}
 

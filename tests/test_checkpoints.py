@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmbfe.checkpoints import (
+from cmbfe.errors import InputError
+from cmbfe.training.checkpoints import (
     difference_of,
     load_checkpoint,
     random_states,
@@ -15,7 +16,6 @@ from cmbfe.checkpoints import (
     restore_random_states,
     save_checkpoint,
 )
-from cmbfe.errors import InputError
 
 MINE = {"seed": 1, "training": {"milestones": [2, 3], "learning_rate": 1e-3}}
 

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from tiny_world import dicom_head, dicom_labels, save_tiny_model, tiny_params
 from typer.main import get_command
 
-from cmbfe import cli, evaluate
-from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe.cli import commands
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
+from cmbfe.evaluation import evaluate
 from cmbfe.params import load_params, profile_file, save_params
 
-COMMANDS = get_command(cli.app).commands
+COMMANDS = get_command(commands.app).commands
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -78,16 +79,16 @@ def test_import_train_detect_and_evaluate_go_on_from_each_others_files(run_cmbfe
     (tmp_path / "raw" / LABELS_FILE).write_text(json.dumps(dicom_labels(images, split="test")))
     save_params(tiny_params(iterations=2, milestones=(), batch=1), tmp_path / "params.yaml")
     params = ["--params", tmp_path / "params.yaml"]
-    pictures, found, out = (tmp_path / name for name in ("pictures", "found", "out"))
+    pixels, found, out = (tmp_path / name for name in ("pictures", "found", "out"))
     threads = ["--backend", "threading"]  # new processes would take seconds to start
-    status, said, _ = run_cmbfe("import", "dicom", tmp_path / "raw", pictures, *params, *threads)
-    assert (status, said.splitlines()[-1]) == (0, f"{pictures}: 4 pictures, 1 microbleed boxes")
-    status, said, _ = run_cmbfe("train", "ssd300", "--out", tmp_path / "model", "--data", pictures, *params)
+    status, said, _ = run_cmbfe("import", "dicom", tmp_path / "raw", pixels, *params, *threads)
+    assert (status, said.splitlines()[-1]) == (0, f"{pixels}: 4 images, 1 microbleed boxes")
+    status, said, _ = run_cmbfe("train", "ssd300", "--out", tmp_path / "model", "--data", pixels, *params)
     assert (status, said.splitlines()[-1]) == (0, f"{tmp_path / 'model'}: ssd300 after 2 iterations")
-    status, said, _ = run_cmbfe("detect", pictures, "--model", tmp_path / "model", "--out", found)
+    status, said, _ = run_cmbfe("detect", pixels, "--model", tmp_path / "model", "--out", found)
     assert status == 0
     assert said.startswith(f"{found}: {len(json.loads((found / 'detections.json').read_text()))} detections")
-    truth = pictures / LABELS_FILE
+    truth = pixels / LABELS_FILE
     assert [image["id"] for image in read_labels(truth)["images"]] == [1, 2, 3, 4]
     assert run_cmbfe("evaluate", truth, found / "detections.json", "--out", out)[0] == 0
     assert {"metrics.json", "pr.csv", "froc.csv"} <= {path.name for path in out.iterdir()}
@@ -112,7 +113,7 @@ def test_detect_takes_the_threshold_of_validation_and_names_what_it_leaves_out(r
 
 
 def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):
-    from cmbfe.data import phantom
+    from cmbfe.phantom import writing
 
     seen: list[tuple] = []
     parallel: list[dict] = []
@@ -123,7 +124,7 @@ def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):
         parallel.append(options)
         return empty
 
-    monkeypatch.setattr(phantom, "write_cohort", spy)
+    monkeypatch.setattr(writing, "write_cohort", spy)
     assert run_cmbfe("phantom", tmp_path / "a", "--patients", 58, "--seed", 3, "--profile", "smoke")[0] == 0
     options = ["--profile", "smoke", "--jobs", 3, "--backend", "threading"]
     assert run_cmbfe("phantom", tmp_path / "a", *options)[0] == 0
@@ -137,7 +138,7 @@ def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):
 
 def test_a_dry_run_prints_table_1_writes_nothing_and_loads_no_torch(tmp_path):
     code = f"import sys; sys.argv[1:] = ['phantom', {str(tmp_path / 'out')!r}, '--profile', 'paper', '--dry-run'];"
-    code += "from cmbfe.cli import app; app(standalone_mode=False); sys.exit(int('torch' in sys.modules))"
+    code += "from cmbfe.cli.commands import app; app(standalone_mode=False); sys.exit(int('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert ["total", "58", "6613", "723", "1301"] in [line.split() for line in done.stdout.splitlines()]

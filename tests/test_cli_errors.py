@@ -11,9 +11,9 @@ import pytest
 import yaml
 from dicom_series import uid
 from pydicom import dcmread
-from tiny_world import BOX, dicom_head, dicom_labels, labelled_pictures, save_tiny_model, tree
+from tiny_world import BOX, dicom_head, dicom_labels, labelled_images, save_tiny_model, tree
 
-from cmbfe.data.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.params import profile_file
 
 
@@ -92,7 +92,7 @@ def test_the_installed_command_writes_one_line_to_stderr_and_exits_with_2(tmp_pa
     ("change", "reason"),
     [
         ({"bbox": [1, 2, 0, 4]}, "annotation 1: the box [1, 2, 0, 4] has zero width"),
-        ({"image_id": 99}, "annotation 1: image_id: 99 is the id of no picture"),
+        ({"image_id": 99}, "annotation 1: image_id: 99 is the id of no image"),
     ],
 )
 def test_bad_labels_are_named_in_one_line(refused, tmp_path, change, reason):
@@ -109,15 +109,15 @@ def test_bad_labels_are_named_in_one_line(refused, tmp_path, change, reason):
         assert f"{file}: {reason}" in refused(*arguments)
 
 
-def test_a_picture_that_cannot_be_read_is_named_in_one_line(refused, tmp_path, model):
-    labelled_pictures(tmp_path / "in", 3)
+def test_a_image_that_cannot_be_read_is_named_in_one_line(refused, tmp_path, model):
+    labelled_images(tmp_path / "in", 3)
     (tmp_path / "in" / "P2" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n nonsense")
     out = tmp_path / "deep" / "out"
     for arguments in (
         ["detect", tmp_path / "in", "--model", model, "--out", out],
         ["train", "ssd300", "--data", tmp_path / "in", "--params", profile_file("smoke"), "--out", out],
     ):
-        assert "000.png: not a readable picture" in refused(*arguments)
+        assert "000.png: not a readable image" in refused(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,17 @@ def test_a_picture_that_cannot_be_read_is_named_in_one_line(refused, tmp_path, m
     ],
 )
 def test_files_that_cannot_be_evaluated_are_named_in_one_line(refused, tmp_path, spoil, reason):
-    truth = dump(tmp_path / "truth.json", labelled_pictures(tmp_path / "in", 2))
+    truth = dump(tmp_path / "truth.json", labelled_images(tmp_path / "in", 2))
     found = dump(tmp_path / "found.json", [])
     spoil(truth, found)
     assert reason in refused("evaluate", truth, found, "--out", tmp_path / "deep" / "out")
 
 
 def test_a_split_that_does_not_exist_is_named_with_those_that_do(refused, tmp_path):
-    truth = dump(tmp_path / "truth.json", labelled_pictures(tmp_path / "in", 2))
+    truth = dump(tmp_path / "truth.json", labelled_images(tmp_path / "in", 2))
     found = dump(tmp_path / "found.json", [])
     line = refused("evaluate", truth, found, "--split", "tset", "--out", tmp_path / "out")
-    assert "no picture of the labels is in split 'tset'; there are: train" in line
+    assert "no image of the labels is in split 'tset'; there are: train" in line
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_line(refused, tmp_path, m
 
 
 def test_an_unknown_variant_is_refused_with_those_there_are(refused, tmp_path):
-    labelled_pictures(tmp_path / "in", 2)
+    labelled_images(tmp_path / "in", 2)
     arguments = ["--params", profile_file("smoke"), "--data", tmp_path / "in", "--out", tmp_path / "out"]
     for variant in ("ssd1024", "ssd300-fe-fe", ""):
         assert f"no variant named {variant!r}; there are: " in refused("train", variant, *arguments)
@@ -208,7 +208,7 @@ def test_cohorts_and_profiles_that_cannot_be_are_refused(refused, tmp_path):
 @pytest.mark.parametrize("command", ["phantom", "import", "train", "detect", "export", "evaluate"])
 def test_an_output_that_would_destroy_something_is_refused(refused, tmp_path, model, command, kind):
     dicom_head(tmp_path / "dicom", slices=2)
-    labels = labelled_pictures(tmp_path / "pictures", 2)
+    labels = labelled_images(tmp_path / "pictures", 2)
     truth, found = dump(tmp_path / "truth.json", labels), dump(tmp_path / "found.json", [])
     thesis = dump(tmp_path / "documents" / "thesis.txt", "precious")
     out = {"file": thesis, "foreign folder": thesis.parent, "below a file": thesis / "out"}[kind]
@@ -231,7 +231,7 @@ def test_a_profile_does_not_replace_a_folder(refused, tmp_path):
 
 def test_an_evaluation_does_not_replace_the_folder_that_its_input_lies_in(refused, tmp_path):
     """As results/VARIANT of the pipeline, which holds metrics.json and detections.json."""
-    truth = dump(tmp_path / "truth.json", labelled_pictures(tmp_path / "in", 2))
+    truth = dump(tmp_path / "truth.json", labelled_images(tmp_path / "in", 2))
     for name in ("metrics.json", "report.html"):
         dump(tmp_path / "ssd300" / name, {})
         found = dump(tmp_path / "ssd300" / "detections.json", [])
@@ -239,7 +239,7 @@ def test_an_evaluation_does_not_replace_the_folder_that_its_input_lies_in(refuse
 
 
 def test_a_cross_validation_that_cannot_be_is_refused(refused, tmp_path):
-    labels = labelled_pictures(tmp_path / "pictures", 3)
+    labels = labelled_images(tmp_path / "pictures", 3)
     for number, image in enumerate(labels["images"]):
         image["patient_id"] = f"P{number}"
     dump(tmp_path / "pictures" / LABELS_FILE, labels)

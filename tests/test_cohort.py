@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from cmbfe import paper
-from cmbfe.data.cohort import patient_plan, resized
 from cmbfe.errors import InputError
+from cmbfe.paper import facts
 from cmbfe.params import Patients, Phantom, load_params, profile_file
+from cmbfe.phantom.cohort import patient_plan, resized
 
 PAPER = load_params(profile_file("paper"))
 SMALL = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
@@ -16,12 +16,12 @@ SMALL = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matr
 @pytest.mark.parametrize("seed", [0, 7, PAPER.seed, 2**32 - 1])
 def test_the_paper_profile_plans_table_1_exactly(seed):
     plans = patient_plan(PAPER.phantom, seed).values()
-    for split, expected in paper.TABLE_1.drop(index="total").iterrows():
+    for split, expected in facts.TABLE_1.drop(index="total").iterrows():
         quotas = [plan["quota"] for plan in plans if plan["split"] == split]
         assert len(quotas) == expected["patients"]
-        assert sum(pictures for pictures, _ in quotas) == expected["pictures"]
+        assert sum(images for images, _ in quotas) == expected["pictures"]
         assert sum(boxes for _, boxes in quotas) == expected["cmbs"]
-    assert sum(plan["slices"] for plan in plans) == paper.ALL_PICTURES
+    assert sum(plan["slices"] for plan in plans) == facts.ALL_IMAGES
     assert Counter(plan["slices"] for plan in plans) == {114: 57, 115: 1}
 
 

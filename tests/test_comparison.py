@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.comparison import common_recall, froc_table, plain_of, summary_of_ap, table2, table3, table4
 from cmbfe.errors import InputError
-from cmbfe.metrics import Matches, match
+from cmbfe.metrics.curves import Matches, match
+from cmbfe.paper.comparison import common_recall, froc_table, plain_of, summary_of_ap, table2, table3, table4
 from cmbfe.params import Evaluation
 
 SETTINGS = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
@@ -18,7 +18,7 @@ COST = pd.DataFrame(
 
 
 def matches(found: list[int], false: int) -> Matches:
-    """Ten pictures with a microbleed each, of ten patients; hits on `found`, scored above so many false positives."""
+    """Ten images with a microbleed each, of ten patients; hits on `found`, scored above so many false positives."""
     labels = labels_of({image: [BOX] for image in range(1, 11)})
     for image in labels["images"]:
         image["patient_id"] = f"P{image['id']}"
@@ -66,7 +66,7 @@ def test_table_4_ends_with_the_baselines_their_published_values_beside_ours():
     assert table.index[-1] == "cascade"
     assert row["after"] == "Dou et al. 2016"
     assert row[["published_sensitivity", "published_precision"]].tolist() == [0.932, 0.443]
-    # Eight of ten, all above the false positives, of which there is one for each of the ten pictures.
+    # Eight of ten, all above the false positives, of which there is one for each of the ten images.
     assert row["our_ap"] == pytest.approx(0.8)
     assert row["our_sensitivity_at_1_per_picture"] == row["our_sensitivity_at_4_per_picture"] == pytest.approx(0.8)
     assert row["our_sensitivity_at_1_per_picture_low"] < 0.8 < row["our_sensitivity_at_1_per_picture_high"]

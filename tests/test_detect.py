@@ -1,16 +1,16 @@
-"""Detection in pictures: COCO results in the pictures' order, and no ground truth can leak into them."""
+"""Detection in images: COCO results in the images' order, and no ground truth can leak into them."""
 
 import numpy as np
 import pytest
 import torch
-from tiny_world import BOX, labelled_pictures, tiny_head, tiny_params
+from tiny_world import BOX, labelled_images, tiny_head, tiny_params
 from torch import nn
 
-from cmbfe import detect as detection
-from cmbfe.data.dataset import load_labelled, to_input, to_targets
-from cmbfe.detect import detect, detect_in
-from cmbfe.devices import make_compute
-from cmbfe.train import build_from_params
+from cmbfe.training import detection as detection
+from cmbfe.training.batches import load_labelled, to_input, to_targets
+from cmbfe.training.detection import detect, detect_in
+from cmbfe.training.devices import make_compute
+from cmbfe.training.loop import build_from_params
 
 CPU = torch.device("cpu")
 
@@ -46,20 +46,20 @@ def test_evaluation_with_and_without_targets_is_the_same_with_fe_in_the_model():
         assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
 
 
-def test_a_labelled_folder_gives_the_detections_of_its_pictures_whatever_its_boxes(compute, tmp_path):
-    labels = labelled_pictures(tmp_path, pictures=3)
-    shown = load_labelled(labels, tmp_path).pictures
+def test_a_labelled_folder_gives_the_detections_of_its_images_whatever_its_boxes(compute, tmp_path):
+    labels = labelled_images(tmp_path, images=3)
+    shown = load_labelled(labels, tmp_path).images
     expected = detect(BrightestPixel(), shown, [1, 2, 3], compute)
     assert detect_in(BrightestPixel(), labels, tmp_path, compute) == expected
     assert detect_in(BrightestPixel(), {**labels, "annotations": []}, tmp_path, compute) == expected
 
 
-def test_results_are_coco_in_the_order_of_the_pictures_over_several_batches(compute, monkeypatch):
+def test_results_are_coco_in_the_order_of_the_images_over_several_batches(compute, monkeypatch):
     monkeypatch.setattr(detection, "BATCH", 2)
-    pictures = np.zeros((3, 4, 6), np.uint8)
+    images = np.zeros((3, 4, 6), np.uint8)
     for number, (row, column) in enumerate([(0, 5), (2, 1), (3, 0)]):
-        pictures[number, row, column] = 51 * (number + 1)
-    assert detect(BrightestPixel(), pictures, [30, 10, 20], compute) == [
+        images[number, row, column] = 51 * (number + 1)
+    assert detect(BrightestPixel(), images, [30, 10, 20], compute) == [
         {"image_id": 30, "category_id": 1, "bbox": [5.0, 0.0, 0.333, 2.0], "score": 0.2},
         {"image_id": 10, "category_id": 1, "bbox": [1.0, 2.0, 0.333, 2.0], "score": 0.4},
         {"image_id": 20, "category_id": 1, "bbox": [0.0, 3.0, 0.333, 2.0], "score": 0.6},
@@ -70,5 +70,5 @@ def test_a_model_left_in_training_mode_is_put_into_evaluation(compute):
     assert len(detect(BrightestPixel().train(), np.zeros((1, 4, 6), np.uint8), [1], compute)) == 1
 
 
-def test_no_pictures_give_no_detections(compute):
+def test_no_images_give_no_detections(compute):
     assert detect(BrightestPixel(), np.zeros((0, 4, 6), np.uint8), [], compute) == []

@@ -1,4 +1,4 @@
-"""Detection in a user's own files: DICOM and pictures in; JSON, CSV and overlays out, or one line and nothing."""
+"""Detection in a user's own files: DICOM and images in; JSON, CSV and overlays out, or one line and nothing."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,16 @@ import pytest
 from findings_world import detect
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_world import SIDE, dicom_head, labelled_pictures, save_tiny_model, tiny_head, tree
+from tiny_world import SIDE, dicom_head, labelled_images, save_tiny_model, tiny_head, tree
 
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
 from cmbfe.detector.weights import load_model
-from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
 from cmbfe.findings.one_series import Detector
+from cmbfe.training.devices import make_compute
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
-PICTURE = tiny_head()[0].astype(np.uint8)
+IMAGE = tiny_head()[0].astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_dicom_series_gives_json_csv_and_an_overlay_per_slice_in_anatomical_or
     assert set(table["series_uid"]) == {images[0].SeriesInstanceUID}
 
 
-def test_boxes_are_in_px_and_in_mm_from_the_pictures_corner(tmp_path):
+def test_boxes_are_in_px_and_in_mm_from_the_images_corner(tmp_path):
     dicom_head(tmp_path / "in", slices=2)  # pixels of 0.5 mm along y, 0.75 mm along x
     row = detected(tmp_path / "in", tmp_path / "out").iloc[0]
     assert row[["x_px", "y_px", "width_px", "height_px"]].tolist() == [10, 20, 4, 6]
@@ -94,13 +94,13 @@ def test_several_patients_and_series_are_told_apart(tmp_path):
     assert table.groupby("patient_id")["series_uid"].nunique().to_dict() == {"A/B": 1, "A_B": 2}
 
 
-def test_pictures_of_any_depth_and_size_are_read_and_their_folder_stands_for_the_patient(tmp_path):
+def test_images_of_any_depth_and_size_are_read_and_their_folder_stands_for_the_patient(tmp_path):
     source = tmp_path / "scans"
-    save_picture(source / "b" / "2.JPG", PICTURE)
-    save_picture(source / "b" / "1.png", PICTURE[:40])
-    save_picture(source / "a.jpeg", PICTURE)
-    save_picture(source / ".thumbnails" / "a.png", PICTURE)
-    (source / "notes.txt").write_text("no picture")
+    save_image(source / "b" / "2.JPG", IMAGE)
+    save_image(source / "b" / "1.png", IMAGE[:40])
+    save_image(source / "a.jpeg", IMAGE)
+    save_image(source / ".thumbnails" / "a.png", IMAGE)
+    (source / "notes.txt").write_text("no image")
     (source / "album.png").mkdir()
     table = detected(source, tmp_path / "out").iloc[::2]
     check_result(tmp_path / "out", slices=3)
@@ -111,9 +111,9 @@ def test_pictures_of_any_depth_and_size_are_read_and_their_folder_stands_for_the
     assert table["x_mm"].isna().all()
 
 
-def test_pictures_are_numbered_by_their_paths_also_where_folders_lie_between_files(tmp_path):
+def test_images_are_numbered_by_their_paths_also_where_folders_lie_between_files(tmp_path):
     for name in ("a/2.png", "b.png", "a/1.png", "c/1.png", "d.png"):
-        save_picture(tmp_path / "in" / name, PICTURE)
+        save_image(tmp_path / "in" / name, IMAGE)
     detected(tmp_path / "in", tmp_path / "out")
     images = read(tmp_path / "out" / "images.json")["images"]
     assert [image["file_name"] for image in images] == ["a/1.png", "a/2.png", "b.png", "c/1.png", "d.png"]
@@ -122,7 +122,7 @@ def test_pictures_are_numbered_by_their_paths_also_where_folders_lie_between_fil
 
 
 def test_one_file_is_a_source_too(tmp_path):
-    save_picture(tmp_path / "in" / "a.png", PICTURE)
+    save_image(tmp_path / "in" / "a.png", IMAGE)
     dicom_head(tmp_path / "dicom", slices=1)
     detected(tmp_path / "in" / "a.png", tmp_path / "out")
     check_result(tmp_path / "out", slices=1)
@@ -133,7 +133,7 @@ def test_one_file_is_a_source_too(tmp_path):
 @pytest.mark.parametrize("kind", ["dicom", "pictures"])
 def test_a_second_run_writes_the_same_bytes(tmp_path, untrained, kind):
     source = tmp_path / "in"
-    dicom_head(source, slices=2) if kind == "dicom" else labelled_pictures(source, 2)
+    dicom_head(source, slices=2) if kind == "dicom" else labelled_images(source, 2)
     detected(source, tmp_path / "one", untrained)
     check_result(tmp_path / "one", slices=2)
     detected(source, tmp_path / "two", untrained)
@@ -143,7 +143,7 @@ def test_a_second_run_writes_the_same_bytes(tmp_path, untrained, kind):
 
 @pytest.mark.parametrize("kind", ["dicom", "pictures"])
 def test_results_inside_the_source_are_not_taken_for_input_the_second_time(tmp_path, monkeypatch, kind):
-    dicom_head(tmp_path, slices=2) if kind == "dicom" else labelled_pictures(tmp_path, 2)
+    dicom_head(tmp_path, slices=2) if kind == "dicom" else labelled_images(tmp_path, 2)
     monkeypatch.chdir(tmp_path)
     detected(Path(), Path("found"))
     first = tree(tmp_path / "found")
@@ -153,7 +153,7 @@ def test_results_inside_the_source_are_not_taken_for_input_the_second_time(tmp_p
 
 
 def test_overlays_show_what_reaches_the_threshold_and_the_files_hold_all(tmp_path):
-    save_picture(tmp_path / "in" / "a.png", np.full((SIDE, SIDE), 50, np.uint8))
+    save_image(tmp_path / "in" / "a.png", np.full((SIDE, SIDE), 50, np.uint8))
     coloured = []
     for threshold in (0.8, 0.5, 0.2):
         table = detected(tmp_path / "in", tmp_path / "out", threshold=threshold)
@@ -165,15 +165,15 @@ def test_overlays_show_what_reaches_the_threshold_and_the_files_hold_all(tmp_pat
 
 def spoil(folder: Path, kind: str) -> None:
     """Make a source that cannot be read."""
-    if kind == "corrupt second picture":
-        labelled_pictures(folder, 2)
+    if kind == "corrupt second image":
+        labelled_images(folder, 2)
         (folder / "P2" / "000.png").write_bytes((folder / "P2" / "000.png").read_bytes()[:200])
-    elif kind == "pictures and DICOM":
+    elif kind == "images and DICOM":
         dicom_head(folder)
-        save_picture(folder / "preview.png", PICTURE)
+        save_image(folder / "preview.png", IMAGE)
     elif kind == "one name twice":
-        save_picture(folder / "a.png", PICTURE)
-        save_picture(folder / "a.jpg", PICTURE)
+        save_image(folder / "a.png", IMAGE)
+        save_image(folder / "a.jpg", IMAGE)
     elif kind == "no magnitude":
         dicom_head(folder, ImageType=["ORIGINAL", "PRIMARY", "P"])
     elif kind == "nothing":
@@ -183,8 +183,8 @@ def spoil(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("corrupt second picture", r"P2.000\.png: not a readable picture"),
-        ("pictures and DICOM", r"in: holds pictures \(preview\.png\) and DICOM \(000\.dcm\)"),
+        ("corrupt second image", r"P2.000\.png: not a readable image"),
+        ("images and DICOM", r"in: holds images \(preview\.png\) and DICOM \(000\.dcm\)"),
         ("one name twice", r"a\.\w+: differs from a\.\w+ in its suffix only"),
         ("no magnitude", "in: no magnitude series"),
         ("nothing", "in: the folder is empty"),
@@ -201,7 +201,7 @@ def test_a_source_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path, 
 
 @pytest.mark.parametrize("out", ["in", ".", "results", "file"])
 def test_nothing_but_an_earlier_result_is_ever_replaced(tmp_path, out):
-    labelled_pictures(tmp_path / "in", 1)
+    labelled_images(tmp_path / "in", 1)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "detections.json").write_text("[]")  # as the pipeline has it, beside its metrics
     (tmp_path / "file").write_text("precious")

@@ -8,9 +8,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from cmbfe import devices
-from cmbfe.devices import choose_precision, make_compute, started_processes
 from cmbfe.errors import InputError
+from cmbfe.training import devices
+from cmbfe.training.devices import choose_precision, make_compute, started_processes
 
 
 @pytest.mark.parametrize("asked", ["32-true", "bf16-mixed"])

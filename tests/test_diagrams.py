@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from cmbfe.detector.boxes import GRIDS
+from cmbfe.detector.explain import enhancement_steps
 from cmbfe.detector.ssd import SPECS, build
-from cmbfe.diagrams import (
+from cmbfe.figures.diagrams import (
     LAYER_NAMES,
     STEPS,
     architecture_figure,
@@ -15,7 +16,6 @@ from cmbfe.diagrams import (
     head_square,
     strongest_box,
 )
-from cmbfe.explain import enhancement_steps
 
 
 @pytest.mark.parametrize("variant", [name for name, spec in SPECS.items() if spec.fe])
@@ -54,7 +54,7 @@ HEAD = np.zeros((100, 100), np.uint8)
 HEAD[20:80, 30:70] = 200
 
 
-def test_the_square_around_the_head_leaves_out_air_and_stays_in_the_picture():
+def test_the_square_around_the_head_leaves_out_air_and_stays_in_the_image():
     assert head_square(HEAD) == (17, 17, 66)  # 60 high, 3 around it, and the same width around the middle
     assert head_square(np.full((100, 100), 200, np.uint8)) == (0, 0, 100)
     assert head_square(np.zeros((100, 100), np.uint8)) == (0, 0, 100)
@@ -79,7 +79,7 @@ def test_the_difference_is_drawn_by_channel_in_one_scale_and_over_the_input():
         83,
         83,
         -17,
-    ]  # the map covers the whole picture, the square 66 px of it
+    ]  # the map covers the whole image, the square 66 px of it
     assert (first.get_xlim(), first.get_ylim()) == ((0, 66), (66, 0))
     (frame,) = by_title["(a) input, ground truth"].patches
     assert frame.get_bbox().bounds == (32, 22, 8, 8)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from cmbfe.data.dicom import find_series, read_volume, to_patient_mm
+from cmbfe.data.dicom.series import find_series, read_volume, to_patient_mm
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
@@ -198,7 +198,7 @@ def test_what_is_no_dicom_image_is_passed_over(tmp_path):
     volume = random_volume()
     write(tmp_path, mr_series(volume), ["1.2.840.1", "1.2.840.2", "IM3", "scan.txt"])
     for name in ["README.txt", "labels.json", "a.png", ".DS_Store", "._IM3", "DICOMDIR", "LICENSE", "empty"]:
-        (tmp_path / name).write_bytes(b"" if name == "empty" else b"not a picture")
+        (tmp_path / name).write_bytes(b"" if name == "empty" else b"not an image")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "broken.dcm").write_text("hidden")
     report = mr_slice(volume[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", PixelData=None, Rows=None)

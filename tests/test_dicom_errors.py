@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from cmbfe.data.dicom import find_series, read_volume
+from cmbfe.data.dicom.series import find_series, read_volume
 from cmbfe.errors import InputError
 
 COLLECTION = Path(pydicom.data.__file__).parent
@@ -25,9 +25,9 @@ def read_everything(source: Path) -> list[np.ndarray]:
 
 
 def outcome(source: Path) -> str:
-    """Shapes of the pictures, or the one line that says what is wrong; anything else raises."""
+    """Shapes of the images, or the one line that says what is wrong; anything else raises."""
     try:
-        return f"pictures {[volume.shape for volume in read_everything(source)]}"
+        return f"images {[volume.shape for volume in read_everything(source)]}"
     except InputError as error:
         return str(error)
 
@@ -67,9 +67,9 @@ BROKEN = {
     "no series": (rewrite(SeriesInstanceUID=None), "SeriesInstanceUID is missing"),
     "colour": (
         rewrite(PhotometricInterpretation="RGB", SamplesPerPixel=3, PixelData=b"\0" * 1152, PlanarConfiguration=0),
-        "not a greyscale picture",
+        "not a greyscale image",
     ),
-    "palette": (rewrite(PhotometricInterpretation="PALETTE COLOR"), "not a greyscale picture"),
+    "palette": (rewrite(PhotometricInterpretation="PALETTE COLOR"), "not a greyscale image"),
     "frames without places": (rewrite(NumberOfFrames=2, PixelData=b"\0" * 768), "2 frames but no position"),
     "no frames": (rewrite(NumberOfFrames=0), "0 frames"),
 }
@@ -179,7 +179,7 @@ def test_compressed_pixels_that_crash_the_decoder_are_an_error(tmp_path, capfd):
 
 @settings(max_examples=80, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes_give_a_picture_or_one_line(flips):
+def test_flipped_bytes_give_a_image_or_one_line(flips):
     with tempfile.TemporaryDirectory() as folder:
         (path,) = write(Path(folder), [mr_slice(random_volume(1)[0])])
         content = bytearray(path.read_bytes())
@@ -190,7 +190,7 @@ def test_flipped_bytes_give_a_picture_or_one_line(flips):
 
 
 @pytest.mark.parametrize("path", sorted(p for p in COLLECTION.rglob("*") if p.is_file()), ids=lambda path: path.name)
-def test_each_file_of_pydicoms_collection_gives_pictures_or_one_line(path, capfd):
+def test_each_file_of_pydicoms_collection_gives_images_or_one_line(path, capfd):
     filters = list(warnings.filters)
     result = outcome(path)
     assert result.startswith((str(path), "pictures"))
@@ -203,7 +203,7 @@ def test_pydicoms_collection_in_one_folder_gives_one_line():
     assert error_of(COLLECTION).startswith(str(COLLECTION))
 
 
-def test_folders_of_pydicoms_collection_give_pictures_or_one_line():
+def test_folders_of_pydicoms_collection_give_images_or_one_line():
     folders = [folder for folder in sorted(COLLECTION.rglob("*")) if folder.is_dir()]
     outcomes = [outcome(folder) for folder in folders]
     assert any(text.startswith("pictures") for text in outcomes)

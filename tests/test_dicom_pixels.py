@@ -14,7 +14,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cmbfe.data.dicom import find_series, read_volume
+from cmbfe.data.dicom.series import find_series, read_volume
 
 
 def test_rescale_of_each_slice_is_applied(tmp_path):

@@ -8,9 +8,9 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from cmbfe.data.dicom import find_series, read_volume
-from cmbfe.data.dicom_write import slice_position_mm, uid, write_series
-from cmbfe.data.patient import SimulatedPatient
+from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.phantom.dicom import slice_position_mm, uid, write_series
+from cmbfe.phantom.patient import SimulatedPatient
 
 TILT = np.deg2rad(10)
 NO_CHECKER = "dciodvfy, which checks DICOM files against the standard, is not installed (Debian: dicom3tools)"
@@ -96,7 +96,7 @@ def test_headers_hold_the_papers_acquisition(tmp_path, name):
     assert header.SeriesDescription.startswith("SWAN")
 
 
-def test_the_middle_of_a_picture_lies_on_the_axis_of_the_scanner():
+def test_the_middle_of_a_image_lies_on_the_axis_of_the_scanner():
     person = patient()
     corner = np.array(slice_position_mm(person, 0))
     along_row, along_column = np.reshape(person.orientation, (2, 3))

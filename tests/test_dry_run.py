@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from cmbfe import paper
-from cmbfe.data.cohort import patient_plan, resized
-from cmbfe.data.dry_run import costs, plan_table, report, split_table
+from cmbfe.paper import facts
 from cmbfe.params import load_params, profile_file
+from cmbfe.phantom.cohort import patient_plan, resized
+from cmbfe.phantom.dry_run import costs, plan_table, report, split_table
 
 PAPER = load_params(profile_file("paper"))
 LAPTOP = load_params(profile_file("laptop"))
@@ -15,10 +15,10 @@ LAPTOP = load_params(profile_file("laptop"))
 
 def test_the_paper_profile_prints_table_1():
     table = split_table(plan_table(patient_plan(PAPER.phantom, PAPER.seed)))
-    assert list(table.columns) == ["patients", "slices", "pictures with CMBs", "boxes"]
-    numbers = table.rename(columns={"pictures with CMBs": "pictures", "boxes": "cmbs"}).drop(columns="slices")
-    assert numbers.to_dict() == paper.TABLE_1.to_dict()
-    assert table.loc["total", "slices"] == paper.ALL_PICTURES
+    assert list(table.columns) == ["patients", "slices", "images with CMBs", "boxes"]
+    numbers = table.rename(columns={"images with CMBs": "pictures", "boxes": "cmbs"}).drop(columns="slices")
+    assert numbers.to_dict() == facts.TABLE_1.to_dict()
+    assert table.loc["total", "slices"] == facts.ALL_IMAGES
 
 
 def test_every_patient_and_every_split_has_its_line():
@@ -35,13 +35,13 @@ def test_every_patient_and_every_split_has_its_line():
 
 
 def test_without_exact_numbers_it_lists_the_microbleeds_that_the_simulation_draws(monkeypatch):
-    from cmbfe.data import phantom
+    from cmbfe.phantom import writing
 
     plans = patient_plan(resized(LAPTOP.phantom, 5), 7)
     asked: list[int] = []
-    monkeypatch.setattr(phantom, "simulate_patient", lambda *_, cmb_count, **__: asked.append(cmb_count))
+    monkeypatch.setattr(writing, "simulate_patient", lambda *_, cmb_count, **__: asked.append(cmb_count))
     for plan in plans.values():
-        phantom.simulate(plan)
+        writing.simulate(plan)
     assert list(plan_table(plans)["CMBs"]) == asked
     assert "drawn by the seed" in report(plans, missing=0)
 

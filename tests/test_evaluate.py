@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from metric_examples import detection
 
-from cmbfe.detections_file import IMAGES_FILE
+from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.errors import InputError
-from cmbfe.evaluate import COMPARED, evaluate_files
-from cmbfe.metrics import average_precision, match, summary
-from cmbfe.report import MEANING
-from cmbfe.stats import bootstrap, paired_difference
+from cmbfe.evaluation.evaluate import COMPARED, evaluate_files
+from cmbfe.evaluation.page import MEANING
+from cmbfe.metrics.curves import average_precision, match, summary
+from cmbfe.metrics.intervals import bootstrap, paired_difference
 
 RESAMPLES = 60
 
@@ -56,7 +56,7 @@ def cohort(patients: int = 6, slices: int = 4) -> dict:
 
 
 def detections_of(labels: dict, seed: int, quality: float = 1.0) -> list[dict]:
-    """Each box found at a random score, and a random false positive on each picture."""
+    """Each box found at a random score, and a random false positive on each image."""
     rng = np.random.default_rng(seed)
     found = [detection(box["image_id"], sigmoid(rng.normal(quality)), box["bbox"]) for box in labels["annotations"]]
     found += [detection(image["id"], sigmoid(rng.normal()), [30, 80, 9, 9]) for image in labels["images"]]
@@ -133,7 +133,7 @@ def test_the_page_holds_its_figures_and_refers_to_nothing_outside(one_detector):
     page = (one_detector[0] / "report.html").read_text()
     assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/]{1000,}', page)) == 5
     assert "http" not in page
-    assert "6 patients, 24 pictures, 18 microbleed boxes" in page
+    assert "6 patients, 24 images, 18 microbleed boxes" in page
 
 
 def test_a_second_detector_gives_paired_differences(tmp_path, labels):
@@ -162,7 +162,7 @@ def test_names_in_the_page_are_escaped(tmp_path, labels):
     assert "<b>bold" not in page
 
 
-def test_files_of_other_tools_are_evaluated_per_picture_and_the_gaps_are_named(tmp_path, labels):
+def test_files_of_other_tools_are_evaluated_per_image_and_the_gaps_are_named(tmp_path, labels):
     found = detections_of(labels, 0)
     for image in labels["images"]:
         for key in ("patient_id", "series_uid", "slice_index", "pixel_spacing_mm", "split"):
@@ -173,7 +173,7 @@ def test_files_of_other_tools_are_evaluated_per_picture_and_the_gaps_are_named(t
     assert result["ap"] == pytest.approx(average_precision(match(labels, found)))
     assert result["patients"] == 24
     assert "lesions" not in result
-    assert "each picture counts as a patient" in result["notes"][0]
+    assert "each image counts as a patient" in result["notes"][0]
     assert "No lesion level: image 1 has no patient_id" in result["notes"][1]
     assert not (tmp_path / "out" / "lesions.csv").exists()
 
@@ -240,7 +240,7 @@ def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_pa
 
 
 def numbered_backwards(labels: dict, folder: Path) -> dict:
-    """As a detector that has met the pictures in another order, and others between: ids differ, names do not."""
+    """As a detector that has met the images in another order, and others between: ids differ, names do not."""
     count = len(labels["images"])
     images = [
         {**image, "id": 2 * (count - n), "file_name": image["file_name"].replace(".png", ".jpg")}
@@ -253,7 +253,7 @@ def numbered_backwards(labels: dict, folder: Path) -> dict:
     return {image["id"]: theirs["id"] for image, theirs in zip(labels["images"], images, strict=True)}
 
 
-def test_detections_belong_to_the_pictures_of_their_name_whatever_their_ids(tmp_path, labels):
+def test_detections_belong_to_the_images_of_their_name_whatever_their_ids(tmp_path, labels):
     theirs = numbered_backwards(labels, tmp_path / "found")
     found = detections_of(labels, 0)
     write(tmp_path / "found", detections=[{**one, "image_id": theirs[one["image_id"]]} for one in found])
@@ -262,27 +262,27 @@ def test_detections_belong_to_the_pictures_of_their_name_whatever_their_ids(tmp_
     assert run([truth, tmp_path / "found" / "detections.json"], tmp_path / "two")["ap"] == expected["ap"]
 
 
-def test_detections_of_other_pictures_or_of_some_only_are_refused(tmp_path, labels):
+def test_detections_of_other_images_or_of_some_only_are_refused(tmp_path, labels):
     numbered_backwards(labels, tmp_path / "found")
     found = write(tmp_path / "found", detections=[])[0]
     more = {**labels["images"][0], "id": 99, "file_name": "more/000"}
     (truth,) = write(tmp_path, truth={**labels, "images": [*labels["images"], more]})
-    with pytest.raises(InputError, match=r"images\.json: 1 pictures of the labels are not in it, more/000 first"):
+    with pytest.raises(InputError, match=r"images\.json: 1 images of the labels are not in it, more/000 first"):
         run([truth, found], tmp_path / "out")
     (truth,) = write(tmp_path, truth={**labels, "images": [more], "annotations": []})
-    with pytest.raises(InputError, match=r"images\.json: names none of the pictures of the labels"):
+    with pytest.raises(InputError, match=r"images\.json: names none of the images of the labels"):
         run([truth, found], tmp_path / "out")
 
 
 FAULTS = {
     "zero width": (lambda labels, found: labels["annotations"][0].update(bbox=[1, 1, 0, 4]), "zero width"),
-    "unknown picture": (lambda labels, found: found[0].update(image_id=99), r"found\.json: detection 0: image_id"),
+    "unknown image": (lambda labels, found: found[0].update(image_id=99), r"found\.json: detection 0: image_id"),
     "score": (lambda labels, found: found[3].update(score=float("nan")), r"found\.json: detection 3: score"),
-    "a box beyond all pictures": (
+    "a box beyond all images": (
         lambda labels, found: found[0].update(bbox=[0, 0, 1e200, 1e200]),
         "beyond 1e.09 px",
     ),
-    "no pictures": (lambda labels, found: (labels.update(images=[], annotations=[]), found.clear()), "no pictures"),
+    "no images": (lambda labels, found: (labels.update(images=[], annotations=[]), found.clear()), "no images"),
 }
 
 

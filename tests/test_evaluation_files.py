@@ -7,7 +7,7 @@ from metric_examples import detection
 from test_evaluate import cohort, write
 
 from cmbfe.errors import InputError
-from cmbfe.evaluation_files import evaluated_detections, evaluated_mimics
+from cmbfe.evaluation.files import evaluated_detections, evaluated_mimics
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])
@@ -17,7 +17,7 @@ def test_what_python_cannot_read_is_no_traceback(tmp_path, text):
         evaluated_detections(tmp_path / "found.json", cohort())
 
 
-def test_detections_are_refused_where_no_picture_is(tmp_path):
+def test_detections_are_refused_where_no_image_is(tmp_path):
     found = [detection(1, 0.5, [1, 1, 4, 4]), detection(2, 0.5, [0, -2e9, 4, 4])]
     (path,) = write(tmp_path, found=found)
     with pytest.raises(InputError, match=r"found\.json: the box \[0, -2000000000\.0, 4, 4\] lies beyond"):

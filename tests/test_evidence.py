@@ -6,14 +6,14 @@ import pytest
 from tiny_world import BOX, SIDE, tiny_params
 
 from cmbfe import paths
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
+from cmbfe.data.labelled.test_set import VALIDATION_FILE, match_results, read_test_set
 from cmbfe.errors import InputError
-from cmbfe.evidence import VALIDATION_FILE, match_results, read_test_set
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A workspace with one test picture with a microbleed, one with a mimic only, and one of training."""
+    """A workspace with one test image with a microbleed, one with a mimic only, and one of training."""
     (tmp_path / "params.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
     images = [
@@ -21,13 +21,13 @@ def world(tmp_path, monkeypatch):
         for k, split in ((1, "test"), (2, "test"), (3, "train"))
     ]
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": BOX}
-    write_labels(paths.pictures() / LABELS_FILE, {"images": images, "annotations": [box], "categories": CATEGORIES})
+    write_labels(paths.images() / LABELS_FILE, {"images": images, "annotations": [box], "categories": CATEGORIES})
     mimics = {"images": images, "annotations": [{**box, "image_id": 2}], "categories": [{"id": 1, "name": "vein"}]}
-    write_labels(paths.pictures() / MIMICS_FILE, mimics)
+    write_labels(paths.images() / MIMICS_FILE, mimics)
     return tmp_path
 
 
-def test_each_variant_is_matched_to_the_test_pictures(world):
+def test_each_variant_is_matched_to_the_test_images(world):
     test = read_test_set(tiny_params())
     assert [image["id"] for image in test["images"]] == [1, 2]
     for variant, box in (("ssd300", BOX), ("ssd300-fe", [1, 1, 3, 3])):
@@ -38,7 +38,7 @@ def test_each_variant_is_matched_to_the_test_pictures(world):
     assert [matches[name].truth.tolist() for name in ("ssd300", "ssd300-fe")] == [[0], [-1]]
 
 
-def test_another_file_of_detections_is_matched_to_its_own_pictures(world):
+def test_another_file_of_detections_is_matched_to_its_own_images(world):
     labels = read_test_set(tiny_params())
     paths.result("ssd300").mkdir(parents=True)
     found = [{"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.5}]

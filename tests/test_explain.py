@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from cmbfe.detector.explain import change_by_channel, change_by_map, enhancement_difference, enhancement_steps
 from cmbfe.detector.ssd import build
-from cmbfe.explain import change_by_channel, change_by_map, enhancement_difference, enhancement_steps
 
 BOXES = torch.tensor([[100.0, 120.0, 130.0, 150.0]])
 
@@ -20,12 +20,12 @@ def model_and_image(variant: str, **settings) -> tuple[torch.nn.Module, torch.Te
 def test_the_steps_follow_the_papers_formulas():
     model, image = model_and_image("ssd300-fe")
     steps = enhancement_steps(model, image, BOXES)
-    picture = image.mean(dim=0)
+    pixels = image.mean(dim=0)
     inside = torch.zeros(300, 300)
     inside[120:150, 100:130] = 1
-    torch.testing.assert_close(steps["inside"], picture * inside)
-    b_mean = 1.5 * picture[120:150, 100:130].mean()
-    expected = (1 - picture / b_mean).clamp(min=0) * inside
+    torch.testing.assert_close(steps["inside"], pixels * inside)
+    b_mean = 1.5 * pixels[120:150, 100:130].mean()
+    expected = (1 - pixels / b_mean).clamp(min=0) * inside
     torch.testing.assert_close(steps["mask"], expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(steps["enhanced"], steps["features"] * (1 + steps["resized"]))
     torch.testing.assert_close(steps["difference"], steps["enhanced"] - steps["features"])

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
 from onnx.helper import make_model, make_opsetid
-from tiny_world import labelled_pictures, tree
+from tiny_world import labelled_images, tree
 
-from cmbfe import export
+from cmbfe.detector import export
+from cmbfe.detector.export import TOLERANCE, export_onnx
+from cmbfe.detector.onnx_graph import IR_VERSION, OPSET, resizing, suppression, to_onnx
 from cmbfe.detector.ssd import SSD, Config, build
 from cmbfe.detector.weights import load_model, save_model
 from cmbfe.errors import InputError
-from cmbfe.export import TOLERANCE, export_onnx
-from cmbfe.onnx_graph import IR_VERSION, OPSET, resizing, suppression, to_onnx
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,9 +36,9 @@ def untrained(variant: str) -> SSD:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A folder with two pictures, an untrained SSD-300 with FE and its ONNX file."""
+    """A folder with two images, an untrained SSD-300 with FE and its ONNX file."""
     folder = tmp_path_factory.mktemp("world")
-    labelled_pictures(folder / "pictures", 2)
+    labelled_images(folder / "pictures", 2)
     detector = untrained("ssd300-fe")
     save_model(detector, folder / "model")
     export_onnx(detector, folder / "ssd300-fe.onnx")
@@ -65,24 +65,24 @@ def run(model: Path | bytes, **inputs: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 300, 300), (3, 3, 64, 90), (2, 3, 400, 310)])
-def test_the_best_detections_are_those_of_pytorch_for_any_number_and_size_of_pictures(world, shape):
+def test_the_best_detections_are_those_of_pytorch_for_any_number_and_size_of_images(world, shape):
     """The ten best: an untrained detector has hundreds of scores to within rounding of each other."""
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-    boxes, scores, pictures = run(world / "ssd300-fe.onnx", images=images.numpy())
-    assert sorted(pictures) == list(pictures)
+    boxes, scores, pixels = run(world / "ssd300-fe.onnx", images=images.numpy())
+    assert sorted(pixels) == list(pixels)
     with torch.inference_mode():
         expected = load_model(world / "model")(images)
     for number, one in enumerate(expected):
-        of_picture = pictures == number
-        assert of_picture.sum() == len(one["scores"]) > 10
-        np.testing.assert_allclose(scores[of_picture][:10], one["scores"][:10], atol=TOLERANCE)
-        np.testing.assert_allclose(boxes[of_picture][:10], one["boxes"][:10], atol=TOLERANCE * max(shape[2:]))
+        of_image = pixels == number
+        assert of_image.sum() == len(one["scores"]) > 10
+        np.testing.assert_allclose(scores[of_image][:10], one["scores"][:10], atol=TOLERANCE)
+        np.testing.assert_allclose(boxes[of_image][:10], one["boxes"][:10], atol=TOLERANCE * max(shape[2:]))
 
 
 def test_a_detector_with_batch_normalisation_is_equal_in_onnxruntime(tmp_path):
     variant = "resnet34-300-fe"
     difference = export_onnx(untrained(variant), tmp_path / "detector.onnx")
-    assert (difference.pictures, difference.suppressed_otherwise) == (4, 0)
+    assert (difference.images, difference.suppressed_otherwise) == (4, 0)
     assert max(difference.score, difference.box_share) <= TOLERANCE
     model = onnx.load(tmp_path / "detector.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -95,7 +95,7 @@ def test_a_file_says_what_it_is_and_whence_without_any_folder_of_its_maker(world
     assert (said["variant"], said["input_size_px"], said["class"]) == ("ssd300-fe", "300", "cmb")
     assert re.fullmatch(r"cmbfe \d+\.\d+\.\d+", said["software"])
     assert "Not a medical device" in said["notice"]
-    assert "float32 [pictures, 3, rows, columns] in [0, 1]" in model.doc_string
+    assert "float32 [images, 3, rows, columns] in [0, 1]" in model.doc_string
     assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)]
     places = {each.name: each.type.tensor_type.shape.dim for each in [*model.graph.input, *model.graph.output]}
     assert set(places) == {"images", "boxes", "scores", "pictures"}
@@ -106,14 +106,14 @@ def test_a_file_says_what_it_is_and_whence_without_any_folder_of_its_maker(world
 
 
 @pytest.mark.parametrize(("side", "wanted"), [(256, 320), (512, 300), (7, 7), (1, 5)])
-def test_pictures_are_resized_as_in_pytorch(side, wanted):
+def test_images_are_resized_as_in_pytorch(side, wanted):
     column = torch.rand(side, 1, generator=torch.Generator().manual_seed(2))
     expected = F.interpolate(column[None, None], (wanted, 1), mode="bilinear", align_corners=False)[0, 0]
     torch.testing.assert_close(resizing(side, wanted) @ column, expected, atol=1e-6, rtol=0)
 
 
-def test_suppression_keeps_what_the_detector_keeps_in_each_picture_of_a_batch():
-    """One picture has more candidates than are looked at, one fewer than are kept, one none."""
+def test_suppression_keeps_what_the_detector_keeps_in_each_image_of_a_batch():
+    """One image has more candidates than are looked at, one fewer than are kept, one none."""
     detector = build("ssd300", width=0.1, score_threshold=0.2, nms_threshold=0.3, detections_per_image=30)
     draw = np.random.default_rng(3)
     corners = draw.uniform(0, 250, (3, 900, 2))
@@ -123,19 +123,19 @@ def test_suppression_keeps_what_the_detector_keeps_in_each_picture_of_a_batch():
     scores[2] *= 0.2
     factor = np.array([2, 0.5, 2, 0.5], np.float32)
     model = make_model(suppression(detector), opset_imports=[make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    found = run(model.SerializeToString(), every_box=boxes, every_score=scores, to_picture=factor)
+    found = run(model.SerializeToString(), every_box=boxes, every_score=scores, to_image=factor)
     counts = []
     for number in range(3):
         size = (150, 600)
         kept = detector._best(torch.from_numpy(boxes[number]), torch.from_numpy(scores[number : number + 1]), size)
-        of_picture = found[2] == number
-        np.testing.assert_array_equal(found[0][of_picture], kept["boxes"])
-        np.testing.assert_array_equal(found[1][of_picture], kept["scores"])
-        counts.append(of_picture.sum())
+        of_image = found[2] == number
+        np.testing.assert_array_equal(found[0][of_image], kept["boxes"])
+        np.testing.assert_array_equal(found[1][of_image], kept["scores"])
+        counts.append(of_image.sum())
     assert counts[0] == 30 > counts[1] > counts[2] == 0
 
 
-def test_the_command_compares_on_the_pictures_given_and_says_how_close_it_came(
+def test_the_command_compares_on_the_images_given_and_says_how_close_it_came(
     world, run_cmbfe, made_otherwise, tmp_path
 ):
     made_otherwise()
@@ -143,7 +143,7 @@ def test_the_command_compares_on_the_pictures_given_and_says_how_close_it_came(
     status, said, _ = run_cmbfe("export", "--model", world / "model", "--out", out, "--pictures", world / "pictures")
     assert status == 0
     assert re.fullmatch(
-        rf"{out}: \d+\.\d MB\. onnxruntime against PyTorch on 6 pictures: scores differ by at most \d\.\de-\d\d, box "
+        rf"{out}: \d+\.\d MB\. onnxruntime against PyTorch on 6 images: scores differ by at most \d\.\de-\d\d, box "
         r"corners by \d\.\de-\d\d px; the same detections in \d\n",
         said,
     )
@@ -176,15 +176,15 @@ def test_a_file_that_differs_is_not_written_and_the_earlier_one_stays(
 def test_what_cannot_be_exported_is_refused_in_one_line(world, run_cmbfe, made_otherwise, tmp_path):
     made_otherwise()
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "one.png").write_bytes(b"no picture")
+    (tmp_path / "broken" / "one.png").write_bytes(b"no image")
     before = tree(tmp_path)
     model, out = ["--model", world / "model"], ["--out", tmp_path / "detector.onnx"]
     for arguments, reason in (
         ([*model, "--out", tmp_path / "detector.pt"], "detector.pt: the name of an ONNX file ends in .onnx"),
         (["--model", tmp_path, *out], "config.json: no such file"),
-        ([*model, *out, "--pictures", world / "model"], "model: no PNG or JPG picture there"),
-        ([*model, *out, "--pictures", tmp_path / "absent"], "absent: no PNG or JPG picture there"),
-        ([*model, *out, "--pictures", tmp_path / "broken"], "one.png: not a readable picture"),
+        ([*model, *out, "--pictures", world / "model"], "model: no PNG or JPG image there"),
+        ([*model, *out, "--pictures", tmp_path / "absent"], "absent: no PNG or JPG image there"),
+        ([*model, *out, "--pictures", tmp_path / "broken"], "one.png: not a readable image"),
     ):
         status, said, err = run_cmbfe("export", *arguments)
         assert (status, said) == (2, "")
@@ -206,4 +206,4 @@ def test_the_example_of_the_docs_runs(world, tmp_path, monkeypatch, capsys):
     exec(compile(code, "docs/export.md", "exec"), {})
     said = capsys.readouterr().out
     assert "'variant': 'ssd300-fe'" in said
-    assert re.search(r"picture 1: x1, y1, x2, y2 = \[.*\] px, score", said)
+    assert re.search(r"image 1: x1, y1, x2, y2 = \[.*\] px, score", said)

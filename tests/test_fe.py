@@ -17,19 +17,19 @@ from cmbfe.detector.fe import (
 from cmbfe.errors import InputError
 
 
-def transcription(picture: np.ndarray, boxes: np.ndarray, beta: float) -> np.ndarray:
+def transcription(image: np.ndarray, boxes: np.ndarray, beta: float) -> np.ndarray:
     """The mask, pixel by pixel, in float64; the larger value where boxes overlap."""
-    height, width = picture.shape
+    height, width = image.shape
     mask = np.zeros((height, width))
     for x1, y1, x2, y2 in boxes:
         inside = [(i, j) for i in range(height) for j in range(width) if y1 <= i + 0.5 < y2 and x1 <= j + 0.5 < x2]
         if not inside:
             own = int(np.floor((y1 + y2) / 2)), int(np.floor((x1 + x2) / 2))
             inside = [own] if 0 <= own[0] < height and 0 <= own[1] < width else []
-        b_mean = beta * np.mean([picture[pixel] for pixel in inside]) if inside else 0
+        b_mean = beta * np.mean([image[pixel] for pixel in inside]) if inside else 0
         for pixel in inside:
-            if b_mean > 0 and picture[pixel] <= b_mean:
-                mask[pixel] = max(mask[pixel], 1 - picture[pixel] / b_mean)
+            if b_mean > 0 and image[pixel] <= b_mean:
+                mask[pixel] = max(mask[pixel], 1 - image[pixel] / b_mean)
     return mask
 
 
@@ -41,16 +41,16 @@ boxes_over_the_border = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(boxes_over_the_border, st.integers(0, 2**31), st.sampled_from([1.0, 1.5, 2.0]), st.booleans())
 def test_the_mask_equals_the_transcription(sides, seed, beta, is_partly_black):
-    picture = np.random.default_rng(seed).random((12, 16)).astype(np.float32)
+    pixels = np.random.default_rng(seed).random((12, 16)).astype(np.float32)
     if is_partly_black:
-        picture[:, :8] = 0
+        pixels[:, :8] = 0
     boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in sides], np.float32).reshape(-1, 4)
-    image = torch.from_numpy(picture)[None, None].expand(1, 3, -1, -1)
+    image = torch.from_numpy(pixels)[None, None].expand(1, 3, -1, -1)
     mask = enhancement_mask(image, [torch.from_numpy(boxes)], beta)
     assert mask.shape == (1, 1, 12, 16)
     assert mask.min() >= 0
     assert mask.max() <= 1
-    np.testing.assert_allclose(mask[0, 0].numpy(), transcription(picture, boxes, beta), atol=1e-6)
+    np.testing.assert_allclose(mask[0, 0].numpy(), transcription(pixels, boxes, beta), atol=1e-6)
 
 
 def test_a_hand_worked_box():
@@ -60,7 +60,7 @@ def test_a_hand_worked_box():
     torch.testing.assert_close(mask[0, 0], torch.tensor([[2 / 3, 0.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
 
 
-def test_each_picture_has_its_own_boxes_and_one_without_boxes_has_no_mask():
+def test_each_image_has_its_own_boxes_and_one_without_boxes_has_no_mask():
     images = torch.rand(3, 3, 10, 10)
     boxes = [torch.tensor([[1.0, 1, 4, 4]]), torch.empty(0, 4), torch.tensor([[5.0, 5, 9, 9], [2, 2, 3, 3]])]
     mask = enhancement_mask(images, boxes)
@@ -69,8 +69,8 @@ def test_each_picture_has_its_own_boxes_and_one_without_boxes_has_no_mask():
         torch.testing.assert_close(mask[index], enhancement_mask(images[index : index + 1], [boxes[index]])[0])
 
 
-def test_boxes_for_another_number_of_pictures_are_refused():
-    with pytest.raises(InputError, match="1 box tensors for 2 pictures"):
+def test_boxes_for_another_number_of_images_are_refused():
+    with pytest.raises(InputError, match="1 box tensors for 2 images"):
         enhancement_mask(torch.rand(2, 3, 4, 4), [torch.empty(0, 4)])
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cmbfe import evidence_figures, figures
 from cmbfe.baselines.names import Baseline
+from cmbfe.figures import evidence, style
 
 CURVE = pd.DataFrame({"sensitivity": [0.2, 0.6, 0.9], "precision": [1.0, 0.9, 0.7], "false_positives": [0, 0.5, 2]})
 ORANGE = (213, 94, 0)
@@ -19,39 +19,39 @@ def _closed():
 
 
 def test_a_variant_has_the_colour_of_its_arm():
-    assert [figures.arm(name) for name in ("ssd300", "ssd300-fe", "resnet34-300-fe")] == ["SSD", "SSD-FE", "SSD-FE"]
+    assert [style.arm(name) for name in ("ssd300", "ssd300-fe", "resnet34-300-fe")] == ["SSD", "SSD-FE", "SSD-FE"]
 
 
 def test_baselines_have_colours_of_their_own():
-    assert set(figures.BASELINE_COLOURS) == set(Baseline)
-    assert [figures.colour(name) for name in ("ssd300", "ssd512-fe")] == list(figures.COLOURS.values())
-    colours = [*figures.COLOURS.values(), *(figures.colour(name) for name in Baseline)]
+    assert set(style.BASELINE_COLOURS) == set(Baseline)
+    assert [style.colour(name) for name in ("ssd300", "ssd512-fe")] == list(style.COLOURS.values())
+    colours = [*style.COLOURS.values(), *(style.colour(name) for name in Baseline)]
     assert len(set(colours)) == len(colours)
 
 
 def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
     before = dict(plt.rcParams)
     for name in "ab":
-        figure = evidence_figures.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
-        figures.save(figure, tmp_path / "deep" / f"{name}.png")
+        figure = evidence.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
+        style.save(figure, tmp_path / "deep" / f"{name}.png")
     assert (tmp_path / "deep" / "a.png").read_bytes() == (tmp_path / "deep" / "b.png").read_bytes()
     assert dict(plt.rcParams) == before
 
 
 def test_an_svg_lies_beside_the_png_the_same_each_time_and_without_a_date(tmp_path):
     for folder in ("first", "second"):
-        figure = evidence_figures.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
-        figures.save(figure, tmp_path / folder / "fig4.png")
+        figure = evidence.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
+        style.save(figure, tmp_path / folder / "fig4.png")
     first, second = (tmp_path / folder / "fig4.svg" for folder in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     assert "<dc:date>" not in first.read_text()
     assert sorted(file.name for file in first.parent.iterdir()) == ["fig4.png", "fig4.svg"]
 
 
-def test_each_picture_of_a_row_gets_its_own_boxes_only():
+def test_each_image_of_a_row_gets_its_own_boxes_only():
     drawn = {"red": [{"image_id": 7, "bbox": [1, 2, 3, 4]}], "blue": [{"image_id": 9, "bbox": [5, 6, 7, 8]}] * 2}
-    pictures = np.zeros((2, 20, 20), np.uint8)
-    axes = figures.labelled_pictures_figure(pictures, [{"id": 9}, {"id": 7}], drawn).axes
+    images = np.zeros((2, 20, 20), np.uint8)
+    axes = style.labelled_images_figure(images, [{"id": 9}, {"id": 7}], drawn).axes
     assert [len(axis.patches) for axis in axes] == [2, 1]
     assert axes[1].patches[0].get_bbox().bounds == (0, 1, 5, 6)
 
@@ -65,7 +65,7 @@ def test_coverage_has_a_panel_per_input_size_and_a_dot_per_box():
             "best_iou": [0.4, 0.1, 0.6, 0.2],
         }
     )
-    panels = figures.coverage_figure(coverage).axes
+    panels = style.coverage_figure(coverage).axes
     assert [axes.get_title() for axes in panels] == ["300 px", "512 px"]
     assert [line.get_ydata().tolist() for line in panels[1].get_lines()[:2]] == [[0.6], [0.2]]
 
@@ -74,34 +74,34 @@ def test_a_learning_curve_marks_where_the_learning_rate_falls():
     rates = [1e-3] * 5 + [1e-4] * 5
     losses = {"classification": 3.0, "box_regression": 2.0, "validation_ap": [np.nan, 0.5] * 5}
     history = pd.DataFrame({"iteration": range(1, 11), "learning_rate": rates, **losses})
-    left, right = figures.learning_curve_figure(history, "ssd300", window=3).axes
+    left, right = style.learning_curve_figure(history, "ssd300", window=3).axes
     assert [list(line.get_xdata()) for line in left.get_lines() if line.get_linestyle() == ":"] == [[6, 6]]
     assert right.get_lines()[0].get_xydata().tolist() == [[2, 0.5], [4, 0.5], [6, 0.5], [8, 0.5], [10, 0.5]]
 
 
-def test_a_picture_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
-    grid, axes = figures.picture_grid(2)
-    figures.show_picture(axes[0], np.zeros((40, 60), np.uint8), {"red": [[10, 20, 4, 6]]}, pixel_mm=0.5)
+def test_a_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
+    grid, axes = style.image_grid(2)
+    style.show_image(axes[0], np.zeros((40, 60), np.uint8), {"red": [[10, 20, 4, 6]]}, pixel_mm=0.5)
     (frame,) = axes[0].patches
     assert frame.get_bbox().bounds == (9, 19, 6, 8)  # a pixel outside the box, so that what it marks stays visible
     (bar,) = axes[0].get_lines()
     assert np.ptp(bar.get_xdata()) == 40
     assert (axes[0].get_xlim(), axes[0].get_ylim()) == ((0, 60), (40, 0))
-    figures.show_picture(axes[1], np.zeros((40, 60), np.uint8))
+    style.show_image(axes[1], np.zeros((40, 60), np.uint8))
     assert not axes[1].get_lines()
     assert grid.axes == list(axes)
 
 
 def test_maps_are_drawn_in_their_own_ranges_and_empty_places_stay_empty():
     maps = {"field, ppm": (np.zeros((4, 6)), (-0.1, 0.1)), "phase, rad": (np.ones((5, 5)), (-3, 3))}
-    drawn = [axes for axes in figures.map_grid(maps, columns=3).axes if axes.get_images()]
+    drawn = [axes for axes in style.map_grid(maps, columns=3).axes if axes.get_images()]
     assert [axes.get_title() for axes in drawn] == list(maps)
     assert [axes.get_images()[0].get_clim() for axes in drawn] == [(-0.1, 0.1), (-3, 3)]
 
 
 def test_blooming_has_a_line_and_a_mark_for_each_true_diameter():
     table = pd.DataFrame({"true_mm": [2.0, 2.0, 3.0, 3.0], "echo_time_ms": [20, 40] * 2, "visible_mm": [3, 4, 5, 6]})
-    (axes,) = figures.blooming_figure(table).axes
+    (axes,) = style.blooming_figure(table).axes
     lines = {line.get_label(): line for line in axes.get_lines() if line.get_linestyle() == "-"}
     assert list(lines) == ["2 mm", "3 mm"]
     np.testing.assert_array_equal(lines["3 mm"].get_xydata(), [[20, 5], [40, 6]])
@@ -110,34 +110,34 @@ def test_blooming_has_a_line_and_a_mark_for_each_true_diameter():
 
 @pytest.mark.parametrize("side", [8, 9])
 @pytest.mark.parametrize("box", [[0, 0, 2, 2], [10, 4, 3, 3], [18, 9, 1, 1], [18, 9, 2, 1]])
-def test_a_cut_out_is_a_square_around_the_middle_of_the_box_black_beyond_the_picture(box, side):
-    picture = np.arange(1, 201, dtype=np.uint8).reshape(10, 20)
-    cut = figures.cut_out(picture, box, side)
+def test_a_cut_out_is_a_square_around_the_middle_of_the_box_black_beyond_the_image(box, side):
+    image = np.arange(1, 201, dtype=np.uint8).reshape(10, 20)
+    cut = style.cut_out(image, box, side)
     column, row = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
     assert cut.shape == (side, side)
-    assert cut[side // 2, side // 2] == picture[row, column]
-    assert set(cut.ravel()) - {0} <= set(picture.ravel())
+    assert cut[side // 2, side // 2] == image[row, column]
+    assert set(cut.ravel()) - {0} <= set(image.ravel())
 
 
 def test_an_overlay_frames_detections_from_outside_and_leaves_the_rest_as_it_is():
-    picture = np.full((60, 60), 90, np.uint8)
-    drawn = np.asarray(figures.overlay(picture, [{"bbox": [20, 30, 6, 5], "score": 0.876}]))
+    image = np.full((60, 60), 90, np.uint8)
+    drawn = np.asarray(style.overlay(image, [{"bbox": [20, 30, 6, 5], "score": 0.876}]))
     assert (drawn[30:35, 20:26] == 90).all()
     for row, column in [(28, 18), (28, 27), (36, 18), (36, 27)]:
         assert tuple(drawn[row, column]) == ORANGE
     assert (drawn[40:] == 90).all()
-    np.testing.assert_array_equal(np.asarray(figures.overlay(picture, [])), np.full((60, 60, 3), 90))
+    np.testing.assert_array_equal(np.asarray(style.overlay(image, [])), np.full((60, 60, 3), 90))
 
 
 def test_detections_at_the_border_are_drawn_without_error():
     boxes = [[-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0]]
-    drawn = figures.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
+    drawn = style.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
     assert drawn.size == (60, 60)
 
 
-def test_of_a_picture_with_phase_the_magnitude_is_drawn():
-    picture = np.stack([np.full((6, 8), 90, np.uint8), np.full((6, 8), 200, np.uint8)], axis=-1)
-    _, axes = figures.picture_grid(1)
-    figures.show_picture(axes[0], picture)
-    np.testing.assert_array_equal(axes[0].images[0].get_array(), picture[..., 0])
-    assert figures.cut_out(picture, [2, 2, 2, 2], 4).tolist() == [[90] * 4] * 4
+def test_of_a_image_with_phase_the_magnitude_is_drawn():
+    image = np.stack([np.full((6, 8), 90, np.uint8), np.full((6, 8), 200, np.uint8)], axis=-1)
+    _, axes = style.image_grid(1)
+    style.show_image(axes[0], image)
+    np.testing.assert_array_equal(axes[0].images[0].get_array(), image[..., 0])
+    assert style.cut_out(image, [2, 2, 2, 2], 4).tolist() == [[90] * 4] * 4

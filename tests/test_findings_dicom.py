@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 from test_dicom_pixels import enhanced
 from tiny_world import SIDE, dicom_head
 
-from cmbfe.data.dicom import find_series
+from cmbfe.data.dicom.series import find_series
 from cmbfe.errors import InputError
 from cmbfe.findings.dicom_objects import write_report, write_segmentation
 from cmbfe.findings.lesions import Lesion

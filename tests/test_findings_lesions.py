@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cmbfe.detect_files import Place
 from cmbfe.findings.lesions import COLUMNS, find_lesions, lesions_table
-from cmbfe.lesions3d import match_lesions
+from cmbfe.findings.series import Place
+from cmbfe.metrics.lesions import match_lesions
 
 AXIAL = Place(
     orientation=(1, 0, 0, 0, 1, 0),

@@ -1,4 +1,4 @@
-"""A model's folder: what pictures it wants, what it is called, and that no output replaces it."""
+"""A model's folder: what images it wants, what it is called, and that no output replaces it."""
 
 import pytest
 from tiny_world import save_tiny_model, tiny_params
@@ -7,8 +7,8 @@ from cmbfe.errors import InputError
 from cmbfe.findings.model_folder import of_model, refuse_to_lose
 
 
-def test_pictures_are_made_as_for_the_training(tmp_path):
-    assert of_model(save_tiny_model(tmp_path / "model", "ssd300")) == (tiny_params().pictures, "ssd300")
+def test_images_are_made_as_for_the_training(tmp_path):
+    assert of_model(save_tiny_model(tmp_path / "model", "ssd300")) == (tiny_params().images, "ssd300")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '"x"'])

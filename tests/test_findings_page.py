@@ -1,4 +1,4 @@
-"""A patient's page: one file with tables and pictures; and the feature maps that it shows on request."""
+"""A patient's page: one file with tables and images; and the feature maps that it shows on request."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from findings_world import BOXES, detect
 from PIL import Image
-from tiny_world import dicom_head, labelled_pictures
+from tiny_world import dicom_head, labelled_images
 
 from cmbfe.detector.ssd import build
-from cmbfe.devices import make_compute
 from cmbfe.findings.one_series import Detector
+from cmbfe.training.devices import make_compute
 
 
 class Links(HTMLParser):
@@ -66,8 +66,8 @@ def test_a_series_without_detections_says_so(tmp_path):
     assert "data:image" not in text
 
 
-def test_pictures_have_a_page_without_lesions(tmp_path):
-    labelled_pictures(tmp_path / "in", 2)
+def test_images_have_a_page_without_lesions(tmp_path):
+    labelled_images(tmp_path / "in", 2)
     detect(tmp_path / "in", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "pages").iterdir()) == ["P1.html", "P2.html"]
     text = (tmp_path / "out" / "pages" / "P1.html").read_text()

@@ -11,7 +11,7 @@ from nifti_files import affine_of, head, save
 from PIL import Image
 from tiny_world import dicom_head, tiny_params, tree
 
-from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.data.sources.importer import Options as ImportOptions
 from cmbfe.data.sources.importer import import_source
 
@@ -38,11 +38,11 @@ def identifiers() -> list[bytes]:
 
 
 def leaks(out) -> list[tuple[str, bytes]]:
-    """Names and contents of every output, pictures of pages unpacked, in which an identifier is found."""
+    """Names and contents of every output, images of pages unpacked, in which an identifier is found."""
     contents = {name: content or b"" for name, content in tree(out).items()}
     for name, content in list(contents.items()):
         for number, packed in enumerate(re.findall(rb"base64,([A-Za-z0-9+/=]+)", content)):
-            contents[f"{name} picture {number}"] = base64.b64decode(packed)
+            contents[f"{name} image {number}"] = base64.b64decode(packed)
     return [
         (name, planted)
         for name, content in contents.items()
@@ -77,7 +77,7 @@ def test_the_search_finds_what_is_kept_on_request(tmp_path):
     assert all("sop_instance_uid" in image for image in images)
 
 
-def test_pictures_carry_no_text(tmp_path):
+def test_images_carry_no_text(tmp_path):
     plant(tmp_path / "in")
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
     for path in (tmp_path / "out" / "overlays").rglob("*.png"):
@@ -128,9 +128,7 @@ def test_a_key_calls_series_without_an_id_the_same_in_detection_and_import(tmp_p
     dicom_head(tmp_path / "in", "", slices=1)
     key = tmp_path / "key.json"
     (found,) = detect(tmp_path / "in", tmp_path / "out", key_file=key).done
-    pictures = tiny_params().pictures
-    import_source(
-        "dicom", tmp_path / "in", tmp_path / "set", pictures, 0, ImportOptions(key_file=key), 1, "threading"
-    )
+    images = tiny_params().images
+    import_source("dicom", tmp_path / "in", tmp_path / "set", images, 0, ImportOptions(key_file=key), 1, "threading")
     (image,) = read_labels(tmp_path / "set" / LABELS_FILE)["images"]
     assert (image["patient_id"], image["series_uid"]) == (found.patient, found.series)

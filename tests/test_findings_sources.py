@@ -9,7 +9,7 @@ import pytest
 from dicom_series import write
 from findings_world import BOXES, detect
 from nifti_files import SHAPE, affine_of, head, save
-from tiny_world import dicom_head, labelled_pictures, tree
+from tiny_world import dicom_head, labelled_images, tree
 
 from cmbfe.errors import InputError
 
@@ -24,7 +24,7 @@ def test_nifti_volumes_are_detected_in_and_lesions_have_their_place_in_the_patie
     save(tmp_path / "in" / "sub-01" / "again.nii", head(), affine)
     save(tmp_path / "in" / "002.nii.gz", head(), affine_of("RAS", tilt=0.1))
     result = detect(tmp_path / "in", tmp_path / "out", threshold=0.7)
-    assert [(one.patient, one.pictures, one.lesions) for one in result.done] == [
+    assert [(one.patient, one.images, one.lesions) for one in result.done] == [
         ("002", SHAPE[2], 1),
         ("sub-01", SHAPE[2], 1),
         ("sub-01", SHAPE[2], 1),
@@ -83,7 +83,7 @@ def test_a_file_that_does_not_say_whose_it_is_costs_the_series_of_its_folder(tmp
     )
 
 
-def test_colour_pictures_of_the_same_study_do_not_matter(tmp_path):
+def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
     images = dicom_head(tmp_path / "in", slices=2)
     colour = images[0].copy()
     colour.SeriesInstanceUID, colour.SOPInstanceUID = "1.2.9", "1.2.9.1"
@@ -94,7 +94,7 @@ def test_colour_pictures_of_the_same_study_do_not_matter(tmp_path):
     assert [one.series for one in result.left_out] == ["1.2.9"]
 
 
-def test_ids_of_pictures_do_not_move_where_a_series_is_left_out(tmp_path):
+def test_ids_of_images_do_not_move_where_a_series_is_left_out(tmp_path):
     """They stay those of annotations.json of an import of the same folder."""
     dicom_head(tmp_path / "in" / "a", "A", slices=3, BurnedInAnnotation="YES")
     dicom_head(tmp_path / "in" / "b", "B", slices=2)
@@ -123,7 +123,7 @@ def test_two_kinds_in_one_folder_are_refused(tmp_path, two):
     makers = {
         "dicom": lambda: dicom_head(tmp_path / "in"),
         "nifti": lambda: save(tmp_path / "in" / "a.nii", head(), affine_of("LPS")),
-        "pictures": lambda: labelled_pictures(tmp_path / "in", 1),
+        "pictures": lambda: labelled_images(tmp_path / "in", 1),
     }
     for kind in two:
         makers[kind]()
@@ -134,8 +134,8 @@ def test_two_kinds_in_one_folder_are_refused(tmp_path, two):
 
 
 @pytest.mark.parametrize("options", [{"sr": True}, {"segmentation": True}, {"key_file": "key.json"}])
-def test_what_pictures_do_not_have_is_refused_before_anything_is_made(tmp_path, options):
-    labelled_pictures(tmp_path / "in", 1)
+def test_what_images_do_not_have_is_refused_before_anything_is_made(tmp_path, options):
+    labelled_images(tmp_path / "in", 1)
     if "key_file" in options:
         options = {"key_file": tmp_path / "key.json"}
     with pytest.raises(InputError, match="--"):
@@ -152,7 +152,7 @@ def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
     for letter in "abc":
         dicom_head(tmp_path / "in" / letter, letter.upper(), slices=2)
     detect(tmp_path / "in", tmp_path / "one")
-    options = (tiny_params().pictures, Options(keep_ids=True), 3, "threading")
+    options = (tiny_params().images, Options(keep_ids=True), 3, "threading")
     detect_files(tmp_path / "in", same_boxes, tmp_path / "three", *options)
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
 
@@ -170,11 +170,11 @@ def test_a_volume_without_a_place_costs_itself_only(tmp_path, value):
 
 
 def test_linked_folders_are_looked_into(tmp_path):
-    labelled_pictures(tmp_path / "elsewhere", 2)
-    labelled_pictures(tmp_path / "in", 1)
+    labelled_images(tmp_path / "elsewhere", 2)
+    labelled_images(tmp_path / "in", 1)
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "nowhere.png").symlink_to("nothing")
-    assert sum(one.pictures for one in detect(tmp_path / "in", tmp_path / "out").done) == 3
+    assert sum(one.images for one in detect(tmp_path / "in", tmp_path / "out").done) == 3
 
 
 @pytest.mark.parametrize("kind", ["source", "file"])
@@ -185,10 +185,10 @@ def test_a_link_to_itself_is_named(tmp_path, kind):
         detect(tmp_path / "in" / "loop" if kind == "source" else tmp_path / "in", tmp_path / "out")
 
 
-def test_a_program_under_the_name_of_a_picture_is_not_run(tmp_path):
+def test_a_program_under_the_name_of_a_image_is_not_run(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(InputError, match=r"a\.png: not a readable picture, but PostScript"):
+    with pytest.raises(InputError, match=r"a\.png: not a readable image, but PostScript"):
         detect(tmp_path / "in", tmp_path / "out")
 
 

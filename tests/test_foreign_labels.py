@@ -8,7 +8,7 @@ from cmbfe.errors import InputError
 
 
 def labels_with(tmp_path, image=None, box=None):
-    """The path of a cohort's labels with keys changed in every picture and in the first box."""
+    """The path of a cohort's labels with keys changed in every image and in the first box."""
     labels = cohort()
     for one in labels["images"]:
         one.update(image or {})
@@ -32,7 +32,7 @@ def test_a_box_without_a_lesion_leaves_out_the_lesion_level_and_says_so(tmp_path
     assert any("annotation 1 has no lesion_id" in note for note in result["notes"])
 
 
-def test_a_patient_that_only_some_pictures_have_is_refused(tmp_path):
+def test_a_patient_that_only_some_images_have_is_refused(tmp_path):
     labels = cohort()
     labels["images"][3]["patient_id"] = None
     with pytest.raises(InputError, match="image 4 has no patient_id, but others have"):

@@ -11,15 +11,15 @@ from gallery_world import ELSEWHERE, PAIR, SCORES, tiny_workspace
 from PIL import Image
 from tiny_world import BOX, SIDE
 
-from cmbfe import figures
-from cmbfe import gallery_drawing as drawing
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, read_labels, write_labels
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, read_labels, write_labels
 from cmbfe.errors import InputError
-from cmbfe.gallery import (
+from cmbfe.figures import gallery_drawing as drawing
+from cmbfe.figures import style
+from cmbfe.figures.gallery import (
     DIFFERENCE,
     GROUND_TRUTH,
+    IMAGE,
     MASK,
-    PICTURE,
     View,
     boxes_of,
     first_view,
@@ -29,7 +29,7 @@ from cmbfe.gallery import (
     moved,
     open_gallery,
 )
-from cmbfe.metrics import at_threshold, match
+from cmbfe.metrics.curves import at_threshold, match
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def files(root):
 
 @pytest.fixture(scope="module")
 def test_labels(root):
-    """The pictures of slices 1 and 2."""
+    """The images of slices 1 and 2."""
     labels = read_labels(root / "data" / "pictures" / LABELS_FILE)
     return {**labels, "images": [image for image in labels["images"] if image["slice_index"] < 2]}
 
@@ -56,7 +56,7 @@ def gallery(root, files, test_labels):
 
 @pytest.fixture
 def view(gallery):
-    return View("A", 0, PICTURE, tuple(gallery.drawable), 0.5)
+    return View("A", 0, IMAGE, tuple(gallery.drawable), 0.5)
 
 
 def test_whole_series_are_there_although_the_labels_name_a_part_of_them(gallery):
@@ -64,11 +64,11 @@ def test_whole_series_are_there_although_the_labels_name_a_part_of_them(gallery)
     assert sorted(gallery.truth) == [1, 2, 4, 5]
 
 
-def test_the_first_view_has_a_microbleed_and_about_one_false_positive_a_picture(gallery):
+def test_the_first_view_has_a_microbleed_and_about_one_false_positive_a_image(gallery):
     first = first_view(gallery)
-    assert (first.series, first.position, first.layer) == ("A", 0, PICTURE)
+    assert (first.series, first.position, first.layer) == ("A", 0, IMAGE)
     assert first.shown == (GROUND_TRUTH, *PAIR)
-    # There is never more than one false positive on four pictures: the lowest score of the first detector.
+    # There is never more than one false positive on four images: the lowest score of the first detector.
     assert first.threshold == min(SCORES["ssd512"])
 
 
@@ -98,7 +98,7 @@ def test_the_point_on_the_froc_is_what_matching_gives_at_that_threshold(gallery,
 
 
 def test_the_mask_is_in_the_boxes_and_the_difference_on_the_feature_map(gallery, view):
-    assert gallery.layers == [PICTURE, MASK, DIFFERENCE]
+    assert gallery.layers == [IMAGE, MASK, DIFFERENCE]
     assert layer_of(gallery, view) is None
     mask = layer_of(gallery, replace(view, layer=MASK))
     x, y, width, height = BOX
@@ -114,43 +114,43 @@ def test_the_mask_is_in_the_boxes_and_the_difference_on_the_feature_map(gallery,
         assert not layer_of(gallery, replace(view, position=1, layer=layer)).any()
 
 
-def test_a_layer_colours_the_picture_where_it_is(gallery):
-    picture = np.full((4, 4), 100, np.uint8)
+def test_a_layer_colours_the_image_where_it_is(gallery):
+    image = np.full((4, 4), 100, np.uint8)
     layer = np.array([[0.0, 0.0], [0.0, 2.0]])
-    coloured = drawing.with_layer(picture, layer)
+    coloured = drawing.with_layer(image, layer)
     assert (coloured[:2] == 100).all()
     assert (coloured[2:, 2:] == (0x00, 0x9E, 0x73)).all()
-    assert drawing.with_layer(picture, None) is picture
-    assert (drawing.with_layer(picture, 0 * layer) == 100).all()
+    assert drawing.with_layer(image, None) is image
+    assert (drawing.with_layer(image, 0 * layer) == 100).all()
 
 
-def test_the_picture_becomes_a_png_of_its_size(gallery, view, tmp_path):
-    for layer, mode in ((PICTURE, "L"), (MASK, "RGB"), (DIFFERENCE, "RGB")):
-        (tmp_path / "it.png").write_bytes(drawing.picture_png(gallery, replace(view, layer=layer)))
+def test_the_image_becomes_a_png_of_its_size(gallery, view, tmp_path):
+    for layer, mode in ((IMAGE, "L"), (MASK, "RGB"), (DIFFERENCE, "RGB")):
+        (tmp_path / "it.png").write_bytes(drawing.image_png(gallery, replace(view, layer=layer)))
         with Image.open(tmp_path / "it.png") as opened:
             assert (opened.size, opened.mode) == ((SIDE, SIDE), mode)
 
 
 def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_bar(gallery, view):
-    drawn = drawing.picture_overlay(gallery, view)
+    drawn = drawing.image_overlay(gallery, view)
     strokes = re.findall(r'<rect[^>]*stroke="([^"]+)"', drawn)
-    assert strokes == [figures.GROUND_TRUTH_COLOUR, figures.COLOURS["SSD"], figures.COLOURS["SSD-FE"]]
+    assert strokes == [style.GROUND_TRUTH_COLOUR, style.COLOURS["SSD"], style.COLOURS["SSD-FE"]]
     assert ">0.90<" in drawn
     assert ">0.80<" in drawn
     assert "20 mm" in drawn
     assert f"h{20 / 3.75:g}" in drawn
-    assert "<rect" not in drawing.picture_overlay(gallery, replace(view, position=2))
+    assert "<rect" not in drawing.image_overlay(gallery, replace(view, position=2))
 
 
 def test_detectors_of_one_arm_get_different_colours():
     chosen = drawing.colours(["mine", "yours", "theirs", "a-fe"])
-    assert chosen["mine"] == figures.COLOURS["SSD"]
-    assert chosen["a-fe"] == figures.COLOURS["SSD-FE"]
+    assert chosen["mine"] == style.COLOURS["SSD"]
+    assert chosen["a-fe"] == style.COLOURS["SSD-FE"]
     assert len(set(chosen.values())) == 4
 
 
 def test_dots_lie_where_the_axes_have_them(gallery, view):
-    froc = drawing.froc_picture(gallery)
+    froc = drawing.froc_image(gallery)
     left, bottom = froc.place(0, 0)
     right, top = froc.place(froc.x_max, 1)
     assert 0 < left < right < froc.size[0]
@@ -168,8 +168,8 @@ def test_captions_say_what_is_seen_and_names_cannot_break_them(gallery, view):
     said = drawing.caption(gallery, view)
     assert "A, slice 1 of 3" in said
     assert "ssd512: 1" in said
-    assert "not among the pictures" in drawing.caption(gallery, replace(view, position=2))
-    assert "sensitivity 0.500 at 0.25 false positives per picture" in drawing.froc_caption(gallery, view)
+    assert "not among the images" in drawing.caption(gallery, replace(view, position=2))
+    assert "sensitivity 0.500 at 0.25 false positives per image" in drawing.froc_caption(gallery, view)
     hostile = replace(gallery, found={"<b>": {}}, curves={"<b>": gallery.curves["ssd512"]})
     assert "<b>" not in drawing.caption(hostile, replace(view, shown=("<b>",)))
     assert "<b>" not in drawing.froc_caption(hostile, view)
@@ -181,24 +181,24 @@ def test_the_figure_has_the_curve_only_where_there_is_one(gallery, view, root, f
     assert len(drawing.view_figure(without, replace(view, shown=PAIR)).axes) == 1
 
 
-def test_pictures_without_labels_are_found_by_the_images_file_beside_the_detections(root, tmp_path):
+def test_images_without_labels_are_found_by_the_images_file_beside_the_detections(root, tmp_path):
     """As `cmbfe detect` writes it: ids of its own, and PNG names for what may be JPG here."""
-    pictures, found = tmp_path / "pictures", tmp_path / "found"
+    pixels, found = tmp_path / "pictures", tmp_path / "found"
     for source in sorted((root / "data" / "pictures").glob("*/*.png")):
-        target = (pictures / source.relative_to(root / "data" / "pictures")).with_suffix(".jpg")
+        target = (pixels / source.relative_to(root / "data" / "pictures")).with_suffix(".jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(source) as opened:
             opened.save(target)
     labels = read_labels(root / "data" / "pictures" / LABELS_FILE)
     images = [{**image, "file_name": image["file_name"].replace(".png", ".jpg")} for image in labels["images"]]
-    write_labels(pictures / LABELS_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
+    write_labels(pixels / LABELS_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
     theirs = [{**image, "id": 100 + image["id"]} for image in labels["images"]]
     write_labels(found / "images.json", {"images": theirs, "annotations": [], "categories": CATEGORIES})
     detection = {"image_id": 104, "category_id": 1, "bbox": BOX, "score": 0.7}
     (found / "detections.json").write_text(json.dumps([detection]))
 
-    gallery = open_gallery(pictures, {"mine": found / "detections.json"})
-    assert (gallery.truth, gallery.curves, gallery.layers, gallery.drawable) == (None, {}, [PICTURE], ["mine"])
+    gallery = open_gallery(pixels, {"mine": found / "detections.json"})
+    assert (gallery.truth, gallery.curves, gallery.layers, gallery.drawable) == (None, {}, [IMAGE], ["mine"])
     view = first_view(gallery)
     assert (image_of(gallery, view)["file_name"], view.threshold) == ("B/000.jpg", 0.5)
     assert boxes_of(gallery, view)["mine"].boxes.tolist() == [BOX]
@@ -214,33 +214,33 @@ def test_foreign_labels_name_neither_patient_nor_series_nor_spacing(root, tmp_pa
     assert list(gallery.series) == ["A"]
     assert gallery.threshold_range == (0.0, 7.5)
     assert froc_point(gallery.curves["mine"], 7.0) == (0.0, 1.0)
-    assert "mm" not in drawing.picture_overlay(gallery, first_view(gallery))
+    assert "mm" not in drawing.image_overlay(gallery, first_view(gallery))
 
 
 def test_what_is_wrong_with_the_input_is_said_in_a_line(root, files, tmp_path):
-    pictures = root / "data" / "pictures"
-    with pytest.raises(InputError, match="no such folder of pictures"):
+    images = root / "data" / "pictures"
+    with pytest.raises(InputError, match="no such folder of images"):
         open_gallery(tmp_path / "nowhere", files)
     with pytest.raises(InputError, match="no detections to show"):
-        open_gallery(pictures, {})
-    with pytest.raises(InputError, match="which picture has which id"):
+        open_gallery(images, {})
+    with pytest.raises(InputError, match="which image has which id"):
         open_gallery(tmp_path, files)
     with pytest.raises(InputError, match=r"gone\.json: no such file"):
-        open_gallery(pictures, {"mine": tmp_path / "gone.json"})
-    with pytest.raises(InputError, match="99 is the id of no picture"):
-        open_gallery(pictures, {"mine": [{"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}]})
-    labels = read_labels(pictures / LABELS_FILE)
-    with pytest.raises(InputError, match=r"000\.png: no such picture"):
+        open_gallery(images, {"mine": tmp_path / "gone.json"})
+    with pytest.raises(InputError, match="99 is the id of no image"):
+        open_gallery(images, {"mine": [{"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}]})
+    labels = read_labels(images / LABELS_FILE)
+    with pytest.raises(InputError, match=r"000\.png: no such image"):
         open_gallery(tmp_path, {"mine": []}, labels)
-    with pytest.raises(InputError, match="name no picture"):
-        open_gallery(pictures, {"mine": []}, {**labels, "images": [], "annotations": []})
+    with pytest.raises(InputError, match="name no image"):
+        open_gallery(images, {"mine": []}, {**labels, "images": [], "annotations": []})
     with pytest.raises(InputError, match=r"config\.json: no such file"):
-        open_gallery(pictures, files, model=tmp_path)
+        open_gallery(images, files, model=tmp_path)
     other = tmp_path / "found"
     write_labels(
         other / "images.json",
         {**labels, "annotations": [], "images": [{**labels["images"][0], "file_name": "z.png"}]},
     )
     (other / "detections.json").write_text("[]")
-    with pytest.raises(InputError, match="names none of the pictures"):
-        open_gallery(pictures, {"mine": other / "detections.json"})
+    with pytest.raises(InputError, match="names none of the images"):
+        open_gallery(images, {"mine": other / "detections.json"})

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import detection
 
 from cmbfe.detector.fe import AssistedExcitation, FeatureEnhancement, enhance, enhancement_mask
+from cmbfe.detector.hooks import enhance_during_training
 from cmbfe.errors import InputError
-from cmbfe.hooks import enhance_during_training
 
 UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
 SIDES = {"min_size": 64, "max_size": 96}
@@ -26,8 +26,8 @@ DETECTORS = {
 }
 
 
-def pictures_and_targets(seed: int = 0):
-    """Two pictures of different sizes, so that a detector has to resize and pad; one box lies over a border."""
+def images_and_targets(seed: int = 0):
+    """Two images of different sizes, so that a detector has to resize and pad; one box lies over a border."""
     generator = torch.Generator().manual_seed(seed)
     images = [torch.rand(3, *size, generator=generator) for size in ((50, 70), (64, 64))]
     boxes = [torch.tensor([[5.0, 6, 20, 30], [50, 30, 75, 52]]), torch.tensor([[30.0, 20, 44, 41]])]
@@ -43,11 +43,11 @@ def detector(request):
 def losses(model, seed=0):
     torch.manual_seed(seed)  # Faster R-CNN samples proposals
     with torch.no_grad():
-        return {name: float(loss) for name, loss in model.train()(*pictures_and_targets()).items()}
+        return {name: float(loss) for name, loss in model.train()(*images_and_targets()).items()}
 
 
 def test_evaluation_and_state_dict_are_those_of_the_bare_detector(detector):
-    images, _ = pictures_and_targets()
+    images, _ = images_and_targets()
     bare = detector.eval()(images)
     keys = list(detector.state_dict())
     with enhance_during_training(detector, "backbone"):
@@ -60,7 +60,7 @@ def test_evaluation_and_state_dict_are_those_of_the_bare_detector(detector):
 
 
 def as_the_detector_sees(images, targets, transform):
-    """Pictures in [0, 1] and boxes after the detector's resizing and padding, by hand."""
+    """Images in [0, 1] and boxes after the detector's resizing and padding, by hand."""
     sizes, resized, boxes = [], [], []
     for image, target in zip(images, targets, strict=True):
         height, width = image.shape[-2:]
@@ -90,7 +90,7 @@ def test_the_layers_output_in_training_is_that_of_enhance_by_hand_through_resize
     before.remove()
     after.remove()
     plain, enhanced = seen
-    images, boxes = as_the_detector_sees(*pictures_and_targets(), detector.transform)
+    images, boxes = as_the_detector_sees(*images_and_targets(), detector.transform)
     mask = enhancement_mask(images, boxes)
     assert mask.any(dim=(1, 2, 3)).all()
     for key, features in plain.items():
@@ -110,7 +110,7 @@ def test_losses_change_with_fe_come_back_without_and_a_deep_copy_has_fe_of_its_o
 
 
 class Dots(nn.Module):
-    """A detector of one convolution that takes pictures as they are; its loss is the mean inside of the features."""
+    """A detector of one convolution that takes images as they are; its loss is the mean inside of the features."""
 
     def __init__(self, checkpointed=False, give=lambda features: features):
         super().__init__()
@@ -148,14 +148,14 @@ def by_hand(model, fe=None):
     lambda model: model(list(IMAGES), targets=TARGETS),
     lambda model: model(images=list(IMAGES), targets=TARGETS),
 ])  # fmt: skip
-def test_pictures_and_boxes_are_found_however_the_detector_is_called(call):
+def test_images_and_boxes_are_found_however_the_detector_is_called(call):
     model = dots()
     enhance_during_training(model, "trunk")
     torch.testing.assert_close(call(model)["loss"], by_hand(model))
 
 
 def half_of_the_batch(rank: int, folder: Path) -> None:
-    """What each of two processes does: a step on its picture, the gradient in a file."""
+    """What each of two processes does: a step on its image, the gradient in a file."""
     store = f"file://{folder / 'meeting_point'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     model = dots()
@@ -265,9 +265,9 @@ def test_what_fe_cannot_work_on_is_said_in_a_line():
         for targets in (None, [{"labels": 1}, {}], 3):
             with pytest.raises(InputError, match=r"call the detector as model\(images, targets\)"):
                 model(IMAGES, targets)
-        with pytest.raises(InputError, match="pictures of one size"):
+        with pytest.raises(InputError, match="images of one size"):
             model([IMAGES[0], IMAGES[1, :, :8]], TARGETS)
-        with pytest.raises(InputError, match="1 box tensors for 2 pictures"):
+        with pytest.raises(InputError, match="1 box tensors for 2 images"):
             model(IMAGES, TARGETS[:1])
     with (
         enhance_during_training(model, "odd"),

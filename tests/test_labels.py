@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cmbfe.data.labels import (
+from cmbfe.data.labelled.labels import (
     CATEGORIES,
     check_detections,
     check_labels,
@@ -17,8 +17,8 @@ from cmbfe.data.labels import (
 from cmbfe.errors import InputError
 
 
-def two_pictures() -> dict:
-    """Two pictures of two patients in two splits, one box on the first."""
+def two_images() -> dict:
+    """Two images of two patients in two splits, one box on the first."""
     image = {"width": 100, "height": 80, "pixel_spacing_mm": [0.5, 0.5], "slice_index": 3}
     return {
         "images": [
@@ -32,7 +32,7 @@ def two_pictures() -> dict:
 
 def changed(where: tuple, value: object) -> dict:
     """`two_pictures` with the entry at the path `where` set to `value`."""
-    labels = two_pictures()
+    labels = two_images()
     place = labels
     for key in where[:-1]:
         place = place[key]
@@ -41,18 +41,18 @@ def changed(where: tuple, value: object) -> dict:
 
 
 def test_labels_come_back_from_the_file_as_they_went_in(tmp_path):
-    write_labels(tmp_path / "labels.json", two_pictures())
-    assert read_labels(tmp_path / "labels.json") == two_pictures()
+    write_labels(tmp_path / "labels.json", two_images())
+    assert read_labels(tmp_path / "labels.json") == two_images()
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
-    write_labels(tmp_path / "a.json", two_pictures())
-    write_labels(tmp_path / "b.json", two_pictures())
+    write_labels(tmp_path / "a.json", two_images())
+    write_labels(tmp_path / "b.json", two_images())
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_files_of_other_tools_without_our_keys_are_accepted():
-    labels = two_pictures()
+    labels = two_images()
     for image in labels["images"]:
         for key in ("patient_id", "split", "slice_index", "pixel_spacing_mm"):
             del image[key]
@@ -79,12 +79,12 @@ FAULTS = {
     "unknown image": (
         ("annotations", 0, "image_id"),
         99,
-        "annotation 7: image_id: 99 is the id of no picture",
+        "annotation 7: image_id: 99 is the id of no image",
     ),
     "list as id": (
         ("annotations", 0, "image_id"),
         [1],
-        "annotation 7: image_id: [1] is the id of no picture",
+        "annotation 7: image_id: [1] is the id of no image",
     ),
     "unknown category": (
         ("annotations", 0, "category_id"),
@@ -100,7 +100,7 @@ FAULTS = {
         {"id": 7, "image_id": 1, "category_id": 1},
         "annotation 7: the key 'bbox'",
     ),
-    "picture size": (("images", 0, "width"), 0, "image 1: width 0 is not a positive number"),
+    "image size": (("images", 0, "width"), 0, "image 1: width 0 is not a positive number"),
     "file name missing": (("images", 0), {"id": 1, "width": 9, "height": 9}, "image 1: the key 'file_name'"),
     "pixel spacing": (("images", 0, "pixel_spacing_mm"), [0.5, 0], "image 1: pixel_spacing_mm [0.5, 0]"),
     "slice index": (("images", 0, "slice_index"), 1.5, "image 1: slice_index 1.5 is not an integer"),
@@ -128,8 +128,8 @@ def test_faulty_labels_are_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_patient_id_on_some_pictures_only_is_a_fault():
-    labels = two_pictures()
+def test_a_patient_id_on_some_images_only_is_a_fault():
+    labels = two_images()
     del labels["images"][1]["patient_id"]
     with pytest.raises(InputError, match="image 2 has no patient_id"):
         check_labels(labels, "labels.json")
@@ -141,9 +141,9 @@ def test_a_results_file_given_as_labels_is_named_as_such(tmp_path):
         read_labels(tmp_path / "results.json")
 
 
-def test_a_split_keeps_its_pictures_and_their_boxes_and_no_others():
-    train = labels_of_split(two_pictures(), "train")
-    test = labels_of_split(two_pictures(), "test")
+def test_a_split_keeps_its_images_and_their_boxes_and_no_others():
+    train = labels_of_split(two_images(), "train")
+    test = labels_of_split(two_images(), "test")
     assert [image["id"] for image in train["images"]] == [1]
     assert [box["id"] for box in train["annotations"]] == [7]
     assert [image["id"] for image in test["images"]] == [2]
@@ -152,12 +152,12 @@ def test_a_split_keeps_its_pictures_and_their_boxes_and_no_others():
 
 def test_an_absent_split_is_an_error_that_lists_the_splits():
     with pytest.raises(InputError, match="split 'val'; there are: test, train"):
-        labels_of_split(two_pictures(), "val")
+        labels_of_split(two_images(), "val")
 
 
 DETECTION = {"image_id": 1, "category_id": 1, "bbox": [10.0, 20.0, 5.0, 6.0], "score": 0.5}
 DETECTION_FAULTS = {
-    "unknown image": ({"image_id": 9}, "detection 1: image_id: 9 is the id of no picture"),
+    "unknown image": ({"image_id": 9}, "detection 1: image_id: 9 is the id of no image"),
     "unknown category": ({"category_id": 2}, "detection 1: category_id: 2 is the id of no category"),
     "score NaN": ({"score": float("nan")}, "detection 1: score nan is not a finite number"),
     "score text": ({"score": "high"}, "detection 1: score 'high' is not a finite number"),
@@ -172,7 +172,7 @@ def test_a_faulty_detection_raises_one_line_that_names_file_entry_and_reason(fau
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([DETECTION, {**DETECTION, **change}]))
     with pytest.raises(InputError) as caught:
-        read_detections(path, two_pictures())
+        read_detections(path, two_images())
     assert str(caught.value).startswith(f"{path}: {text}")
     assert "\n" not in str(caught.value)
 
@@ -180,14 +180,14 @@ def test_a_faulty_detection_raises_one_line_that_names_file_entry_and_reason(fau
 def test_a_detection_without_score_is_a_fault():
     detection = {key: value for key, value in DETECTION.items() if key != "score"}
     with pytest.raises(InputError, match="detection 0: the key 'score' is missing"):
-        check_detections([detection], two_pictures(), "detections.json")
+        check_detections([detection], two_images(), "detections.json")
 
 
 def test_detections_must_be_a_list():
     with pytest.raises(InputError, match="not a COCO results file"):
-        check_detections(two_pictures(), two_pictures(), "detections.json")
+        check_detections(two_images(), two_images(), "detections.json")
 
 
-def test_detections_without_extent_or_beyond_the_picture_are_kept_as_false_positives():
+def test_detections_without_extent_or_beyond_the_image_are_kept_as_false_positives():
     detections = [{**DETECTION, "bbox": [10, 20, 0, 6]}, {**DETECTION, "bbox": [-5, -5, 20, 20]}]
-    assert check_detections(detections, two_pictures(), "detections.json") == detections
+    assert check_detections(detections, two_images(), "detections.json") == detections

@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cmbfe.data.body import Body, make_body
-from cmbfe.data.crossings import find_crossings, vein_findings
-from cmbfe.data.lesions import (
+from cmbfe.phantom.body import Body, make_body
+from cmbfe.phantom.crossings import find_crossings, vein_findings
+from cmbfe.phantom.lesions import (
     APART_MM,
     LOCATION_SHARES,
     LOCATIONS,
@@ -24,8 +24,8 @@ from cmbfe.data.lesions import (
     open_places,
     regions,
 )
-from cmbfe.data.scan import draw_scan
-from cmbfe.data.template import load_template
+from cmbfe.phantom.scan import draw_scan
+from cmbfe.phantom.template import load_template
 
 
 @lru_cache
@@ -128,16 +128,16 @@ def test_crossings_are_one_per_vein_and_slice_near_the_vein():
         assert np.linalg.norm(own - np.array(place)[:, None], axis=0).min() < 1.1
 
 
-def test_a_bright_uniform_picture_has_no_vein_and_a_dot_at_a_crossing_is_one():
+def test_a_bright_uniform_image_has_no_vein_and_a_dot_at_a_crossing_is_one():
     scan = body().scan
     _, rows, columns = scan.measured_window
-    picture = np.full((scan.slices, rows.stop - rows.start, columns.stop - columns.start), 1000.0)
-    assert vein_findings(body(), picture, (), least=500.0) == []
+    image = np.full((scan.slices, rows.stop - rows.start, columns.stop - columns.start), 1000.0)
+    assert vein_findings(body(), image, (), least=500.0) == []
     crossing = find_crossings(body())[0]
     row, column = round(crossing.row), round(crossing.column)
-    picture[crossing.slice_index, row : row + 2, column : column + 2] = 100.0
-    (finding,) = vein_findings(body(), picture, (), least=500.0)
+    image[crossing.slice_index, row : row + 2, column : column + 2] = 100.0
+    (finding,) = vein_findings(body(), image, (), least=500.0)
     left, top = float(column + columns.start), float(row + rows.start)
     assert finding.boxes == {crossing.slice_index: (left, top, left + 2, top + 2)}
     assert finding.kind == "vein"
-    assert vein_findings(body(), picture, (finding,), least=500.0) == []
+    assert vein_findings(body(), image, (finding,), least=500.0) == []

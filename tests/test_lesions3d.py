@@ -5,10 +5,10 @@ import pytest
 from metric_examples import detection
 
 from cmbfe.errors import InputError
-from cmbfe.lesions3d import link, match_lesions
-from cmbfe.matching import FALSE_POSITIVE, HIT, IGNORED, overlaps
-from cmbfe.metrics import summary
-from cmbfe.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
+from cmbfe.metrics.curves import summary
+from cmbfe.metrics.lesions import link, match_lesions
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, overlaps
+from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
 
 T = [10, 10, 8, 8]
 
@@ -139,7 +139,7 @@ def test_no_detections_and_no_microbleeds_are_no_error(recwarn):
 
 
 @pytest.mark.parametrize("key", ["patient_id", "slice_index", "pixel_spacing_mm"])
-def test_a_picture_without_the_keys_of_the_lesion_level_is_an_error_that_names_them(key):
+def test_a_image_without_the_keys_of_the_lesion_level_is_an_error_that_names_them(key):
     labels = labels_of(series(2), [(1, "a", T)])
     del labels["images"][1][key]
     with pytest.raises(InputError, match=f"image 2 has no {key}"):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from tiny_world import tree
 
-from cmbfe.live import live_curves, write_curves
+from cmbfe.training.curves import live_curves, write_curves
 
 
 def row(iteration: int, ap: float | None = None) -> dict:

@@ -43,7 +43,7 @@ def test_padding_matches_nothing():
     assert match(truth, torch.tensor([[True, False]]), DEFAULT).tolist() == [[0, -1, -1, -1]]
 
 
-def test_pictures_of_a_batch_do_not_disturb_each_other():
+def test_images_of_a_batch_do_not_disturb_each_other():
     boxes = [
         torch.tensor([[0.0, 0, 10, 9], [11.0, 1, 19, 10]]),
         torch.empty(0, 4),
@@ -71,7 +71,7 @@ def test_gradients_reach_matches_and_the_hardest_negatives_only():
     assert not regression.grad[0, 1:].any()
 
 
-def test_the_losses_of_a_hand_worked_picture():
+def test_the_losses_of_a_hand_worked_image():
     boxes, labels = [torch.tensor([[0.0, 0, 10, 10]])], [torch.tensor([1])]
     logits = torch.zeros(1, 4, 2)  # every cross entropy is log 2: one match and three negatives
     regression = torch.zeros(1, 4, 4)

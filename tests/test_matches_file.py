@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from metric_examples import label_and_detection_sets
 
 from cmbfe.errors import InputError
-from cmbfe.matches_file import load_matches, save_matches
-from cmbfe.matching import match
-from cmbfe.metrics import summary
+from cmbfe.metrics.curves import summary
+from cmbfe.metrics.matches_file import load_matches, save_matches
+from cmbfe.metrics.matching import match
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,4 @@
-"""The matching equals a plain loop over detections, picture by picture, and refuses bad input in one line."""
+"""The matching equals a plain loop over detections, image by image, and refuses bad input in one line."""
 
 import copy
 import math
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from metric_examples import detection, label_and_detection_sets, labels_of
 
-from cmbfe import matching
 from cmbfe.errors import InputError
-from cmbfe.matching import FALSE_POSITIVE, HIT, IGNORED, assign, match
+from cmbfe.metrics import matching
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, assign, match
 
 T = [10, 10, 10, 10]
 
@@ -97,24 +97,24 @@ def test_each_truth_carries_the_score_of_its_hit():
     assert matches.truth_score.tolist() == [0.8, -np.inf]
 
 
-def test_pictures_of_a_patient_are_counted_together_and_those_without_microbleeds_too():
+def test_images_of_a_patient_are_counted_together_and_those_without_microbleeds_too():
     labels = labels_of({1: [T], 2: [], 3: [T]})
     for image, patient in zip(labels["images"], ("P2", "P1", "P2"), strict=True):
         image["patient_id"] = patient
     matches = match(labels, [detection(2, 0.5, T)])
     assert matches.patients == ["P1", "P2"]
-    assert matches.pictures_per_patient.tolist() == [1, 2]
+    assert matches.images_per_patient.tolist() == [1, 2]
     assert matches.truth_patient.tolist() == [1, 1]
     assert matches.patient.tolist() == [0]
 
 
-def test_without_patient_ids_each_picture_is_its_own_patient():
+def test_without_patient_ids_each_image_is_its_own_patient():
     matches = match(labels_of({5: [T], 3: []}), [])
     assert matches.patients == [3, 5]
-    assert matches.pictures_per_patient.tolist() == [1, 1]
+    assert matches.images_per_patient.tolist() == [1, 1]
 
 
-def test_picture_ids_may_be_text():
+def test_image_ids_may_be_text():
     labels = labels_of({"a": [T], "b": []})
     assert match(labels, [detection("a", 0.5, T)]).outcome.tolist() == [HIT]
 
@@ -132,8 +132,8 @@ def test_matching_changes_neither_labels_nor_detections():
     assert (labels, detections) == before
 
 
-def test_a_detection_on_an_unknown_picture_is_an_error():
-    with pytest.raises(InputError, match="picture 9, which the labels do not have"):
+def test_a_detection_on_an_unknown_image_is_an_error():
+    with pytest.raises(InputError, match="image 9, which the labels do not have"):
         match(labels_of({1: [T]}), [detection(9, 0.5, T)])
 
 

@@ -16,8 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchmetrics.detection import MeanAveragePrecision
 
-from cmbfe.matching import FALSE_POSITIVE, HIT
-from cmbfe.metrics import (
+from cmbfe.metrics.curves import (
     at_threshold,
     average_precision,
     cpm,
@@ -31,6 +30,7 @@ from cmbfe.metrics import (
     summary,
     threshold_at_sensitivity,
 )
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT
 
 CASES = settings(max_examples=300, deadline=None)
 
@@ -152,9 +152,9 @@ def test_froc_and_precision_at_every_threshold_equal_a_plain_count(sets):
 def point_sets(draw):
     """Labels whose boxes do not touch, and detections of odd size, so that their centres are pixel centres."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    pictures = draw(st.integers(1, 4))
+    images = draw(st.integers(1, 4))
     cells = [[20 * column, 20 * row, 9, 11] for row in range(3) for column in range(3)]
-    truths = {image: [cells[k] for k in rng.permutation(9)[: rng.integers(0, 5)]] for image in range(1, pictures + 1)}
+    truths = {image: [cells[k] for k in rng.permutation(9)[: rng.integers(0, 5)]] for image in range(1, images + 1)}
     detections = [
         detection(image, int(rng.integers(1, 8)) / 8, [*map(int, rng.integers(0, 55, 2)), 3, 5])
         for image in truths
@@ -164,7 +164,7 @@ def point_sets(draw):
 
 
 def label_mask(labels, image):
-    """The truths of a picture as a mask, numbered from 1."""
+    """The truths of an image as a mask, numbered from 1."""
     mask = np.zeros((100, 100), int)
     boxes = [box["bbox"] for box in labels["annotations"] if box["image_id"] == image["id"]]
     for number, (x, y, width, height) in enumerate(boxes, 1):
@@ -173,7 +173,7 @@ def label_mask(labels, image):
 
 
 def points_of(detections, image):
-    """Scores and centre pixels (row, column) of a picture's detections."""
+    """Scores and centre pixels (row, column) of an image's detections."""
     found = [one for one in detections if one["image_id"] == image["id"]]
     centres = [(y + h // 2, x + w // 2) for x, y, w, h in (one["bbox"] for one in found)]
     return np.array([one["score"] for one in found]), np.array(centres, int).reshape(-1, 2)
@@ -245,7 +245,7 @@ def repeated(labels, detections, times):
     images, boxes, found = [], [], []
     for image in labels["images"]:
         for copy_ in range(times[image["patient_id"]]):
-            # Copies keep the order of the originals, as equal scores are ranked by picture id.
+            # Copies keep the order of the originals, as equal scores are ranked by image id.
             number = image["id"] * 10 + copy_
             images.append({**image, "id": number, "patient_id": (image["patient_id"], copy_)})
             boxes += [{**box, "image_id": number} for box in labels["annotations"] if box["image_id"] == image["id"]]

@@ -12,8 +12,7 @@ import pytest
 
 from cmbfe.baselines.names import Baseline
 from cmbfe.baselines.run import run_baseline
-from cmbfe.params import load_params
-from cmbfe.settings import PHANTOM
+from cmbfe.params import PHANTOM, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 MAP = "00_paper_map"
@@ -48,7 +47,7 @@ def run(command: list[str], folder: Path, **environment: str) -> None:
 
 @pytest.fixture(scope="module")
 def smoke(workspace: Path) -> Path:
-    shutil.copy(ROOT / "profiles" / "smoke.yaml", workspace / "params.yaml")
+    shutil.copy(ROOT / "cmbfe" / "profiles" / "smoke.yaml", workspace / "params.yaml")
     name, in_full, here = TIMING
     notebook = workspace / "notebooks" / name
     text = notebook.read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.matching import Matches, match
-from cmbfe.operating_point import operating_points
+from cmbfe.metrics.matching import Matches, match
+from cmbfe.metrics.operating_point import operating_points
 from cmbfe.params import Evaluation
 
 SETTINGS = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=100)
@@ -13,7 +13,7 @@ T, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
 
 
 def cohort(hits: list[float], false: list[float]) -> Matches:
-    """Ten patients with a microbleed on a picture each; detections of the first so many, and false ones, by score."""
+    """Ten patients with a microbleed on an image each; detections of the first so many, and false ones, by score."""
     labels = labels_of({image: [T] for image in range(1, 11)})
     for image in labels["images"]:
         image["patient_id"] = f"P{image['id']}"

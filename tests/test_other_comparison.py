@@ -2,19 +2,19 @@
 
 import numpy as np
 import pytest
-from study_world import study_params, study_pictures
+from study_world import study_images, study_params
 from test_ablation import found
 from tiny_world import SIDE, tree
 
 from cmbfe import paths
+from cmbfe.detector.relatives.registry import PLAIN, relatives
+from cmbfe.detector.torchvision_detectors import DETECTORS
 from cmbfe.errors import InputError
-from cmbfe.matches_file import save_matches
-from cmbfe.other_detectors import running
-from cmbfe.other_detectors.comparison import gains_table, read_others, relatives_table, seeds_table
-from cmbfe.other_detectors.running import run_detector, schedule_of
-from cmbfe.other_detectors.zoo import DETECTORS
+from cmbfe.metrics.matches_file import save_matches
 from cmbfe.params import Others, Params, load_params, profile_file
-from cmbfe.relatives.registry import PLAIN, relatives
+from cmbfe.studies import other_running
+from cmbfe.studies.other_comparison import gains_table, read_others, relatives_table, seeds_table
+from cmbfe.studies.other_running import run_detector, schedule_of
 
 ITERATIONS = {"ssdlite-small": 2, "fcos-small": 1}
 RELATIVES = ("fe", "fading-fe")
@@ -31,7 +31,7 @@ def params_of(**changes) -> Params:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
-    study_pictures(folder)
+    study_images(folder)
     for name in ITERATIONS:
         run_detector(name, params_of(), folder, progress=False)
     return folder
@@ -46,7 +46,7 @@ def test_each_detector_is_trained_bare_and_with_fe_and_one_of_them_with_its_rela
 
 
 def test_only_the_first_test_patients_are_tested(root):
-    patients = {image["patient_id"] for image in running.tested_labels(params_of(), root)["images"]}
+    patients = {image["patient_id"] for image in other_running.tested_labels(params_of(), root)["images"]}
     assert sorted(patients) == ["P5", "P6"]
     for runs in read_others(params_of(), root).values():
         for matches in runs.values():
@@ -55,8 +55,8 @@ def test_only_the_first_test_patients_are_tested(root):
 
 def test_what_is_done_is_not_repeated(root, monkeypatch):
     before = tree(root / "results")
-    monkeypatch.setattr(running, "detect_in", lambda *_: pytest.fail("tested again"))
-    monkeypatch.setattr("cmbfe.other_detectors.training._loop", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(other_running, "detect_in", lambda *_: pytest.fail("tested again"))
+    monkeypatch.setattr("cmbfe.studies.other_training._loop", lambda *_: pytest.fail("trained again"))
     run_detector("ssdlite-small", params_of(), root, progress=False)
     assert tree(root / "results") == before
     with pytest.raises(pytest.fail.Exception, match="tested again"):
@@ -115,7 +115,7 @@ def test_what_cannot_be_run_or_read_is_said_in_a_line(tmp_path):
     ):
         with pytest.raises(InputError, match=reason):
             call()
-    study_pictures(tmp_path)
+    study_images(tmp_path)
     unknown = params_of(relatives=("fe", "cousin"))
     with pytest.raises(InputError, match="no relative of FE named 'cousin'"):
         run_detector("ssdlite-small", unknown, tmp_path)

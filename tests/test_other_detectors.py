@@ -4,20 +4,20 @@ import copy
 
 import pytest
 import torch
-from tiny_world import labelled_pictures, tiny_params
+from tiny_world import labelled_images, tiny_params
 from torchvision.models import detection
 
-from cmbfe.data.dataset import load_labelled
-from cmbfe.data.labels import LABELS_FILE, read_labels
-from cmbfe.data.loader import parts_of_iteration
-from cmbfe.detect import detect_in
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
+from cmbfe.detector.relatives.registry import PLAIN, attach
+from cmbfe.detector.torchvision_detectors import DETECTORS, KEPT, build
 from cmbfe.detector.weights import WEIGHTS_FILE
-from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
-from cmbfe.other_detectors import training
-from cmbfe.other_detectors.training import GuidedRun, Spec, train_any
-from cmbfe.other_detectors.zoo import DETECTORS, KEPT, build
-from cmbfe.relatives.registry import PLAIN, attach
+from cmbfe.studies import other_training
+from cmbfe.studies.other_training import GuidedRun, Spec, train_any
+from cmbfe.training.batches import load_labelled
+from cmbfe.training.detection import detect_in
+from cmbfe.training.devices import make_compute
+from cmbfe.training.loader import parts_of_iteration
 
 SMALL = [name for name in DETECTORS if name.endswith("-small")]
 UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
@@ -64,7 +64,7 @@ def test_no_detector_of_that_name():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    labelled_pictures(folder)
+    labelled_images(folder)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_a_finished_training_is_read_and_finds_the_same_one_with_other_settings_
 ):
     labels, compute = read_labels(data / LABELS_FILE), make_compute("cpu", "32-true")
     trained = train_any(spec("segmentation"), data, tmp_path, compute, progress=False)
-    monkeypatch.setattr(training, "_loop", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(other_training, "_loop", lambda *_: pytest.fail("trained again"))
     again = train_any(spec("segmentation"), data, tmp_path, compute, progress=False)
     assert not [key for key in again.state_dict() if "heads" in key]
     assert detect_in(again, labels, data, compute) == detect_in(trained, labels, data, compute)
@@ -100,7 +100,7 @@ def test_a_finished_training_is_read_and_finds_the_same_one_with_other_settings_
 
 def test_weights_of_a_side_task_are_trained_by_the_same_schedule_and_what_fades_has_faded(data):
     schedule = tiny_params(iterations=4, milestones=(2,)).training
-    pictures = load_labelled(read_labels(data / LABELS_FILE), data)
+    images = load_labelled(read_labels(data / LABELS_FILE), data)
     strengths = {}
     for name in ("segmentation", "fading-fe"):
         torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_weights_of_a_side_task_are_trained_by_the_same_schedule_and_what_fades_
         before = copy.deepcopy(attached.parameters())
         run = GuidedRun(model, schedule, make_compute("cpu", "32-true"), attached)
         for iteration in range(3):
-            row = run.step(parts_of_iteration(pictures, 1, 2, 1, (0, 1), iteration))
+            row = run.step(parts_of_iteration(images, 1, 2, 1, (0, 1), iteration))
             rates = {group["lr"] for group in run.optimiser.param_groups}
             assert len(rates) == 1
         assert row["learning_rate"] == pytest.approx(schedule.learning_rate * schedule.gamma)

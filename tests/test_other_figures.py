@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from cmbfe.figures import COLOURS
-from cmbfe.other_figures import others_figure
+from cmbfe.figures.others import others_figure
+from cmbfe.figures.style import COLOURS
 
 
 def test_twins_gains_and_relatives_have_a_row_each_with_interval_and_a_dot_per_seed():

@@ -1,25 +1,24 @@
-"""Own data in the pipeline: an import in the place of the phantom's pictures, and the test set without mimics."""
+"""Own data in the pipeline: an import in the place of the phantom's images, and the test set without mimics."""
 
 import json
 from pathlib import Path
 
 import pytest
 from source_world import imported
-from tiny_world import SIDE, labelled_pictures, tiny_params, tree
+from tiny_world import SIDE, labelled_images, tiny_params, tree
 
 from cmbfe import paths
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE
+from cmbfe.data.labelled.test_set import read_test_set
+from cmbfe.data.own_data import take_import
 from cmbfe.errors import InputError
-from cmbfe.evidence import read_test_set
 from cmbfe.files import read_json, write_json
-from cmbfe.own_data import take_import
-from cmbfe.params import load_params, profile_file
-from cmbfe.settings import PHANTOM, Data
+from cmbfe.params import PHANTOM, Data, load_params, profile_file
 
 
 def an_import(folder: Path, **image_keys: object) -> Path:
-    """An import of six pictures in three splits, a microbleed on every second."""
-    labels = labelled_pictures(folder / "in", 6)
+    """An import of six images in three splits, a microbleed on every second."""
+    labels = labelled_images(folder / "in", 6)
     for number, image in enumerate(labels["images"]):
         image |= {"split": ["train", "validation", "test"][number // 2], "pixel_spacing_mm": [1, 1], **image_keys}
     labels["annotations"] = labels["annotations"][::2]
@@ -28,7 +27,7 @@ def an_import(folder: Path, **image_keys: object) -> Path:
     return folder / "mine"
 
 
-def test_an_import_becomes_the_pictures_of_the_pipeline(tmp_path):
+def test_an_import_becomes_the_images_of_the_pipeline(tmp_path):
     mine = an_import(tmp_path)
     (tmp_path / "pictures").mkdir()
     labels = take_import(mine, tmp_path / "pictures")
@@ -36,7 +35,7 @@ def test_an_import_becomes_the_pictures_of_the_pipeline(tmp_path):
     assert labels == read_json(mine / LABELS_FILE)
 
 
-def test_the_test_set_has_pictures_without_microbleeds_where_nobody_has_named_mimics(tmp_path, monkeypatch):
+def test_the_test_set_has_images_without_microbleeds_where_nobody_has_named_mimics(tmp_path, monkeypatch):
     mine = an_import(tmp_path)
     monkeypatch.setattr(paths, "pictures", lambda: mine)
     test = read_test_set(tiny_params())
@@ -44,7 +43,7 @@ def test_the_test_set_has_pictures_without_microbleeds_where_nobody_has_named_mi
     assert len(test["images"]) == 2
     assert len(test["annotations"]) == 1
     write_json(mine / MIMICS_FILE, {**read_json(mine / MIMICS_FILE), "categories": [{"id": 1, "name": "vein"}]})
-    with pytest.raises(InputError, match="1 pictures with microbleeds but 0 with mimics only"):
+    with pytest.raises(InputError, match="1 images with microbleeds but 0 with mimics only"):
         read_test_set(tiny_params())
 
 
@@ -67,7 +66,7 @@ def without_spacing(mine: Path) -> None:
     ("spoil", "reason"),
     [
         (lambda mine: (mine / "report.json").unlink(), r"mine: no report\.json; data\.source in params\.yaml names"),
-        (spoil_labels(width=SIDE + 1), "mine: pictures of 2 sizes; import again with --size"),
+        (spoil_labels(width=SIDE + 1), "mine: images of 2 sizes; import again with --size"),
         (without_spacing, "without pixel_spacing_mm"),
         (
             lambda mine: write_json(mine / LABELS_FILE, {**read_json(mine / LABELS_FILE), "annotations": []}),

@@ -4,29 +4,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbfe import paper
+from cmbfe.paper import facts
 
 
 def test_table_1_adds_up_to_its_total():
-    splits = paper.TABLE_1.loc[["train", "test", "validation"]]
-    assert splits.sum().tolist() == paper.TABLE_1.loc["total"].tolist() == [58, 723, 1301]
+    splits = facts.TABLE_1.loc[["train", "test", "validation"]]
+    assert splits.sum().tolist() == facts.TABLE_1.loc["total"].tolist() == [58, 723, 1301]
 
 
-def test_the_augmented_set_is_no_multiple_of_the_training_pictures():
-    assert paper.AUGMENTED_PICTURES == 4434
-    assert divmod(paper.AUGMENTED_PICTURES, int(paper.TABLE_1.loc["train", "pictures"])) == (9, 231)
+def test_the_augmented_set_is_no_multiple_of_the_training_images():
+    assert facts.AUGMENTED_IMAGES == 4434
+    assert divmod(facts.AUGMENTED_IMAGES, int(facts.TABLE_1.loc["train", "pictures"])) == (9, 231)
 
 
 def test_enhancement_gains_two_points_of_average_precision():
-    assert paper.TABLE_2_AP["ssd300-fe"] - paper.TABLE_2_AP["ssd300"] == pytest.approx(0.020)
-    assert paper.TABLE_2_AP["ssd512-fe"] - paper.TABLE_2_AP["ssd512"] == pytest.approx(0.023)
+    assert facts.TABLE_2_AP["ssd300-fe"] - facts.TABLE_2_AP["ssd300"] == pytest.approx(0.020)
+    assert facts.TABLE_2_AP["ssd512-fe"] - facts.TABLE_2_AP["ssd512"] == pytest.approx(0.023)
 
 
 def test_precision_at_90_is_table_3s_and_agrees_with_table_4():
-    assert paper.PRECISION_AT_90["resnet34-300-fe"] == 0.731
-    assert paper.PRECISION_AT_90["ssd512"] == paper.TABLE_4.loc["SSD-512", "precision"]
-    assert paper.PRECISION_AT_90["ssd512-fe"] == paper.TABLE_4.loc["SSD-512-FE", "precision"]
-    assert "ssd300" not in paper.PRECISION_AT_90
+    assert facts.PRECISION_AT_90["resnet34-300-fe"] == 0.731
+    assert facts.PRECISION_AT_90["ssd512"] == facts.TABLE_4.loc["SSD-512", "precision"]
+    assert facts.PRECISION_AT_90["ssd512-fe"] == facts.TABLE_4.loc["SSD-512-FE", "precision"]
+    assert "ssd300" not in facts.PRECISION_AT_90
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_precision_at_90_is_table_3s_and_agrees_with_table_4():
     [("SSD-512", 0.278), ("SSD-512-FE", 0.229), ("Liu et al.", 0.393), ("Chen et al.", 0.370)],
 )
 def test_false_positives_per_microbleed_that_follow_from_table_4(algorithm, follows):
-    row = paper.TABLE_4.loc[algorithm]
-    assert paper.false_positives_per_cmb(row["sensitivity"], row["precision"]) == pytest.approx(follows, abs=5e-4)
+    row = facts.TABLE_4.loc[algorithm]
+    assert facts.false_positives_per_cmb(row["sensitivity"], row["precision"]) == pytest.approx(follows, abs=5e-4)
 
 
 @settings(deadline=None)
@@ -43,9 +43,9 @@ def test_false_positives_per_microbleed_that_follow_from_table_4(algorithm, foll
 def test_false_positives_per_microbleed_are_what_counting_gives(hits, false_positives, misses):
     truths = hits + misses
     sensitivity, precision = hits / truths, hits / (hits + false_positives)
-    assert paper.false_positives_per_cmb(sensitivity, precision) == pytest.approx(false_positives / truths, abs=1e-9)
+    assert facts.false_positives_per_cmb(sensitivity, precision) == pytest.approx(false_positives / truths, abs=1e-9)
 
 
 def test_ten_folds_gain_two_points_too_and_lie_near_table_2():
-    assert paper.TEN_FOLD_AP["ssd512-fe"] - paper.TEN_FOLD_AP["ssd512"] == pytest.approx(0.02)
-    assert all(abs(value - paper.TABLE_2_AP[name]) < 0.01 for name, value in paper.TEN_FOLD_AP.items())
+    assert facts.TEN_FOLD_AP["ssd512-fe"] - facts.TEN_FOLD_AP["ssd512"] == pytest.approx(0.02)
+    assert all(abs(value - facts.TABLE_2_AP[name]) < 0.01 for name, value in facts.TEN_FOLD_AP.items())

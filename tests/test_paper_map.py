@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cmbfe import paper_map
-from cmbfe.contradictions import contradictions
-from cmbfe.map_values import Reading, as_text, known_values, notebook_parameters, read_cell
-from cmbfe.open_points import OPEN_POINTS
-from cmbfe.paper_claims import EXHIBITS, SETTINGS, Cell
+from cmbfe.paper import paper_map
+from cmbfe.paper.claims import EXHIBITS, SETTINGS, Cell
+from cmbfe.paper.contradictions import contradictions
+from cmbfe.paper.map_values import Reading, as_text, known_values, notebook_parameters, read_cell
+from cmbfe.paper.open_points import OPEN_POINTS
 from cmbfe.params import Params, load_params, profile_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,18 +47,18 @@ def test_every_key_of_the_map_names_a_value_in_every_profile(profile, root):
 
 def test_the_paper_profile_has_every_setting_of_the_paper_and_no_deviation(root):
     rows = paper_map.paper_map(of("paper"), root)
-    assert set(rows.loc[rows["kind"] == "setting", "status"]) == {paper_map.AS_PRINTED}
+    assert set(rows.loc[rows["kind"] == "setting", "status"]) == {map.AS_PRINTED}
     assert paper_map.deviations(of("paper")).empty
 
 
 def test_deviations_of_the_laptop_profile_show_with_both_values(root):
     rows = paper_map.paper_map(of("laptop"), root).set_index("what")
     shown = ["paper", "ours", "status"]
-    assert rows.loc["iterations", shown].tolist() == ["120,000", "450", paper_map.DIFFERS]
-    assert rows.loc["beta", shown].tolist() == ["1.5", "1.5", paper_map.AS_PRINTED]
-    assert rows.loc["translation up to, px", shown].tolist() == ["15", "7.5", paper_map.SCALED]
-    assert rows.loc["blur, sigma, px", shown].tolist() == ["0, 3", "0, 1", paper_map.DIFFERS]
-    assert rows.loc["initial weights of VGG-16", shown].tolist() == ["imagenet", "null", paper_map.DIFFERS]
+    assert rows.loc["iterations", shown].tolist() == ["120,000", "450", map.DIFFERS]
+    assert rows.loc["beta", shown].tolist() == ["1.5", "1.5", map.AS_PRINTED]
+    assert rows.loc["translation up to, px", shown].tolist() == ["15", "7.5", map.SCALED]
+    assert rows.loc["blur, sigma, px", shown].tolist() == ["0, 3", "0, 1", map.DIFFERS]
+    assert rows.loc["initial weights of VGG-16", shown].tolist() == ["imagenet", "null", map.DIFFERS]
     deviations = paper_map.deviations(of("laptop"))
     assert deviations.loc["detector.default_boxes"].tolist() == ["voc", "cmb"]
     assert deviations.loc["training.longer.ssd300"].tolist() == ["–", "1.5"]
@@ -69,7 +69,7 @@ def test_without_results_nothing_is_measured_and_every_exhibit_is_missing(root):
     rows = paper_map.paper_map(of("smoke"), root)
     assert paper_map.missing_exhibits(rows) == [exhibit.name for exhibit in EXHIBITS]
     measured = rows[rows["kind"].isin(["claim", "cost", "number", "mimics"])]
-    assert set(measured["status"]) == {paper_map.NOT_YET, paper_map.PRINTED_ONLY}
+    assert set(measured["status"]) == {paper_map.NOT_YET, map.PRINTED_ONLY}
     assert set(measured["ours"]) == {""}
 
 
@@ -88,11 +88,11 @@ def test_exhibits_are_tables_1_to_4_and_figures_1_to_7_and_one_missing_file_is_n
 @pytest.mark.parametrize(
     ("values", "status"),
     [
-        ("0.02,0.01,0.03", paper_map.HOLDS),
-        ("0.02,-0.01,0.05", paper_map.CANNOT_TELL),
-        ("-0.02,-0.03,-0.01", paper_map.OPPOSITE),
-        ("0.02,,", paper_map.CANNOT_TELL),
-        (",,", paper_map.NOT_REACHED),
+        ("0.02,0.01,0.03", map.HOLDS),
+        ("0.02,-0.01,0.05", map.CANNOT_TELL),
+        ("-0.02,-0.03,-0.01", map.OPPOSITE),
+        ("0.02,,", map.CANNOT_TELL),
+        (",,", map.NOT_REACHED),
     ],
 )
 def test_a_claim_is_judged_by_its_interval(values, status, root):
@@ -106,7 +106,7 @@ def test_fewer_false_positives_are_the_claim_of_table_4(root):
     write(root, "table4", f"study,{column},{column}_low,{column}_high\nSSD-512-FE,-0.1,-0.2,-0.05\n")
     rows = paper_map.paper_map(of("smoke"), root).set_index("what")
     claim = rows.loc["FE lowers the false positives per microbleed of ssd512"]
-    assert claim[["paper", "ours", "status"]].tolist() == ["-0.08", "-0.1 (-0.2 to -0.05)", paper_map.HOLDS]
+    assert claim[["paper", "ours", "status"]].tolist() == ["-0.08", "-0.1 (-0.2 to -0.05)", map.HOLDS]
 
 
 def test_an_open_point_tells_what_the_study_measured_once_it_has(root):
@@ -125,10 +125,10 @@ def test_an_open_point_says_whether_the_value_in_force_is_the_literal_one(root):
     points = paper_map.open_points(of("laptop"), root)
     told = ["now", "paper_profile", "status"]
     assert list(points.index) == [f"A{number}" for number in range(1, 21)]
-    assert points.loc["A10", told].tolist() == ["cmb", "voc", paper_map.ANOTHER]
-    assert points.loc["A4", told].tolist() == ["trunk", "trunk", paper_map.LITERAL]
-    assert points.loc["A8", told].tolist() == ["4; 8", "4; 8", paper_map.LITERAL]
-    assert points.loc["A3", told].tolist() == ["", "", paper_map.IN_CODE]
+    assert points.loc["A10", told].tolist() == ["cmb", "voc", map.ANOTHER]
+    assert points.loc["A4", told].tolist() == ["trunk", "trunk", map.LITERAL]
+    assert points.loc["A8", told].tolist() == ["4; 8", "4; 8", map.LITERAL]
+    assert points.loc["A3", told].tolist() == ["", "", map.IN_CODE]
 
 
 def test_a_cell_is_found_by_one_column_or_two_and_has_its_interval(root):
@@ -167,6 +167,6 @@ def test_contradictions_follow_by_arithmetic():
     for what, (printed, follows) in expected.items():
         assert table.loc[what, "printed"] == printed
         assert table.loc[what, "follows"] == pytest.approx(follows, abs=5e-4)
-    assert table.loc["pictures after augmentation over those before", "how"] == "4434 = 9 · 467 + 231: no multiple"
-    assert table.loc["pictures in a batch", "printed"] == "4, 8"
+    assert table.loc["images after augmentation over those before", "how"] == "4434 = 9 · 467 + 231: no multiple"
+    assert table.loc["images in a batch", "printed"] == "4, 8"
     assert pd.isna(table.loc["momentum with Adam", "follows"])

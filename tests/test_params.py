@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmbfe import paper
 from cmbfe.errors import InputError
+from cmbfe.paper import facts
 from cmbfe.params import PROFILES, load_params, profile_file, save_params, write_profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +36,11 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
     params = load_params(profile_file("paper"))
     assert params.phantom.patients.model_dump() == {"train": 33, "test": 17, "validation": 8}
     assert params.phantom.matrix_px == 512
-    assert params.phantom.exact.pictures == paper.ALL_PICTURES
-    table_1 = paper.TABLE_1.drop(index="total")
-    assert params.phantom.exact.pictures_with_cmbs.model_dump() == table_1["pictures"].to_dict()
+    assert params.phantom.exact.images == facts.ALL_IMAGES
+    table_1 = facts.TABLE_1.drop(index="total")
+    assert params.phantom.exact.images_with_cmbs.model_dump() == table_1["pictures"].to_dict()
     assert params.phantom.exact.boxes.model_dump() == table_1["cmbs"].to_dict()
-    assert params.augmentation.target_pictures == paper.AUGMENTED_PICTURES
+    assert params.augmentation.target_images == facts.AUGMENTED_IMAGES
     assert params.augmentation.intensity_factor == (1.2, 1.5)
     assert params.augmentation.blur_sigma_px == (0.0, 3.0)
     assert params.augmentation.translation_px == 15
@@ -71,7 +71,7 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
         ("augmentation.scale", [0.95, 0.8], "a range rises"),
         ("augmentation.flip_probability", -0.1, "greater than or equal to 0"),
         ("phantom.patients.test", 0, "greater than or equal to 1"),
-        ("pictures.format", "bmp", "jpg"),
+        ("images.format", "bmp", "jpg"),
         ("variants", [], "at least 1 item"),
         ("variants", ["ssd300", "ssd300"], "twice"),
         ("variants", ["ssd1024"], "ssd300"),
@@ -127,7 +127,7 @@ def test_milestones_rise_and_lie_before_the_end(tmp_path, settings, milestones):
     ("changes", "reason"),
     [
         ({"pictures": 50}, "12 slices for each, but slices is 10"),
-        ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 pictures do not fit 2 train patients"),
+        ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 images do not fit 2 train patients"),
         ({"pictures_with_cmbs": {"train": 1, "test": 2, "validation": 2}}, "do not fit 2 train patients"),
         ({"pictures_with_cmbs": {"train": 4, "test": 11, "validation": 2}}, "do not fit 1 test patients"),
     ],

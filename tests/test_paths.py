@@ -34,7 +34,7 @@ def test_the_layout_is_the_documented_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = [
         paths.raw(),
-        paths.pictures(),
+        paths.images(),
         paths.augmented(),
         paths.model("ssd300-fe"),
         paths.result("ssd300-fe"),

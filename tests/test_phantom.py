@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from phantom_cases import patient
 
-from cmbfe.data import cohort as cohorts
-from cmbfe.data import phantom
-from cmbfe.data.cohort import patient_plan, resized
-from cmbfe.data.dicom import find_series, read_volume
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
-from cmbfe.data.patient import Finding, SimulatedPatient
-from cmbfe.data.phantom import missing_patients, write_cohort
-from cmbfe.data.pictures import import_dicom
+from cmbfe.data.conversion import import_dicom
+from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.errors import InputError
 from cmbfe.params import ExactCounts, Patients, Phantom, Splits, load_params, profile_file
+from cmbfe.phantom import cohort as cohorts
+from cmbfe.phantom import writing
+from cmbfe.phantom.cohort import patient_plan, resized
+from cmbfe.phantom.patient import Finding, SimulatedPatient
+from cmbfe.phantom.writing import missing_patients, write_cohort
 
 COHORT = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
@@ -42,7 +42,7 @@ def sketch(seed: object, *, matrix: int, slices: int, **_: object) -> SimulatedP
 
 @pytest.fixture
 def _sketched(monkeypatch):
-    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+    monkeypatch.setattr(writing, "simulate_patient", sketch)
 
 
 def cohort(out: Path, seed: int = 7, settings: Phantom = COHORT) -> Labels:
@@ -54,7 +54,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def check_boxes(folder: Path, labels: Labels) -> None:
-    """Every box lies in its picture, on pixels darker than its surroundings."""
+    """Every box lies in its image, on pixels darker than its surroundings."""
     series = {one.patient_id: one for one in find_series(folder) if one.kind == "magnitude"}
     volumes = {patient: read_volume(one) for patient, one in series.items()}
     images = {image["id"]: image for image in labels["images"]}
@@ -66,9 +66,9 @@ def check_boxes(folder: Path, labels: Labels) -> None:
         assert y + height <= image["height"]
         slice_index = series[image["patient_id"]].sop_instance_uids.index(image["sop_instance_uid"])
         assert slice_index == image["slice_index"]
-        picture = volumes[image["patient_id"]][slice_index]
-        inside = picture[int(y) : int(np.ceil(y + height)), int(x) : int(np.ceil(x + width))]
-        around = picture[max(int(y) - 4, 0) : int(y + height) + 5, max(int(x) - 4, 0) : int(x + width) + 5]
+        pixels = volumes[image["patient_id"]][slice_index]
+        inside = pixels[int(y) : int(np.ceil(y + height)), int(x) : int(np.ceil(x + width))]
+        around = pixels[max(int(y) - 4, 0) : int(y + height) + 5, max(int(x) - 4, 0) : int(x + width) + 5]
         assert inside.min() < 0.8 * np.median(around)
 
 
@@ -112,18 +112,18 @@ def test_a_microbleed_on_two_slices_is_one_lesion_and_mimics_are_in_a_file_of_th
 
 
 @pytest.mark.usefixtures("_sketched")
-def test_the_import_makes_pictures_of_the_magnitude_only(tmp_path):
+def test_the_import_makes_images_of_the_magnitude_only(tmp_path):
     labels = cohort(tmp_path / "raw")
     assert {one.kind for one in find_series(tmp_path / "raw")} == {"magnitude", "phase"}
-    settings = load_params(profile_file("smoke")).pictures
-    pictures = import_dicom(tmp_path / "raw", tmp_path / "pictures", settings, seed=7, jobs=1, progress=False)
-    uids = [{image["sop_instance_uid"] for image in one["images"]} for one in (labels, pictures)]
+    settings = load_params(profile_file("smoke")).images
+    images = import_dicom(tmp_path / "raw", tmp_path / "pictures", settings, seed=7, jobs=1, progress=False)
+    uids = [{image["sop_instance_uid"] for image in one["images"]} for one in (labels, images)]
     assert uids[0] == uids[1]
-    assert [box["bbox"] for box in pictures["annotations"]] == [box["bbox"] for box in labels["annotations"]]
+    assert [box["bbox"] for box in images["annotations"]] == [box["bbox"] for box in labels["annotations"]]
 
 
 def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+    monkeypatch.setattr(writing, "simulate_patient", sketch)
     cohort(tmp_path / "whole")
     made: list[object] = []
 
@@ -133,7 +133,7 @@ def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkey
             raise KeyboardInterrupt
         return sketch(*args, **settings)
 
-    monkeypatch.setattr(phantom, "simulate_patient", killed)
+    monkeypatch.setattr(writing, "simulate_patient", killed)
     with pytest.raises(KeyboardInterrupt):
         cohort(tmp_path / "out")
     # What kill -9 leaves behind, as nothing cleans up after it:
@@ -172,7 +172,7 @@ def test_patients_of_other_code_are_replaced(tmp_path, monkeypatch):
     cohort(tmp_path / "out")
     before = files(tmp_path / "out")
     monkeypatch.setattr(cohorts, "sha256_of", lambda files: "edited")
-    monkeypatch.setattr(phantom, "simulate_patient", lambda *_, **sizes: sketch(99, **sizes))
+    monkeypatch.setattr(writing, "simulate_patient", lambda *_, **sizes: sketch(99, **sizes))
     cohort(tmp_path / "out")
     after = files(tmp_path / "out")
     assert not [name for name in before if name.endswith(".dcm") and before[name] == after[name]]
@@ -197,7 +197,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_patients_made_one_after_another_or_beside_each_other_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom, "simulate_patient", sketch)
+    monkeypatch.setattr(writing, "simulate_patient", sketch)
     cohort(tmp_path / "one")
     write_cohort(tmp_path / "beside", COHORT, 7, jobs=3, progress=False, backend="threading")
     assert files(tmp_path / "one") == files(tmp_path / "beside")
@@ -230,15 +230,15 @@ def test_exact_counts_reach_the_simulation_as_each_patients_quota(tmp_path, monk
         asked.append((quota, sizes["slices"]))
         return sketch(seed, **sizes)
 
-    monkeypatch.setattr(phantom, "simulate_patient", spy)
+    monkeypatch.setattr(writing, "simulate_patient", spy)
     counts = {name: Splits(train=4, test=2, validation=1) for name in ("pictures_with_cmbs", "boxes")}
-    cohort(tmp_path / "out", settings=COHORT.model_copy(update={"exact": ExactCounts(pictures=13, **counts)}))
+    cohort(tmp_path / "out", settings=COHORT.model_copy(update={"exact": ExactCounts(images=13, **counts)}))
     assert sorted(slices for _, slices in asked) == [3, 3, 3, 4]
     assert sum(quota[0] for quota, _ in asked) == sum(quota[1] for quota, _ in asked) == 7
 
 
 def test_the_simulations_boxes_lie_over_something_dark_in_the_files_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom, "simulate_patient", lambda *_, **__: patient(seed=1))
+    monkeypatch.setattr(writing, "simulate_patient", lambda *_, **__: patient(seed=1))
     settings = resized(COHORT, 3).model_copy(update={"matrix_px": 128, "slices": 10})
     labels = cohort(tmp_path / "out", settings=settings)
     assert len({box["lesion_id"] for box in labels["annotations"]}) == 9

@@ -6,24 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from phase_world import head_with_phase, phase_series, phase_volume, picture_with_phase, pictures_with_phase
-from tiny_world import SIDE, dicom_head, dicom_labels, labelled_pictures, tiny_params, tree
+from phase_world import head_with_phase, image_with_phase, images_with_phase, phase_series, phase_volume
+from tiny_world import SIDE, dicom_head, dicom_labels, labelled_images, tiny_params, tree
 
 from cmbfe.data.augment import augment, augment_training_set
-from cmbfe.data.dataset import content_hash, list_labelled, load_labelled, to_input
-from cmbfe.data.dicom import find_series
-from cmbfe.data.labels import LABELS_FILE, Labels, read_labels, refuse_other_channels
+from cmbfe.data.conversion import import_dicom
+from cmbfe.data.dicom.series import find_series
+from cmbfe.data.labelled.images import is_phase_file, magnitude_of, read_image, read_with_phase, save_image
+from cmbfe.data.labelled.labels import LABELS_FILE, Labels, read_labels, refuse_other_channels
 from cmbfe.data.phase import phase_of, to_8_bit_phase
-from cmbfe.data.picture_files import is_phase_file, magnitude_of, read_picture, read_with_phase, save_picture
-from cmbfe.data.pictures import import_dicom
 from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.detector.fe import enhancement_mask
 from cmbfe.errors import InputError
 from cmbfe.params import load_params, profile_file
+from cmbfe.training.batches import content_hash, list_labelled, load_labelled, to_input
 
 CPU = torch.device("cpu")
-PICTURES = tiny_params().pictures
-WITH_PHASE = PICTURES.model_copy(update={"phase": True})
+IMAGES = tiny_params().images
+WITH_PHASE = IMAGES.model_copy(update={"phase": True})
 
 
 def made_by_import(source: Path, out: Path, size: int | None = None, kind: str = "dicom") -> Labels:
@@ -32,7 +32,7 @@ def made_by_import(source: Path, out: Path, size: int | None = None, kind: str =
     return read_labels(out / LABELS_FILE)
 
 
-def pictures_of(folder: Path) -> dict[str, bytes | None]:
+def images_of(folder: Path) -> dict[str, bytes | None]:
     return {name: content for name, content in tree(folder).items() if name.endswith(".png")}
 
 
@@ -42,28 +42,28 @@ def test_no_phase_is_128_and_half_a_turn_to_either_side_is_1_and_255():
     assert to_8_bit_phase(mrad).tolist() == [128, 255, 1, 192, 128, 129, 255]  # a step is 24.7 mrad
 
 
-def test_a_picture_with_phase_is_two_files_the_magnitude_the_same_as_alone(tmp_path):
-    picture = picture_with_phase()
-    save_picture(tmp_path / "a" / "0.jpg", picture)
-    save_picture(tmp_path / "b" / "0.jpg", picture[..., 0])
+def test_a_image_with_phase_is_two_files_the_magnitude_the_same_as_alone(tmp_path):
+    image = image_with_phase()
+    save_image(tmp_path / "a" / "0.jpg", image)
+    save_image(tmp_path / "b" / "0.jpg", image[..., 0])
     assert sorted(tree(tmp_path / "a")) == ["0.jpg", "0.phase.png"]
     assert tree(tmp_path / "a")["0.jpg"] == tree(tmp_path / "b")["0.jpg"]
     again = read_with_phase(tmp_path / "a" / "0.jpg", tmp_path / "a" / "0.phase.png")
-    np.testing.assert_array_equal(again[..., 1], picture[..., 1])
-    np.testing.assert_array_equal(magnitude_of(again), read_picture(tmp_path / "b" / "0.jpg"))
+    np.testing.assert_array_equal(again[..., 1], image[..., 1])
+    np.testing.assert_array_equal(magnitude_of(again), read_image(tmp_path / "b" / "0.jpg"))
     assert [is_phase_file(tmp_path / name) for name in ("0.phase.png", "0.png")] == [True, False]
 
 
 def test_a_phase_of_another_size_is_refused(tmp_path):
-    save_picture(tmp_path / "0.png", picture_with_phase()[..., 0])
-    save_picture(tmp_path / "0.phase.png", picture_with_phase()[:40, :, 1])
+    save_image(tmp_path / "0.png", image_with_phase()[..., 0])
+    save_image(tmp_path / "0.phase.png", image_with_phase()[:40, :, 1])
     with pytest.raises(InputError, match=r"0\.phase\.png: 64 x 40 px, but the magnitude beside it has 64 x 64 px"):
         read_with_phase(tmp_path / "0.png", tmp_path / "0.phase.png")
 
 
 def test_the_network_sees_the_magnitude_and_on_both_sides_of_it_the_magnitude_times_the_phase():
-    picture = np.array([[[102, 128], [51, 255]], [[255, 1], [0, 192]]], np.uint8)
-    red, green, blue = to_input(picture[None], CPU)[0]
+    image = np.array([[[102, 128], [51, 255]], [[255, 1], [0, 192]]], np.uint8)
+    red, green, blue = to_input(image[None], CPU)[0]
     magnitude, phase = torch.tensor([[0.4, 0.2], [1, 0]]), torch.tensor([[0, 1.0], [-1, 64 / 127]])
     torch.testing.assert_close(green, magnitude)
     torch.testing.assert_close(red, magnitude * (1 + phase))
@@ -77,13 +77,13 @@ def test_phase_without_signal_is_noise_and_is_not_seen():
 
 
 def test_without_any_phase_the_input_is_that_of_the_magnitude_alone_and_fe_never_sees_the_phase():
-    pictures = np.stack([picture_with_phase(0), picture_with_phase(1)])
+    pixels = np.stack([image_with_phase(0), image_with_phase(1)])
     boxes = [torch.tensor([[20.0, 30, 27, 37]]), torch.tensor([[9.0, 29, 21, 41]])]
-    alone = to_input(pictures[..., 0].copy(), CPU)
-    masks = [enhancement_mask(images, boxes) for images in (to_input(pictures, CPU), alone)]
+    alone = to_input(pixels[..., 0].copy(), CPU)
+    masks = [enhancement_mask(images, boxes) for images in (to_input(pixels, CPU), alone)]
     torch.testing.assert_close(*masks, atol=1e-6, rtol=0)
-    pictures[..., 1] = 128
-    assert torch.equal(to_input(pictures, CPU), alone)
+    pixels[..., 1] = 128
+    assert torch.equal(to_input(pixels, CPU), alone)
 
 
 def test_augmentation_moves_the_phase_with_the_magnitude_and_changes_no_value_of_it():
@@ -94,7 +94,7 @@ def test_augmentation_moves_the_phase_with_the_magnitude_and_changes_no_value_of
     for seed in range(5):
         box = np.array([[35.0, 20, 50, 30]])
         moved, boxes, _ = augment(marked, box, plain, seed)
-        outside = moved[..., 0] == 0  # what comes from outside the old picture is black, and without phase
+        outside = moved[..., 0] == 0  # what comes from outside the old image is black, and without phase
         np.testing.assert_array_equal(moved[..., 1][outside], 128)
         inside = moved[..., 0] >= 128
         np.testing.assert_array_equal(moved[..., 1][inside], moved[..., 0][inside])
@@ -104,25 +104,25 @@ def test_augmentation_moves_the_phase_with_the_magnitude_and_changes_no_value_of
 
 
 def test_an_augmented_magnitude_is_that_of_an_augmentation_without_phase(tmp_path):
-    settings = tiny_params().augmentation.model_copy(update={"target_pictures": 5})
-    labels = pictures_with_phase(tmp_path / "in")
+    settings = tiny_params().augmentation.model_copy(update={"target_images": 5})
+    labels = images_with_phase(tmp_path / "in")
     plain = {**labels, "images": [{**image} for image in labels["images"]]}
     for image in plain["images"]:
         del image["phase_file_name"]
     for name, content in (("phase", labels), ("plain", plain)):
         augment_training_set(content, tmp_path / "in", tmp_path / name, settings, 3, jobs=1, progress=False)
-    made, without = (pictures_of(tmp_path / name) for name in ("phase", "plain"))
+    made, without = (images_of(tmp_path / name) for name in ("phase", "plain"))
     assert (len(made), len(without)) == (10, 5)
     assert without.items() <= made.items()
     loaded = load_labelled(read_labels(tmp_path / "phase" / LABELS_FILE), tmp_path / "phase")
-    assert loaded.pictures.shape == (5, SIDE, SIDE, 2)
+    assert loaded.images.shape == (5, SIDE, SIDE, 2)
 
 
 def test_labels_say_where_the_phase_is_and_its_bytes_are_part_of_the_data(tmp_path):
-    labels = pictures_with_phase(tmp_path)
+    labels = images_with_phase(tmp_path)
     before = content_hash(list_labelled(labels, tmp_path))
-    np.testing.assert_array_equal(load_labelled(labels, tmp_path).pictures[1], picture_with_phase(2))
-    save_picture(tmp_path / "P2" / "000.phase.png", np.full((SIDE, SIDE), 128, np.uint8))
+    np.testing.assert_array_equal(load_labelled(labels, tmp_path).images[1], image_with_phase(2))
+    save_image(tmp_path / "P2" / "000.phase.png", np.full((SIDE, SIDE), 128, np.uint8))
     assert content_hash(list_labelled(labels, tmp_path)) != before
     del labels["images"][1]["phase_file_name"]
     with pytest.raises(
@@ -132,10 +132,10 @@ def test_labels_say_where_the_phase_is_and_its_bytes_are_part_of_the_data(tmp_pa
 
 
 @pytest.mark.parametrize("phase", [True, False])
-def test_pictures_and_settings_that_differ_in_phase_are_refused(tmp_path, phase):
-    (labelled_pictures if phase else pictures_with_phase)(tmp_path)
+def test_images_and_settings_that_differ_in_phase_are_refused(tmp_path, phase):
+    (labelled_images if phase else images_with_phase)(tmp_path)
     has = "no phase" if phase else "phase"
-    with pytest.raises(InputError, match=f"P1/000.png has {has}, but pictures.phase is {str(phase).lower()}"):
+    with pytest.raises(InputError, match=f"P1/000.png has {has}, but images.phase is {str(phase).lower()}"):
         refuse_other_channels(tmp_path / LABELS_FILE, phase)
     refuse_other_channels(tmp_path / LABELS_FILE, not phase)
 
@@ -144,12 +144,12 @@ def test_an_import_puts_the_phase_beside_the_magnitude_which_stays_as_it_was(tmp
     images = head_with_phase(tmp_path / "in")
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
     labels = import_dicom(tmp_path / "in", tmp_path / "phase", WITH_PHASE, 0, jobs=1, progress=False)
-    import_dicom(tmp_path / "in", tmp_path / "plain", PICTURES, 0, jobs=1, progress=False)
-    made, plain = (pictures_of(tmp_path / name) for name in ("phase", "plain"))
+    import_dicom(tmp_path / "in", tmp_path / "plain", IMAGES, 0, jobs=1, progress=False)
+    made, plain = (images_of(tmp_path / name) for name in ("phase", "plain"))
     assert (len(made), len(plain)) == (8, 4)
     assert plain.items() <= made.items()
     assert labels["images"][1]["phase_file_name"] == "P1/001.phase.png"
-    phase = read_picture(tmp_path / "phase" / "P1" / "001.phase.png")
+    phase = read_image(tmp_path / "phase" / "P1" / "001.phase.png")
     assert (phase[15, 35], phase[45, 10], phase[0, 0]) == (168, 47, 128)  # 1000 and -2000 mrad are 40 and -81 steps
 
 
@@ -160,17 +160,17 @@ def test_a_users_import_with_phase_is_that_of_the_pipeline_and_says_what_is_left
     import_dicom(tmp_path / "in", tmp_path / "old", WITH_PHASE, 0, jobs=1, progress=False)
     labels = made_by_import(tmp_path / "in", tmp_path / "new")
     assert labels["images"] == read_labels(tmp_path / "old" / LABELS_FILE)["images"]
-    assert len(pictures_of(tmp_path / "new")) == 8
-    assert pictures_of(tmp_path / "new") == pictures_of(tmp_path / "old")
+    assert len(images_of(tmp_path / "new")) == 8
+    assert images_of(tmp_path / "new") == images_of(tmp_path / "old")
     left_out = json.loads((tmp_path / "new" / "report.json").read_text())["left_out"]
     assert [(one["what"], one["count"]) for one in left_out] == [("series of kind phase", 1)]
 
 
-def test_what_is_put_around_a_scaled_picture_has_no_phase(tmp_path):
+def test_what_is_put_around_a_scaled_image_has_no_phase(tmp_path):
     dicom_head(tmp_path / "in" / "magnitude")
     phase_series(tmp_path / "in" / "phase", volume=np.full((4, SIDE, SIDE), -2000, np.int16))
     labels = made_by_import(tmp_path / "in", tmp_path / "out", size=96)
-    phase = read_picture(tmp_path / "out" / labels["images"][0]["phase_file_name"])
+    phase = read_image(tmp_path / "out" / labels["images"][0]["phase_file_name"])
     assert set(phase[48].tolist()) == {47}  # pixels are wider than high: the square is filled in width
     assert set(phase[0].tolist()) == set(phase[-1].tolist()) == {128}
 

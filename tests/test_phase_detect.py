@@ -7,42 +7,42 @@ import pytest
 import torch
 from findings_world import SameBoxes
 from nifti_files import head, save
-from phase_world import head_with_phase, phase_series, picture_with_phase
+from phase_world import head_with_phase, image_with_phase, phase_series
 from PIL import Image
 from tiny_world import dicom_head, tiny_params
 
-from cmbfe.data.picture_files import save_picture
-from cmbfe.devices import make_compute
+from cmbfe.data.labelled.images import save_image
 from cmbfe.errors import InputError
 from cmbfe.findings.one_series import Detector
 from cmbfe.findings.run import Options, Result, detect_files
+from cmbfe.training.devices import make_compute
 
-SEES_PHASE = tiny_params().pictures.model_copy(update={"phase": True})
+SEES_PHASE = tiny_params().images.model_copy(update={"phase": True})
 
 
 class Seen(SameBoxes):
-    """Keeps the pictures that it was given."""
+    """Keeps the images that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures: list[torch.Tensor] = []
+        self.images: list[torch.Tensor] = []
 
     def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        self.pictures += list(images)
+        self.images += list(images)
         return super().forward(images)
 
 
 def detect(source: Path, out: Path, phase: bool = True) -> tuple[Result, list[torch.Tensor]]:
-    """`cmbfe detect`; also the pictures that the detector saw, float [3, rows, columns]."""
-    settings = SEES_PHASE if phase else tiny_params().pictures
+    """`cmbfe detect`; also the images that the detector saw, float [3, rows, columns]."""
+    settings = SEES_PHASE if phase else tiny_params().images
     model = Seen()
     detector = Detector(model, make_compute("cpu", "32-true"), "seen")
-    return detect_files(source, lambda: detector, out, settings, Options(keep_ids=True)), model.pictures
+    return detect_files(source, lambda: detector, out, settings, Options(keep_ids=True)), model.images
 
 
-def phase_seen(picture: torch.Tensor) -> np.ndarray:
+def phase_seen(image: torch.Tensor) -> np.ndarray:
     """Phase in half turns times magnitude: half of what the first channel has over the last."""
-    return ((picture[0] - picture[2]) / 2).numpy()
+    return ((image[0] - image[2]) / 2).numpy()
 
 
 def test_the_detector_sees_the_phase_of_each_slice_and_the_overlays_show_the_magnitude(tmp_path):
@@ -81,12 +81,12 @@ def test_phase_of_other_slices_is_none(tmp_path):
         detect(tmp_path / "in", tmp_path / "out")
 
 
-def test_pictures_have_their_phase_beside_them_and_it_is_no_picture_of_its_own(tmp_path):
+def test_images_have_their_phase_beside_them_and_it_is_no_image_of_its_own(tmp_path):
     for name in ("a.png", "b.jpg"):
-        save_picture(tmp_path / "in" / name, picture_with_phase())
+        save_image(tmp_path / "in" / name, image_with_phase())
     for phase in (True, False):
         result, seen = detect(tmp_path / "in", tmp_path / str(phase), phase)
-        assert [one.pictures for one in result.done] == [2]
+        assert [one.images for one in result.done] == [2]
         assert (np.abs(phase_seen(seen[0])).max() > 0.2) == phase
     (tmp_path / "in" / "b.phase.png").unlink()
     with pytest.raises(InputError, match=r"b\.jpg: b\.phase\.png is not beside it; the detector sees the phase"):

@@ -6,9 +6,10 @@ import pytest
 from metric_examples import detection, labels_of
 from study_world import study_params
 
-from cmbfe.cases import NOTHING
-from cmbfe.matching import Matches, match
-from cmbfe.phase_effect import (
+from cmbfe.figures.phase import phase_figure
+from cmbfe.metrics.cases import NOTHING
+from cmbfe.metrics.matching import Matches, match
+from cmbfe.studies.phase_effect import (
     effect_table,
     false_positives_per_patient,
     gains_table,
@@ -16,7 +17,6 @@ from cmbfe.phase_effect import (
     seeds_table,
     verdict,
 )
-from cmbfe.phase_figures import phase_figure
 
 T, FAR, FARTHER = [10, 10, 10, 10], [60, 60, 10, 10], [60, 10, 10, 10]
 

@@ -1,4 +1,4 @@
-"""Detectors with phase beside the study's: same pictures and seeds, nothing done twice, what is missing is said."""
+"""Detectors with phase beside the study's: same images and seeds, nothing done twice, what is missing is said."""
 
 import json
 from pathlib import Path
@@ -6,25 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cmbfe.studies.phase_images import make_images, phase_seeds, read_test
 from phase_world import phase_series
 from safetensors.torch import load_file
 from study_world import study_params
 from tiny_world import BOX, dicom_head, tiny_params, tree
 
-from cmbfe import paths, phase_study
+from cmbfe import paths
 from cmbfe.data.augment import augment_training_set
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE
-from cmbfe.data.picture_files import read_picture
-from cmbfe.data.pictures import import_dicom
+from cmbfe.data.conversion import import_dicom
+from cmbfe.data.labelled.images import read_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import sha256_of
 from cmbfe.params import Params, PhaseStudy, load_params
-from cmbfe.phase_effect import read_complete
-from cmbfe.phase_examples import count_mimics, typical
-from cmbfe.phase_pictures import make_pictures, phase_seeds, read_test
-from cmbfe.phase_study import run_detectors
-from cmbfe.study import run_arm
-from cmbfe.study_patients import training_labels
+from cmbfe.studies import phase_study
+from cmbfe.studies.patients import training_labels
+from cmbfe.studies.phase_effect import read_complete
+from cmbfe.studies.phase_examples import count_mimics, typical
+from cmbfe.studies.phase_study import run_detectors
+from cmbfe.studies.study import run_arm
 
 SPLITS = ["train"] * 4 + ["test"] * 3
 
@@ -52,11 +53,11 @@ def study_dicom(root: Path) -> None:
     kinds = [{"id": 1, "name": "calcification"}, {"id": 2, "name": "vein"}]
     (raw / LABELS_FILE).write_text(json.dumps(labels))
     (raw / MIMICS_FILE).write_text(json.dumps({**labels, "annotations": decoys, "categories": kinds}))
-    pictures = paths.study_data(root) / "pictures"
-    made = import_dicom(raw, pictures, tiny_params().pictures, 1, jobs=1, progress=False)
+    pixels = paths.study_data(root) / "pictures"
+    made = import_dicom(raw, pixels, tiny_params().pixels, 1, jobs=1, progress=False)
     for seed in (1, 2):
         chosen, target = training_labels(made, seed, 2, params()), paths.study_training_set(seed, 2, root)
-        augment_training_set(chosen, pictures, target, params().augmentation, seed, jobs=1, progress=False)
+        augment_training_set(chosen, pixels, target, params().augmentation, seed, jobs=1, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +66,13 @@ def done(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("phase")
     study_dicom(root)
     run_arm("ssd300", params(), root, progress=False)
-    make_pictures(params(), root, jobs=1, progress=False)
+    make_images(params(), root, jobs=1, progress=False)
     run_detectors(params(), root, progress=False)
     return root
 
 
 def shown(folder: Path) -> dict[str, bytes | None]:
-    """The pictures of a folder that are no phase."""
+    """The images of a folder that are no phase."""
     return {name: content for name, content in tree(folder).items() if name.endswith(".png") and ".phase" not in name}
 
 
@@ -81,15 +82,15 @@ def test_the_magnitude_is_that_of_the_study_and_the_phase_that_of_the_same_slice
     assert shown(paths.phase_training_set(2, done)) == shown(paths.study_training_set(2, 2, done))
     steps = {number: round(-100 * number * 127 / (1000 * np.pi)) for number in (1, 7)}  # by hand: -4 and -28
     for number, step in steps.items():
-        phase = read_picture(paths.phase_data(done) / "pictures" / f"P{number}" / "001.phase.png")
+        phase = read_image(paths.phase_data(done) / "pictures" / f"P{number}" / "001.phase.png")
         assert set(phase.ravel().tolist()) == {128 + step}
 
 
-def test_both_go_on_from_the_studys_detector_and_differ_in_the_pictures_alone(done):
+def test_both_go_on_from_the_studys_detector_and_differ_in_the_images_alone(done):
     folders = [paths.phase_model(channels, "ssd300-fe", 2, done) for channels in phase_study.CHANNELS]
     without, with_phase = (json.loads((folder / "finished.json").read_text()) for folder in folders)
     assert {key for key in with_phase if with_phase[key] != without[key]} == {"data_sha256"}
-    assert [load_params(folder / "params.yaml").pictures.phase for folder in folders] == [False, True]
+    assert [load_params(folder / "params.yaml").images.phase for folder in folders] == [False, True]
     start = paths.study_model("ssd300", "ssd300-fe", 2, done) / "model.safetensors"
     assert with_phase["start_sha256"] == sha256_of([start])
     weights = [load_file(folder / "model.safetensors")["stem.0.weight"] for folder in (start.parent, *folders)]
@@ -125,9 +126,9 @@ def test_what_is_done_is_not_repeated(done, monkeypatch):
     assert tree(done / "results" / "phase") == before
 
 
-def test_examples_have_their_phase_and_mimics_are_counted_on_the_test_pictures(done):
-    assert read_picture(paths.phase_example("cmb", done)).shape == (48, 48)
-    assert read_picture(paths.phase_example("calcification", done).with_suffix(".phase.png")).shape == (48, 48)
+def test_examples_have_their_phase_and_mimics_are_counted_on_the_test_images(done):
+    assert read_image(paths.phase_example("cmb", done)).shape == (48, 48)
+    assert read_image(paths.phase_example("calcification", done).with_suffix(".phase.png")).shape == (48, 48)
     counts = count_mimics(*read_test(params(), done))
     assert counts.loc["calcification"].tolist() == [3, 3]
     assert counts.loc["vein"].tolist() == [0, 0]
@@ -143,8 +144,8 @@ def test_the_typical_box_is_in_the_middle_slice_of_a_lesion_that_is_larger_than_
 
 def test_what_is_missing_or_does_not_fit_is_said_in_one_line(done, tmp_path):
     with pytest.raises(InputError, match="raw: the study's patients are not there; make them: cmbfe study patients"):
-        make_pictures(params(), tmp_path)
-    with pytest.raises(InputError, match="pictures with phase are not there; make them: cmbfe phase pictures"):
+        make_images(params(), tmp_path)
+    with pytest.raises(InputError, match="images with phase are not there; make them: cmbfe phase images"):
         run_detectors(params(), tmp_path)
     with pytest.raises(
         InputError, match=r"phase\.arm: 'few' is no arm of the study without changes; there are: ssd300"

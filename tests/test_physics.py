@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cmbfe.data.blooming import block_scan, uniform_scene
-from cmbfe.data.physics import (
+from cmbfe.phantom.blooming import block_scan, uniform_scene
+from cmbfe.phantom.physics import (
     ECHO_TIMES_MS,
     RADIANS_PER_PPM_MS,
     acquire,
@@ -18,7 +18,7 @@ from cmbfe.data.physics import (
     shim,
     susceptibility_weighted,
 )
-from cmbfe.data.scan import Scan
+from cmbfe.phantom.scan import Scan
 
 OBLIQUE = np.array([0.9, 0.3, np.sqrt(1 - 0.81 - 0.09)])
 

@@ -1,4 +1,4 @@
-"""Pictures on disk: 8-bit grey in and out; what is none is refused in one line."""
+"""Images on disk: 8-bit grey in and out; what is none is refused in one line."""
 
 import numpy as np
 import pytest
@@ -6,70 +6,70 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.data.labelled.images import read_image, save_image
 from cmbfe.errors import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
 
 def test_a_png_comes_back_as_it_was(tmp_path):
-    save_picture(tmp_path / "deep" / "a.png", RAMP)
-    picture = read_picture(tmp_path / "deep" / "a.png")
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, RAMP)
+    save_image(tmp_path / "deep" / "a.png", RAMP)
+    image = read_image(tmp_path / "deep" / "a.png")
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, RAMP)
 
 
 def test_a_jpg_comes_back_nearly_and_its_quality_counts(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     errors = []
     for quality in (95, 20):
-        save_picture(tmp_path / f"{quality}.jpg", noise, quality)
-        errors.append(np.abs(read_picture(tmp_path / f"{quality}.jpg").astype(float) - noise).mean())
+        save_image(tmp_path / f"{quality}.jpg", noise, quality)
+        errors.append(np.abs(read_image(tmp_path / f"{quality}.jpg").astype(float) - noise).mean())
     assert errors[0] < 5 < errors[1]
 
 
-def test_the_same_picture_gives_the_same_bytes(tmp_path):
+def test_the_same_image_gives_the_same_bytes(tmp_path):
     for suffix in ("jpg", "png"):
         files = [tmp_path / f"{name}.{suffix}" for name in "ab"]
         for file in files:
-            save_picture(file, RAMP)
+            save_image(file, RAMP)
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_colour_picture_becomes_grey(tmp_path):
+def test_a_colour_image_becomes_grey(tmp_path):
     Image.new("RGB", (5, 3), (200, 200, 200)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.full((3, 5), 200))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.full((3, 5), 200))
 
 
 def test_more_than_8_bits_are_refused_and_not_made_white(tmp_path):
     Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png: has more than 8 bits"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
-def test_a_picture_too_large_to_be_one_is_refused(tmp_path, monkeypatch):
-    save_picture(tmp_path / "a.png", RAMP)
+def test_a_image_too_large_to_be_one_is_refused(tmp_path, monkeypatch):
+    save_image(tmp_path / "a.png", RAMP)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL's guard against files that unpack to gigabytes
-    with pytest.raises(InputError, match=r"a\.png: not a readable picture"):
-        read_picture(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: not a readable image"):
+        read_image(tmp_path / "a.png")
 
 
-def test_a_missing_picture_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"a\.png: no such picture"):
-        read_picture(tmp_path / "a.png")
+def test_a_missing_image_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"a\.png: no such image"):
+        read_image(tmp_path / "a.png")
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data(), st.sampled_from(["png", "jpg"]))
-def test_a_damaged_picture_is_read_or_refused_but_nothing_else(tmp_path_factory, data, suffix):
+def test_a_damaged_image_is_read_or_refused_but_nothing_else(tmp_path_factory, data, suffix):
     file = tmp_path_factory.mktemp("damaged") / f"a.{suffix}"
-    save_picture(file, RAMP)
+    save_image(file, RAMP)
     content = bytearray(file.read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
     file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
-        outcome = str(read_picture(file).dtype)
+        outcome = str(read_image(file).dtype)
     except InputError as error:
         outcome = str(error)
     assert outcome == "uint8" or outcome.startswith(str(file))

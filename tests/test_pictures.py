@@ -1,4 +1,4 @@
-"""From DICOM series to pictures: labels move by UID, each series has a folder of its own, splits are by patient."""
+"""From DICOM series to images: labels move by UID, each series has a folder of its own, splits are by patient."""
 
 import json
 from pathlib import Path
@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tiny_params, tree
 
-from cmbfe.data.dicom import find_series
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
-from cmbfe.data.picture_files import read_picture
-from cmbfe.data.pictures import image_entries, import_dicom, to_8_bit
+from cmbfe.data.conversion import image_entries, import_dicom, to_8_bit
+from cmbfe.data.dicom.series import find_series
+from cmbfe.data.labelled.images import read_image
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.errors import InputError
 
-PICTURES = tiny_params().pictures
+IMAGES = tiny_params().images
 
 
 def imported(source: Path, out: Path, seed: int = 0, jobs: int = 1, **changes: object) -> Labels:
-    return import_dicom(source, out, PICTURES.model_copy(update=changes), seed, jobs, progress=False)
+    return import_dicom(source, out, IMAGES.model_copy(update=changes), seed, jobs, progress=False)
 
 
 def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
@@ -35,9 +35,9 @@ def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
     st.tuples(st.floats(0, 40), st.floats(60, 100)),
 )
 def test_the_window_keeps_the_order_of_brightness(volume, percentiles):
-    picture = to_8_bit(volume, percentiles)
-    assert picture.dtype == np.uint8
-    assert (np.diff(picture.ravel()[volume.ravel().argsort()].astype(int)) >= 0).all()
+    image = to_8_bit(volume, percentiles)
+    assert image.dtype == np.uint8
+    assert (np.diff(image.ravel()[volume.ravel().argsort()].astype(int)) >= 0).all()
 
 
 def test_a_volume_without_contrast_becomes_black():
@@ -50,21 +50,21 @@ def test_one_window_serves_the_whole_series(tmp_path):
     volume[2] //= 2
     write(tmp_path / "in", mr_series(volume))
     imported(tmp_path / "in", tmp_path / "out", window_percentiles=(0.0, 100.0))
-    means = [read_picture(file).mean() for file in sorted((tmp_path / "out").rglob("*.png"))]
+    means = [read_image(file).mean() for file in sorted((tmp_path / "out").rglob("*.png"))]
     assert means[2] < min(means[:2] + means[3:]) - 50
 
 
-def test_pictures_are_the_slices_in_anatomical_order_whatever_the_files_are_called(tmp_path):
+def test_images_are_the_slices_in_anatomical_order_whatever_the_files_are_called(tmp_path):
     images = dicom_head(tmp_path / "in", names=["d.dcm", "c.dcm", "a.dcm", "b.dcm"])
     labels = imported(tmp_path / "in", tmp_path / "out")
     assert [image["sop_instance_uid"] for image in labels["images"]] == [image.SOPInstanceUID for image in images]
     assert [image["slice_index"] for image in labels["images"]] == [0, 1, 2, 3]
     assert [image["file_name"] for image in labels["images"]] == [f"P1/00{index}.png" for index in range(4)]
     assert labels["images"][0]["pixel_spacing_mm"] == [0.5, 0.75]
-    assert read_picture(tmp_path / "out" / "P1" / "001.png").shape == (SIDE, SIDE)
+    assert read_image(tmp_path / "out" / "P1" / "001.png").shape == (SIDE, SIDE)
 
 
-def test_a_dark_dot_is_dark_in_the_picture_where_the_label_says(tmp_path):
+def test_a_dark_dot_is_dark_in_the_image_where_the_label_says(tmp_path):
     images = dicom_head(tmp_path / "in")
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
     labels = imported(tmp_path / "in", tmp_path / "out")
@@ -72,11 +72,11 @@ def test_a_dark_dot_is_dark_in_the_picture_where_the_label_says(tmp_path):
     assert (box["bbox"], box["lesion_id"]) == (BOX, "a")
     (image,) = (image for image in labels["images"] if image["id"] == box["image_id"])
     assert image["sop_instance_uid"] == images[1].SOPInstanceUID
-    picture = read_picture(tmp_path / "out" / image["file_name"])
-    assert picture[32:36, 22:25].max() < 0.5 * np.median(picture[20:45, 20:45])
+    pixels = read_image(tmp_path / "out" / image["file_name"])
+    assert pixels[32:36, 22:25].max() < 0.5 * np.median(pixels[20:45, 20:45])
 
 
-def test_mimics_move_to_the_pictures_and_stay_out_of_the_labels(tmp_path):
+def test_mimics_move_to_the_images_and_stay_out_of_the_labels(tmp_path):
     images = dicom_head(tmp_path / "in")
     mimics = {**dicom_labels(images), "categories": [{"id": 1, "name": "vein"}]}
     (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps(mimics))

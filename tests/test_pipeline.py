@@ -11,8 +11,8 @@ import yaml
 
 from cmbfe.baselines.names import Baseline
 from cmbfe.detector.ssd import VARIANTS
-from cmbfe.open_points import OPEN_POINTS
-from cmbfe.paper_claims import CLAIMS, COSTS, EXHIBITS, MIMICS
+from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS
+from cmbfe.paper.open_points import OPEN_POINTS
 from cmbfe.params import Data, Params, load_params
 from tools.stage_dependencies import dependencies, notebook_source
 
@@ -25,13 +25,13 @@ PHASE = "phase/dvc.yaml"
 OTHERS = "others/dvc.yaml"
 PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS, PHASE, OTHERS)
 WITHOUT_NOTEBOOK = {
-    "patients": "cmbfe/study_patients.py",
-    "arm": "cmbfe/study.py",
+    "patients": "cmbfe/studies/patients.py",
+    "arm": "cmbfe/studies/study.py",
     "twins": "cmbfe/objects_study.py",
     "report": "tools/write_report.py",
-    "phase_pictures": "cmbfe/phase_pictures.py",
-    "phase_detectors": "cmbfe/phase_study.py",
-    "detector": "cmbfe/other_detectors/running.py",
+    "phase_pictures": "cmbfe/studies/phase_pictures.py",
+    "phase_detectors": "cmbfe/studies/phase_study.py",
+    "detector": "cmbfe/studies/other_running.py",
     "site": "tools/build_site.py",
 }
 """Stages that run no notebook, and the module that does it."""
@@ -48,11 +48,11 @@ FILLED_BY_STAGES = (
 OWN_DATA = ROOT / "notebooks" / "01_own_data.ipynb"
 """In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
 PRESENTATION = {
-    "cmbfe/figures.py",
-    "cmbfe/evidence_figures.py",
-    "cmbfe/study_figures.py",
-    "cmbfe/phase_figures.py",
-    "cmbfe/other_figures.py",
+    "cmbfe/figures/style.py",
+    "cmbfe/figures/evidence.py",
+    "cmbfe/figures/study.py",
+    "cmbfe/figures/phase.py",
+    "cmbfe/figures/others.py",
 }
 """No stage depends on it: a new look of a figure must not repeat a training."""
 
@@ -144,7 +144,7 @@ def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(noteboo
 
 def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
     """The stages that `dvc repro` would run, as DVC names them, in a new clone."""
-    (workspace / "params.yaml").write_text((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    (workspace / "params.yaml").write_text((ROOT / "cmbfe" / "profiles" / f"{profile}.yaml").read_text())
     for folder in FILLED_BY_STAGES:  # `make env` makes them in a clone
         (workspace / folder).mkdir(parents=True, exist_ok=True)
     for variant in (*VARIANTS, *Baseline):  # a clone has them from git

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny_world import labelled_pictures, tiny_params
+from tiny_world import labelled_images, tiny_params
 
 from cmbfe.params import save_params
 
@@ -31,9 +31,9 @@ def torchrun(processes: int) -> list[str]:
 def folder(tmp_path_factory) -> Path:
     """A slow learning rate: at 1e-3 rounding alone, as by another number of threads, moves losses by percents."""
     folder = tmp_path_factory.mktemp("processes")
-    labelled_pictures(folder / "data", 16)
+    labelled_images(folder / "data", 16)
     labels = folder / "validation" / "annotations.json"
-    labelled_pictures(folder / "validation", 4)
+    labelled_images(folder / "validation", 4)
     labels.write_text(labels.read_text().replace('"train"', '"validation"'))
     save_params(tiny_params(learning_rate=1e-5, **SETTINGS), folder / "params.yaml")
     return folder

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cmbfe.errors import InputError
-from cmbfe.python_limits import within_python
+from cmbfe.files import within_python
 
 
 @pytest.mark.parametrize(

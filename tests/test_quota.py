@@ -1,12 +1,12 @@
-"""Exact numbers: shares that add up, and lesions chosen so that pictures and boxes number what is asked for."""
+"""Exact numbers: shares that add up, and lesions chosen so that images and boxes number what is asked for."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbfe.data.quota import Quota, band_of, draw_quotas, pick_exactly, shared_slices
 from cmbfe.errors import InputError
+from cmbfe.phantom.quota import Quota, band_of, draw_quotas, pick_exactly, shared_slices
 
 TABLE_1 = [(33, 467, 845), (17, 167, 323), (8, 89, 133)]
 
@@ -14,27 +14,27 @@ TABLE_1 = [(33, 467, 845), (17, 167, 323), (8, 89, 133)]
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), split=st.sampled_from(TABLE_1))
 def test_quotas_of_the_papers_splits_add_up_and_can_be_filled(seed, split):
-    patients, pictures, boxes = split
-    quotas = draw_quotas(np.random.default_rng(seed), patients, pictures, boxes, slices=114)
+    patients, images, boxes = split
+    quotas = draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices=114)
     assert len(quotas) == patients
-    assert (sum(q.pictures for q in quotas), sum(q.boxes for q in quotas)) == (pictures, boxes)
+    assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
     for quota in quotas:
-        assert 4 <= quota.pictures <= min(quota.boxes, 114)
+        assert 4 <= quota.images <= min(quota.boxes, 114)
         # A microbleed shows on 4 slices or more, so that fewer than 8 boxes are one microbleed's.
-        assert quota.pictures == quota.boxes or quota.boxes >= 8
+        assert quota.images == quota.boxes or quota.boxes >= 8
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1000), patients=st.integers(1, 6), slices=st.integers(3, 30), data=st.data())
 def test_quotas_of_any_cohort_add_up_or_are_refused(seed, patients, slices, data):
-    pictures = data.draw(st.integers(patients, patients * slices))
-    boxes = data.draw(st.integers(pictures, 4 * pictures))
+    images = data.draw(st.integers(patients, patients * slices))
+    boxes = data.draw(st.integers(images, 4 * images))
     try:
-        quotas = draw_quotas(np.random.default_rng(seed), patients, pictures, boxes, slices)
+        quotas = draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices)
     except InputError:
         return
-    assert (sum(q.pictures for q in quotas), sum(q.boxes for q in quotas)) == (pictures, boxes)
-    assert all(1 <= q.pictures <= min(q.boxes, slices) for q in quotas)
+    assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
+    assert all(1 <= q.images <= min(q.boxes, slices) for q in quotas)
 
 
 def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
@@ -45,9 +45,9 @@ def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
 
 
 @pytest.mark.parametrize(("pictures", "boxes"), [(2, 9), (9, 8), (31, 40), (0, 0)])
-def test_numbers_that_no_cohort_has_are_refused(pictures, boxes):
+def test_numbers_that_no_cohort_has_are_refused(images, boxes):
     with pytest.raises(InputError, match="3 patients"):
-        draw_quotas(np.random.default_rng(0), 3, pictures, boxes, slices=10)
+        draw_quotas(np.random.default_rng(0), 3, images, boxes, slices=10)
 
 
 def test_slices_are_shared_evenly_and_the_rest_by_lot():
@@ -57,25 +57,25 @@ def test_slices_are_shared_evenly_and_the_rest_by_lot():
     assert len({share.index(115) for share in shares}) > 1
 
 
-def test_a_band_is_the_thinner_the_more_boxes_share_a_picture():
-    assert band_of(Quota(pictures=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
-    bands = [band_of(Quota(pictures=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
+def test_a_band_is_the_thinner_the_more_boxes_share_a_image():
+    assert band_of(Quota(images=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
+    bands = [band_of(Quota(images=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
     assert bands == sorted(bands, reverse=True)
     assert 10 <= bands[-1] < 12
 
 
 def test_worked_case_has_one_solution():
-    # Pictures 1-3 by the first lesion, 3-4 by the second; the third alone would leave a picture too many.
+    # Images 1-3 by the first lesion, 3-4 by the second; the third alone would leave an image too many.
     lesions = [[1, 2, 3], [3, 4], [7, 8, 9, 10]]
-    assert pick_exactly(np.random.default_rng(0), lesions, pictures=4, boxes=5) == [True, True, False]
+    assert pick_exactly(np.random.default_rng(0), lesions, images=4, boxes=5) == [True, True, False]
 
 
 def test_impossible_quota_gives_none():
-    assert pick_exactly(np.random.default_rng(0), [[1, 2], [4, 5]], pictures=3, boxes=3) is None
+    assert pick_exactly(np.random.default_rng(0), [[1, 2], [4, 5]], images=3, boxes=3) is None
 
 
-def test_lesions_that_no_picture_shows_are_never_chosen():
-    assert pick_exactly(np.random.default_rng(0), [[], [1]], pictures=1, boxes=1) == [False, True]
+def test_lesions_that_no_image_shows_are_never_chosen():
+    assert pick_exactly(np.random.default_rng(0), [[], [1]], images=1, boxes=1) == [False, True]
 
 
 run = st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda pair: list(range(pair[0], pair[0] + pair[1])))
@@ -85,10 +85,10 @@ run = st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda pair: list(ran
 @given(st.lists(run, min_size=1, max_size=8), st.data())
 def test_what_is_chosen_fills_the_quota(lesions, data):
     hidden = data.draw(st.lists(st.sampled_from(range(len(lesions))), min_size=1, unique=True))
-    pictures = len({picture for number in hidden for picture in lesions[number]})
+    images = len({image for number in hidden for image in lesions[number]})
     boxes = sum(len(lesions[number]) for number in hidden)
-    chosen = pick_exactly(np.random.default_rng(0), lesions, pictures, boxes)
+    chosen = pick_exactly(np.random.default_rng(0), lesions, images, boxes)
     if chosen is not None:
         taken = [lesion for lesion, use in zip(lesions, chosen, strict=True) if use]
         assert sum(map(len, taken)) == boxes
-        assert len({picture for lesion in taken for picture in lesion}) == pictures
+        assert len({image for lesion in taken for image in lesion}) == images

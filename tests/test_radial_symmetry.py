@@ -18,15 +18,15 @@ def peak(response: np.ndarray) -> tuple[int, ...]:
 def test_a_dark_disc_peaks_at_its_centre_at_its_radius(radius_mm, pixel_mm):
     side = round(41 / pixel_mm)
     middle = (side // 2, side // 2 - 3)
-    picture = 0.9 - 0.7 * ball((side, side), middle, radius_mm, (pixel_mm, pixel_mm))
-    response = radial_symmetry(picture, (pixel_mm, pixel_mm), RADII_MM)
+    image = 0.9 - 0.7 * ball((side, side), middle, radius_mm, (pixel_mm, pixel_mm))
+    response = radial_symmetry(image, (pixel_mm, pixel_mm), RADII_MM)
     assert peak(response) == (RADII_MM.index(radius_mm), *middle)
 
 
 @pytest.mark.parametrize("radius_mm", [4.0, 6.0])
 def test_a_dark_ball_in_thick_slices_peaks_at_its_centre_at_its_radius(radius_mm):
-    picture = 0.9 - 0.7 * ball((15, 41, 41), (7, 20, 18), radius_mm)
-    assert peak(radial_symmetry(picture, SPACING_MM, RADII_MM)) == (RADII_MM.index(radius_mm), 7, 20, 18)
+    image = 0.9 - 0.7 * ball((15, 41, 41), (7, 20, 18), radius_mm)
+    assert peak(radial_symmetry(image, SPACING_MM, RADII_MM)) == (RADII_MM.index(radius_mm), 7, 20, 18)
 
 
 def test_contrast_does_not_matter_and_brightness_does_not_either():
@@ -45,9 +45,9 @@ def test_a_plain_volume_has_no_symmetry():
     assert not radial_symmetry(np.full(SHAPE, 0.5, np.float32), SPACING_MM, RADII_MM).any()
 
 
-def test_a_single_slice_is_transformed_as_a_picture():
-    picture = 0.9 - 0.7 * ball((31, 31), (15, 15), 4.0, (1.0, 1.0))
-    response = radial_symmetry(picture[None], (2.0, 1.0, 1.0), (4.0,))
+def test_a_single_slice_is_transformed_as_a_image():
+    image = 0.9 - 0.7 * ball((31, 31), (15, 15), 4.0, (1.0, 1.0))
+    response = radial_symmetry(image[None], (2.0, 1.0, 1.0), (4.0,))
     assert peak(response) == (0, 0, 15, 15)
 
 

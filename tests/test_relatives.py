@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-import cmbfe.relatives
+import cmbfe.detector.relatives
+from cmbfe.detector.relatives import registry
+from cmbfe.detector.relatives.registry import attach, channels_of, register, relatives
+from cmbfe.detector.relatives.segmentation import BoxSegmentation
+from cmbfe.detector.torchvision_detectors import build
 from cmbfe.errors import InputError
-from cmbfe.other_detectors.zoo import build
-from cmbfe.relatives import registry
-from cmbfe.relatives.registry import attach, channels_of, register, relatives
-from cmbfe.relatives.segmentation import BoxSegmentation
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 TARGETS = [
@@ -22,7 +22,7 @@ TARGETS = [
 ]
 OWN = """
 from cmbfe.detector.fe import FeatureEnhancement
-from cmbfe.relatives.registry import register
+from cmbfe.detector.relatives.registry import register
 
 
 @register("strong-fe", "this test")
@@ -64,13 +64,13 @@ def test_a_relative_is_there_in_training_and_absent_in_evaluation(name, detector
 
 def test_a_file_in_the_package_is_all_that_another_relative_takes(tmp_path, monkeypatch, detector):
     (tmp_path / "strong_fe.py").write_text(OWN)
-    monkeypatch.setattr(cmbfe.relatives, "__path__", [*cmbfe.relatives.__path__, str(tmp_path)])
+    monkeypatch.setattr(cmbfe.detector.relatives, "__path__", [*cmbfe.detector.relatives.__path__, str(tmp_path)])
     monkeypatch.setattr(registry, "_ENTERED", dict(registry._ENTERED))
     before = losses(copy.deepcopy(detector))
     with attach("strong-fe", detector, "backbone") as attached:
         assert attached.fe.beta == 3.0
         assert losses(detector) != before
-    monkeypatch.delitem(sys.modules, "cmbfe.relatives.strong_fe")
+    monkeypatch.delitem(sys.modules, "cmbfe.detector.relatives.strong_fe")
 
 
 @pytest.mark.parametrize(("name", "at_half", "at_end"), [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmbfe.data.scan import Scan, draw_scan, slab_spacing
 from cmbfe.errors import InputError
+from cmbfe.phantom.scan import Scan, draw_scan, slab_spacing
 
 
 @pytest.mark.parametrize(("matrix", "slices"), [(512, 114), (256, 24), (128, 10), (96, 7)])
@@ -21,7 +21,7 @@ def test_every_kept_pixel_lies_on_the_fine_grid(matrix, slices):
     np.testing.assert_allclose(y - x, scan.row_centre_mm)
 
 
-def test_coarse_pictures_are_simulated_on_a_finer_grid():
+def test_coarse_images_are_simulated_on_a_finer_grid():
     scan = draw_scan(np.random.default_rng(0), 128, 10, 240.0, 2.0)
     assert scan.oversampling == 2
     assert scan.fine_spacing_mm == (1.0, 0.9375, 0.9375)

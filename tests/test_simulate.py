@@ -1,4 +1,4 @@
-"""Whole simulated patients: determinism, labels that fit the pictures, exact numbers, and how hard they are."""
+"""Whole simulated patients: determinism, labels that fit the images, exact numbers, and how hard they are."""
 
 from collections import Counter
 from functools import lru_cache
@@ -8,9 +8,9 @@ import pytest
 from phantom_cases import patient
 from scipy import ndimage
 
-from cmbfe.data.patient import SimulatedPatient
-from cmbfe.data.simulate import WHITE_MATTER_UNITS, simulate_patient
 from cmbfe.errors import InputError
+from cmbfe.phantom.patient import SimulatedPatient
+from cmbfe.phantom.simulate import WHITE_MATTER_UNITS, simulate_patient
 
 
 @lru_cache
@@ -60,7 +60,7 @@ def test_every_visible_microbleed_asked_for_is_labelled():
     assert healthy.invisible_microbleeds == 0
 
 
-def test_boxes_lie_inside_the_pictures_and_identifiers_are_unique():
+def test_boxes_lie_inside_the_images_and_identifiers_are_unique():
     simulated = laptop_patient()
     assert len({finding.finding_id for finding in simulated.findings}) == len(simulated.findings)
     for finding in simulated.findings:
@@ -101,7 +101,7 @@ def test_mimics_of_each_kind_are_recorded_and_veins_lead():
     assert counts["vein"] > 3 * counts["cmb"]
 
 
-def test_quota_of_pictures_and_boxes_is_met_exactly():
+def test_quota_of_images_and_boxes_is_met_exactly():
     simulated = simulate_patient(3, matrix=128, slices=24, quota=(7, 11))
     boxes = [number for finding in of_kind(simulated, "cmb") for number in finding.boxes]
     assert len(boxes) == 11
@@ -113,10 +113,10 @@ def test_more_than_the_slab_can_hold_is_refused():
         simulate_patient(0, matrix=128, slices=2, quota=(3, 3))
 
 
-def blobs(picture: np.ndarray, pixel_mm: float, threshold: float) -> np.ndarray:
+def blobs(image: np.ndarray, pixel_mm: float, threshold: float) -> np.ndarray:
     """Rows and columns [n, 2] of round dark blobs: the smaller principal curvature, best of four scales."""
-    level = np.maximum(ndimage.gaussian_filter(picture, 8 / pixel_mm), 300.0)
-    relative = picture / level
+    level = np.maximum(ndimage.gaussian_filter(image, 8 / pixel_mm), 300.0)
+    relative = image / level
     best = np.zeros_like(relative)
     for scale_mm in (0.7, 1.0, 1.4, 2.0):
         scale = scale_mm / pixel_mm
@@ -138,9 +138,9 @@ def test_a_blob_detector_finds_the_microbleeds_only_among_many_mimics():
     found, missed, wrong = 0, 0, 0
     simulated = [patient(seed, 256, 16, 5) for seed in (5, 6)]
     for one in simulated:
-        for number, picture in enumerate(one.magnitude.astype(np.float32)):
+        for number, image in enumerate(one.magnitude.astype(np.float32)):
             boxes = [finding.boxes[number] for finding in of_kind(one, "cmb") if number in finding.boxes]
-            places = blobs(picture, one.pixel_spacing_mm, threshold=0.11)
+            places = blobs(image, one.pixel_spacing_mm, threshold=0.11)
             hits = [set(np.flatnonzero(near(box, places))) for box in boxes]
             found += sum(bool(hit) for hit in hits)
             missed += sum(not hit for hit in hits)

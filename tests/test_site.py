@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browser import DESKTOP, PHONE, Faults, chromium, is_picture, open_browser, open_page
+from browser import DESKTOP, PHONE, Faults, chromium, is_image, open_browser, open_page
 from PIL import Image
 
 from cmbfe.errors import InputError
@@ -21,7 +21,7 @@ PER_RUN = {"03_training": ["ssd512-fe", "ssd512", "ssd300"], "07_a_fold": ["10",
 NOT_RUN = "08_ablation"
 
 
-def picture_of(width: int, height: int) -> str:
+def image_of(width: int, height: int) -> str:
     """A grey PNG in base64."""
     file = io.BytesIO()
     Image.new("L", (width, height), 128).save(file, "png")
@@ -35,12 +35,12 @@ def executed(name: str) -> dict:
     table = "<table><tr>" + "".join(f"<td>a wide column {number}</td>" for number in range(20)) + "</tr></table>"
     widget = {"model_id": "1", "version_major": 2, "version_minor": 0}
     shown = [
-        {"image/png": picture_of(800, 400), "text/plain": "<Figure>"},
+        {"image/png": image_of(800, 400), "text/plain": "<Figure>"},
         {"text/html": table, "text/plain": "a table"},
         {"text/markdown": "| written | as Markdown |\n| --- | --- |\n| in | cells |", "text/plain": "<Markdown>"},
         {
             "application/vnd.jupyter.widget-view+json": widget,
-            "image/png": picture_of(300, 300),
+            "image/png": image_of(300, 300),
             "text/plain": "widget",
         },
     ]
@@ -102,7 +102,7 @@ def test_a_notebook_that_was_not_run_says_so_and_shows_its_code(site):
     assert "has not been run" not in (site / "notebooks" / "04_froc.html").read_text(encoding="utf-8")
 
 
-def test_outputs_are_shown_without_progress_bars_and_with_a_picture_for_a_widget(site):
+def test_outputs_are_shown_without_progress_bars_and_with_a_image_for_a_widget(site):
     page = (site / "notebooks" / "04_froc.html").read_text(encoding="utf-8")
     assert "quaternions" in page
     assert "a wide column 19" in page
@@ -180,7 +180,7 @@ def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults,
             assert page.locator("h1").first.inner_text().startswith(entry)
         page.get_by_role("link", name="Previous").click()
         assert page.locator("h1").first.inner_text().startswith(entries[-2])
-    assert is_picture(tmp_path / "index.png")
+    assert is_image(tmp_path / "index.png")
 
 
 def test_search_finds_text_and_code_of_a_notebook(site, browser, faults):
@@ -218,4 +218,4 @@ def test_a_page_fits_a_phone_and_its_text_can_be_read(site, browser, faults, nam
         size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p, article')).fontSize)")
         assert size >= 15
         page.screenshot(path=tmp_path / "page.png")
-    assert is_picture(tmp_path / "page.png")
+    assert is_image(tmp_path / "page.png")

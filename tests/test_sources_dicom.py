@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, uid, write
 from pydicom.dataset import Dataset
-from source_world import PICTURES, imported
+from source_world import IMAGES, imported
 from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tree
 
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
-from cmbfe.data.picture_files import read_picture
-from cmbfe.data.pictures import import_dicom
+from cmbfe.data.conversion import import_dicom
+from cmbfe.data.labelled.images import read_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.voc import write_voc
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
@@ -59,11 +59,11 @@ def test_a_dicom_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, orient
     right, down = np.array(orientation[:3]) * 0.75, np.array(orientation[3:]) * 0.5
     column, row = BOX[0] + BOX[2] / 2 - 0.5, BOX[1] + BOX[3] / 2 - 0.5
     np.testing.assert_allclose(found[:3], images[1].ImagePositionPatient + column * right + row * down, atol=0.01)
-    picture = read_picture(tmp_path / "out" / image["file_name"])
-    assert picture[int(y + height / 2), int(x + width / 2)] < 0.5 * np.median(picture[picture > 100])
+    pixels = read_image(tmp_path / "out" / image["file_name"])
+    assert pixels[int(y + height / 2), int(x + width / 2)] < 0.5 * np.median(pixels[pixels > 100])
 
 
-def test_pictures_labels_and_mimics_are_those_of_the_pipeline_where_ids_are_kept(tmp_path):
+def test_images_labels_and_mimics_are_those_of_the_pipeline_where_ids_are_kept(tmp_path):
     """What `make repro` writes for the phantom, `cmbfe import dicom --keep-ids` writes too."""
     images = dicom_head(tmp_path / "in" / "a", "P1") + dicom_head(tmp_path / "in" / "b", "P2")
     labels = dicom_labels(images, split="train")
@@ -71,7 +71,7 @@ def test_pictures_labels_and_mimics_are_those_of_the_pipeline_where_ids_are_kept
     vein = {**labels, "categories": [{"id": 1, "name": "iron"}, {"id": 2, "name": "vein"}]}
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
     (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps(vein))
-    import_dicom(tmp_path / "in", tmp_path / "old", PICTURES, 0, jobs=1, progress=False)
+    import_dicom(tmp_path / "in", tmp_path / "old", IMAGES, 0, jobs=1, progress=False)
     imported("dicom", tmp_path / "in", tmp_path / "new")
     for name in (LABELS_FILE, MIMICS_FILE):
         old, new = read_labels(tmp_path / "old" / name), read_labels(tmp_path / "new" / name)
@@ -95,7 +95,7 @@ def test_pictures_labels_and_mimics_are_those_of_the_pipeline_where_ids_are_kept
         lambda path, image: str(image.SOPInstanceUID),
         lambda path, image: f"exported/{image.SOPInstanceUID}.dcm",
     ],
-    ids=["path", "picture of that name", "UID", "UID.dcm"],
+    ids=["path", "image of that name", "UID", "UID.dcm"],
 )
 def test_a_label_names_its_slice_by_file_name_or_uid(tmp_path, form, name):
     images = dicom_head(tmp_path / "in" / "a", "P1")
@@ -244,7 +244,7 @@ def test_frames_of_one_file_cannot_be_told_apart_by_a_label(tmp_path):
         imported("dicom", tmp_path / "in", tmp_path / "out")
 
 
-def test_text_in_a_picture_that_is_left_out_does_not_matter(tmp_path):
+def test_text_in_a_image_that_is_left_out_does_not_matter(tmp_path):
     dicom_head(tmp_path / "in" / "a")
     dicom_head(tmp_path / "in" / "b", ImageType=["ORIGINAL", "PRIMARY", "P"], BurnedInAnnotation="YES")
     dicom_head(tmp_path / "in" / "c", "P2", BurnedInAnnotation="NO")

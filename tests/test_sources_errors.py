@@ -11,9 +11,9 @@ import pytest
 from nifti_files import SHAPE, affine_of, head, mask, save
 from scipy.io import savemat
 from source_world import dou, valdo, workbook
-from tiny_world import labelled_pictures, tree
+from tiny_world import labelled_images, tree
 
-from cmbfe.data.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.data.voc import write_voc
 
 DOTS = [(14, 20, 4), (25, 12, 6)]
@@ -355,7 +355,7 @@ SPOILED_NIFTI = {
     ),
     "one row": (
         lambda root: save(root / "anna.nii", head((40, 1, 10)), LAS),
-        "anna.nii: its slices have 1 × 40 px (rows × columns), which is no picture",
+        "anna.nii: its slices have 1 × 40 px (rows × columns), which is no image",
     ),
     "size of nothing": (
         points("x,y,z,patient,diameter_mm\n1,2,3,anna,0\n"),
@@ -389,8 +389,8 @@ def edited(change: Callable[[dict], object]) -> Callable[[Path], None]:
 SPOILED_COCO = {
     "no labels": (lambda root: (root / LABELS_FILE).unlink(), "in: no annotations.json, and no other *.json"),
     "no JSON": (lambda root: (root / LABELS_FILE).write_text("{"), "annotations.json: not JSON"),
-    "missing picture": (lambda root: (root / "P2/000.png").unlink(), "P2/000.png: No such file or directory"),
-    "no picture": (lambda root: (root / "P2/000.png").write_text("x"), "P2/000.png: not a readable picture"),
+    "missing image": (lambda root: (root / "P2/000.png").unlink(), "P2/000.png: No such file or directory"),
+    "no image": (lambda root: (root / "P2/000.png").write_text("x"), "P2/000.png: not a readable image"),
     "other size": (
         edited(lambda labels: labels["images"][1].update(width=80)),
         "P2/000.png: has 64 x 64 px, but its label says 80 x 64",
@@ -398,7 +398,7 @@ SPOILED_COCO = {
     "no extent": (edited(lambda labels: labels["annotations"][0].update(bbox=[1, 2, 0, 4])), "zero width"),
     "names do not match": (
         edited(lambda labels: labels["annotations"][0].update(image_id=99)),
-        "annotation 1: image_id: 99 is the id of no picture",
+        "annotation 1: image_id: 99 is the id of no image",
     ),
     "leads out": (
         edited(lambda labels: labels["images"][0].update(file_name="../../x.png")),
@@ -420,10 +420,10 @@ SPOILED_COCO = {
         edited(lambda labels: labels.update(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}])),
         "of the categories cat, dog one must be named cmb",
     ),
-    "no pictures": (edited(lambda labels: labels.update(images=[], annotations=[])), "holds no pictures"),
-    "beside the picture": (
+    "no images": (edited(lambda labels: labels.update(images=[], annotations=[])), "holds no images"),
+    "beside the image": (
         edited(lambda labels: labels["annotations"][0].update(bbox=[64.0, 10, 0.005, 5])),
-        "the box [64.0, 10.0, 0.005, 5.0] of picture 1 lies outside it",
+        "the box [64.0, 10.0, 0.005, 5.0] of image 1 lies outside it",
     ),
     "a lesion that is a list": (
         edited(lambda labels: labels["annotations"][0].update(lesion_id=[1])),
@@ -443,13 +443,13 @@ SPOILED_COCO = {
 @pytest.mark.parametrize("case", SPOILED_COCO)
 def test_a_malformed_coco_is_named_in_one_line(refused, tmp_path, case):
     spoil, reason = SPOILED_COCO[case]
-    labelled_pictures(tmp_path / "in", 3)
+    labelled_images(tmp_path / "in", 3)
     spoil(tmp_path / "in")
     assert reason in refused("coco", tmp_path / "in")
 
 
 SPOILED_VOC = {
-    "missing picture": (lambda root: (root / "P2/000.png").unlink(), "P2/000.png: no such picture"),
+    "missing image": (lambda root: (root / "P2/000.png").unlink(), "P2/000.png: no such image"),
     "no XML": (lambda root: (root / "P2/000.xml").write_text("<"), "000.xml: not readable as XML"),
     "an encoding that nobody reads": (
         lambda root: (root / "P2/000.xml").write_text("<?xml version='1.0' encoding='gbk'?><annotation/>"),
@@ -466,7 +466,7 @@ SPOILED_VOC = {
 @pytest.mark.parametrize("case", SPOILED_VOC)
 def test_a_malformed_voc_is_named_in_one_line(refused, tmp_path, case):
     spoil, reason = SPOILED_VOC[case]
-    write_voc(labelled_pictures(tmp_path / "pictures", 3), tmp_path / "in")
+    write_voc(labelled_images(tmp_path / "pictures", 3), tmp_path / "in")
     shutil.copytree(tmp_path / "pictures", tmp_path / "in", dirs_exist_ok=True)
     spoil(tmp_path / "in")
     assert reason in refused("voc", tmp_path / "in")
@@ -477,7 +477,7 @@ def test_options_that_cannot_be_are_refused(refused, tmp_path):
     (tmp_path / "key.json").write_text('{"salt": "00"}')
     (tmp_path / "tmp.txt").touch()
     inside = tmp_path / "deep" / "out" / "key.json"
-    assert "--size 8: pictures are 32 to 4096 px wide" in refused("dou", root, "--size", 8)
+    assert "--size 8: images are 32 to 4096 px wide" in refused("dou", root, "--size", 8)
     assert "--box-mm 0.0: boxes" in refused("dou", root, "--box-mm", 0)
     assert f"{inside}: the key must not lie in the output" in refused("dou", root, "--key-file", inside)
     assert "not both" in refused("dou", root, "--key-file", tmp_path / "k.json", "--keep-ids")

@@ -11,10 +11,10 @@ from nifti_files import affine_of, head, save
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import Dataset
-from source_world import PICTURES, dou, imported, valdo, workbook
+from source_world import IMAGES, dou, imported, valdo, workbook
 from tiny_world import SIDE, dicom_head, dicom_labels, tiny_params, tree
 
-from cmbfe.data.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key
 from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.errors import InputError
@@ -135,9 +135,9 @@ def found_in(folder: Path, texts: tuple[str, ...] = PLANTED) -> list[str]:
         if content and content[:2] == b"\x1f\x8b":
             parts.append(gzip.decompress(content))
         if name.endswith((".png", ".jpg")):
-            with Image.open(folder / name) as picture:
-                picture.load()  # PNG may hold text after its pixels
-                parts.append(repr((picture.info, dict(picture.getexif()))).encode())
+            with Image.open(folder / name) as image:
+                image.load()  # PNG may hold text after its pixels
+                parts.append(repr((image.info, dict(image.getexif()))).encode())
         found += [f"{text} in {name}" for text in texts for part in parts if text.lower().encode() in part.lower()]
     return found
 
@@ -159,19 +159,19 @@ def test_no_planted_identifier_is_in_any_output(run_cmbfe, tmp_path, kind):
 
 def test_no_planted_identifier_is_in_a_model_or_in_its_detections(run_cmbfe, tmp_path):
     """What is trained on an import, and found in it, knows no more than the import."""
-    source, pictures = planted_dicom(tmp_path / "in"), tmp_path / "pictures"
+    source, images = planted_dicom(tmp_path / "in"), tmp_path / "pictures"
     params = tmp_path / "params.yaml"
     save_params(tiny_params(iterations=2, milestones=(), batch=1), params)
     model, found = tmp_path / "model", tmp_path / "found"
     for arguments in (
-        ["import", "dicom", source, pictures, "--params", params, "--jobs", 1, "--backend", "threading"],
-        ["train", "ssd300", "--out", model, "--data", pictures, "--params", params],
-        ["detect", pictures, "--model", model, "--out", found, "--threshold", 0],
+        ["import", "dicom", source, images, "--params", params, "--jobs", 1, "--backend", "threading"],
+        ["train", "ssd300", "--out", model, "--data", images, "--params", params],
+        ["detect", images, "--model", model, "--out", found, "--threshold", 0],
     ):
         status, _, err = run_cmbfe(*arguments)
         assert status == 0, err
     assert {path.name for path in found.iterdir()} >= {"detections.csv", "overlays"}
-    assert [found_in(folder) for folder in (pictures, model, found)] == [[], [], []]
+    assert [found_in(folder) for folder in (images, model, found)] == [[], [], []]
 
 
 def test_what_is_looked_for_would_be_found(tmp_path):
@@ -236,7 +236,7 @@ def test_a_key_inside_the_output_is_refused_also_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "out")
     options = Options(key_file=tmp_path / "link" / "key.json")
     with pytest.raises(ValueError, match="must not lie in the output"):
-        import_source("dou", source, tmp_path / "out", PICTURES, 0, options, progress=False)
+        import_source("dou", source, tmp_path / "out", IMAGES, 0, options, progress=False)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"salt": 3}', '{"salt": "x"}'])

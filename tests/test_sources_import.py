@@ -8,20 +8,20 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 from nifti_files import SHAPE, affine_of, head, mask, save
-from source_world import PICTURES, dou, imported, valdo
-from tiny_world import labelled_pictures, tiny_params, tree
+from source_world import IMAGES, dou, imported, valdo
+from tiny_world import labelled_images, tiny_params, tree
 
-from cmbfe.crossvalidation import fold_test_set
-from cmbfe.data.dataset import load_labelled
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, labels_of_split, read_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, labels_of_split, read_labels
+from cmbfe.data.labelled.splits import paper_test_set
 from cmbfe.data.sources import importer, writing
 from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
-from cmbfe.data.splits import paper_test_set
-from cmbfe.detect_files import picture_files, picture_series
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
-from cmbfe.lesions3d import match_lesions
+from cmbfe.findings.series import image_files, image_series
+from cmbfe.metrics.lesions import match_lesions
+from cmbfe.studies.crossvalidation import fold_test_set
+from cmbfe.training.batches import load_labelled
 
 ROOT = Path(__file__).resolve().parent.parent
 DOTS = [(14, 20, 4), (25, 12, 6)]
@@ -64,13 +64,13 @@ def test_an_import_has_the_files_that_training_and_viewer_read(whole):
     spacing = labels["images"][0]["pixel_spacing_mm"]
     assert spacing == pytest.approx([0.7, 0.5], abs=1e-6)
     loaded = load_labelled(labels, whole)
-    assert loaded.pictures.shape == (30, 36, 40)
+    assert loaded.images.shape == (30, 36, 40)
     assert sum(len(boxes) for boxes in loaded.boxes) == len(labels["annotations"])
 
 
 def test_detections_of_the_whole_import_belong_to_its_labels(whole, tmp_path):
-    """`cmbfe detect` numbers a folder of pictures by their paths: `cmbfe evaluate` then takes these labels."""
-    found = [name for series in picture_series(picture_files(whole, tmp_path), whole) for name in series.names]
+    """`cmbfe detect` numbers a folder of images by their paths: `cmbfe evaluate` then takes these labels."""
+    found = [name for series in image_series(image_files(whole, tmp_path), whole) for name in series.names]
     images = read_labels(whole / LABELS_FILE)["images"]
     assert list(enumerate(found, 1)) == [(one["id"], one["file_name"]) for one in images]
 
@@ -98,13 +98,13 @@ def test_the_report_counts_what_is_there(whole):
     assert len(report["coverage"]) == 9
     assert {row["default_boxes"] for row in report["coverage"]} == {"voc", "coco", "cmb"}
     assert all(0 <= row["reachable_share"] <= 1 for row in report["coverage"])
-    assert "3 patients, 3 series, 30 pictures" in summary(report)
+    assert "3 patients, 3 series, 30 images" in summary(report)
     assert "boxes measure 6.0 mm" in summary(report)
 
 
 def test_the_same_source_gives_the_same_bytes_with_any_number_of_processes(whole, source, tmp_path):
     options = importer.Options(keep_ids=True)
-    importer.import_source("dou", source, tmp_path / "out", PICTURES, 0, options, jobs=2, progress=False)
+    importer.import_source("dou", source, tmp_path / "out", IMAGES, 0, options, jobs=2, progress=False)
     assert tree(tmp_path / "out") == tree(whole)
 
 
@@ -197,7 +197,7 @@ def test_an_earlier_import_is_replaced_whole_and_survives_a_failure(source, tmp_
     assert {path.name for path in out.iterdir()} == FILES | {"sub-101"}
 
 
-def test_pictures_of_several_sizes_are_named_in_the_report_and_brought_to_one(tmp_path):
+def test_images_of_several_sizes_are_named_in_the_report_and_brought_to_one(tmp_path):
     root = valdo(tmp_path, {"sub-101": DOTS})
     other = (30, 30, 6)
     stem = root / "sub-201" / "sub-201_space-T2S"
@@ -206,15 +206,15 @@ def test_pictures_of_several_sizes_are_named_in_the_report_and_brought_to_one(tm
     imported("valdo", root, tmp_path / "several")
     report = read_json(tmp_path / "several" / "report.json")
     assert any("import with --size" in note["what"] for note in report["notes"])
-    assert report["left_out"] == [{"what": "T1 and T2 volumes (pictures are T2*)", "count": 1}]
+    assert report["left_out"] == [{"what": "T1 and T2 volumes (images are T2*)", "count": 1}]
     labels = imported("valdo", root, tmp_path / "one", size=64)
-    assert load_labelled(labels, tmp_path / "one").pictures.shape == (16, 64, 64)
+    assert load_labelled(labels, tmp_path / "one").images.shape == (16, 64, 64)
     for image in labels["images"]:
         assert image["pixel_spacing_mm"][0] == pytest.approx(image["pixel_spacing_mm"][1], rel=0.03)
 
 
 def test_splits_of_the_source_are_kept(tmp_path):
-    labels = labelled_pictures(tmp_path / "in", 3)
+    labels = labelled_images(tmp_path / "in", 3)
     for image, split in zip(labels["images"], ["test", "train", "validation"], strict=True):
         image["split"] = split
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
@@ -224,8 +224,8 @@ def test_splits_of_the_source_are_kept(tmp_path):
     assert again["annotations"] == result["annotations"]
 
 
-def test_a_box_a_hundredth_of_a_px_outside_its_picture_may_be_scaled(tmp_path):
-    labels = labelled_pictures(tmp_path / "in", 3)
+def test_a_box_a_hundredth_of_a_px_outside_its_image_may_be_scaled(tmp_path):
+    labels = labelled_images(tmp_path / "in", 3)
     labels["annotations"][0]["bbox"] = [-0.005, 60, 5, 4.005]
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
     result = imported("coco", tmp_path / "in", tmp_path / "out", size=512)
@@ -271,8 +271,8 @@ def test_the_command_line_reports_and_names_the_output(run_cmbfe, source, tmp_pa
     options = ["--jobs", 1, "--backend", "threading", "--keep-ids", "--size", 64]
     status, said, err = run_cmbfe("import", "dou", source, tmp_path / "out", *options)
     assert status == 0, err
-    assert said.startswith("3 patients, 3 series, 30 pictures\n")
-    assert said.splitlines()[-1].startswith(f"{tmp_path / 'out'}: 30 pictures, ")
+    assert said.startswith("3 patients, 3 series, 30 images\n")
+    assert said.splitlines()[-1].startswith(f"{tmp_path / 'out'}: 30 images, ")
     assert read_json(tmp_path / "out" / "pictures.json")["size"] == 64
 
 

@@ -1,4 +1,4 @@
-"""Where a microbleed of an imported data set lies: in patient mm, from the written pictures, labels and affines."""
+"""Where a microbleed of an imported data set lies: in patient mm, from the written images, labels and affines."""
 
 import json
 import shutil
@@ -11,10 +11,10 @@ import pytest
 import yaml
 from nifti_files import SHAPE, affine_of, head, mask, save
 from source_world import assert_at, dou, imported, places_mm, valdo, workbook
-from tiny_world import labelled_pictures
+from tiny_world import labelled_images
 
-from cmbfe.data.labels import LABELS_FILE, read_labels
-from cmbfe.data.picture_files import read_picture, save_picture
+from cmbfe.data.labelled.images import read_image, save_image
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.volumes import apply
 from cmbfe.data.sources.workbook import read_workbook
@@ -34,10 +34,10 @@ def test_a_valdo_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, codes,
     labels = read_labels(tmp_path / "out" / LABELS_FILE)
     files = {image["id"]: image["file_name"] for image in labels["images"]}
     for box in labels["annotations"]:
-        picture = read_picture(tmp_path / "out" / files[box["image_id"]])
+        pixels = read_image(tmp_path / "out" / files[box["image_id"]])
         x, y, width, height = box["bbox"]
-        assert picture[int(y + height / 2), int(x + width / 2)] < 0.4 * np.median(picture[picture > 100])
-        assert size is None or picture.shape == (size, size)
+        assert pixels[int(y + height / 2), int(x + width / 2)] < 0.4 * np.median(pixels[pixels > 100])
+        assert size is None or pixels.shape == (size, size)
 
 
 def test_a_valdo_label_above_0_is_a_microbleed_whatever_its_value_and_one_per_component(tmp_path):
@@ -103,11 +103,11 @@ def test_a_mask_of_a_description_may_lie_in_another_orientation_than_its_volume(
 
 @pytest.mark.parametrize("kind", ["coco", "voc"])
 @pytest.mark.parametrize("size", [None, 96])
-def test_labelled_pictures_keep_their_boxes_on_what_they_mark(tmp_path, kind, size):
-    picture = np.full((40, 60), 200, np.uint8)
-    picture[10:15, 30:36] = 0
+def test_labelled_images_keep_their_boxes_on_what_they_mark(tmp_path, kind, size):
+    pixels = np.full((40, 60), 200, np.uint8)
+    pixels[10:15, 30:36] = 0
     for number in range(2):
-        save_picture(tmp_path / "in" / "anna" / f"{number}.png", picture)
+        save_image(tmp_path / "in" / "anna" / f"{number}.png", pixels)
     image = {"width": 60, "height": 40, "pixel_spacing_mm": [0.5, 0.5]}
     labels = {
         "images": [{"id": n, "file_name": f"anna/{n}.png", "slice_index": 5 - n, **image} for n in range(2)],
@@ -127,7 +127,7 @@ def test_labelled_pictures_keep_their_boxes_on_what_they_mark(tmp_path, kind, si
     ]
     (box,) = result["annotations"]
     assert box["image_id"] == result["images"][0]["id"]
-    out = read_picture(tmp_path / "out" / "anna" / "000.png")
+    out = read_image(tmp_path / "out" / "anna" / "000.png")
     x, y, width, height = box["bbox"]
     frame = Frame(40, 60, 0.5, 0.5, size)
     left, top = frame.offset
@@ -180,14 +180,14 @@ def test_linked_folders_are_read_as_others(tmp_path):
 
 @pytest.mark.parametrize("name", ["lesion", "CMB", "microbleed"])
 def test_the_only_class_of_voc_is_microbleeds_whatever_its_name(tmp_path, name):
-    labels = labelled_pictures(tmp_path / "in", 3)
+    labels = labelled_images(tmp_path / "in", 3)
     write_voc({**labels, "categories": [{"id": 1, "name": name}]}, tmp_path / "voc")
     shutil.copytree(tmp_path / "voc", tmp_path / "in", dirs_exist_ok=True)
     assert len(imported("voc", tmp_path / "in", tmp_path / "out")["annotations"]) == 3
 
 
 def test_null_is_no_patient(tmp_path):
-    labels = labelled_pictures(tmp_path / "in", 3)
+    labels = labelled_images(tmp_path / "in", 3)
     for image in labels["images"]:
         image.update(patient_id=None, split=None)
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))

@@ -106,7 +106,7 @@ def test_a_header_that_announces_more_than_there_is_takes_no_memory(tmp_path, na
 
 
 @pytest.mark.parametrize("size", [(1, 9), (9, 1)])
-def test_a_line_is_no_picture(size):
+def test_a_line_is_no_image(size):
     with pytest.raises(InputError, match=r"x\.nii: its slices have"):
         refuse_lines(Path("x.nii"), *size)
     refuse_lines(Path("x.nii"), 2, 2)

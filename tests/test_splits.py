@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmbfe.data.splits import (
+from cmbfe.data.labelled.splits import (
     TABLE_1_PATIENTS,
     labels_of_fold,
     paper_test_set,
@@ -49,8 +49,8 @@ def test_a_patient_named_twice_is_refused():
         split_patients(["a", "a"], {"train": 2}, 0)
 
 
-def labelled(cmbs: list[int], mimics: list[int], pictures: int = 6) -> tuple[dict, dict]:
-    images = [{"id": i, "split": "test" if i < pictures else "train"} for i in range(pictures + 2)]
+def labelled(cmbs: list[int], mimics: list[int], pixels: int = 6) -> tuple[dict, dict]:
+    images = [{"id": i, "split": "test" if i < pixels else "train"} for i in range(pixels + 2)]
 
     def with_boxes(on: list[int]) -> dict:
         boxes = [{"id": n, "image_id": i} for n, i in enumerate(on)]
@@ -59,7 +59,7 @@ def labelled(cmbs: list[int], mimics: list[int], pictures: int = 6) -> tuple[dic
     return with_boxes(cmbs), with_boxes(mimics)
 
 
-def test_the_test_set_has_as_many_pictures_with_mimics_only():
+def test_the_test_set_has_as_many_images_with_mimics_only():
     labels, mimics = labelled(cmbs=[0, 0, 1, 7], mimics=[1, 2, 3, 4, 6])
     test = paper_test_set(labels, mimics, seed=5)
     chosen = {image["id"] for image in test["images"]}
@@ -69,13 +69,13 @@ def test_the_test_set_has_as_many_pictures_with_mimics_only():
     assert paper_test_set(labels, mimics, seed=5) == test
 
 
-def test_too_few_pictures_with_mimics_only_are_refused():
+def test_too_few_images_with_mimics_only_are_refused():
     labels, mimics = labelled(cmbs=[0, 1], mimics=[1, 2])
     with pytest.raises(InputError, match="mimics only"):
         paper_test_set(labels, mimics, seed=5)
 
 
-def test_with_fewer_allowed_all_pictures_with_mimics_only_are_taken():
+def test_with_fewer_allowed_all_images_with_mimics_only_are_taken():
     labels, mimics = labelled(cmbs=[0, 1, 2], mimics=[1, 3, 4, 6])
     test = paper_test_set(labels, mimics, seed=5, fewer=True)
     assert [image["id"] for image in test["images"]] == [0, 1, 2, 3, 4]

@@ -70,16 +70,16 @@ def test_detections_with_and_without_targets_are_identical(variant):
 def test_l2_normalisation_cancels_fe_in_the_trunk_for_the_first_head(placement, head_changes):
     # (1 + M) X and X have the same direction: the conv4_3 head sees no change, deeper maps do.
     model = small("ssd300-fe", placement=placement).train()
-    pictures = torch.rand(1, 3, 300, 300)
+    images = torch.rand(1, 3, 300, 300)
     mask = torch.zeros(1, 1, 300, 300)
     mask[..., 100:180, 100:180] = 0.7
     with torch.no_grad():
-        plain, enhanced = model.feature_maps(pictures), model.feature_maps(pictures, mask)
+        plain, enhanced = model.feature_maps(images), model.feature_maps(images, mask)
     assert torch.allclose(plain[0], enhanced[0], atol=1e-5) is not head_changes
     assert torch.allclose(plain[1], enhanced[1], atol=1e-5) is (placement == "source")
 
 
-def test_boxes_come_back_in_px_of_the_picture_given():
+def test_boxes_come_back_in_px_of_the_image_given():
     model = small("ssd300", score_threshold=0.0).eval()
     image = torch.rand(3, 300, 300)
     doubled = torch.nn.functional.interpolate(image[None], (600, 600), mode="nearest")[0]
@@ -119,7 +119,7 @@ def test_targets_without_usable_labels_are_refused(target, reason):
         small("ssd300").train()(images, [target, targets[1]])
 
 
-def test_training_without_a_target_for_every_picture_is_refused():
+def test_training_without_a_target_for_every_image_is_refused():
     images, targets = batch()
     model = small("ssd300").train()
     with pytest.raises(InputError, match="1 for 2 images"):
@@ -129,9 +129,9 @@ def test_training_without_a_target_for_every_picture_is_refused():
 
 
 @pytest.mark.parametrize("variant", ["mobilenet320", "resnet34-300-fe"])
-def test_one_picture_is_too_few_for_batch_normalisation_of_the_last_map(variant):
+def test_one_image_is_too_few_for_batch_normalisation_of_the_last_map(variant):
     images, targets = batch()
-    with pytest.raises(InputError, match="at least 2 pictures"):
+    with pytest.raises(InputError, match="at least 2 images"):
         small(variant).train()(images[:1], targets[:1])
     assert len(small(variant).eval()(images[:1])) == 1
 
@@ -146,7 +146,7 @@ def test_one_picture_is_too_few_for_batch_normalisation_of_the_last_map(variant)
         torch.rand(3, 0, 50),
     ],
 )
-def test_an_image_that_is_no_picture_is_refused_with_its_index(image):
+def test_an_image_that_is_no_image_is_refused_with_its_index(image):
     with pytest.raises(InputError, match="image 1: expected a float tensor"):
         small("ssd300").eval()([torch.rand(3, 50, 50), image])
 
@@ -175,21 +175,21 @@ def test_an_unknown_variant_is_refused():
         build("ssd1024")
 
 
-def test_a_list_and_a_batch_of_pictures_are_the_same():
+def test_a_list_and_a_batch_of_images_are_the_same():
     model = small("ssd300-fe").train()
     images, targets = batch(300)
     as_batch, as_list = model(images, targets), model(list(images), targets)
     assert all(torch.equal(as_batch[name], as_list[name]) for name in as_batch)
 
 
-def test_targets_are_scaled_with_their_picture_and_left_as_given():
+def test_targets_are_scaled_with_their_image_and_left_as_given():
     model = small("ssd300").train()
     image = torch.rand(1, 3, 300, 300)
     doubled = torch.nn.functional.interpolate(image, (300, 600), mode="nearest")
     box = torch.tensor([[100.0, 120.0, 120.0, 150.0]])
     wide = box * torch.tensor([2.0, 1.0, 2.0, 1.0])
     label = torch.ones(1, dtype=torch.int64)
-    # Nearest doubling and bilinear halving give the same picture back, so only the boxes can differ.
+    # Nearest doubling and bilinear halving give the same image back, so only the boxes can differ.
     plain = model(image, [{"boxes": box, "labels": label}])
     stretched = model(doubled, [{"boxes": wide, "labels": label}])
     assert all(torch.allclose(plain[name], stretched[name], rtol=1e-4) for name in plain)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from metric_examples import detection, labels_of
 from scipy import stats as scipy_stats
 
-from cmbfe import stats
 from cmbfe.errors import InputError
-from cmbfe.metrics import average_precision, match, precision_at_sensitivity
-from cmbfe.stats import (
+from cmbfe.metrics import intervals
+from cmbfe.metrics.curves import average_precision, match, precision_at_sensitivity
+from cmbfe.metrics.intervals import (
     bootstrap,
     difference_over_seeds,
     interval_of,
@@ -59,7 +59,7 @@ def test_the_percentile_interval_of_a_mean_is_the_t_interval():
 
 
 def test_bca_equals_scipy(monkeypatch):
-    monkeypatch.setattr(stats, "tail", lambda patients: 0.025)
+    monkeypatch.setattr(intervals, "tail", lambda patients: 0.025)
     values = np.random.default_rng(2).exponential(size=60)
     interval = interval_of(mean_of(values), 60, resamples=20_000, seed=1)
     expected = scipy_stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=3)
@@ -72,7 +72,7 @@ def test_resamples_are_independent_of_the_block_size(monkeypatch):
     matches = cohort(0)
     statistic = lambda weights: average_precision(matches, weights=weights)  # noqa: E731
     whole = resampled(statistic, 12, 50, seed=3)
-    monkeypatch.setattr(stats, "RESAMPLES_AT_ONCE", 7)
+    monkeypatch.setattr(intervals, "RESAMPLES_AT_ONCE", 7)
     np.testing.assert_allclose(resampled(statistic, 12, 50, seed=3), whole, rtol=1e-12)
     assert len(set(whole)) > 10
 
@@ -119,7 +119,7 @@ def test_the_paired_difference_is_of_the_same_patients_in_both():
 
 
 def test_detectors_on_different_truths_cannot_be_paired():
-    with pytest.raises(InputError, match="same pictures and ground truth"):
+    with pytest.raises(InputError, match="same images and ground truth"):
         paired_difference(average_precision, cohort(0, 12), cohort(0, 13))
 
 
@@ -127,7 +127,7 @@ def test_the_jackknife_leaves_each_patient_out_once(monkeypatch):
     values = np.arange(10.0)
     expected = [np.delete(values, k).mean() for k in range(10)]
     np.testing.assert_allclose(left_out(mean_of(values), 10), expected)
-    monkeypatch.setattr(stats, "RESAMPLES_AT_ONCE", 3)
+    monkeypatch.setattr(intervals, "RESAMPLES_AT_ONCE", 3)
     np.testing.assert_allclose(left_out(mean_of(values), 10), expected)
 
 
@@ -145,11 +145,11 @@ def test_a_value_that_is_undefined_in_many_resamples_has_no_interval(recwarn):
 
 
 @pytest.mark.parametrize("pictures", [0, 1])
-def test_fewer_than_two_patients_have_no_interval(pictures, recwarn):
-    matches = match(labels_of({image: [T] for image in range(pictures)}), [])
+def test_fewer_than_two_patients_have_no_interval(images, recwarn):
+    matches = match(labels_of({image: [T] for image in range(images)}), [])
     interval = bootstrap(average_precision, matches, resamples=100)
     assert np.isnan(interval.low)
-    assert np.isnan(interval.value) == (pictures == 0)
+    assert np.isnan(interval.value) == (images == 0)
     assert not recwarn.list
 
 

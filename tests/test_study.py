@@ -4,21 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
-from study_world import study_params, study_pictures
+from study_world import study_images, study_params
 from tiny_world import tree
 
-from cmbfe import paths, twins
-from cmbfe.data.labels import LABELS_FILE, read_labels
+from cmbfe import paths
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.errors import InputError
 from cmbfe.params import load_params
-from cmbfe.study import arm_params, matches_of, run_arm
+from cmbfe.studies import twins
+from cmbfe.studies.study import arm_params, matches_of, run_arm
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Path:
     """A folder with every arm trained and tested."""
     root = tmp_path_factory.mktemp("study")
-    study_pictures(root)
+    study_images(root)
     for name in study_params().study.arms:
         run_arm(name, study_params(), root, progress=False)
     return root
@@ -48,7 +49,7 @@ def test_a_training_has_the_settings_of_its_arm_and_seed(done):
         "few": "trunk",
     }
     assert all(params.seed == 2 for params in used.values())
-    assert all(params.detector.detections_per_picture == 10 for params in used.values())
+    assert all(params.detector.detections_per_image == 10 for params in used.values())
 
 
 def test_an_arm_of_fewer_patients_is_trained_on_these_only(done):
@@ -75,7 +76,7 @@ def test_twins_are_compared_by_seed_and_an_arm_without_one_of_its_own_takes_the_
 def test_what_is_done_is_not_repeated_and_trainings_beside_each_other_give_the_same_bytes(
     done, tmp_path, monkeypatch, capsys
 ):
-    study_pictures(tmp_path)
+    study_images(tmp_path)
     run_arm("ssd300", study_params(), tmp_path, jobs=2, progress=False)
     mine = results(tmp_path)
     assert {name: results(done)[name] for name in mine} == mine

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from cmbfe.figures import COLOURS
-from cmbfe.study_figures import kinds_figure, study_figure
+from cmbfe.figures.study import kinds_figure, study_figure
+from cmbfe.figures.style import COLOURS
 
 
 def test_every_arm_has_its_gain_interval_and_a_dot_per_seed():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cmbfe.threads import one_thread
+from cmbfe.parallel import one_thread
 
 
 def test_the_number_of_threads_is_afterwards_as_it_was_also_after_an_error():

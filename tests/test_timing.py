@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cmbfe import timing
 from cmbfe.detector.ssd import build
-from cmbfe.devices import make_compute
 from cmbfe.errors import InputError
+from cmbfe.training import timing
+from cmbfe.training.devices import make_compute
 
 CPU = torch.device("cpu")
 
@@ -57,14 +57,12 @@ def test_ratios_are_taken_within_each_round():
         timing.ratio_within_rounds(timed[:1], 0, 1)
 
 
-def test_pictures_in_memory_are_those_of_the_random_batch():
+def test_images_in_memory_are_those_of_the_random_batch():
     images, targets = timing.random_batch(2, 64, CPU)
-    pictures = timing.random_pictures(2, 64)
-    assert (pictures.pictures.dtype, pictures.pictures.shape) == ("uint8", (2, 64, 64))
-    assert torch.allclose(torch.from_numpy(pictures.pictures) / 255, images[:, 0], atol=1 / 255)
-    assert all(
-        (boxes == target["boxes"].numpy()).all() for boxes, target in zip(pictures.boxes, targets, strict=True)
-    )
+    pixels = timing.random_images(2, 64)
+    assert (pixels.pixels.dtype, pixels.pixels.shape) == ("uint8", (2, 64, 64))
+    assert torch.allclose(torch.from_numpy(pixels.pixels) / 255, images[:, 0], atol=1 / 255)
+    assert all((boxes == target["boxes"].numpy()).all() for boxes, target in zip(pixels.boxes, targets, strict=True))
 
 
 def test_the_machine_is_told_with_its_precision():

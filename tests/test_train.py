@@ -13,18 +13,18 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tiny_world import BOX, labelled_pictures, tiny_params, tree
+from tiny_world import BOX, labelled_images, tiny_params, tree
 
-from cmbfe import iteration
-from cmbfe import train as training
-from cmbfe.data.dataset import batch_indices
-from cmbfe.data.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
-from cmbfe.iteration import Run
 from cmbfe.params import Params, load_params, profile_file
-from cmbfe.train import build_from_params, train
+from cmbfe.training import iteration
+from cmbfe.training import loop as training
+from cmbfe.training.batches import batch_indices
+from cmbfe.training.iteration import Run
+from cmbfe.training.loop import build_from_params, train
 
 VGG_FILE = Path(__file__).parents[2] / "shared" / "weights" / "vgg16_features.safetensors"
 
@@ -45,7 +45,7 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    labelled_pictures(folder)
+    labelled_images(folder)
     return folder
 
 
@@ -239,9 +239,9 @@ def test_the_hash_of_the_code_changes_with_the_detector_and_not_with_the_figures
     assert training.code_hash() != before
 
 
-@pytest.mark.parametrize("changed", ["picture", "box", "box on another picture"])
+@pytest.mark.parametrize("changed", ["picture", "box", "box on another image"])
 def test_a_finished_training_is_repeated_with_other_data(finished, tmp_path, changed):
-    labels = labelled_pictures(tmp_path)
+    labels = labelled_images(tmp_path)
     out = shutil.copytree(finished, tmp_path / "out")
     assert not is_started(tmp_path, out)
     if changed == "picture":
@@ -273,7 +273,7 @@ def test_twins_begin_with_the_same_weights_and_see_the_same_batches(data, tmp_pa
     assert histories[0]["classification"][0] != histories[1]["classification"][0]  # FE is there
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_iteration_learning_rate_and_pictures(data, tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_names_iteration_learning_rate_and_images(data, tmp_path):
     with pytest.raises(InputError) as caught:
         run(data, tmp_path / "out", learning_rate=1e30)
     names = [f"P{index + 1}/000.png" for index in batch_indices(5, 2, iteration=1, seed=7)]
@@ -351,9 +351,9 @@ def test_the_paper_profiles_ssd512_begins_with_imagenet_weights_and_finite_losse
 
 @pytest.fixture(scope="module")
 def validation(tmp_path_factory) -> Path:
-    """Two pictures of the validation split with a microbleed, and two without."""
+    """Two images of the validation split with a microbleed, and two without."""
     folder = tmp_path_factory.mktemp("validation")
-    labels = labelled_pictures(folder, 4)
+    labels = labelled_images(folder, 4)
     for image in labels["images"]:
         image["split"] = "validation"
     labels["annotations"] = labels["annotations"][:2]
@@ -431,7 +431,7 @@ def test_a_training_without_validation_keeps_no_best_model_of_an_earlier_one(dat
     assert not (out / "best").exists()
 
 
-def test_pictures_beyond_the_budget_are_decoded_for_each_batch_with_the_same_result(finished, data, tmp_path, capsys):
+def test_images_beyond_the_budget_are_decoded_for_each_batch_with_the_same_result(finished, data, tmp_path, capsys):
     run(data, tmp_path / "out", decoded_gib=0.0)
     assert "decoded anew for each batch" in capsys.readouterr().out
     assert weights(tmp_path / "out") == weights(finished)
@@ -445,8 +445,8 @@ def test_what_a_killed_writer_left_behind_is_removed(finished, data, tmp_path):
     assert not left.exists()
 
 
-def test_accumulated_batches_and_one_batch_of_all_their_pictures_give_the_same_update(data, tmp_path):
-    # Every picture has one box, hence as many matches: the mean over batches is that over pictures.
+def test_accumulated_batches_and_one_batch_of_all_their_images_give_the_same_update(data, tmp_path):
+    # Every image has one box, hence as many matches: the mean over batches is that over images.
     whole = run(data, tmp_path / "whole", batch=4, iterations=3, milestones=())
     parts = run(data, tmp_path / "parts", batch=2, accumulate=2, iterations=3, milestones=())
     np.testing.assert_allclose(parts["classification"], whole["classification"], rtol=1e-3)
@@ -492,16 +492,16 @@ def test_assisted_excitation_trains_in_the_place_of_fe(finished, data, tmp_path)
 
 
 @pytest.mark.parametrize("variant", ["ssd300-fe", "resnet34-300"])
-def test_a_planted_nan_stops_the_training_and_its_picture_is_named(data, tmp_path, monkeypatch, variant):
-    """Also with batch normalisation, which mixes the pictures of a batch."""
+def test_a_planted_nan_stops_the_training_and_its_image_is_named(data, tmp_path, monkeypatch, variant):
+    """Also with batch normalisation, which mixes the images of a batch."""
     name = f"P{batch_indices(5, 2, iteration=1, seed=7)[1] + 1}/000.png"
     bad = np.array(Image.open(data / name))
     to_input = iteration.to_input
 
-    def plant(pictures: np.ndarray, device: torch.device) -> torch.Tensor:
-        images = to_input(pictures, device).clone()
-        for image, picture in zip(images, pictures, strict=True):
-            if np.array_equal(picture, bad):
+    def plant(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
+        images = to_input(pixels, device).clone()
+        for image, pixels in zip(images, pixels, strict=True):
+            if np.array_equal(pixels, bad):
                 image[:, 10, 10] = float("nan")
         return images
 
@@ -529,7 +529,7 @@ def test_the_last_checkpoint_is_intact_after_a_stop(finished, data, tmp_path, mo
     assert weights(tmp_path / "out") == weights(finished)
 
 
-def test_a_box_that_cannot_be_trained_on_is_named_by_its_picture(data, tmp_path, monkeypatch):
+def test_a_box_that_cannot_be_trained_on_is_named_by_its_image(data, tmp_path, monkeypatch):
     to_targets = iteration.to_targets
 
     def flat(boxes: list, device: torch.device) -> list[dict]:
@@ -538,7 +538,7 @@ def test_a_box_that_cannot_be_trained_on_is_named_by_its_picture(data, tmp_path,
         return targets
 
     monkeypatch.setattr(iteration, "to_targets", flat)
-    with pytest.raises(InputError, match=r"iteration 1, pictures P\d/000\.png, P\d/000\.png: target 1: box 0 is"):
+    with pytest.raises(InputError, match=r"iteration 1, images P\d/000\.png, P\d/000\.png: target 1: box 0 is"):
         run(data, tmp_path / "out")
 
 

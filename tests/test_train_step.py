@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import train_step
-from cmbfe.devices import make_compute
+from cmbfe.training.devices import make_compute
 
 NAMES = ["ssd300", "ssd300-fe", train_step.PLAIN, train_step.TUNED, train_step.BARE, "Adam"]
 
@@ -30,12 +30,12 @@ def test_the_limit_to_torchvision_depends_on_amx_and_holds_on_cpus_only(device_t
 
 def test_every_work_of_ours_runs():
     compute = make_compute("cpu", "32-true")
-    pictures = train_step.random_pictures(2, train_step.SIDE)
+    images = train_step.random_images(2, train_step.SIDE)
     run = train_step.run_on_noise("ssd300-fe", 0.1, compute)
-    train_step.whole_iteration(run, pictures)()
-    train_step.bare_network(pictures, 0.1, compute)()
+    train_step.whole_iteration(run, images)()
+    train_step.bare_network(images, 0.1, compute)()
     before = run.bare_model.stem[0].weight.clone()
-    parts = train_step.parts_of(run, pictures)
+    parts = train_step.parts_of(run, images)
     parts["matching and losses"]()
     parts["check of the gradient"]()
     assert torch.equal(run.bare_model.stem[0].weight, before)

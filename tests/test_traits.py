@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from cmbfe.data import traits
-from cmbfe.data.traits import against_published, darkest_share, microbleed_traits
+from cmbfe.phantom import traits
+from cmbfe.phantom.traits import against_published, darkest_share, microbleed_traits
 
 
 def test_the_darkest_pixel_is_compared_with_what_lies_around_the_box():
-    picture = np.full((30, 30), 200, np.uint16)
-    picture[10:14, 10:14] = 150
-    picture[11, 12] = 50
-    assert darkest_share(picture, [10.0, 10.0, 4.0, 4.0], pixel_mm=1.0) == pytest.approx(0.25)
+    image = np.full((30, 30), 200, np.uint16)
+    image[10:14, 10:14] = 150
+    image[11, 12] = 50
+    assert darkest_share(image, [10.0, 10.0, 4.0, 4.0], pixel_mm=1.0) == pytest.approx(0.25)
 
 
-def test_surroundings_stop_at_the_edge_of_the_picture():
-    picture = np.full((20, 20), 100, np.uint16)
-    picture[0:3, 0:3] = 30
-    assert darkest_share(picture, [0.0, 0.0, 3.0, 3.0], pixel_mm=1.0) == pytest.approx(0.3)
+def test_surroundings_stop_at_the_edge_of_the_image():
+    image = np.full((20, 20), 100, np.uint16)
+    image[0:3, 0:3] = 30
+    assert darkest_share(image, [0.0, 0.0, 3.0, 3.0], pixel_mm=1.0) == pytest.approx(0.3)
 
 
 class Series:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cmbfe.errors import InputError
-from cmbfe.twins import load_twins
+from cmbfe.studies.twins import load_twins
 
 
 def test_a_missing_file_of_matches_is_named(tmp_path):

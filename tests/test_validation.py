@@ -4,18 +4,18 @@ import json
 
 import pytest
 import torch
-from tiny_world import BOX, labelled_pictures
+from tiny_world import BOX, labelled_images
 from torch import nn
 
-from cmbfe.data.labels import LABELS_FILE
-from cmbfe.devices import make_compute
+from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.errors import InputError
-from cmbfe.validation import validation_ap, validation_labels
+from cmbfe.training.devices import make_compute
+from cmbfe.training.validation import validation_ap, validation_labels
 
 
 def folder_with(tmp_path, splits: str, boxes_on: tuple[int, ...]):
-    """A picture for each letter, t or v (training, validation), with boxes on those of the numbers (from 1)."""
-    labels = labelled_pictures(tmp_path, len(splits))
+    """An image for each letter, t or v (training, validation), with boxes on those of the numbers (from 1)."""
+    labels = labelled_images(tmp_path, len(splits))
     for image, split in zip(labels["images"], splits, strict=True):
         image["split"] = {"t": "train", "v": "validation"}[split]
     labels["annotations"] = [box for box in labels["annotations"] if box["image_id"] in boxes_on]
@@ -27,7 +27,7 @@ def chosen(folder, seed: int = 1) -> list[int]:
     return [image["id"] for image in validation_labels(folder, seed)["images"]]
 
 
-def test_pictures_with_microbleeds_and_as_many_without_are_drawn(tmp_path):
+def test_images_with_microbleeds_and_as_many_without_are_drawn(tmp_path):
     folder = folder_with(tmp_path, "tvvvvvvvt", boxes_on=(1, 3, 5))
     drawn = chosen(folder)
     assert {3, 5} <= set(drawn) <= {2, 3, 4, 5, 6, 7, 8}
@@ -47,7 +47,7 @@ def test_a_set_that_measures_nothing_is_refused(tmp_path, splits, message):
 
 
 class Finder(nn.Module):
-    """Finds the dark dot, and in every second picture something else with more certainty."""
+    """Finds the dark dot, and in every second image something else with more certainty."""
 
     def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         assert not self.training

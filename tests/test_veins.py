@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cmbfe.data.template import load_template
-from cmbfe.data.vein_raster import rasterise
-from cmbfe.data.veins import STEP_MM, Veins, grow_veins
+from cmbfe.phantom.template import load_template
+from cmbfe.phantom.vein_raster import rasterise
+from cmbfe.phantom.veins import STEP_MM, Veins, grow_veins
 
 UP = np.array([1.0, 0.0, 0.0])
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from gallery_world import PAIR, tiny_workspace
 
-from cmbfe.gallery import GROUND_TRUTH, MASK
-from cmbfe.viewer import show
+from cmbfe.figures.gallery import GROUND_TRUTH, MASK
+from cmbfe.figures.viewer import show
 
 
 @pytest.fixture(scope="module")
@@ -20,26 +20,26 @@ def viewer(root):
     return show(root / "data" / "pictures", found, model=root / "models" / "ssd512-fe")
 
 
-def test_the_threshold_slider_moves_boxes_and_points_and_sends_no_picture(viewer):
-    before = viewer.picture.overlay, viewer.froc.overlay, viewer.picture.png
+def test_the_threshold_slider_moves_boxes_and_points_and_sends_no_image(viewer):
+    before = viewer.image.overlay, viewer.froc.overlay, viewer.image.png
     viewer.threshold.value = 0.95
     assert viewer.view.threshold == 0.95
-    assert viewer.picture.overlay != before[0]
+    assert viewer.image.overlay != before[0]
     assert viewer.froc.overlay != before[1]
-    assert viewer.picture.png is before[2]
+    assert viewer.image.png is before[2]
     assert "ssd512: 0" in viewer.caption.value
 
 
 def test_the_wheel_steps_through_the_series_and_the_slider_follows(viewer):
-    before = viewer.picture.png
-    viewer.picture.wheel = 1
+    before = viewer.image.png
+    viewer.image.wheel = 1
     assert (viewer.view.position, viewer.slice.value) == (1, 2)
-    assert viewer.picture.png != before
-    viewer.picture.wheel = 9
+    assert viewer.image.png != before
+    viewer.image.wheel = 9
     assert (viewer.view.position, viewer.slice.value) == (2, 3)
     viewer.slice.value = 1
     assert viewer.view.position == 0
-    assert viewer.picture.png is before  # kept, not drawn again
+    assert viewer.image.png is before  # kept, not drawn again
 
 
 def test_another_patient_is_shown_at_the_same_height(viewer):
@@ -50,9 +50,9 @@ def test_another_patient_is_shown_at_the_same_height(viewer):
 
 
 def test_layers_and_boxes_are_switched(viewer):
-    before = viewer.picture.png
+    before = viewer.image.png
     viewer.layer.value = MASK
-    assert viewer.picture.png != before
+    assert viewer.image.png != before
     viewer.boxes["ssd512"].value = False
     assert viewer.view.shown == (GROUND_TRUTH, "ssd512-fe")
     assert "ssd512:" not in viewer.caption.value
@@ -80,6 +80,6 @@ def test_without_ground_truth_there_is_no_froc(root, tmp_path):
 
 
 def without_boxes(root):
-    from cmbfe.data.labels import LABELS_FILE, read_labels
+    from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 
     return {**read_labels(root / "data" / "pictures" / LABELS_FILE), "annotations": []}

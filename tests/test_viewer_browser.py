@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browser import DESKTOP, Faults, chromium, is_picture, open_browser, open_page
+from browser import DESKTOP, Faults, chromium, is_image, open_browser, open_page
 from gallery_world import tiny_workspace
 from playwright.sync_api import Page, expect
 
@@ -104,10 +104,10 @@ def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
         expect.set_options(timeout=PATIENCE_MS)
         page.goto(f"{address}/doc/tree/notebooks/09_viewer.ipynb")
         run_all_cells(page)
-        picture, froc = (page.locator(".cmbfe-picture").nth(number) for number in (0, 1))
-        image = picture.locator("img")
+        pixels, froc = (page.locator(".cmbfe-picture").nth(number) for number in (0, 1))
+        image = pixels.locator("img")
         expect(froc.locator("circle")).to_have_count(2)
-        expect(picture.locator("rect")).to_have_count(3)
+        expect(pixels.locator("rect")).to_have_count(3)
         expect(page.get_by_text("A, slice 1 of 3")).to_be_visible()
 
         dot = froc.locator("circle").first
@@ -116,11 +116,11 @@ def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
         slider.focus()
         page.keyboard.press("End")  # the highest threshold: nothing is detected
         expect(dot).not_to_have_attribute("cy", place)
-        expect(picture.locator("rect")).to_have_count(1)
-        expect(page.get_by_text("ssd512: sensitivity 0.000 at 0.00 false positives per picture")).to_be_visible()
+        expect(pixels.locator("rect")).to_have_count(1)
+        expect(page.get_by_text("ssd512: sensitivity 0.000 at 0.00 false positives per image")).to_be_visible()
 
         source = image.get_attribute("src")
-        picture.hover()
+        pixels.hover()
         page.mouse.wheel(0, 120)
         expect(page.get_by_text("A, slice 2 of 3")).to_be_visible()
         expect(image).not_to_have_attribute("src", source)
@@ -132,7 +132,7 @@ def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
             page.get_by_role("button", name=layer).click()
             expect(image).not_to_have_attribute("src", source)
         page.screenshot(path=tmp_path / "viewer.png")
-        assert is_picture(tmp_path / "viewer.png")
+        assert is_image(tmp_path / "viewer.png")
         expect(page.get_by_text(re.compile("Error"))).to_have_count(0)
     assert faults.outside == []
     assert [error for error in faults.errors if "debugger" not in error] == []

@@ -1,11 +1,11 @@
-"""What lesions do to the signal: blooming, look-alikes, and boxes measured from pictures."""
+"""What lesions do to the signal: blooming, look-alikes, and boxes measured from images."""
 
 import numpy as np
 import pytest
 
-from cmbfe.data.blooming import ball, block_scan, darkening, uniform_scene, visible_size
-from cmbfe.data.lesions import Lesion
-from cmbfe.data.physics import (
+from cmbfe.phantom.blooming import ball, block_scan, darkening, uniform_scene, visible_size
+from cmbfe.phantom.lesions import Lesion
+from cmbfe.phantom.physics import (
     RADIANS_PER_PPM_MS,
     acquire,
     combine_echoes,
@@ -13,7 +13,7 @@ from cmbfe.data.physics import (
     field_from_susceptibility,
     filtered_phase,
 )
-from cmbfe.data.visibility import DARKENED, NOTICED, footprint_of, visible_boxes, with_and_without
+from cmbfe.phantom.visibility import DARKENED, NOTICED, footprint_of, visible_boxes, with_and_without
 
 ECHOES = (25.0, 45.0, 65.0)
 
@@ -33,7 +33,7 @@ def test_visible_diameter_exceeds_the_true_one_and_grows_with_echo_time(diameter
 
 
 def test_volume_grows_from_20_to_40_ms_as_published():
-    """By a factor 2.30 (standard deviation 1.20) on T2*-weighted pictures: T. Liu et al., Radiology 262:269, 2012."""
+    """By a factor 2.30 (standard deviation 1.20) on T2*-weighted images: T. Liu et al., Radiology 262:269, 2012."""
     factors = [
         visible_size(ball(d, 1.0), (40.0,))[1] / visible_size(ball(d, 1.0), (20.0,))[1] for d in (2.0, 2.5, 3.0)
     ]

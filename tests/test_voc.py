@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmbfe.data.labels import check_labels
+from cmbfe.data.labelled.labels import check_labels
 from cmbfe.data.voc import read_voc, write_voc
 from cmbfe.errors import InputError
 
@@ -107,7 +107,7 @@ def test_a_folder_without_voc_files_is_an_error(tmp_path):
         read_voc(tmp_path)
 
 
-def test_two_pictures_that_would_share_a_file_are_refused_and_nothing_is_written(tmp_path):
+def test_two_images_that_would_share_a_file_are_refused_and_nothing_is_written(tmp_path):
     labels = our_labels()
     labels["images"][1]["file_name"] = "P1/000.jpg"
     check_labels(labels, "labels")

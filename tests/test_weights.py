@@ -24,10 +24,10 @@ def torchvision_model() -> torch.nn.Module:
 
 def test_torchvisions_ssd300_gives_the_same_detections(torchvision_model):
     ours = from_torchvision(torchvision_model.state_dict()).eval()
-    pictures = list(torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(1)))
-    pictures.append(torch.rand(3, 210, 340, generator=torch.Generator().manual_seed(2)))
+    images = list(torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(1)))
+    images.append(torch.rand(3, 210, 340, generator=torch.Generator().manual_seed(2)))
     with torch.no_grad():
-        for mine, theirs in zip(ours(pictures), torchvision_model(pictures), strict=True):
+        for mine, theirs in zip(ours(images), torchvision_model(images), strict=True):
             assert len(mine["scores"]) == len(theirs["scores"]) > 0
             assert torch.equal(mine["labels"], theirs["labels"])
             assert torch.allclose(mine["scores"], theirs["scores"], atol=1e-4)
@@ -37,9 +37,9 @@ def test_torchvisions_ssd300_gives_the_same_detections(torchvision_model):
 @torch.no_grad()
 def test_torchvisions_ssd300_gives_the_same_logits_and_regressions(torchvision_model):
     ours = from_torchvision(torchvision_model.state_dict()).eval()
-    pictures = [torch.rand(3, 300, 300), torch.rand(3, 150, 400)]
-    logits, regression = ours.predict(ours.prepare(pictures))
-    features = torchvision_model.backbone(torchvision_model.transform(pictures)[0].tensors)
+    images = [torch.rand(3, 300, 300), torch.rand(3, 150, 400)]
+    logits, regression = ours.predict(ours.prepare(images))
+    features = torchvision_model.backbone(torchvision_model.transform(images)[0].tensors)
     theirs = torchvision_model.head(list(features.values()))
     torch.testing.assert_close(logits, theirs["cls_logits"], atol=1e-4, rtol=0)
     torch.testing.assert_close(regression, theirs["bbox_regression"], atol=1e-4, rtol=0)
@@ -68,9 +68,9 @@ def test_a_saved_model_can_be_read_by_whom_any_new_file_can(tmp_path):
 def test_a_saved_model_is_rebuilt_without_other_knowledge(tmp_path):
     model = saved(tmp_path)
     again = load_model(tmp_path)
-    picture = torch.rand(1, 3, 300, 300)
+    image = torch.rand(1, 3, 300, 300)
     assert again.config == model.config
-    assert torch.equal(again(picture)[0]["boxes"], model(picture)[0]["boxes"])
+    assert torch.equal(again(image)[0]["boxes"], model(image)[0]["boxes"])
     assert {file.name for file in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
 
 

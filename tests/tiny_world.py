@@ -1,4 +1,4 @@
-"""A whole pipeline in seconds: settings, an untrained detector, labelled pictures and DICOM heads, all tiny."""
+"""A whole pipeline in seconds: settings, an untrained detector, labelled images and DICOM heads, all tiny."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from dicom_series import mr_series, uid, write
 from pydicom.dataset import Dataset
 
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, Labels, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, Labels, write_labels
 from cmbfe.params import Params, load_params, profile_file, save_params
 
 SIDE = 64
@@ -33,12 +33,12 @@ def tiny_head(slices: int = 1, seed: int = 0) -> np.ndarray:
     return np.clip(50 + 800 * head - 700 * dot + noise, 0, None).astype(np.uint16)
 
 
-def labelled_pictures(folder: Path, pictures: int = 5) -> Labels:
-    """Write PNG pictures with one box each and annotations.json, as an augmented set is."""
+def labelled_images(folder: Path, pixels: int = 5) -> Labels:
+    """Write PNG images with one box each and annotations.json, as an augmented set is."""
     images, annotations = [], []
-    for number in range(1, pictures + 1):
+    for number in range(1, pixels + 1):
         name = f"P{number}/000.png"
-        save_picture(folder / name, (tiny_head(seed=number)[0] // 4).astype(np.uint8))
+        save_image(folder / name, (tiny_head(seed=number)[0] // 4).astype(np.uint8))
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE, "split": "train"})
         annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": BOX})
     labels = {"images": images, "annotations": annotations, "categories": CATEGORIES}
@@ -77,7 +77,7 @@ def dicom_labels(images: Sequence[Dataset], **image_keys: object) -> Labels:
 def save_tiny_model(folder: Path, variant: str = "ssd300-fe") -> Path:
     """Save an untrained detector as a training would: weights, config.json and params.yaml."""
     from cmbfe.detector.weights import save_model
-    from cmbfe.train import build_from_params
+    from cmbfe.training.loop import build_from_params
 
     save_model(build_from_params(variant, tiny_params()), folder)
     save_params(tiny_params(), folder / "params.yaml")

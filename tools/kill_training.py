@@ -2,7 +2,7 @@
 
     python tools/kill_training.py [--kills 20] [--seed 0]
 
-Trains the smoke profile's ssd300-fe on a few drawn pictures, a checkpoint after every iteration, as a process of its
+Trains the smoke profile's ssd300-fe on a few drawn images, a checkpoint after every iteration, as a process of its
 own (`python -m cmbfe train`): once without interruption, then killed at random moments (SIGKILL) and started again. A
 quarter of the kills hit while a checkpoint is being written. Each training that comes to its end is compared with the
 uninterrupted one, and a new one begins until all kills are used. Exit status 1 if any file differed; the files are
@@ -27,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, write_labels
-from cmbfe.data.picture_files import save_picture
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, write_labels
 from cmbfe.errors import InputError
 from cmbfe.files import sha256_of
 from cmbfe.params import load_params, profile_file, save_params
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VARIANT = "ssd300-fe"
 COMPARED = ("model.safetensors", "history.csv", "best/model.safetensors", "live/plots/**/*.tsv")
 SIDE, DOT = 64, 6
-"""Side of a picture and of the dark dot in it, px."""
+"""Side of an image and of the dark dot in it, px."""
 POLL_SECONDS = 0.0005
 START_SHARE = 0.2
 """Of the kills that are not aimed at a checkpoint, how many may hit while the program still starts."""
@@ -110,15 +110,15 @@ class Moment(NamedTuple):
     """Not at once then, but while the next checkpoint is being written."""
 
 
-def draw_pictures(folder: Path, split: str, pictures: int, seed: int) -> None:
-    """Grey noise with one dark dot in each picture, and its box: a labelled set."""
+def draw_images(folder: Path, split: str, pixels: int, seed: int) -> None:
+    """Grey noise with one dark dot in each image, and its box: a labelled set."""
     rng = np.random.default_rng(seed)
     images, boxes = [], []
-    for number in range(1, pictures + 1):
+    for number in range(1, pixels + 1):
         x, y = rng.integers(4, SIDE - DOT - 4, 2).tolist()
-        picture = rng.normal(150, 10, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)
-        picture[y : y + DOT, x : x + DOT] = 20
-        save_picture(folder / f"{number}.png", picture)
+        image = rng.normal(150, 10, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)
+        image[y : y + DOT, x : x + DOT] = 20
+        save_image(folder / f"{number}.png", image)
         images.append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE, "split": split})
         boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [x, y, DOT, DOT]})
     write_labels(folder / LABELS_FILE, {"images": images, "annotations": boxes, "categories": CATEGORIES})
@@ -136,8 +136,8 @@ def prepare(folder: Path, iterations: int, seed: int) -> None:
     }
     training = smoke.training.model_copy(update=schedule)
     save_params(smoke.model_copy(update={"seed": seed, "training": training}), folder / "params.yaml")
-    draw_pictures(folder / "train", "train", 5, seed)
-    draw_pictures(folder / "validation", "validation", 3, seed + 1)
+    draw_images(folder / "train", "train", 5, seed)
+    draw_images(folder / "validation", "validation", 3, seed + 1)
 
 
 def start(folder: Path, out: Path) -> subprocess.Popen:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.markdown import table, table_of, with_block
-from cmbfe.plain_words import UNCHANGED, folds, others, verdict
+from cmbfe.paper.markdown import table, table_of, with_block
+from cmbfe.paper.words import UNCHANGED, folds, others, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
@@ -38,7 +38,7 @@ TABLES = {
         "paper_precision": "precision, paper",
         "published_sensitivity": "sensitivity, its own paper",
         "our_ap": "AP, ours",
-        "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per picture, ours",
+        "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per image, ours",
         "our_sensitivity_at_4_per_picture": "at 4, ours",
         "our_ap_over_ssd512": "AP less that of SSD-512, ours",
     },

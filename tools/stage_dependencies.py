@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DISCOVERED_BY = {"cmbfe/relatives/registry.py": "cmbfe.relatives"}
+DISCOVERED_BY = {"cmbfe/detector/relatives/registry.py": "cmbfe.detector.relatives"}
 """Modules that import all others of a package, without naming them."""
 
 

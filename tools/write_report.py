@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.markdown import table_of
+from cmbfe.paper.markdown import table_of
+from cmbfe.paper.words import UNCHANGED, folds, points, seeds_that_would_do, that_leave_out_zero, verdict
 from cmbfe.params import Params, load_params
-from cmbfe.plain_words import UNCHANGED, folds, points, seeds_that_would_do, that_leave_out_zero, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"
@@ -59,7 +59,7 @@ COLUMNS = {
     "table4": {
         "study": "detector",
         "our_ap": "AP, ours",
-        "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per picture, ours",
+        "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per image, ours",
         "our_ap_over_ssd512": "AP less that of SSD-512",
     },
     "others": {"detector": "detector", "ap": "AP without FE", "ap_fe": "AP with FE", "gain": "gain by FE"},

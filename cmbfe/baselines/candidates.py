@@ -150,7 +150,7 @@ def true_places(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
 
 
 def boxes_around(model: Ridge, volume: Volume, places: np.ndarray) -> np.ndarray:
-    """Boxes float64 [N, 4] xyxy px around places [N, 3], inside the picture and at least a pixel wide."""
+    """Boxes float64 [N, 4] xyxy px around places [N, 3], inside the image and at least a pixel wide."""
     if not len(places):
         return np.zeros((0, 4))
     sides = np.maximum(model.predict(extents(volume, places)), 0.5)

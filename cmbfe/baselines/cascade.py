@@ -28,8 +28,8 @@ from cmbfe.baselines.candidates import (
     true_places,
 )
 from cmbfe.baselines.volumes import Volume
+from cmbfe.parallel import one_thread
 from cmbfe.params import Baselines
-from cmbfe.threads import one_thread
 
 SCREENED = (2, 6, 6)
 """Half the neighbourhood that the screening network sees: slices, rows, columns."""
@@ -228,5 +228,5 @@ def _candidate_examples(
 
 def _candidates(volume: Volume, screening: nn.Module, settings: Baselines) -> np.ndarray:
     """The darkest voxels around the peaks of the screening network, int64 [N, 3]."""
-    peaks = peaks_per_slice(screen(screening, volume.voxels), settings.candidates_per_picture, separation_px=1)
+    peaks = peaks_per_slice(screen(screening, volume.voxels), settings.candidates_per_image, separation_px=1)
     return darkest_near(volume.voxels, peaks * [1, 2, 2], round(volume.px(2.0)))

@@ -125,7 +125,7 @@ def detect(volume: Volume, box_model: Ridge, forest: RandomForestClassifier, set
 def _described(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
     """The peaks of the symmetry: candidate voxels [N, 3], and their features [N, F]."""
     symmetry = radial_symmetry(volume.voxels, volume.spacing_mm, settings.radial_symmetry.radii_mm)
-    peaks = peaks_per_slice(symmetry.max(axis=0), settings.candidates_per_picture, separation_px=1)
+    peaks = peaks_per_slice(symmetry.max(axis=0), settings.candidates_per_image, separation_px=1)
     places = darkest_near(volume.voxels, peaks, round(volume.px(2.0)))
     return places, _features(volume, places, symmetry)
 

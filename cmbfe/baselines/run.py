@@ -1,4 +1,4 @@
-"""A baseline from pictures to evidence: trained on the training patients, run on those of validation and test."""
+"""A baseline from images to evidence: trained on the training patients, run on those of validation and test."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -10,14 +10,14 @@ from cmbfe.baselines import cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import Found, best_of_each_slice
 from cmbfe.baselines.names import Baseline
 from cmbfe.baselines.volumes import Stack, Volume, read_volume, stacks_of
-from cmbfe.data.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
-from cmbfe.detect import DETECTIONS_FILE, as_coco
-from cmbfe.evidence import VALIDATION_FILE, read_test_set
+from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
+from cmbfe.data.labelled.test_set import VALIDATION_FILE, read_test_set
 from cmbfe.files import whole_folder, write_json
-from cmbfe.matching import match
-from cmbfe.metrics import summary
+from cmbfe.metrics.curves import summary
+from cmbfe.metrics.matching import match
 from cmbfe.params import Params
-from cmbfe.validation import validation_labels
+from cmbfe.training.detection import DETECTIONS_FILE, as_coco
+from cmbfe.training.validation import validation_labels
 
 SETTINGS_FILE = "baseline.json"
 """What a baseline was made with; marks the folder as an earlier result."""
@@ -31,19 +31,19 @@ METHODS: dict[Baseline, Callable[..., Callable[[Volume], Found]]] = {
 
 
 def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress: bool = True) -> dict[str, Any]:
-    """Train a baseline and write what it finds, and its metrics on the test pictures.
+    """Train a baseline and write what it finds, and its metrics on the test images.
 
-    The volumes hold every slice of a patient; detections are kept on the pictures that SSD is tested on.
+    The volumes hold every slice of a patient; detections are kept on the images that SSD is tested on.
 
     Args:
-        data: folder of pictures with annotations.json and mimics.json.
+        data: folder of images with annotations.json and mimics.json.
         out: folder for detections.json, validation_detections.json, metrics.json and baseline.json.
 
     Returns:
-        The metrics, see `cmbfe.metrics.summary`.
+        The metrics, see `cmbfe.metrics.curves.summary`.
 
     Raises:
-        InputError: no such labels or pictures, a split that is not there, no microbleed to learn from, pictures that
+        InputError: no such labels or images, a split that is not there, no microbleed to learn from, images that
             make no volume, or a folder `out` that holds something else.
     """
     labels = read_labels(data / LABELS_FILE)
@@ -70,15 +70,15 @@ def _volumes(stacks: Iterable[Stack], progress: bool, task: str = "training volu
 def _detect(
     detector: Callable[[Volume], Found], stacks: list[Stack], labels: Labels, params: Params, progress: bool
 ) -> Detections:
-    """What a detector finds in the stacks, on the pictures of `labels` only, in their order."""
+    """What a detector finds in the stacks, on the images of `labels` only, in their order."""
     kept = {image["id"] for image in labels["images"]}
-    of_picture = {}
+    of_image = {}
     for stack, volume in zip(stacks, _volumes(stacks, progress, "detecting"), strict=True):
         found = best_of_each_slice(
-            detector(volume), params.detector.nms_threshold, params.detector.detections_per_picture
+            detector(volume), params.detector.nms_threshold, params.detector.detections_per_image
         )
         for index, image_id in enumerate(stack.image_ids):
             if image_id in kept:
                 here = found.slices == index
-                of_picture[image_id] = as_coco(image_id, found.boxes[here], found.scores[here])
-    return [one for image in labels["images"] for one in of_picture[image["id"]]]
+                of_image[image_id] = as_coco(image_id, found.boxes[here], found.scores[here])
+    return [one for image in labels["images"] for one in of_image[image["id"]]]

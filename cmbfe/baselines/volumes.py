@@ -1,4 +1,4 @@
-"""Volumes from pictures: the slices of a series, stacked, with the ground truth of each."""
+"""Volumes from images: the slices of a series, stacked, with the ground truth of each."""
 
 from collections import defaultdict
 from collections.abc import Hashable
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cmbfe.data.dataset import PictureFiles, read_pictures
-from cmbfe.data.labels import Labels, xyxy
+from cmbfe.data.labelled.labels import Labels, xyxy
 from cmbfe.errors import InputError
+from cmbfe.training.batches import ImageFiles, read_images
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Volume:
 
 
 def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
-    """The pictures of `labels` as stacks of consecutive slices; a gap in `slice_index` begins a new stack.
+    """The images of `labels` as stacks of consecutive slices; a gap in `slice_index` begins a new stack.
 
     Args:
         folder: file names are relative to it.
         slice_mm: distance between slices, which labels do not hold.
 
     Raises:
-        InputError: a picture without `patient_id`, `slice_index` or `pixel_spacing_mm`.
+        InputError: an image without `patient_id`, `slice_index` or `pixel_spacing_mm`.
     """
     truth, series = defaultdict(list), defaultdict(list)
     for annotation in labels["annotations"]:
@@ -62,12 +62,12 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
 
 
 def read_volume(stack: Stack) -> Volume:
-    """Read the pictures of a stack.
+    """Read the images of a stack.
 
     Raises:
-        InputError: a picture that cannot be read, or one of another size than the first.
+        InputError: an image that cannot be read, or one of another size than the first.
     """
-    voxels = read_pictures(PictureFiles(stack.files)).astype(np.float32) / 255
+    voxels = read_images(ImageFiles(stack.files)).astype(np.float32) / 255
     return Volume(voxels, stack.spacing_mm, stack.boxes)
 
 

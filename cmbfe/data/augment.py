@@ -10,17 +10,17 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.imgaug_on_numpy2 import Keypoint, KeypointsOnImage, augmenters
-from cmbfe.data.labels import LABELS_FILE, Labels, write_labels, xyxy
-from cmbfe.data.picture_files import ZERO_PHASE, magnitude_of, phase_entry, read_with_phase, save_picture
+from cmbfe.data.labelled.images import ZERO_PHASE, magnitude_of, phase_entry, read_with_phase, save_image
+from cmbfe.data.labelled.labels import LABELS_FILE, Labels, write_labels, xyxy
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder
 from cmbfe.params import Augmentation, TurnedBox
 
 
 def pipeline(settings: Augmentation, seed: int, fill: int = 0) -> Any:
-    """Return imgaug's augmenter: every picture gets every operation, flips with a probability (A16).
+    """Return imgaug's augmenter: every image gets every operation, flips with a probability (A16).
 
-    fill: value of pixels that come from outside the picture.
+    fill: value of pixels that come from outside the image.
     """
     shift = (-settings.translation_px, settings.translation_px)
     steps = augmenters.Sequential(
@@ -43,34 +43,34 @@ def pipeline(settings: Augmentation, seed: int, fill: int = 0) -> Any:
 
 
 def augment(
-    picture: np.ndarray, boxes: np.ndarray, settings: Augmentation, seed: int
+    image: np.ndarray, boxes: np.ndarray, settings: Augmentation, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Augment one picture and move its boxes with the pixels.
+    """Augment one image and move its boxes with the pixels.
 
     A turned box becomes the upright box around its corners, as imgaug does it, or around the ellipse inside it
-    (`turned_box`). It is clipped to the picture; a box is dropped where less than `minimum_visible_share` of it is left
+    (`turned_box`). It is clipped to the image; a box is dropped where less than `minimum_visible_share` of it is left
     inside, because what the radiologist marked is then gone.
 
     Args:
-        picture: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves along, neither
+        image: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves along, neither
             multiplied nor blurred, and is zero where it comes from outside.
         boxes: float [K, 4] xyxy px.
 
     Returns:
-        The picture, the boxes kept, and the indices of the boxes kept.
+        The image, the boxes kept, and the indices of the boxes kept.
     """
-    magnitude = magnitude_of(picture)
+    magnitude = magnitude_of(image)
     known = KeypointsOnImage([Keypoint(*point) for point in _frames(boxes).reshape(-1, 2)], shape=magnitude.shape)
-    moved_picture, moved = pipeline(settings, seed)(image=magnitude, keypoints=known)
-    if picture.ndim == 3:
-        moved_phase = _moved_only(settings, seed, fill=ZERO_PHASE)(image=np.ascontiguousarray(picture[..., 1]))
-        moved_picture = np.stack([moved_picture, moved_phase], axis=-1)
+    moved_image, moved = pipeline(settings, seed)(image=magnitude, keypoints=known)
+    if image.ndim == 3:
+        moved_phase = _moved_only(settings, seed, fill=ZERO_PHASE)(image=np.ascontiguousarray(image[..., 1]))
+        moved_image = np.stack([moved_image, moved_phase], axis=-1)
     corners = _upright(moved.to_xy_array().astype(np.float64).reshape(-1, 3, 2), settings.turned_box)
     rows, columns = magnitude.shape
     clipped = corners.clip(0, [columns, rows, columns, rows])
     visible = _area(clipped) >= settings.minimum_visible_share * _area(corners)
     kept = np.flatnonzero(visible & (_area(clipped) > 0))
-    return moved_picture, clipped[kept], kept
+    return moved_image, clipped[kept], kept
 
 
 def _moved_only(settings: Augmentation, seed: int, fill: int) -> Any:
@@ -97,16 +97,16 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def draws(pictures: int, target: int, seed: int) -> list[tuple[int, int]]:
-    """Return `target` pairs (picture, repeat): all pictures equally often, a seeded draw for the remainder.
+def draws(images: int, target: int, seed: int) -> list[tuple[int, int]]:
+    """Return `target` pairs (image, repeat): all images equally often, a seeded draw for the remainder.
 
-    4434 is no multiple of the paper's 467 pictures: 231 of them are used ten times, the others nine times.
+    4434 is no multiple of the paper's 467 images: 231 of them are used ten times, the others nine times.
     """
-    if pictures < 1:
-        raise InputError("no training picture has a microbleed; there is nothing to augment")
-    repeats, rest = divmod(target, pictures)
-    extra = np.random.default_rng([seed, 0xA06]).permutation(pictures)[:rest]
-    return [(index, repeat) for index in range(pictures) for repeat in range(repeats)] + [
+    if images < 1:
+        raise InputError("no training image has a microbleed; there is nothing to augment")
+    repeats, rest = divmod(target, images)
+    extra = np.random.default_rng([seed, 0xA06]).permutation(images)[:rest]
+    return [(index, repeat) for index in range(images) for repeat in range(repeats)] + [
         (int(index), repeats) for index in sorted(extra)
     ]
 
@@ -120,16 +120,16 @@ def _augment_file(
     settings: Augmentation,
     seed: int,
 ) -> list[tuple[dict, list[dict]]]:
-    """Augment one picture several times; return its new images and annotations without ids."""
+    """Augment one image several times; return its new images and annotations without ids."""
     phase = image.get("phase_file_name")
-    picture = read_with_phase(source / image["file_name"], phase and source / phase)
+    pixels = read_with_phase(source / image["file_name"], phase and source / phase)
     results = []
     for repeat in repeats:
         own_seed = int(np.random.SeedSequence([seed, image["id"], repeat]).generate_state(1)[0] >> 1)
-        moved, boxes, kept = augment(picture, xyxy(annotations), settings, own_seed)
+        moved, boxes, kept = augment(pixels, xyxy(annotations), settings, own_seed)
         name = Path(image["file_name"]).with_suffix("")
         file_name = f"{name}-{repeat:02d}{Path(image['file_name']).suffix}"
-        save_picture(out / file_name, moved)
+        save_image(out / file_name, moved)
         sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         moved_annotations = [
             {**annotations[index], "bbox": box, "area": box[2] * box[3]}
@@ -158,22 +158,22 @@ def augment_training_set(
     jobs: int = -1,
     progress: bool = True,
 ) -> Labels:
-    """Write the augmented training set: exactly `target_pictures` pictures made from those with microbleeds.
+    """Write the augmented training set: exactly `target_images` images made from those with microbleeds.
 
     Args:
-        labels: the labels of all pictures; those of split "train" with at least one box are augmented.
+        labels: the labels of all images; those of split "train" with at least one box are augmented.
         source: the folder that the file names are relative to.
-        out: appears whole or not at all, with pictures and annotations.json.
+        out: appears whole or not at all, with images and annotations.json.
 
     Raises:
-        InputError: no training picture with a microbleed.
+        InputError: no training image with a microbleed.
     """
     boxes_of = defaultdict(list)
     for annotation in labels["annotations"]:
         boxes_of[annotation["image_id"]].append(annotation)
     images = [image for image in labels["images"] if image["split"] == "train" and boxes_of[image["id"]]]
     repeats: dict[int, list[int]] = defaultdict(list)
-    for index, repeat in draws(len(images), settings.target_pictures, seed):
+    for index, repeat in draws(len(images), settings.target_images, seed):
         repeats[index].append(repeat)
     with whole_folder(out, LABELS_FILE) as temporary:
         tasks = (
@@ -181,7 +181,7 @@ def augment_training_set(
             for i, repeat in repeats.items()
         )
         made = Parallel(n_jobs=jobs, return_as="generator")(tasks)
-        bar = tqdm(made, total=len(repeats), desc="augmenting", unit="picture", disable=not progress)
+        bar = tqdm(made, total=len(repeats), desc="augmenting", unit="image", disable=not progress)
         augmented = _numbered([result for results in bar for result in results], labels["categories"])
         write_labels(temporary / LABELS_FILE, augmented)
     return augmented

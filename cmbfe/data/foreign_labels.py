@@ -5,16 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from cmbfe.data.labels import Labels, check_labels
+from cmbfe.data.labelled.labels import Labels, check_labels
 from cmbfe.errors import InputError
-from cmbfe.files import read_json
-from cmbfe.python_limits import within_python
+from cmbfe.files import read_json, within_python
 
 OF_IMAGES = ("patient_id", "series_uid", "sop_instance_uid", "split")
 OF_BOXES = ("lesion_id", "location")
 REGION_FLAGS = ("iscrowd", "ignore")
 LARGEST_PX = 1e9
-"""Beyond it lies no picture, and areas would leave the range of numbers."""
+"""Beyond it lies no image, and areas would leave the range of numbers."""
 LARGEST_SLICE = 10**9
 LARGEST_SPACING_MM = 1e6
 

@@ -1,4 +1,4 @@
-"""Filtered phase as a second channel of the pictures: which series it is, and how it becomes 8 bits.
+"""Filtered phase as a second channel of the images: which series it is, and how it becomes 8 bits.
 
 Iron (microbleeds, veins) is paramagnetic, calcium diamagnetic: they shift the field, and with it the phase, in opposite
 directions, while both are dark in the magnitude [Chen 2014, Radiology 270:496; Haacke 2004, Magn Reson Med 52:612].
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmbfe.data.dicom import (
+from cmbfe.data.dicom.series import (
     SAME_DIRECTION,
     SAME_ECHO_TIME_MS,
     SAME_POSITION_MM,
@@ -16,7 +16,7 @@ from cmbfe.data.dicom import (
     SeriesHeaders,
     read_volume,
 )
-from cmbfe.data.picture_files import HALF_TURN, ZERO_PHASE
+from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.errors import InputError
 
 HALF_TURN_MRAD = 1000 * np.pi
@@ -30,8 +30,8 @@ def to_8_bit_phase(volume_mrad: np.ndarray) -> np.ndarray:
     return (steps.clip(-HALF_TURN, HALF_TURN) + ZERO_PHASE).astype(np.uint8)
 
 
-def phase_pictures(series: SeriesHeaders) -> np.ndarray:
-    """A phase series as pictures: uint8 [slices, rows, columns], see `to_8_bit_phase`.
+def phase_images(series: SeriesHeaders) -> np.ndarray:
+    """A phase series as images: uint8 [slices, rows, columns], see `to_8_bit_phase`.
 
     Raises:
         InputError: it cannot be read, or is not in mrad: scanners that write other units do not say which.
@@ -59,8 +59,8 @@ def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> Serie
         return fitting[0]
     what = "no phase series" if not fitting else f"{len(fitting)} phase series"
     raise InputError(
-        f"{magnitude.files[0]}: {what} of the same study on the slices of this magnitude series; the pictures' second "
-        "channel is phase (pictures.phase)"
+        f"{magnitude.files[0]}: {what} of the same study on the slices of this magnitude series; the images' second "
+        "channel is phase (images.phase)"
     )
 
 

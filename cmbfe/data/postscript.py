@@ -1,4 +1,4 @@
-"""PostScript is a program: what is read as a picture must never run it."""
+"""PostScript is a program: what is read as an image must never run it."""
 
 from pathlib import Path
 
@@ -12,4 +12,4 @@ def refuse_postscript(file: Path) -> None:
     """Raise `InputError` for a PostScript file under whatever name: Pillow would have Ghostscript run it."""
     with file.open("rb") as opened:
         if opened.read(4) in BEGINNINGS:
-            raise InputError(f"{file}: not a readable picture, but PostScript, which is a program; export it as PNG")
+            raise InputError(f"{file}: not a readable image, but PostScript, which is a program; export it as PNG")

@@ -1,4 +1,4 @@
-"""PASCAL VOC XML, one file per picture, to COCO labels and back.
+"""PASCAL VOC XML, one file per image, to COCO labels and back.
 
 VOC counts pixels from 1 and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the
 COCO box [10, 20, 5, 6]. What VOC has no place for (patient, slice, lesion, …) is kept in elements of the
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cmbfe.data.folders import files_named
-from cmbfe.data.labels import CATEGORIES, Labels, check_labels
+from cmbfe.data.labelled.labels import CATEGORIES, Labels, check_labels
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder
 
@@ -24,7 +24,7 @@ MARKER = "voc.txt"
 def read_voc(folder: Path | str) -> Labels:
     """Read all VOC files (*.xml) under a folder as COCO labels; file names are relative to that folder.
 
-    Pictures and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, if there is
+    Images and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, if there is
     one or no box at all, and others follow by name.
 
     Raises:
@@ -56,16 +56,16 @@ def read_voc(folder: Path | str) -> Labels:
 
 
 def write_voc(labels: Labels, out: Path | str) -> None:
-    """Write COCO labels as VOC XML into the folder `out`, a file per picture, named like the picture.
+    """Write COCO labels as VOC XML into the folder `out`, a file per image, named like the image.
 
     Raises:
-        InputError: unsound labels, two pictures whose files would have one name, or a folder of other things.
+        InputError: unsound labels, two images whose files would have one name, or a folder of other things.
     """
     check_labels(labels, str(out))
     names = {category["id"]: category["name"] for category in labels["categories"]}
     taken: dict[Path, str] = {}
     with whole_folder(out, MARKER) as folder:
-        (folder / MARKER).write_text("VOC XML, a file per picture\n", encoding="utf-8")
+        (folder / MARKER).write_text("VOC XML, a file per image\n", encoding="utf-8")
         for image in labels["images"]:
             path = Path(image["file_name"]).with_suffix(".xml")
             if path.is_absolute() or ".." in path.parts:

@@ -145,7 +145,7 @@ def coverage(boxes: Tensor, default: Tensor, input_size: int) -> pd.DataFrame:
 def coverage_of_presets(boxes: Tensor) -> pd.DataFrame:
     """`coverage` of every preset at every input size, one below the other.
 
-    boxes: Tensor[K, 4] xyxy as fractions of the picture, which every detector resizes to its own input. Columns: `box`
+    boxes: Tensor[K, 4] xyxy as fractions of the image, which every detector resizes to its own input. Columns: `box`
     (row in `boxes`), `input_px`, `default_boxes` (the preset) and those of `coverage`.
     """
     parts = []

@@ -23,51 +23,51 @@ SCHEDULES = ("constant", "cosine")
 
 @torch.no_grad()
 def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5) -> Tensor:
-    """FE mask M, Tensor[N, 1, H, W] in [0, 1], float32 on the pictures' device.
+    """FE mask M, Tensor[N, 1, H, W] in [0, 1], float32 on the images' device.
 
     images: Tensor[N, C, H, W] in [0, 1]; P is their mean over channels (reading A1). boxes: N tensors [K, 4],
-    xyxy px of the pictures. A pixel is inside a box when its centre is; a box that holds no centre takes the
+    xyxy px of the images. A pixel is inside a box when its centre is; a box that holds no centre takes the
     pixel that holds the box's own centre. Where boxes overlap, the larger M holds (A3). A black box gives 0.
     """
     if len(boxes) != len(images):
-        raise InputError(f"enhancement mask: {len(boxes)} box tensors for {len(images)} pictures")
+        raise InputError(f"enhancement mask: {len(boxes)} box tensors for {len(images)} images")
     with torch.autocast(images.device.type, enabled=False):
-        picture = images.float().mean(dim=1)
-        rows, columns = _pixels_inside(boxes, picture)
-        scaled = beta * _mean_inside(picture, rows, columns)
+        image = images.float().mean(dim=1)
+        rows, columns = _pixels_inside(boxes, image)
+        scaled = beta * _mean_inside(image, rows, columns)
         # At one pixel M grows with B_mean, so where boxes overlap the largest B_mean gives the largest M.
-        b_mean = torch.zeros_like(picture)
+        b_mean = torch.zeros_like(image)
         of_each_box = zip(rows.unbind(1), columns.unbind(1), scaled.unbind(1), strict=True)
-        for row, column, value in of_each_box:  # the k-th box of every picture
+        for row, column, value in of_each_box:  # the k-th box of every image
             torch.maximum(b_mean, (row * value[:, None])[:, :, None] * column[:, None, :], out=b_mean)
         # 1 - P / B_mean, in a form that is 0 where B_mean is: outside boxes and in black ones.
-        mask = (b_mean - picture).clamp_(min=0) / b_mean.clamp_(min=torch.finfo(torch.float32).tiny)
+        mask = (b_mean - image).clamp_(min=0) / b_mean.clamp_(min=torch.finfo(torch.float32).tiny)
         return mask.unsqueeze(1)
 
 
-def _mean_inside(picture: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _mean_inside(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Mean of Tensor[N, H, W] over each box's pixels, [N, K]; 0 where a box holds none.
 
-    One matrix product instead of a pass over the picture for every box. In float64: on a GPU the user may have
+    One matrix product instead of a pass over the image for every box. In float64: on a GPU the user may have
     allowed products of float32 to be rounded to 10 bits (TF32).
     """
-    wide = torch.float32 if picture.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    sums = (torch.bmm(rows.to(wide), picture.to(wide)) * columns).sum(-1)
-    return (sums / (rows.sum(-1) * columns.sum(-1)).clamp(min=1)).to(picture.dtype)
+    wide = torch.float32 if image.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    sums = (torch.bmm(rows.to(wide), image.to(wide)) * columns).sum(-1)
+    return (sums / (rows.sum(-1) * columns.sum(-1)).clamp(min=1)).to(image.dtype)
 
 
-def _pixels_inside(boxes: Sequence[Tensor], picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [N, K, H] and columns [N, K, W], 1 where the box holds pixels; K: the most boxes of any picture."""
-    height, width = picture.shape[-2:]
+def _pixels_inside(boxes: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [N, K, H] and columns [N, K, W], 1 where the box holds pixels; K: the most boxes of any image."""
+    height, width = image.shape[-2:]
     # Rows of NaN pad the shorter lists: no comparison with NaN holds, so they hold no pixel.
     padded = pad_sequence([b.float() for b in boxes], batch_first=True, padding_value=math.nan)
-    x1, y1, x2, y2 = padded.to(picture.device).unbind(-1)
+    x1, y1, x2, y2 = padded.to(image.device).unbind(-1)
     rows, columns = _centres_between(y1, y2, height), _centres_between(x1, x2, width)
     holds_centre = (rows.any(-1) & columns.any(-1))[..., None]
     own_row, own_column = ((y1 + y2) / 2).floor(), ((x1 + x2) / 2).floor()
     rows = rows.where(holds_centre, _centres_between(own_row, own_row + 1, height))
     columns = columns.where(holds_centre, _centres_between(own_column, own_column + 1, width))
-    return rows.to(picture.dtype), columns.to(picture.dtype)
+    return rows.to(image.dtype), columns.to(image.dtype)
 
 
 def _centres_between(low: Tensor, high: Tensor, size: int) -> Tensor:
@@ -129,7 +129,7 @@ class FeatureEnhancement(nn.Module):
         self.strength = 1.0
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The pictures' mask times the layer's strength, see `enhancement_mask`."""
+        """The images' mask times the layer's strength, see `enhancement_mask`."""
         return enhancement_mask(images, boxes, self.beta) * self.strength
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class AssistedExcitation(nn.Module):
     """Assisted Excitation (Derakhshani et al. 2019), with the interface of `FeatureEnhancement`.
 
     Inside the boxes the mean over the channels is added to every channel: X + strength * G * mean(X), G the boxes'
-    mask. It does not look at the picture. G is made at the picture's size and resized as FE's mask is (A2).
+    mask. It does not look at the image. G is made at the image's size and resized as FE's mask is (A2).
     """
 
     def __init__(self, resize: str = "bilinear") -> None:

@@ -21,7 +21,7 @@ NEGATIVES_PER_MATCH = 3
 def usable_targets(
     targets: Sequence[Target] | None, sizes: Sequence[tuple[int, int]], input_size: int, num_classes: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Every picture's boxes, scaled to px of the input, and labels; sizes: the pictures' own (H, W) in px.
+    """Every image's boxes, scaled to px of the input, and labels; sizes: the images' own (H, W) in px.
 
     Raises `InputError` that names the first target, and the box in it, that cannot be trained on.
     """
@@ -71,13 +71,13 @@ def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
     iou = iou.masked_fill(~real[..., None], -1)
     best_iou, matches = iou.max(dim=1)
     matches = matches.masked_fill(best_iou < MATCH_IOU, -1)
-    picture = torch.arange(len(boxes), device=boxes.device)
+    image = torch.arange(len(boxes), device=boxes.device)
     for _ in range(boxes.shape[1]):
         largest, pair = iou.flatten(1).max(dim=1)
         truth, chosen = pair // len(default), pair % len(default)
-        matches[picture, chosen] = truth.where(largest >= 0, matches[picture, chosen])
-        iou[picture, truth] = -1
-        iou[picture, :, chosen] = -1
+        matches[image, chosen] = truth.where(largest >= 0, matches[image, chosen])
+        iou[image, truth] = -1
+        iou[image, :, chosen] = -1
     return matches
 
 
@@ -92,10 +92,10 @@ def ssd_loss(
     """The losses "classification" and "box_regression", scalars in float32.
 
     logits: Tensor[N, P, classes], class 0 is background; regression: Tensor[N, P, 4]; default: Tensor[P, 4] xyxy px;
-    boxes, labels: per picture, [K, 4] xyxy px and [K] from 1. Cross entropy over the matches and, per picture, the
+    boxes, labels: per image, [K, 4] xyxy px and [K] from 1. Cross entropy over the matches and, per image, the
     hardest negatives, three per match but at least `minimum_negatives`; smooth L1 over the matches; both divided
     by the number of matches in the batch, or by 1 where there is none. Processes that train together count as one
-    batch: the mean of their losses, and of their gradients, is that of one process with all pictures.
+    batch: the mean of their losses, and of their gradients, is that of one process with all images.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, regression = logits.float(), regression.float()
@@ -126,14 +126,14 @@ def _over_all_processes(matches: Tensor) -> Tensor:
 
 
 def _padded(boxes: Sequence[Tensor], labels: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Boxes [N, K, 4] and labels [N, K] with at least one row per picture; label 0 marks padding."""
+    """Boxes [N, K, 4] and labels [N, K] with at least one row per image; label 0 marks padding."""
     boxes = pad_sequence([F.pad(b.float(), (0, 0, 0, 1)) for b in boxes], batch_first=True)
     labels = pad_sequence([F.pad(x, (0, 1)) for x in labels], batch_first=True)
     return boxes.to(device), labels.to(device)
 
 
 def _hardest(entropy: Tensor, matched: Tensor, minimum: int) -> Tensor:
-    """Sum of each picture's largest background losses; `entropy` Tensor[N, P] is 0 at matches."""
+    """Sum of each image's largest background losses; `entropy` Tensor[N, P] is 0 at matches."""
     wanted = (NEGATIVES_PER_MATCH * matched.sum(1, keepdim=True)).clamp(min=minimum)
     rank = torch.arange(entropy.shape[1], device=entropy.device)
     return (entropy.sort(dim=1, descending=True).values * (rank < wanted)).sum()

@@ -23,7 +23,7 @@ class Variant(NamedTuple):
 
     trunk: str
     input_size: int
-    """Side of the square that every picture is resized to, px."""
+    """Side of the square that every image is resized to, px."""
     fe: bool
 
 
@@ -54,7 +54,7 @@ class Config:
     width: float = 1.0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Pictures in [0, 1] enter the trunk as (picture - mean) / std, per channel."""
+    """Images in [0, 1] enter the trunk as (image - mean) / std, per channel."""
     beta: float = 1.5
     resize: str = "bilinear"
     placement: str = "trunk"
@@ -109,9 +109,9 @@ class SSD(nn.Module):
     """Single-shot detector; calls as torchvision's detectors.
 
     Training: `model(images, targets)` gives the losses "classification" and "box_regression". Evaluation:
-    `model(images)` gives per picture "boxes" (Tensor[D, 4], xyxy px of the picture given), "scores", "labels", best
+    `model(images)` gives per image "boxes" (Tensor[D, 4], xyxy px of the image given), "scores", "labels", best
     first; targets are ignored. images: list of float Tensor[3, H, W] in [0, 1] of any sizes, or one
-    Tensor[N, 3, H, W]. targets: per picture a dict of "boxes" (Tensor[K, 4], xyxy px) and "labels" (int64 [K], 1 for
+    Tensor[N, 3, H, W]. targets: per image a dict of "boxes" (Tensor[K, 4], xyxy px) and "labels" (int64 [K], 1 for
     a microbleed). Losses, mask, normalisation and decoding are float32 also under autocast.
     """
 
@@ -148,9 +148,7 @@ class SSD(nn.Module):
         if not self.training:
             return self.detections(*self.predict(inputs), sizes)
         if len(sizes) == 1 and SPECS[self.config.variant].trunk != "vgg16":
-            raise InputError(
-                "images: batch normalisation of the 1x1 map needs at least 2 pictures to train on; got 1"
-            )
+            raise InputError("images: batch normalisation of the 1x1 map needs at least 2 images to train on; got 1")
         boxes, labels = usable_targets(targets, sizes, self.input_size, self.config.num_classes)
         mask = None if self.fe is None else self.fe.mask(self.resize(_grey(images)), boxes)
         logits, regression = self.predict(inputs, mask)
@@ -158,17 +156,17 @@ class SSD(nn.Module):
         return ssd_loss(logits, regression, default, boxes, labels, self.config.minimum_negatives)
 
     def prepare(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        """What the trunk sees, Tensor[N, 3, S, S]: pictures normalised, then resized (torchvision's order)."""
+        """What the trunk sees, Tensor[N, 3, S, S]: images normalised, then resized (torchvision's order)."""
         if isinstance(images, Tensor):
             return self.resize((images - self.mean) / self.std)
         return self.resize([(image - self.mean) / self.std for image in images])
 
     def resize(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        """Pictures at the input's size, Tensor[N, C, S, S], bilinear; those of that size are left as they are."""
+        """Images at the input's size, Tensor[N, C, S, S], bilinear; those of that size are left as they are."""
         return _resized(images, self.input_size)
 
     def predict(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits Tensor[N, P, classes] and box regressions Tensor[N, P, 4] of prepared pictures."""
+        """Logits Tensor[N, P, classes] and box regressions Tensor[N, P, 4] of prepared images."""
         maps = self.feature_maps(inputs, mask)
         classes = self.config.num_classes
         logits = [_per_box(head(x), classes) for head, x in zip(self.classification, maps, strict=True)]
@@ -192,15 +190,15 @@ class SSD(nn.Module):
     def detections(
         self, logits: Tensor, regression: Tensor, sizes: Sequence[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Per picture what is left after score threshold and non-maximum suppression; `sizes`: (H, W) to scale to."""
+        """Per image what is left after score threshold and non-maximum suppression; `sizes`: (H, W) to scale to."""
         with torch.autocast(logits.device.type, enabled=False):
             default = corners(self.default_boxes, self.input_size)
             boxes = clip_boxes_to_image(decode(regression.float(), default), (self.input_size,) * 2)
             scores = logits.float().softmax(dim=-1)[..., 1:].transpose(1, 2)
-            return [self._best(*of_picture) for of_picture in zip(boxes, scores, sizes, strict=True)]
+            return [self._best(*of_image) for of_image in zip(boxes, scores, sizes, strict=True)]
 
     def _best(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        """boxes [P, 4] px of the input, scores [classes without background, P], size (H, W) of the picture."""
+        """boxes [P, 4] px of the input, scores [classes without background, P], size (H, W) of the image."""
         found = []
         for label, of_class in enumerate(scores, start=1):
             likely = (of_class > self.config.score_threshold).nonzero().squeeze(1)
@@ -209,8 +207,8 @@ class SSD(nn.Module):
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         keep = batched_nms(boxes, scores, labels, self.config.nms_threshold)[: self.config.detections_per_image]
         height, width = size
-        to_picture = boxes.new_tensor([width, height, width, height]) / self.input_size
-        return {"boxes": boxes[keep] * to_picture, "scores": scores[keep], "labels": labels[keep]}
+        to_image = boxes.new_tensor([width, height, width, height]) / self.input_size
+        return {"boxes": boxes[keep] * to_image, "scores": scores[keep], "labels": labels[keep]}
 
     def _initialise(self) -> None:
         """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads.
@@ -256,7 +254,7 @@ def build(
     trunk: None (Kaiming), "imagenet" (torchvision downloads them) or a .safetensors or .pth file with torchvision's
     names. beta, resize, placement, weighting: FE readings A6, A2, A4, A5, without effect on variants without FE. layer:
     what stands in FE's place, "enhancement" or "assisted_excitation", which has no beta and no weighting.
-    minimum_negatives: negatives per picture that teach even without a match. The last three: what `detections` keeps.
+    minimum_negatives: negatives per image that teach even without a match. The last three: what `detections` keeps.
     """
     config = Config(
         variant,
@@ -330,9 +328,9 @@ def _grey(images: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:
 
 
 def _checked_sizes(images: Sequence[Tensor] | Tensor) -> list[tuple[int, int]]:
-    """Each picture's (H, W); `InputError` names the first that is no picture."""
+    """Each image's (H, W); `InputError` names the first that is no image."""
     if len(images) == 0:
-        raise InputError("images: no picture given")
+        raise InputError("images: no image given")
     for index, image in enumerate(images):
         is_float = image.is_floating_point() and image.dtype != torch.float64
         if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape or not is_float:

@@ -15,8 +15,8 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from cmbfe.data.dicom import SeriesHeaders
-from cmbfe.data.dicom_pixels import input_errors
+from cmbfe.data.dicom.pixels import input_errors
+from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion

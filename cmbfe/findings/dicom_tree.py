@@ -13,13 +13,13 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from tqdm import tqdm
 
-from cmbfe.data.dicom import SeriesHeaders, files_below, series_of_one_uid, stacks_of
-from cmbfe.data.dicom_pixels import input_errors
-from cmbfe.data.dicom_slices import Slice, read_slices
+from cmbfe.data.dicom.pixels import input_errors
+from cmbfe.data.dicom.series import SeriesHeaders, files_below, series_of_one_uid, stacks_of
+from cmbfe.data.dicom.slices import Slice, read_slices
 from cmbfe.data.folders import resolved
 from cmbfe.data.phase import phase_of
-from cmbfe.detect_files import DicomSeries
 from cmbfe.errors import InputError
+from cmbfe.findings.series import DicomSeries
 
 UNREADABLE = "cannot be read"
 NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"

@@ -11,34 +11,34 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from cmbfe.data.dataset import to_input
-from cmbfe.data.labels import Detections, xyxy
+from cmbfe.data.labelled.labels import Detections, xyxy
+from cmbfe.detector.explain import enhancement_steps
 from cmbfe.detector.ssd import SPECS, SSD
-from cmbfe.diagrams import LAYER_NAMES
-from cmbfe.explain import enhancement_steps
-from cmbfe.figures import COLOURS, map_grid
+from cmbfe.figures.diagrams import LAYER_NAMES
+from cmbfe.figures.style import COLOURS, map_grid
 from cmbfe.findings.one_series import Detector
+from cmbfe.training.batches import to_input
 
 FEWEST_CELLS = 8
 """Maps of fewer cells a side are not drawn: a microbleed is a small part of one of their cells."""
 
 
-def feature_maps_png(detector: Detector, picture: np.ndarray, detections: Detections) -> bytes:
-    """A figure of one slice as PNG: the picture with what was found, M, what FE would add, and the maps of the heads.
+def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detections) -> bytes:
+    """A figure of one slice as PNG: the image with what was found, M, what FE would add, and the maps of the heads.
 
     Of each map the channel is drawn that tells what was found from the rest best.
 
     Args:
-        picture: uint8 [rows, columns], with phase [rows, columns, 2].
-        detections: COCO results of this picture, at least one.
+        image: uint8 [rows, columns], with phase [rows, columns, 2].
+        detections: COCO results of this image, at least one.
     """
     model, device = detector.model, detector.compute.device
-    image = model.resize(to_input(picture[None], device))[0]
-    scale = model.input_size / torch.tensor(picture.shape[1::-1], device=device).repeat(2)
+    image = model.resize(to_input(pixels[None], device))[0]
+    scale = model.input_size / torch.tensor(pixels.shape[1::-1], device=device).repeat(2)
     boxes = torch.from_numpy(xyxy(detections)).float().to(device) * scale
     steps = {name: values.cpu().numpy() for name, values in enhancement_steps(model, image, boxes).items()}
     maps = {
-        "picture P and what was found": (steps["picture"], (0, 1)),
+        "image P and what was found": (steps["image"], (0, 1)),
         "mask M of what was found": (steps["mask"], (0, 1)),
         "what FE would add\n(the channel with most)": (
             steps["difference"],

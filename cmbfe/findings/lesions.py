@@ -8,10 +8,10 @@ import pandas as pd
 from pydicom.uid import generate_uid
 from scipy.spatial import cKDTree
 
-from cmbfe.data.labels import Detections
-from cmbfe.detect_files import IMAGE_COLUMNS, Place
-from cmbfe.lesions3d import LINK_MM, link
-from cmbfe.matching import overlaps
+from cmbfe.data.labelled.labels import Detections
+from cmbfe.findings.series import IMAGE_COLUMNS, Place
+from cmbfe.metrics.lesions import LINK_MM, link
+from cmbfe.metrics.matching import overlaps
 
 COLUMNS = [
     *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
@@ -46,7 +46,7 @@ class Lesion:
 
 
 def find_lesions(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> list[Lesion]:
-    """Join the detections of one series by the rule of `cmbfe.lesions3d`; those with a score of at least `threshold`.
+    """Join the detections of one series by the rule of `cmbfe.metrics.lesions`; those with a score of at least `threshold`.
 
     A box below the threshold may join two slices, as it does when lesions are counted in an evaluation, and is no part
     of the lesion otherwise.

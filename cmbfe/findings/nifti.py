@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from cmbfe.data.sources.series import volume_pictures
+from cmbfe.data.sources.series import volume_images
 from cmbfe.data.sources.volumes import Volume, open_volume, read_volume, refuse_lines
-from cmbfe.detect_files import Loaded, Place, in_batches
 from cmbfe.errors import InputError
-from cmbfe.params import Pictures
+from cmbfe.findings.series import Loaded, Place, in_batches
+from cmbfe.params import Images
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -27,14 +27,14 @@ class NiftiSeries:
     slices: int
     """0 where the file cannot be read."""
 
-    def load(self, settings: Pictures) -> Loaded:
-        """See `cmbfe.detect_files.Series`."""
+    def load(self, settings: Images) -> Loaded:
+        """See `cmbfe.findings.series.Series`."""
         volume = read_volume(self.path)
         place, (slices, rows, columns) = place_of(volume), volume.voxels.shape
         refuse_lines(self.path, rows, columns)
-        pictures = volume_pictures(volume.voxels, volume.spacing_mm, settings)
+        images = volume_images(volume.voxels, volume.spacing_mm, settings)
         image = {"width": columns, "height": rows, "pixel_spacing_mm": list(place.pixel_spacing_mm)}
-        return Loaded([{**image, "slice_index": index} for index in range(slices)], in_batches(pictures), place)
+        return Loaded([{**image, "slice_index": index} for index in range(slices)], in_batches(images), place)
 
 
 def place_of(volume: Volume) -> Place:

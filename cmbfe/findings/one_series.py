@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from cmbfe.data.labels import Detections
-from cmbfe.data.picture_files import magnitude_of
-from cmbfe.detect import detect
-from cmbfe.detect_files import Loaded, Series
+from cmbfe.data.labelled.images import magnitude_of
+from cmbfe.data.labelled.labels import Detections
 from cmbfe.detector.weights import load_model
-from cmbfe.devices import Compute, make_compute
 from cmbfe.errors import InputError
-from cmbfe.figures import overlay
-from cmbfe.files import whole_file
+from cmbfe.figures.style import overlay
+from cmbfe.files import whole_file, within_python
 from cmbfe.findings.lesions import Lesion, find_lesions
-from cmbfe.params import Pictures
-from cmbfe.python_limits import within_python
+from cmbfe.findings.series import Loaded, Series
+from cmbfe.params import Images
+from cmbfe.training.detection import detect
+from cmbfe.training.devices import Compute, make_compute
 
 OVERLAYS = "overlays"
 SHOWN_AT_MOST = 200
-"""Pictures of one series in a page; a folder of pictures may hold any number."""
+"""Images of one series in a page; a folder of images may hold any number."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class Task:
     series: Series
     number: int
     first_id: int
-    """Id of its first picture."""
+    """Id of its first image."""
     folder: str
     """Of its overlays."""
     patient: str
     name: str
     keep_uids: bool
-    """Whether pictures name the SOP instance that they were made of."""
+    """Whether images name the SOP instance that they were made of."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,12 @@ class Findings:
     images: list[dict[str, Any]]
     detections: Detections
     lesions: list[Lesion] | None
-    """None for pictures, whose place is not known."""
+    """None for images, whose place is not known."""
     shown: dict[int, np.ndarray]
-    """Image id -> picture, for those with a detection of at least the threshold (`SHOWN_AT_MOST` of them, the best)."""
+    """Image id -> image, for those with a detection of at least the threshold (`SHOWN_AT_MOST` of them, the best)."""
 
 
-def findings_of(task: Task, detector: Detector, settings: Pictures, threshold: float, out: Path) -> Findings:
+def findings_of(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
     """Read a series, detect in it, and write its overlays below `out`.
 
     Raises:
@@ -98,16 +97,16 @@ def findings_of(task: Task, detector: Detector, settings: Pictures, threshold: f
             found = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
             _finished(waiting)  # of the batch before: no more than two batches wait to be written
             waiting = []
-            for image, picture in zip(own, batch, strict=True):
+            for image, pixels in zip(own, batch, strict=True):
                 drawn = [one for one in found if one["image_id"] == image["id"] and one["score"] >= threshold]
-                waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, magnitude_of(picture), drawn))
+                waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, magnitude_of(pixels), drawn))
                 if drawn:
-                    shown[image["id"]] = (drawn[0]["score"], picture)
+                    shown[image["id"]] = (drawn[0]["score"], pixels)
             detections += found
             shown = _best(shown)
         _finished(waiting)
     lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
-    return Findings(task, images, detections, lesions, {key: picture for key, (_, picture) in shown.items()})
+    return Findings(task, images, detections, lesions, {key: pixels for key, (_, pixels) in shown.items()})
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
@@ -126,9 +125,9 @@ def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
     ]
 
 
-def _write_overlay(folder: Path, image: dict[str, Any], picture: np.ndarray, drawn: Detections) -> None:
+def _write_overlay(folder: Path, image: dict[str, Any], pixels: np.ndarray, drawn: Detections) -> None:
     with whole_file((folder / image["file_name"]).with_suffix(".png")) as file:
-        overlay(picture, drawn).save(file, compress_level=1)
+        overlay(pixels, drawn).save(file, compress_level=1)
 
 
 def _finished(waiting: Sequence[Future]) -> None:

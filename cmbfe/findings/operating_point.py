@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cmbfe.errors import InputError
-from cmbfe.files import read_json
-from cmbfe.python_limits import within_python
+from cmbfe.files import read_json, within_python
 
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""One page per patient: what was found, as tables and pictures, in a single HTML file that needs nothing else."""
+"""One page per patient: what was found, as tables and images, in a single HTML file that needs nothing else."""
 
 import base64
 import io
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cmbfe.data.picture_files import magnitude_of
-from cmbfe.figures import COLOURS
+from cmbfe.data.labelled.images import magnitude_of
+from cmbfe.evaluation.page import STYLE, html_table
+from cmbfe.figures.gallery import Found
+from cmbfe.figures.gallery_drawing import rectangles, scale_bar
+from cmbfe.figures.style import COLOURS
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion
 from cmbfe.findings.one_series import SHOWN_AT_MOST, Findings
-from cmbfe.gallery import Found
-from cmbfe.gallery_drawing import rectangles, scale_bar
-from cmbfe.report import STYLE, html_table
 
 ZOOM_SHARE = 1 / 8
 """Side of the enlarged part of a slice."""
@@ -32,7 +32,7 @@ details img { max-width: 100%; }
 
 
 def section(findings: Findings, threshold: float, feature_maps: Mapping[int, bytes]) -> str:
-    """The part of a page that one series is, with its pictures inside.
+    """The part of a page that one series is, with its images inside.
 
     Args:
         feature_maps: image id -> PNG of `cmbfe.findings.feature_maps`.
@@ -45,14 +45,14 @@ def section(findings: Findings, threshold: float, feature_maps: Mapping[int, byt
     if findings.lesions is not None:
         parts.append(lesions_table(findings.lesions))
     if len(findings.shown) == SHOWN_AT_MOST:
-        parts.append(f"<p>Only the {SHOWN_AT_MOST} pictures with the best scores are shown.</p>")
+        parts.append(f"<p>Only the {SHOWN_AT_MOST} images with the best scores are shown.</p>")
     drawn = _drawn(findings, threshold)
     if findings.lesions is None:
-        cards = [(key, _picture_card(prefix, images[key], drawn[key])) for key in findings.shown]
+        cards = [(key, _image_card(prefix, images[key], drawn[key])) for key in findings.shown]
     else:
         cards = _lesion_cards(prefix, findings, drawn)
     used = dict.fromkeys(key for key, _ in cards)
-    definitions = [_picture(prefix, images[key], magnitude_of(findings.shown[key])) for key in used]
+    definitions = [_image(prefix, images[key], magnitude_of(findings.shown[key])) for key in used]
     parts.append(f'<svg width="0" height="0" style="position:absolute"><defs>{"".join(definitions)}</defs></svg>')
     parts.append(f'<div class="cards">{"".join(card for _, card in cards)}</div>')
     parts += [_details(images[key], png) for key, png in feature_maps.items()]
@@ -98,7 +98,7 @@ def _described(findings: Findings) -> str:
     count = len(findings.images)
     if findings.lesions is None:
         return (
-            f"{count} pictures. Without pixel spacing and slice positions there are no sizes, places and 3-D lesions."
+            f"{count} images. Without pixel spacing and slice positions there are no sizes, places and 3-D lesions."
         )
     row_mm, column_mm = first["pixel_spacing_mm"]
     size = f"{count} slices of {first['width']} × {first['height']} px, {column_mm:.2f} × {row_mm:.2f} mm"
@@ -117,10 +117,10 @@ def _drawn(findings: Findings, threshold: float) -> dict[int, Found]:
     }
 
 
-def _picture(prefix: str, image: Mapping[str, Any], picture: np.ndarray) -> str:
-    """The picture, once in the page: cards refer to it."""
+def _image(prefix: str, image: Mapping[str, Any], pixels: np.ndarray) -> str:
+    """The image, once in the page: cards refer to it."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "jpeg", quality=JPEG_QUALITY)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     size = f'width="{image["width"]}" height="{image["height"]}"'
     return f'<image id="{prefix}-{image["id"]}" {size} href="data:image/jpeg;base64,{data}"/>'
@@ -166,7 +166,7 @@ def _lesion_card(prefix: str, lesion: Lesion, image: dict[str, Any], found: Foun
     )
 
 
-def _picture_card(prefix: str, image: dict[str, Any], found: Found) -> str:
+def _image_card(prefix: str, image: dict[str, Any], found: Found) -> str:
     caption = f"{escape(image['file_name'])}: {len(found.boxes)} detections, the best with {found.scores.max():.2f}"
     return f"<figure>{_whole(prefix, image, found)}<figcaption>{caption}</figcaption></figure>"
 

@@ -16,15 +16,12 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.backends import check_backend
+from cmbfe.data.conversion import series_folders
 from cmbfe.data.folders import resolved
-from cmbfe.data.labels import CATEGORIES
-from cmbfe.data.pictures import series_folders
+from cmbfe.data.labelled.detections import IMAGES_FILE
+from cmbfe.data.labelled.labels import CATEGORIES
 from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
-from cmbfe.detect import DETECTIONS_FILE
-from cmbfe.detect_files import DicomSeries, Series, detections_table
-from cmbfe.detections_file import IMAGES_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
@@ -33,9 +30,11 @@ from cmbfe.findings.feature_maps import feature_maps_png
 from cmbfe.findings.lesions import lesions_table
 from cmbfe.findings.one_series import OVERLAYS, Detector, Findings, Task, findings_of
 from cmbfe.findings.page import section, write_page
-from cmbfe.findings.search import DICOM, PICTURES, find
-from cmbfe.parallel import at_work
-from cmbfe.params import Pictures
+from cmbfe.findings.search import DICOM, IMAGES, find
+from cmbfe.findings.series import DicomSeries, Series, detections_table
+from cmbfe.parallel import at_work, check_backend
+from cmbfe.params import Images
+from cmbfe.training.detection import DETECTIONS_FILE
 
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
 WITHOUT_ID = "These series have no PatientID: they may be of several people."
@@ -69,7 +68,7 @@ class Done:
     patient: str
     series: str
     folder: str
-    pictures: int
+    images: int
     detections: int
     shown: int
     """Detections of at least the threshold."""
@@ -88,18 +87,18 @@ def detect_files(
     source: Path,
     open_detector: Callable[[], Detector],
     out: Path,
-    settings: Pictures,
+    settings: Images,
     options: Options | None = None,
     jobs: int = 1,
     backend: str = "loky",
 ) -> Result:
-    """Detect in DICOM, NIfTI or pictures; docs/detect.md lists the files that are written.
+    """Detect in DICOM, NIfTI or images; docs/detect.md lists the files that are written.
 
-    A series that cannot be read is left out and named in the result, unless it is one of pictures, or none is left.
+    A series that cannot be read is left out and named in the result, unless it is one of images, or none is left.
 
     Args:
         open_detector: called here, and where a series is worked on, once per series; see `one_series.trained`.
-        settings: how DICOM and NIfTI become pictures: as those that the detector was trained on.
+        settings: how DICOM and NIfTI become images: as those that the detector was trained on.
         jobs: series at a time; -1: one per core.
         backend: of joblib, "loky" or "threading"; or the address of a dask scheduler, whose workers see `source` and
             the folder of `out` under the same paths.
@@ -151,12 +150,12 @@ def _check(kind: str, options: Options) -> None:
     wanted = {"--sr": options.sr, "--segmentation": options.segmentation}
     if (given := [name for name, is_wanted in wanted.items() if is_wanted]) and kind != DICOM:
         raise InputError(f"{given[0]} names the DICOM images of a finding by UID: {kind} have none; leave it out")
-    if options.key_file and kind == PICTURES:
-        raise InputError("--key-file is for DICOM and NIfTI: pictures are called by their folders, which are kept")
+    if options.key_file and kind == IMAGES:
+        raise InputError("--key-file is for DICOM and NIfTI: images are called by their folders, which are kept")
 
 
 def _names(kind: str, key: dict[str, Any] | None, options: Options) -> Pseudonyms:
-    if kind == PICTURES or options.keep_ids:
+    if kind == IMAGES or options.keep_ids:
         return Pseudonyms(None)
     return Pseudonyms(bytes.fromhex(key["salt"]) if key else new_salt())
 
@@ -173,7 +172,7 @@ def _tasks(found: Sequence[Series], names: Pseudonyms, options: Options) -> list
 
 
 def _work_on(
-    task: Task, kind: str, open_detector: Callable[[], Detector], settings: Pictures, options: Options, out: Path
+    task: Task, kind: str, open_detector: Callable[[], Detector], settings: Images, options: Options, out: Path
 ) -> Done | LeftOut:
     """One series, from its files to its parts of the results."""
     detector = open_detector()
@@ -181,7 +180,7 @@ def _work_on(
         findings = findings_of(task, detector, settings, options.threshold, out)
         _write_dicom(task, findings, detector, options, out)
     except InputError as error:
-        if kind == PICTURES:
+        if kind == IMAGES:
             raise
         _forget(task, out)
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
@@ -191,7 +190,7 @@ def _work_on(
         patient=task.patient,
         series=task.name,
         folder=task.folder,
-        pictures=len(findings.images),
+        images=len(findings.images),
         detections=len(findings.detections),
         shown=sum(one["score"] >= options.threshold for one in findings.detections),
         lesions=None if findings.lesions is None else len(findings.lesions),
@@ -216,7 +215,7 @@ def _forget(task: Task, out: Path) -> None:
 
 
 def _draw_maps(findings: Findings, detector: Detector, options: Options, out: Path) -> dict[int, bytes]:
-    """Image id -> PNG of its feature maps: the best slice of each lesion; of pictures all that are shown."""
+    """Image id -> PNG of its feature maps: the best slice of each lesion; of images all that are shown."""
     if not options.explain:
         return {}
     of_lesions = {one.best_slice for one in findings.lesions or []}
@@ -258,13 +257,18 @@ def _join(
     images = [image for part in parts for image in read_json(part / IMAGES_FILE)]
     write_json(out / IMAGES_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
     _join_tables(out / TABLE_FILE, parts, detections_table([], []))
-    if kind != PICTURES:
+    if kind != IMAGES:
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
     not_seen = [_named_without_files(one, names) for one in left_out]
     _write_pages(out, list(zip(done, parts, strict=True)), not_seen, names.patient(""), detector, options)
     summary = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
-    write_json(out / SUMMARY_FILE, {**summary, "series": [asdict(one) for one in done], "left_out": not_seen})
+    write_json(out / SUMMARY_FILE, {**summary, "series": [_row_of(one) for one in done], "left_out": not_seen})
     shutil.rmtree(out / PARTS)
+
+
+def _row_of(done: Done) -> dict[str, Any]:
+    """What summary.json says of one series; its key of the number of images keeps the name it always had."""
+    return {"pictures" if key == "images" else key: value for key, value in asdict(done).items()}
 
 
 def _join_detections(path: Path, parts: Sequence[Path]) -> None:

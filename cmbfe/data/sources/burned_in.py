@@ -1,22 +1,22 @@
-"""Text that a scanner or a workstation has drawn into a picture, where no pseudonym reaches it."""
+"""Text that a scanner or a workstation has drawn into an image, where no pseudonym reaches it."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydicom.tag import BaseTag, Tag
 
-from cmbfe.data.dicom_pixels import PIXEL_TAGS, input_errors, parse
+from cmbfe.data.dicom.pixels import PIXEL_TAGS, input_errors, parse
 from cmbfe.errors import InputError
 
 ATTRIBUTE = "BurnedInAnnotation"
 
 
 class BurnedInAnnotation(InputError):
-    """The header says that text is part of the picture: a patient's name would reach every output."""
+    """The header says that text is part of the image: a patient's name would reach every output."""
 
 
 def refuse_burned_in(files: Iterable[Path]) -> None:
-    """Read the headers of DICOM files for text that is part of the picture, where no pseudonym reaches it.
+    """Read the headers of DICOM files for text that is part of the image, where no pseudonym reaches it.
 
     Raises:
         BurnedInAnnotation: (0028,0301) is YES in one of them.
@@ -30,6 +30,6 @@ def refuse_burned_in(files: Iterable[Path]) -> None:
             said = str(parse(file, at_pixels, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")
         if said.strip().upper() == "YES":
             raise BurnedInAnnotation(
-                f"{path}: {ATTRIBUTE} (0028,0301) is YES: its picture holds text, which may name the patient; "
+                f"{path}: {ATTRIBUTE} (0028,0301) is YES: its image holds text, which may name the patient; "
                 "leave the file out, or blank the text and set the attribute to NO"
             )

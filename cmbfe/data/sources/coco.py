@@ -1,20 +1,20 @@
-"""Pictures with COCO labels: a folder with annotations.json (or one other .json), or that file itself.
+"""Images with COCO labels: a folder with annotations.json (or one other .json), or that file itself.
 
-File names are relative to the file's folder. `patient_id` says whose a picture is; without it, its folder does.
+File names are relative to the file's folder. `patient_id` says whose an image is; without it, its folder does.
 """
 
 from pathlib import Path
 
 from cmbfe.data.folders import resolved
 from cmbfe.data.foreign_labels import read_foreign_labels
-from cmbfe.data.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.data.sources.labelled import found_in_labels
 from cmbfe.data.sources.series import Found
 from cmbfe.errors import InputError
 
 
 def find_coco(source: Path) -> Found:
-    """Find the pictures that a COCO file names.
+    """Find the images that a COCO file names.
 
     Raises:
         InputError: no COCO file or several, unsound labels (`labels.check_labels`), a name that leads elsewhere, or
@@ -23,13 +23,13 @@ def find_coco(source: Path) -> Found:
     file = labels_file(source) if source.is_dir() else source
     root = file.parent.resolve()
 
-    def picture_file(name: str) -> Path:
+    def image_file(name: str) -> Path:
         path = resolved(root / name)
         if not path.is_relative_to(root):
             raise InputError(f"{file}: {name} leads out of the folder; file names must be relative to it")
         return path
 
-    return found_in_labels(read_foreign_labels(file), file, picture_file)
+    return found_in_labels(read_foreign_labels(file), file, image_file)
 
 
 def labels_file(folder: Path) -> Path:

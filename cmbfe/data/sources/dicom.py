@@ -1,6 +1,6 @@
 """DICOM series of a scanner: the magnitude series among all others, with labels as COCO or Pascal VOC, or without.
 
-Pictures are the slices as the scanner shows them, never turned: labels, `cmbfe detect` and DICOM SR name their pixels.
+Images are the slices as the scanner shows them, never turned: labels, `cmbfe detect` and DICOM SR name their pixels.
 """
 
 from collections import Counter
@@ -11,15 +11,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.dicom import SeriesHeaders, find_series, read_volume
-from cmbfe.data.phase import phase_of, phase_pictures
-from cmbfe.data.picture_files import ZERO_PHASE
-from cmbfe.data.pictures import magnitude_among
+from cmbfe.data.conversion import magnitude_among
+from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
+from cmbfe.data.labelled.images import ZERO_PHASE
+from cmbfe.data.phase import phase_images, phase_of
 from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.data.sources.dicom_labels import Labelled, labels_of_series
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.labelled import records
-from cmbfe.data.sources.series import Found, Loaded, volume_pictures
+from cmbfe.data.sources.series import Found, Loaded, volume_images
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
@@ -37,7 +37,7 @@ class DicomSeries:
     """None: no label names a slice of it."""
     split: str | None = None
     phase: SeriesHeaders | None = None
-    """The series of its phase, where pictures carry it."""
+    """The series of its phase, where images carry it."""
 
     @property
     def patient(self) -> str:
@@ -72,7 +72,7 @@ class DicomSeries:
         unnamed = labelled.unnamed if self.labelled else 0
         notes = {UNLABELLED_SLICES: unnamed, NO_PATIENT: int(not self.patient), OTHER_VIEW: int(axes != AXES)}
         volume, spacing_mm = read_volume(headers), (headers.slice_spacing_mm, *headers.pixel_spacing_mm)
-        phases = None if self.phase is None else phase_pictures(self.phase)
+        phases = None if self.phase is None else phase_images(self.phase)
         height, width = frame.shape
         image = {"width": width, "height": height, "pixel_spacing_mm": list(frame.spacing_mm)}
         return Loaded(
@@ -88,17 +88,17 @@ class DicomSeries:
                 "slice_spacing_mm": headers.slice_spacing_mm,
             },
             notes={note: number for note, number in notes.items() if number},
-            draw=lambda settings: _framed(frame, volume_pictures(volume, spacing_mm, settings), phases),
+            draw=lambda settings: _framed(frame, volume_images(volume, spacing_mm, settings), phases),
             has_phase=phases is not None,
         )
 
 
-def _framed(frame: Frame, pictures: np.ndarray, phases: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Pictures scaled and centred; with their phases [rows, columns, 2]."""
+def _framed(frame: Frame, images: np.ndarray, phases: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Images scaled and centred; with their phases [rows, columns, 2]."""
     if phases is None:
-        return (frame.picture(one) for one in pictures)
-    pairs = zip(pictures, phases, strict=True)
-    return (np.stack([frame.picture(one), frame.picture(phase, ZERO_PHASE)], axis=-1) for one, phase in pairs)
+        return (frame.image(one) for one in images)
+    pairs = zip(images, phases, strict=True)
+    return (np.stack([frame.image(one), frame.image(phase, ZERO_PHASE)], axis=-1) for one, phase in pairs)
 
 
 def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:

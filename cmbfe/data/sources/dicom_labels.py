@@ -1,7 +1,7 @@
 """Boxes for the slices of DICOM series, from COCO or Pascal VOC, by SOP instance UID or by file name.
 
 An image of the labels names its slice by `sop_instance_uid`, or by a `file_name` (VOC: `filename`) that is the SOP
-instance UID or the DICOM file's own name: with or without suffix, as pictures exported for labelling keep the name, and
+instance UID or the DICOM file's own name: with or without suffix, as images exported for labelling keep the name, and
 with as many of its folders as tell it apart.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cmbfe.data.dicom import SeriesHeaders
-from cmbfe.data.dicom_slices import DICOM_SUFFIXES
+from cmbfe.data.conversion import given_splits
+from cmbfe.data.dicom.series import SeriesHeaders
+from cmbfe.data.dicom.slices import DICOM_SUFFIXES
 from cmbfe.data.folders import files_named
 from cmbfe.data.foreign_labels import read_foreign_labels
-from cmbfe.data.labels import LABELS_FILE, MIMICS_FILE, Labels
-from cmbfe.data.pictures import given_splits
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels
 from cmbfe.data.sources.coco import labels_file
 from cmbfe.data.sources.labelled import Box, boxes_of_images, microbleed_category, other_boxes
 from cmbfe.data.sources.voc import ANNOTATIONS

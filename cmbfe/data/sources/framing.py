@@ -1,4 +1,4 @@
-"""Pictures of one size: training takes pictures of one width and height only, and data sets have several."""
+"""Images of one size: training takes images of one width and height only, and data sets have several."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture is scaled and centred on a square of black; `size` None leaves it as it is.
+    """How an image is scaled and centred on a square of black; `size` None leaves it as it is.
 
     The longer side in mm fills the square, so that pixels become as wide as high (to the rounding of the shorter side).
     """
@@ -21,7 +21,7 @@ class Frame:
 
     @property
     def inner(self) -> tuple[int, int]:
-        """Rows and columns that the picture itself takes, px."""
+        """Rows and columns that the image itself takes, px."""
         if self.size is None:
             return self.rows, self.columns
         sides_mm = self.rows * self.row_mm, self.columns * self.column_mm
@@ -40,7 +40,7 @@ class Frame:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """Columns and rows of black before the picture, px."""
+        """Columns and rows of black before the image, px."""
         return (self.shape[1] - self.inner[1]) // 2, (self.shape[0] - self.inner[0]) // 2
 
     @property
@@ -48,13 +48,13 @@ class Frame:
         """Of the result: between rows, between columns."""
         return self.row_mm / self.scale[1], self.column_mm / self.scale[0]
 
-    def picture(self, picture: np.ndarray, around: int = 0) -> np.ndarray:
-        """Scale a uint8 picture [rows, columns] (linear; smoothed where it shrinks, against aliasing) and centre it."""
-        if self.inner == self.shape == picture.shape:
-            return picture
+    def image(self, image: np.ndarray, around: int = 0) -> np.ndarray:
+        """Scale a uint8 image [rows, columns] (linear; smoothed where it shrinks, against aliasing) and centre it."""
+        if self.inner == self.shape == image.shape:
+            return image
         framed = np.full(self.shape, around, np.uint8)
         (rows, columns), (left, top) = self.inner, self.offset
-        scaled = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
+        scaled = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
         framed[top : top + rows, left : left + columns] = scaled
         return framed
 
@@ -65,7 +65,7 @@ class Frame:
         return [x * x_scale + left, y * y_scale + top, width * x_scale, height * y_scale]
 
     def affine(self, affine: np.ndarray) -> np.ndarray:
-        """The affine of the result, from that of the picture ([4, 4], whole numbers at pixel centres)."""
+        """The affine of the result, from that of the image ([4, 4], whole numbers at pixel centres)."""
         back = np.eye(4)
         for axis in (0, 1):
             back[axis, axis] = 1 / self.scale[axis]

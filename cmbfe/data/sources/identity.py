@@ -17,8 +17,7 @@ from typing import Any
 
 from cmbfe.data.folders import resolved
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_file
-from cmbfe.python_limits import within_python
+from cmbfe.files import read_json, whole_file, within_python
 
 SALT_BYTES = 32
 DIGITS = 16

@@ -1,4 +1,4 @@
-"""From a source to pictures, labels and report: patients in parallel, a killed import goes on, all or nothing to see.
+"""From a source to images, labels and report: patients in parallel, a killed import goes on, all or nothing to see.
 
 Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each whole or not at all. Only when all
 are there does the output appear, and the hidden folder goes. A kill leaves it, and the same command goes on from it. A
@@ -19,9 +19,8 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.backends import check_backend
+from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.folders import look_into, resolved
-from cmbfe.data.pictures import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.sources.coco import find_coco
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
@@ -35,11 +34,11 @@ from cmbfe.data.sources.voc import find_voc
 from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
-from cmbfe.parallel import at_work
-from cmbfe.params import Pictures
+from cmbfe.parallel import at_work, check_backend
+from cmbfe.params import Images
 
 BOX_MM = 6.0
-"""Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted pictures."""
+"""Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted images."""
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
 
@@ -49,7 +48,7 @@ class Options:
     """What the one who imports may choose."""
 
     size: int | None = None
-    """Side that all pictures are brought to, px; None leaves them as they are. Training takes pictures of one size."""
+    """Side that all images are brought to, px; None leaves them as they are. Training takes images of one size."""
     box_mm: float = BOX_MM
     """Side of the boxes around points."""
     keep_ids: bool = False
@@ -60,7 +59,7 @@ class Options:
     """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
 
 
-KINDS: dict[str, Callable[[Path, Options, Pictures], Found]] = {
+KINDS: dict[str, Callable[[Path, Options, Images], Found]] = {
     "dicom": lambda source, options, settings: find_dicom(source, options.labels, settings.phase),
     "valdo": lambda source, *_: find_valdo(source),
     "momeni": lambda source, options, _: find_momeni(source, options.box_mm),
@@ -76,18 +75,18 @@ def import_source(
     kind: str,
     source: Path,
     out: Path,
-    settings: Pictures,
+    settings: Images,
     seed: int,
     options: Options | None = None,
     jobs: int = -1,
     backend: str = "loky",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Turn a data set into pictures, annotations.json, mimics.json, series.json and report.json.
+    """Turn a data set into images, annotations.json, mimics.json, series.json and report.json.
 
     Only DICOM of the phantom names mimics; commands that ask for the file find that there are none.
 
-    All labels and volumes of patients that are not made yet are read and checked before the first picture is made.
+    All labels and volumes of patients that are not made yet are read and checked before the first image is made.
 
     Args:
         kind: one of `KINDS`.
@@ -133,13 +132,13 @@ def import_source(
     return result
 
 
-def _check(kind: str, source: Path, settings: Pictures, options: Options, out: Path) -> None:
+def _check(kind: str, source: Path, settings: Images, options: Options, out: Path) -> None:
     if settings.phase and kind != "dicom":
-        raise InputError(f"pictures.phase is true, and phase is read of dicom only, not of {kind}: set it to false")
+        raise InputError(f"images.phase is true, and phase is read of dicom only, not of {kind}: set it to false")
     if options.labels is not None and kind != "dicom":
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
-        raise InputError(f"--size {options.size}: pictures are {SMALLEST_SIDE} to {LARGEST_SIDE} px wide")
+        raise InputError(f"--size {options.size}: images are {SMALLEST_SIDE} to {LARGEST_SIDE} px wide")
     if not SMALLEST_MM < options.box_mm <= LARGEST_MM:
         range_mm = f"above {SMALLEST_MM:g} and up to {LARGEST_MM:g} mm"
         raise InputError(f"--box-mm {options.box_mm}: boxes around points are {range_mm} wide")
@@ -221,8 +220,8 @@ def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> li
     ]
 
 
-def _made_of(patient: Patient, settings: Pictures, options: Options) -> str:
-    """Hash of everything that a patient's pictures depend on."""
+def _made_of(patient: Patient, settings: Images, options: Options) -> str:
+    """Hash of everything that a patient's images depend on."""
     files = [(str(file), *_state(file)) for series in patient.series for file in series.files]
     content = (settings.model_dump(mode="json"), options.size, patient.series, patient.folders, files)
     return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()
@@ -237,13 +236,13 @@ def _state(file: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _make(patients: Sequence[Patient], settings: Pictures, options: Options, progress: bool) -> None:
+def _make(patients: Sequence[Patient], settings: Images, options: Options, progress: bool) -> None:
     """Check, then write, every patient that is not there yet."""
     hashes = [_made_of(patient, settings, options) for patient in patients]
     missing = [one for one in zip(patients, hashes, strict=True) if not is_made(*one)]
     steps = {
         "checking": (delayed(check_patient)(patient, options.size) for patient, _ in missing),
-        "correcting bias, writing pictures": (
+        "correcting bias, writing images": (
             delayed(write_patient)(patient, made_of, settings, options.size) for patient, made_of in missing
         ),
     }

@@ -1,4 +1,4 @@
-"""Pictures that are labelled already (COCO, VOC): read, checked, and written anew.
+"""Images that are labelled already (COCO, VOC): read, checked, and written anew.
 
 They are decoded and encoded again, not copied, so that what a file holds besides its pixels (EXIF, comments) stays
 behind. Of the labels, sizes, slice indices, pixel spacing, splits and boxes go on (with `TRAITS`), and no other text.
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmbfe.data.labels import CATEGORIES, Labels
-from cmbfe.data.lesions import LOCATIONS
-from cmbfe.data.picture_files import read_picture
+from cmbfe.data.labelled.images import read_image
+from cmbfe.data.labelled.labels import CATEGORIES, Labels
 from cmbfe.data.postscript import refuse_postscript
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.series import Found, Loaded
 from cmbfe.errors import InputError
+from cmbfe.phantom.lesions import LOCATIONS
 
 NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
 """Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
@@ -29,7 +29,7 @@ TRAITS: dict[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class Box:
-    """One box of a picture."""
+    """One box of an image."""
 
     bbox: tuple[float, float, float, float]
     """x, y, w, h px."""
@@ -43,8 +43,8 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture file with its boxes."""
+class Image:
+    """One image file with its boxes."""
 
     file: Path
     width: int
@@ -55,49 +55,49 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class PictureSeries:
-    """Pictures of one series, in the order of their slices."""
+class ImageSeries:
+    """Images of one series, in the order of their slices."""
 
     patient: str
     name: str
-    pictures: tuple[Picture, ...]
+    images: tuple[Image, ...]
     split: str | None = None
     is_labelled: bool = True
 
     @property
     def files(self) -> Sequence[Path]:
         """See `Series`."""
-        return [picture.file for picture in self.pictures]
+        return [image.file for image in self.images]
 
     def load(self, size: int | None) -> Loaded:
-        """See `Series`. Every picture is decoded once to check it, and again when it is drawn."""
-        frames = [_frame(picture, size) for picture in self.pictures]
-        for picture in self.pictures:
-            refuse_postscript(picture.file)
-            rows, columns = read_picture(picture.file).shape
-            if (rows, columns) != (picture.height, picture.width):
-                said = f"{picture.width} x {picture.height}"
-                raise InputError(f"{picture.file}: has {columns} x {rows} px, but its label says {said}; correct one")
-        drawn = list(zip(self.pictures, frames, strict=True))
+        """See `Series`. Every image is decoded once to check it, and again when it is drawn."""
+        frames = [_frame(image, size) for image in self.images]
+        for image in self.images:
+            refuse_postscript(image.file)
+            rows, columns = read_image(image.file).shape
+            if (rows, columns) != (image.height, image.width):
+                said = f"{image.width} x {image.height}"
+                raise InputError(f"{image.file}: has {columns} x {rows} px, but its label says {said}; correct one")
+        drawn = list(zip(self.images, frames, strict=True))
         try:
-            boxes = records([picture.boxes for picture in self.pictures], frames)
+            boxes = records([image.boxes for image in self.images], frames)
         except InputError as error:
-            raise InputError(f"{self.pictures[0].file.parent}: {error}") from None
+            raise InputError(f"{self.images[0].file.parent}: {error}") from None
         return Loaded(
-            images=[_image(picture, frame) for picture, frame in drawn],
+            images=[_image(image, frame) for image, frame in drawn],
             boxes=boxes,
             place={},
             notes={},
-            draw=lambda _: (frame.picture(read_picture(one.file)) for one, frame in drawn),
+            draw=lambda _: (frame.image(read_image(one.file)) for one, frame in drawn),
         )
 
 
 def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
-    """The boxes of each picture as `Loaded` has them, moved along with its frame; lesions are numbered from 1."""
+    """The boxes of each image as `Loaded` has them, moved along with its frame; lesions are numbered from 1."""
     numbers: dict[str, int] = {}
     return [
         {
-            "picture": index,
+            "image": index,
             "bbox": frame.box(_clipped(box.bbox, frame, index)),
             "lesion": numbers.setdefault(box.lesion, len(numbers) + 1),
             **({"ignore": 1} if box.ignore else {}),
@@ -110,48 +110,48 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
 
 
 def _clipped(bbox: tuple[float, float, float, float], frame: Frame, index: int) -> list[float]:
-    """What lies in the picture: labels may stick out by a hundredth of a px, which scaling would make more."""
+    """What lies in the image: labels may stick out by a hundredth of a px, which scaling would make more."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
     inside = [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
     if min(inside[2:]) <= 0:
-        raise InputError(f"the box {list(bbox)} of picture {index + 1} lies outside it; redraw it or remove it")
+        raise InputError(f"the box {list(bbox)} of image {index + 1} lies outside it; redraw it or remove it")
     return inside
 
 
-def _frame(picture: Picture, size: int | None) -> Frame:
-    row_mm, column_mm = picture.pixel_spacing_mm or (1.0, 1.0)
-    return Frame(picture.height, picture.width, row_mm, column_mm, size)
+def _frame(image: Image, size: int | None) -> Frame:
+    row_mm, column_mm = image.pixel_spacing_mm or (1.0, 1.0)
+    return Frame(image.height, image.width, row_mm, column_mm, size)
 
 
-def _image(picture: Picture, frame: Frame) -> dict[str, Any]:
+def _image(image: Image, frame: Frame) -> dict[str, Any]:
     height, width = frame.shape
-    spacing = {"pixel_spacing_mm": list(frame.spacing_mm)} if picture.pixel_spacing_mm else {}
-    return {"width": width, "height": height, "slice_index": picture.slice_index, **spacing}
+    spacing = {"pixel_spacing_mm": list(frame.spacing_mm)} if image.pixel_spacing_mm else {}
+    return {"width": width, "height": height, "slice_index": image.slice_index, **spacing}
 
 
-def found_in_labels(labels: Labels, where: Path, picture_file: Callable[[str], Path]) -> Found:
-    """The series of COCO labels: by patient (else the picture's folder), and by series (else the picture's folder).
+def found_in_labels(labels: Labels, where: Path, image_file: Callable[[str], Path]) -> Found:
+    """The series of COCO labels: by patient (else the image's folder), and by series (else the image's folder).
 
     Args:
         where: begins the text of errors.
-        picture_file: the file of a picture's `file_name`.
+        image_file: the file of an image's `file_name`.
 
     Raises:
-        InputError: no picture, one whose patient nobody knows, two that are one file or one slice, or categories none
+        InputError: no image, one whose patient nobody knows, two that are one file or one slice, or categories none
             of which is a microbleed.
     """
     if not labels["images"]:
-        raise InputError(f"{where}: holds no pictures")
+        raise InputError(f"{where}: holds no images")
     category = microbleed_category(labels, where)
     boxes = boxes_of_images(labels, {category: ""})
-    groups = _grouped(labels, where, picture_file)
+    groups = _grouped(labels, where, image_file)
     series = tuple(_series(*key, group, boxes, where) for key, group in sorted(groups.items()))
     return Found(series, other_boxes(labels, category))
 
 
 def _grouped(
-    labels: Labels, where: Path, picture_file: Callable[[str], Path]
+    labels: Labels, where: Path, image_file: Callable[[str], Path]
 ) -> dict[tuple[str, str], list[tuple[dict[str, Any], Path]]]:
     """(patient, series) -> its images, with the file of each."""
     groups = defaultdict(list)
@@ -160,10 +160,10 @@ def _grouped(
             raise InputError(f"{where}: image {image['id']}: file_name {image['file_name']!r} is no name of a file")
         folder = Path(image["file_name"]).parent.as_posix()
         if "patient_id" not in image and folder == ".":
-            reason = "has no patient_id and lies in no folder; give it one of them, as pictures are split by patient"
+            reason = "has no patient_id and lies in no folder; give it one of them, as images are split by patient"
             raise InputError(f"{where}: image {image['id']} ({image['file_name']}) {reason}")
         key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
-        groups[key].append((image, picture_file(image["file_name"])))
+        groups[key].append((image, image_file(image["file_name"])))
     files = Counter(file for group in groups.values() for _, file in group)
     if (repeated := files.most_common(1)[0])[1] > 1:
         raise InputError(f"{where}: {repeated[1]} images are the file {repeated[0]}; keep one")
@@ -203,7 +203,7 @@ def _box(box: dict[str, Any], kind: str) -> Box:
     return Box((x, y, width, height), lesion, bool(box.get("iscrowd") or box.get("ignore")), traits, kind)
 
 
-def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> PictureSeries:
+def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> ImageSeries:
     group = sorted(group, key=lambda one: (one[0].get("slice_index", 0), one[0]["file_name"]))
     is_indexed = all("slice_index" in image for image, _ in group)
     if is_indexed:
@@ -211,8 +211,8 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
         if (repeated := indices.most_common(1)[0])[1] > 1:
             file = group[0][1].parent
             raise InputError(f"{where}: {repeated[1]} images of one series in {file} have slice_index {repeated[0]}")
-    pictures = tuple(
-        Picture(
+    images = tuple(
+        Image(
             file=file,
             width=int(image["width"]),
             height=int(image["height"]),
@@ -225,4 +225,4 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
     splits = {str(image["split"]) for image, _ in group if "split" in image}
     if len(splits) > 1:
         raise InputError(f"{where}: the series of {group[0][0]['file_name']} is in {len(splits)} splits; keep one")
-    return PictureSeries(patient, f"{patient}/{name}", pictures, splits.pop() if splits else None)
+    return ImageSeries(patient, f"{patient}/{name}", images, splits.pop() if splits else None)

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries
 from cmbfe.errors import InputError
+from cmbfe.files import within_python
 from cmbfe.params import read_yaml
-from cmbfe.python_limits import within_python
 
 DESCRIPTION_FILE = "import.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")

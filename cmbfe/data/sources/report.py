@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmbfe.data.labels import Labels, xyxy
+from cmbfe.data.labelled.labels import Labels, xyxy
 from cmbfe.detector.boxes import coverage_of_presets
 
 REPORT_FILE = "report.json"
 COVERED_BOXES = 20_000
 """Coverage is worked out for so many boxes at most, evenly spaced: each is compared with every default box."""
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-SIZES_DIFFER = "pictures differ in size, and training takes one size only: import with --size"
+SIZES_DIFFER = "images differ in size, and training takes one size only: import with --size"
 
 
 def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]) -> dict[str, Any]:
     """Describe imported labels.
 
     Args:
-        left_out: things of the source that are in no picture, by reason -> how many.
+        left_out: things of the source that are in no image, by reason -> how many.
         notes: what was changed or assumed -> how often.
 
     Returns:
         JSON without any name: counts in all and by split, `box_size_mm` and `lesion_slices` (quantile -> value; the
-        size of a box is the square root of its area), `picture_px`, `coverage` (a row for each input size and preset of
+        size of a box is the square root of its area), `image_px`, `coverage` (a row for each input size and preset of
         default boxes: share of boxes that reach IoU 0.5 with some default box, `detector.boxes.coverage`), `left_out`.
     """
     sizes = Counter((image["width"], image["height"]) for image in labels["images"])
@@ -90,7 +90,7 @@ def _coverage(labels: Labels) -> list[dict[str, Any]]:
 
 def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines, for the terminal."""
-    lines = [f"{report['patients']} patients, {report['series']} series, {report['pictures']} pictures"]
+    lines = [f"{report['patients']} patients, {report['series']} series, {report['pictures']} images"]
     lines += [f"  {split}: {_line(counts)}" for split, counts in report["splits"].items()]
     if size := report["box_size_mm"]:
         lines.append(
@@ -107,6 +107,4 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def _line(counts: Mapping[str, int]) -> str:
     shown = f"{counts['boxes']} boxes of {counts['lesions']} microbleeds"
-    return (
-        f"{counts['patients']} patients, {counts['pictures']} pictures, {counts['pictures_with_cmbs']} with {shown}"
-    )
+    return f"{counts['patients']} patients, {counts['pictures']} images, {counts['pictures_with_cmbs']} with {shown}"

@@ -1,4 +1,4 @@
-"""What every format is turned into: series that can be checked, and then written as pictures with boxes."""
+"""What every format is turned into: series that can be checked, and then written as images with boxes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,19 +7,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from cmbfe.data.bias import correct_bias
-from cmbfe.data.pictures import to_8_bit
+from cmbfe.data.conversion import to_8_bit
+from cmbfe.data.n4 import correct_bias
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.lesions import Boxes, lesions_of_mask, lesions_of_points
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, Volume, apply, read_mask, read_volume, refuse_lines
-from cmbfe.params import Pictures
+from cmbfe.params import Images
 
 BACKGROUND = "voxels that were no finite number became background"
 NO_PLACE = "volumes whose header gives no place (sform and qform codes 0): left-right and mm follow nibabel's rule"
 LABEL_VALUES = "labels with values other than 0 and 1: everything above 0 is microbleed"
-OTHER_PLANE = (
-    "volumes whose pixels are over twice as long as wide: acquired in another plane than their axial pictures"
-)
+OTHER_PLANE = "volumes whose pixels are over twice as long as wide: acquired in another plane than their axial images"
 
 Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
 """Of points: voxel indices of the file counted from 0 or from 1, or mm towards right-front-head or left-back-head."""
@@ -30,22 +28,22 @@ class Loaded:
     """A series read and checked."""
 
     images: list[dict[str, Any]]
-    """`width`, `height`, `slice_index` and, where known, `pixel_spacing_mm` of each picture."""
+    """`width`, `height`, `slice_index` and, where known, `pixel_spacing_mm` of each image."""
     boxes: list[dict[str, Any]]
-    """`picture` (0-based), `bbox` px and `lesion` (number within the series); `ignore` where the source says so."""
+    """`image` (0-based), `bbox` px and `lesion` (number within the series); `ignore` where the source says so."""
     place: dict[str, Any]
     """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty where nobody knows."""
     notes: dict[str, int]
     """What a report should mention -> how often."""
-    draw: Callable[[Pictures], Iterator[np.ndarray]]
-    """Makes the uint8 pictures, one after another."""
+    draw: Callable[[Images], Iterator[np.ndarray]]
+    """Makes the uint8 images, one after another."""
     mimics: list[dict[str, Any]] = field(default_factory=list)
     """As `boxes`, with `kind`: what only looks like a microbleed."""
     has_phase: bool = False
-    """Whether `draw` makes pictures with phase, [rows, columns, 2]."""
+    """Whether `draw` makes images with phase, [rows, columns, 2]."""
 
     def record(self) -> dict[str, Any]:
-        """All but the pictures, as JSON."""
+        """All but the images, as JSON."""
         return {name: getattr(self, name) for name in ("images", "boxes", "mimics", "place", "notes", "has_phase")}
 
 
@@ -66,7 +64,7 @@ class Series(Protocol):
         """Whether somebody has looked for microbleeds."""
 
     def load(self, size: int | None) -> Loaded:
-        """Read and check it; raises `InputError`. `size`: side of the pictures, px; None leaves them as they are."""
+        """Read and check it; raises `InputError`. `size`: side of the images, px; None leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +134,14 @@ class VolumeSeries:
         return Loaded(
             images=[{**image, "slice_index": index} for index in range(slices)],
             boxes=[
-                {"picture": index, "bbox": frame.box(box), "lesion": number}
+                {"image": index, "bbox": frame.box(box), "lesion": number}
                 for number, boxes in enumerate(lesions, 1)
                 for index, box in sorted(boxes.items())
             ],
             place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
             notes={note: count for note, count in notes.items() if count},
             draw=lambda settings: (
-                frame.picture(one) for one in volume_pictures(volume.voxels, volume.spacing_mm, settings)
+                frame.image(one) for one in volume_images(volume.voxels, volume.spacing_mm, settings)
             ),
         )
 
@@ -161,8 +159,8 @@ class VolumeSeries:
         return lesions
 
 
-def volume_pictures(voxels: np.ndarray, spacing_mm: tuple[float, float, float], settings: Pictures) -> np.ndarray:
-    """A volume as uint8 pictures, as the pipeline makes them of a DICOM series (`pictures.series_pictures`).
+def volume_images(voxels: np.ndarray, spacing_mm: tuple[float, float, float], settings: Images) -> np.ndarray:
+    """A volume as uint8 images, as the pipeline makes them of a DICOM series (`images.series_images`).
 
     Args:
         voxels: float32 [slices, rows, columns]. spacing_mm: between slices, rows and columns.

@@ -1,6 +1,6 @@
 """VALDO 2021, Task 2: a folder per patient with T2* and a mask of its microbleeds (https://valdo.grand-challenge.org).
 
-sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz    T2*, face and skull removed; its pictures
+sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz    T2*, face and skull removed; its images
 sub-101/sub-101_space-T2S_desc-masked_T1.nii.gz     T1 and T2, moved to it; left out
 sub-101/sub-101_space-T2S_CMB.nii.gz                mask; values 2 and 3 occur and are microbleeds too
 """
@@ -32,7 +32,7 @@ def find_valdo(source: Path) -> Found:
         raise InputError(f"{source}: holds {repeated[1]} folders {repeated[0]}; keep one")
     series = tuple(_series(folder) for folder in folders)
     others = sum(_path(folder, other) is not None for folder in folders for other in OTHERS)
-    return Found(series, {"T1 and T2 volumes (pictures are T2*)": others} if others else {})
+    return Found(series, {"T1 and T2 volumes (images are T2*)": others} if others else {})
 
 
 def _series(folder: Path) -> VolumeSeries:

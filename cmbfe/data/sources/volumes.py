@@ -1,7 +1,7 @@
 """A NIfTI volume in the one orientation of this project, with the way back to the patient.
 
 Voxels are turned and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
-to the head ("LPS", as axial DICOM pictures are shown): each file axis takes the place of the patient axis it lies
+to the head ("LPS", as axial DICOM images are shown): each file axis takes the place of the patient axis it lies
 nearest to. Places in mm are DICOM's patient coordinates (x to the left, y to the back, z to the head); NIfTI's own
 point to the right and to the front. `affine` maps (column, row, slice) to mm; whole numbers are voxel centres, so that
 the centre of a box x, y, w, h in px lies at column x + w / 2 - 0.5 and row y + h / 2 - 0.5.
@@ -130,9 +130,9 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
 
 
 def refuse_lines(path: Path, rows: int, columns: int) -> None:
-    """Raise `InputError` for slices of one row or column: no picture, and N4 cannot work on them."""
+    """Raise `InputError` for slices of one row or column: no image, and N4 cannot work on them."""
     if min(rows, columns) < 2:
-        raise InputError(f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no picture")
+        raise InputError(f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no image")
 
 
 def _turn(path: Path, affine: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures of each patient, and the labels of all: what an import writes."""
+"""Images of each patient, and the labels of all: what an import writes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmbfe.data.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
-from cmbfe.data.picture_files import phase_entry, save_picture
+from cmbfe.data.labelled.images import phase_entry, save_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
 from cmbfe.data.sources.identity import Pseudonyms
 from cmbfe.data.sources.series import Series
 from cmbfe.files import read_json, whole_folder, write_json
-from cmbfe.params import Pictures
+from cmbfe.params import Images
 
 SERIES_FILE = "series.json"
-"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from a picture to patient mm."""
+"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from an image to patient mm."""
 PATIENT_FILE = "patient.json"
 
 
@@ -43,24 +43,24 @@ def check_patient(patient: Patient, size: int | None) -> None:
         series.load(size)
 
 
-def write_patient(patient: Patient, made_of: str, settings: Pictures, size: int | None) -> None:
-    """Write a patient's pictures and patient.json, whole or not at all."""
+def write_patient(patient: Patient, made_of: str, settings: Images, size: int | None) -> None:
+    """Write a patient's images and patient.json, whole or not at all."""
     with whole_folder(patient.work, PATIENT_FILE) as temporary:
         pairs = zip(patient.series, patient.folders, strict=True)
         records = [_write_series(series, temporary / folder, settings, size) for series, folder in pairs]
         write_json(temporary / PATIENT_FILE, {"made_of": made_of, "series": records})
 
 
-def _write_series(series: Series, out: Path, settings: Pictures, size: int | None) -> dict[str, Any]:
-    """Write one series' pictures; its volume is in memory no longer than this takes."""
+def _write_series(series: Series, out: Path, settings: Images, size: int | None) -> dict[str, Any]:
+    """Write one series' images; its volume is in memory no longer than this takes."""
     loaded = series.load(size)
-    names = _picture_names(len(loaded.images), settings.format)
-    for name, picture in zip(names, loaded.draw(settings), strict=True):
-        save_picture(out / name, picture, settings.jpeg_quality)
+    names = _image_names(len(loaded.images), settings.format)
+    for name, image in zip(names, loaded.draw(settings), strict=True):
+        save_image(out / name, image, settings.jpeg_quality)
     return loaded.record()
 
 
-def _picture_names(count: int, suffix: str) -> list[str]:
+def _image_names(count: int, suffix: str) -> list[str]:
     """Names whose alphabetical order is that of the slices."""
     digits = max(3, len(str(count - 1)))
     return [f"{index:0{digits}d}.{suffix}" for index in range(count)]
@@ -103,7 +103,7 @@ def _images(
     # A scanner's UIDs may hold its serial number and the time of the study.
     secret = () if names.salt is None else ("sop_instance_uid",)
     kept = [{key: value for key, value in image.items() if key not in secret} for image in record["images"]]
-    files = [f"{folder}/{name}" for name in _picture_names(len(kept), suffix)]
+    files = [f"{folder}/{name}" for name in _image_names(len(kept), suffix)]
     phases = [phase_entry(file, record["has_phase"]) for file in files]
     return [
         {"file_name": file, **whose, **image, **phase} for file, image, phase in zip(files, kept, phases, strict=True)
@@ -115,12 +115,12 @@ def _annotations(
 ) -> list[dict[str, Any]]:
     return [
         {
-            "file_name": images[box["picture"]]["file_name"],
+            "file_name": images[box["image"]]["file_name"],
             "category_id": kinds.index(box.get("kind", "")) + 1,
             "area": box["bbox"][2] * box["bbox"][3],
             "iscrowd": 0,
             "lesion_id": f"{folder}/{box['lesion']}",
-            **{key: value for key, value in box.items() if key not in ("picture", "lesion", "kind")},
+            **{key: value for key, value in box.items() if key not in ("image", "lesion", "kind")},
         }
         for box in boxes
     ]
@@ -129,7 +129,7 @@ def _annotations(
 def _numbered(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
 ) -> Labels:
-    """Labels whose pictures are numbered in the order of their paths, as `cmbfe detect` numbers a folder of pictures.
+    """Labels whose images are numbered in the order of their paths, as `cmbfe detect` numbers a folder of images.
 
     The detections of a whole import thereby belong to its annotations.json.
     """

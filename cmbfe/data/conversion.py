@@ -1,0 +1,222 @@
+"""DICOM series to 8-bit images with labels: bias correction, one window per series, one file per slice."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
+from cmbfe.data.labelled.images import phase_entry, save_image
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels, write_labels
+from cmbfe.data.labelled.splits import scaled_counts, split_patients
+from cmbfe.data.n4 import correct_bias
+from cmbfe.data.phase import phase_images, phase_of
+from cmbfe.errors import InputError
+from cmbfe.files import whole_folder, write_json
+from cmbfe.params import Images
+
+SETTINGS_FILE = "pictures.json"
+"""How the images beside it were made. Also what an earlier import is recognised by: a folder of labelled DICOM
+series holds an annotations.json too, and must never be replaced."""
+
+
+def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndarray:
+    """Map a volume to uint8 by one robust window: the percentiles become 0 and 255 (A17).
+
+    One window for the whole series keeps the slices comparable; percentiles, unlike extremes, do not depend on
+    a single bright vessel. A volume without contrast becomes 0.
+    """
+    low, high = np.percentile(volume, window_percentiles)
+    if high <= low:
+        return np.zeros(volume.shape, np.uint8)
+    images = np.empty(volume.shape, np.uint8)
+    for number, values in enumerate(volume):  # by slices: temporaries of a whole volume take twice as long
+        images[number] = np.rint((values.clip(low, high) - low) * (255 / (high - low)))
+    return images
+
+
+def series_images(series: SeriesHeaders, settings: Images, phase: SeriesHeaders | None = None) -> np.ndarray:
+    """Return a series as the images to label, train on and detect in: uint8 [slices, rows, columns].
+
+    With the series of its phase, uint8 [slices, rows, columns, 2]: magnitude, which is the same, and phase.
+    """
+    spacing_mm = (series.slice_spacing_mm, *series.pixel_spacing_mm)
+    volume = read_volume(series).clip(min=0)
+    corrected = correct_bias(volume, spacing_mm, **settings.bias_correction.model_dump())
+    images = to_8_bit(corrected, settings.window_percentiles)
+    return images if phase is None else np.stack([images, phase_images(phase)], axis=-1)
+
+
+def magnitude_series(source: Path) -> list[SeriesHeaders]:
+    """Find the magnitude series under a folder; phase and other kinds are left out.
+
+    Raises:
+        InputError: no magnitude series, or whatever `find_series` finds wrong.
+    """
+    return magnitude_among(find_series(source), source)
+
+
+def magnitude_among(series: Sequence[SeriesHeaders], source: Path) -> list[SeriesHeaders]:
+    """Those of the magnitude; `InputError` where there is none."""
+    magnitude = [one for one in series if one.kind == "magnitude"]
+    if not magnitude:
+        kinds = ", ".join(sorted({one.kind for one in series}))
+        raise InputError(f"{source}: no magnitude series; found {len(series)} series of kind {kinds}")
+    return magnitude
+
+
+def series_folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
+    """A folder name per series: the patient's, numbered where several series would have it; no two alike.
+
+    Names that differ in case only are alike on some file systems.
+    """
+    safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in series.patient_id) for series in all_series]
+    wanted = [name or "unknown" for name in safe]
+    series_with = Counter(name.casefold() for name in wanted)
+    taken = set(series_with)
+    names = []
+    for name in wanted:
+        if series_with[name.casefold()] > 1:
+            name = next(numbered for n in count(1) if (numbered := f"{name}-{n}").casefold() not in taken)
+            taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _write_series(
+    out: Path, folder: str, series: SeriesHeaders, phase: SeriesHeaders | None, settings: Images
+) -> None:
+    for index, image in enumerate(series_images(series, settings, phase)):
+        save_image(out / folder / f"{index:03d}.{settings.format}", image, settings.jpeg_quality)
+
+
+def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool = False) -> list[dict]:
+    """COCO `images` entries of every slice, numbered from 1 in the order of series and slices."""
+    folders = series_folders(all_series)
+    slices = [
+        (series, folder, index, sop_uid)
+        for series, folder in zip(all_series, folders, strict=True)
+        for index, sop_uid in enumerate(series.sop_instance_uids)
+    ]
+    return [
+        {
+            "id": number,
+            "file_name": f"{folder}/{index:03d}.{suffix}",
+            "width": series.columns,
+            "height": series.rows,
+            "patient_id": series.patient_id,
+            "series_uid": series.series_uid,
+            "sop_instance_uid": sop_uid,
+            "slice_index": index,
+            "pixel_spacing_mm": list(series.pixel_spacing_mm),
+            **phase_entry(f"{folder}/{index:03d}.{suffix}", phase),
+        }
+        for number, (series, folder, index, sop_uid) in enumerate(slices, 1)
+    ]
+
+
+def _images_of(labels: Labels, images: Sequence[dict], source: Path) -> dict[Any, dict]:
+    """Id of each labelled image -> the image made of the DICOM slice that it names.
+
+    Raises:
+        InputError: a labelled slice that no magnitude series holds, one of several slices with the same UID, or a
+            image of another size.
+    """
+    by_uid = {image["sop_instance_uid"]: image for image in images}
+    uses = Counter(image["sop_instance_uid"] for image in images)
+    found = {}
+    for image in labels["images"]:
+        uid = str(image.get("sop_instance_uid"))
+        where = f"{source}: image {image['id']} ({image['file_name']})"
+        if "sop_instance_uid" not in image:
+            raise InputError(f"{where}: the key 'sop_instance_uid' is missing; labels name their slices by it")
+        if uid not in by_uid:
+            raise InputError(f"{where}: no slice of a magnitude series has its UID {uid}")
+        if uses[uid] > 1:
+            raise InputError(f"{where}: {uses[uid]} slices have its UID {uid}; export one file per slice")
+        if (by_uid[uid]["width"], by_uid[uid]["height"]) != (image["width"], image["height"]):
+            raise InputError(f"{where}: the labels and the DICOM slice differ in size")
+        found[image["id"]] = by_uid[uid]
+    return found
+
+
+def _moved(labels: Labels, pixels: Mapping[Any, dict], images: list[dict]) -> Labels:
+    """The labels on images instead of the DICOM slices; `images`: see `_images_of`."""
+    annotations = [{**box, "image_id": pixels[box["image_id"]]["id"]} for box in labels["annotations"]]
+    return {"images": images, "annotations": annotations, "categories": labels["categories"]}
+
+
+def given_splits(labels: Labels, images: Mapping[Any, dict], source: Path) -> dict[str, str]:
+    """Patient of the DICOM headers -> split that the labels give; those without are left out.
+
+    Raises:
+        InputError: a patient in two splits.
+    """
+    splits: dict[str, str] = {}
+    for image in labels["images"]:
+        patient = images[image["id"]]["patient_id"]
+        if "split" in image and splits.setdefault(patient, str(image["split"])) != str(image["split"]):
+            raise InputError(f"{source}: patient {patient!r} is in two splits: {splits[patient]}, {image['split']}")
+    return splits
+
+
+def splits_of(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
+    """The labels' own split where they have one, else one drawn by patient in Table 1's proportions."""
+    if given:
+        return {patient: given.get(patient, "unlabelled") for patient in patients}
+    if not is_labelled or len(patients) < 3:
+        return dict.fromkeys(patients, "test")
+    return split_patients(patients, scaled_counts(len(patients)), seed)
+
+
+def _labels_to_write(
+    source: Path, all_series: Sequence[SeriesHeaders], settings: Images, seed: int
+) -> dict[str, Labels]:
+    """File name -> labels of the images: annotations.json always, mimics.json where `source` has one."""
+    given = {name: read_labels(source / name) for name in (LABELS_FILE, MIMICS_FILE) if (source / name).exists()}
+    images = image_entries(all_series, settings.format, settings.phase)
+    pixels = {name: _images_of(labels, images, source / name) for name, labels in given.items()}
+    is_labelled = LABELS_FILE in given
+    known = given_splits(given[LABELS_FILE], pixels[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
+    splits = splits_of(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
+    images = [{**image, "split": splits[image["patient_id"]]} for image in images]
+    unlabelled = {"images": images, "annotations": [], "categories": CATEGORIES}
+    return {LABELS_FILE: unlabelled} | {name: _moved(labels, pixels[name], images) for name, labels in given.items()}
+
+
+def import_dicom(
+    source: Path, out: Path, settings: Images, seed: int, jobs: int = -1, progress: bool = True
+) -> Labels:
+    """Turn the DICOM series of a folder into images and labels, `out`/annotations.json.
+
+    Labels come from annotations.json in `source` where there is one (COCO, whose images name SOP instance UIDs), and
+    mimics from mimics.json; both are moved to the images. Everything is checked before the first image is made,
+    and `out` appears whole or not at all.
+
+    Raises:
+        InputError: bad DICOM, no phase where `settings` ask for it, bad labels, labels of slices that are not there,
+            or an `out` that holds something else than an earlier import.
+    """
+    found = find_series(source)
+    all_series = magnitude_among(found, source)
+    phases = [phase_of(one, found) if settings.phase else None for one in all_series]
+    folders = series_folders(all_series)
+    to_write = _labels_to_write(source, all_series, settings, seed)
+    with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
+        tasks = (
+            delayed(_write_series)(temporary, folder, series, phase, settings)
+            for folder, series, phase in zip(folders, all_series, phases, strict=True)
+        )
+        made = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+        step = "correcting bias, writing images"
+        for _ in tqdm(made, total=len(folders), desc=step, unit="series", disable=not progress):
+            pass
+        for name, labels in to_write.items():
+            write_labels(temporary / name, labels)
+        write_json(temporary / SETTINGS_FILE, {"seed": seed, "pictures": settings.model_dump(mode="json")})
+    return read_labels(out / LABELS_FILE)

@@ -1,0 +1,1 @@
+"""DICOM series: slices, pixels, volumes."""

@@ -1,0 +1,189 @@
+"""The pixel data of one DICOM file: whether all of it is there, and its values."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydicom import Dataset, FileDataset
+from pydicom.encaps import parse_fragments
+from pydicom.filereader import read_partial
+from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from cmbfe.errors import InputError
+
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+"""Float Pixel Data, Double Float Pixel Data, Pixel Data."""
+UNDEFINED_LENGTH = 0xFFFFFFFF
+
+FRAME_MACROS = (
+    "MRImageFrameTypeSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "MREchoSequence",
+    "MRTimingAndRelatedParametersSequence",
+    "MRDiffusionSequence",
+    "FrameContentSequence",
+)
+"""Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that say what one frame is."""
+
+StopWhen = Callable[[BaseTag, str | None, int], bool]
+
+_ONE_THREAD = threading.RLock()
+"""Warning filters belong to the whole process: threads take turns at changing them."""
+
+
+@contextmanager
+def input_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a broken file into one line that names `path` and says what failed.
+
+    Warnings about odd values are dropped within the block only: they say nothing that a user could act on.
+    """
+    try:
+        with _ONE_THREAD, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
+    # pydicom and the decoders behind it raise nearly every built-in exception over damaged bytes.
+    except Exception as error:
+        raise InputError(f"{path}: {what}: {one_line(error)}") from None
+
+
+def one_line(error: Exception) -> str:
+    """The text of an exception, without line breaks and of readable length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None) -> FileDataset:
+    """Parse the header of an open file, with or without preamble; sets the transfer syntax where it is
+    absent."""
+    header = read_partial(file, stop_when=stop_when, force=True, specific_tags=list(tags) if tags else None)
+    if "TransferSyntaxUID" not in header.file_meta:
+        is_implicit, is_little_endian = header.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    return header
+
+
+def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, length: int) -> None:
+    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable
+    here.
+
+    Nothing is decoded: uncompressed data are compared with the matrix, compressed ones walked fragment by
+    fragment. Bytes after the pixel data do not matter.
+    """
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    if syntax.is_private or not syntax.is_transfer_syntax:
+        raise InputError(f"{path}: unknown transfer syntax {syntax}")
+    if not _is_decodable(syntax):
+        raise InputError(f"{path}: compressed as {syntax.name}, which cannot be decoded here")
+    size = os.fstat(file.fileno()).st_size
+    if length == UNDEFINED_LENGTH and syntax.is_encapsulated:
+        _check_fragments(path, file, offset, size)
+        return
+    # Inside a deflated file offsets mean nothing; zlib itself notices a cut.
+    if syntax != DeflatedExplicitVRLittleEndian and offset + length > size:
+        raise InputError(f"{path}: truncated: {size - offset} of {length} bytes of pixel data are there")
+    frames = number_of_frames(header)
+    expected = ceil(header.Rows * header.Columns * frames * header.BitsAllocated / 8)
+    if not syntax.is_encapsulated and length < expected:
+        raise InputError(
+            f"{path}: pixel data too short: {length} bytes where {frames} × {header.Rows} × {header.Columns} "
+            f"px of {header.BitsAllocated} bits need {expected}"
+        )
+
+
+def number_of_frames(header: Dataset) -> int:
+    """Frames that the header announces; 1 where it says nothing."""
+    frames = header.get("NumberOfFrames")
+    return 1 if frames is None else int(frames)
+
+
+def _is_decodable(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _check_fragments(path: Path, file: BinaryIO, offset: int, size: int) -> None:
+    file.seek(offset)
+    _, starts = parse_fragments(file)
+    if len(starts) < 2:  # the first item is the table of offsets
+        raise InputError(f"{path}: truncated: no compressed pixel data")
+    file.seek(starts[-1] + 4)
+    end = starts[-1] + 8 + int.from_bytes(file.read(4), "little")
+    if end > size:
+        raise InputError(f"{path}: truncated: compressed pixel data end {end - size} bytes after the file")
+
+
+def frame_header(header: Dataset, frame: int) -> Dataset:
+    """One frame's attributes in one flat dataset: the file's, the shared and its own functional groups'.
+
+    A file of a single frame without functional groups is its own frame header.
+    """
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        return header
+    flat = Dataset()
+    flat.update({element.tag: element for element in header if element.VR != "SQ"})
+    flat.set_original_encoding(*header.original_encoding)
+    for groups in (
+        *header.get("SharedFunctionalGroupsSequence", []),
+        header.PerFrameFunctionalGroupsSequence[frame],
+    ):
+        for macro in FRAME_MACROS:
+            flat.update(groups[macro].value[0] if groups.get(macro) else {})
+    return flat
+
+
+def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
+    """Decode `frames` (0-based) of a greyscale file, modality LUT applied: float32 [frames, rows, columns].
+
+    Raises `InputError` if the file cannot be decoded or holds values that are not finite.
+    """
+    with input_errors(path, "pixel data cannot be decoded"):
+        with path.open("rb") as file:
+            header = parse(file, _after_pixels())
+        decoded = zip(iter_pixels(header, indices=frames), frames, strict=True)
+        images = np.stack([_modality_values(image, frame_header(header, frame)) for image, frame in decoded])
+    if not np.isfinite(images).all():
+        raise InputError(f"{path}: pixel values are not finite after the modality LUT; check RescaleSlope")
+    return images
+
+
+def _after_pixels() -> StopWhen:
+    """Stop at whatever follows the pixel data, so that trailing bytes are never parsed."""
+    seen: list[int] = []
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        stop_here = bool(seen)
+        seen.extend(PIXEL_TAGS & {tag})
+        return stop_here
+
+    return stop
+
+
+def _modality_values(image: np.ndarray, header: Dataset) -> np.ndarray:
+    # pydicom rescales only where both are present, but some files leave out the one that changes nothing.
+    if "RescaleSlope" in header or "RescaleIntercept" in header:
+        header.setdefault("RescaleSlope", 1)
+        header.setdefault("RescaleIntercept", 0)
+    return apply_modality_lut(image, header).astype(np.float32)

@@ -1,0 +1,252 @@
+"""The header of one DICOM file, checked and brought into one form: a `Slice` per frame.
+
+What counts as DICOM: a file with the letters DICM at byte 128, whatever its name; without them (as older
+files are) one that is named like DICOM or has no extension, and begins with an element of group 0002 or 0008.
+Files named like DICOM that are neither raise; other files, and DICOM objects that are no images (reports,
+presentation states, segmentations, dose, DICOMDIR), are passed over.
+"""
+
+import re
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydicom import Dataset, FileDataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, RLELossless
+
+from cmbfe.data.dicom.pixels import PIXEL_TAGS, check_all_there, frame_header, input_errors, number_of_frames, parse
+from cmbfe.errors import InputError
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""Group 0002 or 0008, little or big endian: how a dataset without preamble begins."""
+DIRECTION_TOLERANCE = 1e-2
+"""How far direction vectors may be from unit length and from being perpendicular."""
+ACQUISITION_KEYS = (
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+    "DiffusionBValue",
+    "TriggerTime",
+    "AcquisitionTime",
+)
+"""What may tell repeated acquisitions of one slice position apart, in the order in which it is tried."""
+GE_RAW_DATA_TYPE = (0x0043, "GEMS_PARM_01", 0x2F)
+GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+KIND_OF_COMPONENT = {
+    **{"P": "phase", "PHASE": "phase", "PHASE MAP": "phase"},
+    **{"R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary"},
+    **{"MIP": "projection", "MNIP": "projection", "MINIP": "projection", "PROJECTION IMAGE": "projection"},
+    **{"ADC": "other", "FA": "other"},
+}
+"""What is no magnitude: values of ImageType from the third on, whole or in parts between "_" (Philips: SW_P_FFE)."""
+HEADER_KEYWORDS = (
+    *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "ComplexImageComponent", "EchoTime", "EchoNumbers"),
+    *("SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
+    *("BitsAllocated", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *ACQUISITION_KEYS,
+)
+HEADER_TAGS = (
+    *(int(Tag(keyword)) for keyword in HEADER_KEYWORDS),
+    *range(0x00430010, 0x00430020),
+    0x0043102F,
+)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image of a series as its header describes it; lengths in mm, times in ms."""
+
+    path: Path
+    frame: int
+    """0-based number within the file."""
+    sop_instance_uid: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    description: str
+    kind: str
+    """"magnitude", "phase", "real", "imaginary", "projection", "localizer" or "other"."""
+    image_type: tuple[str, ...]
+    photometric: str
+    rows: int
+    columns: int
+    pixel_spacing_mm: tuple[float, float]
+    orientation: tuple[float, ...]
+    """Direction cosines: x, y, z along a row, then x, y, z down a column."""
+    position_mm: tuple[float, float, float]
+    """x, y, z of the centre of the first pixel."""
+    echo_number: float
+    echo_time_ms: float
+    nominal_spacing_mm: float | None
+    """SpacingBetweenSlices, else SliceThickness, else None."""
+    is_compressed: bool
+    """Whether native code has to decode the pixels."""
+    acquisition: tuple[str, ...]
+    """Values of `ACQUISITION_KEYS`, empty where absent."""
+
+    @property
+    def name(self) -> str:
+        """File name, and the frame where the file holds several."""
+        return f"{self.path.name} frame {self.frame + 1}" if self.frame else self.path.name
+
+
+def read_slices(path: Path, named: bool = False) -> list[Slice]:
+    """Read one file's header; an empty list if the file is to be passed over.
+
+    `named`: the user named this very file, so that it is read whatever it is called and raises if it is no
+    DICOM. Raises `InputError` for anything that looks like a DICOM image and cannot be used: cut off, without
+    pixel data or geometry, in colour, damaged.
+    """
+    with input_errors(path, "damaged DICOM header"):
+        if path.exists() and not path.is_file():
+            return []
+        with path.open("rb") as file:
+            start = file.read(132)
+            has_magic = start[128:] == b"DICM"
+            if not has_magic:
+                named = named or path.suffix.lower() in DICOM_SUFFIXES
+                bare = start[:2] in BARE_STARTS and (named or re.fullmatch(r"(\.\d*)?", path.suffix))
+                if named and not bare:
+                    raise InputError(f"{path}: {'not a DICOM file' if start else 'empty file'}")
+                if not bare:
+                    return []
+            file.seek(0)
+            return _slices(path, file, strict=has_magic or named)
+
+
+def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
+    pixels: list[int] = []
+
+    def stop_at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in PIXEL_TAGS:
+            pixels.extend((file.tell(), length))
+        return bool(pixels)
+
+    header = parse(file, stop_at_pixels, HEADER_TAGS)
+    if not _is_image(path, header, strict):
+        return []
+    samples, colours = header.get("SamplesPerPixel", 1), header.get("PhotometricInterpretation", "")
+    if not pixels:
+        raise InputError(f"{path}: no pixel data: the file is cut off, or holds no image")
+    if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(f"{path}: not a greyscale image (PhotometricInterpretation {colours}, {samples} samples)")
+    if not (header.get("Rows") and header.get("Columns") and header.get("BitsAllocated")):
+        raise InputError(f"{path}: Rows, Columns or BitsAllocated is missing or 0")
+    check_all_there(path, file, header, *pixels)
+    frames = number_of_frames(header)
+    if frames != len(header.get("PerFrameFunctionalGroupsSequence", [None])):
+        raise InputError(f"{path}: {frames} frames but no position for each; export one file per slice")
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    is_compressed = syntax.is_encapsulated and syntax != RLELossless
+    return [_slice(path, frame, frame_header(header, frame), is_compressed) for frame in range(frames)]
+
+
+def _is_image(path: Path, header: FileDataset, strict: bool) -> bool:
+    sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    if not sop_class and strict:
+        raise InputError(f"{path}: no SOP Class UID: the file is cut off, or no DICOM image")
+    if not sop_class or (not strict and UID(sop_class).type != "SOP Class"):
+        return False
+    # A class that pydicom does not know is private: an image if it says how large it is.
+    known = UID(sop_class).keyword
+    return "ImageStorage" in known if known else "Rows" in header
+
+
+def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slice:
+    def text(keyword: str) -> str:
+        return str(header.get(keyword) or "").strip()
+
+    for keyword in ("SeriesInstanceUID", "SOPInstanceUID"):
+        if not text(keyword):
+            raise InputError(f"{path}: {keyword} is missing")
+    spacing, orientation, position = _geometry(path, header)
+    thickness = [_number(header, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
+    image_type = _image_type(header)
+    return Slice(
+        path=path,
+        frame=frame,
+        sop_instance_uid=text("SOPInstanceUID"),
+        patient_id=text("PatientID"),
+        study_uid=text("StudyInstanceUID"),
+        series_uid=text("SeriesInstanceUID"),
+        description=text("SeriesDescription"),
+        kind=_kind(header, image_type),
+        image_type=image_type,
+        photometric=text("PhotometricInterpretation"),
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        pixel_spacing_mm=(spacing[0], spacing[1]),
+        orientation=orientation,
+        position_mm=(position[0], position[1], position[2]),
+        echo_number=_number(header, "EchoNumbers") or 0,
+        echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
+        nominal_spacing_mm=next((value for value in thickness if value and value > 0), None),
+        is_compressed=is_compressed,
+        acquisition=tuple(text(keyword) for keyword in ACQUISITION_KEYS),
+    )
+
+
+def _geometry(path: Path, header: Dataset) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Pixel spacing, orientation and position; raises `InputError` where one of them is missing or malformed."""
+    spacing = _numbers(header, "PixelSpacing", 2)
+    if spacing is None or min(spacing) <= 0:
+        raise InputError(f"{path}: PixelSpacing is missing or not two positive numbers: sizes in mm are unknown")
+    orientation = _numbers(header, "ImageOrientationPatient", 6)
+    if orientation is None or not _is_rotation(orientation):
+        reason = "is missing or not two perpendicular directions"
+        raise InputError(f"{path}: ImageOrientationPatient {reason}: the image has no place in the patient")
+    position = _numbers(header, "ImagePositionPatient", 3)
+    if position is None:
+        reason = "is missing or not three numbers"
+        raise InputError(f"{path}: ImagePositionPatient {reason}: the image has no place in the patient")
+    return spacing, orientation, position
+
+
+def _image_type(header: Dataset) -> tuple[str, ...]:
+    values = header.get("FrameType") or header.get("ImageType") or ()
+    return tuple(str(value).upper() for value in ([values] if isinstance(values, str) else values))
+
+
+def _kind(header: Dataset, image_type: tuple[str, ...]) -> str:
+    """What ComplexImageComponent, GE's private tag and ImageType say; MR is magnitude where none says otherwise."""
+    if "LOCALIZER" in image_type:
+        return "localizer"
+    values = (str(header.get("ComplexImageComponent")), _ge_raw_data_type(header), *image_type[2:])
+    parts = [part for value in values for part in {value, *value.split("_")}]
+    kinds = {KIND_OF_COMPONENT.get(part, "other" if part.endswith(" MAP") else "magnitude") for part in parts}
+    special = sorted(kinds - {"magnitude"})
+    if not special:
+        return "magnitude" if header.get("Modality") == "MR" else "other"
+    return special[0] if len(special) == 1 else "other"
+
+
+def _ge_raw_data_type(header: Dataset) -> str:
+    group, creator, element = GE_RAW_DATA_TYPE
+    if creator not in header.private_creators(group) or element not in (ge := header.private_block(group, creator)):
+        return ""
+    return GE_COMPONENTS.get(int(np.ravel(ge[element].value)[0]), "")
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    values = header.get(keyword)
+    if values is None or isinstance(values, str) or np.size(values) != count:
+        return None
+    numbers = tuple(float(value) for value in values)
+    return numbers if all(isfinite(number) for number in numbers) else None
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    values = np.ravel(header.get(keyword))
+    return float(values[0]) if values.size and values[0] is not None and isfinite(float(values[0])) else None
+
+
+def _is_rotation(orientation: tuple[float, ...]) -> bool:
+    directions = np.reshape(orientation, (2, 3))
+    return bool(np.allclose(directions @ directions.T, np.eye(2), rtol=0, atol=DIRECTION_TOLERANCE))

@@ -1,0 +1,1 @@
+"""Labelled images as every other room reads them: COCO labels, images, splits, detections."""

@@ -1,0 +1,86 @@
+"""Detections as `cmbfe detect` leaves them, joined to the images of some labels."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cmbfe.data.labelled.labels import Detections, Labels, check_detections, read_detections, read_labels
+from cmbfe.errors import InputError
+
+IMAGES_FILE = "images.json"
+"""Beside detections: the COCO `images` that they belong to. Also what an earlier result is recognised by: other folders
+too hold a detections.json."""
+
+
+def images_file(given: Path | str | Detections) -> Path | None:
+    """The images.json that `cmbfe detect` writes beside detections."""
+    beside = None if isinstance(given, list) else Path(given).with_name(IMAGES_FILE)
+    return beside if beside is not None and beside.is_file() else None
+
+
+def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
+    """Detections with the image ids of the labels; of a file's further images nothing is kept.
+
+    Images are the same that have one SOP instance UID or one path, whatever its suffix, in the labels and in the
+    images.json of `cmbfe detect` beside the file, and that no other has there; without that, those that have one id.
+
+    Args:
+        all_looked_at: refuse detections that are not of every image of the labels.
+
+    Raises:
+        InputError: files that cannot be read, images without a name, two images that are one of the labels, or
+            none of the images is in the labels.
+    """
+    if isinstance(given, list):
+        return check_detections(given, counted, "detections")
+    if (beside := images_file(given)) is None:
+        return read_detections(given, counted)
+    theirs = read_labels(beside)
+    ours = _same_images(theirs["images"], counted["images"], beside)
+    if not ours:
+        raise InputError(f"{beside}: names none of the images of the labels; detect in these, or keep ids in both")
+    looked_at = set(ours.values())
+    lacking = [image for image in counted["images"] if image["id"] not in looked_at]
+    if all_looked_at and lacking:
+        raise InputError(
+            f"{beside}: {len(lacking)} images of the labels are not in it, {lacking[0]['file_name']} first"
+        )
+    read = read_detections(given, theirs)
+    return [{**one, "image_id": ours[one["image_id"]]} for one in read if one["image_id"] in ours]
+
+
+def _same_images(
+    theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], beside: Path
+) -> dict[Any, Any]:
+    """Their id -> ours, of the images that both have."""
+    known, own = _by_key(ours, "the labels"), _by_key(theirs, str(beside))
+    joined: dict[Any, Any] = {}
+    for image in theirs:
+        one = next((known[key] for key in _keys(image) if key in known and key in own), None)
+        if one is not None:
+            joined[image["id"]] = one
+    if several := [one for one, times in Counter(joined.values()).items() if times > 1]:
+        raise InputError(f"{beside}: has two images that by UID or name are image {several[0]} of the labels")
+    return joined
+
+
+def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
+    """Key -> id of the one image that has it; what several have (the UID of a file with frames) names none."""
+    for image in images:
+        if not (isinstance(image["file_name"], str) and PurePosixPath(image["file_name"]).name):
+            raise InputError(
+                f"{where}: image {image['id']}: file_name {image['file_name']!r} is not the name of a file"
+            )
+    times = Counter(key for image in images for key in _keys(image))
+    return {key: image["id"] for image in images for key in _keys(image) if times[key] == 1}
+
+
+def _keys(image: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an image may be known by, surest first: SOP instance UID, path, path without its suffix.
+
+    It may be a PNG here and a JPG there. `IM.0001` has no suffix, but a number.
+    """
+    path, uid = PurePosixPath(image["file_name"]), image.get("sop_instance_uid")
+    stem = path.with_suffix("") if path.suffix[1:].isalpha() else path
+    return [*([("uid", str(uid))] if uid is not None else []), ("path", str(path)), ("stem", str(stem))]

@@ -1,0 +1,236 @@
+"""COCO labels and COCO detections: read, checked once at the door, written.
+
+Labels are the plain dictionary of a COCO file, so that any COCO tool reads what this project writes:
+
+* `images`: `id`, `file_name`, `width`, `height` (px); in our own files also `patient_id`, `series_uid`,
+  `slice_index`, `pixel_spacing_mm` ([row, column]), `split` and, of images with phase, `phase_file_name`;
+* `annotations`: `id`, `image_id`, `category_id`, `bbox` [x, y, w, h] in px; in our own files also
+  `lesion_id`, the same on every slice of one three-dimensional microbleed;
+* `categories`: `id`, `name`; 1 is `cmb`.
+
+Files of other tools may lack our own keys. What a key says is checked wherever the key is present.
+"""
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, write_json
+
+Labels = dict[str, Any]
+"""A COCO file's content: lists under "images", "annotations" and "categories"."""
+
+Detections = list[dict[str, Any]]
+"""A COCO results file's content: `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score` each."""
+
+CATEGORIES = [{"id": 1, "name": "cmb"}]
+
+LABELS_FILE = "annotations.json"
+"""Name of the labels beside the images or DICOM series that they belong to."""
+MIMICS_FILE = "mimics.json"
+"""Name of the phantom's file of mimics, which are never training targets."""
+
+EDGE_TOLERANCE_PX = 0.01
+"""How far a label's box may stick out of its image: other tools round coordinates to two decimals."""
+LARGEST_FLOAT = sys.float_info.max
+
+
+def read_labels(path: Path | str) -> Labels:
+    """Read a COCO label file and check all of it, as `check_labels` does.
+
+    Raises:
+        InputError: names the file, the entry and the reason.
+    """
+    return check_labels(read_json(path), str(path))
+
+
+def write_labels(path: Path | str, labels: Labels) -> None:
+    """Check `labels` and write them as COCO JSON; equal labels give equal bytes.
+
+    Raises:
+        InputError: as in `check_labels`; no file is left behind then.
+    """
+    write_json(path, check_labels(labels, str(path)))
+
+
+def refuse_other_channels(path: Path, phase: bool) -> None:
+    """Raise `InputError` unless the images of a label file have phase exactly where the settings ask for it."""
+    for image in read_labels(path)["images"]:
+        if ("phase_file_name" in image) != phase:
+            has = "no phase" if phase else "phase"
+            wanted = str(phase).lower()
+            raise InputError(f"{path}: {image['file_name']} has {has}, but images.phase is {wanted} in the settings")
+
+
+def read_detections(path: Path | str, labels: Labels) -> Detections:
+    """Read a COCO results file that belongs to `labels` and check all of it, as `check_detections` does.
+
+    Raises:
+        InputError: names the file, the entry (counted from 0) and the reason.
+    """
+    return check_detections(read_json(path), labels, str(path))
+
+
+def labels_of_split(labels: Labels, split: str) -> Labels:
+    """The labels of one split's images, those without a microbleed included.
+
+    Raises:
+        InputError: no image is in that split.
+    """
+    images = [image for image in labels["images"] if image.get("split") == split]
+    if not images:
+        known = sorted({str(image["split"]) for image in labels["images"] if "split" in image})
+        raise InputError(f"no image of the labels is in split {split!r}; there are: {', '.join(known)}")
+    kept = {image["id"] for image in images}
+    annotations = [box for box in labels["annotations"] if box["image_id"] in kept]
+    return {**labels, "images": images, "annotations": annotations}
+
+
+def xyxy(annotations: Sequence[dict]) -> np.ndarray:
+    """Corners px, float64 [K, 4], of COCO annotations."""
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def check_labels(labels: Any, where: str) -> Labels:
+    """Return `labels` if they are sound; `where` (a file name) begins the text of every error.
+
+    Raises:
+        InputError: a missing key, a duplicate id, an annotation of an unknown image or category, a box without
+            extent, with a value that is not finite or that leaves its image by over `EDGE_TOLERANCE_PX`, an
+            impossible image size or pixel spacing, a `patient_id` that only some images have, or a patient
+            who is in two splits.
+    """
+    if not isinstance(labels, dict):
+        raise InputError(f"{where}: not a COCO label file: the top level is not an object")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(labels.get(key), list):
+            raise InputError(f"{where}: not a COCO label file: no list under the key {key!r}")
+        _check_ids(labels[key], f"{where}: {key}")
+    for image in labels["images"]:
+        _check_image(image, f"{where}: image {image['id']}")
+    images = {image["id"]: image for image in labels["images"]}
+    categories = {category["id"] for category in labels["categories"]}
+    for annotation in labels["annotations"]:
+        _check_annotation(annotation, images, categories, f"{where}: annotation {annotation['id']}")
+    _check_patients(labels["images"], where)
+    return labels
+
+
+def check_detections(detections: Any, labels: Labels, where: str) -> Detections:
+    """Return `detections` if they are sound; `where` (a file name) begins the text of every error.
+
+    A box may leave its image and may have no extent (it then hits nothing): detectors do make such boxes,
+    and each is a false positive like any other.
+
+    Raises:
+        InputError: a missing key, an image or category that `labels` does not have, a negative size, or a box or
+            score that is not finite.
+    """
+    if not isinstance(detections, list):
+        raise InputError(f"{where}: not a COCO results file: the top level is not a list")
+    images = {image["id"] for image in labels["images"]}
+    categories = {category["id"] for category in labels["categories"]}
+    for index, detection in enumerate(detections):
+        entry = f"{where}: detection {index}"
+        _check_keys(detection, ("image_id", "category_id", "bbox", "score"), entry)
+        _check_known(detection["image_id"], images, f"{entry}: image_id", "image")
+        _check_known(detection["category_id"], categories, f"{entry}: category_id", "category")
+        _check_box(detection["bbox"], entry)
+        if not _is_number(detection["score"]):
+            raise InputError(f"{entry}: score {detection['score']!r} is not a finite number")
+    return detections
+
+
+def _check_ids(entries: list[Any], where: str) -> None:
+    for index, entry in enumerate(entries):
+        _check_keys(entry, ("id",), f"{where}[{index}]")
+        if isinstance(entry["id"], bool) or not isinstance(entry["id"], int | str):
+            raise InputError(f"{where}[{index}]: id {entry['id']!r} is neither an integer nor text")
+    for identity, count in Counter(entry["id"] for entry in entries).items():
+        if count > 1:
+            raise InputError(f"{where}: id {identity!r} is used {count} times; ids must be unique")
+
+
+def _check_image(image: dict[str, Any], where: str) -> None:
+    _check_keys(image, ("file_name", "width", "height"), where)
+    for key in ("width", "height"):
+        if not _is_positive(image[key]):
+            raise InputError(f"{where}: {key} {image[key]!r} is not a positive number of px")
+    spacing = image.get("pixel_spacing_mm", [1, 1])
+    if not (isinstance(spacing, list | tuple) and len(spacing) == 2 and all(map(_is_positive, spacing))):
+        raise InputError(f"{where}: pixel_spacing_mm {spacing!r} is not [row, column] in mm, both positive")
+    index = image.get("slice_index", 0)
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise InputError(f"{where}: slice_index {index!r} is not an integer")
+
+
+def _check_annotation(
+    annotation: dict[str, Any], images: dict[Any, dict[str, Any]], categories: set[Any], where: str
+) -> None:
+    _check_keys(annotation, ("image_id", "category_id", "bbox"), where)
+    _check_known(annotation["image_id"], images, f"{where}: image_id", "image")
+    _check_known(annotation["category_id"], categories, f"{where}: category_id", "category")
+    _check_box(annotation["bbox"], where)
+    x, y, width, height = annotation["bbox"]
+    for size, name in ((width, "width"), (height, "height")):
+        if size == 0:
+            raise InputError(f"{where}: the box {annotation['bbox']} has zero {name}; redraw it or remove it")
+    image = images[annotation["image_id"]]
+    beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
+    if beyond > EDGE_TOLERANCE_PX:
+        raise InputError(
+            f"{where}: the box {annotation['bbox']} lies {beyond:g} px outside its image "
+            f"({image['width']} x {image['height']} px); clip it"
+        )
+
+
+def _check_box(box: Any, where: str) -> None:
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        raise InputError(f"{where}: bbox {box!r} is not [x, y, width, height]")
+    if not all(_is_number(value) for value in box):
+        raise InputError(f"{where}: bbox {box!r} holds a value that is not a finite number")
+    for size, name in zip(box[2:], ("width", "height"), strict=True):
+        if size < 0:
+            raise InputError(f"{where}: the box {list(box)} has a negative {name}; it must be [x, y, w, h]")
+
+
+def _check_patients(images: list[dict[str, Any]], where: str) -> None:
+    nameless = [image["id"] for image in images if "patient_id" not in image]
+    if nameless and len(nameless) < len(images):
+        raise InputError(f"{where}: image {nameless[0]} has no patient_id, but others have")
+    splits = defaultdict(set)
+    for image in images:
+        if "patient_id" in image and "split" in image:
+            splits[str(image["patient_id"])].add(str(image["split"]))
+    for patient, found in splits.items():
+        if len(found) > 1:
+            raise InputError(f"{where}: patient {patient!r} is in two splits: {', '.join(sorted(found))}")
+
+
+def _check_keys(entry: Any, keys: Iterable[str], where: str) -> None:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: not an object but {entry!r}")
+    for key in keys:
+        if key not in entry:
+            raise InputError(f"{where}: the key {key!r} is missing")
+
+
+def _check_known(identity: Any, known: Iterable[Any], where: str, kind: str) -> None:
+    # A list or an object as an id is not hashable: `in` would raise TypeError.
+    if not isinstance(identity, int | str) or identity not in known:
+        raise InputError(f"{where}: {identity!r} is the id of no {kind} in the labels")
+
+
+def _is_number(value: Any) -> bool:
+    # A comparison, as math.isfinite raises on integers beyond the range of a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0

@@ -1,0 +1,122 @@
+"""Who is in which split: always whole patients, never single images."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cmbfe.data.labelled.labels import Labels, labels_of_split
+from cmbfe.errors import InputError
+
+TABLE_1_PATIENTS = {"train": 33, "test": 17, "validation": 8}
+"""Patients per split in the paper's Table 1."""
+
+
+def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIENTS) -> dict[str, int]:
+    """Scale a cohort's split to `patients` patients: largest remainders, at least one patient per split.
+
+    >>> scaled_counts(58)
+    {'train': 33, 'test': 17, 'validation': 8}
+    >>> scaled_counts(4)
+    {'train': 2, 'test': 1, 'validation': 1}
+
+    Raises:
+        InputError: fewer patients than splits.
+    """
+    if patients < len(proportions):
+        raise InputError(
+            f"{patients} patients cannot fill {len(proportions)} splits; give at least {len(proportions)}"
+        )
+    total = sum(proportions.values())
+    exact = {name: patients * share / total for name, share in proportions.items()}
+    counts = {name: max(1, int(value)) for name, value in exact.items()}
+    while (left := patients - sum(counts.values())) != 0:
+        step = 1 if left > 0 else -1
+        movable = [name for name in counts if counts[name] + step >= 1]
+        furthest = max(movable, key=lambda name: step * (exact[name] - counts[name]))
+        counts[furthest] += step
+    return counts
+
+
+def split_patients(patient_ids: Sequence[str], counts: Mapping[str, int], seed: int) -> dict[str, str]:
+    """Draw a split for each patient; the order of `patient_ids` does not matter.
+
+    Returns:
+        patient id -> split name, with exactly `counts[name]` patients in each split.
+
+    Raises:
+        InputError: a patient id occurs twice, or the counts do not add up to the number of patients.
+    """
+    if len(set(patient_ids)) != len(patient_ids):
+        raise InputError("a patient id occurs twice; the split is by patient")
+    if sum(counts.values()) != len(patient_ids):
+        raise InputError(f"the splits ask for {sum(counts.values())} patients, but there are {len(patient_ids)}")
+    names = [name for name, count in counts.items() for _ in range(count)]
+    shuffled = np.random.default_rng([seed, 0x5B117]).permutation(sorted(patient_ids))
+    return {str(patient): name for patient, name in zip(shuffled, names, strict=True)}
+
+
+def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str, int]:
+    """Draw a fold for each patient; sizes differ by one at most, and the order of `patient_ids` does not matter.
+
+    Returns:
+        patient id -> fold, from 1 to `folds`.
+
+    Raises:
+        InputError: a patient id occurs twice, fewer than two folds, or fewer patients than folds.
+    """
+    if len(set(patient_ids)) != len(patient_ids):
+        raise InputError("a patient id occurs twice; folds are by patient")
+    if not 2 <= folds <= len(patient_ids):
+        raise InputError(
+            f"{folds} folds of {len(patient_ids)} patients: give two folds or more, and a patient to each"
+        )
+    shuffled = np.random.default_rng([seed, 0xF01D]).permutation(sorted(patient_ids))
+    return {str(patient): place % folds + 1 for place, patient in enumerate(shuffled)}
+
+
+def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels:
+    """The same labels with splits of their own: the patients of a fold are "test", all others are "train".
+
+    Raises:
+        InputError: no fold of that number, or patients that cannot be folded (see `patient_folds`).
+    """
+    if number not in range(1, folds + 1):
+        raise InputError(f"no fold {number}; there are 1 to {folds}")
+    if nameless := [image["id"] for image in labels["images"] if "patient_id" not in image]:
+        raise InputError(f"image {nameless[0]} has no patient_id, and folds are by patient")
+    fold_of = patient_folds(sorted({str(image["patient_id"]) for image in labels["images"]}), folds, seed)
+    images = [
+        {**image, "split": "test" if fold_of[str(image["patient_id"])] == number else "train"}
+        for image in labels["images"]
+    ]
+    return {**labels, "images": images}
+
+
+def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = False) -> Labels:
+    """The test set of the paper's Figures 4 and 5: images with microbleeds, and as many with mimics only.
+
+    Args:
+        labels: all images with the microbleeds.
+        mimics: the same images with the mimics.
+        fewer: take all images with mimics only where there are not as many, instead of raising.
+
+    Returns:
+        The labels of the test split, restricted to those images.
+
+    Raises:
+        InputError: no image in the test split, or fewer images with mimics only than with microbleeds (unless
+            `fewer`).
+    """
+    test = labels_of_split(labels, "test")
+    with_cmbs = {box["image_id"] for box in test["annotations"]}
+    with_mimics = {box["image_id"] for box in mimics["annotations"]}
+    mimics_only = sorted({image["id"] for image in test["images"]} & with_mimics - with_cmbs)
+    if len(mimics_only) < len(with_cmbs) and not fewer:
+        raise InputError(
+            f"the test split has {len(with_cmbs)} images with microbleeds but {len(mimics_only)} with mimics only; "
+            "raise phantom.slices or lower phantom.cmbs_per_patient"
+        )
+    wanted = min(len(with_cmbs), len(mimics_only))
+    drawn = np.random.default_rng([seed, 0x7E57]).choice(mimics_only, wanted, replace=False)
+    chosen = with_cmbs | set(drawn.tolist())
+    return {**test, "images": [image for image in test["images"] if image["id"] in chosen]}

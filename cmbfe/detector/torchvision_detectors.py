@@ -1,0 +1,225 @@
+"""Torchvision's detectors for microbleeds, untrained, by name.
+
+    model = build("fcos-small", size=256)
+
+Each is put together from torchvision's own parts. Two things are fitted to objects of a few pixels, since torchvision's
+are made for COCO, where the smallest anchor has 32 px: the anchors, and the finest map of the heads, a step of 4 px.
+Beside each detector of published width stands a `-small` one, of its family, that a CPU trains in minutes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torchvision.models import mobilenet_v3_large, resnet50
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection._utils import retrieve_out_channels
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from cmbfe.errors import InputError
+
+Build = Callable[[int], nn.Module]
+"""Side of the images, px -> a detector that keeps `KEPT` boxes of each."""
+
+CLASSES = 2
+"""Background and microbleed, label 1."""
+KEPT = 10
+SCORE = 0.01
+SMALLEST_ANCHOR = 6 / 256
+"""Share of the image's side: the median microbleed of the phantom has 6 of 256 px."""
+ROI_CELLS = 7
+_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+"""Of MobileNet: torchvision's for SSDlite. That of its classifiers averages 100 batches, too slow for short runs."""
+
+DETECTORS: dict[str, Build] = {}
+
+
+def build(name: str, size: int) -> nn.Module:
+    """An untrained detector that is called like torchvision's, for images of `size` x `size` px.
+
+    In evaluation it gives microbleeds only (label 1).
+
+    Raises:
+        InputError: no detector of that name.
+    """
+    if name not in DETECTORS:
+        raise InputError(f"no detector named {name!r}; there are: {', '.join(DETECTORS)}")
+    model = DETECTORS[name](size)
+    model.register_forward_hook(_microbleeds_only)
+    return model
+
+
+def _microbleeds_only(model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
+    """RetinaNet and FCOS have a score for every class, the background's label 0 among them."""
+    if model.training:
+        return None
+    return [{key: values[one["labels"] == 1] for key, values in one.items()} for one in made]
+
+
+def detector(name: str) -> Callable[[Build], Build]:
+    """Enter a function from the images' side to a detector under a name."""
+
+    def enter(function: Build) -> Build:
+        DETECTORS[name] = function
+        return function
+
+    return enter
+
+
+def _resnet(body: ResNet, levels: int, channels: int) -> BackboneWithFPN:
+    """A feature pyramid on the first so many stages of a ResNet: steps of 4, 8, ... px, and one coarser map."""
+    width = body.inplanes // 8
+    names = {f"layer{level + 1}": str(level) for level in range(levels)}
+    return BackboneWithFPN(body, names, [width * 2**level for level in range(levels)], channels)
+
+
+def _mobilenet(levels: int, channels: int) -> BackboneWithFPN:
+    """The same on MobileNet-V3."""
+    body = mobilenet_v3_large(weights=None, norm_layer=_NORM).features
+    stages = (2, 4, 7, 13)[:levels]  # the blocks that halve the map, from a step of 4 px on
+    names = {str(stage): str(level) for level, stage in enumerate(stages)}
+    return BackboneWithFPN(body, names, [body[stage].out_channels for stage in stages], channels)
+
+
+def _shallow_resnet() -> ResNet:
+    """One block per stage, "ResNet-10"."""
+    return ResNet(BasicBlock, [1, 1, 1, 1])
+
+
+def _squares(first: float, levels: int) -> AnchorGenerator:
+    """One square anchor per cell, twice as large from map to map; the pyramid has one map more than levels."""
+    return AnchorGenerator(tuple((first * 2**level,) for level in range(levels + 1)), ((1.0,),) * (levels + 1))
+
+
+def _faster_rcnn(backbone: BackboneWithFPN, size: int, levels: int) -> FasterRCNN:
+    channels = backbone.out_channels
+    hidden = 4 * channels  # 1024 behind the published 256
+    proposals = 8 * channels  # 2048, torchvision has 2000: narrow heads look at fewer
+    return FasterRCNN(
+        backbone,
+        min_size=size,
+        max_size=size,
+        rpn_anchor_generator=_squares(SMALLEST_ANCHOR * size, levels),
+        rpn_pre_nms_top_n_train=proposals,
+        rpn_post_nms_top_n_train=proposals // 2,
+        rpn_pre_nms_top_n_test=proposals // 2,
+        rpn_post_nms_top_n_test=proposals // 4,
+        box_batch_size_per_image=2 * channels,
+        box_head=TwoMLPHead(channels * ROI_CELLS**2, hidden),
+        box_predictor=FastRCNNPredictor(hidden, CLASSES),
+        box_score_thresh=SCORE,
+        box_detections_per_img=KEPT,
+    )
+
+
+def _retinanet(backbone: BackboneWithFPN, size: int, levels: int) -> RetinaNet:
+    return RetinaNet(
+        backbone,
+        CLASSES,
+        min_size=size,
+        max_size=size,
+        anchor_generator=_squares(SMALLEST_ANCHOR * size, levels),
+        score_thresh=SCORE,
+        detections_per_img=KEPT,
+        topk_candidates=10 * KEPT,
+    )
+
+
+def _fcos(backbone: BackboneWithFPN, size: int, levels: int, convolutions: int) -> FCOS:
+    head = FCOSHead(backbone.out_channels, 1, CLASSES, convolutions)
+    # A box's four sides, in steps of its map, come out of a ReLU: from torchvision's 0 all of them died in 70 steps.
+    nn.init.ones_(head.regression_head.bbox_reg.bias)
+    return FCOS(
+        backbone,
+        CLASSES,
+        min_size=size,
+        max_size=size,
+        anchor_generator=_squares(4, levels),  # of each map's step: they carry its centres
+        head=head,
+        score_thresh=SCORE,
+        detections_per_img=KEPT,
+        topk_candidates=10 * KEPT,
+    )
+
+
+def _ssdlite(size: int, first: int, last: int | None) -> SSD:
+    """SSDlite on MobileNet-V3: its first map is that of block `first`'s expansion, its second that of block `last`."""
+    body = mobilenet_v3_large(weights=None, norm_layer=_NORM, reduced_tail=True).features[:last]
+    backbone = SSDLiteFeatureExtractorMobileNet(body, first, _NORM)
+    scales = [SMALLEST_ANCHOR * 2**level for level in range(6)]
+    boxes = DefaultBoxGenerator([[] for _ in scales], scales=[*scales, 1.0])
+    channels = retrieve_out_channels(backbone, (size, size))
+    return SSD(
+        backbone,
+        boxes,
+        (size, size),
+        CLASSES,
+        head=SSDLiteHead(channels, boxes.num_anchors_per_location(), CLASSES, _NORM),
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        score_thresh=SCORE,
+        detections_per_img=KEPT,
+    )
+
+
+@detector("faster-rcnn-resnet50")
+def _faster_rcnn_resnet50(size: int) -> nn.Module:
+    """Ren et al. 2015 on the pyramid of Lin et al. 2017: trunk, pyramid and heads as `fasterrcnn_resnet50_fpn`."""
+    return _faster_rcnn(_resnet(resnet50(weights=None), 4, 256), size, 4)
+
+
+@detector("faster-rcnn-resnet-small")
+def _faster_rcnn_resnet_small(size: int) -> nn.Module:
+    return _faster_rcnn(_resnet(_shallow_resnet(), 2, 32), size, 2)
+
+
+@detector("faster-rcnn-mobilenet")
+def _faster_rcnn_mobilenet(size: int) -> nn.Module:
+    """`fasterrcnn_mobilenet_v3_large_fpn` with four maps from a step of 4 px on, where that has two from 32 px on."""
+    return _faster_rcnn(_mobilenet(4, 256), size, 4)
+
+
+@detector("faster-rcnn-mobilenet-small")
+def _faster_rcnn_mobilenet_small(size: int) -> nn.Module:
+    return _faster_rcnn(_mobilenet(2, 32), size, 2)
+
+
+@detector("retinanet-resnet50")
+def _retinanet_resnet50(size: int) -> nn.Module:
+    """Lin et al. 2017 (focal loss): `retinanet_resnet50_fpn`, whose finest map has a step of 8 px, from 4 px on."""
+    return _retinanet(_resnet(resnet50(weights=None), 4, 256), size, 4)
+
+
+@detector("retinanet-small")
+def _retinanet_small(size: int) -> nn.Module:
+    return _retinanet(_resnet(_shallow_resnet(), 2, 32), size, 2)
+
+
+@detector("fcos-resnet50")
+def _fcos_resnet50(size: int) -> nn.Module:
+    """Tian et al. 2019: `fcos_resnet50_fpn`, from a step of 4 px on: a smaller box may hold no centre of 8 px cells."""
+    return _fcos(_resnet(resnet50(weights=None), 4, 256), size, 4, convolutions=4)
+
+
+@detector("fcos-small")
+def _fcos_small(size: int) -> nn.Module:
+    return _fcos(_resnet(_shallow_resnet(), 2, 32), size, 2, convolutions=2)
+
+
+@detector("ssdlite-mobilenet")
+def _ssdlite_mobilenet(size: int) -> nn.Module:
+    """`ssdlite320_mobilenet_v3_large`, its first map at a step of 4 px in place of 16."""
+    return _ssdlite(size, first=4, last=None)
+
+
+@detector("ssdlite-small")
+def _ssdlite_small(size: int) -> nn.Module:
+    """The same, with the trunk's last blocks, of steps of 16 and 32 px, left out."""
+    return _ssdlite(size, first=4, last=8)

@@ -1,0 +1,1 @@
+"""`cmbfe evaluate`: COCO files of any detector to metrics and a page."""

@@ -1,0 +1,293 @@
+"""The evidence about a detector in one folder: two COCO files in; numbers, tables, figures and a page out."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cmbfe.data.folders import resolved
+from cmbfe.data.foreign_labels import read_foreign_labels
+from cmbfe.data.labelled.labels import Detections, Labels, labels_of_split
+from cmbfe.errors import InputError
+from cmbfe.evaluation.files import evaluated_detections, evaluated_mimics
+from cmbfe.evaluation.page import PAGE_FILE, Detector, write_page
+from cmbfe.files import whole_folder, write_json
+from cmbfe.metrics import curves, intervals
+from cmbfe.metrics.agreement import bland_altman, class_agreement, counts_per_patient, icc
+from cmbfe.metrics.calibration import expected_calibration_error, has_probabilities, reliability
+from cmbfe.metrics.lesions import LINK_MM, check_lesion_keys, match_lesions
+from cmbfe.metrics.matching import FALSE_POSITIVE, match
+from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
+
+METRICS_FILE = "metrics.json"
+SENSITIVITY = 0.9
+"""Where the paper reads precision and false positives (Tables 3 and 4)."""
+
+COMPARED: dict[str, Callable[..., Any]] = {
+    "ap": curves.average_precision,
+    "ap_11_point": partial(curves.average_precision, points=11),
+    "ap_101_point": partial(curves.average_precision, points=101),
+    "precision_at_90_sensitivity": partial(curves.precision_at_sensitivity, sensitivity=SENSITIVITY),
+    "false_positives_per_cmb": partial(curves.false_positives_per_cmb, sensitivity=SENSITIVITY),
+    "froc_auc": curves.froc_auc,
+    "cpm": curves.cpm,
+    "cpm_per_patient": partial(curves.cpm, per="patient"),
+}
+"""Metrics that get an interval, by their names in `metrics.summary`."""
+
+
+def evaluate_files(
+    truth: Path | str,
+    detections: Path | str,
+    out: Path | str,
+    against: Path | str | None = None,
+    *,
+    split: str | None = None,
+    mimics: Path | str | None = None,
+    threshold: float | None = None,
+    iou: float = 0.5,
+    resamples: int = intervals.RESAMPLES,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate COCO results of any detector against COCO labels, and write what there is to know to `out`.
+
+    Args:
+        truth: COCO labels. What needs keys beyond COCO's (patients, slices, lesions) is left out where they are
+            missing, and the result says so.
+        detections: COCO results of those images, by their ids; by their names where `cmbfe detect` made them, on
+            these images and perhaps on others.
+        against: COCO results of a second detector, for paired differences (first minus second).
+        out: folder for metrics.json, pr.csv, froc.csv, lesions.csv, patients.csv, figures and report.html.
+        split: evaluate the images of this split only. mimics: COCO labels of mimics, their categories the kinds.
+        threshold: operating point, chosen elsewhere (on validation). Without it, the threshold that reaches 90 %
+            sensitivity on these very images, which flatters the detector; the result says so.
+        iou: smallest intersection over union of a hit.
+
+    Returns:
+        The content of metrics.json, with NaN where that has null.
+
+    Raises:
+        InputError: a bad file, a split that is missing or must be named, a threshold that is no number, an impossible
+            iou.
+    """
+    _check(threshold, iou)
+    resolved(Path(out))  # a link to itself is said first
+    labels = chosen_labels(read_foreign_labels(truth), split, str(truth))
+    files = [Path(detections)] + ([Path(against)] if against else [])
+    found = [evaluated_detections(path, labels) for path in files]
+    mimic_labels = evaluated_mimics(mimics) if mimics else None
+    # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
+    with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
+        pairs = zip(names_of(files), found, strict=True)
+        detectors = [matched(name, labels, one, iou, threshold) for name, one in pairs]
+        point = "given" if threshold is not None else "90 % sensitivity on these images"
+        used = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
+        return write_evaluation(folder, detectors, labels, mimic_labels, used | {"operating_point": point}, progress)
+
+
+def _check(threshold: float | None, iou: float) -> None:
+    if threshold is not None and not np.isfinite(threshold):
+        raise InputError(f"threshold is {threshold}; it must be a number")
+    if not 0 < iou <= 1:
+        raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
+
+
+def write_evaluation(
+    folder: Path,
+    detectors: list[Detector],
+    labels: Labels,
+    mimics: Labels | None,
+    settings: dict[str, Any],
+    progress: bool,
+) -> dict[str, Any]:
+    """Write metrics.json, tables, figures and page of matched detectors; returns the content of metrics.json.
+
+    settings: what was asked for, with "iou", "resamples" and "seed"; it becomes part of the result.
+    """
+    result = describe(detectors, labels, settings["resamples"], settings["seed"], progress)
+    result["settings"] = settings
+    groups = [subgroup_tables(one, labels, mimics, settings["iou"]) for one in detectors]
+    write_json(folder / METRICS_FILE, as_json(result))
+    write_tables(folder, detectors, labels, groups)
+    write_page(folder, detectors, result, groups)
+    return result
+
+
+def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:
+    """The labels of one split, or all; files of several splits are refused unless one is named."""
+    if split is not None:
+        return labels_of_split(labels, split)
+    splits = sorted({image["split"] for image in labels["images"] if "split" in image})
+    if len(splits) > 1:
+        raise InputError(f"{where}: holds the splits {', '.join(splits)}; say which with --split")
+    if not labels["images"]:
+        raise InputError(f"{where}: holds no images")
+    return labels
+
+
+def names_of(files: list[Path]) -> list[str]:
+    """Short names that tell result files apart: their stems, else their folders, else their paths.
+
+    Bytes that are no UTF-8 become question marks.
+    """
+    files = [Path(os.fsencode(path).decode(errors="replace")) for path in files]
+    stems, folders = [path.stem for path in files], [path.resolve().parent.name for path in files]
+    for names in (stems, folders):
+        if len(set(names)) == len(files) and "detections" not in names:
+            return names
+    return [str(path) for path in files]
+
+
+def matched(name: str, labels: Labels, detections: Detections, iou: float, threshold: float | None) -> Detector:
+    """Match one detector at both levels and settle its operating point."""
+    images = match(labels, detections, iou)
+    lesions = match_lesions(labels, detections, iou) if lesion_level_gap(labels) is None else None
+    if threshold is None:
+        threshold = curves.threshold_at_sensitivity(images, SENSITIVITY)
+    return Detector(name, detections, images, lesions, threshold)
+
+
+def lesion_level_gap(labels: Labels) -> str | None:
+    """What the labels lack for the lesion level, or None."""
+    try:
+        check_lesion_keys(labels)
+    except InputError as gap:
+        return str(gap)
+    return None
+
+
+def describe(detectors: list[Detector], labels: Labels, resamples: int, seed: int, progress: bool) -> dict[str, Any]:
+    """Everything of metrics.json but the settings: the first detector, the second, and their difference."""
+    result = describe_one(detectors[0])
+    result["notes"] = notes(detectors, labels)
+    levels = ["pictures", "lesions"] if detectors[0].lesions else ["pictures"]
+    if len(detectors) > 1:
+        result["against"] = describe_one(detectors[1])
+        result["difference"] = {level: {} for level in levels}
+    tasks = [(level, metric) for level in levels for metric in COMPARED]
+    for level, metric in tqdm(tasks, desc="bootstrap over patients", unit="metric", disable=not progress):
+        both = [getattr(detector, level) for detector in detectors]
+        if len(detectors) > 1:
+            first, second, difference = intervals.compare(COMPARED[metric], *both, resamples, seed)
+            result["against"]["intervals"][level][metric] = asdict(second)
+            result["difference"][level][metric] = asdict(difference)
+        else:
+            first = intervals.bootstrap(COMPARED[metric], both[0], resamples, seed)
+        result["intervals"][level][metric] = asdict(first)
+    return result
+
+
+def describe_one(detector: Detector) -> dict[str, Any]:
+    """One detector's values: those of the image level at the top, the others by topic."""
+    result: dict[str, Any] = {"detector": detector.name, **curves.summary(detector.images, SENSITIVITY)}
+    result["intervals"] = {"pictures": {}}
+    probabilities = has_probabilities(detector.images)
+    error = expected_calibration_error(detector.images) if probabilities else np.nan
+    result["expected_calibration_error"] = error
+    result["threshold"] = detector.threshold
+    if detector.has_operating_point:
+        result["at_threshold"] = curves.at_threshold(detector.images, detector.threshold)
+    if detector.lesions:
+        result["intervals"]["lesions"] = {}
+        result["lesions"] = curves.summary(detector.lesions, SENSITIVITY)
+    if detector.lesions and detector.has_operating_point:
+        counts = counts_per_patient(detector.lesions, detector.threshold)
+        value, low, high = icc(counts[["truth", "detected"]].to_numpy())
+        result["counts_per_patient"] = {
+            "bland_altman": asdict(bland_altman(counts["truth"].to_numpy(), counts["detected"].to_numpy())),
+            "icc": {"value": value, "low": low, "high": high},
+            "classes": class_agreement(counts)[1],
+        }
+    return result
+
+
+def notes(detectors: list[Detector], labels: Labels) -> list[str]:
+    """What a reader must know about what was not, or not quite, evaluated."""
+    found = []
+    if any("patient_id" not in image for image in labels["images"]):
+        found.append("The labels name no patients: each image counts as a patient of its own.")
+    if gap := lesion_level_gap(labels):
+        found.append(f"No lesion level: {gap}.")
+    if not detectors[0].images.truth_ids:
+        found.append("The labels hold no microbleed: nothing that needs one has a value.")
+    for detector in detectors:
+        if not detector.has_operating_point and detector.images.truth_ids:
+            found.append(f"{detector.name} never reaches 90 % sensitivity: no operating point; give --threshold.")
+        if not has_probabilities(detector.images):
+            found.append(f"The scores of {detector.name} are no probabilities: no calibration.")
+    return found
+
+
+def subgroup_tables(detector: Detector, labels: Labels, mimics: Labels | None, iou: float) -> dict[str, pd.DataFrame]:
+    """Tables at the operating point, by title; none without an operating point."""
+    tables: dict[str, pd.DataFrame] = {}
+    if not detector.has_operating_point:
+        return tables
+    if detector.lesions:
+        lesions = lesion_table(labels, detector.lesions)
+        tables["microbleeds by size"] = sensitivity_by_size(lesions, detector.threshold)
+        if lesions["location"].notna().any():
+            by_location = sensitivity_by(lesions, detector.threshold, lesions["location"])
+            tables["microbleeds by location"] = by_location
+        tables["patients by number of microbleeds (rows: truth, columns: detected)"] = class_agreement(
+            counts_per_patient(detector.lesions, detector.threshold)
+        )[0]
+    if mimics:
+        matches = detector.images
+        wrong = (matches.outcome == FALSE_POSITIVE) & (matches.score >= detector.threshold)
+        tables["false positives by mimic"] = false_positives_by_mimic(
+            labels, mimics, detector.detections, matches.detection[wrong].tolist(), iou
+        )
+    return tables
+
+
+def write_tables(
+    folder: Path, detectors: list[Detector], labels: Labels, groups: list[dict[str, pd.DataFrame]]
+) -> None:
+    """Write curves and tables as CSV, those of two detectors below each other with their names first."""
+    tables = [
+        curve_tables(detector, labels) | {_file_name(title): table.reset_index() for title, table in own.items()}
+        for detector, own in zip(detectors, groups, strict=True)
+    ]
+    for name in dict.fromkeys(name for own in tables for name in own):
+        parts = [
+            pd.concat({detector.name: own[name]}, names=["detector"]).droplevel(1)
+            for detector, own in zip(detectors, tables, strict=True)
+            if name in own
+        ]
+        pd.concat(parts).to_csv(folder / f"{name}.csv")
+
+
+def curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]:
+    """File name -> table of one detector: its curves, and its microbleeds and patients one by one."""
+    tables = {"pr": curves.precision_sensitivity(detector.images), "froc": curves.froc(detector.images)}
+    if has_probabilities(detector.images):
+        tables["reliability"] = reliability(detector.images)
+    if detector.lesions:
+        tables["froc_lesions"] = curves.froc(detector.lesions, "patient")
+        tables["lesions"] = lesion_table(labels, detector.lesions)
+        if detector.has_operating_point:
+            tables["patients"] = counts_per_patient(detector.lesions, detector.threshold).reset_index()
+    return tables
+
+
+def _file_name(title: str) -> str:
+    return title.split(" (")[0].replace(" ", "_")
+
+
+def as_json(values: Any) -> Any:
+    """The same with null for every number that JSON does not have (NaN, infinity)."""
+    if isinstance(values, Mapping):
+        return {key: as_json(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [as_json(value) for value in values]
+    if isinstance(values, float | np.floating):
+        return float(values) if np.isfinite(values) else None
+    return values

@@ -1,0 +1,1 @@
+"""Every drawing; the viewer and its gallery."""

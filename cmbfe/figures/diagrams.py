@@ -1,0 +1,198 @@
+"""Figures 1, 2 and 3 of the paper, drawn from a real image, the real layer and the real model."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from cmbfe.figures.style import COLOURS, GROUND_TRUTH_COLOUR, show_image
+
+STEPS = {
+    "image": "image P,\nground truth",
+    "inside": "P inside the boxes",
+    "mask": "mask M: dark is strong,\nbright is discarded",
+    "resized": "M on the feature map",
+    "features": "features X\n(one channel)",
+    "enhanced": "X + M·X",
+    "difference": "what FE added",
+}
+LAYER_NAMES = {
+    "vgg16": ("conv4_3", "conv7", "conv8_2", "conv9_2", "conv10_2", "conv11_2", "conv12_2"),
+    "resnet34": ("layer3", "extra 1", "extra 2", "extra 3", "extra 4", "extra 5"),
+    "mobilenet_v2": ("layer 13", "layer 18", "extra 1", "extra 2", "extra 3", "extra 4"),
+}
+
+
+def enhancement_figure(
+    steps: Mapping[str, np.ndarray],
+    boxes: np.ndarray,
+    centre: int = 0,
+    side: int = 64,
+    pixel_mm: float | None = None,
+) -> Figure:
+    """The FE process step by step (paper Figure 1), zoomed to one box.
+
+    Args:
+        steps: what `cmbfe.detector.explain.enhancement_steps` gives, as arrays [rows, columns].
+        boxes: [K, 4] xyxy px of the image.
+        centre: row of the box in the middle of the zoom; `side`: of the zoom, px of the image.
+        pixel_mm: size of a pixel of the image; no scale bar without it.
+    """
+    size = steps["image"].shape[0]
+    middle = boxes[centre].reshape(2, 2).mean(axis=0)
+    left, top = np.clip(middle - side / 2, 0, size - side)
+    figure, axes = plt.subplots(1, len(STEPS), figsize=(2.1 * len(STEPS), 2.9), layout="constrained")
+    for axis, (name, title) in zip(axes, STEPS.items(), strict=True):
+        values = np.asarray(steps[name])
+        on_map = ("features", "enhanced")
+        low, high = (0, max(steps[key].max() for key in on_map)) if name in on_map else (0, max(values.max(), 1e-6))
+        colours = "gray" if name in ("image", "inside") else "magma"
+        axis.imshow(values, cmap=colours, vmin=low, vmax=1 if name in STEPS.keys() & {"mask", "resized"} else high,
+                    extent=(0, size, size, 0), interpolation="nearest")  # fmt: skip
+        for x_min, y_min, x_max, y_max in boxes:
+            frame = Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False)
+            frame.set(edgecolor=GROUND_TRUTH_COLOUR, linewidth=1.2)
+            axis.add_patch(frame)
+        axis.set(xlim=(left, left + side), ylim=(top + side, top))
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    if pixel_mm:
+        start, bottom = left + 0.05 * side, top + 0.94 * side
+        axes[0].plot([start, start + 5 / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+        axes[0].text(start, bottom - 0.02 * side, "5 mm", color="white", fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def difference_figure(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    differences: Mapping[str, np.ndarray],
+    pixel_mm: float,
+    title: str = "",
+) -> Figure:
+    """What FE adds to the feature map, channel by channel (paper Figure 3).
+
+    (a) the input with ground truth; above (b) the difference of a channel after and before FE, below (c) the same over
+    the input. All channels share one colour scale. The air around the head is left out.
+
+    Args:
+        image: uint8 [S, S]. boxes: [K, 4] xyxy px of the image.
+        differences: name of a channel -> [h, w], zero or above.
+        pixel_mm: size of a pixel of the image.
+    """
+    size, columns = len(image), len(differences)
+    left, top, side = head_square(image)
+    image, boxes = image[top : top + side, left : left + side], boxes - np.tile([left, top], 2)
+    highest = max(1e-6, *(float(values.max()) for values in differences.values()))
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    figure = plt.figure(figsize=(4.6 + 2.3 * columns, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, columns + 2)
+    first = figure.add_subplot(grid[:, :2])
+    show_image(first, image, {GROUND_TRUTH_COLOUR: sides}, pixel_mm, "(a) input, ground truth")
+    below = []
+    for column, (name, values) in enumerate(differences.items(), 2):
+        above, over = (figure.add_subplot(grid[row, column]) for row in (0, 1))
+        how = {"cmap": "magma", "vmin": 0, "vmax": highest, "interpolation": "nearest"}
+        how["extent"] = (-left, size - left, size - top, -top)
+        drawn = above.imshow(values, **how)
+        above.set(xlim=(0, side), ylim=(side, 0))
+        above.set_title(f"(b) {name}", fontsize=10)
+        above.set_axis_off()
+        show_image(over, image, pixel_mm=pixel_mm, title="(c) over the input")
+        over.imshow(values, alpha=np.sqrt((values / highest).clip(0, 1)), **how)
+        over.set(xlim=(0, side), ylim=(side, 0))
+        below += [above, over]
+    figure.colorbar(drawn, ax=below, shrink=0.6, label="difference of the feature map")
+    figure.suptitle(title, fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
+    """Left, top and side, px, of the square that holds all that is brighter than an eighth of the grey scale.
+
+    Args:
+        image: uint8 [S, S]. margin: around it, as a share of S.
+    """
+    bright = [np.flatnonzero((image > 32).any(axis=axis)) for axis in (0, 1)]
+    if not len(bright[0]):
+        return 0, 0, len(image)
+    lowest, highest = (np.array([end(places) for places in bright]) for end in (np.min, np.max))
+    side = min(len(image), int(max(highest - lowest) + 1 + 2 * margin * len(image)))
+    left, top = np.clip((lowest + highest + 1 - side) // 2, 0, len(image) - side).tolist()
+    return left, top, side
+
+
+def strongest_box(mask: np.ndarray, boxes: np.ndarray) -> int:
+    """Row of the box (xyxy px, [K, 4]) that holds the largest value of the mask [rows, columns]."""
+    rows, columns = mask.shape
+    corners = boxes.round().astype(int).clip(0, [columns - 1, rows - 1, columns - 1, rows - 1])
+    return int(np.argmax([mask[top : bottom + 1, left : right + 1].max() for left, top, right, bottom in corners]))
+
+
+def architecture_figure(
+    trunk: str,
+    input_px: int,
+    cells: Sequence[int],
+    channels: Sequence[int],
+    boxes_per_cell: Sequence[int],
+    placement: str = "trunk",
+) -> Figure:
+    """SSD with FE (paper Figure 2): maps from left to right, heads below, FE in training only.
+
+    Args:
+        trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: of each map that the heads see, as built.
+        placement: of FE (A4).
+    """
+    figure, axes = plt.subplots(figsize=(13, 5.2), layout="constrained")
+    names = LAYER_NAMES[trunk][: len(cells)]
+    heights = [0.35 + 2.2 * np.log2(side + 1) / np.log2(cells[0] + 1) for side in cells]
+    axes.set(xlim=(-0.2, 13.5), ylim=(-2.6, 3.7), aspect="auto")
+    axes.set_axis_off()
+    _block(axes, 0, 1.5, 1.2, 3.4, f"image P\n{input_px}×{input_px}×3", "0.85")
+    starts = np.linspace(4.1, 12.4, len(cells))
+    for x, height, name, side, depth in zip(starts, heights, names, cells, channels, strict=True):
+        _block(axes, x, 1.5, 0.95, height, f"{name}\n{side}×{side}\n×{depth}", "#CFE3F2")
+    for begin, end in zip([1.2, *(starts[:-1] + 0.95)], starts, strict=True):
+        _arrow(axes, (begin, 1.5), (end, 1.5))
+    axes.text(2.0, 1.6, "trunk", ha="center", fontsize=10)
+    fe = COLOURS["SSD-FE"]
+    _block(
+        axes, 1.75, 3.0, 2.1, 1.0, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
+    )
+    _arrow(axes, (1.2, 3.0), (1.75, 3.0), fe, "dashed")
+    if placement in ("trunk", "both"):
+        _arrow(axes, (2.8, 2.5), (2.8, 1.52), fe, "dashed")
+    if placement in ("source", "both"):
+        _arrow(axes, (2.8, 2.5), (starts[0] + 0.45, -0.35), fe, "dashed")
+    for x, height, side, shapes in zip(starts, heights, cells, boxes_per_cell, strict=True):
+        _arrow(axes, (x + 0.475, 1.5 - height / 2), (x + 0.475, -0.55))
+        axes.text(x + 0.475, -0.8, f"{side}·{side}·{shapes} =\n{side * side * shapes:,} boxes", ha="center", va="top",
+                  fontsize=9)  # fmt: skip
+    if trunk == "vgg16":
+        axes.text(starts[0] + 0.55, -0.05, "L2 norm", fontsize=9, color="0.3")
+    total = sum(side * side * shapes for side, shapes in zip(cells, boxes_per_cell, strict=True))
+    _block(axes, starts[0], -2.15, starts[-1] + 0.95 - starts[0], 0.6,
+           f"heads: class and box of {total:,} default boxes, then non-maximum suppression", "#E8E8E8")  # fmt: skip
+    plt.close(figure)
+    return figure
+
+
+def _block(
+    axes: Axes, left: float, middle: float, width: float, height: float, text: str, fill: str, edge: str = "0.3"
+) -> None:
+    style = "round,pad=0,rounding_size=0.08"
+    axes.add_patch(FancyBboxPatch((left, middle - height / 2), width, height, boxstyle=style, facecolor=fill,
+                                  edgecolor=edge, linewidth=1.2))  # fmt: skip
+    axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "0.3", line: str = "solid"
+) -> None:
+    style = {"arrowstyle": "->", "color": colour, "linestyle": line, "linewidth": 1.2}
+    axes.annotate("", xy=end, xytext=start, arrowprops=style)

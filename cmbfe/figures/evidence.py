@@ -1,0 +1,171 @@
+"""Figures of the evidence, in the look of `cmbfe.figures.style`: curves, gains, reliability, folds."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cmbfe.figures.style import COLOURS, arm, colour, theme
+
+
+def precision_sensitivity_figure(
+    curves: Mapping[str, pd.DataFrame],
+    marks: Mapping[str, tuple[float, float]],
+    sensitivity: float,
+    bands: Mapping[str, pd.DataFrame] | None = None,
+) -> Figure:
+    """Precision against sensitivity (paper Figure 4).
+
+    Args:
+        curves: variant -> columns `sensitivity` and `precision`.
+        marks: variant -> a point (sensitivity, precision) that the paper prints, drawn hollow.
+        sensitivity: where the paper reads the precision; a dotted line.
+        bands: variant -> what `cmbfe.metrics.bands.precision_band` gives.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+        for variant, curve in curves.items():
+            axes.plot(
+                curve["sensitivity"],
+                curve["precision"],
+                color=COLOURS[arm(variant)],
+                label=f"{variant}, ours",
+            )
+        _draw_bands(axes, bands or {})
+        for variant, (x, y) in marks.items():
+            label = f"{variant}, paper (other patients)"
+            axes.plot(x, y, "o", color=COLOURS[arm(variant)], markerfacecolor="none", markersize=9, label=label)
+        axes.axvline(sensitivity, color="0.4", linestyle=":", linewidth=1)
+        axes.set(xlabel="sensitivity", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
+        axes.set_title("Precision against sensitivity on the test images")
+        axes.legend(loc="lower left")
+    plt.close(figure)
+    return figure
+
+
+def froc_figure(
+    curves: Mapping[str, pd.DataFrame],
+    x_max: float,
+    areas: Mapping[str, float],
+    bands: Mapping[str, pd.DataFrame] | None = None,
+) -> Figure:
+    """FROC: sensitivity against false positives per image (paper Figure 5).
+
+    Args:
+        curves: variant or baseline -> columns `false_positives` and `sensitivity`.
+        areas: variant -> normalised area up to `x_max`, for the legend (A15).
+        bands: variant -> what `cmbfe.metrics.bands.froc_band` gives.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+        for variant, curve in curves.items():
+            # The curve keeps its last sensitivity where the detector has nothing more to say.
+            x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
+            y = [*curve["sensitivity"], curve["sensitivity"].max()]
+            label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
+            axes.plot(x, y, color=colour(variant), label=label)
+        _draw_bands(axes, bands or {})
+        axes.set(xlabel="false positives per image", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
+        axes.set_title("Free-response ROC on the test images (ours)")
+        axes.legend(loc="lower right")
+    plt.close(figure)
+    return figure
+
+
+def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
+    """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
+    for number, (variant, band) in enumerate(bands.items()):
+        name = "_" if number else "bands: 95 % interval at each point"  # one entry in the legend for all
+        axes.fill_between(band.index, band["low"], band["high"], color=colour(variant), alpha=0.15, linewidth=0,
+                          label=name)  # fmt: skip
+
+
+def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Series) -> Figure:
+    """What FE adds, by detector: our gain with its interval, and the paper's.
+
+    Args:
+        gain, low, high: our difference FE minus no FE with its interval, by variant; rows without a gain are left out.
+        printed: the paper's difference by variant, NaN where it prints none.
+    """
+    gain = gain.dropna()
+    places = np.arange(len(gain))[::-1]
+    with theme():
+        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.8), layout="constrained")
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
+        axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
+        axes.plot(printed[gain.index], places, "o", color="0.3", markerfacecolor="none", markersize=9,
+                  label="paper (other patients)")  # fmt: skip
+        axes.set_yticks(places, gain.index)
+        axes.set(
+            xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
+        )
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    plt.close(figure)
+    return figure
+
+
+def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Share of microbleeds among the detections of each score; on the diagonal scores are probabilities.
+
+    Args:
+        curves: variant -> what `cmbfe.metrics.calibration.reliability` gives.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+        for variant, table in curves.items():
+            draw_reliability(axes, table, variant, COLOURS[arm(variant)])
+        figure.legend(loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9)
+    plt.close(figure)
+    return figure
+
+
+def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
+    """Draw one detector's share of hits against its scores, larger dots for more detections, and the diagonal.
+
+    Args:
+        table: what `cmbfe.metrics.calibration.reliability` gives.
+    """
+    known = table.dropna()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
+    axes.plot(known["mean_score"], known["precision"], color=colour, linewidth=1, label=name)
+    # A bin of one detection is all or nothing: its dot is small.
+    axes.scatter(known["mean_score"], known["precision"], 10 + 25 * np.log10(known["detections"]), color=colour)
+    axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title("Reliability of the scores", fontsize="medium")
+
+
+def crossvalidation_figure(table: pd.DataFrame) -> Figure:
+    """AP of each fold and of all together, twins joined by a line; beside it the gains with their intervals.
+
+    Args:
+        table: what `cmbfe.studies.crossvalidation.gather` gives.
+    """
+    table = table.drop(index="mean")
+    places, names = np.arange(len(table)), list(table.index)
+    with theme():
+        figure, (aps, gains) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharex=True)
+        aps.vlines(places, table["our_ap"], table["our_ap_fe"], color="0.6", linewidth=2)
+        for name, column in (("SSD", "our_ap"), ("SSD-FE", "our_ap_fe")):
+            aps.plot(places, table[column], "o", color=COLOURS[name], label=name)
+        gains.axhline(0, color="0.4", linewidth=1)
+        gains.plot(places, table["our_gain"], "o", color=COLOURS["SSD-FE"], label="ours")
+        last = table.iloc[-1]
+        widths = np.where(places == places[-1], 3, 1)
+        gains.vlines(places, table["our_gain_low"], table["our_gain_high"], color=COLOURS["SSD-FE"], linewidth=widths,
+                     label="95 % interval over patients")  # fmt: skip
+        if pd.notna(last["paper_gain"]):
+            gains.plot(places[-1:] + 0.2, [last["paper_gain"]], "o", color="0.3", markerfacecolor="none", markersize=9,
+                       label="paper, 10 folds (other patients)")  # fmt: skip
+        aps.set_xticks(places, names)
+        aps.set(
+            xlabel="fold", ylabel="average precision", ylim=(0, 1), title=f"{last['detector']} without FE and with"
+        )
+        gains.set(xlabel="fold", ylabel="AP with FE less without", title="Gain by FE")
+        aps.legend(loc="lower left")
+        gains.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    plt.close(figure)
+    return figure

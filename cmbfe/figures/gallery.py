@@ -1,0 +1,283 @@
+"""What the viewer shows: series of images, boxes and scores on them, and each detector's point on the FROC.
+
+A `Gallery` is read once, with every detection matched; a `View` says what of it is looked at. Everything else here is
+a function of the two, quick enough for every move of a slider: nothing is matched again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cmbfe.data.labelled.detections import IMAGES_FILE, detections_of, images_file
+from cmbfe.data.labelled.images import read_image, read_with_phase
+from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, read_labels, xyxy
+from cmbfe.detector.explain import enhancement_steps
+from cmbfe.detector.fe import enhancement_mask
+from cmbfe.detector.ssd import SSD
+from cmbfe.detector.weights import load_model
+from cmbfe.errors import InputError
+from cmbfe.metrics.curves import froc, match
+from cmbfe.training.batches import to_input
+
+GROUND_TRUTH = "ground truth"
+IMAGE, MASK, DIFFERENCE = "image", "FE mask", "feature map"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The detections of one image, the best first."""
+
+    boxes: np.ndarray
+    """float64 [K, 4] x, y, w, h px."""
+    scores: np.ndarray
+    """float64 [K], descending."""
+
+    def above(self, threshold: float) -> "Found":
+        """Those with a score of at least `threshold`."""
+        kept = int(np.searchsorted(-self.scores, -threshold, side="right"))
+        return Found(self.boxes[:kept], self.scores[:kept])
+
+
+NOTHING = Found(np.zeros((0, 4)), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images by series, and what detectors found on them."""
+
+    folder: Path
+    series: dict[str, list[dict[str, Any]]]
+    """Name of a series (its patient) -> COCO `images` in the order of the slices."""
+    truth: dict[Any, np.ndarray] | None
+    """Image id -> ground-truth boxes, float64 [K, 4] x, y, w, h px, of every labelled image; None without labels."""
+    found: dict[str, dict[Any, Found]]
+    """Detector -> image id -> its detections."""
+    curves: dict[str, pd.DataFrame]
+    """Detector -> its FROC (`cmbfe.metrics.curves.froc`); empty without ground truth."""
+    model: SSD | None = None
+    """The detector in whose feature map the difference by FE is shown."""
+
+    @property
+    def layers(self) -> list[str]:
+        """What can be laid over an image: FE needs ground truth, its difference a model as well."""
+        with_truth = [MASK] if self.curves else []
+        return [IMAGE, *with_truth, *([DIFFERENCE] if with_truth and self.model else [])]
+
+    @property
+    def drawable(self) -> list[str]:
+        """Names of all sets of boxes."""
+        return [*([GROUND_TRUTH] if self.curves else []), *self.found]
+
+    @cached_property
+    def threshold_range(self) -> tuple[float, float]:
+        """0 to 1, or further where scores are."""
+        best = [one.scores for by_image in self.found.values() for one in by_image.values()]
+        scores = np.concatenate([*best, [0.0, 1.0]])
+        return float(scores.min()), float(scores.max())
+
+
+@dataclass(frozen=True)
+class View:
+    """What is looked at."""
+
+    series: str
+    position: int
+    """Place of the slice in its series, from 0."""
+    layer: str
+    shown: tuple[str, ...]
+    """Which sets of boxes are drawn, of `Gallery.drawable`."""
+    threshold: float
+    """Detections of at least this score are drawn, and the FROC is read there."""
+
+
+def open_gallery(
+    pixels: Path | str,
+    detections: Mapping[str, Path | str | Detections],
+    labels: Path | str | Labels | None = None,
+    model: Path | str | None = None,
+    iou: float = 0.5,
+) -> Gallery:
+    """Read images, labels and detections, and match them once.
+
+    Args:
+        images: folder of 8-bit images.
+        detections: name -> COCO results, as a file or read. A file from `cmbfe detect` has an images.json beside it, by
+            which its images are found here, whatever their suffix; others have the ids of the labels.
+        labels: COCO labels; the FROC is that of their images. None: annotations.json among the images if there is
+            one, else images.json beside the detections. Without any box there is no ground truth and no FROC.
+        model: folder of a trained detector, for the difference by FE of its feature map.
+        iou: from which overlap on a detection is a hit.
+
+    Raises:
+        InputError: no image, no detections, files that do not fit together or cannot be read.
+    """
+    folder = Path(pixels)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images")
+    if not detections:
+        raise InputError("no detections to show: give a name and a detections.json for each detector")
+    own = folder / LABELS_FILE
+    whole = read_labels(own) if own.is_file() else None
+    counted = _labels(labels, whole, detections)
+    found = {name: detections_of(given, counted) for name, given in detections.items()}
+    has_truth = bool(counted["annotations"])
+    series = _series(counted, whole, folder)
+    for image in (image for images in series.values() for image in images):
+        if not (folder / image["file_name"]).is_file():
+            raise InputError(f"{folder / image['file_name']}: no such image")
+    return Gallery(
+        folder=folder,
+        series=series,
+        truth=_truth(counted) if has_truth else None,
+        found={name: _by_image(one) for name, one in found.items()},
+        curves={name: froc(match(counted, one, iou=iou)) for name, one in found.items()} if has_truth else {},
+        model=load_model(model) if model is not None else None,
+    )
+
+
+def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections: Mapping[str, Any]) -> Labels:
+    """The labels on which the FROC rests."""
+    if isinstance(labels, dict):
+        return labels
+    if labels is not None:
+        return read_labels(labels)
+    if whole is not None:
+        return whole
+    for given in detections.values():
+        if (beside := images_file(given)) is not None:
+            return read_labels(beside)
+    raise InputError(f"which image has which id? Give labels; there is neither {LABELS_FILE} nor {IMAGES_FILE}")
+
+
+def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Whole series of the patients that are looked at, the slices in their order."""
+    if not counted["images"]:
+        raise InputError(f"{folder}: the labels name no image")
+    wanted = {_series_key(image) for image in counted["images"]}
+    names = {image["id"]: image["file_name"] for image in (whole or counted)["images"]}
+    is_part = all(names.get(image["id"]) == image["file_name"] for image in counted["images"])
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in sorted(wanted)}
+    for image in (whole if whole and is_part else counted)["images"]:
+        if _series_key(image) in wanted:
+            grouped[_series_key(image)].append(image)
+    patients = [patient for patient, _ in grouped]
+    named = {}
+    for number, (key, images) in enumerate(grouped.items()):
+        turn = patients[: number + 1].count(key[0])
+        name = key[0] if patients.count(key[0]) == 1 else f"{key[0]}, series {turn}"
+        named[name] = sorted(images, key=lambda image: (image.get("slice_index", 0), str(image["file_name"])))
+    return named
+
+
+def _series_key(image: Mapping[str, Any]) -> tuple[str, str]:
+    """Patient and series; a file of other tools may name neither, then the image's folder stands for both."""
+    patient = image.get("patient_id", PurePosixPath(image["file_name"]).parent.name or "pictures")
+    return str(patient), str(image.get("series_uid", ""))
+
+
+def _truth(labels: Labels) -> dict[Any, np.ndarray]:
+    boxes: dict[Any, list[Any]] = {image["id"]: [] for image in labels["images"]}
+    for box in labels["annotations"]:
+        boxes[box["image_id"]].append(box["bbox"])
+    return {identity: np.array(one, float).reshape(-1, 4) for identity, one in boxes.items()}
+
+
+def _by_image(detections: Detections) -> dict[Any, Found]:
+    grouped: dict[Any, list[dict[str, Any]]] = {}
+    for one in sorted(detections, key=lambda detection: -detection["score"]):
+        grouped.setdefault(one["image_id"], []).append(one)
+    return {
+        identity: Found(
+            np.array([d["bbox"] for d in of_image], float), np.array([d["score"] for d in of_image], float)
+        )
+        for identity, of_image in grouped.items()
+    }
+
+
+def first_view(gallery: Gallery) -> View:
+    """The image with the most microbleeds or the best score, everything drawn, at `first_threshold`."""
+    low = gallery.threshold_range[0]
+    places = [(name, place) for name, images in gallery.series.items() for place in range(len(images))]
+
+    def interest(where: tuple[str, int]) -> tuple[int, float]:
+        identity = gallery.series[where[0]][where[1]]["id"]
+        best = [by_image[identity].scores[0] for by_image in gallery.found.values() if identity in by_image]
+        return len((gallery.truth or {}).get(identity, ())), max(best, default=low)
+
+    series, position = max(places, key=interest)
+    return View(series, position, IMAGE, tuple(gallery.drawable), first_threshold(gallery))
+
+
+def first_threshold(gallery: Gallery) -> float:
+    """Where the first detector makes about one false positive an image, in hundredths; 0.5 without a FROC."""
+    for curve in gallery.curves.values():
+        at_most_one = curve["threshold"][(curve["false_positives"] <= 1) & (curve["threshold"] < np.inf)]
+        if len(at_most_one):
+            return float(np.ceil(100 * at_most_one.iloc[-1]) / 100)
+    return 0.5
+
+
+def moved(gallery: Gallery, view: View, steps: int) -> View:
+    """The view some slices further, not beyond the ends of the series."""
+    last = len(gallery.series[view.series]) - 1
+    return replace(view, position=min(max(view.position + steps, 0), last))
+
+
+def image_of(gallery: Gallery, view: View) -> dict[str, Any]:
+    """The COCO `images` entry that is looked at."""
+    return gallery.series[view.series][view.position]
+
+
+def boxes_of(gallery: Gallery, view: View) -> dict[str, Found]:
+    """What is drawn, by name: detections of at least the threshold; ground truth has boxes and no scores."""
+    identity = image_of(gallery, view)["id"]
+    drawn = {}
+    for name in view.shown:
+        if name == GROUND_TRUTH:
+            drawn[name] = Found((gallery.truth or {}).get(identity, NOTHING.boxes), np.zeros(0))
+        else:
+            drawn[name] = gallery.found[name].get(identity, NOTHING).above(view.threshold)
+    return drawn
+
+
+def froc_point(curve: pd.DataFrame, threshold: float) -> tuple[float, float]:
+    """False positives per image and sensitivity of all detections with a score of at least `threshold`.
+
+    Args:
+        curve: what `cmbfe.metrics.curves.froc` gives.
+    """
+    row = int(np.searchsorted(-curve["threshold"].to_numpy(), -threshold, side="right")) - 1
+    return float(curve["false_positives"].iloc[row]), float(curve["sensitivity"].iloc[row])
+
+
+def pixels_of(gallery: Gallery, view: View) -> np.ndarray:
+    """The grey image, uint8 [rows, columns]."""
+    return read_image(gallery.folder / image_of(gallery, view)["file_name"])
+
+
+def layer_of(gallery: Gallery, view: View) -> np.ndarray | None:
+    """What lies over the image: float [any rows, any columns], 0 and more; None for the image alone.
+
+    "FE mask" is M in [0, 1] at the image's size; "feature map" is what FE adds to the channel of the model's first
+    map that it changes most, at the size of that map.
+    """
+    if view.layer == IMAGE:
+        return None
+    boxes = (gallery.truth or {}).get(image_of(gallery, view)["id"], NOTHING.boxes)
+    corners = torch.from_numpy(xyxy([{"bbox": box} for box in boxes])).float()
+    entry = image_of(gallery, view)
+    phase = entry.get("phase_file_name")
+    pixels = read_with_phase(gallery.folder / entry["file_name"], phase and gallery.folder / phase)
+    image = to_input(pixels[None], torch.device("cpu"))
+    if view.layer == MASK or gallery.model is None:
+        beta = {} if gallery.model is None else {"beta": gallery.model.config.beta}
+        return enhancement_mask(image, [corners], **beta)[0, 0].numpy()
+    scale = gallery.model.input_size / torch.tensor(image.shape[:-3:-1]).repeat(2)  # columns, rows, columns, rows
+    resized = gallery.model.resize(image)[0]
+    return enhancement_steps(gallery.model, resized, corners * scale)["difference"].abs().numpy()

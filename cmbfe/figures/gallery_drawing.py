@@ -1,0 +1,214 @@
+"""A view of a gallery as the viewer draws it: PNG images, and over them boxes and FROC points as SVG."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cmbfe.figures import style
+from cmbfe.figures.gallery import (
+    DIFFERENCE,
+    MASK,
+    Found,
+    Gallery,
+    View,
+    boxes_of,
+    froc_point,
+    image_of,
+    layer_of,
+    pixels_of,
+)
+from cmbfe.metrics.curves import X_MAX
+
+LAYER_COLOUR = "#009E73"
+"""Of the palette of the figures; neither of the two arms."""
+SCALE_BAR_MM = 20
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each detector: that of its arm where it is the arm's first, else one of the palette's others."""
+    chosen: dict[str, str] = {}
+    others = iter(style.PRESET_COLOURS * 100)
+    for name in names:
+        of_arm = style.COLOURS[style.arm(name)]
+        chosen[name] = next(others) if of_arm in chosen.values() else of_arm
+    return chosen
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """uint8 [rows, columns] or [rows, columns, 3] as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def with_layer(image: np.ndarray, layer: np.ndarray | None) -> np.ndarray:
+    """A grey image with a layer over it in colour, opaque where the layer has its largest value.
+
+    Args:
+        image: uint8 [rows, columns].
+        layer: float of any size, 0 and more, see `cmbfe.figures.gallery.layer_of`; None: the image stays grey.
+
+    Returns:
+        uint8 [rows, columns] without a layer, else [rows, columns, 3].
+    """
+    if layer is None:
+        return image
+    opacity = layer / (layer.max() or 1)
+    resized = Image.fromarray(opacity.astype(np.float32)).resize(image.shape[::-1], Image.Resampling.NEAREST)
+    share = np.asarray(resized)[..., None]
+    colour = 255 * np.array(to_rgb(LAYER_COLOUR))
+    return np.rint(image[..., None] * (1 - share) + colour * share).astype(np.uint8)
+
+
+def image_png(gallery: Gallery, view: View) -> bytes:
+    """The image with its layer."""
+    return png(with_layer(pixels_of(gallery, view), layer_of(gallery, view)))
+
+
+def image_overlay(gallery: Gallery, view: View) -> str:
+    """The boxes with their scores and the scale bar as SVG elements, in px of the image."""
+    image = image_of(gallery, view)
+    of_detector = colours(gallery.found)
+    below = {
+        name: number % 2 == 1 for number, name in enumerate(gallery.found)
+    }  # twins' scores would cover each other
+    drawn = [
+        rectangles(found, of_detector.get(name, style.GROUND_TRUTH_COLOUR), image["width"] / 40, below.get(name))
+        for name, found in boxes_of(gallery, view).items()
+    ]
+    return "".join(drawn) + scale_bar(image)
+
+
+def rectangles(found: Found, colour: str, text_px: float, below: bool | None = None) -> str:
+    """Boxes with their scores above or below them as SVG elements, in px of the image."""
+    scores = [f"{score:.2f}" for score in found.scores] or [""] * len(found.boxes)
+    return "".join(
+        f'<rect x="{x - 1:g}" y="{y - 1:g}" width="{width + 2:g}" height="{height + 2:g}" stroke="{colour}"/>'
+        f'<text x="{x - 1:g}" y="{y + height + 1 + text_px if below else y - 2:g}" font-size="{text_px:g}" '
+        f'fill="{colour}">{score}</text>'
+        for (x, y, width, height), score in zip(found.boxes, scores, strict=True)
+    )
+
+
+def scale_bar(image: dict) -> str:
+    """A white bar with its length, where the image's `pixel_spacing_mm` is known, as SVG elements."""
+    if "pixel_spacing_mm" not in image:
+        return ""
+    left, bottom, length = 0.05 * image["width"], 0.95 * image["height"], SCALE_BAR_MM / image["pixel_spacing_mm"][1]
+    return (
+        f'<path d="M{left:g} {bottom:g}h{length:g}" stroke="white"/>'
+        f'<text x="{left:g}" y="{bottom - image["width"] / 80:g}" font-size="{image["width"] / 40:g}" fill="white">'
+        f"{SCALE_BAR_MM} mm</text>"
+    )
+
+
+@dataclass(frozen=True)
+class FrocImage:
+    """The curves as a PNG, drawn once, and where on it a point lies."""
+
+    png: bytes
+    size: tuple[int, int]
+    """Columns and rows, px."""
+    corners: np.ndarray
+    """px (x, y from the upper left corner) of the points (0, 0) and (x_max, 1), float64 [2, 2]."""
+    x_max: float
+
+    def place(self, false_positives: float, sensitivity: float) -> np.ndarray:
+        """px of a point; one beyond the right edge lies on it."""
+        share = np.array([min(false_positives / self.x_max, 1), sensitivity])
+        return self.corners[0] + share * (self.corners[1] - self.corners[0])
+
+
+def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160) -> FrocImage:
+    """Draw the FROC of every detector."""
+    with style.theme():
+        figure, axes = plt.subplots(figsize=(5, 3.6), dpi=dots_per_inch, layout="constrained")
+        draw_froc(axes, gallery, x_max)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dots_per_inch)
+    plt.close(figure)
+    columns, rows = (int(side) for side in figure.bbox.size)
+    corners = axes.transData.transform([(0, 0), (x_max, 1)])
+    return FrocImage(file.getvalue(), (columns, rows), np.abs([0, rows] - corners), x_max)
+
+
+def draw_froc(axes: plt.Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
+    """Sensitivity against false positives per image; a curve keeps its last sensitivity to the right edge."""
+    of_detector = colours(gallery.found)
+    for name, curve in gallery.curves.items():
+        x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
+        y = [*curve["sensitivity"], curve["sensitivity"].max()]
+        axes.plot(x, y, color=of_detector[name], label=name)
+    axes.set(xlabel="false positives per image", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
+    axes.legend(loc="lower right", fontsize=9)
+
+
+def froc_overlay(gallery: Gallery, view: View, froc: FrocImage) -> str:
+    """A dot on each curve at the threshold, as SVG elements, in px of the FROC image."""
+    dots = []
+    for name, colour in colours(gallery.curves).items():
+        x, y = froc.place(*froc_point(gallery.curves[name], view.threshold))
+        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{froc.size[1] / 50:g}" fill="{colour}"/>')
+    return "".join(dots)
+
+
+def caption(gallery: Gallery, view: View) -> str:
+    """What is seen, in words, as HTML."""
+    image = image_of(gallery, view)
+    lines = [f"{escape(view.series)}, slice {view.position + 1} of {len(gallery.series[view.series])}"]
+    if gallery.truth is not None and image["id"] not in gallery.truth:
+        lines.append("not among the images on which the FROC rests")
+    of_detector = colours(gallery.found)
+    for name, found in boxes_of(gallery, view).items():
+        colour = of_detector.get(name, style.GROUND_TRUTH_COLOUR)
+        lines.append(f'<span style="color: {colour}">■</span> {escape(name)}: {len(found.boxes)}')
+    if view.layer == MASK:
+        lines.append("green: FE mask M, 0 to 1, opaque where it is largest")
+    if view.layer == DIFFERENCE:
+        lines.append("green: what FE adds to the channel of the first feature map that it changes most")
+    return _paragraph(lines)
+
+
+def froc_caption(gallery: Gallery, view: View) -> str:
+    """The points on the FROC in words, as HTML."""
+    lines = []
+    for name, curve in gallery.curves.items():
+        false_positives, sensitivity = froc_point(curve, view.threshold)
+        found = f"sensitivity {sensitivity:.3f} at {false_positives:.2f} false positives per image"
+        lines.append(f"{escape(name)}: {found}")
+    return _paragraph(lines)
+
+
+def _paragraph(lines: Iterable[str]) -> str:
+    return f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
+
+
+def view_figure(gallery: Gallery, view: View) -> Figure:
+    """The viewer standing still: the image with its boxes, beside it the FROC with its points if there is one."""
+    image, of_detector = image_of(gallery, view), colours(gallery.found)
+    panels = [1, 1.2] if gallery.curves else [1]
+    with style.theme():
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(5 * len(panels), 4.4), width_ratios=panels, squeeze=False, layout="constrained"
+        )
+    drawn = {
+        of_detector.get(name, style.GROUND_TRUTH_COLOUR): found.boxes
+        for name, found in boxes_of(gallery, view).items()
+    }
+    spacing = image.get("pixel_spacing_mm", (None, None))[1]
+    title = f"{view.series}, slice {view.position + 1}, scores from {view.threshold:.2f} on"
+    style.show_image(axes[0, 0], pixels_of(gallery, view), drawn, spacing, title)
+    if gallery.curves:
+        draw_froc(axes[0, 1], gallery)
+        for name, curve in gallery.curves.items():
+            x, y = froc_point(curve, view.threshold)
+            axes[0, 1].plot(min(x, X_MAX), y, "o", color=of_detector[name], markersize=9, clip_on=False)
+    plt.close(figure)
+    return figure

@@ -1,0 +1,231 @@
+"""One look for every figure: SSD and SSD-FE in the same two colours, images in grey, a scale bar in mm."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from cmbfe.files import whole_file
+
+COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
+"""Blue and vermilion of Okabe and Ito's colour-blind-safe palette."""
+GROUND_TRUTH_COLOUR = "#F0E442"
+MIMIC_COLOUR = "#56B4E9"
+PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
+"""Of the same palette, for default-box presets."""
+BASELINE_COLOURS = {"radial-symmetry": "#009E73", "thresholding": "#CC79A7", "cascade": "#E69F00"}
+"""Of the same palette, for detectors of other kinds."""
+DOTS_PER_INCH = 150
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """The project's figure style, for the block only: no global setting changes."""
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
+        yield
+
+
+def arm(variant: str) -> str:
+    """ "SSD" or "SSD-FE": which of the two arms a variant belongs to."""
+    return "SSD-FE" if variant.endswith("-fe") else "SSD"
+
+
+def colour(name: str) -> str:
+    """The colour of a variant (that of its arm) or of a detector of another kind."""
+    return BASELINE_COLOURS.get(name) or COLOURS[arm(name)]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG for the web, and as SVG for papers beside it; equal figures give equal bytes.
+
+    Args:
+        path: of the PNG; the SVG has the same name but for its suffix.
+    """
+    how = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, metadata={"Software": None}, **how)
+    # The ids in an SVG are drawn at random unless they are salted, and it would hold date and version.
+    with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(temporary, metadata={"Date": None, "Creator": None}, **how)
+
+
+def show_image(
+    axes: Axes,
+    image: np.ndarray,
+    boxes: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    pixel_mm: float | None = None,
+    title: str = "",
+    bar_mm: float = 20,
+) -> None:
+    """Draw a grey image with thin boxes and a scale bar.
+
+    Args:
+        image: uint8 [rows, columns]; of one with phase [rows, columns, 2] the magnitude is drawn.
+        boxes: colour -> boxes [x, y, w, h] px.
+        pixel_mm: size of a pixel; no scale bar without it.
+        bar_mm: length of the scale bar.
+    """
+    image = _magnitude(image)
+    rows, columns = image.shape
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
+    for colour, drawn in (boxes or {}).items():
+        for x, y, width, height in drawn:
+            axes.add_patch(
+                plt.Rectangle((x - 1, y - 1), width + 2, height + 2, fill=False, edgecolor=colour, linewidth=1)
+            )
+    if pixel_mm:
+        left, bottom = 0.05 * columns, 0.95 * rows
+        axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+        axes.text(left, bottom - 0.02 * rows, f"{bar_mm:g} mm", color="white", fontsize=8)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def _magnitude(image: np.ndarray) -> np.ndarray:
+    return image[..., 0] if image.ndim == 3 else image
+
+
+def image_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[Figure, np.ndarray]:
+    """A figure of `rows` x `columns` empty image axes, returned as a flat array."""
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * size_inches, rows * size_inches),
+        squeeze=False,
+        layout="constrained",
+    )
+    return figure, axes.ravel()
+
+
+def labelled_images_figure(
+    arrays: Sequence[np.ndarray], images: Sequence[Mapping], drawn: Mapping[str, Sequence[Mapping]]
+) -> Figure:
+    """A row of images with the boxes of several label or result files.
+
+    Args:
+        arrays: uint8 [rows, columns] each.
+        images: COCO image of each, with `id`.
+        drawn: colour -> COCO annotations or results of any images; later colours lie on top.
+    """
+    figure, axes = image_grid(max(len(images), 1))
+    for axis, pixels, image in zip(axes, arrays, images, strict=False):
+        of_image = {
+            colour: [box["bbox"] for box in boxes if box["image_id"] == image["id"]]
+            for colour, boxes in drawn.items()
+        }
+        show_image(axis, pixels, of_image)
+    plt.close(figure)
+    return figure
+
+
+def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray:
+    """The square of `side_px` around the middle of a box [x, y, w, h] px; black where it leaves the image."""
+    x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
+    half = side_px // 2
+    return np.pad(_magnitude(image), half)[y : y + side_px, x : x + side_px]
+
+
+def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
+    """Grey maps with a colour bar each.
+
+    Args:
+        maps: title with unit -> map [rows, columns], and the values that are black and white.
+    """
+    rows = -(-len(maps) // columns)
+    figure, axes = image_grid(columns, rows, size_inches=2.8)
+    for axis, (title, (values, (low, high))) in zip(axes, maps.items(), strict=False):
+        shown = axis.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+        figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
+    for axis in axes:
+        axis.set_axis_off()
+    plt.close(figure)
+    return figure
+
+
+def blooming_figure(table: pd.DataFrame) -> Figure:
+    """Visible diameter against echo time, a line for each true diameter, which a dotted line of its colour marks.
+
+    Args:
+        table: columns `true_mm`, `echo_time_ms` and `visible_mm`.
+    """
+    with theme():
+        figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+        for true_mm, part in table.groupby("true_mm"):
+            (line,) = axes.plot(part["echo_time_ms"], part["visible_mm"], "o-", label=f"{true_mm:g} mm")
+            axes.axhline(true_mm, color=line.get_color(), linestyle=":", linewidth=1)
+        axes.set(xlabel="echo time, ms", ylabel="visible diameter, mm", ylim=(0, None))
+        axes.set_title("Blooming of a microbleed")
+        axes.legend(title="true diameter", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    plt.close(figure)
+    return figure
+
+
+def coverage_figure(coverage: pd.DataFrame) -> Figure:
+    """Best IoU of each ground-truth box with any default box, against its size; a panel per input size.
+
+    Args:
+        coverage: what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
+    """
+    with theme():
+        inputs = sorted(coverage["input_px"].unique())
+        figure, axes = plt.subplots(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True, layout="constrained")
+        for axis, input_px in zip(np.atleast_1d(axes), inputs, strict=True):
+            of_input = coverage[coverage["input_px"] == input_px]
+            for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
+                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset,
+                          rasterized=True)  # fmt: skip
+            axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
+            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1.02))
+        np.atleast_1d(axes)[0].set_ylabel("best IoU with a default box")
+        np.atleast_1d(axes)[-1].legend(
+            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2
+        )
+    plt.close(figure)
+    return figure
+
+
+def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20) -> Figure:
+    """The losses of a training, with a running mean over `window` iterations, and beside them the validation AP."""
+    with theme():
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(9.5, 3.4), layout="constrained", sharex=True, width_ratios=[5, 3]
+        )
+        for name, colour in (("classification", "#009E73"), ("box_regression", "#CC79A7")):
+            left.plot(history["iteration"], history[name], color=colour, alpha=0.25, linewidth=0.8)
+            smooth = history[name].rolling(window, min_periods=1).mean()
+            left.plot(history["iteration"], smooth, color=colour, label=name.replace("_", " "))
+        for change in history["iteration"][history["learning_rate"].diff() < 0]:
+            left.axvline(change, color="0.4", linestyle=":", linewidth=1)
+        left.set(xlabel="iteration", ylabel="loss", title=f"{variant}: learning curve", yscale="log")
+        left.legend()
+        measured = history.dropna(subset="validation_ap")
+        right.plot(measured["iteration"], measured["validation_ap"], color=COLOURS[arm(variant)], marker="o")
+        right.set(xlabel="iteration", ylabel="AP", title="validation patients", ylim=(-0.02, 1.02))
+    plt.close(figure)
+    return figure
+
+
+def overlay(pixels: np.ndarray, detections: Sequence[Mapping]) -> Image.Image:
+    """An image as RGB with detections drawn around their boxes, the score above each.
+
+    Args:
+        image: uint8 [rows, columns].
+        detections: COCO results of this image, boxes [x, y, w, h] px.
+    """
+    image = Image.fromarray(pixels).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    for detection in detections:
+        x, y, width, height = detection["bbox"]
+        frame = (x - 2, y - 2, x + width + 1, y + height + 1)
+        pen.rectangle(frame, outline=COLOURS["SSD-FE"])
+        pen.text((x - 2, y - 14), f"{detection['score']:.2f}", fill=COLOURS["SSD-FE"])
+    return image

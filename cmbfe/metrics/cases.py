@@ -1,0 +1,144 @@
+"""Where two detectors differ, case by case: false positives of one only, and microbleeds that one alone finds.
+
+Both detectors run at thresholds (score >= threshold) chosen by one rule, so that neither wins by being run more
+cautiously: at the same sensitivity to compare false positives, at the same false positives to compare what is found.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cmbfe.data.labelled.labels import Detections, Labels
+from cmbfe.metrics.curves import threshold_at_sensitivity
+from cmbfe.metrics.matching import FALSE_POSITIVE, Matches, overlaps
+
+SAME_PLACE_IOU = 0.1
+"""Two detections that overlap by this mark the same thing; TIDE's bound of what is background (Bolya et al. 2020)."""
+POOR_BOX = "microbleed, poor or second box"
+NOTHING = "nothing labelled"
+
+
+def threshold_at_common_sensitivity(matches: Matches, sensitivity: float) -> float:
+    """The highest threshold whose sensitivity is at least `sensitivity`; inf where none reaches it."""
+    threshold = threshold_at_sensitivity(matches, sensitivity)
+    return np.inf if np.isnan(threshold) else threshold
+
+
+def false_positives(matches: Matches, detections: Detections, threshold: float) -> Detections:
+    """The detections at `threshold` or more that hit nothing, best first; `matches` are those of `detections`."""
+    chosen = (matches.outcome == FALSE_POSITIVE) & (matches.score >= threshold)
+    return [detections[index] for index in matches.detection[chosen]]
+
+
+def without_counterpart(chosen: Detections, others: Detections, labels: Labels) -> Detections:
+    """Those of `chosen` at whose place there is none of `others` (IoU of at least `SAME_PLACE_IOU`), in their order.
+
+    Args:
+        labels: the images of both.
+    """
+    found = overlaps(_as_truth(labels, others), _of_one_category(chosen), SAME_PLACE_IOU)
+    met = set(found.order[found.detection].tolist())
+    return [detection for index, detection in enumerate(chosen) if index not in met]
+
+
+def kinds(chosen: Detections, labels: Labels, mimics: Labels) -> list[str]:
+    """What each of `chosen` is on: the mimic or microbleed whose middle lies in its box, the most central one.
+
+    A false positive on a microbleed has too poor a box to hit it, or comes second (`POOR_BOX`); one without any middle
+    in it is on `NOTHING`.
+
+    Args:
+        labels: images and microbleeds. mimics: the phantom's mimics, also on other images; categories are kinds.
+    """
+    images = {image["id"] for image in labels["images"]}
+    names = {category["id"]: category["name"] for category in mimics["categories"]}
+    decoys = [box for box in mimics["annotations"] if box["image_id"] in images]
+    kind_of = [*(names[box["category_id"]] for box in decoys), *[POOR_BOX] * len(labels["annotations"])]
+    things = _of_one_category([*decoys, *labels["annotations"]])
+    # In the roles of `overlaps`, the things' middles are looked for in the boxes of the false positives.
+    found = overlaps(_as_truth(labels, chosen), things, hit="centre")
+    kinds_found = [NOTHING] * len(chosen)
+    for pair in np.argsort(found.nearness, kind="stable"):  # the nearest comes last and stays
+        kinds_found[found.truth[pair]] = kind_of[found.order[found.detection[pair]]]
+    return kinds_found
+
+
+def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[str]) -> pd.DataFrame:
+    """How many false positives are of each kind: a row per kind and `all`, a column per group.
+
+    Args:
+        of_kind: group -> what `kinds` gives for its false positives.
+        known: kinds that have a row also where no false positive is of them.
+    """
+    rows = [*known, POOR_BOX, NOTHING]
+    table = pd.DataFrame({name: pd.Series(list(found)).value_counts() for name, found in of_kind.items()})
+    table = table.reindex(rows).fillna(0).astype(int)
+    table.loc["all"] = table.sum()
+    return table.rename_axis("kind")
+
+
+def microbleeds_table(
+    labels: Labels, matches: Matches, twin: Matches, thresholds: tuple[float, float]
+) -> pd.DataFrame:
+    """Every microbleed box with its size, and who finds it.
+
+    Args:
+        labels: what both were matched to. matches, twin: without FE and with.
+        thresholds: of the two.
+
+    Returns:
+        By annotation id: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and `score_fe` (-inf
+        where nothing hits it), `found` and `found_fe`.
+    """
+    spacing = {image["id"]: image["pixel_spacing_mm"] for image in labels["images"]}
+    boxes = {box["id"]: box for box in labels["annotations"]}
+    rows = pd.DataFrame(
+        {
+            "image_id": [boxes[name]["image_id"] for name in matches.truth_ids],
+            "bbox": [boxes[name]["bbox"] for name in matches.truth_ids],
+            "size_mm": [_longer_side_mm(boxes[name], spacing) for name in matches.truth_ids],
+            "score": matches.truth_score,
+            "score_fe": pd.Series(twin.truth_score, twin.truth_ids).reindex(matches.truth_ids).to_numpy(),
+        },
+        index=pd.Index(matches.truth_ids, name="id"),
+    )
+    return rows.assign(found=rows["score"] >= thresholds[0], found_fe=rows["score_fe"] >= thresholds[1])
+
+
+def found_table(microbleeds: pd.DataFrame, small_mm: float) -> pd.DataFrame:
+    """How many microbleeds are found by both, by one only and by neither: rows `small`, `larger` and `all`.
+
+    Args:
+        microbleeds: what `microbleeds_table` gives. small_mm: sizes below are small.
+    """
+    without, with_fe = microbleeds["found"], microbleeds["found_fe"]
+    each = pd.DataFrame(
+        {
+            "microbleeds": True,
+            "both": without & with_fe,
+            "SSD-FE only": with_fe & ~without,
+            "SSD only": without & ~with_fe,
+            "neither": ~without & ~with_fe,
+        },
+        index=microbleeds.index,
+    )
+    is_small = microbleeds["size_mm"] < small_mm
+    rows = {"small": each[is_small].sum(), "larger": each[~is_small].sum(), "all": each.sum()}
+    return pd.DataFrame(rows).T.astype(int).rename_axis("size")
+
+
+def _longer_side_mm(box: Mapping[str, Any], spacing: Mapping[Any, Sequence[float]]) -> float:
+    row_mm, column_mm = spacing[box["image_id"]]
+    return max(box["bbox"][2] * column_mm, box["bbox"][3] * row_mm)
+
+
+def _as_truth(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> Labels:
+    """The images of `labels` with these boxes in the place of the microbleeds."""
+    return {"images": labels["images"], "annotations": _of_one_category(boxes)}
+
+
+def _of_one_category(boxes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"image_id": box["image_id"], "bbox": box["bbox"], "category_id": 1, "score": box.get("score", 0.0)}
+            for box in boxes]  # fmt: skip

@@ -1,0 +1,292 @@
+"""Uncertainty of a metric: bootstrap over patients, paired differences, seeds, and the power of a study.
+
+    bootstrap(average_precision, matches)
+    paired_difference(average_precision, with_fe, without_fe)
+    paired_difference(partial(precision_at_sensitivity, sensitivity=0.9), with_fe, without_fe)
+
+Both intervals are widened for few patients (`tail`); docs/metrics.md has their measured coverage.
+Patients are resampled, never images or boxes: the images of one patient are alike, and a resample of
+them would pretend to more evidence than there is. Two detectors are compared on the same resamples of the
+same patients.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from cmbfe.errors import InputError
+from cmbfe.metrics.matching import Matches
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+"""Confidence of every interval."""
+RESAMPLES_AT_ONCE = 250
+"""Resamples in one call of a metric, which bounds the memory."""
+
+Metric = Callable[..., float | np.ndarray]
+"""A function of `cmbfe.metrics.curves`: of matches and `weights` [B, P], giving [B]."""
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""How often each of P patients counts, [B, P] -> values [B] (or several in columns)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and what resampling says about it."""
+
+    value: float
+    low: float
+    """Percentile interval, widened for few patients."""
+    high: float
+    bca_low: float
+    """Bias-corrected and accelerated interval (Efron 1987), widened alike."""
+    bca_high: float
+    standard_error: float
+    undefined: int
+    """Resamples in which the value does not exist, such as a sensitivity that is never reached."""
+
+
+def bootstrap(metric: Metric, matches: Matches, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Value of a metric with its intervals over patients."""
+    return interval_of(lambda weights: metric(matches, weights=weights), len(matches.patients), resamples, seed)
+
+
+def paired_difference(
+    metric: Metric,
+    matches: Matches,
+    baseline: Matches,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """`metric(matches) - metric(baseline)` with its intervals, both detectors on the same resampled patients.
+
+    Raises:
+        InputError: the two were not matched to the same ground truth.
+    """
+    return compare(metric, matches, baseline, resamples, seed)[2]
+
+
+def compare(
+    metric: Metric,
+    matches: Matches,
+    baseline: Matches,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Interval, Interval, Interval]:
+    """Intervals of `metric(matches)`, of `metric(baseline)` and of their paired difference.
+
+    Raises:
+        InputError: the two were not matched to the same ground truth.
+    """
+    check_paired([matches, baseline])
+
+    def both(weights: np.ndarray) -> np.ndarray:
+        ours, theirs = metric(matches, weights=weights), metric(baseline, weights=weights)
+        return np.stack([ours, theirs, ours - theirs], axis=1)
+
+    patients = len(matches.patients)
+    whole, values, without_each = _draw(both, patients, resamples, seed)
+    columns = zip(whole, values.T, without_each.T, strict=True)
+    ours, theirs, difference = (_interval(*column, patients) for column in columns)
+    return ours, theirs, difference
+
+
+def check_paired(all_matches: Sequence[Matches]) -> None:
+    """Raise `InputError` unless all were matched to the same ground truth of the same patients."""
+    for matches in all_matches[1:]:
+        first = all_matches[0]
+        if matches.patients != first.patients or matches.truth_ids != first.truth_ids:
+            raise InputError("a paired difference needs two detectors on the same images and ground truth")
+
+
+def interval_of(statistic: Statistic, patients: int, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Intervals of any statistic of weighted patients; NaN with fewer than two patients.
+
+    Resamples in which it is undefined (NaN) cannot be ranked: where they are more than a `tail`, the interval
+    is NaN, as its end lies among them.
+    """
+    return _interval(*_draw(statistic, patients, resamples, seed), patients)
+
+
+def _draw(
+    statistic: Statistic, patients: int, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The statistic of all patients, of each resample, and without each patient."""
+    everybody = np.ones((1, patients))
+    if patients < 2:
+        value = statistic(everybody)
+        return value[0], value[:0], value[:0]
+    return statistic(everybody)[0], resampled(statistic, patients, resamples, seed), left_out(statistic, patients)
+
+
+def _interval(value: float, values: np.ndarray, without_each: np.ndarray, patients: int) -> Interval:
+    defined = values[np.isfinite(values)]
+    undefined = len(values) - len(defined)
+    outside = tail(patients) if patients > 1 else 0.0
+    if not len(values) or np.isnan(value) or undefined > outside * len(values):
+        return Interval(float(value), *[np.nan] * 5, undefined=undefined)
+    low, high = np.quantile(defined, [outside, 1 - outside])
+    bca_low, bca_high = np.quantile(defined, bca_levels(value, defined, without_each, outside))
+    ends = map(float, (value, low, high, bca_low, bca_high, defined.std(ddof=1)))
+    return Interval(*ends, undefined=undefined)
+
+
+def tail(patients: int) -> float:
+    """Share of resamples beyond each end of an interval: 2.5 %, and less for few patients.
+
+    Resampling n patients underestimates the variance by (n - 1) / n, and takes normal quantiles where few
+    patients need those of t. Hesterberg (2015, The American Statistician 69) widens the
+    interval for both.
+
+    >>> [round(tail(patients), 4) for patients in (17, 50, 200, 100_000)]
+    [0.0144, 0.0212, 0.024, 0.025]
+    """
+    return float(stats.norm.cdf(np.sqrt(patients / (patients - 1)) * stats.t.ppf((1 - LEVEL) / 2, patients - 1)))
+
+
+def resampled(statistic: Statistic, patients: int, resamples: int, seed: int) -> np.ndarray:
+    """The statistic in each of `resamples` draws of patients with replacement, [resamples]."""
+    rng = np.random.default_rng(seed)
+    shares = np.full(patients, 1 / patients)
+    sizes = [RESAMPLES_AT_ONCE] * (resamples // RESAMPLES_AT_ONCE) + [resamples % RESAMPLES_AT_ONCE]
+    return np.concatenate([statistic(rng.multinomial(patients, shares, size)) for size in sizes if size])
+
+
+def left_out(statistic: Statistic, patients: int) -> np.ndarray:
+    """The statistic without each patient in turn (the jackknife), [patients]."""
+    starts = range(0, patients, RESAMPLES_AT_ONCE)
+    blocks = [np.arange(start, min(start + RESAMPLES_AT_ONCE, patients)) for start in starts]
+    return np.concatenate([statistic((np.arange(patients) != block[:, None]).astype(float)) for block in blocks])
+
+
+def bca_levels(value: float, values: np.ndarray, without_each: np.ndarray, outside: float) -> np.ndarray:
+    """The two quantiles of the resampled `values` that bound the BCa interval (Efron 1987).
+
+    `outside` is the share beyond each end if there were neither bias nor skewness (`tail`). `without_each`
+    comes from `left_out`; its skewness is the acceleration. Where leaving a patient out makes the statistic
+    undefined, or changes nothing, the acceleration is taken from the rest, or is 0.
+    """
+    below = np.mean(values < value) + np.mean(values == value) / 2
+    bias = stats.norm.ppf(np.clip(below, 0.5 / len(values), 1 - 0.5 / len(values)))
+    without_each = without_each[np.isfinite(without_each)]
+    pull = without_each.sum() / max(len(without_each), 1) - without_each
+    spread = (pull**2).sum() ** 1.5
+    acceleration = (pull**3).sum() / (6 * spread) if spread > 0 else 0.0
+    z = bias + stats.norm.ppf(outside) * np.array([1, -1])  # 1 - outside would be 1 for two patients
+    return stats.norm.cdf(bias + z / (1 - acceleration * z))
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """A paired difference over trainings that differ in their seed, on the same patients."""
+
+    mean: float
+    low: float
+    """Interval of the mean over patients and seeds: the t interval with the standard error of resampling both."""
+    high: float
+    standard_error: float
+    of_each_seed: tuple[float, ...]
+    seed_deviation: float
+    """Standard deviation of the differences over seeds, patients fixed."""
+    patient_deviation: float
+    """Standard error of the mean over seeds, seeds fixed: what more patients would reduce."""
+
+
+def difference_over_seeds(
+    metric: Metric,
+    runs: Sequence[Matches],
+    baselines: Sequence[Matches],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> SeedSummary:
+    """Mean over S seeds of `metric(run) - metric(baseline)`, with an interval over patients × seeds.
+
+    Patients and seeds are crossed (each training is tested on all patients), so each resample draws both.
+    Of S seeds it draws S - 1: with S, the spread of so few would come out too small by (S - 1) / S (Rao and
+    Wu 1988). A handful of seeds has no percentiles to speak of, so the interval is that of t, with the degrees of
+    freedom that seeds and patients together give.
+
+    Raises:
+        InputError: fewer than two seeds or patients, or runs that are not paired.
+    """
+    _check_seeds(runs, baselines)
+    patients, seeds = len(runs[0].patients), len(runs)
+
+    def differences(weights: np.ndarray) -> np.ndarray:
+        pairs = zip(runs, baselines, strict=True)
+        return np.stack([metric(run, weights=weights) - metric(base, weights=weights) for run, base in pairs], 1)
+
+    of_each = differences(np.ones((1, patients)))[0]
+    by_patients = resampled(differences, patients, resamples, seed)
+    draws = np.random.default_rng([seed, seeds]).multinomial(seeds - 1, np.full(seeds, 1 / seeds), resamples)
+    error = _standard_error((by_patients * draws).sum(axis=1) / (seeds - 1), patients)
+    seed_deviation, patient_deviation = (
+        float(of_each.std(ddof=1)),
+        _standard_error(by_patients.mean(axis=1), patients),
+    )
+    degrees = _degrees_of_freedom(seed_deviation**2 / seeds, seeds, patient_deviation**2, patients)
+    mean, half = float(of_each.mean()), error * float(stats.t.ppf((1 + LEVEL) / 2, degrees))
+    return SeedSummary(
+        mean, mean - half, mean + half, error, tuple(of_each.tolist()), seed_deviation, patient_deviation
+    )
+
+
+def _check_seeds(runs: Sequence[Matches], baselines: Sequence[Matches]) -> None:
+    """Raise `InputError` unless there are two or more pairs of runs, on two or more patients, the same for all."""
+    if len(runs) != len(baselines) or len(runs) < 2:
+        raise InputError(f"{len(runs)} runs and {len(baselines)} baselines: give two or more of each, by seed")
+    check_paired([*runs, *baselines])
+    if len(runs[0].patients) < 2:
+        raise InputError("an interval over patients needs two or more of them")
+
+
+def _standard_error(values: np.ndarray, patients: int) -> float:
+    """The standard deviation of resampled values; NaN where more of them than a `tail` do not exist."""
+    defined = values[np.isfinite(values)]
+    if len(values) - len(defined) > tail(patients) * len(values):
+        return np.nan
+    return float(defined.std(ddof=1))
+
+
+def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patients: int) -> float:
+    """Of the sum of two variances, known from so many seeds and so many patients (Satterthwaite 1946)."""
+    known = of_seeds**2 / (seeds - 1) + of_patients**2 / (patients - 1)
+    return (of_seeds + of_patients) ** 2 / known if known > 0 else seeds - 1.0
+
+
+def patients_needed(standard_error: float, patients: int, gain: float, power: float = 0.8) -> int:
+    """How many patients show a difference of `gain`, if `patients` gave its `standard_error`.
+
+    The two-sided normal test at 5 % with the given power; the standard error falls with the root of
+    the number of patients.
+    """
+    if not (standard_error > 0 and gain > 0 and patients > 0):
+        raise ValueError(f"standard error {standard_error}, gain {gain} and patients {patients} must be positive")
+    z = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)
+    return int(np.ceil(patients * (z * standard_error / gain) ** 2))
+
+
+def patients_for_half_width(standard_error: float, patients: int, half_width: float) -> int:
+    """How many patients narrow a 95 % interval to `half_width` on either side, if `patients` gave its `standard_error`.
+
+    The normal interval; the standard error falls with the root of the number of patients.
+    """
+    return int(np.ceil(patients * (stats.norm.ppf((1 + LEVEL) / 2) * standard_error / half_width) ** 2))
+
+
+def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
+    """How many seeds narrow the 95 % interval of a mean over seeds to `half_width` on either side; at least 2.
+
+    The interval is that of t, for differences with the standard deviation `seed_deviation` over seeds and without
+    uncertainty from patients.
+
+    Raises:
+        InputError: a `half_width` that is not above 0.
+    """
+    if not half_width > 0:
+        raise InputError(f"a half width of {half_width}: above 0 is needed")
+    seeds = 2
+    while float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1)) * seed_deviation / np.sqrt(seeds) > half_width:
+        seeds += 1
+    return seeds

@@ -1,0 +1,150 @@
+"""From boxes on slices to microbleeds in three dimensions: a microbleed on three slices counts once.
+
+Detections are linked from the best one down. A detection that no better one has claimed begins a 3-D
+detection; it claims, on its own slice and on the slices next to it, up and down until a slice has none,
+every unclaimed detection of the same series whose centre lies within `link_mm` of its own, in the plane of
+the slice. A dot keeps its place from slice to slice, whereas a vessel that runs obliquely leaves the circle
+and makes several 3-D detections. A 3-D detection has the score of its best box, and hits a microbleed if
+any of its boxes hits any box of it.
+
+The result is a `Matches` like that of the image level: every metric of `cmbfe.metrics.curves` works on it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cmbfe.errors import InputError
+from cmbfe.metrics.matching import (
+    Duplicates,
+    Hit,
+    Matches,
+    Overlaps,
+    assign,
+    is_region,
+    outcomes,
+    overlaps,
+    pixel_spacings,
+)
+
+LINK_MM = 3.0
+"""How far the centre of a dot may move in the plane from slice to slice; microbleeds are 2 to 10 mm wide."""
+
+
+def match_lesions(
+    labels: dict[str, Any],
+    detections: Sequence[dict[str, Any]],
+    iou: float = 0.5,
+    *,
+    hit: Hit = "iou",
+    distance_mm: float | None = None,
+    duplicates: Duplicates = "false positive",
+    link_mm: float = LINK_MM,
+) -> Matches:
+    """Match detections to microbleeds in three dimensions (PAPER.md A20); parameters as in `matching.match`.
+
+    The labels need `patient_id`, `slice_index` and `pixel_spacing_mm` of each image and `lesion_id` of each
+    box; images of one patient are told apart by `series_uid` where it is given.
+
+    Raises:
+        InputError: a missing key, and whatever `match` refuses.
+        ValueError: impossible parameters.
+    """
+    if not link_mm > 0:
+        raise ValueError(f"link_mm is {link_mm}; it must be above 0")
+    check_lesion_keys(labels)
+    found = overlaps(labels, detections, iou, hit, distance_mm)
+    best, member_of = link(found, detections, link_mm)
+    lesion_ids, lesion_of, lesion_patient = _lesions(found)
+    pairs = _pairs_of_lesions(found, member_of, lesion_of)
+    truth = assign(*pairs, len(best), len(lesion_ids))
+    return Matches(
+        score=found.score[best],
+        outcome=outcomes(truth, pairs[0], member_of[found.in_region], duplicates),
+        truth=truth,
+        detection=found.order[best],
+        patient=found.patient_of_image[found.image[best]],
+        truth_ids=lesion_ids,
+        truth_patient=lesion_patient,
+        patients=found.patients,
+        images_per_patient=np.bincount(found.patient_of_image, minlength=len(found.patients)),
+    )
+
+
+def check_lesion_keys(labels: dict[str, Any]) -> None:
+    """Raise `InputError` naming the first image or box that lacks a key which the lesion level needs."""
+    for image in labels["images"]:
+        for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
+            if key not in image:
+                raise InputError(f"image {image['id']} has no {key}, which the lesion level needs")
+    for box in labels["annotations"]:
+        if "lesion_id" not in box and not is_region(box):
+            raise InputError(f"annotation {box.get('id')} has no lesion_id, which the lesion level needs")
+
+
+def link(
+    found: Overlaps, detections: Sequence[dict[str, Any]], link_mm: float = LINK_MM
+) -> tuple[np.ndarray, np.ndarray]:
+    """Link detections of neighbouring slices by the rule at the head of this module.
+
+    Returns, for D detections in the order of their scores and N 3-D detections, also by score: the best
+    detection of each, int64 [N], and the 3-D detection that each belongs to, int64 [D].
+    """
+    boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)[found.order]
+    spacing = pixel_spacings(found.images)[found.image]
+    centre_mm = (boxes[:, :2] + boxes[:, 2:] / 2) * spacing[:, ::-1]
+    slice_index = np.array([image["slice_index"] for image in found.images], np.int64)[found.image]
+    leader = np.arange(len(boxes))
+    for members in _by_series(found):
+        leader[members] = members[_leaders(centre_mm[members], slice_index[members], link_mm)]
+    return np.unique(leader, return_inverse=True)
+
+
+def _leaders(centre_mm: np.ndarray, slice_index: np.ndarray, link_mm: float) -> np.ndarray:
+    """Index of the best detection of each detection's group, within one series, best detections first."""
+    leader = np.full(len(centre_mm), -1)
+    for best in range(len(centre_mm)):
+        if leader[best] < 0:
+            distance = np.hypot(*(centre_mm - centre_mm[best]).T)
+            near = np.flatnonzero((leader < 0) & (distance <= link_mm))
+            leader[near[_touching(slice_index[near], slice_index[best])]] = best
+    return leader
+
+
+def _touching(slices: np.ndarray, start: int) -> np.ndarray:
+    """Which of `slices` are joined to the slice `start` without a gap."""
+    present = np.unique(slices)
+    run = np.cumsum(np.diff(present, prepend=present[0]) > 1)
+    return run[np.searchsorted(present, slices)] == run[np.searchsorted(present, start)]
+
+
+def _by_series(found: Overlaps) -> list[np.ndarray]:
+    """Indices of the detections of each series, in the order of their scores."""
+    patients = found.patient_of_image.tolist()
+    names = [(patient, image.get("series_uid")) for patient, image in zip(patients, found.images, strict=True)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    series = np.array([numbers[name] for name in names], np.int64)[found.image]
+    by_series = np.argsort(series, kind="stable")
+    return np.split(by_series, np.flatnonzero(np.diff(series[by_series])) + 1) if len(series) else []
+
+
+def _lesions(found: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """Ids of the lesions, lesion of each box, patient of each lesion; an id holds within its patient."""
+    patient = found.patient_of_image[found.truth_image]
+    keys = [(number, box["lesion_id"]) for number, box in zip(patient.tolist(), found.truths, strict=True)]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    lesion_of = np.array([number_of[key] for key in keys], np.int64)
+    return [key[1] for key in number_of], lesion_of, np.array([key[0] for key in number_of], np.int64)
+
+
+def _pairs_of_lesions(
+    found: Overlaps, member_of: np.ndarray, lesion_of: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each (3-D detection, lesion) whose boxes hit, once, with the nearness of their nearest boxes."""
+    detection, lesion = member_of[found.detection], lesion_of[found.truth]
+    order = np.lexsort((-found.nearness, lesion, detection))
+    detection, lesion, nearness = detection[order], lesion[order], found.nearness[order]
+    first = np.ones(len(detection), bool)
+    first[1:] = (np.diff(detection) != 0) | (np.diff(lesion) != 0)
+    return detection[first], lesion[first], nearness[first]

@@ -1,0 +1,340 @@
+"""Which detection hits which microbleed: the one table from which every metric follows.
+
+The rule is COCO's. Detections come in the order of their scores; each takes, among the ground-truth boxes
+of its image that it overlaps enough and that no better detection has taken, the one it overlaps most. A
+microbleed is therefore hit once, and further detections of it are false positives. Equal scores keep the
+order image id, then file order, as in pycocotools; a detection that overlaps two boxes equally takes the
+later one in the file.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from cmbfe.errors import InputError
+
+HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1
+"""What a detection is; ignored ones count neither way."""
+
+PAIRS_AT_ONCE = 2_000_000
+"""Detection-truth pairs compared in one block, which bounds the memory (about 0.3 GiB)."""
+
+Hit = Literal["iou", "centre", "distance"]
+Duplicates = Literal["false positive", "ignore"]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections from the highest score to the lowest, and what each one is.
+
+    D detections, T ground truths (ignore regions not among them), P patients. At the image level a truth
+    is a box on one image; at the lesion level it is a microbleed (`cmbfe.metrics.lesions`). Metrics see no
+    difference.
+    """
+
+    score: np.ndarray
+    """float64 [D], descending."""
+    outcome: np.ndarray
+    """int8 [D]: `HIT`, `FALSE_POSITIVE` or `IGNORED`."""
+    truth: np.ndarray
+    """int64 [D]: index of the ground truth that the detection hits, -1 where it hits none."""
+    detection: np.ndarray
+    """int64 [D]: index of the detection in the list that was given."""
+    patient: np.ndarray
+    """int64 [D]: index of the detection's patient in `patients`."""
+    truth_ids: list[Any]
+    """T ids of the ground truths: annotation ids, or lesion ids at the lesion level."""
+    truth_patient: np.ndarray
+    """int64 [T]: index of the ground truth's patient in `patients`."""
+    patients: list[Any]
+    """P patient ids; where the labels name no patients, each image is its own."""
+    images_per_patient: np.ndarray
+    """int64 [P], images without microbleeds included."""
+
+    @property
+    def truth_score(self) -> np.ndarray:
+        """float64 [T]: score of the detection that hits each ground truth, -inf where none does."""
+        scores = np.full(len(self.truth_ids), -np.inf)
+        hits = self.outcome == HIT
+        scores[self.truth[hits]] = self.score[hits]
+        return scores
+
+
+def match(
+    labels: dict[str, Any],
+    detections: Sequence[dict[str, Any]],
+    iou: float = 0.5,
+    *,
+    hit: Hit = "iou",
+    distance_mm: float | None = None,
+    duplicates: Duplicates = "false positive",
+) -> Matches:
+    """Match COCO detections to COCO labels, image by image (PAPER.md A14).
+
+    `hit` says when a detection hits a box: "iou" at an intersection over union of at least `iou`, "centre"
+    when its centre lies in the box (edges included), "distance" when the two centres are at most
+    `distance_mm` apart (needs `pixel_spacing_mm` of every image); the latter two prefer the nearest box.
+    Annotations with `iscrowd` or `ignore` set are ignore regions: a detection that hits nothing else, and
+    that lies in one by `iou` of its own area ("iou") or with its centre, counts neither way.
+    `duplicates="ignore"` also sets aside detections whose only boxes are taken already.
+
+    Boxes are [x, y, w, h] in px.
+
+    Raises:
+        InputError: a detection on an image that the labels do not have, boxes of more than one category, or a
+            missing pixel spacing.
+        ValueError: impossible parameters.
+    """
+    found = overlaps(labels, detections, iou, hit, distance_mm)
+    truth = assign(found.detection, found.truth, found.nearness, len(found.score), len(found.truths))
+    return Matches(
+        score=found.score,
+        outcome=outcomes(truth, found.detection, found.in_region, duplicates),
+        truth=truth,
+        detection=found.order,
+        patient=found.patient_of_image[found.image],
+        truth_ids=[box.get("id") for box in found.truths],
+        truth_patient=found.patient_of_image[found.truth_image],
+        patients=found.patients,
+        images_per_patient=np.bincount(found.patient_of_image, minlength=len(found.patients)),
+    )
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Detections in the order of their scores, and every pair of detection and box that is near enough."""
+
+    score: np.ndarray
+    """float64 [D], descending."""
+    order: np.ndarray
+    """int64 [D]: index of each detection in the list that was given."""
+    image: np.ndarray
+    """int64 [D]: index of each detection's image in `images`."""
+    detection: np.ndarray
+    """int64 [K]: the detection of each pair, as an index into `score`."""
+    truth: np.ndarray
+    """int64 [K]: the ground truth of each pair, as an index into `truths`."""
+    nearness: np.ndarray
+    """float64 [K]: what a detection prefers one box over another by."""
+    in_region: np.ndarray
+    """Indices of detections that lie in an ignore region."""
+    truths: list[dict[str, Any]]
+    """T annotations that are no ignore regions."""
+    truth_image: np.ndarray
+    """int64 [T]: index of each ground truth's image in `images`."""
+    images: list[dict[str, Any]]
+    """The labels' images by ascending id."""
+    patients: list[Any]
+    patient_of_image: np.ndarray
+
+
+def overlaps(
+    labels: dict[str, Any],
+    detections: Sequence[dict[str, Any]],
+    iou: float = 0.5,
+    hit: Hit = "iou",
+    distance_mm: float | None = None,
+) -> Overlaps:
+    """All pairs of a detection and a box that may become a hit; parameters and errors as in `match`."""
+    _check_parameters(iou, hit, distance_mm)
+    _check_one_category(labels, detections)
+    images = sorted(labels["images"], key=lambda image: _sortable(image["id"]))
+    position = {image["id"]: index for index, image in enumerate(images)}
+    spacing = pixel_spacings(images) if hit == "distance" else np.ones((len(images), 2))
+    regions = [box for box in labels["annotations"] if is_region(box)]
+    truths = [box for box in labels["annotations"] if not is_region(box)]
+
+    of_image, boxes = _images_and_boxes(detections, position)
+    score = np.fromiter((detection["score"] for detection in detections), float, len(detections))
+    order = np.lexsort((np.arange(len(score)), of_image, -score))
+    of_image, boxes = of_image[order], boxes[order]
+    truth_image, truth_boxes = _images_and_boxes(truths, position)
+    near = _Nearness(hit, iou, distance_mm)
+    in_region = _Nearness("iou" if hit == "iou" else "centre", iou, None, of_detection=True)
+    pairs = _pairs(of_image, boxes, truth_image, truth_boxes, spacing, near)
+    ignored = _pairs(of_image, boxes, *_images_and_boxes(regions, position), spacing, in_region)
+    patients, patient_of_image = _patients(images)
+    return Overlaps(
+        score=score[order],
+        order=order,
+        image=of_image,
+        detection=pairs[0],
+        truth=pairs[1],
+        nearness=pairs[2],
+        in_region=ignored[0],
+        truths=truths,
+        truth_image=truth_image,
+        images=images,
+        patients=patients,
+        patient_of_image=patient_of_image,
+    )
+
+
+def is_region(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation is an ignore region and no ground truth."""
+    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
+
+
+def assign(
+    detection: np.ndarray, truth: np.ndarray, nearness: np.ndarray, detections: int, truths: int
+) -> np.ndarray:
+    """Give each ground truth to at most one detection, the best-scored one first.
+
+    Candidate k says that detection `detection[k]` (0 is the one with the highest score) may take
+    `truth[k]`, and prefers it by `nearness[k]`. Returns int64 [detections]: the truth taken, or -1.
+
+    Taking turns by score is a stable matching in which all truths rank the detections alike, so rounds of
+    proposals over all images at once (Gale and Shapley 1962) end in the same pairs as a loop over
+    detections.
+    """
+    order = np.lexsort((-truth, -nearness, detection))
+    detection, truth = detection[order], truth[order]
+    proposers, start = np.unique(detection, return_index=True)
+    end = np.append(start[1:], len(detection))
+    holder = np.full(truths, detections)
+    choice = start.copy()
+    moved = np.arange(len(proposers))
+    while len(moved):
+        np.minimum.at(holder, truth[choice[moved]], proposers[moved])
+        open_ = np.flatnonzero(choice < end)
+        moved = open_[holder[truth[choice[open_]]] != proposers[open_]]
+        choice[moved] += 1
+        moved = moved[choice[moved] < end[moved]]
+    taken = np.full(detections, -1)
+    held = np.flatnonzero(holder < detections)
+    taken[holder[held]] = held
+    return taken
+
+
+def outcomes(truth: np.ndarray, near_truth: np.ndarray, in_region: np.ndarray, duplicates: Duplicates) -> np.ndarray:
+    """What each detection is, int8 [D], from the truth it has taken, int64 [D], or -1.
+
+    `near_truth` and `in_region` list the detections near any ground truth, and in an ignore region.
+    """
+    if duplicates not in ("false positive", "ignore"):
+        raise ValueError(f"duplicates is {duplicates!r}; it must be 'false positive' or 'ignore'")
+    outcome = np.full(len(truth), FALSE_POSITIVE, np.int8)
+    if duplicates == "ignore":
+        outcome[near_truth] = IGNORED
+    outcome[in_region] = IGNORED
+    outcome[truth >= 0] = HIT
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Nearness:
+    """How near a detection is to a box, larger is nearer; -inf where it does not hit."""
+
+    hit: Hit
+    iou: float
+    distance_mm: float | None
+    of_detection: bool = False
+    """Intersection over the detection's own area, as COCO has it for ignore regions."""
+
+    def __call__(self, boxes: np.ndarray, others: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+        """Nearness of `boxes` [K, 4] to `others` [K, 4], both xywh px; `spacing` [K, 2] mm row, column."""
+        if self.hit == "iou":
+            overlap = _overlap(boxes, others, self.of_detection)
+            # pycocotools' bound: an IoU of 1 that rounding made 1 - 1e-16 still reaches a threshold of 1.
+            return np.where(overlap >= min(self.iou, 1 - 1e-10), overlap, -np.inf)
+        centre = boxes[:, :2] + boxes[:, 2:] / 2
+        step = (centre - others[:, :2] - others[:, 2:] / 2) * spacing[:, ::-1]
+        distance = np.hypot(step[:, 0], step[:, 1])
+        if self.hit == "distance":
+            return np.where(distance <= self.distance_mm, -distance, -np.inf)
+        inside = (centre >= others[:, :2]) & (centre <= others[:, :2] + others[:, 2:])
+        return np.where(inside.all(axis=1), -distance, -np.inf)
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray, of_detection: bool) -> np.ndarray:
+    corner = np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:])
+    sides = (corner - np.maximum(boxes[:, :2], others[:, :2])).clip(min=0)
+    common = sides[:, 0] * sides[:, 1]
+    area = boxes[:, 2] * boxes[:, 3]
+    union = area if of_detection else area + others[:, 2] * others[:, 3] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=common > 0)
+
+
+def _pairs(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    truth_image: np.ndarray,
+    truth_boxes: np.ndarray,
+    spacing: np.ndarray,
+    nearness: _Nearness,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All (detection, truth, nearness) of one image that hit, over all images."""
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for detection, truth in _pairs_of_one_image(image, truth_image, len(spacing)):
+        value = nearness(boxes[detection], truth_boxes[truth], spacing[image[detection]])
+        kept = value > -np.inf
+        found.append((detection[kept], truth[kept], value[kept]))
+    detection, truth, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return detection, truth, value
+
+
+def _pairs_of_one_image(
+    image: np.ndarray, truth_image: np.ndarray, images: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of all (detection, truth) index pairs that share an image."""
+    by_image = np.argsort(truth_image, kind="stable")
+    truths = np.bincount(truth_image, minlength=images)
+    first = np.cumsum(truths) - truths
+    busy = np.flatnonzero(truths[image]) if len(image) else np.zeros(0, np.int64)
+    partners = truths[image[busy]]
+    block = np.cumsum(partners) // PAIRS_AT_ONCE
+    for part in np.split(np.arange(len(busy)), np.flatnonzero(np.diff(block)) + 1):
+        detection = np.repeat(busy[part], partners[part])
+        turn = np.arange(len(detection)) - np.repeat(np.cumsum(partners[part]) - partners[part], partners[part])
+        yield detection, by_image[first[image[detection]] + turn]
+
+
+def _images_and_boxes(
+    entries: Sequence[dict[str, Any]], position: dict[Hashable, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image indices [N] and boxes xywh px [N, 4] of annotations or detections."""
+    try:
+        image = np.fromiter((position[entry["image_id"]] for entry in entries), np.int64, len(entries))
+    except KeyError as error:
+        raise InputError(f"a box is on image {error.args[0]!r}, which the labels do not have") from None
+    return image, np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4)
+
+
+def _patients(images: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
+    """Patient ids, sorted, and the index of each image's patient; a nameless image is its own patient."""
+    names = [image.get("patient_id", image["id"]) for image in images]
+    patients = sorted(set(names), key=_sortable)
+    index = {name: number for number, name in enumerate(patients)}
+    return patients, np.array([index[name] for name in names], np.int64)
+
+
+def pixel_spacings(images: list[dict[str, Any]]) -> np.ndarray:
+    """Pixel spacings [images, 2], row and column, in mm."""
+    for image in images:
+        if "pixel_spacing_mm" not in image:
+            raise InputError(f"image {image['id']} has no pixel_spacing_mm, which distances in mm need")
+    return np.array([image["pixel_spacing_mm"] for image in images], float).reshape(-1, 2)
+
+
+def _check_parameters(iou: float, hit: str, distance_mm: float | None) -> None:
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou is {iou}; it must be above 0 and at most 1")
+    if hit not in ("iou", "centre", "distance"):
+        raise ValueError(f"hit is {hit!r}; it must be 'iou', 'centre' or 'distance'")
+    if (distance_mm is not None) != (hit == "distance") or (distance_mm is not None and not distance_mm > 0):
+        raise ValueError(f"distance_mm is {distance_mm}; hit='distance' needs one above 0, others need none")
+
+
+def _check_one_category(labels: dict[str, Any], detections: Sequence[dict[str, Any]]) -> None:
+    categories = {box["category_id"] for box in labels["annotations"]}
+    categories |= {detection["category_id"] for detection in detections}
+    if len(categories) > 1:
+        found = ", ".join(map(repr, sorted(categories, key=_sortable)))
+        raise InputError(f"boxes of more than one category ({found}); keep one category in labels and detections")
+
+
+def _sortable(identity: Any) -> tuple[bool, Any]:
+    """Orders integers by value before texts: ids of a COCO file may be either."""
+    return isinstance(identity, str), identity

@@ -1,0 +1,85 @@
+"""Where a detector is good and where it fails: microbleeds by size and location, false positives by mimic."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cmbfe.metrics.matching import Matches, is_region, overlaps, pixel_spacings
+
+SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)
+"""Size classes of microbleeds: below, between and from these edges."""
+
+
+def lesion_table(labels: dict[str, Any], matches: Matches) -> pd.DataFrame:
+    """One row per microbleed: where and how large it is, and the score of the 3-D detection that hits it.
+
+    `matches` comes from `match_lesions` with the same labels. Columns `patient_id`, `lesion_id`, `slices`,
+    `size_mm` (the longer side of its largest box), `location` (NaN where the labels give none), `score`
+    (NaN where no detection hits it).
+    """
+    images = {image["id"]: image for image in labels["images"]}
+    boxes = [box for box in labels["annotations"] if not is_region(box)]
+    spacing = pixel_spacings([images[box["image_id"]] for box in boxes])
+    sides_mm = np.array([box["bbox"][2:] for box in boxes], float).reshape(-1, 2) * spacing[:, ::-1]
+    rows = pd.DataFrame(boxes, columns=["lesion_id", "location"])
+    rows["patient_id"] = [images[box["image_id"]]["patient_id"] for box in boxes]
+    rows["size_mm"] = sides_mm.max(axis=1)
+    table = rows.groupby(["patient_id", "lesion_id"], sort=False).agg(
+        slices=("size_mm", "size"), size_mm=("size_mm", "max"), location=("location", "first")
+    )
+    patients = [matches.patients[patient] for patient in matches.truth_patient]
+    key = pd.MultiIndex.from_arrays([patients, matches.truth_ids], names=table.index.names)
+    table["score"] = pd.Series(matches.truth_score, key).replace(-np.inf, np.nan)
+    return table.reset_index()
+
+
+def sensitivity_by_size(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Sensitivity at a score threshold by size class, of a `lesion_table`; columns as in `sensitivity_by`."""
+    edges = pairwise(SIZE_EDGES_MM)
+    names = [f"{low:g} mm and more" if high == np.inf else f"{low:g} to {high:g} mm" for low, high in edges]
+    sizes = pd.cut(table["size_mm"], SIZE_EDGES_MM, right=False, labels=names)
+    return sensitivity_by(table, threshold, sizes)
+
+
+def sensitivity_by(table: pd.DataFrame, threshold: float, groups: pd.Series) -> pd.DataFrame:
+    """Sensitivity at a score threshold in groups of the rows of a `lesion_table`.
+
+    Columns `cmbs`, `hits`, `sensitivity`; groups without microbleeds, and microbleeds without a group, are
+    left out.
+    """
+    hit = (table["score"] >= threshold).groupby(groups, observed=True)
+    return pd.DataFrame({"cmbs": hit.size(), "hits": hit.sum(), "sensitivity": hit.mean()})
+
+
+def false_positives_by_mimic(
+    labels: dict[str, Any],
+    mimics: dict[str, Any],
+    detections: Sequence[dict[str, Any]],
+    false_positives: Sequence[int],
+    iou: float = 0.5,
+) -> pd.DataFrame:
+    """Which mimics fool the detector: false positives by the kind of the mimic that they overlap most.
+
+    `mimics` are COCO labels whose categories are the kinds, on images with the ids of `labels` (others are
+    left out). `false_positives` are indices into `detections`. Columns `mimics` (boxes of the kind),
+    `false_positives` (those at `iou` or more with one), `share` of all false positives; the last row,
+    "none", holds those on no mimic.
+    """
+    images = {image["id"] for image in labels["images"]}
+    kinds = {category["id"]: category["name"] for category in mimics["categories"]}
+    boxes = [box for box in mimics["annotations"] if box["image_id"] in images and not is_region(box)]
+    kind_of_box = np.array([kinds[box["category_id"]] for box in boxes], dtype=object)
+    chosen = [{**detections[index], "category_id": 1} for index in false_positives]
+    as_truth = {"images": labels["images"], "annotations": [{**box, "category_id": 1} for box in boxes]}
+    found = overlaps(as_truth, chosen, iou)
+    order = np.lexsort((-found.nearness, found.detection))
+    _, nearest = np.unique(found.detection[order], return_index=True)
+    fooled = kind_of_box[found.truth[order][nearest]]
+    rows = {kind: [(kind_of_box == kind).sum(), (fooled == kind).sum()] for kind in sorted(set(kind_of_box))}
+    rows["none"] = [0, len(chosen) - len(fooled)]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["mimics", "false_positives"])
+    table["share"] = table["false_positives"] / len(chosen) if chosen else np.nan
+    return table.rename_axis("mimic")

@@ -1,0 +1,247 @@
+"""Tables 2, 3 and 4: SSD against SSD-FE, the paper's values beside ours, which come from different patients."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from cmbfe.baselines.published import PUBLISHED
+from cmbfe.errors import InputError
+from cmbfe.metrics import intervals
+from cmbfe.metrics.curves import (
+    Matches,
+    Value,
+    average_precision,
+    false_positives_per_cmb,
+    froc_auc,
+    largest_sensitivity,
+    precision_at_sensitivity,
+    sensitivity_at_false_positives,
+)
+from cmbfe.metrics.intervals import Metric
+from cmbfe.paper import facts
+from cmbfe.params import Evaluation
+
+FALSE_POSITIVES_PER_IMAGE = (1.0, 4.0)
+"""Where Table 4 reads the FROC."""
+
+
+def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
+    """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
+
+    Rows with FE also hold the gain over the twin without, paired by patient. Other readings of the same curve stand
+    beside, each with its interval and gain: the 11-point average, precision and false positives at the paper's
+    sensitivity (NaN where it is never reached), and the sensitivity of all detections together.
+
+    Args:
+        matches: variant -> matches of the test images, each variant with its twin; those that the paper's Table 2
+            lacks are left out.
+    """
+    _check_twins(matches)
+    at = settings.sensitivity
+    others = {
+        "ap_11_point": partial(average_precision, points=11),
+        f"precision_at_{100 * at:g}_sensitivity": partial(precision_at_sensitivity, sensitivity=at),
+        "false_positives_per_cmb": partial(false_positives_per_cmb, sensitivity=at),
+        "largest_sensitivity": largest_sensitivity,
+    }
+    rows = {}
+    for variant in (name for name in matches if name in facts.TABLE_2_AP):
+        rows[variant] = {
+            "paper_ap": facts.TABLE_2_AP[variant],
+            "paper_gain": _paper_gain(variant, facts.TABLE_2_AP),
+            **_with_interval("ap", average_precision, matches, variant, settings, seed),
+        }
+        for name, metric in others.items():
+            rows[variant] |= _with_own_gain(name, metric, matches, variant, settings, seed)
+    return _table(rows)
+
+
+def table3(
+    matches: Mapping[str, Matches], cost: Mapping[str, pd.DataFrame], settings: Evaluation, seed: int
+) -> pd.DataFrame:
+    """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
+
+    Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
+    reach; for the intervals each resample of patients has its own. Seconds are those of a forward pass in training, as
+    in the paper, on the machine that ran this; the ratios compare FE with its twin, for the forward pass and for the
+    whole training step.
+
+    Args:
+        matches: variant -> matches of the test images, each variant with its twin.
+        cost: variant without FE -> `cmbfe.training.timing.cost_of_fe` of it and its twin.
+    """
+    _check_twins(matches)
+    rows = {}
+    for variant in matches:
+        plain = plain_of(variant)
+        twins = [matches[plain], matches[f"{plain}-fe"]]
+        precision = partial(precision_at_common_recall, twins=twins, at_most=settings.sensitivity)
+        rows[variant] = {
+            "backbone": facts.BACKBONES[plain] + ("" if variant == plain else "-FE"),
+            "input_px": facts.INPUT_PX[plain],
+            "paper_recall": _printed(variant, "recall"),
+            "our_recall": common_recall(twins, settings.sensitivity),
+            "paper_precision": _printed(variant, "precision"),
+            "paper_gain": _paper_gain(variant, facts.PRECISION_AT_90),
+            **_with_interval("precision", precision, matches, variant, settings, seed),
+            "our_ap": average_precision(matches[variant]),
+            **_times(variant, cost[plain]),
+        }
+    return _table(rows)
+
+
+def table4(
+    matches: Mapping[str, Matches], others: Mapping[str, Matches], settings: Evaluation, seed: int
+) -> pd.DataFrame:
+    """Table 4: the paper's comparison of studies as printed, the arithmetic beside it, and ours where there is one.
+
+    False positives per microbleed follow from sensitivity r and precision p as r (1 - p) / p
+    (`paper_false_positives_per_cmb_by_arithmetic`); the printed value is another in most rows. Ours are read at the
+    paper's 90 % sensitivity (`our_sensitivity`), with 95 % intervals over patients and the paired gain by FE; NaN where
+    a detector never reaches it. Each study has patients of its own: their rows cannot be compared. Rows of our own
+    follow, all on our patients: detectors of other kinds, with what their papers print beside (`published_...`) and
+    their AP less that of SSD-512, paired by patient.
+
+    Args:
+        matches: variant -> matches of the test images, ssd512 and ssd512-fe among them.
+        others: baseline -> matches of the same images, names as in `cmbfe.baselines.published.PUBLISHED`.
+    """
+    variants = {"SSD-512": "ssd512", "SSD-512-FE": "ssd512-fe"}
+    rows = {}
+    for study, printed in facts.TABLE_4.iterrows():
+        by_arithmetic = facts.false_positives_per_cmb(printed["sensitivity"], printed["precision"])
+        rows[study] = {
+            **printed.add_prefix("paper_").to_dict(),
+            "paper_false_positives_per_cmb_by_arithmetic": by_arithmetic,
+        }
+        if study in variants:
+            rows[study] |= _ours_of_table4(matches, variants[study], settings, seed)
+    for name in others:
+        rows[name] = {**PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
+        pair = (others[name], matches["ssd512"])
+        over = intervals.paired_difference(average_precision, *pair, settings.bootstrap_samples, seed)
+        rows[name] |= {"our_ap_over_ssd512": over.value, "our_ap_over_ssd512_low": over.low,
+                       "our_ap_over_ssd512_high": over.high}  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
+
+
+def _ours_of_table4(
+    matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+) -> dict[str, float]:
+    """Our columns of a row: at the paper's sensitivity where it is reached, then what every detector has."""
+    metrics = {
+        "precision": partial(precision_at_sensitivity, sensitivity=settings.sensitivity),
+        "false_positives_per_cmb": partial(false_positives_per_cmb, sensitivity=settings.sensitivity),
+        "ap": average_precision,
+        **{f"sensitivity_at_{x:g}_per_picture": partial(sensitivity_at_false_positives, false_positives=x)
+           for x in FALSE_POSITIVES_PER_IMAGE},
+    }  # fmt: skip
+    ours = {}
+    for name, metric in metrics.items():
+        ours |= _with_own_gain(name, metric, matches, variant, settings, seed)
+    reached = not np.isnan(ours["our_precision"])
+    return {"our_sensitivity": settings.sensitivity if reached else np.nan, **ours}
+
+
+def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
+    """The numbers behind Figure 5: the normalised area of the FROC (A15) by variant, with 95 % intervals over patients.
+
+    Rows with FE also hold the gain over the twin without, paired by patient. The paper prints no numbers.
+
+    Args:
+        matches: variant -> matches of the test images, each variant with its twin.
+    """
+    _check_twins(matches)
+    area = partial(froc_auc, x_max=settings.froc_x_max)
+    rows = {
+        variant: {"x_max": settings.froc_x_max, **_with_interval("area", area, matches, variant, settings, seed)}
+        for variant in matches
+    }
+    return _table(rows)
+
+
+def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]:
+    """AP on the test images by variant, and the gain by FE of each pair of twins: to compare experiments by."""
+    _check_twins(matches)
+    ap = {variant: float(average_precision(of_variant)) for variant, of_variant in matches.items()}
+    plain = [variant for variant in ap if variant == plain_of(variant)]
+    return {"ap": ap, "gain_by_fe": {variant: ap[f"{variant}-fe"] - ap[variant] for variant in plain}}
+
+
+def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None) -> Value:
+    """The largest recall that all of `twins` reach, but no more than `at_most`; one per resample with `weights`."""
+    reached = [largest_sensitivity(one, weights) for one in twins]
+    common = np.minimum.reduce([*reached, np.full_like(reached[0], at_most)])
+    return float(common) if weights is None else common
+
+
+def precision_at_common_recall(
+    matches: Matches, twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None
+) -> Value:
+    """Precision of `matches` at the `common_recall` of `twins`, which differs from resample to resample."""
+    return precision_at_sensitivity(matches, common_recall(twins, at_most, weights), weights)
+
+
+def plain_of(variant: str) -> str:
+    """The variant without FE: itself or its twin."""
+    return variant.removesuffix("-fe")
+
+
+def _check_twins(matches: Mapping[str, Matches]) -> None:
+    """Raise `InputError` where a detector is there without its twin."""
+    for variant in matches:
+        for wanted in (plain_of(variant), f"{plain_of(variant)}-fe"):
+            if wanted not in matches:
+                raise InputError(f"{variant} without {wanted}: name both in `variants` of params.yaml")
+
+
+def _with_interval(
+    name: str, metric: Metric, matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+) -> dict[str, float]:
+    """A metric with its interval and, with FE, its gain over the twin with the interval of the paired difference."""
+    plain = plain_of(variant)
+    resamples = settings.bootstrap_samples
+    if plain == variant:
+        value, gain = intervals.bootstrap(metric, matches[variant], resamples, seed), None
+    else:
+        value, _, gain = intervals.compare(metric, matches[variant], matches[plain], resamples, seed)
+    row = {f"our_{name}": value.value, f"our_{name}_low": value.low, f"our_{name}_high": value.high}
+    ends = (gain.value, gain.low, gain.high) if gain else (np.nan,) * 3
+    return row | dict(zip(("our_gain", "our_gain_low", "our_gain_high"), ends, strict=True))
+
+
+def _with_own_gain(
+    name: str, metric: Metric, matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+) -> dict[str, float]:
+    """As `_with_interval`, the gain under the metric's name, for rows that hold several."""
+    row = _with_interval(name, metric, matches, variant, settings, seed)
+    return {key.replace("our_gain", f"our_{name}_gain"): value for key, value in row.items()}
+
+
+def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:
+    plain = plain_of(variant)
+    return printed[variant] - printed[plain] if variant != plain and variant in printed else np.nan
+
+
+def _printed(variant: str, column: str) -> float:
+    """A value of the paper's Table 3; NaN for SSD-300, which it lacks."""
+    return float(facts.TABLE_3[column].get(variant, np.nan))
+
+
+def _times(variant: str, cost: pd.DataFrame) -> dict[str, float]:
+    """Seconds per batch, paper and ours, and with FE what they are of those without."""
+    paper_seconds, plain = _printed(variant, "seconds_per_batch_of_8"), plain_of(variant)
+    has_fe = variant != plain
+    return {
+        "paper_seconds_per_batch": paper_seconds,
+        "our_seconds_per_batch": cost.loc["forward", "seconds_fe" if has_fe else "seconds"],
+        "paper_fe_time_ratio": paper_seconds / _printed(plain, "seconds_per_batch_of_8") if has_fe else np.nan,
+        "our_fe_time_ratio": cost.loc["forward", "ratio"] if has_fe else np.nan,
+        "our_fe_step_time_ratio": cost.loc["step", "ratio"] if has_fe else np.nan,
+    }
+
+
+def _table(rows: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")

@@ -1,0 +1,231 @@
+"""The map of the paper: each claim, setting, number, table and figure, where it is made here, and what came out.
+
+    paper_map(params, root)       # every row of the paper
+    open_points(params, root)     # A1 to A20
+    deviations(params)            # of these settings from the profile `paper`
+
+Values of ours are read from params.yaml, from constants of the code and from results/tables, never typed. A value that
+was not made (yet) says so.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cmbfe.paper import facts
+from cmbfe.paper.claims import (
+    CLAIMS,
+    COSTS,
+    EXHIBITS,
+    IMAGE_PX,
+    MIMICS,
+    SETTINGS,
+    Cell,
+    Claim,
+    Exhibit,
+    Setting,
+    Value,
+)
+from cmbfe.paper.map_values import Reading, as_text, known_values, read_cell, setting_values
+from cmbfe.paper.open_points import OPEN_POINTS, OpenPoint
+from cmbfe.params import Params, load_params, profile_file
+
+AS_PRINTED, SCALED, DIFFERS = "as in the paper", "as in the paper, at our image size", "differs"
+MADE, MISSING, NOT_YET, NOT_REACHED = "made", "missing", "not measured yet", "not reached"
+MEASURED, TIMED = "measured, on other patients", "measured, on another machine"
+PRINTED_ONLY = "printed only: a study of others"
+HOLDS, OPPOSITE, CANNOT_TELL = "holds here", "the opposite here", "cannot be told here"
+LITERAL, ANOTHER, IN_CODE = "as in the profile paper", "another value", "stated in the code"
+
+
+def paper_map(params: Params, root: Path) -> pd.DataFrame:
+    """All rows of the map: `kind`, `section`, `what`, `paper`, `ours`, `status`, `notebook`, `where`.
+
+    Args:
+        root: the workspace, whose notebooks/ and results/ are read.
+    """
+    known = known_values(params, root)
+    rows = [
+        *(_of_claim(claim, root) for claim in CLAIMS),
+        *(_of_value("cost", "4", value, "05_backbones", root) for value in COSTS),
+        _of_value("mimics", "1", MIMICS, "01_data", root),
+        *(_of_setting(setting, params, known) for setting in SETTINGS),
+        *_of_printed_tables(params, root),
+        *(_of_exhibit(exhibit, root) for exhibit in EXHIBITS),
+    ]
+    return pd.DataFrame(rows)
+
+
+def missing_exhibits(rows: pd.DataFrame) -> list[str]:
+    """Names of the tables and figures of the paper whose files are not all there."""
+    is_exhibit = rows["kind"].isin(["table", "figure"])
+    return rows.loc[is_exhibit & rows["status"].eq(MISSING), "section"].tolist()
+
+
+def open_points(params: Params, root: Path) -> pd.DataFrame:
+    """A row per open point: `question`, `readings` (ours first), `set_by`, `now`, `status`, `paper_profile`, `effect`.
+
+    `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` is what the study and other
+    tables measured; the change by a reading is AP with FE in that arm less AP with FE as in params.yaml.
+    """
+    now, literal = (known_values(one, root) for one in (params, _paper_profile()))
+    rows = {
+        point.name: {
+            "question": point.question,
+            "readings": "; ".join(point.readings),
+            "set_by": ", ".join(point.keys) or point.code,
+            "now": _values(now, point),
+            "status": _status(point, now, literal),
+            "paper_profile": _values(literal, point),
+            "effect": _effect(point, params, root),
+        }
+        for point in OPEN_POINTS
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
+
+
+def deviations(params: Params) -> pd.DataFrame:
+    """Every setting that differs from the profile `paper`, which has the literal ones: columns `paper_profile`, `ours`.
+
+    The settings of study and phase are left out: the paper has neither.
+    """
+    literal, ours = (setting_values(one) for one in (_paper_profile(), params))
+    keys = [key for key in literal | ours if not key.startswith(("study.", "phase.")) and key != "profile"]
+    rows = {
+        key: {"paper_profile": _told(literal, key), "ours": _told(ours, key)}
+        for key in keys
+        if literal.get(key) != ours.get(key)
+    }
+    columns = ["paper_profile", "ours"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
+
+
+def _paper_profile() -> Params:
+    return load_params(profile_file("paper"))
+
+
+def _row(
+    kind: str, section: str, what: str, printed: object, ours: object, status: str, notebook: str, where: str
+) -> dict[str, str]:
+    told = {"paper": as_text(printed), "ours": as_text(ours)}
+    place = {"kind": kind, "section": section, "what": what}
+    return place | told | {"status": status, "notebook": notebook, "where": where}
+
+
+def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -> dict[str, str]:
+    ours, printed = known[setting.key], setting.printed
+    status = AS_PRINTED if ours == printed else DIFFERS
+    if setting.is_px and params.phantom.matrix_px != IMAGE_PX:
+        shrunk = np.multiply(printed, params.phantom.matrix_px / IMAGE_PX)
+        status = SCALED if np.array_equal(shrunk, ours) else DIFFERS
+    where = "params.yaml" if setting.key in setting_values(params) else "code"
+    return _row(
+        "setting",
+        setting.section,
+        setting.what,
+        printed,
+        _told(known, setting.key),
+        status,
+        setting.notebook,
+        f"{where}: {setting.key}",
+    )
+
+
+def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
+    ours = read_cell(claim.ours, root)
+    if ours is None or np.isnan(ours.value):
+        status = NOT_YET if ours is None else NOT_REACHED
+    else:
+        worst, best = sorted((claim.better * ours.low, claim.better * ours.high))
+        status = HOLDS if worst > 0 else OPPOSITE if best < 0 else CANNOT_TELL
+    return _row("claim", claim.section, claim.what, claim.printed, ours, status, claim.notebook, _file(claim.ours))
+
+
+def _of_value(
+    kind: str, section: str, value: Value, notebook: str, root: Path, others: bool = False
+) -> dict[str, str]:
+    ours = read_cell(value.ours, root)
+    measured = TIMED if "time" in value.name or "seconds" in value.name else MEASURED
+    status = NOT_YET if ours is None else NOT_REACHED if np.isnan(ours.value) else measured
+    if others:
+        status = PRINTED_ONLY
+    return _row(kind, section, value.name, value.printed, ours, status, notebook, _file(value.ours))
+
+
+def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
+    """A row per number of Tables 1 to 4 and of the ten folds."""
+    ap = pd.DataFrame({"ap": facts.TABLE_2_AP})
+    tables = (
+        ("Table 1", "table1", facts.TABLE_1, {name: f"our_{name}" for name in facts.TABLE_1}, "01_data"),
+        ("Table 2", "table2", ap, {"ap": "our_ap"}, "04_froc"),
+        ("Table 3", "table3", facts.TABLE_3, {"recall": "our_recall", "precision": "our_precision",
+         "seconds_per_batch_of_8": "our_seconds_per_batch"}, "05_backbones"),
+        ("Table 4", "table4", facts.TABLE_4, {name: f"our_{name}" for name in facts.TABLE_4}, "04_froc"),
+    )  # fmt: skip
+    rows = []
+    for section, file, printed, columns, notebook in tables:
+        for name, values in printed.iterrows():
+            for column, ours in columns.items():
+                value = Value(f"{name}: {column.replace('_', ' ')}", float(values[column]), Cell(file, name, ours))
+                others = section == "Table 4" and not name.startswith("SSD")
+                rows.append(_of_value("number", section, value, notebook, root, others))
+    twins = dict(zip(facts.TEN_FOLD_AP, ("our_ap", "our_ap_fe"), strict=True))
+    for name, column in twins.items():
+        detector = params.crossvalidation.variants[0] + ("-fe" if name.endswith("-fe") else "")
+        what = f"AP over {paper_folds()} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
+        value = Value(what, facts.TEN_FOLD_AP[name], Cell("crossvalidation", "all", column))
+        rows.append(_of_value("number", "3", value, "07_crossval", root))
+    return rows
+
+
+def paper_folds() -> int:
+    """How many folds the paper's cross-validation has."""
+    return next(setting.printed for setting in SETTINGS if setting.key == "cohort.folds")
+
+
+def _of_exhibit(exhibit: Exhibit, root: Path) -> dict[str, str]:
+    there = all((root / "results" / file).is_file() for file in exhibit.files)
+    values = [(value, read_cell(value.ours, root)) for value in exhibit.values]
+    ours = "; ".join(f"{value.name} {_shown(one)}" for value, one in values)
+    printed = "; ".join(f"{value.name} {as_text(value.printed)}" for value, _ in values if value.printed is not None)
+    where = ", ".join(f"results/{file}" for file in exhibit.files)
+    kind = exhibit.name.split()[0].lower()
+    return _row(kind, exhibit.name, exhibit.what, printed, ours, MADE if there else MISSING, exhibit.notebook, where)
+
+
+def _values(known: Mapping[str, object], point: OpenPoint) -> str:
+    """The values of a point's keys, one after another."""
+    return "; ".join(_told(known, key) for key in point.keys)
+
+
+def _told(known: Mapping[str, object], key: str) -> str:
+    """A value as text: null as params.yaml has it, a dash where there is no such key."""
+    return "–" if key not in known else "null" if known[key] is None else as_text(known[key])
+
+
+def _status(point: OpenPoint, now: Mapping[str, object], literal: Mapping[str, object]) -> str:
+    if not point.keys:
+        return IN_CODE
+    return LITERAL if all(now[key] == literal[key] for key in point.keys) else ANOTHER
+
+
+def _effect(point: OpenPoint, params: Params, root: Path) -> str:
+    """What the study's arms and other tables say of an open point."""
+    arms = [name for name, arm in params.study.arms.items() if set(arm.settings) & set(point.keys)]
+    changes = [(name, read_cell(Cell("study", name, "change"), root)) for name in arms]
+    said = [f"{name}: change of AP {_shown(one)}" for name, one in changes if one is not None]
+    if arms and not said:
+        said = [f"{', '.join(arms)}: {NOT_YET}"]
+    values = [(value, read_cell(value.ours, root)) for value in point.measured]
+    said += [f"{value.name} {as_text(one)}" for value, one in values if one is not None]
+    return "; ".join(said) or "no arm of the study"
+
+
+def _file(cell: Cell) -> str:
+    return f"results/tables/{cell.table}.csv"
+
+
+def _shown(reading: Reading | None) -> str:
+    return NOT_YET if reading is None else str(reading) or NOT_REACHED

@@ -1,0 +1,1 @@
+"""Simulated patients, from anatomy to DICOM."""

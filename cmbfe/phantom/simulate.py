@@ -1,0 +1,243 @@
+"""One simulated patient: from a seed to SWAN images, filtered phase and labels."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmbfe.errors import InputError
+from cmbfe.phantom.body import Body, make_body
+from cmbfe.phantom.crossings import vein_findings
+from cmbfe.phantom.lesions import Lesion, Places, draw_location, draw_microbleed, draw_mimics, open_places
+from cmbfe.phantom.patient import Finding, SimulatedPatient
+from cmbfe.phantom.physics import (
+    ECHO_TIMES_MS,
+    FLIP_ANGLE_DEGREES,
+    REPETITION_TIME_MS,
+    acquire,
+    echo_signal,
+    filtered_phase,
+    receiver_noise,
+)
+from cmbfe.phantom.quota import Quota, band_of, pick_exactly
+from cmbfe.phantom.scan import Scan, draw_scan
+from cmbfe.phantom.template import load_template
+from cmbfe.phantom.tissue import WHITE_MATTER, spoiled_amplitude
+from cmbfe.phantom.visibility import Footprint, footprint_of, visible_boxes, with_and_without
+
+MEAN_CMBS = 5.0
+"""Visible microbleeds per patient where no number is asked for: Poisson around this, at least one."""
+WHITE_MATTER_UNITS = 1000.0
+"""What white matter measures in the middle of the head, in the scanner's arbitrary units."""
+VOID_BELOW = 0.5
+"""Share of white matter's brightness below which the surroundings of a lesion count as a signal void."""
+MOST_CANDIDATES = 400
+
+
+def white_matter_signal(echo_time_ms: float) -> float:
+    """Signal of white matter at an echo time, where the coil's sensitivity is 1."""
+    decay = np.exp(-echo_time_ms * 1e-3 * WHITE_MATTER.r2star_per_s)
+    return float(spoiled_amplitude(WHITE_MATTER, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES) * decay)
+
+
+def measure(lesion: Lesion, body: Body, footprint: Footprint, number: int) -> Finding:
+    """Find out what can be seen of a lesion, by simulating its surroundings with it and without it."""
+    changed, unchanged, first = with_and_without(body.scene, footprint, body.scan, ECHO_TIMES_MS)
+    least = VOID_BELOW * np.mean([white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS])
+    boxes, diameter = visible_boxes(changed, unchanged, first, body.scan.pixel_mm, least)
+    name = f"{lesion.kind.replace(' ', '-')}-{number:03d}"
+    return Finding(name, lesion.kind, lesion.location, lesion.true_diameter_mm, diameter, boxes)
+
+
+Measured = tuple[Finding, Footprint]
+
+
+def _draw_one(rng: np.random.Generator, body: Body, places: Places, number: int) -> Measured | None:
+    location = draw_location(rng, places)
+    centre = places.find(rng, location)
+    if centre is None:
+        return None
+    places.taken.append(centre)
+    lesion = draw_microbleed(rng, centre, location)
+    footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
+    return measure(lesion, body, footprint, number), footprint
+
+
+def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
+    """Places in a band of slices around one drawn anywhere: few enough for the boxes to share images as asked."""
+    half = band_of(quota, scan.slices) / 2 * scan.spacing_mm
+    lowest, highest = scan.lowest_mm, scan.lowest_mm + (scan.slices - 1) * scan.spacing_mm
+    middle = places.find(rng, draw_location(rng, places))
+    if middle is None or 2 * half >= highest - lowest:
+        return places
+    height = float(np.clip(middle[0], lowest + half, highest - half))
+    return places.within(height - half, height + half)
+
+
+def draw_microbleeds(
+    rng: np.random.Generator, body: Body, places: Places, count: int, quota: Quota | None
+) -> list[Measured]:
+    """Draw microbleeds until `count` are visible, or until some subset fills the quota exactly.
+
+    Args:
+        quota: decides instead of `count`.
+
+    Raises:
+        InputError: the slab has no room for that.
+    """
+    if quota is not None:
+        places = _band(rng, places, body.scan, quota)
+    drawn: list[Measured] = []
+    for number in range(1, MOST_CANDIDATES + 1):
+        if quota is None and sum(bool(finding.boxes) for finding, _ in drawn) == count:
+            return drawn
+        one = _draw_one(rng, body, places, number)
+        if one is not None:
+            drawn.append(one)
+        if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota.boxes:
+            chosen = pick_exactly(rng, [sorted(finding.boxes) for finding, _ in drawn], *quota)
+            if chosen is not None:
+                return [pair for pair, taken in zip(drawn, chosen, strict=True) if taken or not pair[0].boxes]
+    wanted = f"{count} visible microbleeds" if quota is None else f"{quota.boxes} boxes on {quota.images} images"
+    raise InputError(f"{wanted} do not fit into {body.scan.slices} slices; ask for fewer, or for more slices")
+
+
+def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.ndarray:
+    """One echo of a body with lesions as the scan measures it, complex [slices, rows, columns], without noise."""
+    scan = body.scan
+    signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
+    for footprint in footprints:
+        signal[footprint.window] *= footprint.factors[echo]
+    return acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
+
+
+def _scan_echo(
+    body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator, noise_level: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """One echo: magnitude of the whole images, magnitude without noise of the measured window, filtered phase.
+
+    The phase is made of the first echo only, the one where veins stay within half a turn.
+    """
+    signal = clean_echo(body, footprints, echo)
+    image = receiver_noise(rng, body.scan)
+    image *= np.float32(noise_level)
+    image[body.scan.measured_window] += signal
+    return np.abs(image), np.abs(signal), filtered_phase(image) if echo == 0 else None
+
+
+def render(
+    body: Body, footprints: Sequence[Footprint], rng: np.random.Generator, echo_snr: float, workers: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scan a body with lesions.
+
+    Args:
+        echo_snr: white matter's signal at the mean echo time, in the middle of the head, over the noise per channel.
+        workers: echoes simulated at a time; more need more memory, and give the same images.
+
+    Returns:
+        SWAN magnitude [slices, rows, columns] in units where white matter is WHITE_MATTER_UNITS; filtered phase in
+        rad; SWAN magnitude without noise of the scan's measured window.
+    """
+    echoes = range(len(ECHO_TIMES_MS))
+    noise_level = white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / echo_snr
+    with ThreadPoolExecutor(workers) as pool:
+        scanned = pool.map(
+            lambda *one: _scan_echo(body, footprints, *one, noise_level), echoes, rng.spawn(len(echoes))
+        )
+        magnitude, clean, phase = next(scanned)
+        for noisy, without_noise, _ in scanned:
+            magnitude += noisy
+            clean += without_noise
+    units = np.float32(WHITE_MATTER_UNITS / sum(white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS))
+    return magnitude * units, phase, clean * units
+
+
+def _check_request(slices: int, cmb_count: int | None, quota: Quota | None) -> None:
+    if cmb_count is not None and cmb_count < 0:
+        raise InputError(f"{cmb_count} microbleeds: give 0 or more")
+    if quota is not None and not 0 <= quota.images <= min(slices, quota.boxes):
+        raise InputError(
+            f"{quota.boxes} boxes on {quota.images} images do not fit into {slices} slices; "
+            "give at most as many images as there are slices, and at least one box for each"
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A patient with all lesions, before the scan."""
+
+    rng: np.random.Generator
+    """Goes on with the scan's noise."""
+    body: Body
+    microbleeds: list[Measured]
+    mimics: list[Measured]
+    """Without the veins, which are part of the body."""
+
+    @property
+    def footprints(self) -> list[Footprint]:
+        return [footprint for _, footprint in self.microbleeds + self.mimics]
+
+
+def draw_patient(
+    seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
+    *,
+    matrix: int,
+    slices: int,
+    field_of_view_mm: float = 240.0,
+    slice_thickness_mm: float = 2.0,
+    cmb_count: int | None = None,
+    quota: tuple[int, int] | None = None,
+    workers: int = 1,
+) -> Drawn:
+    """Everything of `simulate_patient` but the scan; arguments and errors are described there."""
+    quota = None if quota is None else Quota(*quota)
+    _check_request(slices, cmb_count, quota)
+    rng = np.random.default_rng(seed)
+    scan = draw_scan(rng, matrix, slices, field_of_view_mm, slice_thickness_mm)
+    body = make_body(rng, scan, load_template(), workers)
+    places = open_places(body)
+    count = max(int(rng.poisson(MEAN_CMBS)), 1) if cmb_count is None else cmb_count
+    microbleeds = draw_microbleeds(rng, body, places, count, quota)
+    mimics = []
+    for number, lesion in enumerate(draw_mimics(rng, places), 1):
+        footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
+        mimics.append((measure(lesion, body, footprint, number), footprint))
+    return Drawn(rng, body, microbleeds, mimics)
+
+
+def simulate_patient(
+    seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
+    *,
+    echo_snr: float = 11.0,
+    workers: int = 1,
+    **request: object,
+) -> SimulatedPatient:
+    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
+
+    Args:
+        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
+        workers: threads; they change the time, not the arrays.
+        request: of `draw_patient`. `matrix`: rows and columns, px. `slices`: images, placed as `draw_scan` says.
+            `field_of_view_mm` (240) and `slice_thickness_mm` (2). `cmb_count`: visible microbleeds; None draws a
+            Poisson number around MEAN_CMBS, at least one. `quota`: (images with microbleeds, boxes) that the
+            patient must have exactly; decides instead of `cmb_count`.
+
+    Raises:
+        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
+    """
+    drawn = draw_patient(seed, workers=workers, **request)
+    body, scan = drawn.body, drawn.body.scan
+    magnitude, phase, clean = render(body, drawn.footprints, drawn.rng, echo_snr, workers)
+    seen = tuple(finding for finding, _ in drawn.microbleeds + drawn.mimics if finding.boxes)
+    tilt = np.deg2rad(scan.tilt_degrees)
+    return SimulatedPatient(
+        magnitude=np.clip(np.round(magnitude), 0, 65535).astype(np.uint16),
+        findings=seen + tuple(vein_findings(body, clean, seen, VOID_BELOW * WHITE_MATTER_UNITS)),
+        pixel_spacing_mm=scan.pixel_mm,
+        slice_thickness_mm=scan.thickness_mm,
+        phase=np.round(phase * 1000).astype(np.int16),
+        slice_spacing_mm=scan.spacing_mm,
+        orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(np.sin(tilt))),
+        invisible_microbleeds=sum(not finding.boxes for finding, _ in drawn.microbleeds),
+    )

@@ -1,0 +1,216 @@
+"""The ICBM-152 template and what is derived from it once: hull, ventricles, nuclei, air at the skull base.
+
+Template coordinates are ICBM-152 millimetres (x right, y front, z up). The maps are V. Fonov et al., NeuroImage
+54:313 (2011), as bundled with nilearn; no network is needed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import expit
+
+from cmbfe.phantom.tissue import iron
+
+COARSE_MM = 2.0
+PADDING = 20
+"""Coarse voxels around the template's box: its box ends at the brain, heads do not."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Values on an isotropic grid in template coordinates."""
+
+    values: np.ndarray
+    origin_mm: np.ndarray
+    spacing_mm: float
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Interpolate linearly at points [3, ...] in template mm; outside, the nearest value counts."""
+        origin = self.origin_mm.reshape(3, *(1,) * (points.ndim - 1)).astype(np.float32)
+        index = (points - origin) * np.float32(1 / self.spacing_mm)
+        return ndimage.map_coordinates(self.values, index, order=1, mode="nearest", output=np.float32)
+
+    def gradient_at(self, points: np.ndarray, reach_mm: float) -> np.ndarray:
+        """Central differences over +-`reach_mm` at points [3, n], per mm."""
+        steps = reach_mm * np.eye(3, dtype=np.float32)[:, :, None]
+        return np.stack([self.at(points + step) - self.at(points - step) for step in steps]) / (2 * reach_mm)
+
+    @property
+    def axes_mm(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return tuple(
+            o + self.spacing_mm * np.arange(n) for o, n in zip(self.origin_mm, self.values.shape, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Template:
+    """What every patient is made from."""
+
+    t1: Volume
+    """T1-weighted brightness, 1 at its brightest; about 0.27 in CSF, 0.65 in grey, 0.87 in white matter."""
+    white: Volume
+    """Share of white matter in the brain's tissue, 0 to 1."""
+    hull: Volume
+    """Distance from the brain's smooth hull, mm, negative inside."""
+    ventricle: Volume
+    """Distance from the lateral ventricles, mm, negative inside."""
+    nuclei: Mapping[str, Volume]
+    """Membership 0 to 1 of each iron-rich nucleus, in a box around it."""
+    cavity: Volume
+    """1 in the air of sinuses and mastoid cells."""
+    eye: Volume
+    face: Volume
+    """Distance from the surface of face and neck, mm, negative inside."""
+
+
+@lru_cache(maxsize=1)
+def load_template() -> Template:
+    """Load nilearn's bundled maps and derive the rest; takes a few seconds, once per process."""
+    from nilearn import datasets  # slow to import, and only simulations need it
+
+    images = (
+        datasets.load_mni152_template(resolution=1),
+        datasets.load_mni152_gm_template(resolution=1),
+        datasets.load_mni152_wm_template(resolution=1),
+    )
+    brightness, grey, white = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
+    origin = images[0].affine[:3, 3]
+    t1 = Volume(brightness, origin, 1.0)
+    coarse = Volume(ndimage.zoom(brightness, 0.5, order=1, grid_mode=True, mode="nearest"), origin + 0.5, COARSE_MM)
+    hull = Volume(_hull_distance(coarse.values > 0.05), coarse.origin_mm - PADDING * COARSE_MM, COARSE_MM)
+    ventricle = ndimage.gaussian_filter(_signed_distance(_lateral_ventricles(coarse)), 1.0).astype(np.float32)
+    x, y, z = np.meshgrid(*hull.axes_mm, indexing="ij", sparse=True)
+    return Template(
+        t1=t1,
+        white=Volume(white / np.maximum(white + grey, 0.05), origin, 1.0),
+        hull=hull,
+        ventricle=Volume(ventricle, coarse.origin_mm, COARSE_MM),
+        nuclei=_nuclei(t1),
+        cavity=_like(hull, np.max([ellipsoid(x, y, z, *shape) for shape in CAVITIES], axis=0)),
+        eye=_like(hull, ellipsoid(x, y, z, *EYE)),
+        face=_like(hull, _face_distance(x, y, z)),
+    )
+
+
+def _like(volume: Volume, values: np.ndarray) -> Volume:
+    return Volume(values.astype(np.float32), volume.origin_mm, volume.spacing_mm)
+
+
+def _signed_distance(mask: np.ndarray) -> np.ndarray:
+    return COARSE_MM * (ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask))
+
+
+def _hull_distance(brain: np.ndarray) -> np.ndarray:
+    """Signed distance from the brain with its fissures closed by 14 mm."""
+    padded = np.pad(brain, PADDING)
+    dilated = ndimage.distance_transform_edt(~padded) * COARSE_MM < 14
+    closed = ndimage.distance_transform_edt(dilated) * COARSE_MM > 14
+    return ndimage.gaussian_filter(_signed_distance(closed | padded), 2.0).astype(np.float32)
+
+
+def _lateral_ventricles(t1: Volume) -> np.ndarray:
+    """Mask of what is dark and connected to the two frontal horns, inside a box around the ventricles."""
+    x, y, z = np.meshgrid(*t1.axes_mm, indexing="ij", sparse=True)
+    region = (np.abs(x) < 36) & (y > -52) & (y < 36) & (z > -14) & (z < 34)
+    labels, _ = ndimage.label((t1.values < 0.5) & region & (t1.values > 0))
+    seeds = [
+        tuple(np.round((np.array(place) - t1.origin_mm) / t1.spacing_mm).astype(int))
+        for place in ((-8, 10, 16), (8, 10, 16))
+    ]
+    return np.isin(labels, [labels[seed] for seed in seeds if labels[seed]])
+
+
+Triple = tuple[float, float, float]
+
+
+def ellipsoid(
+    x: np.ndarray,
+    y: np.ndarray,
+    z: np.ndarray,
+    centre: Triple,
+    axes: Triple,
+    rotation: float = 0.0,
+    edge_mm: float = 0.5,
+) -> np.ndarray:
+    """Soft membership 0 to 1 of an ellipsoid and its mirror image in the other half of the head; edge about 1 mm.
+
+    Args:
+        centre: mm, on the side x > 0.
+        axes: semi-axes, mm.
+        rotation: degrees about z; positive turns the front end towards the midline.
+    """
+    turn = np.deg2rad(rotation)
+    side, front, up = np.abs(x) - centre[0], y - centre[1], z - centre[2]
+    along, across = np.cos(turn) * front - np.sin(turn) * side, np.cos(turn) * side + np.sin(turn) * front
+    radius = np.sqrt((across / axes[0]) ** 2 + (along / axes[1]) ** 2 + (up / axes[2]) ** 2)
+    return expit((1 - radius) * min(axes) / 0.5)
+
+
+NUCLEI = (
+    # name, centre, semi-axes mm, rotation in degrees, T1 brightness above which it is white matter
+    ("putamen", (26.5, 1.0, 1.0), (4.8, 16.0, 10.5), 12.0, 0.795),
+    ("pallidum", (19.0, -4.0, -1.0), (4.2, 9.5, 6.0), 26.0, 1.0),
+    ("caudate", (12.5, 14.0, 6.0), (5.5, 10.0, 10.0), 8.0, 0.79),
+    ("caudate", (16.0, -3.0, 20.0), (4.0, 14.0, 4.5), 12.0, 0.79),
+    ("thalamus", (12.0, -19.0, 7.0), (9.0, 14.0, 8.5), 20.0, 1.0),
+    ("subthalamic", (11.0, -13.5, -7.0), (5.0, 3.0, 2.2), 30.0, 1.0),
+    ("red nucleus", (5.0, -20.5, -9.0), (3.4, 3.6, 4.2), 0.0, 1.0),
+    ("substantia nigra", (9.5, -17.5, -13.0), (6.8, 2.6, 4.0), -38.0, 1.0),
+    ("dentate", (14.5, -58.0, -35.0), (6.5, 9.5, 5.5), 25.0, 1.0),
+)
+"""Places and sizes by eye on the template, checked against its T1 contrast; not an atlas."""
+
+
+def _nuclei(t1: Volume) -> dict[str, Volume]:
+    """Membership of each nucleus: an ellipsoid, trimmed where the template shows white matter or fluid."""
+    shapes: dict[str, Volume] = {}
+    for number, (name, centre, axes, rotation, white_above) in enumerate(NUCLEI):
+        reach = max(axes) + 4
+        low = np.array([-centre[0] - reach, centre[1] - reach, centre[2] - reach])
+        high = np.array([centre[0] + reach, centre[1] + reach, centre[2] + reach])
+        first, last = (np.round(corner - t1.origin_mm).astype(int) for corner in (low, high))
+        window = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
+        x, y, z = np.meshgrid(
+            *(axis[w] for axis, w in zip(t1.axes_mm, window, strict=True)), indexing="ij", sparse=True
+        )
+        member = ellipsoid(x, y, z, centre, axes, rotation)
+        if name == "dentate":  # a folded sheet, not a ball
+            member = member * (
+                1 - ellipsoid(x, y, z, (centre[0] - 1.5, *centre[1:]), tuple(0.6 * a for a in axes), rotation)
+            )
+        brightness = t1.values[window]
+        member = member * expit((white_above - brightness) / 0.012) * expit((brightness - 0.5) / 0.03)
+        shapes[f"{name}/{number}"] = Volume(member.astype(np.float32), t1.origin_mm + first, t1.spacing_mm)
+    return shapes
+
+
+def iron_volume(template: Template, age_years: float, cortical: float = 3.0) -> Volume:
+    """Iron in mg per 100 g beyond that of ordinary grey matter (`cortical`), at an age."""
+    total = np.zeros_like(template.t1.values)
+    for name, shape in template.nuclei.items():
+        first = np.round(shape.origin_mm - template.t1.origin_mm).astype(int)
+        window = tuple(slice(a, a + n) for a, n in zip(first, shape.values.shape, strict=True))
+        extra = np.float32(iron(name.split("/")[0], age_years) - cortical)
+        total[window] = np.maximum(total[window], extra * shape.values)
+    return Volume(total, template.t1.origin_mm, template.t1.spacing_mm)
+
+
+CAVITIES = (
+    # air at the skull base: centre, semi-axes mm
+    ((6.0, 14.0, -45.0), (9.0, 11.0, 9.0)),  # sphenoid sinus
+    ((6.0, 45.0, -42.0), (7.0, 20.0, 13.0)),  # ethmoid cells
+    ((10.0, 82.0, -14.0), (13.0, 5.0, 12.0)),  # frontal sinus
+    ((58.0, -36.0, -48.0), (9.0, 12.0, 13.0)),  # mastoid cells
+    ((30.0, 45.0, -75.0), (14.0, 16.0, 15.0)),  # maxillary sinus
+)
+EYE = ((34.0, 62.0, -43.0), (13.0, 13.0, 13.0))
+
+
+def _face_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Distance mm, roughly, from the surface of an ellipsoid (face) and a cylinder (neck)."""
+    face = (np.sqrt((x / 68) ** 2 + ((y - 22) / 74) ** 2 + ((z + 62) / 78) ** 2) - 1) * 70
+    neck = np.maximum(np.sqrt((x / 62) ** 2 + ((y + 25) / 68) ** 2) * 62 - 62, z + 40)
+    return np.minimum(face, neck)

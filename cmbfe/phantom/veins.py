@@ -1,0 +1,261 @@
+"""A venous tree grown in template space: sinuses, cortical veins in sulci, deep veins, medullary veins.
+
+Radii follow anatomy: medullary veins 0.1-0.5 mm, cortical veins 0.2-2 mm, deep veins 0.5-1.5 mm, sinuses 2-4 mm
+(R. B. Okudera et al., Neuroradiol J 12:73 (1999); P. Stoquart-ElSankari et al., J Cereb Blood Flow Metab 29:1208
+(2009)). What matters to a reader of slices: veins of every size cross slices at every angle.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+from scipy.interpolate import make_interp_spline
+
+from cmbfe.phantom.template import Template, Volume, load_template
+
+STEP_MM = 0.4
+"""Distance between the points of a vein, in template mm."""
+
+Steering = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Veins:
+    """All veins as points."""
+
+    points: np.ndarray
+    """[3, n] mm."""
+    directions: np.ndarray
+    """[3, n], unit vectors along the vein."""
+    radii_mm: np.ndarray
+    """[n]."""
+    length_mm: np.ndarray
+    """[n], length of the piece that a point stands for."""
+    vein: np.ndarray
+    """[n], number of the vein that a point belongs to."""
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """What veins follow, on the template's 1 mm grid."""
+
+    fluid: Volume
+    """Share of cerebrospinal fluid, smoothed: cortical veins keep to it."""
+    depth: np.ndarray
+    """Distance from the brain's hull, mm, negative inside."""
+    from_ventricle: np.ndarray
+    """Distance from the lateral ventricles, mm."""
+
+
+@lru_cache(maxsize=1)
+def load_terrain() -> Terrain:
+    """Derive the terrain from the template once per process."""
+    template = load_template()
+    t1 = template.t1
+    fluid = np.clip((0.62 - t1.values) / 0.25, 0, 1)
+    points = np.stack(np.meshgrid(*t1.axes_mm, indexing="ij")).astype(np.float32)
+    return Terrain(
+        Volume(ndimage.gaussian_filter(fluid, 0.8), t1.origin_mm, t1.spacing_mm),
+        template.hull.at(points),
+        template.ventricle.at(points),
+    )
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [3, ...] scaled to length 1; zero stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-6)
+
+
+def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Steering, steps: int, wander: float) -> np.ndarray:
+    """Walk from `starts` [3, n]; each step turns towards `steer(points)` and a little at random.
+
+    Returns:
+        Points [steps, 3, n].
+    """
+    path = [starts]
+    heading = unit(steer(starts) + 0.3 * rng.standard_normal(starts.shape))
+    drift = np.zeros_like(starts)
+    for _ in range(steps - 1):
+        drift = 0.85 * drift + wander * rng.standard_normal(starts.shape)
+        heading = unit(0.75 * heading + 0.25 * steer(path[-1]) + 0.25 * drift)
+        path.append(path[-1] + STEP_MM * heading)
+    return np.stack(path)
+
+
+def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins:
+    """Flatten paths [steps, 3, n] with masks and radii [steps, n] into points; directions by differences."""
+    directions = np.moveaxis(unit(np.moveaxis(np.gradient(path, axis=0), 1, 0)), 0, 1)
+    number = np.broadcast_to(np.arange(path.shape[2]), alive.shape)
+    points, directions = (np.moveaxis(array, 1, 0)[:, alive] for array in (path, directions))
+    return Veins(points, directions, radii[alive], np.full(points.shape[1], STEP_MM), number[alive])
+
+
+def join(parts: list[Veins]) -> Veins:
+    """All veins of several lists, numbered anew so that no two share a number."""
+    offsets = np.cumsum([0] + [int(part.vein.max(initial=-1)) + 1 for part in parts[:-1]])
+    return Veins(
+        np.concatenate([part.points for part in parts], axis=1),
+        np.concatenate([part.directions for part in parts], axis=1),
+        np.concatenate([part.radii_mm for part in parts]),
+        np.concatenate([part.length_mm for part in parts]),
+        np.concatenate([part.vein + offset for part, offset in zip(parts, offsets, strict=True)]),
+    )
+
+
+def _draw_where(rng: np.random.Generator, mask: np.ndarray, grid: Volume, count: int) -> np.ndarray:
+    """Random points [3, count] mm inside a mask on the grid of a volume."""
+    chosen = rng.choice(np.flatnonzero(mask), count)
+    index = np.stack(np.unravel_index(chosen, mask.shape)) + rng.uniform(-0.5, 0.5, (3, count))
+    return grid.origin_mm[:, None] + index * grid.spacing_mm
+
+
+def _at_paths(volume: Volume, path: np.ndarray) -> np.ndarray:
+    """Values [steps, n] of a volume along paths [steps, 3, n]."""
+    return volume.at(np.moveaxis(path, 1, 0).reshape(3, -1)).reshape(path.shape[0], -1)
+
+
+def cortical_veins(rng: np.random.Generator, template: Template, terrain: Terrain, count: int) -> Veins:
+    """Veins that start in sulci, climb to the surface and run over it towards the nearest sinus."""
+    fluid = terrain.fluid
+    mask = (fluid.values > 0.3) & (terrain.depth < -1) & (terrain.depth > -32) & (template.t1.values > 0)
+    mask &= terrain.from_ventricle > 6
+    starts = _draw_where(rng, mask, fluid, count)
+    above = starts[2] > -12
+
+    def towards_sinus(points: np.ndarray) -> np.ndarray:
+        """Superior sagittal sinus from above the temporal lobe, transverse sinuses from below."""
+        side = np.where(above, 0.0, np.sign(points[0]) * 45.0)
+        back = np.where(above, points[1] - 8.0, -75.0)
+        return np.stack([side, back, np.where(above, 85.0, -25.0)]) - points
+
+    def steer(points: np.ndarray) -> np.ndarray:
+        outward = unit(template.hull.gradient_at(points, 2.0))
+        distance = template.hull.at(points)
+        surface = np.clip((distance + 4.0) / 3.0, 0, 1)  # 0 deep in a sulcus, 1 on the brain's surface
+        goal = unit(towards_sinus(points))
+        goal = unit(goal - outward * (goal * outward).sum(0))
+        lift = outward * np.where(distance < -1.0, 1 - surface, -np.clip(distance + 1.0, 0, 2))
+        return lift + surface * goal + 2.0 * fluid.gradient_at(points, 1.0)
+
+    steps = 220
+    path = _grow(rng, starts, steer, steps, 0.4)
+    order = np.arange(steps)[:, None]
+    near = (np.abs(path[:, 0]) < 3.0) & (_at_paths(template.hull, path) > -4.0) & above
+    alive = (order < rng.integers(40, steps, count)) & np.logical_and.accumulate(~near, axis=0)
+    calibre = np.clip(rng.lognormal(np.log(0.6), 0.45, count), 0.2, 1.1)
+    return _from_paths(path, alive, calibre * (0.7 + 0.9 * order / steps))
+
+
+def medullary_veins(rng: np.random.Generator, template: Template, terrain: Terrain, count: int) -> Veins:
+    """Thin veins of the deep white matter that converge on the walls of the lateral ventricles."""
+    far = terrain.from_ventricle
+    mask = (template.white.values > 0.8) & (far > 6) & (far < 28) & (terrain.depth < -8) & (template.t1.values > 0.7)
+    mask[:, :, template.t1.axes_mm[2] < 0] = False
+    starts = _draw_where(rng, mask, template.t1, count)
+    steps = 75
+    path = _grow(rng, starts, lambda points: -unit(template.ventricle.gradient_at(points, 3.0)), steps, 0.2)
+    alive = np.logical_and.accumulate(_at_paths(template.ventricle, path) > 0.5, axis=0)
+    radii = np.clip(rng.lognormal(np.log(0.2), 0.45, count), 0.1, 0.55) * (
+        0.8 + 0.6 * np.arange(steps)[:, None] / steps
+    )
+    return _from_paths(path, alive, radii)
+
+
+def superficial_medullary_veins(rng: np.random.Generator, template: Template, terrain: Terrain, count: int) -> Veins:
+    """Short veins from the white matter under the cortex out to the surface."""
+    mask = (template.white.values > 0.6) & (terrain.depth > -18) & (terrain.depth < -5) & (template.t1.values > 0.6)
+    starts = _draw_where(rng, mask, template.t1, count)
+    steps = 50
+    path = _grow(rng, starts, lambda points: unit(template.hull.gradient_at(points, 3.0)), steps, 0.3)
+    alive = (np.arange(steps)[:, None] < rng.integers(20, steps, count)) & (_at_paths(template.hull, path) < -1)
+    return _from_paths(path, alive, np.broadcast_to(rng.uniform(0.12, 0.45, count), alive.shape))
+
+
+DEEP_VEINS = (
+    # name, control points mm (x > 0 side), radius mm at the first and last point; mirrored unless on the midline
+    ("internal cerebral", ((2.5, 2, 13), (3, -8, 15), (2.5, -20, 14), (2, -32, 9), (1, -39, 6)), (0.5, 1.2)),
+    ("thalamostriate", ((17, -26, 22), (17, -16, 20), (13, -6, 18), (7, 0, 15), (2.5, 2, 13)), (0.3, 0.7)),
+    ("septal", ((9, 26, 10), (5, 18, 14), (2.5, 8, 15), (2.5, 2, 13)), (0.25, 0.6)),
+    ("atrial", ((26, -44, 12), (20, -42, 12), (11, -39, 10), (3, -37, 8)), (0.3, 0.8)),
+    ("basal", ((14, -2, -18), (17, -10, -16), (19, -20, -10), (14, -31, -3), (6, -38, 2), (1, -40, 4)), (0.4, 1.1)),
+    ("anterior caudate", ((20, 14, 18), (15, 8, 19), (10, 1, 17)), (0.2, 0.4)),
+    ("inferior striate", ((24, 2, -8), (22, 2, 2), (20, 0, 12), (18, -4, 20)), (0.15, 0.35)),
+    ("inferior striate", ((27, -8, -8), (25, -8, 3), (21, -9, 13), (18, -12, 20)), (0.15, 0.35)),
+    ("cerebellar hemisphere", ((24, -66, -46), (20, -68, -38), (12, -66, -28), (4, -62, -18)), (0.3, 0.7)),
+    ("lateral mesencephalic", ((12, -24, -22), (14, -26, -14), (14, -30, -4)), (0.25, 0.5)),
+    ("pontine", ((7, -14, -40), (5, -13, -30), (6, -12, -20)), (0.25, 0.5)),
+)
+MIDLINE_VEINS = (
+    ("great cerebral", ((0, -38, 5), (0, -43, 6), (0, -47, 3)), (1.8, 2.3)),
+    ("straight sinus", ((0, -47, 3), (0, -62, -4), (0, -80, -12), (0, -96, -16)), (2.0, 2.6)),
+    ("vermian", ((0, -68, -34), (0, -72, -22), (0, -66, -8), (0, -52, 0)), (0.3, 0.8)),
+    ("inferior sagittal", ((0, 20, 26), (0, -5, 32), (0, -30, 24), (0, -46, 8)), (0.5, 0.9)),
+)
+
+
+TRANSVERSE_SIGMOID = ((45, -78, -24), (58, -55, -30), (52, -42, -42), (36, -40, -58))
+"""Control points mm (x > 0 side) of the transverse and sigmoid sinus, from beside the torcula on."""
+
+
+def _polyline(points: np.ndarray, radii: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth curve [steps, 3] through control points [n, 3] at STEP_MM, with radii [steps]."""
+    length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    curve = make_interp_spline(length, points, k=min(3, len(points) - 1))
+    along = np.arange(0, length[-1], STEP_MM)
+    return curve(along), np.interp(along, (0, length[-1]), radii)
+
+
+def _from_curves(curves: list[tuple[np.ndarray, np.ndarray]]) -> Veins:
+    """Curves [n, 3] with radii [n], each as one vein."""
+    parts = []
+    for curve, radii in curves:
+        directions = unit(np.gradient(curve, axis=0).T)
+        parts.append(Veins(curve.T, directions, radii, np.full(len(curve), STEP_MM), np.zeros(len(curve), int)))
+    return join(parts)
+
+
+def deep_veins(rng: np.random.Generator) -> Veins:
+    """Named deep veins, each moved and resized a little; the two sides differ."""
+    curves = []
+    for _, points, radii in DEEP_VEINS:
+        for side in (-1, 1):
+            moved = np.array(points, float) * (side, 1, 1) + rng.normal(0, 1.0, (len(points), 3))
+            curves.append(_polyline(moved, tuple(np.array(radii) * rng.uniform(0.7, 1.3))))
+    for _, points, radii in MIDLINE_VEINS:
+        moved = np.array(points, float) + rng.normal(0, 0.7, (len(points), 3))
+        curves.append(_polyline(moved, tuple(np.array(radii) * rng.uniform(0.8, 1.2))))
+    return _from_curves(curves)
+
+
+def dural_sinuses(rng: np.random.Generator, template: Template) -> Veins:
+    """Superior sagittal sinus under the midline of the vault, transverse and sigmoid sinuses."""
+    angles = np.linspace(np.deg2rad(15), np.deg2rad(196), 40)  # from the forehead over the vertex to the torcula
+    rays = np.stack([np.zeros_like(angles), np.cos(angles), np.sin(angles)])
+    reach = np.arange(40.0, 120.0, 0.5)
+    along = np.array([0, -17.0, 8.0])[:, None, None] + rays[:, :, None] * reach
+    outside = template.hull.at(along.reshape(3, -1)).reshape(len(angles), -1) > -2.0
+    surface = along[:, np.arange(len(angles)), outside.argmax(1)].T
+    sagittal = _polyline(surface, (1.5 * rng.uniform(0.8, 1.2), 3.8))
+    torcula = surface[-1]
+    curves = [sagittal]
+    for side in (-1, 1):
+        size = rng.uniform(0.6, 1.3)
+        lateral = np.array([(22, torcula[1] + 6, torcula[2] - 1), *TRANSVERSE_SIGMOID]) * (side, 1, 1)
+        curves.append(_polyline(np.vstack([torcula, lateral]), (3.0 * size, 2.6 * size)))
+    return _from_curves(curves)
+
+
+def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
+    """Grow a whole tree in template coordinates; the numbers of small veins are Poisson."""
+    terrain = load_terrain()
+    return join(
+        [
+            dural_sinuses(rng, template),
+            deep_veins(rng),
+            cortical_veins(rng, template, terrain, int(rng.poisson(650))),
+            medullary_veins(rng, template, terrain, int(rng.poisson(260))),
+            superficial_medullary_veins(rng, template, terrain, int(rng.poisson(250))),
+        ]
+    )

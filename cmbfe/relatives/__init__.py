@@ -1,1 +1,0 @@
-"""Ways to show a detector its ground truth in training only: FE and its relatives, a file each (see `registry`)."""

@@ -1,0 +1,1 @@
+"""Arms times seeds or folds: trainings, their tests and what they say."""

@@ -1,0 +1,115 @@
+"""Who is trained on and tested in the ablation study: simulated patients of its own, made once for all arms.
+
+    make_patients(params, Path())
+
+Each seed has training patients of its own; all trainings are tested on the same patients. Files: data/study and
+results/study/test_cmbs.csv in the folder `root`.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cmbfe import paths
+from cmbfe.data.augment import augment_training_set
+from cmbfe.data.conversion import import_dicom
+from cmbfe.data.labelled.images import read_image
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_of_split, read_labels
+from cmbfe.data.labelled.splits import paper_test_set
+from cmbfe.errors import InputError
+from cmbfe.paper.tables import write_table
+from cmbfe.params import Params, Patients, Phantom
+from cmbfe.phantom.writing import write_cohort
+
+PATIENTS = "patients"
+"""The part of the study that makes the patients; all others are arms."""
+_COHORT = 0x57D1
+"""Beside the seed, so that the study's patients are none of the pipeline's."""
+
+
+def study_phantom(params: Params) -> tuple[Phantom, int]:
+    """The study's cohort, those of all seeds and the test patients together, and the seed that it is drawn by."""
+    study = params.study
+    # The phantom's cohort has three splits; nobody looks at the one validation patient.
+    counts = {"train": study.training_patients[-1] * len(study.seeds), "test": study.test_patients, "validation": 1}
+    cohort = params.phantom.model_copy(update={"patients": Patients(**counts), "exact": None})
+    return cohort, int(np.random.SeedSequence([params.seed, _COHORT]).generate_state(1)[0])
+
+
+def make_patients(params: Params, root: Path, jobs: int = -1, progress: bool = True) -> None:
+    """Simulate the study's patients, make their images, augment the training sets, and list the test microbleeds.
+
+    A killed run keeps whole patients.
+
+    Raises:
+        InputError: as `write_cohort`, `import_dicom` and `augment_training_set`.
+    """
+    data = paths.study_data(root)
+    images = data / "pictures"
+    cohort, drawn_by = study_phantom(params)
+    write_cohort(data / "raw", cohort, drawn_by, jobs, progress)
+    labels = import_dicom(data / "raw", images, params.images, drawn_by, jobs, progress)
+    sets = list(product(params.study.seeds, params.study.training_patients))
+    for seed, patients in tqdm(sets, desc="augmenting", unit="training set", disable=not progress):
+        chosen = training_labels(labels, seed, patients, params)
+        target = paths.study_training_set(seed, patients, root)
+        augment_training_set(chosen, images, target, params.augmentation, seed, jobs, progress=False)
+    write_table(list_test_cmbs(params, root), paths.study_cmbs(root))
+
+
+def training_labels(labels: Labels, seed: int, patients: int, params: Params) -> Labels:
+    """The labels of a seed's first so many training patients, of split "train"."""
+    everybody = sorted({image["patient_id"] for image in labels_of_split(labels, "train")["images"]})
+    first = (seed - 1) * params.study.training_patients[-1]
+    chosen = set(everybody[first : first + patients])
+    images = [image for image in labels["images"] if image["patient_id"] in chosen]
+    shown = {image["id"] for image in images}
+    boxes = [box for box in labels["annotations"] if box["image_id"] in shown]
+    return {**labels, "images": images, "annotations": boxes}
+
+
+def read_test_labels(params: Params, root: Path) -> Labels:
+    """The test images: those with microbleeds, and as many with mimics only (or all of those).
+
+    Raises:
+        InputError: the patients were not made yet.
+    """
+    images = paths.study_data(root) / "pictures"
+    if not (images / LABELS_FILE).is_file():
+        raise InputError(f"{images}: the study's patients are not there; make them: cmbfe study {PATIENTS}")
+    labels, mimics = read_labels(images / LABELS_FILE), read_labels(images / MIMICS_FILE)
+    return paper_test_set(labels, mimics, params.seed, fewer=True)
+
+
+def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
+    """The boxes of the test images: a row each, by annotation id, with patient, location, size and contrast."""
+    test, images = read_test_labels(params, root), paths.study_data(root) / "pictures"
+    image_of = {image["id"]: image for image in test["images"]}
+    shown = {key: read_image(images / image["file_name"]) for key, image in image_of.items()}
+    rows = [
+        {
+            "id": box["id"],
+            "patient": image_of[box["image_id"]]["patient_id"],
+            "location": box["location"],
+            "visible_diameter_mm": box["visible_diameter_mm"],
+            "contrast": contrast(shown[box["image_id"]], box["bbox"]),
+        }
+        for box in test["annotations"]
+    ]
+    return pd.DataFrame(rows).set_index("id")
+
+
+def contrast(image: np.ndarray, box: list[float]) -> float:
+    """How much darker a microbleed is than what surrounds it: 1 - mean inside / median around.
+
+    Inside is the ellipse in the box [x, y, w, h] px; around is the band between the ellipses of 1.5 and 2.5 times its
+    size. 0 where nothing is around.
+    """
+    rows, columns = np.indices(image.shape) + 0.5
+    reach = np.hypot((columns - box[0] - box[2] / 2) * 2 / box[2], (rows - box[1] - box[3] / 2) * 2 / box[3])
+    around = image[(reach > 1.5) & (reach <= 2.5)]
+    inside = image[reach <= max(1.0, reach.min())]
+    return float(1 - inside.mean() / np.median(around)) if around.size and np.median(around) > 0 else 0.0

@@ -1,0 +1,200 @@
+"""Images and boxes as the network takes them: decoded once, drawn in a seeded order, converted on the device."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE, read_with_phase
+from cmbfe.data.labelled.labels import Labels, xyxy
+from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+
+GIB = 2**30
+
+
+class ImageFiles:
+    """Images of one size, decoded when they are asked for: `files[indices]` is uint8 [n, rows, columns].
+
+    With the files of their phases, uint8 [n, rows, columns, 2]: magnitude, phase.
+    """
+
+    def __init__(self, paths: Sequence[Path], phases: Sequence[Path] | None = None) -> None:
+        self.paths, self.phases = list(paths), phases
+        self.shape = (len(paths), *self._read(0).shape)
+
+    def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
+        return np.stack([self.read(index) for index in indices])
+
+    def read(self, index: int) -> np.ndarray:
+        """One image; `InputError` if it cannot be read or has another size than the first."""
+        image = self._read(index)
+        if image.shape != self.shape[1:]:
+            sizes = [f"{columns} x {rows} px" for rows, columns in (image.shape[:2], self.shape[1:3])]
+            raise InputError(f"{self.paths[index]}: {sizes[0]}, but {self.paths[0]} has {sizes[1]}")
+        return image
+
+    def _read(self, index: int) -> np.ndarray:
+        return read_with_phase(self.paths[index], self.phases[index] if self.phases else None)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file: the images', then the phases'."""
+        return [*self.paths, *(self.phases or ())]
+
+    def decode(self, into: np.ndarray) -> None:
+        """Fill an array of this shape, several images at a time."""
+
+        def fill(index: int) -> None:
+            into[index] = self.read(index)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fill, range(len(self.paths))))
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images of one size, with the boxes in each."""
+
+    names: tuple[str, ...]
+    images: np.ndarray | ImageFiles
+    """uint8 [N, rows, columns], with phase [N, rows, columns, 2]; in memory, of a mapped file or decoded on demand."""
+    boxes: tuple[np.ndarray, ...]
+    """float32 [K, 4] xyxy px for each image."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_images(files: ImageFiles) -> np.ndarray:
+    """Decode images of one size into memory.
+
+    Raises:
+        InputError: an unreadable image, or one of another size than the first.
+    """
+    images = np.empty(files.shape, np.uint8)
+    files.decode(images)
+    return images
+
+
+def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
+    """Every image of `labels`, whose file names are relative to `folder`, still in its file.
+
+    Raises:
+        InputError: no images, the first cannot be read, its size is not what the labels say of every image, or
+            some have phase and others have none.
+    """
+    if not labels["images"]:
+        raise InputError(f"{folder}: the labels name no image")
+    boxes = defaultdict(list)
+    for annotation in labels["annotations"]:
+        boxes[annotation["image_id"]].append(annotation)
+    names = tuple(image["file_name"] for image in labels["images"])
+    files = ImageFiles([folder / name for name in names], _phases(labels, folder))
+    rows, columns = files.shape[1:3]
+    for image in labels["images"]:
+        if (image["width"], image["height"]) != (columns, rows):
+            size = f"{image['width']} x {image['height']} px"
+            raise InputError(f"{folder / image['file_name']}: {columns} x {rows} px, but its labels are of {size}")
+    corners = tuple(xyxy(boxes[image["id"]]).astype(np.float32) for image in labels["images"])
+    return LabelledImages(names, files, corners)
+
+
+def _phases(labels: Labels, folder: Path) -> list[Path] | None:
+    """The files of the images' phases; None where the labels name none."""
+    without = [image["file_name"] for image in labels["images"] if "phase_file_name" not in image]
+    if without and len(without) < len(labels["images"]):
+        raise InputError(f"{folder / without[0]}: its labels name no phase (phase_file_name), those of others do")
+    return None if without else [folder / image["phase_file_name"] for image in labels["images"]]
+
+
+def load_labelled(labels: Labels, folder: Path) -> LabelledImages:
+    """Decode every image of `labels`, whose file names are relative to `folder`.
+
+    Raises:
+        InputError: no images, one that cannot be read, or one whose size is not what the labels say.
+    """
+    listed = list_labelled(labels, folder)
+    return LabelledImages(listed.names, read_images(listed.images), listed.boxes)
+
+
+def fits(data: LabelledImages, gib: float) -> bool:
+    """Whether the decoded images take no more than `gib` GiB."""
+    return np.prod(data.images.shape, dtype=float) <= gib * GIB
+
+
+def decode_to_file(data: LabelledImages, file: Path) -> None:
+    """Decode listed images to a .npy file, whole or not at all, through a memory map: they never fill the memory."""
+    with whole_file(file) as temporary:
+        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=data.images.shape)
+        data.images.decode(mapped)
+        mapped.flush()
+
+
+def mapped_from_file(data: LabelledImages, file: Path) -> LabelledImages:
+    """The same images out of a file that `decode_to_file` wrote; processes share what is read of it."""
+    return LabelledImages(data.names, np.load(file, mmap_mode="r"), data.boxes)
+
+
+def content_hash(data: LabelledImages) -> str:
+    """SHA-256 over the bytes of the listed images' files, in their order, and the boxes."""
+
+    def of_file(path: Path) -> bytes:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    with ThreadPoolExecutor() as pool:
+        content = hashlib.sha256(b"".join(pool.map(of_file, data.images.files)))
+    for name, boxes in zip(data.names, data.boxes, strict=True):
+        content.update(f"{name} {len(boxes)} boxes".encode() + boxes.tobytes())
+    return content.hexdigest()
+
+
+def batch_indices(images: int, batch: int, iteration: int, seed: int) -> np.ndarray:
+    """Which images make the batch of an iteration: whole passes, each in its own seeded order.
+
+    A function of the iteration alone: a resumed training needs no sampler state to go on exactly.
+    """
+    positions = np.arange(iteration * batch, (iteration + 1) * batch)
+    passes, places = positions // images, positions % images
+    orders = {number: _order(images, seed, number) for number in set(passes.tolist())}
+    return np.array([orders[number][place] for number, place in zip(passes.tolist(), places.tolist(), strict=True)])
+
+
+@lru_cache(maxsize=2)
+def _order(images: int, seed: int, number: int) -> np.ndarray:
+    """The order of one pass; remembered, for a million images take longer to shuffle than a step takes."""
+    return np.random.default_rng([seed, number]).permutation(images)
+
+
+def to_input(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels.
+
+    With phase, [N, rows, columns, 2], the channels are M (1 + p), M, M (1 - p) of the magnitude M in [0, 1] and the
+    phase p in half turns, [-1, 1]: times M, for where there is no signal, phase is noise of all angles. Their mean is
+    M, so that the P of feature enhancement (A1) does not change, and without phase they are three equal channels again.
+    """
+    values = torch.from_numpy(images).to(device, non_blocking=True).float()
+    if values.dim() == 3:
+        return values.div_(255)[:, None].expand(-1, 3, -1, -1)
+    magnitude, phase = values[..., 0] / 255, (values[..., 1] - ZERO_PHASE) / HALF_TURN
+    weighted = magnitude * phase
+    return torch.stack([magnitude + weighted, magnitude, magnitude - weighted], dim=1)
+
+
+def to_targets(boxes: Sequence[np.ndarray], device: torch.device) -> list[dict[str, Tensor]]:
+    """Boxes float32 [K, 4] xyxy px as torchvision's detection targets; every label is 1, a microbleed."""
+    return [
+        {
+            "boxes": torch.from_numpy(corners).to(device),
+            "labels": torch.ones(len(corners), dtype=torch.int64, device=device),
+        }
+        for corners in boxes
+    ]

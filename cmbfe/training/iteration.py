@@ -1,0 +1,155 @@
+"""One iteration of a training, and the state that it changes: model, optimiser, schedule, history."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import LambdaLR
+
+from cmbfe.detector.fe import strength
+from cmbfe.detector.ssd import SSD
+from cmbfe.errors import InputError
+from cmbfe.params import Training
+from cmbfe.training.batches import to_input, to_targets
+from cmbfe.training.checkpoints import load_checkpoint, restore_random_states, save_checkpoint
+from cmbfe.training.devices import Compute
+from cmbfe.training.loader import Batch
+
+Row = dict[str, float | int | None]
+
+
+def learning_rate_factor(settings: Training, iteration: int) -> float:
+    """Factor on the learning rate in an iteration, counted from 0: warm-up, then gamma per milestone (A7, A9)."""
+    passed = sum(iteration >= milestone for milestone in settings.milestones)
+    return settings.gamma**passed * min(1.0, (iteration + 1) / max(settings.warm_up_iterations, 1))
+
+
+class Run:
+    """The state of one training, saved and restored together."""
+
+    def __init__(self, model: SSD, settings: Training, fe_schedule: str, compute: Compute) -> None:
+        self.settings, self.fe_schedule, self.compute = settings, fe_schedule, compute
+        model = model.to(memory_format=torch.channels_last)
+        if compute.processes > 1 and compute.device.type == "cuda":  # it has no form for CPUs
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        optimiser = torch.optim.Adam(
+            model.parameters(), lr=settings.learning_rate, betas=settings.adam_betas, fused=True
+        )
+        self.bare_model = model
+        self.model, self.optimiser = compute.fabric.setup(model, optimiser)
+        self.schedule = LambdaLR(self.optimiser, lambda iteration: learning_rate_factor(settings, iteration))
+        self.history: list[Row] = []
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations are done."""
+        return len(self.history)
+
+    def step(self, parts: Sequence[Batch]) -> Row:
+        """One iteration: the mean gradient of the batches, then an update; returns the history's new row.
+
+        Losses are means over the batches and over all processes.
+
+        Raises:
+            InputError: a loss or the gradient is not finite, or a target cannot be trained on; the message names
+                iteration, learning rate and images. The weights are then those of the iteration before.
+        """
+        if self.bare_model.fe is not None:
+            self.bare_model.fe.strength = strength(self.fe_schedule, self.iteration, self.settings.iterations)
+        self.optimiser.zero_grad()
+        losses = [self._backward(part, last=part is parts[-1]) for part in parts]
+        mean = {name: sum(of_part[name] for of_part in losses) / len(parts) for name in losses[0]}
+        norm = get_total_norm([weight.grad for weight in self.bare_model.parameters() if weight.grad is not None])
+        means = self.compute.fabric.all_reduce(torch.stack(list(mean.values())), reduce_op="mean")
+        values = dict(zip([*mean, "gradient_norm"], [*means.tolist(), float(norm)], strict=True))
+        if not all(math.isfinite(value) for value in values.values()):
+            raise InputError(self._not_finite(parts, values))
+        if self.settings.clip_gradient_norm is not None:
+            clip_grads_with_norm_(self.bare_model.parameters(), self.settings.clip_gradient_norm, norm)
+        row: Row = {"iteration": self.iteration + 1, **values, "learning_rate": self.schedule.get_last_lr()[0]}
+        self.optimiser.step()
+        self.schedule.step()
+        self.history.append({**row, "validation_ap": None})
+        return self.history[-1]
+
+    def _backward(self, part: Batch, last: bool) -> dict[str, Tensor]:
+        """Add a batch's share to the gradient; processes exchange it with the last batch only."""
+        accumulating = nullcontext() if last else self.compute.fabric.no_backward_sync(self.model)
+        with accumulating:
+            try:
+                losses = self._losses(self.model, part)
+            except InputError as error:
+                names = ", ".join(part.names)
+                raise InputError(
+                    f"training stopped at iteration {self.iteration + 1}, images {names}: {error}"
+                ) from None
+            self.compute.fabric.backward(sum(losses.values()) / self.settings.accumulate)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        images = to_input(batch.images, self.compute.device).contiguous(memory_format=torch.channels_last)
+        with self.compute.autocast():
+            return model(images, to_targets(batch.boxes, self.compute.device))
+
+    def _not_finite(self, parts: Sequence[Batch], values: dict[str, float]) -> str:
+        names = [name for part in parts for name in part.names]
+        alone = [name for part in parts for name in self._not_finite_alone(part)]
+        if len(alone) == len(names):
+            cause = "each of them alone gives such a loss: the weights have diverged; lower training.learning_rate"
+        elif alone:
+            cause = f"alone, only {', '.join(alone)} does: look at its pixels and boxes"
+        else:
+            cause = "none of them does so alone; lower training.learning_rate, or set training.clip_gradient_norm"
+        process = f" of process {self.compute.number}" if self.compute.processes > 1 else ""
+        return (
+            f"training stopped: {', '.join(f'{name} {value:g}' for name, value in values.items())} at iteration "
+            f"{self.iteration + 1}, learning rate {self.schedule.get_last_lr()[0]:g}, images{process} "
+            f"{', '.join(names)}; {cause}. The last checkpoint is intact"
+        )
+
+    def _not_finite_alone(self, part: Batch) -> list[str]:
+        """Names of the images whose own loss or gradient is not finite."""
+        found = []
+        for name, image, boxes in zip(*part, strict=True):
+            # Twice the same image: batch normalisation has no statistics of one.
+            batch = Batch([name] * 2, image[None].repeat(2, axis=0), [boxes] * 2)
+            self.bare_model.zero_grad()
+            loss = sum(self._losses(self.bare_model, batch).values())
+            loss.backward()
+            norm = get_total_norm([weight.grad for weight in self.bare_model.parameters() if weight.grad is not None])
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                found.append(name)
+        return found
+
+    def best(self) -> Row | None:
+        """The first row with the highest validation AP, or None where none was measured."""
+        measured = [row for row in self.history if row["validation_ap"] is not None]
+        return max(measured, key=lambda row: row["validation_ap"], default=None)
+
+    def save(self, folder: Path, belongs_to: dict[str, Any]) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = {
+            "model": self.bare_model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+        }
+        save_checkpoint(folder, self.iteration, belongs_to, state)
+
+    def restore(self, folder: Path, belongs_to: dict[str, Any]) -> None:
+        """Go on from the newest checkpoint, if there is one; say so. The sampler's position is the iteration."""
+        found = load_checkpoint(folder, belongs_to, say=self.compute.fabric.print)
+        if found is None:
+            return
+        file, state = found
+        self.bare_model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = state["history"]
+        restore_random_states(state["random"])
+        self.compute.fabric.print(f"going on from {file} after {self.iteration} iterations")

@@ -1,0 +1,293 @@
+"""The training loop: by iterations, with Adam and the step schedule of the paper's section 2.4."""
+
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from cmbfe.data.labelled.labels import LABELS_FILE, Labels, read_labels
+from cmbfe.detector.ssd import SPECS, SSD, build
+from cmbfe.detector.weights import save_model
+from cmbfe.errors import InputError
+from cmbfe.files import is_partial, read_json, sha256_of, whole_file, write_json
+from cmbfe.params import Params, Training, save_params
+from cmbfe.training.batches import (
+    LabelledImages,
+    content_hash,
+    decode_to_file,
+    fits,
+    list_labelled,
+    mapped_from_file,
+)
+from cmbfe.training.checkpoints import remove_partial_files
+from cmbfe.training.curves import live_curves
+from cmbfe.training.devices import Compute, make_compute, started_processes
+from cmbfe.training.iteration import Run
+from cmbfe.training.loader import MadeAhead, parts_of_iteration
+from cmbfe.training.validation import validation_ap, validation_labels
+
+HISTORY_FILE = "history.csv"
+PARAMS_FILE = "params.yaml"
+FINISHED_FILE = "finished.json"
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+LIVE = "live"
+DECODED_FILE = "decoded.npy"
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
+TRAINING_ROOMS = ("data/labelled", "detector", "metrics", "training")
+"""Folders of cmbfe that decide what a training gives; the stage of a training names the same."""
+WHERE_IT_RUNS = {"accelerator", "devices", "nodes", "strategy", "precision", "decoded_gib", "checkpoint_every"}
+"""Settings of the section `training` that do not change its result; the precision itself is told instead."""
+
+
+def build_from_params(variant: str, params: Params) -> SSD:
+    """Build a variant with the settings of params.yaml and seeded initial weights.
+
+    A variant and its FE twin begin with the same weights.
+
+    Raises:
+        InputError: no variant of that name, or unreadable weights.
+    """
+    if variant not in SPECS:
+        raise InputError(f"no variant named {variant!r}; there are: {', '.join(SPECS)}")
+    trunk = SPECS[variant].trunk
+    settings = params.detector
+    torch.manual_seed(params.seed)
+    return build(
+        variant,
+        default_boxes=settings.default_boxes,
+        width=settings.width,
+        weights=getattr(settings.weights, trunk),
+        minimum_negatives=settings.minimum_negatives,
+        score_threshold=settings.score_threshold,
+        nms_threshold=settings.nms_threshold,
+        detections_per_image=settings.detections_per_image,
+        **settings.fe.model_dump(exclude={"schedule"}),
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, from which images, what its AP is measured on, and where."""
+
+    variant: str
+    params: Params
+    compute: Compute
+    listed: LabelledImages
+    validation: Path | None
+    """Folder of the images that the AP is measured on, or None."""
+
+    @property
+    def settings(self) -> Training:
+        """The schedule of this variant."""
+        return self.params.training.of(self.variant)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes the files."""
+        return self.compute.number == 0
+
+    @cached_property
+    def measured_on(self) -> Labels | None:
+        """The labels that the AP is measured on."""
+        return validation_labels(self.validation, self.params.seed) if self.validation else None
+
+    @cached_property
+    def belongs_to(self) -> dict[str, Any]:
+        """What a training belongs to: its result or checkpoint is used only where all of this is equal; JSON."""
+        settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
+        settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer"}, mode="json")
+        settings["training"]["precision"] = self.compute.precision
+        hashes = {"data_sha256": content_hash(self.listed), "code_sha256": code_hash()}
+        if self.measured_on:
+            hashes["validation_sha256"] = content_hash(list_labelled(self.measured_on, self.validation))
+        return {"variant": self.variant, **settings, **hashes}
+
+    def ap(self, model: SSD) -> float:
+        """The validation AP of the model as it is now."""
+        return validation_ap(model, self.measured_on, self.validation, self.params.evaluation.iou, self.compute)
+
+
+def train(
+    variant: str,
+    params: Params,
+    data: Path,
+    out: Path,
+    progress: bool = True,
+    validation: Path | None = None,
+    live: Path | None = None,
+) -> pd.DataFrame:
+    """Train a variant on an augmented set; write model.safetensors, config.json, params.yaml and history.csv.
+
+    A killed training goes on from its last checkpoint and ends with the same weights, bit for bit; when it is done,
+    the checkpoints go. A training that is finished already, with the same settings, data and code, is not repeated.
+    Under torchrun or SLURM its processes share each batch, and the first of them writes.
+
+    Args:
+        data: folder with annotations.json and the images that it names.
+        validation: folder of the same kind. The AP on its validation split is measured as the training goes, FE off,
+            and the model that did best is kept in `best`.
+        live: folder for DVCLive's curves; default: `live` in `out`.
+
+    Returns:
+        The history: iteration, the losses, the gradient's norm, the learning rate and, where measured, the AP.
+
+    Raises:
+        InputError: an unknown variant, unreadable data or weights, a loss or gradient that is not finite, a
+            checkpoint of another training, or an `out` that holds something else than an earlier training.
+    """
+    _refuse_foreign(out)
+    task = _task(variant, params, data, validation)
+    say = task.compute.fabric.print
+    if is_trained(out, task.belongs_to):
+        say(f"{out}: trained already with these settings, data and code; delete {out} to train again")
+    else:
+        run = _begun(task, out)
+        images = _prepared(task, out)
+        say(f"{variant}: {len(images)} images, {task.compute}{_idle_gpus(task.compute)}")
+        _loop(run, task, images, out, live or out / LIVE, progress)
+        if task.writes:
+            _finish(run, task, out)
+    if task.writes:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # also those of a training killed at its very end
+    task.compute.fabric.barrier()
+    return pd.read_csv(out / HISTORY_FILE)
+
+
+def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, progress: bool) -> None:
+    """Every iteration that is left: step, validation and checkpoint where they are due, curves, bar."""
+    settings, begin, stepping = task.settings, run.iteration, 0.0
+    share = (task.compute.number, task.compute.processes)
+    draw = partial(parts_of_iteration, images, task.params.seed, settings.batch, settings.accumulate, share)
+    batches = MadeAhead(draw, range(begin, settings.iterations))
+    bar = tqdm(batches, desc=task.variant, initial=begin, total=settings.iterations, unit="iteration",
+               disable=not (progress and task.writes), mininterval=1, bar_format=BAR)  # fmt: skip
+    run.model.train()
+    with live_curves(live if task.writes else None, run.history, settings.iterations) as log:
+        for parts in bar:
+            begun = time.perf_counter()
+            row = run.step(parts)
+            stepping += time.perf_counter() - begun
+            if task.writes:
+                _measure_and_save(run, task, out)
+            log()
+            bar.set_postfix({name: f"{row[name]:.3g}" for name in row if name != "iteration" and row[name] is not None},
+                            refresh=False)  # fmt: skip
+    if done := run.iteration - begin:
+        waiting = f"{batches.waited / stepping:.1%} of that waiting for images"
+        task.compute.fabric.print(f"{stepping / done:.3f} s per iteration, and {waiting}")
+
+
+def _measure_and_save(run: Run, task: Task, out: Path) -> None:
+    """After an iteration: the validation AP and the best model, then a checkpoint, each where it is due."""
+    settings, row = task.settings, run.history[-1]
+    is_last = run.iteration == settings.iterations
+    if task.measured_on and (is_last or run.iteration % settings.validate_every == 0):
+        row["validation_ap"] = task.ap(run.bare_model)
+        run.model.train()
+        if run.best() is row:
+            save_model(run.bare_model, out / CHECKPOINTS / BEST)
+    if not is_last and run.iteration % settings.checkpoint_every == 0:
+        run.save(out / CHECKPOINTS, task.belongs_to)
+
+
+def code_hash() -> str:
+    """Hash of the code that a training runs through: the folders that its stage of the pipeline depends on."""
+    package = Path(__file__).resolve().parent.parent
+    return sha256_of(file for room in TRAINING_ROOMS for file in (package / room).rglob("*.py"))
+
+
+def is_trained(out: Path, belongs_to: dict[str, Any]) -> bool:
+    """Whether `out` holds the finished result of this very training."""
+    return (out / FINISHED_FILE).is_file() and read_json(out / FINISHED_FILE) == belongs_to
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise `InputError` where `out` is a file, or a folder of something else than an earlier training."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder")
+    is_ours = (out / PARAMS_FILE).is_file() or (out / CHECKPOINTS).is_dir()
+    others = [file for file in out.iterdir() if not is_partial(file)] if out.is_dir() else []
+    if others and not is_ours:
+        raise InputError(f"{out}: holds other things and no earlier training; give an empty folder")
+
+
+def _task(variant: str, params: Params, data: Path, validation: Path | None) -> Task:
+    """What is asked for, its files looked at; `InputError` where it cannot be done."""
+    settings = params.training.of(variant)
+    compute = make_compute(
+        settings.accelerator, settings.precision, settings.devices, settings.nodes, settings.strategy
+    )
+    if settings.batch % compute.processes:
+        raise InputError(
+            f"training.batch: {settings.batch} images cannot be shared equally by {compute.processes} processes"
+        )
+    return Task(variant, params, compute, list_labelled(read_labels(data / LABELS_FILE), data), validation)
+
+
+def _begun(task: Task, out: Path) -> Run:
+    """A new training, or one that goes on from the newest checkpoint in `out`."""
+    model = build_from_params(task.variant, task.params)
+    run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute)
+    run.restore(out / CHECKPOINTS, task.belongs_to)
+    if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
+        raise InputError(f"{out / CHECKPOINTS / BEST}: gone; delete {out / CHECKPOINTS} to begin anew")
+    return run
+
+
+def _idle_gpus(compute: Compute) -> str:
+    """What to say where this machine has more GPUs than processes were started for."""
+    here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
+    if here <= started_processes()[0]:
+        return ""
+    return f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
+
+
+def _prepared(task: Task, out: Path) -> LabelledImages:
+    """Make `out`, tidy it, and decode the images into it if they fit the budget; else they stay in their files."""
+    checkpoints, budget, barrier = out / CHECKPOINTS, task.settings.decoded_gib, task.compute.fabric.barrier
+    decoded = checkpoints / DECODED_FILE if fits(task.listed, budget) else None
+    if task.writes:
+        new = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
+        checkpoints.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to is noticed now
+        for folder in (out, checkpoints, checkpoints / BEST):
+            remove_partial_files(folder)
+        try:
+            if decoded:
+                decode_to_file(task.listed, decoded)
+        except InputError:
+            for folder in new:
+                folder.rmdir()
+            raise
+    barrier()
+    if decoded is None:
+        task.compute.fabric.print(f"images take more than {budget:g} GiB: decoded anew for each batch")
+        return task.listed
+    mapped = mapped_from_file(task.listed, decoded)
+    barrier()
+    if task.writes:
+        with suppress(OSError):  # Windows keeps it; elsewhere a mapped file lives on without its name
+            decoded.unlink()
+    return mapped
+
+
+def _finish(run: Run, task: Task, out: Path) -> None:
+    """Write the result. Checkpoints are removed after it: what is finished is never gone on from."""
+    (out / FINISHED_FILE).unlink(missing_ok=True)  # an earlier result is finished no more once its files change
+    save_params(task.params, out / PARAMS_FILE)
+    save_model(run.bare_model, out)
+    with whole_file(out / HISTORY_FILE) as temporary:
+        pd.DataFrame(run.history).to_csv(temporary, index=False)
+    shutil.rmtree(out / BEST, ignore_errors=True)
+    if best := run.best():
+        shutil.copytree(out / CHECKPOINTS / BEST, out / BEST)
+        save_params(task.params, out / BEST / PARAMS_FILE)
+        write_json(out / BEST / "validation.json", {"iteration": best["iteration"], "ap": best["validation_ap"]})
+    write_json(out / FINISHED_FILE, task.belongs_to)

@@ -1,0 +1,36 @@
+"""How well a detector does on the validation patients while it trains: without ground truth, so without FE."""
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from cmbfe.data.labelled.labels import LABELS_FILE, Labels, labels_of_split, read_labels
+from cmbfe.errors import InputError
+from cmbfe.metrics.curves import average_precision
+from cmbfe.metrics.matching import match
+from cmbfe.training.detection import detect_in
+from cmbfe.training.devices import Compute
+
+
+def validation_labels(folder: Path, seed: int) -> Labels:
+    """Of the validation split in `folder`, the images with microbleeds and as many without (or all of those).
+
+    Raises:
+        InputError: no labels there, no validation split, or no microbleed in it.
+    """
+    split = labels_of_split(read_labels(folder / LABELS_FILE), "validation")
+    shown = {box["image_id"] for box in split["annotations"]}
+    if not shown:
+        raise InputError(
+            f"{folder / LABELS_FILE}: the validation split has no microbleed, so there is no AP to measure"
+        )
+    others = sorted({image["id"] for image in split["images"]} - shown)
+    drawn = np.random.default_rng([seed, 0x7A11]).permutation(others)[: len(shown)]
+    chosen = shown | set(drawn.tolist())
+    return {**split, "images": [image for image in split["images"] if image["id"] in chosen]}
+
+
+def validation_ap(model: nn.Module, labels: Labels, folder: Path, iou: float, compute: Compute) -> float:
+    """AP (all-point, A13) of a detector on labelled images of `folder`; leaves it in evaluation mode."""
+    return float(average_precision(match(labels, detect_in(model, labels, folder, compute), iou=iou)))
