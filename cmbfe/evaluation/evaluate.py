@@ -173,7 +173,7 @@ def describe(detectors: list[Detector], labels: Labels, resamples: int, seed: in
         result["difference"] = {level: {} for level in levels}
     tasks = [(level, metric) for level in levels for metric in COMPARED]
     for level, metric in tqdm(tasks, desc="bootstrap over patients", unit="metric", disable=not progress):
-        both = [getattr(detector, level) for detector in detectors]
+        both = [detector.images if level == "pictures" else detector.lesions for detector in detectors]
         if len(detectors) > 1:
             first, second, difference = intervals.compare(COMPARED[metric], *both, resamples, seed)
             result["against"]["intervals"][level][metric] = asdict(second)
