@@ -87,7 +87,7 @@ lint: env  ## style of code and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lock: env  ## renew requirements.lock and environment.yml from pyproject.toml
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --no-emit-package opencv-python \
 	  --output-file requirements.lock
 	$(BIN)/python tools/renew_environment.py
