@@ -73,7 +73,7 @@ others: env  ## FE in torchvision's detectors, and FE beside its relatives: tabl
 	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro others/dvc.yaml
 
-site: env  ## 00_paper_map, docs/report.md and results/site/index.html anew, with what crossval and study have made since
+site: env  ## paper_map, docs/report.md and results/site/index.html anew, with what crossval and study have made since
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map report
 	$(BIN)/python tools/build_site.py
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from cmbfe.detector.ssd import SPECS, VARIANTS
 from cmbfe.errors import InputError
-from cmbfe.paper import markdown
+from cmbfe.paper import tables
 from cmbfe.training.devices import make_compute
 from cmbfe.training.timing import in_turn, machine, random_images, run_on_noise, whole_iteration
 
@@ -75,7 +75,7 @@ def as_markdown(costs: dict[str, Cost], batch: int, width: float, iterations: in
         (name, str(SPECS[name].input_size), f"{cost.peak_gib:.2f}", f"{cost.seconds:.3f}")
         for name, cost in costs.items()
     ]
-    table = markdown.table(["detector", "input, px", "peak memory, GiB", "s per iteration"], rows)
+    table = tables.markdown(["detector", "input, px", "peak memory, GiB", "s per iteration"], rows)
     return f"{where}; batch {batch}, width {width:g}, median of {iterations} iterations:\n\n{table}"
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     table = as_markdown(costs, given.batch, given.width, given.iterations)
     print(table)
     if given.write:
-        markdown.replace_block(PAGE, "variants", table)
+        tables.replace_block(PAGE, "variants", table)
 
 
 if __name__ == "__main__":

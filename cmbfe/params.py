@@ -60,8 +60,8 @@ PHANTOM = "cmbfe/phantom"
 class Data(Section):
     """Whose images the pipeline takes: DVC reads both keys, which belong together."""
 
-    notebook: Literal["01_data", "01_own_data"] = "01_data"
-    """What makes the images: 01_data simulates patients, 01_own_data takes an import."""
+    notebook: Literal["01_data", "own_data"] = "01_data"
+    """What makes the images: 01_data simulates patients, own_data takes an import."""
     source: Annotated[str, Field(min_length=1)] = PHANTOM
     """What the notebook depends on: the phantom's code, or the folder that `cmbfe import` has made, from the root."""
 
@@ -70,7 +70,7 @@ class Data(Section):
         if (self.notebook == "01_data") != (self.source == PHANTOM):
             raise ValueError(
                 f"notebook {self.notebook} does not take source {self.source}: give 01_data and {PHANTOM}, or "
-                "01_own_data and the folder of an import"
+                "own_data and the folder of an import"
             )
         return self
 

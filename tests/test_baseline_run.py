@@ -7,11 +7,11 @@ import pytest
 from baseline_world import SETTINGS, write_images
 
 from cmbfe.baselines.names import Baseline
-from cmbfe.baselines.published import PUBLISHED
 from cmbfe.baselines.run import METHODS
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import read_detections, write_labels
 from cmbfe.files import read_json
+from cmbfe.paper.facts import PUBLISHED
 from cmbfe.params import load_params, profile_file, save_params
 from cmbfe.training.validation import validation_labels
 

@@ -1,4 +1,4 @@
-"""Tables 2, 3 and 4: values worked out by hand, twins read at one recall, the paper's numbers where it prints them."""
+"""Tables 1 to 4: values worked out by hand, twins read at one recall, the paper's numbers where it prints them."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,8 @@ from metric_examples import detection, labels_of
 
 from cmbfe.errors import InputError
 from cmbfe.metrics.curves import Matches, match
-from cmbfe.paper.comparison import common_recall, froc_table, plain_of, summary_of_ap, table2, table3, table4
+from cmbfe.paper.comparison import common_recall, froc_table, summary_of_ap, table1, table2, table3, table4
+from cmbfe.paper.tables import write_table
 from cmbfe.params import Evaluation
 
 SETTINGS = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
@@ -166,11 +167,30 @@ def test_ssd300_has_no_printed_value_in_table_3():
     assert table[["paper_recall", "paper_precision", "paper_seconds_per_batch"]].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(("variant", "plain"), [("ssd512-fe", "ssd512"), ("ssd512", "ssd512")])
-def test_the_twin_without_fe(variant, plain):
-    assert plain_of(variant) == plain
-
-
 def test_the_summary_holds_the_ap_of_every_variant_and_the_gain_of_every_pair():
     summary = summary_of_ap({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)})
     assert summary == {"ap": {"ssd512": 0.5, "ssd512-fe": 1.0}, "gain_by_fe": {"ssd512": 0.5}}
+
+
+def cohort(boxes_on: list[int]) -> dict:
+    """Images 1-3 of patient A and 4 of B in train, 5 of C in test, 6 of D outside the study's splits."""
+    of_patient = [(1, "A", "train"), (2, "A", "train"), (3, "A", "train"), (4, "B", "train"), (5, "C", "test")]
+    images = [{"id": i, "patient_id": p, "split": s} for i, p, s in [*of_patient, (6, "D", "unlabelled")]]
+    return {"images": images, "annotations": [{"id": n, "image_id": i} for n, i in enumerate(boxes_on)]}
+
+
+def test_table_1_counts_patients_images_with_microbleeds_and_boxes():
+    table = table1(cohort([1, 1, 2, 4, 5]))
+    ours = table[["our_patients", "our_pictures", "our_cmbs", "our_pictures_in_all"]]
+    assert ours.loc["train"].tolist() == [2, 3, 4, 4]
+    assert ours.loc["test"].tolist() == [1, 1, 1, 1]
+    assert ours.loc["validation"].tolist() == [0, 0, 0, 0]
+    assert ours.loc["total"].tolist() == [3, 4, 5, 5]
+    assert table.loc["train", ["paper_patients", "paper_pictures", "paper_cmbs"]].tolist() == [33, 467, 845]
+    assert table1(cohort([])).loc["total", ["our_patients", "our_pictures", "our_cmbs"]].tolist() == [3, 0, 0]
+
+
+def test_tables_are_written_with_four_decimals_and_gaps_for_what_is_missing(tmp_path):
+    table = pd.DataFrame({"ap": [1 / 3, None]}, index=pd.Index(["ssd300", "ssd512"], name="variant"))
+    write_table(table, tmp_path / "t" / "table2.csv")
+    assert (tmp_path / "t" / "table2.csv").read_text() == "variant,ap\nssd300,0.3333\nssd512,\n"

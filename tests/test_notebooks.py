@@ -15,22 +15,22 @@ from cmbfe.baselines.run import run_baseline
 from cmbfe.params import PHANTOM, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
-MAP = "00_paper_map"
+MAP = "paper_map"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: (path.stem == MAP, path.stem))
 """In an order in which each finds what it reads: the map reads what the others have written."""
 TRAINING = "03_training"
-BASELINE = "04_baseline"
+BASELINE = "09_baselines"
 DEFAULT_VARIANT = "ssd300-fe"
-FOLD = "07_a_fold"
+FOLD = "10_crossvalidation"
 DEFAULT_FOLD = 1
 STUDIES = {
-    "08_ablation": ["study"],
-    "08_phase": ["phase"],
-    "09_other_detectors": ["others", "--jobs", "1"],
+    "11_ablation": ["study"],
+    "11_ablation": ["phase"],
+    "12_other_detectors": ["others", "--jobs", "1"],
     "09_small_objects": ["objects-study", "--jobs", "1"],
 }
 """Notebooks that read what a command has trained, and the command."""
-OWN_DATA = "01_own_data"
+OWN_DATA = "own_data"
 TIMING = ("05_backbones.ipynb", r"batch = 8\nrounds = 5", r"batch = 2\nrounds = 2")
 """What 05 times, in full and as here: that it is timed matters to these tests, and not how exactly."""
 
@@ -79,7 +79,7 @@ def import_the_phantom(folder: Path) -> None:
     options = ["--key-file", "key.json", "--params", "params.yaml", "--backend", "threading"]
     run(["cmbfe", "import", "dicom", "data/raw", "data/mine", *options], folder)
     params = folder / "params.yaml"
-    text = params.read_text(encoding="utf-8").replace("notebook: 01_data", "notebook: 01_own_data")
+    text = params.read_text(encoding="utf-8").replace("notebook: 01_data", "notebook: own_data")
     params.write_text(text.replace(PHANTOM, "data/mine"), encoding="utf-8")
 
 

@@ -88,7 +88,7 @@ def test_every_profile_takes_the_phantom():
     assert (Path(__file__).resolve().parent.parent / PHANTOM).is_file()
 
 
-@pytest.mark.parametrize("data", [{"source": "data/valdo"}, {"notebook": "01_own_data"}])
+@pytest.mark.parametrize("data", [{"source": "data/valdo"}, {"notebook": "own_data"}])
 def test_notebook_and_source_that_do_not_belong_together_are_refused(data):
     with pytest.raises(ValueError, match=r"notebook 01_\w+ does not take source"):
         Data(**data)

@@ -8,11 +8,11 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
+from cmbfe.paper.open_points import OPEN_POINTS
 
 from cmbfe.baselines.names import Baseline
 from cmbfe.detector.ssd import VARIANTS
 from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS
-from cmbfe.paper.open_points import OPEN_POINTS
 from cmbfe.params import Data, Params, load_params
 from tools.stage_dependencies import dependencies, notebook_source
 
@@ -45,7 +45,7 @@ FILLED_BY_STAGES = (
     "models/study/ssd300",
     "models/ssd512-fe",
 )
-OWN_DATA = ROOT / "notebooks" / "01_own_data.ipynb"
+OWN_DATA = ROOT / "notebooks" / "own_data.ipynb"
 """In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
 PRESENTATION = {
     "cmbfe/figures/style.py",

@@ -17,8 +17,8 @@ from tools.build_site import build
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-PER_RUN = {"03_training": ["ssd512-fe", "ssd512", "ssd300"], "07_a_fold": ["10", "2"]}
-NOT_RUN = "08_ablation"
+PER_RUN = {"03_training": ["ssd512-fe", "ssd512", "ssd300"], "10_crossvalidation": ["10", "2"]}
+NOT_RUN = "11_ablation"
 
 
 def image_of(width: int, height: int) -> str:
@@ -90,7 +90,7 @@ def test_every_notebook_has_a_page_and_every_run_one_of_its_own(site):
     listed = (site / "notebooks" / "03_training.html").read_text(encoding="utf-8")
     article = listed[listed.index("<article") : listed.index("</article")]
     assert re.findall(r'href="03_training-([\w-]+)\.html"', article) == ["ssd300", "ssd512", "ssd512-fe"]
-    of_a_fold = (site / "notebooks" / "07_a_fold-2.html").read_text(encoding="utf-8")
+    of_a_fold = (site / "notebooks" / "10_crossvalidation-2.html").read_text(encoding="utf-8")
     assert re.search(r"<h1>07.*: 2<", of_a_fold)
 
 

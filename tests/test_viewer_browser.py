@@ -89,7 +89,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chromium()
     root = tiny_workspace(tmp_path_factory.mktemp("workspace"))
     (root / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "09_viewer.ipynb", root / "notebooks")
+    shutil.copy(ROOT / "notebooks" / "viewer.ipynb", root / "notebooks")
     return root
 
 
@@ -102,7 +102,7 @@ def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
     ):
         page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
-        page.goto(f"{address}/doc/tree/notebooks/09_viewer.ipynb")
+        page.goto(f"{address}/doc/tree/notebooks/viewer.ipynb")
         run_all_cells(page)
         pixels, froc = (page.locator(".cmbfe-picture").nth(number) for number in (0, 1))
         image = pixels.locator("img")

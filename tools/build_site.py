@@ -25,15 +25,15 @@ SITE = Path(__file__).resolve().parent / "site"
 INDEX = "index.html"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
 RUN_BY = {
-    "07_a_fold": "make crossval",
-    "07_crossval": "make crossval",
-    "08_ablation": "make study",
+    "10_crossvalidation": "make crossval",
+    "10_crossvalidation": "make crossval",
+    "11_ablation": "make study",
     "09_small_objects": "make objects",
-    "08_phase": "make phase",
-    "09_other_detectors": "make others",
+    "11_ablation": "make phase",
+    "12_other_detectors": "make others",
 }
 """Notebooks that `make repro` leaves out, and what makes their results."""
-TRAINS = "07_a_fold"
+TRAINS = "10_crossvalidation"
 """The one of them that trains; the others read results that are stored."""
 
 

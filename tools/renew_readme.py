@@ -7,7 +7,7 @@ import pandas as pd
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.paper.markdown import table, table_of, with_block
+from cmbfe.paper.tables import markdown_of, with_block
 from cmbfe.paper.words import UNCHANGED, folds, others, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def renewed(text: str) -> str:
     """README.md with the tables as results/ has them now."""
     tables = ROOT / "results" / "tables"
     for name, headings in TABLES.items():
-        text = with_block(text, name, table_of(pd.read_csv(tables / f"{name}.csv"), headings))
+        text = with_block(text, name, markdown_of(pd.read_csv(tables / f"{name}.csv"), headings))
     text = with_block(text, "headline", headline(tables / "study.csv"))
     text = with_block(text, "crossvalidation", folds(pd.read_csv(tables / "crossvalidation.csv")))
     text = with_block(

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.paper.markdown import table_of
-from cmbfe.paper.words import UNCHANGED, folds, points, seeds_that_would_do, that_leave_out_zero, verdict
+from cmbfe.paper.tables import markdown_of
+from cmbfe.paper.words import UNCHANGED, folds, intervals_without_zero, points, seeds_that_would_do, verdict
 from cmbfe.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,9 +107,9 @@ def report(root: Path) -> str:
     environment.globals.update(verdict=verdict, points=points)
     tables = {name: _read(root, name) for name in COLUMNS}
     tables["table4"] = tables["table4"].dropna(subset="our_ap")  # the others were not measured here
-    values = {f"{name}_table": table_of(tables[name], columns) for name, columns in COLUMNS.items()}
+    values = {f"{name}_table": markdown_of(tables[name], columns) for name, columns in COLUMNS.items()}
     values |= {
-        f"{name}_told": that_leave_out_zero(_read(root, name).set_index(label), "gain")
+        f"{name}_told": intervals_without_zero(_read(root, name).set_index(label), "gain")
         for name, label in TOLD.items()
     }
     values |= _of_the_study(study, params) | _of_the_pipeline(root, params) | _of_features(root)
@@ -128,9 +128,9 @@ def _of_the_study(study: pd.DataFrame, params: Params) -> dict[str, Any]:
         "waiting": [name for name in params.study.arms if name not in set(study["arm"])],
         "spread": f"{spread.min():.1f} and {spread.max():.1f}",
         "seeds": seeds_that_would_do(plain),
-        "gains": that_leave_out_zero(others.set_index("arm"), "gain"),
-        "readings": that_leave_out_zero(changes, "change"),
-        "fading": that_leave_out_zero(changes[changes.index.isin(FADING)], "change"),
+        "gains": intervals_without_zero(others.set_index("arm"), "gain"),
+        "readings": intervals_without_zero(changes, "change"),
+        "fading": intervals_without_zero(changes[changes.index.isin(FADING)], "change"),
         "patient_spread": f"{100 * study['gain_patient_deviation'].median():.1f}",
     }
 
@@ -150,8 +150,8 @@ def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
         "iterations": (min(iterations), max(iterations)),
         "test_patients": int(table1.loc["test", "our_patients"]),
         "test_microbleeds": len(pd.read_csv(root / "results" / "study" / "test_cmbs.csv")),
-        "where": that_leave_out_zero(by_kind, "gain"),
-        "single": that_leave_out_zero(
+        "where": intervals_without_zero(by_kind, "gain"),
+        "single": intervals_without_zero(
             _read(root, "table2").dropna(subset="our_gain").set_index("variant"), "our_gain"
         ),
         "cost": _range(table3["our_fe_time_ratio"], "{:.2f}"),

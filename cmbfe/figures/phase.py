@@ -1,4 +1,4 @@
-"""The figure of 08_phase, in the look of `cmbfe.figures.style`."""
+"""The figure of 11_ablation, in the look of `cmbfe.figures.style`."""
 
 from collections.abc import Mapping
 

@@ -29,7 +29,7 @@ def read_threshold(file: Path, variant: str) -> float:
     """Read a detector's threshold.
 
     Args:
-        file: results/tables/operating_point.csv of notebook 04_operating_point (a row per variant), or the metrics.json
+        file: results/tables/operating_point.csv of notebook 08_operating_point (a row per variant), or the metrics.json
             that `cmbfe evaluate` writes.
         variant: the detector's name, such as ssd512.
 

@@ -1,8 +1,8 @@
-"""What the paper claims and sets, as data for the map of the paper; its printed tables are in `cmbfe.paper.facts`.
+"""What the paper claims, sets and leaves open (A1 to A20), as data for the map of the paper.
 
-Each entry says where the replication keeps its own value: a key path of params.yaml, a constant of the code, or a cell
-of a table in results/tables. Nothing of ours is typed here. The trainings depend on `cmbfe.paper.facts`, so that what they do
-not need stands apart from it.
+Its printed tables are in `cmbfe.paper.facts`. Each entry says where the replication keeps its own value: a key path of
+params.yaml, a constant of the code, or a cell of a table in results/tables. Nothing of ours is typed here. Of an open
+point the first reading is the literal or likeliest one, which the profile `paper` takes.
 """
 
 from typing import NamedTuple
@@ -63,13 +63,22 @@ class Exhibit(NamedTuple):
     values: tuple[Value, ...]
 
 
+class OpenPoint(NamedTuple):
+    """One thing that the paper does not say, or says in two ways."""
+
+    name: str
+    question: str
+    readings: tuple[str, ...]
+    """Ours first."""
+    keys: tuple[str, ...] = ()
+    """Of params.yaml or `cmbfe.paper.paper_map.known_values`; an arm of the study that changes one measures it."""
+    code: str = ""
+    """Where it is stated, if it is no setting."""
+    measured: tuple[Value, ...] = ()
+    """Values that say what a reading does, besides the study."""
+
+
 IMAGE_PX = 512
-EXTRA_TIME = 0.26
-"""Of FE, as the discussion has it; Table 3 gives others."""
-MOMENTUM = 0.1
-"""Printed beside Adam, which has none."""
-FALSE_POSITIVES_IN_TEXT = {"SSD-512-FE": 0.24, "Chen et al.": 11.6}
-"""Per microbleed, where the discussion prints another value than Table 4."""
 
 SETTINGS = (
     Setting("2.1", "field strength, T", 3.0, "acquisition.field_strength_t", "01_data"),
@@ -98,12 +107,12 @@ SETTINGS = (
     Setting("2.4", "iterations", 120_000, "training.iterations", "03_training"),
     Setting("2.4", "learning rate", 1e-3, "training.learning_rate", "03_training"),
     Setting("2.4", "learning rate falls after", (80_000, 100_000), "training.milestones", "03_training"),
-    Setting("2.4", "images in a batch", 4, "training.batch", "03_training"),
+    Setting("2.4", "images in a batch", facts.BATCHES["2.4"], "training.batch", "03_training"),
     Setting("3", "sensitivity at which precision is read", 0.9, "evaluation.sensitivity", "04_froc"),
-    Setting("3", "folds", 10, "cohort.folds", "07_crossval"),
+    Setting("3", "folds", 10, "cohort.folds", "10_crossvalidation"),
     *(Setting("4, Table 3", f"input of {name}, px", side, f"input_px.{name}", "05_backbones")
       for name, side in facts.INPUT_PX.items()),
-    Setting("4", "images in a batch that is timed", 8, "05_backbones.batch", "05_backbones"),
+    Setting("4", "images in a batch that is timed", facts.BATCHES["4"], "05_backbones.batch", "05_backbones"),
 )  # fmt: skip
 
 
@@ -125,14 +134,16 @@ CLAIMS = (
           float(_PER_CMB["SSD-512-FE"] - _PER_CMB["SSD-512"]),
           Cell("table4", "SSD-512-FE", "our_false_positives_per_cmb_gain"), "04_froc", better=-1),
     Claim("3", "FE raises the AP over folds", _gain(facts.TEN_FOLD_AP, "ssd512"),
-          Cell("crossvalidation", "all", "our_gain"), "07_crossval"),
+          Cell("crossvalidation", "all", "our_gain"), "10_crossvalidation"),
     *(Claim("3, Table 2", f"FE raises the AP of {name}, over several seeds", _gain(facts.TABLE_2_AP, name),
-            Cell("study", name, "gain"), "08_ablation") for name in ("ssd512", "ssd300")),
+            Cell("study", name, "gain"), "11_ablation") for name in ("ssd512", "ssd300")),
 )  # fmt: skip
 
 COSTS = tuple(
     Value(
-        f"time with FE over time without, {name}", 1 + EXTRA_TIME, Cell("table3", f"{name}-fe", "our_fe_time_ratio")
+        f"time with FE over time without, {name}",
+        1 + facts.EXTRA_TIME,
+        Cell("table3", f"{name}-fe", "our_fe_time_ratio"),
     )
     for name in ("ssd512", "mobilenet320", "resnet34-300")
 )
@@ -172,11 +183,64 @@ EXHIBITS = (
     Exhibit("Figure 5", "FROC", "04_froc", ("figures/fig5.png", "figures/fig5.svg"),
             tuple(Value(f"area of {name}", None, Cell("froc", name, "our_area"))
                   for name in ("ssd512", "ssd512-fe"))),
-    Exhibit("Figure 6", "false positives of one detector only", "04_cases", ("figures/fig6.png", "figures/fig6.svg"),
+    Exhibit("Figure 6", "false positives of one detector only", "07_cases", ("figures/fig6.png", "figures/fig6.svg"),
             tuple(Value(f"of {name}", None, Cell("false_positives", "all", name))
                   for name in ("SSD only", "SSD-FE only"))),
-    Exhibit("Figure 7", "small microbleeds that one detector alone finds", "04_cases",
+    Exhibit("Figure 7", "small microbleeds that one detector alone finds", "07_cases",
             ("figures/fig7.png", "figures/fig7.svg"),
             tuple(Value(f"by {name}", None, Cell("found_only", "small", name))
                   for name in ("SSD-FE only", "SSD only"))),
+)  # fmt: skip
+
+
+def _value(name: str, table: str, row: str, column: str) -> Value:
+    return Value(name, None, Cell(table, row, column))
+
+
+OPEN_POINTS = (
+    OpenPoint("A1", "which image is P", ("the augmented input in [0, 1], mean over channels",),
+              code="cmbfe/detector/fe.py: enhancement_mask"),
+    OpenPoint("A2", "how M is resized", ("bilinear", "area", "nearest", "max"), ("detector.fe.resize",)),
+    OpenPoint("A3", "M where boxes overlap", ("the larger",), code="cmbfe/detector/fe.py: enhancement_mask"),
+    OpenPoint("A4", "where at conv4_3",
+              ("trunk: for all that follows", "source: for the first head, after the L2 normalisation", "both"),
+              ("detector.fe.placement",),
+              measured=(_value("relative change of the first head's map with trunk", "fe_by_map", "trunk", "64x64"),
+                        _value("with source", "fe_by_map", "source", "64x64"))),
+    OpenPoint("A5", "how M weights the features",
+              ("equation: X + M·X", "figure: X + M·N(X), N normalised over channels"), ("detector.fe.weighting",)),
+    OpenPoint("A6", "beta, printed without a search for it", ("1.5",), ("detector.fe.beta",)),
+    OpenPoint("A7", "momentum 0.1 with Adam",
+              ("factor of the learning rate at its steps", "Adam's first beta"),
+              ("training.gamma", "training.adam_betas")),
+    OpenPoint("A8", "batch of 4 or of 8", ("4 in training, 8 where time is measured",),
+              ("training.batch", "05_backbones.batch")),
+    OpenPoint("A9", "when the learning rate falls", ("after 80 000 and 100 000 of 120 000 iterations",),
+              ("training.milestones", "training.iterations")),
+    OpenPoint("A10", "default boxes, \"original setting of SSD\"", ("voc", "coco", "cmb: sizes of our own"),
+              ("detector.default_boxes",),
+              measured=(_value("share of our boxes within reach at 512 px, voc", "coverage", "512,voc", "all"),
+                        _value("coco", "coverage", "512,coco", "all"),
+                        _value("cmb", "coverage", "512,cmb", "all"))),
+    OpenPoint("A11", "which MobileNet, where FE", ("V2, first map of the heads",), ("trunk.mobilenet320",)),
+    OpenPoint("A12", "which ResNet-34 SSD, where FE", ("MLPerf's form, map of 38x38 cells",),
+              ("trunk.resnet34-300", "first_map.resnet34-300")),
+    OpenPoint("A13", "how AP is integrated", ("all points", "11 points (VOC 2007)"),
+              code="cmbfe/metrics/curves.py: average_precision",
+              measured=(_value("AP of ssd512 over all points", "table2", "ssd512", "our_ap"),
+                        _value("over 11 points", "table2", "ssd512", "our_ap_11_point"))),
+    OpenPoint("A14", "what a hit is", ("IoU of 0.5, one detection for each microbleed",), ("evaluation.iou",)),
+    OpenPoint("A15", "x of the FROC, and its area", ("false positives per image, mean sensitivity up to 8",),
+              ("evaluation.froc_x_max",)),
+    OpenPoint("A16", "order and share of the augmentations",
+              ("the paper's order, each on every image, flips by chance",),
+              code="cmbfe/data/augment.py: pipeline"),
+    OpenPoint("A17", "from DICOM to 8 bit", ("one window of percentiles for each series",),
+              ("images.window_percentiles",)),
+    OpenPoint("A18", "bias correction in 2-D or 3-D", ("3-D, for each series",),
+              ("images.bias_correction.shrink_factor", "images.bias_correction.iterations")),
+    OpenPoint("A19", "initial weights of MobileNet and ResNet-34", ("ImageNet",),
+              ("detector.weights.mobilenet_v2", "detector.weights.resnet34")),
+    OpenPoint("A20", "a microbleed on several images", ("a box on each, and each box counts",),
+              code="cmbfe/metrics/matching.py: match; per lesion: cmbfe/metrics/lesions.py"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tables 2, 3 and 4: SSD against SSD-FE, the paper's values beside ours, which come from different patients."""
+"""Tables 1 to 4: the paper's values beside ours, which come from different patients; SSD against SSD-FE."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from cmbfe.baselines.published import PUBLISHED
+from cmbfe.data.labelled.labels import Labels
 from cmbfe.errors import InputError
 from cmbfe.metrics import intervals
 from cmbfe.metrics.curves import (
@@ -25,6 +25,25 @@ from cmbfe.params import Evaluation
 
 FALSE_POSITIVES_PER_IMAGE = (1.0, 4.0)
 """Where Table 4 reads the FROC."""
+
+
+def table1(labels: Labels) -> pd.DataFrame:
+    """Table 1: patients, images with microbleeds and microbleed boxes in each split, paper and ours."""
+    images = pd.DataFrame(labels["images"])[["id", "patient_id", "split"]]
+    split_of = images.set_index("id")["split"]
+    image_ids = [annotation["image_id"] for annotation in labels["annotations"]]
+    boxes = pd.DataFrame({"image_id": image_ids, "split": [split_of[image_id] for image_id in image_ids]})
+    ours = pd.DataFrame(
+        {
+            "our_patients": images.groupby("split")["patient_id"].nunique(),
+            "our_pictures": boxes.groupby("split")["image_id"].nunique(),
+            "our_cmbs": boxes.groupby("split")["image_id"].size(),
+            "our_pictures_in_all": images.groupby("split")["id"].size(),
+        }
+    ).reindex(["train", "test", "validation"])
+    ours = ours.fillna(0).astype(int)
+    ours.loc["total"] = ours.sum()
+    return facts.TABLE_1.add_prefix("paper_").join(ours)
 
 
 def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
@@ -101,12 +120,12 @@ def table4(
     (`paper_false_positives_per_cmb_by_arithmetic`); the printed value is another in most rows. Ours are read at the
     paper's 90 % sensitivity (`our_sensitivity`), with 95 % intervals over patients and the paired gain by FE; NaN where
     a detector never reaches it. Each study has patients of its own: their rows cannot be compared. Rows of our own
-    follow, all on our patients: detectors of other kinds, with what their papers print beside (`published_...`) and
+    follow, all on our patients: the baselines, with what their papers print beside (`published_...`) and
     their AP less that of SSD-512, paired by patient.
 
     Args:
         matches: variant -> matches of the test images, ssd512 and ssd512-fe among them.
-        others: baseline -> matches of the same images, names as in `cmbfe.baselines.published.PUBLISHED`.
+        others: baseline -> matches of the same images, names as in `cmbfe.paper.facts.PUBLISHED`.
     """
     variants = {"SSD-512": "ssd512", "SSD-512-FE": "ssd512-fe"}
     rows = {}
@@ -119,7 +138,7 @@ def table4(
         if study in variants:
             rows[study] |= _ours_of_table4(matches, variants[study], settings, seed)
     for name in others:
-        rows[name] = {**PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
+        rows[name] = {**facts.PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
         pair = (others[name], matches["ssd512"])
         over = intervals.paired_difference(average_precision, *pair, settings.bootstrap_samples, seed)
         rows[name] |= {"our_ap_over_ssd512": over.value, "our_ap_over_ssd512_low": over.low,

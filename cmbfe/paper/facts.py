@@ -1,9 +1,15 @@
-"""What the paper prints, as data: Li et al., Computer Methods and Programs in Biomedicine, 2021.
+"""What the paper prints, as data, and where it contradicts itself.
+
+Li et al., Computer Methods and Programs in Biomedicine, 2021.
 
 Shares are fractions, times are seconds. Contradictions inside the paper are kept as printed.
 """
 
+import numpy as np
 import pandas as pd
+
+from cmbfe.baselines.names import Baseline
+from cmbfe.paper.tables import as_text
 
 TABLE_1 = pd.DataFrame(
     {
@@ -63,6 +69,33 @@ INPUT_PX = {"ssd512": 512, "ssd300": 300, "mobilenet320": 320, "resnet34-300": 3
 PRECISION_AT_90 = {variant: float(row["precision"]) for variant, row in TABLE_3.iterrows()}
 """Precision at 90 % sensitivity by variant; the paper prints none for SSD-300."""
 
+EXTRA_TIME = 0.26
+"""Of FE, as the discussion has it; Table 3 gives others."""
+MOMENTUM = 0.1
+"""Printed beside Adam, which has none."""
+BATCHES = {"2.4": 4, "4": 8}
+"""Images in a batch, by section."""
+FALSE_POSITIVES_IN_TEXT = {"SSD-512-FE": 0.24, "Chen et al.": 11.6}
+"""Per microbleed, where the discussion prints another value than Table 4."""
+
+PUBLISHED = pd.DataFrame(
+    {
+        "baseline": [str(name) for name in (Baseline.RADIAL_SYMMETRY, Baseline.THRESHOLDING, Baseline.CASCADE)],
+        "after": ["Kuijf et al. 2012", "Barnes et al. 2011", "Dou et al. 2016"],
+        "published_sensitivity": [0.712, 0.817, 0.932],
+        "published_precision": [float("nan"), float("nan"), 0.443],
+        "published_in": [
+            "NeuroImage 59:2266; 47 of 66 in Proc SPIE 8673:867313",
+            "Magn Reson Imaging 29:844, abstract",
+            "Li et al. 2021, introduction",
+        ],
+    }
+).set_index("baseline")
+"""What the baselines' own papers print: per microbleed in three dimensions, at one operating point each.
+
+People removed false positives in the first two.
+"""
+
 
 def false_positives_per_cmb(sensitivity: float, precision: float) -> float:
     """False positives per microbleed that follow from sensitivity and precision: r (1 - p) / p.
@@ -71,3 +104,54 @@ def false_positives_per_cmb(sensitivity: float, precision: float) -> float:
     0.278
     """
     return sensitivity * (1 - precision) / precision
+
+
+Row = tuple[str, tuple[object, ...], float, str]
+
+
+def contradictions() -> pd.DataFrame:
+    """A row per contradiction: `what`, `printed` (all values of it), `follows` (from the paper's own numbers), `how`.
+
+    `follows` is NaN where two statements exclude each other and nothing follows.
+    """
+    rows = [*_false_positives(), *_extra_time(), _augmented(), *_statements()]
+    table = pd.DataFrame(rows, columns=["what", "printed", "follows", "how"])
+    return table.assign(printed=[as_text(printed) for printed in table["printed"]])
+
+
+def _false_positives() -> list[Row]:
+    rows = []
+    for study, row in TABLE_4.iterrows():
+        recall, precision, in_table = row[["sensitivity", "precision", "false_positives_per_cmb"]]
+        in_text = FALSE_POSITIVES_IN_TEXT.get(study)
+        printed = (in_table,) if in_text is None else (in_table, in_text)
+        follows = false_positives_per_cmb(recall, precision)
+        how = f"{recall:g} · (1 − {precision:g}) / {precision:g}"
+        rows.append((f"false positives per microbleed, {study}", printed, follows, how))
+    precision, in_table = TABLE_4.loc["SSD-512", ["precision", "false_positives_per_cmb"]]
+    per_hit = f"(1 − {precision:g}) / {precision:g}, per hit and not per microbleed"
+    return [*rows, ("false positives per true positive, SSD-512", (in_table,), (1 - precision) / precision, per_hit)]
+
+
+def _extra_time() -> list[Row]:
+    seconds = TABLE_3["seconds_per_batch_of_8"]
+    pairs = {name: (seconds[f"{name}-fe"], seconds[name]) for name in seconds.index if not name.endswith("-fe")}
+    return [
+        (f"extra time by FE, {name}", (EXTRA_TIME,), with_fe / without - 1, f"{with_fe:g} / {without:g} − 1")
+        for name, (with_fe, without) in pairs.items()
+    ]
+
+
+def _augmented() -> Row:
+    before, after = int(TABLE_1.loc["train", "pictures"]), AUGMENTED_IMAGES
+    times, rest = divmod(after, before)
+    how = f"{after} = {times} · {before} + {rest}: no multiple"
+    return "images after augmentation over those before", (after,), after / before, how
+
+
+def _statements() -> list[Row]:
+    sections = " and ".join(f"section {section}" for section in BATCHES)
+    return [
+        ("images in a batch", tuple(BATCHES.values()), np.nan, sections),
+        ("momentum with Adam", (MOMENTUM,), np.nan, "Adam has none"),
+    ]

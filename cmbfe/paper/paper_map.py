@@ -8,12 +8,17 @@ Values of ours are read from params.yaml, from constants of the code and from re
 was not made (yet) says so.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from cmbfe import paths
+from cmbfe.detector.boxes import GRIDS
+from cmbfe.detector.ssd import SPECS
 from cmbfe.paper import facts
 from cmbfe.paper.claims import (
     CLAIMS,
@@ -21,23 +26,65 @@ from cmbfe.paper.claims import (
     EXHIBITS,
     IMAGE_PX,
     MIMICS,
+    OPEN_POINTS,
     SETTINGS,
     Cell,
     Claim,
     Exhibit,
+    OpenPoint,
     Setting,
     Value,
 )
-from cmbfe.paper.map_values import Reading, as_text, known_values, read_cell, setting_values
-from cmbfe.paper.open_points import OPEN_POINTS, OpenPoint
+from cmbfe.paper.tables import as_text
 from cmbfe.params import Params, load_params, profile_file
+from cmbfe.phantom import dicom
+from cmbfe.phantom.simulate import draw_patient
 
 AS_PRINTED, SCALED, DIFFERS = "as in the paper", "as in the paper, at our image size", "differs"
 MADE, MISSING, NOT_YET, NOT_REACHED = "made", "missing", "not measured yet", "not reached"
 MEASURED, TIMED = "measured, on other patients", "measured, on another machine"
 PRINTED_ONLY = "printed only: a study of others"
-HOLDS, OPPOSITE, CANNOT_TELL = "holds here", "the opposite here", "cannot be told here"
+HOLDS, OPPOSITE, INCONCLUSIVE = "holds here", "the opposite here", "inconclusive here"
 LITERAL, ANOTHER, IN_CODE = "as in the profile paper", "another value", "stated in the code"
+ACQUISITION = ("field_strength_t", "echo_time_ms", "repetition_time_ms", "echo_train_length", "bandwidth_khz",
+               "flip_angle_degrees")  # fmt: skip
+"""Names of constants of `cmbfe.phantom.dicom`, in small letters."""
+
+
+class Reading(NamedTuple):
+    """A value of ours with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return ""
+        if np.isnan(self.low):
+            return as_text(self.value)
+        return f"{as_text(self.value)} ({as_text(self.low)} to {as_text(self.high)})"
+
+
+def read_cell(cell: Cell, root: Path) -> Reading | None:
+    """What results/tables says, with `<column>_low` and `_high` if the table has them; None where it does not exist.
+
+    A row is named by the first column, or by "a,b" for the first two.
+
+    Args:
+        root: the workspace.
+    """
+    file = paths.table(cell.table, root)
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file)
+    names = table.iloc[:, 0].astype(str)
+    if "," in cell.row:
+        names += "," + table.iloc[:, 1].astype(str)
+    rows = table[names == cell.row]
+    if not len(rows) or cell.column not in table:
+        return None
+    return Reading(*(float(rows.iloc[0].get(f"{cell.column}{end}", np.nan)) for end in ("", "_low", "_high")))
 
 
 def paper_map(params: Params, root: Path) -> pd.DataFrame:
@@ -94,7 +141,7 @@ def deviations(params: Params) -> pd.DataFrame:
     literal, ours = (setting_values(one) for one in (_paper_profile(), params))
     keys = [key for key in literal | ours if not key.startswith(("study.", "phase.")) and key != "profile"]
     rows = {
-        key: {"paper_profile": _told(literal, key), "ours": _told(ours, key)}
+        key: {"paper_profile": _setting_text(literal, key), "ours": _setting_text(ours, key)}
         for key in keys
         if literal.get(key) != ours.get(key)
     }
@@ -109,9 +156,9 @@ def _paper_profile() -> Params:
 def _row(
     kind: str, section: str, what: str, printed: object, ours: object, status: str, notebook: str, where: str
 ) -> dict[str, str]:
-    told = {"paper": as_text(printed), "ours": as_text(ours)}
+    values = {"paper": as_text(printed), "ours": as_text(ours)}
     place = {"kind": kind, "section": section, "what": what}
-    return place | told | {"status": status, "notebook": notebook, "where": where}
+    return place | values | {"status": status, "notebook": notebook, "where": where}
 
 
 def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -> dict[str, str]:
@@ -126,7 +173,7 @@ def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -
         setting.section,
         setting.what,
         printed,
-        _told(known, setting.key),
+        _setting_text(known, setting.key),
         status,
         setting.notebook,
         f"{where}: {setting.key}",
@@ -139,7 +186,7 @@ def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
         status = NOT_YET if ours is None else NOT_REACHED
     else:
         worst, best = sorted((claim.better * ours.low, claim.better * ours.high))
-        status = HOLDS if worst > 0 else OPPOSITE if best < 0 else CANNOT_TELL
+        status = HOLDS if worst > 0 else OPPOSITE if best < 0 else INCONCLUSIVE
     return _row("claim", claim.section, claim.what, claim.printed, ours, status, claim.notebook, _file(claim.ours))
 
 
@@ -176,7 +223,7 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
         detector = params.crossvalidation.variants[0] + ("-fe" if name.endswith("-fe") else "")
         what = f"AP over {paper_folds()} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
         value = Value(what, facts.TEN_FOLD_AP[name], Cell("crossvalidation", "all", column))
-        rows.append(_of_value("number", "3", value, "07_crossval", root))
+        rows.append(_of_value("number", "3", value, "10_crossvalidation", root))
     return rows
 
 
@@ -197,10 +244,10 @@ def _of_exhibit(exhibit: Exhibit, root: Path) -> dict[str, str]:
 
 def _values(known: Mapping[str, object], point: OpenPoint) -> str:
     """The values of a point's keys, one after another."""
-    return "; ".join(_told(known, key) for key in point.keys)
+    return "; ".join(_setting_text(known, key) for key in point.keys)
 
 
-def _told(known: Mapping[str, object], key: str) -> str:
+def _setting_text(known: Mapping[str, object], key: str) -> str:
     """A value as text: null as params.yaml has it, a dash where there is no such key."""
     return "–" if key not in known else "null" if known[key] is None else as_text(known[key])
 
@@ -229,3 +276,49 @@ def _file(cell: Cell) -> str:
 
 def _shown(reading: Reading | None) -> str:
     return NOT_YET if reading is None else str(reading) or NOT_REACHED
+
+
+def known_values(params: Params, root: Path) -> dict[str, object]:
+    """Every value that a key of `cmbfe.paper.claims` may name.
+
+    Settings by their key paths, and beside them what no setting holds: `acquisition.*`, `input_px.*`, `trunk.*`,
+    `first_map.*` (cells on a side) from the code, `cohort.*` from several settings, `05_backbones.batch` from that
+    notebook's parameters.
+
+    Args:
+        root: the workspace.
+    """
+    phantom = params.phantom
+    defaults = draw_patient.__kwdefaults__
+    return {
+        **setting_values(params),
+        **{f"acquisition.{name}": getattr(dicom, name.upper()) for name in ACQUISITION},
+        **{f"acquisition.{name}": defaults[name] for name in ("field_of_view_mm", "slice_thickness_mm")},
+        **{f"input_px.{name}": SPECS[name].input_size for name in facts.INPUT_PX},
+        **{f"trunk.{name}": SPECS[name].trunk for name in facts.INPUT_PX},
+        **{f"first_map.{name}": GRIDS[SPECS[name].input_size].maps[0] for name in facts.INPUT_PX},
+        "cohort.patients": phantom.patients.total,
+        "cohort.pictures": phantom.exact.images if phantom.exact else phantom.patients.total * phantom.slices,
+        "cohort.folds": len(params.crossvalidation.folds),
+        "05_backbones.batch": notebook_parameters(root / "notebooks" / "05_backbones.ipynb")["batch"],
+    }
+
+
+def setting_values(params: Params) -> dict[str, object]:
+    """All settings by their key paths, such as training.learning_rate."""
+    return _flat(params.model_dump())
+
+
+def _flat(content: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def notebook_parameters(notebook: Path) -> dict[str, object]:
+    """The plain literals of a notebook's parameters cell, by name."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    lines = (line.partition(" = ") for text in source for line in text.splitlines())
+    return {name: json.loads(value) for name, _, value in lines}

@@ -1,34 +1,85 @@
-"""Table 1, the paper's cohort beside ours, and how every table is written."""
+"""How tables and values are written: as CSV, and as Markdown in pages that people write."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from cmbfe.data.labelled.labels import Labels
+from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.paper import facts
-
-
-def table1(labels: Labels) -> pd.DataFrame:
-    """Table 1: patients, images with microbleeds and microbleed boxes in each split, paper and ours."""
-    images = pd.DataFrame(labels["images"])[["id", "patient_id", "split"]]
-    split_of = images.set_index("id")["split"]
-    image_ids = [annotation["image_id"] for annotation in labels["annotations"]]
-    boxes = pd.DataFrame({"image_id": image_ids, "split": [split_of[image_id] for image_id in image_ids]})
-    ours = pd.DataFrame(
-        {
-            "our_patients": images.groupby("split")["patient_id"].nunique(),
-            "our_pictures": boxes.groupby("split")["image_id"].nunique(),
-            "our_cmbs": boxes.groupby("split")["image_id"].size(),
-            "our_pictures_in_all": images.groupby("split")["id"].size(),
-        }
-    ).reindex(["train", "test", "validation"])
-    ours = ours.fillna(0).astype(int)
-    ours.loc["total"] = ours.sum()
-    return facts.TABLE_1.add_prefix("paper_").join(ours)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, numbers to four decimals."""
     with whole_file(path) as temporary:
         table.to_csv(temporary, float_format="%.4f")
+
+
+def as_text(value: object) -> str:
+    """A value as the map shows it: numbers to three decimals, several after one another, nothing for None.
+
+    >>> as_text((0.8, 0.95)), as_text(120_000), as_text(0.12345), as_text(None)
+    ('0.8, 0.95', '120,000', '0.123', '')
+    """
+    if value is None:
+        return ""
+    if type(value) is tuple:
+        return ", ".join(map(as_text, value))
+    if isinstance(value, float) and abs(value) < 1e4:
+        return f"{round(value, 3) + 0.0:g}"  # no -0
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the cells are text already."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def markdown_of(frame: pd.DataFrame, headings: Mapping[str, str]) -> str:
+    """Columns of a data frame, by their names, with their headings.
+
+    An interval (columns NAME_low and NAME_high) stands behind its value, gains and changes have their sign, and what
+    does not exist is a dash.
+    """
+    rows = [[_cell(row, column) for column in headings] for row in frame.astype(object).to_dict("records")]
+    return markdown(list(headings.values()), rows)
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    if isinstance(value, str | int):
+        return str(value)
+    if pd.isna(value):
+        return "–"
+    sign = "+" if column.endswith(("gain", "change", "difference", "over_fe", "over_ssd512")) else ""
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    interval = "" if low is None or pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
+    return f"{value:{sign}.3f}{interval}"
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """Replace what lies between the markers `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Raises:
+        InputError: the text does not have each marker once, in this order.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"expected {begin} and, after it, {end} once each")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{block}\n{end}{after}"
+
+
+def replace_block(page: Path, name: str, block: str) -> None:
+    """Replace a block in a file, see `with_block`; the write is atomic."""
+    try:
+        text = with_block(page.read_text(encoding="utf-8"), name, block)
+    except FileNotFoundError:
+        raise InputError(f"{page}: no such file") from None
+    except InputError as error:
+        raise InputError(f"{page}: {error}") from None
+    with whole_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")

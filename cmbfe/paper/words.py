@@ -19,7 +19,7 @@ def verdict(detector: str, row: pd.Series) -> str:
         return f"FE helped {detector} ({interval})."
     if high < 0:
         return f"FE harmed {detector} ({interval})."
-    return f"Whether FE helps {detector} cannot be told ({interval})."
+    return f"FE's effect on {detector} is inconclusive ({interval})."
 
 
 def points(value: float) -> str:
@@ -32,7 +32,7 @@ def interval(row: pd.Series, name: str) -> str:
     return f"{points(row[name])}, {100 * row[f'{name}_low']:+.1f} to {100 * row[f'{name}_high']:+.1f}"
 
 
-def that_leave_out_zero(rows: pd.DataFrame, name: str) -> str:
+def intervals_without_zero(rows: pd.DataFrame, name: str) -> str:
     """In how many rows the interval of `name` leaves out zero, and in which, by their index; the rest of a sentence."""
     if rows.empty:
         return "nothing was measured yet"

@@ -1,4 +1,4 @@
-"""What 08_phase shows of the test images, small enough for git: two examples, and the mimics counted.
+"""What 11_ablation shows of the test images, small enough for git: two examples, and the mimics counted.
 
 write_examples(params, Path())
 """
