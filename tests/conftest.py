@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmbfe.cli.commands import main
+from cmbfe.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 

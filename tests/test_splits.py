@@ -26,9 +26,10 @@ def test_scaled_counts_add_up_and_leave_no_split_empty(patients):
     assert min(counts.values()) >= 1
 
 
-def test_fewer_patients_than_splits_are_refused():
-    with pytest.raises(InputError, match="at least 3"):
-        scaled_counts(2)
+def test_one_patient_is_for_training_and_none_are_refused():
+    assert scaled_counts(1) == {"train": 1, "test": 0, "validation": 0}
+    with pytest.raises(InputError):
+        scaled_counts(0)
 
 
 @given(st.integers(0, 2**31), st.permutations([f"P{i}" for i in range(12)]))

@@ -1,5 +1,32 @@
-"""The command line."""
+"""The command line. Its commands are in `cmbfe.cli.commands`; here is how each of them ends."""
 
-from cmbfe.cli.commands import main
+import sys
 
-__all__ = ["main"]
+from cmbfe.errors import InputError
+
+_EXPORT = ("onnx", "onnxruntime", "onnxscript")
+"""Modules of the extra `export`; `replicate` brings all others that the core does not."""
+
+
+def main() -> None:
+    """Run the command line; bad input and a missing extra end with one line and exit status 2."""
+    try:
+        from cmbfe.cli.commands import app
+
+        app()
+    except InputError as error:
+        sys.exit(_fail(str(error)))
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "cmbfe"):
+            raise
+        extra = "export" if module in _EXPORT else "replicate"
+        sys.exit(_fail(f"this needs {module}, which an extra brings: pip install 'cmbfe[{extra}]'"))
+    except OSError as error:
+        file = error.filename2 or error.filename or "input or output"  # of a renaming, the name that was wanted
+        sys.exit(_fail(f"{file}: {error.strerror or error}"))
+
+
+def _fail(reason: str) -> int:
+    print(f"cmbfe: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2

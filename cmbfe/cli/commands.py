@@ -4,12 +4,11 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cmbfe.cli.comparisons import comparisons
-from cmbfe.cli.options import Backend, jobs_option
+from cmbfe.baselines.names import Baseline
 from cmbfe.errors import InputError
 
 # Libraries are imported inside the commands: `cmbfe --help` answers at once and does not load PyTorch.
@@ -33,6 +32,22 @@ class ImportKind(StrEnum):
     VOC = "voc"
 
 
+def _given_jobs(jobs: int) -> int:
+    if jobs == 0:
+        raise InputError("--jobs 0: nothing would be done; give 1 or more, or -1 for one per core")
+    return jobs
+
+
+def jobs_option(what: str) -> Any:
+    """The option of commands that do several things at a time."""
+    return typer.Option(min=-1, callback=_given_jobs, help=f"{what} at a time; -1: one per core")
+
+
+Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
+TrainingBackend = Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")]
+"""A training sets the threads of its whole process: no two share one."""
+
+
 @app.command()
 def profile(
     name: Annotated[str, typer.Argument(help="smoke, laptop or paper")],
@@ -50,9 +65,7 @@ def profile(
 @app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(help="folder for the DICOM series; new or empty, or an earlier phantom")],
-    patients: Annotated[
-        int | None, typer.Option(help="number of patients, at least 3 (default: the profile's)")
-    ] = None,
+    patients: Annotated[int | None, typer.Option(help="number of patients (default: the profile's)")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="same seed, same bytes (default: the profile's)")] = None,
     profile: Annotated[str, typer.Option(help="smoke, laptop or paper: size of the series")] = "laptop",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its costs, make nothing")] = False,
@@ -61,7 +74,7 @@ def phantom(
 ) -> None:
     """Simulate patients: DICOM magnitude and phase of each, annotations.json and mimics.json (COCO).
 
-    A killed run goes on where it was: start it again.
+    A killed run resumes when it is started again.
 
     Example: cmbfe phantom data/raw --patients 3 --seed 7
 
@@ -114,7 +127,7 @@ def import_(
 ) -> None:
     """Turn scanner data or a public data set into 8-bit images with COCO labels (docs/own_data.md).
 
-    Ids of patients become salted hashes. A killed import goes on where it was: start it again.
+    Ids of patients become salted hashes. A killed import resumes when it is started again.
 
     Example: cmbfe import dicom my_dicom my_images --labels my_labels --key-file my_key.json
 
@@ -133,16 +146,16 @@ def import_(
 @app.command()
 def train(
     variant: Annotated[str, typer.Argument(help="ssd512, ssd512-fe, ssd300, ssd300-fe, …")],
-    out: Annotated[Path, typer.Option(help="folder for the model; checkpoints in it are gone on from")],
+    out: Annotated[Path, typer.Option(help="folder for the model; resumes from checkpoints in it")],
     params: Annotated[Path, typer.Option(help="settings")] = Path("params.yaml"),
     data: Annotated[Path, typer.Option(help="augmented set: images and annotations.json")] = Path("data/augmented"),
     validation: Annotated[
         Path | None,
-        typer.Option(help="images and annotations.json: the AP on their validation split is measured on the way"),
+        typer.Option(help="images and annotations.json: the AP on their validation split is measured meanwhile"),
     ] = None,
     live: Annotated[Path | None, typer.Option(help="folder for DVCLive's curves (default: live in OUT)")] = None,
 ) -> None:
-    """Train one detector; a killed training goes on from its last checkpoint: start it again.
+    """Train one detector; a killed training resumes from its last checkpoint when it is started again.
 
     Example: cmbfe train ssd300-fe --out models/ssd300-fe --validation data/pictures
 
@@ -202,13 +215,40 @@ def detect(
     from cmbfe.findings.run import Options, detect_files, in_a_line
 
     settings, variant = of_model(model)
-    refuse_to_lose([one for one in (model, operating_point) if one], out)
+    refuse_to_lose([path for path in (model, operating_point) if path], out)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
     options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file)
     result = detect_files(src, partial(trained, model.resolve()), out, settings, options, jobs, backend)
-    for one in result.left_out:
-        print(f"cmbfe: left out: {' '.join(one.line.split())}", file=sys.stderr)
+    for series in result.left_out:
+        print(f"cmbfe: left out: {' '.join(series.line.split())}", file=sys.stderr)
     print(f"{out}: {in_a_line(result, chosen)}")
+
+
+@app.command()
+def evaluate(
+    truth: Annotated[Path, typer.Argument(help="COCO labels")],
+    detections: Annotated[Path, typer.Argument(help="COCO results of the same images")],
+    out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier evaluation")],
+    against: Annotated[
+        Path | None, typer.Option(help="COCO results of another detector, for paired differences")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="evaluate the images of this split only")] = None,
+    mimics: Annotated[Path | None, typer.Option(help="COCO labels of mimics: which are detected")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="operating point (default: 90 % sensitivity on these images)")
+    ] = None,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="smallest intersection over union of a hit")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap over patients")] = 0,
+) -> None:
+    """Measure detections of any detector against ground truth: metrics.json, pr.csv, froc.csv, report.html and more.
+
+    Example: cmbfe evaluate truth.json detections.json --split test --out evaluation
+    """
+    from cmbfe.evaluation.evaluate import evaluate_files
+
+    options = {"split": split, "mimics": mimics, "threshold": threshold, "iou": iou, "seed": seed}
+    result = evaluate_files(truth, detections, out, against, **options)
+    print(f"{out}: report.html, metrics.json and tables; AP {result['ap']:.3f}")
 
 
 @app.command()
@@ -216,10 +256,11 @@ def export(
     model: Annotated[Path, typer.Option(help="folder with model.safetensors and config.json")],
     out: Annotated[Path, typer.Option(help="the ONNX file; its name ends in .onnx, an earlier one is replaced")],
     images: Annotated[
-        Path | None, typer.Option(help="PNG/JPG images to compare with PyTorch on, besides random ones")
+        Path | None,
+        typer.Option("--images", "--pictures", help="PNG/JPG images to compare on, besides random ones"),
     ] = None,
 ) -> None:
-    """Write a detector as an ONNX file, which needs neither PyTorch nor cmbfe, if it finds what PyTorch finds.
+    """Write a detector as ONNX, to run without PyTorch or cmbfe, and compare its detections with PyTorch's.
 
     Example: cmbfe export --model models/ssd300-fe --out ssd300-fe.onnx
     """
@@ -240,46 +281,131 @@ def export(
 
 
 @app.command()
-def evaluate(
-    truth: Annotated[Path, typer.Argument(help="COCO labels")],
-    detections: Annotated[Path, typer.Argument(help="COCO results of the same images")],
-    out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier evaluation")],
-    against: Annotated[
-        Path | None, typer.Option(help="COCO results of another detector, for paired differences")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="evaluate the images of this split only")] = None,
-    mimics: Annotated[Path | None, typer.Option(help="COCO labels of mimics: which of them are mistaken")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="operating point (default: 90 % sensitivity on these images)")
-    ] = None,
-    iou: Annotated[float, typer.Option(min=0, max=1, help="smallest intersection over union of a hit")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap over patients")] = 0,
+def baseline(
+    name: Annotated[Baseline, typer.Argument(help="the method")],
+    out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
+    params: Annotated[Path, typer.Option(help="settings; section baselines")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="images with annotations.json and mimics.json")] = Path("data/pictures"),
 ) -> None:
-    """Measure detections of any detector against ground truth: metrics.json, pr.csv, froc.csv, report.html and more.
+    """Train a baseline on the training patients and run it on the others: detections and metrics.
 
-    Example: cmbfe evaluate truth.json detections.json --split test --out evaluation
+    Example: cmbfe baseline radial-symmetry --data data/pictures --out results/radial-symmetry
     """
-    from cmbfe.evaluation.evaluate import evaluate_files
+    from cmbfe.baselines.run import run_baseline
+    from cmbfe.params import load_params
 
-    options = {"split": split, "mimics": mimics, "threshold": threshold, "iou": iou, "seed": seed}
-    result = evaluate_files(truth, detections, out, against, **options)
-    print(f"{out}: report.html, metrics.json and tables; AP {result['ap']:.3f}")
-
-
-app.add_typer(comparisons)
+    metrics = run_baseline(name, load_params(params), data, out)
+    print(f"{out}: AP {metrics['ap']:.3f} on {metrics['pictures']} test images")
 
 
-def main() -> None:
-    """Run the command line; bad input ends with one line and exit status 2."""
-    try:
-        app()
-    except InputError as error:
-        sys.exit(_fail(str(error)))
-    except OSError as error:
-        file = error.filename2 or error.filename or "input or output"  # of a renaming, the name that was wanted
-        sys.exit(_fail(f"{file}: {error.strerror or error}"))
+@app.command()
+def study(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="patients, or names of arms (default: the patients and every arm)")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="settings; section study")] = Path("params.yaml"),
+    out: Annotated[
+        Path, typer.Option(help="folder for data/study, models/study and results/study (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, jobs_option("patients or trainings")] = -1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Run the ablation study, or parts of it; a killed run resumes when it is started again.
+
+    Example: cmbfe study patients ssd300 placement-source
+    """
+    from cmbfe.params import load_params
+    from cmbfe.studies.patients import PATIENTS, make_patients
+    from cmbfe.studies.study import run_arm
+
+    settings = load_params(params)
+    for part in parts or [PATIENTS, *settings.study.arms]:
+        if part == PATIENTS:
+            make_patients(settings, out, jobs)
+        else:
+            run_arm(part, settings, out, jobs, backend)
 
 
-def _fail(reason: str) -> int:
-    print(f"cmbfe: error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
+@app.command()
+def crossval(
+    params: Annotated[Path, typer.Option(help="settings; section crossvalidation")] = Path("params.yaml"),
+    images: Annotated[
+        Path, typer.Option("--images", "--pictures", help="images with annotations.json and mimics.json")
+    ] = Path("data/pictures"),
+    out: Annotated[
+        Path, typer.Option(help="folder for data/folds, models/folds and results (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, jobs_option("folds trained")] = 1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Cross-validate a detector and its FE twin by patient; a killed run resumes when it is started again.
+
+    Example: cmbfe crossval --jobs 2
+
+    Example: cmbfe crossval --backend tcp://host:8786
+    """
+    from cmbfe import paths
+    from cmbfe.paper.tables import write_table
+    from cmbfe.params import load_params
+    from cmbfe.studies.crossvalidation import ALL, gather, run_folds
+
+    settings = load_params(params)
+    run_folds(settings, images, out, jobs, backend)
+    table = gather(settings, images, out)
+    write_table(table, paths.table("crossvalidation", out))
+    row = table.loc[ALL]
+    gain = f"{row['our_gain']:+.3f} ({row['our_gain_low']:+.3f} to {row['our_gain_high']:+.3f})"
+    print(
+        f"{paths.table('crossvalidation', out)}: AP {row['our_ap']:.3f}, with FE {row['our_ap_fe']:.3f}, gain {gain}"
+    )
+
+
+@app.command()
+def phase(
+    parts: Annotated[list[str] | None, typer.Argument(help="images, detectors (default: both)")] = None,
+    params: Annotated[Path, typer.Option(help="settings; section phase")] = Path("params.yaml"),
+    out: Annotated[
+        Path,
+        typer.Option(help="folder with data/study and models/study, for data/phase, models/phase, results/phase"),
+    ] = Path(),
+    jobs: Annotated[int, jobs_option("series or trainings")] = -1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Train the study's detectors on, with phase as a second channel and without; a killed run resumes.
+
+    Example: cmbfe phase images detectors --jobs 2
+    """
+    from cmbfe.params import load_params
+    from cmbfe.studies.phase_images import make_images
+    from cmbfe.studies.phase_study import run_detectors
+
+    settings = load_params(params)
+    for part in parts or ["images", "detectors"]:
+        if part in ("images", "pictures"):
+            make_images(settings, out, jobs)
+        elif part == "detectors":
+            run_detectors(settings, out, jobs, backend)
+        else:
+            raise InputError(f"no part {part!r} of the comparison with phase; there are: images, detectors")
+
+
+@app.command()
+def others(
+    detectors: Annotated[list[str] | None, typer.Argument(help="names in others.detectors (default: all)")] = None,
+    params: Annotated[Path, typer.Option(help="settings; section others")] = Path("params.yaml"),
+    out: Annotated[
+        Path, typer.Option(help="folder with data/study, for models/others and results/others (default: this one)")
+    ] = Path(),
+    jobs: Annotated[int, jobs_option("trainings")] = -1,
+    backend: TrainingBackend = "loky",
+) -> None:
+    """Train torchvision's detectors with FE and without, and FE's relatives; a killed run resumes.
+
+    Example: cmbfe others fcos-small
+    """
+    from cmbfe.params import load_params
+    from cmbfe.studies.other_running import run_detector
+
+    settings = load_params(params)
+    for detector in detectors or settings.others.detectors:
+        run_detector(detector, settings, out, jobs, backend)

@@ -38,7 +38,7 @@ def plan_table(plans: Mapping[str, Mapping]) -> pd.DataFrame:
 def split_table(patients: pd.DataFrame) -> pd.DataFrame:
     """One row a split, in the order of Table 1, and the total: patients and the sums of their numbers."""
     by_split = patients.groupby("split")
-    table = by_split.sum().assign(patients=by_split.size()).reindex(list(TABLE_1_PATIENTS))
+    table = by_split.sum().assign(patients=by_split.size()).reindex(list(TABLE_1_PATIENTS), fill_value=0)
     table.loc["total"] = table.sum()
     return table[["patients", *patients.columns.drop("split")]]
 

@@ -14,18 +14,20 @@ TABLE_1_PATIENTS = {"train": 33, "test": 17, "validation": 8}
 def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIENTS) -> dict[str, int]:
     """Scale a cohort's split to `patients` patients: largest remainders, at least one patient per split.
 
+    Fewer patients than splits fill the first splits with one each.
+
     >>> scaled_counts(58)
     {'train': 33, 'test': 17, 'validation': 8}
-    >>> scaled_counts(4)
-    {'train': 2, 'test': 1, 'validation': 1}
+    >>> scaled_counts(2)
+    {'train': 1, 'test': 1, 'validation': 0}
 
     Raises:
-        InputError: fewer patients than splits.
+        InputError: no patient.
     """
+    if patients < 1:
+        raise InputError(f"{patients} patients: give at least 1")
     if patients < len(proportions):
-        raise InputError(
-            f"{patients} patients cannot fill {len(proportions)} splits; give at least {len(proportions)}"
-        )
+        return {name: int(place < patients) for place, name in enumerate(proportions)}
     total = sum(proportions.values())
     exact = {name: patients * share / total for name, share in proportions.items()}
     counts = {name: max(1, int(value)) for name, value in exact.items()}
