@@ -10,7 +10,7 @@ SPACING_MM = (2.0, 1.0, 1.0)
 SHAPE = (9, 48, 48)
 SETTINGS = Baselines.model_validate(
     {
-        "candidates_per_picture": 10,
+        "candidates_per_image": 10,
         "radial_symmetry": {"radii_mm": (2.0, 3.0, 4.0), "trees": 20},
         "cascade": {"screening_iterations": 60, "classifier_iterations": 60},
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from baseline_world import SETTINGS, write_images
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.baselines.run import METHODS
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import read_detections, write_labels

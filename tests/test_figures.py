@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.figures import evidence, style
 
 CURVE = pd.DataFrame({"sensitivity": [0.2, 0.6, 0.9], "precision": [1.0, 0.9, 0.7], "false_positives": [0, 0.5, 2]})

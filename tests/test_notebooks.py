@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.baselines.run import run_baseline
 from cmbfe.params import PHANTOM, load_params
 

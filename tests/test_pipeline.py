@@ -10,7 +10,7 @@ import pytest
 import yaml
 from cmbfe.paper.open_points import OPEN_POINTS
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.detector.ssd import VARIANTS
 from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS
 from cmbfe.params import Data, Params, load_params

@@ -6,9 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cmbfe.baselines import cascade, radial_symmetry, thresholding
+from cmbfe.baselines import Baseline, cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import Found, best_of_each_slice
-from cmbfe.baselines.names import Baseline
 from cmbfe.baselines.volumes import Stack, Volume, read_volume, stacks_of
 from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
 from cmbfe.data.labelled.test_set import VALIDATION_FILE, read_test_set

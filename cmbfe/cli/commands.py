@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.errors import InputError
 
 # Libraries are imported inside the commands: `cmbfe --help` answers at once and does not load PyTorch.

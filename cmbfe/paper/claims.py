@@ -7,7 +7,7 @@ point the first reading is the literal or likeliest one, which the profile `pape
 
 from typing import NamedTuple
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.paper import facts
 
 

@@ -8,7 +8,7 @@ Shares are fractions, times are seconds. Contradictions inside the paper are kep
 import numpy as np
 import pandas as pd
 
-from cmbfe.baselines.names import Baseline
+from cmbfe.baselines import Baseline
 from cmbfe.paper.tables import as_text
 
 TABLE_1 = pd.DataFrame(
