@@ -1,11 +1,13 @@
 """Files that appear whole or not at all: written under a temporary name, then renamed."""
 
+import gzip
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,14 +87,20 @@ def write_json(path: Path | str, content: Any) -> None:
     """Write JSON with sorted keys and no timestamps, so that equal content gives equal bytes.
 
     A list, such as COCO results, has a line per element. A number that is not finite becomes null: JSON knows no NaN.
+    A path that ends in .gz is compressed.
     """
     if isinstance(content, list) and content:
         lines = (json.dumps(_finite(element), sort_keys=True, allow_nan=False) for element in content)
         text = "[\n" + ",\n".join(lines) + "\n]"
     else:
         text = json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False)
-    with whole_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    packed = (text + "\n").encode()
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        if temporary.suffix == ".gz":
+            with gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as compressed:
+                compressed.write(packed)
+        else:
+            file.write(packed)
 
 
 def _finite(content: Any) -> Any:
@@ -104,13 +112,19 @@ def _finite(content: Any) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read JSON; an absent, unreadable or malformed file raises `InputError` naming file and line."""
+    """Read JSON, compressed where the path ends in .gz.
+
+    Raises:
+        InputError: an absent, unreadable or malformed file; names file and line.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        return json.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}") from None

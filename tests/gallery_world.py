@@ -1,13 +1,14 @@
 """A tiny workspace to look at: two patients of three slices, labels, the detections of two detectors, a model."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from tiny_world import BOX, SIDE, save_tiny_model, tiny_head, tiny_params
 
+from cmbfe.data.labelled.detections import DETECTIONS_FILE
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
+from cmbfe.files import write_json
 from cmbfe.params import save_params
 
 PAIR = ("ssd512", "ssd512-fe")
@@ -17,7 +18,7 @@ SCORES = {"ssd512": (0.9, 0.6, 0.3), "ssd512-fe": (0.8, 0.7, 0.2)}
 
 
 def tiny_workspace(root: Path) -> Path:
-    """Write params.yaml, data/pictures, results/<variant>/detections.json and models/ssd512-fe under `root`.
+    """Write params.yaml, data/pictures, results/<variant>/detections.json.gz and models/ssd512-fe under `root`.
 
     Slices 1 of both patients hold a microbleed, slices 2 a mimic; slices 3 are in no test set.
     """
@@ -42,9 +43,9 @@ def tiny_workspace(root: Path) -> Path:
             {"image_id": image_id, "category_id": 1, "bbox": bbox, "score": score}
             for (image_id, bbox), score in zip(((1, BOX), (4, ELSEWHERE), (4, BOX)), SCORES[variant], strict=True)
         ]
-        file = root / "results" / variant / "detections.json"
+        file = root / "results" / variant / DETECTIONS_FILE
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(found))
+        write_json(file, found)
     save_tiny_model(root / "models" / "ssd512-fe", "ssd512-fe")
     save_params(tiny_params(), root / "params.yaml")
     return root

@@ -8,6 +8,7 @@ from baseline_world import SETTINGS, write_images
 
 from cmbfe.baselines import Baseline
 from cmbfe.baselines.run import METHODS
+from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import read_detections, write_labels
 from cmbfe.files import read_json
@@ -15,7 +16,7 @@ from cmbfe.paper.facts import PUBLISHED
 from cmbfe.params import load_params, profile_file, save_params
 from cmbfe.training.validation import validation_labels
 
-WRITTEN = ["baseline.json", "detections.json", "metrics.json", "validation_detections.json"]
+WRITTEN = ["baseline.json", DETECTIONS_FILE, "metrics.json", VALIDATION_FILE]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_baseline_writes_what_every_detector_has_the_same_each_time(name, worl
     assert (metrics["cmbs"], metrics["patients"]) == (6, 1)
     assert metrics["ap"] > 0.3
     labels = validation_labels(world / "data", load_params(world / "params.yaml").seed)
-    assert read_detections(tmp_path / "one" / "validation_detections.json", labels)
+    assert read_detections(tmp_path / "one" / VALIDATION_FILE, labels)
     assert read_json(tmp_path / "one" / "baseline.json")["baseline"] == name
 
 
@@ -69,7 +70,7 @@ def test_the_truth_of_the_test_images_is_measured_against_and_not_looked_at(worl
     write_labels(moved / "annotations.json", content)
     run_cmbfe(*arguments(world, tmp_path / "as it is"))
     run_cmbfe(*arguments(world, tmp_path / "moved", data=moved))
-    detections = [(tmp_path / name / "detections.json").read_bytes() for name in ("as it is", "moved")]
+    detections = [(tmp_path / name / DETECTIONS_FILE).read_bytes() for name in ("as it is", "moved")]
     assert detections[0] == detections[1]
 
 

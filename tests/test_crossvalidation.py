@@ -12,10 +12,11 @@ import pytest
 from tiny_world import BOX, SIDE, tiny_head, tiny_params, tree
 
 from cmbfe import paths
+from cmbfe.data.labelled.detections import DETECTIONS_FILE
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, read_labels, write_labels
 from cmbfe.errors import InputError
-from cmbfe.files import write_json
+from cmbfe.files import read_json, write_json
 from cmbfe.metrics import intervals
 from cmbfe.metrics.curves import average_precision
 from cmbfe.params import CrossValidation, Params, save_params
@@ -94,7 +95,7 @@ def test_a_fold_trains_on_the_other_patients_and_is_tested_on_its_own(done, imag
         assert trained_on == patients_of(read_labels(images / LABELS_FILE)) - patients_of(test)
         for variant in TWINS:
             out = paths.fold_result(fold, variant, root)
-            found = json.loads((out / "detections.json").read_text())
+            found = read_json(out / DETECTIONS_FILE)
             assert {one["image_id"] for one in found} <= {image["id"] for image in test["images"]}
             metrics = json.loads((out / "metrics.json").read_text())
             assert (metrics["cmbs"], metrics["patients"], metrics["pictures"]) == (2, 2, 4)
@@ -205,7 +206,7 @@ def write_results(root: Path, images: Path, params: Params, scores: Callable[[in
             found += [
                 {"image_id": image_ids[0], "category_id": 1, "bbox": [1, 1, 3, 3], "score": score} for score in false
             ]
-            write_json(paths.fold_result(fold, variant, root) / "detections.json", found)
+            write_json(paths.fold_result(fold, variant, root) / DETECTIONS_FILE, found)
 
 
 def by_hand(fold: int, variant: str) -> tuple[list, list]:
@@ -248,12 +249,12 @@ def test_the_gain_of_all_is_paired_over_all_patients(images, tmp_path):
 def test_detections_of_another_fold_and_missing_ones_are_named(images, tmp_path):
     params = settings()
     write_results(tmp_path, images, params, by_hand)
-    first, second = (paths.fold_result(fold, "ssd300-fe", tmp_path) / "detections.json" for fold in (1, 2))
+    first, second = (paths.fold_result(fold, "ssd300-fe", tmp_path) / DETECTIONS_FILE for fold in (1, 2))
     shutil.copy(first, second)
-    with pytest.raises(InputError, match=r"fold2/ssd300-fe/detections\.json: detection 0: image_id"):
+    with pytest.raises(InputError, match=r"fold2/ssd300-fe/detections\.json\.gz: detection 0: image_id"):
         gather(params, images, tmp_path)
     second.unlink()
-    with pytest.raises(InputError, match=r"fold2/ssd300-fe/detections\.json: no such file"):
+    with pytest.raises(InputError, match=r"fold2/ssd300-fe/detections\.json\.gz: no such file"):
         gather(params, images, tmp_path)
 
 

@@ -1,14 +1,14 @@
 """Results of the workspace: matched per variant, on the test set that the seed draws."""
 
-import json
-
 import pytest
 from tiny_world import BOX, SIDE, tiny_params
 
 from cmbfe import paths
+from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE, match_results
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
-from cmbfe.data.labelled.test_set import VALIDATION_FILE, match_results, read_test_set
+from cmbfe.data.labelled.splits import read_test_set
 from cmbfe.errors import InputError
+from cmbfe.files import write_json
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_each_variant_is_matched_to_the_test_images(world):
     for variant, box in (("ssd300", BOX), ("ssd300-fe", [1, 1, 3, 3])):
         paths.result(variant).mkdir(parents=True)
         found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5}]
-        (paths.result(variant) / "detections.json").write_text(json.dumps(found))
+        write_json(paths.result(variant) / DETECTIONS_FILE, found)
     matches = match_results(test, ("ssd300", "ssd300-fe"), 0.5)
     assert [matches[name].truth.tolist() for name in ("ssd300", "ssd300-fe")] == [[0], [-1]]
 
@@ -42,7 +42,7 @@ def test_another_file_of_detections_is_matched_to_its_own_images(world):
     labels = read_test_set(tiny_params())
     paths.result("ssd300").mkdir(parents=True)
     found = [{"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.5}]
-    (paths.result("ssd300") / VALIDATION_FILE).write_text(json.dumps(found))
+    write_json(paths.result("ssd300") / VALIDATION_FILE, found)
     assert match_results(labels, ["ssd300"], 0.5, VALIDATION_FILE)["ssd300"].truth.tolist() == [0]
     with pytest.raises(InputError, match=r"detections\.json"):
         match_results(labels, ["ssd300"], 0.5)

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import gzip
 import json
 from unittest import mock
 
@@ -125,6 +126,20 @@ def test_unreadable_json_is_named_in_one_line(tmp_path, content, reason):
     with pytest.raises(InputError, match=r"labels\.json") as caught:
         read_json(file)
     assert reason in str(caught.value)
+
+
+def test_compressed_json_is_the_same_content_and_equal_content_gives_equal_bytes(tmp_path):
+    detections = [{"score": 0.5, "bbox": [1, 2, 3, 4]}] * 9
+    for name in ("a.json", "b.json.gz", "c.json.gz"):
+        write_json(tmp_path / name, detections)
+    packed = (tmp_path / "b.json.gz").read_bytes()
+    assert packed == (tmp_path / "c.json.gz").read_bytes()
+    assert gzip.decompress(packed) == (tmp_path / "a.json").read_bytes()
+    assert read_json(tmp_path / "b.json.gz") == detections
+    for damaged in (packed[:-9], b"[]", packed[:20] + b"damage" + packed[26:]):
+        (tmp_path / "b.json.gz").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"b\.json\.gz"):
+            read_json(tmp_path / "b.json.gz")
 
 
 def test_a_list_has_a_line_per_element(tmp_path):

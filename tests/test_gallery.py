@@ -11,6 +11,7 @@ from gallery_world import ELSEWHERE, PAIR, SCORES, tiny_workspace
 from PIL import Image
 from tiny_world import BOX, SIDE
 
+from cmbfe.data.labelled.detections import DETECTIONS_FILE
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, read_labels, write_labels
 from cmbfe.errors import InputError
 from cmbfe.figures import gallery_drawing as drawing
@@ -29,6 +30,7 @@ from cmbfe.figures.gallery import (
     moved,
     open_gallery,
 )
+from cmbfe.files import read_json
 from cmbfe.metrics.curves import at_threshold, match
 
 
@@ -39,7 +41,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(root):
-    return {variant: root / "results" / variant / "detections.json" for variant in PAIR}
+    return {variant: root / "results" / variant / DETECTIONS_FILE for variant in PAIR}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_boxes_are_those_of_the_slice_from_the_threshold_on(gallery, view):
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.25, 0.3, 0.6, 0.65, 0.9, 0.95, 1.0])
 def test_the_point_on_the_froc_is_what_matching_gives_at_that_threshold(gallery, files, test_labels, threshold):
     for variant, curve in gallery.curves.items():
-        whole = at_threshold(match(test_labels, json.loads(files[variant].read_text())), threshold)
+        whole = at_threshold(match(test_labels, read_json(files[variant])), threshold)
         expected = (whole["false_positives_per_picture"], whole["sensitivity"])
         assert froc_point(curve, threshold) == pytest.approx(expected)
 

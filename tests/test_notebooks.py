@@ -12,6 +12,7 @@ import pytest
 
 from cmbfe.baselines import Baseline
 from cmbfe.baselines.run import run_baseline
+from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.params import PHANTOM, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,9 +131,9 @@ def test_the_notebooks_left_what_the_pipeline_promises(smoke):
     for variant in load_params(smoke / "params.yaml").variants:
         assert (smoke / "models" / variant / "model.safetensors").stat().st_size > 0
     for name in Baseline:
-        for file in ("detections.json", "validation_detections.json", "metrics.json", "baseline.json"):
+        for file in (DETECTIONS_FILE, VALIDATION_FILE, "metrics.json", "baseline.json"):
             assert (smoke / "results" / name / file).stat().st_size > 0
     section = load_params(smoke / "params.yaml").crossvalidation
     for fold, variant in product(section.folds, section.variants):
-        for name in ("detections.json", "metrics.json"):
+        for name in (DETECTIONS_FILE, "metrics.json"):
             assert (smoke / "results" / "crossvalidation" / f"fold{fold}" / variant / name).stat().st_size > 0

@@ -11,6 +11,7 @@ import yaml
 from cmbfe.paper.open_points import OPEN_POINTS
 
 from cmbfe.baselines import Baseline
+from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.detector.ssd import VARIANTS
 from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS
 from cmbfe.params import Data, Params, load_params
@@ -149,7 +150,7 @@ def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
         (workspace / folder).mkdir(parents=True, exist_ok=True)
     for variant in (*VARIANTS, *Baseline):  # a clone has them from git
         (workspace / "results" / variant).mkdir(parents=True, exist_ok=True)
-        for name in ("detections.json", "validation_detections.json"):
+        for name in (DETECTIONS_FILE, VALIDATION_FILE):
             (workspace / "results" / variant / name).touch()
     (workspace / "results" / "crossvalidation").mkdir(exist_ok=True)  # this too
     pipeline = stages("dvc.yaml")

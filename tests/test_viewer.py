@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from gallery_world import PAIR, tiny_workspace
 
+from cmbfe.data.labelled.detections import DETECTIONS_FILE
 from cmbfe.figures.gallery import GROUND_TRUTH, MASK
 from cmbfe.figures.viewer import show
 
@@ -16,7 +17,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def viewer(root):
-    found = {variant: root / "results" / variant / "detections.json" for variant in PAIR}
+    found = {variant: root / "results" / variant / DETECTIONS_FILE for variant in PAIR}
     return show(root / "data" / "pictures", found, model=root / "models" / "ssd512-fe")
 
 

@@ -9,13 +9,14 @@ from tqdm import tqdm
 from cmbfe.baselines import Baseline, cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import Found, best_of_each_slice
 from cmbfe.baselines.volumes import Stack, Volume, read_volume, stacks_of
+from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
-from cmbfe.data.labelled.test_set import VALIDATION_FILE, read_test_set
+from cmbfe.data.labelled.splits import read_test_set
 from cmbfe.files import whole_folder, write_json
 from cmbfe.metrics.curves import summary
 from cmbfe.metrics.matching import match
 from cmbfe.params import Params
-from cmbfe.training.detection import DETECTIONS_FILE, as_coco
+from cmbfe.training.detection import as_coco
 from cmbfe.training.validation import validation_labels
 
 SETTINGS_FILE = "baseline.json"

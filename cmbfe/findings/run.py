@@ -34,8 +34,8 @@ from cmbfe.findings.search import DICOM, IMAGES, find
 from cmbfe.findings.series import DicomSeries, Series, detections_table
 from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
-from cmbfe.training.detection import DETECTIONS_FILE
 
+DETECTIONS_FILE = "detections.json"
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
 WITHOUT_ID = "These series have no PatientID: they may be of several people."
 PAGES, FEATURE_MAPS, PARTS = "pages", "feature_maps", ".parts"

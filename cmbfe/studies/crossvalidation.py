@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.data.augment import augment_training_set
+from cmbfe.data.labelled.detections import DETECTIONS_FILE
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_detections, read_labels
 from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
 from cmbfe.detector.weights import load_model
@@ -30,7 +31,7 @@ from cmbfe.metrics.matching import Matches, match
 from cmbfe.paper import facts
 from cmbfe.parallel import at_work
 from cmbfe.params import Params
-from cmbfe.training.detection import DETECTIONS_FILE, detect_in
+from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
 from cmbfe.training.loop import train
 

@@ -13,7 +13,6 @@ from cmbfe.training.batches import load_labelled, to_input
 from cmbfe.training.devices import Compute
 
 BATCH = 8
-DETECTIONS_FILE = "detections.json"
 
 
 def detect(

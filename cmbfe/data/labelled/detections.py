@@ -1,16 +1,39 @@
-"""Detections as `cmbfe detect` leaves them, joined to the images of some labels."""
+"""Detections: those of the pipeline in results/, and those of `cmbfe detect`, joined to the images of some labels."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cmbfe import paths
 from cmbfe.data.labelled.labels import Detections, Labels, check_detections, read_detections, read_labels
 from cmbfe.errors import InputError
+from cmbfe.metrics.matching import Matches, match
+
+DETECTIONS_FILE = "detections.json.gz"
+"""In results/<variant>/: the detections in the test images."""
+VALIDATION_FILE = "validation_detections.json.gz"
+"""Beside it: those in the validation images."""
 
 IMAGES_FILE = "images.json"
 """Beside detections: the COCO `images` that they belong to. Also what an earlier result is recognised by: other folders
 too hold a detections.json."""
+
+
+def match_results(
+    labels: Labels, variants: Iterable[str], iou: float, file: str = DETECTIONS_FILE
+) -> dict[str, Matches]:
+    """Variant -> its detections in results/, matched to their images' labels (A14).
+
+    Args:
+        labels: of the test set or, with `file` VALIDATION_FILE, of the validation images.
+
+    Raises:
+        InputError: a variant has no detections there, or they belong to other images.
+    """
+    return {
+        variant: match(labels, read_detections(paths.result(variant) / file, labels), iou=iou) for variant in variants
+    }
 
 
 def images_file(given: Path | str | Detections) -> Path | None:

@@ -1,11 +1,14 @@
 """Who is in which split: always whole patients, never single images."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from cmbfe.data.labelled.labels import Labels, labels_of_split
+from cmbfe import paths
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_of_split, read_labels
 from cmbfe.errors import InputError
+from cmbfe.params import Params
 
 TABLE_1_PATIENTS = {"train": 33, "test": 17, "validation": 8}
 """Patients per split in the paper's Table 1."""
@@ -122,3 +125,16 @@ def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = Fals
     drawn = np.random.default_rng([seed, 0x7E57]).choice(mimics_only, wanted, replace=False)
     chosen = with_cmbs | set(drawn.tolist())
     return {**test, "images": [image for image in test["images"] if image["id"] in chosen]}
+
+
+def read_test_set(params: Params, folder: Path | None = None) -> Labels:
+    """The test images of `folder` (default: the workspace's): with microbleeds, and as many with mimics only.
+
+    Where nobody has named mimics, as in own data, as many without a microbleed (or all of those): vessels are in most.
+    """
+    labels, mimics = (read_labels((folder or paths.images()) / name) for name in (LABELS_FILE, MIMICS_FILE))
+    if mimics["categories"]:
+        return paper_test_set(labels, mimics, params.seed)
+    shown = {box["image_id"] for box in labels["annotations"]}
+    others = [{"image_id": image["id"]} for image in labels["images"] if image["id"] not in shown]
+    return paper_test_set(labels, {**mimics, "annotations": others}, params.seed, fewer=True)
