@@ -46,6 +46,17 @@ def table1(labels: Labels) -> pd.DataFrame:
     return facts.TABLE_1.add_prefix("paper_").join(ours)
 
 
+def mimics_table(mimics: Labels, patients: int) -> pd.DataFrame:
+    """Boxes, mimics and mimics per patient by kind, and of all; a mimic counts once, however many images show it."""
+    kinds = {category["id"]: category["name"] for category in mimics["categories"]}
+    boxes = pd.DataFrame(mimics["annotations"], columns=["id", "category_id", "lesion_id"])
+    counts = boxes.groupby(boxes["category_id"].map(kinds).rename("kind")).agg(
+        boxes=("id", "size"), mimics=("lesion_id", "nunique")
+    )
+    counts.loc["all"] = counts.sum()
+    return counts.assign(per_patient=counts["mimics"] / patients)
+
+
 def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
     """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
 

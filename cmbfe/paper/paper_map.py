@@ -209,7 +209,7 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
         ("Table 2", "table2", ap, {"ap": "our_ap"}, "04_froc"),
         ("Table 3", "table3", facts.TABLE_3, {"recall": "our_recall", "precision": "our_precision",
          "seconds_per_batch_of_8": "our_seconds_per_batch"}, "05_backbones"),
-        ("Table 4", "table4", facts.TABLE_4, {name: f"our_{name}" for name in facts.TABLE_4}, "04_froc"),
+        ("Table 4", "table4", facts.TABLE_4, {name: f"our_{name}" for name in facts.TABLE_4}, "09_baselines"),
     )  # fmt: skip
     rows = []
     for section, file, printed, columns, notebook in tables:
