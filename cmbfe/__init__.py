@@ -1,0 +1,69 @@
+"""Detecting cerebral microbleeds with feature enhancement (FE): a replication of Li et al. 2021.
+
+The public names are imported when they are asked for: `import cmbfe` itself loads neither PyTorch nor NumPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmbfe.detector.fe import FeatureEnhancement, enhance, enhancement_mask
+    from cmbfe.detector.hooks import enhance_during_training
+    from cmbfe.detector.ssd import build
+    from cmbfe.metrics.curves import evaluate
+    from cmbfe.metrics.matching import match
+
+    __version__: str
+
+__all__ = [
+    "FeatureEnhancement",
+    "__version__",
+    "build",
+    "enhance",
+    "enhance_during_training",
+    "enhancement_mask",
+    "evaluate",
+    "match",
+]
+
+_MODULES = {
+    "FeatureEnhancement": "cmbfe.detector.fe",
+    "build": "cmbfe.detector.ssd",
+    "enhance": "cmbfe.detector.fe",
+    "enhance_during_training": "cmbfe.detector.hooks",
+    "enhancement_mask": "cmbfe.detector.fe",
+    "evaluate": "cmbfe.metrics.curves",
+    "match": "cmbfe.metrics.matching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    """The installed version; of a source that is not installed that of pyproject.toml with "+source".
+
+    "unknown" where neither is there: a file that names its maker must not fail for it.
+    """
+    from importlib import metadata
+    from pathlib import Path
+
+    try:
+        return metadata.version("cmbfe")
+    except metadata.PackageNotFoundError:
+        import tomllib
+
+        pyproject = Path(__file__).resolve().parent.parent / "pyproject.toml"
+        if not pyproject.is_file():
+            return "unknown"
+        return tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"] + "+source"

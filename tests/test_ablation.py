@@ -11,8 +11,7 @@ from study_world import study_params
 from cmbfe import paths
 from cmbfe.errors import InputError
 from cmbfe.metrics.intervals import difference_over_seeds
-from cmbfe.metrics.matches_file import save_matches
-from cmbfe.metrics.matching import Matches, match
+from cmbfe.metrics.matching import Matches, match, save_matches
 from cmbfe.studies.ablation import (
     complete_arms,
     effects_table,

@@ -108,7 +108,7 @@ def test_case_8_images_with_mimics_only():
     matches = match(labels_of({1: [T], 2: []}, patient_id="P1"), detections)
     assert froc_points(matches) == [(1 / 2, 0), (1 / 2, 1), (1, 1)]
     assert froc_points(matches, per="patient") == [(1, 0), (1, 1), (2, 1)]
-    check(matches, ap=1 / 2, froc_auc=15 / 16, cpm=5 / 7, cpm_per_patient=4 / 7, patients=1, images=2)
+    check(matches, ap=1 / 2, froc_auc=15 / 16, cpm=5 / 7, cpm_per_patient=4 / 7, patients=1, pictures=2)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from onnx.helper import make_model, make_opsetid
 from tiny_world import labelled_images, tree
 
 from cmbfe.detector import export
-from cmbfe.detector.export import TOLERANCE, export_onnx
-from cmbfe.detector.onnx_graph import IR_VERSION, OPSET, resizing, suppression, to_onnx
+from cmbfe.detector.export import IR_VERSION, OPSET, TOLERANCE, export_onnx, resizing, suppression, to_onnx
 from cmbfe.detector.ssd import SSD, Config, build
 from cmbfe.detector.weights import load_model, save_model
 from cmbfe.errors import InputError
@@ -99,7 +98,7 @@ def test_a_file_says_what_it_is_and_whence_without_any_folder_of_its_maker(world
     assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)]
     places = {each.name: each.type.tensor_type.shape.dim for each in [*model.graph.input, *model.graph.output]}
     assert set(places) == {"images", "boxes", "scores", "pictures"}
-    assert [dim.dim_param or dim.dim_value for dim in places["images"]] == ["pictures", 3, "rows", "columns"]
+    assert [dim.dim_param or dim.dim_value for dim in places["images"]] == ["images", 3, "rows", "columns"]
     content = (world / "ssd300-fe.onnx").read_bytes()
     assert not re.search(rb"\.py\b|site-packages", content)
     assert str(ROOT).encode() not in content

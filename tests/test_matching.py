@@ -1,4 +1,4 @@
-"""The matching equals a plain loop over detections, image by image, and refuses bad input in one line."""
+"""The matching equals a plain loop over detections, refuses bad input in one line, and survives its file."""
 
 import copy
 import math
@@ -10,7 +10,8 @@ from metric_examples import detection, label_and_detection_sets, labels_of
 
 from cmbfe.errors import InputError
 from cmbfe.metrics import matching
-from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, assign, match
+from cmbfe.metrics.curves import summary
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, assign, load_matches, match, save_matches
 
 T = [10, 10, 10, 10]
 
@@ -161,3 +162,35 @@ def test_distances_need_the_pixel_spacing():
 def test_impossible_parameters_are_an_error_that_names_them(arguments, text):
     with pytest.raises(ValueError, match=text):
         match(labels_of({1: [T]}, pixel_spacing_mm=[1, 1]), [], **arguments)
+
+
+@settings(max_examples=40, deadline=None)
+@given(label_and_detection_sets(regions=True))
+def test_every_metric_is_the_same_after_writing_and_reading(tmp_path_factory, example):
+    file = tmp_path_factory.mktemp("matches") / "one.npz"
+    matches = match(*example)
+    save_matches(matches, file)
+    read = load_matches(file)
+    np.testing.assert_equal(summary(read), pytest.approx(summary(matches), nan_ok=True, rel=1e-6))
+    assert read.truth_ids == matches.truth_ids
+    assert read.patients == [str(patient) for patient in matches.patients]
+    np.testing.assert_array_equal(read.outcome, matches.outcome)
+    np.testing.assert_array_equal(read.truth_score > -np.inf, matches.truth_score > -np.inf)
+    first = file.read_bytes()
+    save_matches(matches, file)
+    assert file.read_bytes() == first
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_what_is_no_file_of_matches_is_refused_by_name(content, tmp_path):
+    file = tmp_path / "broken.npz"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=r"broken\.npz: no (such )?file"):
+        load_matches(file)
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", score=np.zeros(3))
+    with pytest.raises(InputError, match=r"other\.npz: no file of matches"):
+        load_matches(tmp_path / "other.npz")

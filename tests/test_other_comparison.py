@@ -7,10 +7,10 @@ from test_ablation import found
 from tiny_world import SIDE, tree
 
 from cmbfe import paths
-from cmbfe.detector.relatives.registry import PLAIN, relatives
+from cmbfe.detector.alternatives import ALTERNATIVES, PLAIN
 from cmbfe.detector.torchvision_detectors import DETECTORS
 from cmbfe.errors import InputError
-from cmbfe.metrics.matches_file import save_matches
+from cmbfe.metrics.matching import save_matches
 from cmbfe.params import Others, Params, load_params, profile_file
 from cmbfe.studies import other_running
 from cmbfe.studies.other_comparison import gains_table, read_others, relatives_table, seeds_table
@@ -67,7 +67,7 @@ def test_what_is_done_is_not_repeated(root, monkeypatch):
 def test_a_profile_names_detectors_and_relatives_that_exist(profile):
     others = load_params(profile_file(profile)).others
     assert set(others.detectors) <= set(DETECTORS)
-    assert set(others.relatives) <= set(relatives())
+    assert set(others.relatives) <= set(ALTERNATIVES)
 
 
 def test_milestones_fall_where_they_do_in_the_section_training():

@@ -8,7 +8,7 @@ from tiny_world import labelled_images, tiny_params
 from torchvision.models import detection
 
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
-from cmbfe.detector.relatives.registry import PLAIN, attach
+from cmbfe.detector.alternatives import PLAIN, attach
 from cmbfe.detector.torchvision_detectors import DETECTORS, KEPT, build
 from cmbfe.detector.weights import WEIGHTS_FILE
 from cmbfe.errors import InputError

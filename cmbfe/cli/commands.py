@@ -264,15 +264,24 @@ def export(
 
     Example: cmbfe export --model models/ssd300-fe --out ssd300-fe.onnx
     """
-    from cmbfe.detector.export import export_onnx
+    import torch
+    from tqdm import tqdm
+
+    from cmbfe.data.labelled.images import read_image
+    from cmbfe.detector.export import RANDOM_BATCHES, export_onnx
     from cmbfe.detector.weights import load_model
     from cmbfe.findings.series import image_files
+    from cmbfe.training.batches import to_input
 
     files = [] if images is None else image_files(images, out)
     if images is not None and not files:
         raise InputError(f"{images}: no PNG or JPG image there; `cmbfe import` makes images from scanner data")
-    difference = export_onnx(load_model(model), out, files)
-    same = difference.images - difference.found_otherwise
+    detector = load_model(model)
+    batches = (to_input(read_image(file)[None], torch.device("cpu")) for file in files)
+    steps = 1 + RANDOM_BATCHES + len(files)
+    with tqdm(total=steps, desc=f"exporting {detector.config.variant}", unit="step", leave=False) as bar:
+        difference = export_onnx(detector, out, batches, bar.update)
+    same = difference.images - difference.detected_otherwise
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB. onnxruntime against PyTorch on {difference.images} images: "
         f"scores differ by at most {difference.score:.1e}, box corners by {difference.box_px:.1e} px; "

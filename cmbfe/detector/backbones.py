@@ -1,16 +1,38 @@
 """The three trunks, cut where SSD reads them: a stem up to the first map, then one block per further map.
 
-`width` multiplies the channels of every layer, rounded to multiples of 8; map sizes do not depend on it.
+`width` multiplies the channels of every layer, rounded to multiples of 8; map sizes do not depend on it. Weights
+pretrained on ImageNet fill a trunk of full width (`load_trunk`).
 """
 
+import pickle
 from collections import OrderedDict
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
-from torchvision.models import mobilenetv2, vgg
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import MobileNet_V2_Weights, ResNet34_Weights, VGG16_Weights, mobilenetv2, vgg
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops.misc import Conv2dNormActivation
+
+from cmbfe.errors import InputError
+
+IMAGENET = {
+    "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
+    "resnet34": ResNet34_Weights.IMAGENET1K_V1,
+    "mobilenet_v2": MobileNet_V2_Weights.IMAGENET1K_V1,
+}
+CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
+"""The VGG-16 that SSD starts from takes images in 0..255 less their mean: in [0, 1] that is a std of 1/255."""
+
+STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}
+"""How many of torchvision's `features` are the stem; the rest open the first block."""
+
+COUNTER = "num_batches_tracked"
+"""A batch normalisation's count of batches, which teaches nothing; older ResNet files on the web lack it."""
 
 
 class Trunk(NamedTuple):
@@ -112,3 +134,88 @@ def mobilenet_v2(width: float = 1.0) -> Trunk:
     ]
     # Unpacked, because a slice of a Sequential keeps its layers' numbers: every block counts from 0.
     return Trunk(layers[:14], [nn.Sequential(*layers[14:]), *extras], channels)
+
+
+def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
+    """Fill the trunk of a detector with pretrained weights; extras, heads and, on VGG, conv6 and conv7 stay fresh.
+
+    Args:
+        model: holds a `Trunk` as `stem` and `blocks`.
+        trunk: "vgg16" (of the Caffe kind, see `CAFFE_MEAN`), "resnet34" or "mobilenet_v2" (of torchvision's kind).
+        weights: "imagenet" (torchvision downloads them) or a .safetensors or .pth file with torchvision's names.
+
+    Returns:
+        Where the weights come from.
+
+    Raises:
+        InputError: a file that cannot be read, lacks a layer or has one of another shape.
+    """
+    if weights == "imagenet":
+        source, state = f"torchvision's {IMAGENET[trunk]}", IMAGENET[trunk].get_state_dict(check_hash=True)
+    else:
+        source, state = str(weights), read_state(Path(weights))
+    state = {ours: tensor for name, tensor in state.items() if (ours := _trunk_name(name, trunk))}
+    check_state(state, _trunk_layers(model, trunk), source)
+    model.load_state_dict(state, strict=False)
+    return source
+
+
+def _trunk_name(name: str, trunk: str) -> str | None:
+    """Our name of a layer of torchvision's classifier; None for what SSD does not use or a file may lack."""
+    if name.endswith(COUNTER):
+        return None
+    if trunk == "resnet34":
+        return None if name.startswith(("layer4.", "fc.")) else f"stem.{name}"
+    kind, _, layer = name.partition(".")
+    if kind != "features":
+        return None
+    index, _, rest = layer.partition(".")
+    if not index.isdigit():
+        return None
+    beyond = int(index) - STEM_LAYERS[trunk]
+    return f"stem.{index}.{rest}" if beyond < 0 else f"blocks.0.{beyond}.{rest}"
+
+
+def _trunk_layers(model: nn.Module, trunk: str) -> dict[str, Tensor]:
+    """The part of our state dict that a pretrained trunk has to fill."""
+    first_block = () if trunk == "resnet34" else ("blocks.0.",)
+    fresh = "blocks.0.7." if trunk == "vgg16" else "\0"
+    state = model.state_dict()
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith(("stem.", *first_block)) and not name.startswith(fresh) and not name.endswith(COUNTER)
+    }
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a .safetensors or .pth file, on the CPU; nothing is unpickled but tensors.
+
+    Raises:
+        InputError: no such file, or one that holds no state dict.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as weights: {error}") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict (names of layers with their tensors)")
+    return state
+
+
+def check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+    """Raise `InputError` naming `source` and the first layer that is missing, has another shape or is too much."""
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise InputError(f"{source}: layer {name} is missing")
+        if state[name].shape != tensor.shape:
+            raise InputError(
+                f"{source}: layer {name} has shape {list(state[name].shape)}, expected {list(tensor.shape)}"
+            )
+    surplus = sorted(set(state) - set(wanted))
+    if surplus:
+        raise InputError(f"{source}: layer {surplus[0]} does not belong to the model")

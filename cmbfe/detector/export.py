@@ -1,29 +1,67 @@
-"""Detectors as ONNX files, written only if onnxruntime finds with them what PyTorch finds (docs/export.md)."""
+"""Detectors as ONNX files, written only if onnxruntime gives with them what PyTorch gives (docs/export.md).
 
-from collections.abc import Iterator, Sequence
+The graph holds all that `SSD` does in evaluation, non-maximum suppression included.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from torch import Tensor
-from torchvision.ops import nms
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.export import Dim
+from torchvision.ops import clip_boxes_to_image, nms
 
-from cmbfe.data.labelled.images import read_image
-from cmbfe.detector.onnx_graph import EVERY_BOX, IMAGES, every_box, to_onnx
+from cmbfe import __version__
+from cmbfe.detector.boxes import corners, decode
 from cmbfe.detector.ssd import CANDIDATES_PER_CLASS, SSD
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.training.batches import to_input
 
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+OPSET, IR_VERSION = 18, 8
+"""Operators and file format of December 2022: onnxruntime 1.15 and later read them."""
+NOTICE = "Not a medical device. For research and teaching; never for diagnosis."
+DESCRIPTION = """\
+Input: images float32 [images, 3, rows, columns] in [0, 1], three equal channels; any number, any size.
+Outputs, a row for each detection, image after image, best first: boxes float32 [detections, 4], corners x1, y1,
+x2, y2 in px of the images given; scores float32 [detections] in [0, 1]; pictures int64 [detections], the number of
+the image in the batch, from 0.
+"""
+IMAGES = "images"
+EVERY_BOX = ("every_box", "every_score")
+"""What the network says of each default box: boxes [N, P, 4], scores [N, P]."""
+TO_IMAGE = "to_image"
+SUPPRESSION = """
+suppression (float[images, P, 4] every_box, float[images, P] every_score, float[4] to_image)
+         => (float[detections, 4] boxes, float[detections] scores, int64[detections] pictures)
+<int64[1] candidates = {{{candidates}}}, int64[1] kept = {{{kept}}}, float[1] iou = {{{iou}}},
+ float[1] threshold = {{{threshold}}}, int64[1] one = {{1}}, int64[1] last = {{-1}}, int64 number = {{0}},
+ int64[2] number_and_candidate = {{0, 2}}>
+{{
+    best, order = TopK <axis = 1> (every_score, candidates)
+    indices = Unsqueeze (order, last)
+    box = GatherND <batch_dims = 1> (every_box, indices)
+    of_class = Unsqueeze (best, one)
+    found = NonMaxSuppression (box, of_class, kept, iou, threshold)
+    place = Gather <axis = 1> (found, number_and_candidate)
+    in_input = GatherND (box, place)
+    boxes = Mul (in_input, to_image)
+    scores = GatherND (best, place)
+    pictures = Gather <axis = 1> (found, number)
+}}
+"""
+"""What `SSD` keeps of every image, in ONNX's text form. A row of `found`: number of the image, class, candidate."""
+RANDOM_BATCHES = 2
 TOLERANCE = 1e-4
 """Largest difference that is allowed, in scores and in boxes as a share of the image's longer side."""
 ROUNDING = 1e-6
 """An overlap that is so close to its limit, relatively, may be taken for more or for less than that."""
-CPU = torch.device("cpu")
 
 
 class Difference(NamedTuple):
@@ -39,49 +77,46 @@ class Difference(NamedTuple):
     """The same, as a share of the longer side of the image."""
     suppressed_otherwise: int
     """Images of which PyTorch, given onnxruntime's boxes and scores, would keep other boxes."""
-    found_otherwise: int
+    detected_otherwise: int
     """Images with other detections, beyond the tolerance: a tie to within rounding can be decided either way."""
 
 
-def export_onnx(detector: SSD, out: Path, images: Sequence[Path] = ()) -> Difference:
-    """Write a detector as an ONNX file, if onnxruntime then finds with it what PyTorch finds.
+def export_onnx(
+    detector: SSD, out: Path, images: Iterable[Tensor] = (), on_step: Callable[[], None] = lambda: None
+) -> Difference:
+    """Write a detector as an ONNX file, if onnxruntime then gives with it what PyTorch gives.
 
     Args:
         detector: on the CPU.
         out: a file named *.onnx; an earlier one is replaced.
-        images: PNG or JPG files of any sizes to compare on, besides random ones.
+        images: batches Tensor[N, 3, H, W] in [0, 1] of any sizes to compare on, besides `RANDOM_BATCHES` random ones.
+        on_step: called after the file is made, and after each batch.
 
     Raises:
-        InputError: another suffix, a detector of several classes, an image that cannot be read, or a difference
-            beyond TOLERANCE; then nothing is written.
+        InputError: another suffix, a detector of several classes, or a difference beyond TOLERANCE; then nothing is
+            written.
     """
+    import onnx
+
     if out.suffix != ".onnx":
         raise InputError(f"{out}: the name of an ONNX file ends in .onnx")
-    steps = 1 + len(_random_batches(detector)) + len(images)
-    with (
-        whole_file(out) as temporary,
-        tqdm(total=steps, desc=f"exporting {detector.config.variant}", unit="step", leave=False) as bar,
-    ):
+    with whole_file(out) as temporary:
         onnx.save(to_onnx(detector), temporary)
-        bar.update()
+        on_step()
         difference = Difference(0, 0, 0, 0, 0, 0)
-        for of_batch in compare(detector, temporary, images):
-            difference = _together(difference, of_batch)
-            bar.update()
+        session = _session(temporary)
+        for batch in chain(_random_batches(detector), images):
+            difference = _together(difference, _difference(detector, session, batch))
+            on_step()
         _check(difference, out)
     return difference
 
 
-def compare(detector: SSD, file: Path, pixels: Sequence[Path] = ()) -> Iterator[Difference]:
-    """Run an ONNX file and the detector that it was made of on random batches, then on each image."""
-    session = _session(file)
-    yield from (_difference(detector, session, images) for images in _random_batches(detector))
-    for image in pixels:
-        yield _difference(detector, session, to_input(read_image(image)[None], CPU))
-
-
-def _session(file: Path) -> onnxruntime.InferenceSession:
+def _session(file: Path) -> "onnxruntime.InferenceSession":
     """The file with EVERY_BOX as outputs, too."""
+    import onnx
+    import onnxruntime
+
     model = onnx.load(file)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in EVERY_BOX)
     options = onnxruntime.SessionOptions()
@@ -90,14 +125,14 @@ def _session(file: Path) -> onnxruntime.InferenceSession:
 
 
 def _random_batches(detector: SSD) -> list[Tensor]:
-    """One image of the input's size, three of another."""
+    """One image of the input's size, three of another; RANDOM_BATCHES says how many batches."""
     generator, side = torch.Generator().manual_seed(0), detector.input_size
     shapes = (1, 3, side, side), (3, 3, side * 3 // 4, side * 5 // 4)
     return [torch.rand(shape, generator=generator) for shape in shapes]
 
 
 @torch.inference_mode()
-def _difference(detector: SSD, session: onnxruntime.InferenceSession, images: Tensor) -> Difference:
+def _difference(detector: SSD, session: "onnxruntime.InferenceSession", images: Tensor) -> Difference:
     """images: Tensor[N, 3, H, W] in [0, 1]."""
     boxes, scores, numbers, *raw = session.run(None, {IMAGES: images.numpy()})
     onnx_boxes, onnx_scores = map(torch.from_numpy, raw)
@@ -105,7 +140,7 @@ def _difference(detector: SSD, session: onnxruntime.InferenceSession, images: Te
     rows, columns = images.shape[2:]
     side, to_image = max(rows, columns), torch.tensor([columns, rows] * 2) / detector.input_size
     box_px = float(((onnx_boxes - expected_boxes).abs() * to_image).max())
-    found = [_table(boxes[numbers == number], scores[numbers == number], side) for number in range(len(images))]
+    tables = [_table(boxes[numbers == number], scores[numbers == number], side) for number in range(len(images))]
     kept = [_kept(detector, *of_image) for of_image in zip(onnx_boxes, onnx_scores, strict=True)]
     return Difference(
         images=len(images),
@@ -113,12 +148,12 @@ def _difference(detector: SSD, session: onnxruntime.InferenceSession, images: Te
         box_px=box_px,
         box_share=box_px / side,
         suppressed_otherwise=sum(
-            not any(_same(one, _table(boxes * to_image, scores, side)) for boxes, scores in possible)
-            for one, possible in zip(found, kept, strict=True)
+            not any(_same(table, _table(boxes * to_image, scores, side)) for boxes, scores in possible)
+            for table, possible in zip(tables, kept, strict=True)
         ),
-        found_otherwise=sum(
-            not _same(one, _table(other["boxes"], other["scores"], side))
-            for one, other in zip(found, detector(images), strict=True)
+        detected_otherwise=sum(
+            not _same(table, _table(other["boxes"], other["scores"], side))
+            for table, other in zip(tables, detector(images), strict=True)
         ),
     )
 
@@ -134,7 +169,7 @@ def _kept(detector: SSD, boxes: Tensor, scores: Tensor) -> list[tuple[Tensor, Te
     order = order[scores[order] > config.score_threshold]
     limits = [config.nms_threshold * factor for factor in (1, 1 - ROUNDING, 1 + ROUNDING)]
     kept = [order[nms(boxes[order], scores[order], limit)][: config.detections_per_image] for limit in limits]
-    return [(boxes[one], scores[one]) for one in kept]
+    return [(boxes[indices], scores[indices]) for indices in kept]
 
 
 def _table(boxes: np.ndarray | Tensor, scores: np.ndarray | Tensor, side: int) -> np.ndarray:
@@ -154,7 +189,7 @@ def _together(one: Difference, other: Difference) -> Difference:
         one.images + other.images,
         *(float(np.maximum(*pair)) for pair in zip(one[1:4], other[1:4], strict=True)),
         one.suppressed_otherwise + other.suppressed_otherwise,
-        one.found_otherwise + other.found_otherwise,
+        one.detected_otherwise + other.detected_otherwise,
     )
 
 
@@ -169,3 +204,128 @@ def _check(difference: Difference, out: Path) -> None:
             f"{out}: not written, as onnxruntime keeps other boxes than PyTorch of the same boxes and scores in "
             f"{difference.suppressed_otherwise} of {difference.images} images"
         )
+
+
+class Network(nn.Module):
+    """The part of a detector that is traced: from images to EVERY_BOX and the factor from input px to image px."""
+
+    def __init__(self, detector: SSD) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `SSD.forward` in evaluation, in operations that leave number and size of the images open.
+
+        images: Tensor[N, 3, H, W]. Returns Tensor[N, P, 4], Tensor[N, P] and Tensor[4] (W, H, W, H over the input's
+        side).
+        """
+        detector, side = self.detector, self.detector.input_size
+        rows, columns = images.shape[2:]
+        normalised = (images - detector.mean) / detector.std
+        maps = detector.feature_maps(resizing(rows, side) @ normalised @ resizing(columns, side).T)
+        logits = _put_together(detector.classification, maps, detector.config.num_classes)
+        regression = _put_together(detector.regression, maps, 4)
+        width_height = torch.stack([torch.full((), each, dtype=torch.float32) for each in (columns, rows)])
+        return *every_box(detector, logits, regression), torch.cat([width_height, width_height]) / side
+
+
+def resizing(side: int, wanted: int) -> Tensor:
+    """Tensor[wanted, side]: times a column of pixels, that column resized, bilinear as `F.interpolate` does it.
+
+    Not the operator Resize: onnxruntime rounds its coordinates in another way than PyTorch, and for noise of 256 px
+    resized to 320 px the scores of a MobileNet differed by 3.5e-4.
+    """
+    pixels = torch.arange(side, dtype=torch.float32)
+    scale = torch.full((), side, dtype=torch.float32) / wanted
+    # float64, as PyTorch rounds product and difference at once (a fused multiply-add).
+    place = ((torch.arange(wanted) + 0.5).double() * scale.double() - 0.5).float()
+    place = torch.minimum(place.clamp(min=0), pixels[-1])
+    return (1 - (place[:, None] - pixels).abs()).clamp(min=0)
+
+
+def every_box(detector: SSD, logits: Tensor, regression: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes Tensor[N, P, 4] (xyxy px of the input) and scores Tensor[N, P] of all default boxes."""
+    default = corners(detector.default_boxes, detector.input_size)
+    boxes = clip_boxes_to_image(decode(regression, default), (detector.input_size,) * 2)
+    return boxes, logits.softmax(dim=-1)[..., 1]
+
+
+def _put_together(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
+    """As `SSD.predict` does it; there, len() would fix the number of images in the graph."""
+    outputs = [head(features).permute(0, 2, 3, 1).flatten(1) for head, features in zip(heads, maps, strict=True)]
+    return torch.cat([output.unflatten(1, (-1, values)) for output in outputs], dim=1)
+
+
+def to_onnx(detector: SSD) -> "onnx.ModelProto":
+    """A detector on the CPU, in evaluation mode, as an ONNX model; DESCRIPTION says what goes in and comes out.
+
+    Raises:
+        InputError: a detector of several classes.
+    """
+    import onnx
+    from onnx import compose
+    from onnx.helper import make_model, make_opsetid, set_model_props
+
+    if detector.config.num_classes != 2:
+        classes = detector.config.num_classes - 1
+        raise InputError(f"the detector knows {classes} classes; ONNX files are written of those that know one")
+    links = (*EVERY_BOX, TO_IMAGE)
+    # No two sides of the example are equal, so that none is taken for another.
+    example = torch.rand(2, 3, detector.input_size - 1, detector.input_size + 1)
+    program = torch.onnx.export(
+        Network(detector).eval(),
+        (example,),
+        dynamic_shapes=({0: Dim("images"), 2: Dim("rows", min=2), 3: Dim("columns", min=2)},),
+        input_names=[IMAGES],
+        output_names=links,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    network = _without_traces(program.model_proto)
+    graph = compose.merge_graphs(
+        network.graph, suppression(detector), [(name, name) for name in links], name=detector.config.variant
+    )
+    model = make_model(
+        graph,
+        opset_imports=[make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="cmbfe",
+        producer_version=__version__,
+        doc_string=DESCRIPTION + NOTICE,
+    )
+    set_model_props(model, _metadata(detector))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def suppression(detector: SSD) -> "onnx.GraphProto":
+    """The second half of the graph: from EVERY_BOX and TO_IMAGE to what is kept."""
+    import onnx.parser
+
+    config = detector.config
+    text = SUPPRESSION.format(
+        candidates=CANDIDATES_PER_CLASS,
+        kept=config.detections_per_image,
+        iou=float(config.nms_threshold),
+        threshold=float(config.score_threshold),
+    )
+    return onnx.parser.parse_graph(text)
+
+
+def _metadata(detector: SSD) -> dict[str, str]:
+    return {
+        "variant": detector.config.variant,
+        "input_size_px": str(detector.input_size),
+        "class": "cmb",
+        "software": f"cmbfe {__version__}",
+        "notice": NOTICE,
+    }
+
+
+def _without_traces(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The exporter notes with each node the file and line it comes from: nobody's folders belong in the file."""
+    graph = model.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+    return model

@@ -1,7 +1,8 @@
 """The eight detectors: SSD (Liu et al. 2016) on three trunks, each with and without feature enhancement (FE)."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 from torchvision.ops.misc import Conv2dNormActivation
 
-from cmbfe.detector.backbones import Trunk, mobilenet_v2, resnet34, vgg16
+from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, Trunk, load_trunk, mobilenet_v2, resnet34, vgg16
 from cmbfe.detector.boxes import GRIDS, SIZES, corners, decode, default_boxes
 from cmbfe.detector.fe import LAYERS, RESIZES, WEIGHTINGS, AssistedExcitation, FeatureEnhancement
 from cmbfe.detector.loss import ssd_loss, usable_targets
 from cmbfe.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 class Variant(NamedTuple):
@@ -64,6 +67,11 @@ class Config:
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
     detections_per_image: int = 200
+
+    @property
+    def spec(self) -> Variant:
+        """What the variant's name stands for."""
+        return SPECS[self.variant]
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a name that does not exist."""
@@ -120,7 +128,7 @@ class SSD(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        spec = SPECS[config.variant]
+        spec = config.spec
         self.config = config
         self.input_size = spec.input_size
         self.map_sizes = GRIDS[spec.input_size].maps
@@ -147,7 +155,7 @@ class SSD(nn.Module):
         inputs = self.prepare(images)
         if not self.training:
             return self.detections(*self.predict(inputs), sizes)
-        if len(sizes) == 1 and SPECS[self.config.variant].trunk != "vgg16":
+        if len(sizes) == 1 and self.config.spec.trunk != "vgg16":
             raise InputError("images: batch normalisation of the 1x1 map needs at least 2 images to train on; got 1")
         boxes, labels = usable_targets(targets, sizes, self.input_size, self.config.num_classes)
         mask = None if self.fe is None else self.fe.mask(self.resize(_grey(images)), boxes)
@@ -216,7 +224,7 @@ class SSD(nn.Module):
         Separable heads begin with a standard deviation of 0.03, as torchvision's SSDLite: after Xavier their logits
         are so large that hard negatives begin with three times the loss.
         """
-        separable = SPECS[self.config.variant].trunk == "mobilenet_v2"
+        separable = self.config.spec.trunk == "mobilenet_v2"
         for module in [*self.stem.modules(), *self.blocks.modules()]:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -272,9 +280,12 @@ def build(
     )
     if weights is None:
         return SSD(config)
-    from cmbfe.detector.weights import with_trunk_weights  # late: weights.py itself builds detectors
-
-    return with_trunk_weights(config, weights)
+    trunk = config.spec.trunk
+    model = SSD(replace(config, mean=CAFFE_MEAN, std=CAFFE_STD) if trunk == "vgg16" else config)
+    source = load_trunk(model, trunk, weights)
+    fresh = "conv6, conv7, the extra layers and the heads" if trunk == "vgg16" else "the extra layers and the heads"
+    log.warning("%s: trunk from %s; %s start afresh", variant, source, fresh)
+    return model
 
 
 def _training_layer(config: Config) -> FeatureEnhancement | AssistedExcitation:

@@ -23,7 +23,7 @@ def precision_sensitivity_figure(
         curves: variant -> columns `sensitivity` and `precision`.
         marks: variant -> a point (sensitivity, precision) that the paper prints, drawn hollow.
         sensitivity: where the paper reads the precision; a dotted line.
-        bands: variant -> what `cmbfe.metrics.bands.precision_band` gives.
+        bands: variant -> what `cmbfe.metrics.intervals.precision_band` gives.
     """
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
@@ -57,7 +57,7 @@ def froc_figure(
     Args:
         curves: variant or baseline -> columns `false_positives` and `sensitivity`.
         areas: variant -> normalised area up to `x_max`, for the legend (A15).
-        bands: variant -> what `cmbfe.metrics.bands.froc_band` gives.
+        bands: variant -> what `cmbfe.metrics.intervals.froc_band` gives.
     """
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")

@@ -15,12 +15,12 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from cmbfe import __version__
 from cmbfe.data.dicom.pixels import input_errors
 from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion
-from cmbfe.version import version
 
 MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
 """No code of SNOMED CT for it is in DICOM's context groups: a private one, whose meaning a viewer shows."""
@@ -49,7 +49,9 @@ def write_report(
     """
     with input_errors(headers.files[0], "no DICOM SR can be made from its header"):
         images = _images(headers)
-        algorithm = sr.AlgorithmIdentification(MAKER, version(), [f"detector={detector}", f"threshold={threshold:g}"])
+        algorithm = sr.AlgorithmIdentification(
+            MAKER, __version__, [f"detector={detector}", f"threshold={threshold:g}"]
+        )
         device = sr.DeviceObserverIdentifyingAttributes(
             generate_uid(entropy_srcs=[MAKER]), name=MAKER, model_name=detector
         )
@@ -90,7 +92,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
         images = _images(headers)
         sources, place, frames = _segmented(images, headers, lesions)
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=MAKER, family=codes.DCM.ArtificialIntelligence, version=version(), source=MAKER
+            name=MAKER, family=codes.DCM.ArtificialIntelligence, version=__version__, source=MAKER
         )
         segmentation = hd.seg.Segmentation(
             source_images=sources,
@@ -112,7 +114,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
             series_number=SEGMENTATION_NUMBER,
             manufacturer_model_name=detector,
             device_serial_number="0",
-            software_versions=version(),
+            software_versions=__version__,
             content_label="MICROBLEEDS",
             **_identity("Microbleeds, ellipses in detected boxes"),
         )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import cohen_kappa_score
 
 from cmbfe.metrics.matching import IGNORED, Matches
 
@@ -46,13 +45,21 @@ def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float
     """
     truth, detected = counts["truth_class"].cat.codes, counts["detected_class"].cat.codes
     table = pd.crosstab(counts["truth_class"], counts["detected_class"], dropna=False)
-    several = len(set(truth) | set(detected)) > 1
-    # All classes are named: the weights count the steps between two of them, whether or not a patient lies there.
-    every = range(len(CLASSES))
     return table, {
         "accuracy": float((truth == detected).mean()) if len(counts) else np.nan,
-        "kappa": float(cohen_kappa_score(truth, detected, labels=every, weights="linear")) if several else np.nan,
+        "kappa": _linear_kappa(table.to_numpy(float)),
     }
+
+
+def _linear_kappa(table: np.ndarray) -> float:
+    """Cohen's kappa with linear weights of a confusion table of counts; NaN without any, or where all are of one class.
+
+    The weights count the steps between two classes, whether or not there are cases between them.
+    """
+    steps = np.abs(np.subtract.outer(np.arange(len(table)), np.arange(len(table))))
+    expected = np.outer(table.sum(axis=0), table.sum(axis=1)) / table.sum() if table.any() else table
+    by_chance = (steps * expected).sum()
+    return float(1 - (steps * table).sum() / by_chance) if by_chance else np.nan
 
 
 @dataclass(frozen=True)

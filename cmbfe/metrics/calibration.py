@@ -1,12 +1,17 @@
-"""Whether scores are probabilities: of the detections that score 0.7, are 70 % microbleeds?"""
+"""The score at which a detector is run, and whether scores are probabilities: of those of 0.7, are 70 % microbleeds?"""
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from cmbfe.errors import InputError
+from cmbfe.metrics.curves import at_threshold, threshold_at_sensitivity
+from cmbfe.metrics.intervals import Metric, bootstrap
 from cmbfe.metrics.matching import HIT, IGNORED, Matches
 
 BINS = 10
+OPERATING_VALUES = ("sensitivity", "precision", "false_positives_per_cmb", "false_positives_per_picture")
 
 
 def reliability(matches: Matches, bins: int = BINS) -> pd.DataFrame:
@@ -55,3 +60,35 @@ def expected_calibration_error(matches: Matches, bins: int = BINS) -> float:
     if table.empty:
         return np.nan
     return float(np.average((table["mean_score"] - table["precision"]).abs(), weights=table["detections"]))
+
+
+def operating_points(
+    validation: Mapping[str, Matches], test: Mapping[str, Matches], sensitivity: float, resamples: int, seed: int
+) -> pd.DataFrame:
+    """A row per detector: the threshold, and what the detector does there on the test patients.
+
+    The threshold is the highest that reaches `sensitivity` on the validation patients; no test patient has a say in it.
+    Values come with 95 % intervals over test patients, NaN where no threshold reaches that sensitivity.
+    `calibration_error` is the mean distance between score and share of hits on the test images (Guo et al. 2017).
+
+    Args:
+        validation, test: variant -> matches, the same variants in both.
+    """
+    rows = {name: _row(validation[name], test[name], sensitivity, resamples, seed) for name in test}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
+
+
+def _row(validation: Matches, test: Matches, sensitivity: float, resamples: int, seed: int) -> dict[str, float]:
+    threshold = threshold_at_sensitivity(validation, sensitivity)
+    row = {"threshold": threshold}
+    for name in OPERATING_VALUES:
+        row |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
+        if not np.isnan(threshold):
+            interval = bootstrap(_value(name, threshold), test, resamples, seed)
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row | {"calibration_error": expected_calibration_error(test)}
+
+
+def _value(name: str, threshold: float) -> Metric:
+    """One value of `at_threshold` as a metric of its own."""
+    return lambda matches, weights: at_threshold(matches, threshold, weights)[name]

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cmbfe.data.labelled.labels import Detections, Labels
 from cmbfe.metrics.curves import threshold_at_sensitivity
-from cmbfe.metrics.matching import FALSE_POSITIVE, Matches, overlaps
+from cmbfe.metrics.matching import FALSE_POSITIVE, Detections, Labels, Matches, overlaps
 
 SAME_PLACE_IOU = 0.1
 """Two detections that overlap by this mark the same thing; TIDE's bound of what is background (Bolya et al. 2020)."""

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, Matches, match
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, Detections, Labels, Matches, match
 
 __all__ = [
     "Matches",
     "at_threshold",
     "average_precision",
     "cpm",
+    "evaluate",
     "false_positives_per_cmb",
     "froc",
     "froc_auc",
@@ -151,6 +152,13 @@ def cpm(matches: Matches, per: Per = "image", weights: np.ndarray | None = None)
     """Competition performance metric: mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives."""
     x, y = _froc_points(matches, per, weights)
     return _value(np.mean([_read_off(x, y, position) for position in CPM_FALSE_POSITIVES], axis=0), weights)
+
+
+def evaluate(
+    labels: Labels, detections: Detections, iou: float = 0.5, *, sensitivity: float = 0.9, x_max: float = X_MAX
+) -> dict[str, float | int]:
+    """`summary` of COCO detections against COCO labels, matched box by box on each image; see `match`."""
+    return summary(match(labels, detections, iou), sensitivity, x_max)
 
 
 def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) -> dict[str, float | int]:

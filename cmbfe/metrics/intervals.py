@@ -12,11 +12,14 @@ same patients.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from cmbfe.errors import InputError
+from cmbfe.metrics.curves import precision_at_sensitivity, sensitivity_at_false_positives
 from cmbfe.metrics.matching import Matches
 
 RESAMPLES = 10_000
@@ -175,6 +178,29 @@ def bca_levels(value: float, values: np.ndarray, without_each: np.ndarray, outsi
     acceleration = (pull**3).sum() / (6 * spread) if spread > 0 else 0.0
     z = bias + stats.norm.ppf(outside) * np.array([1, -1])  # 1 - outside would be 1 for two patients
     return stats.norm.cdf(bias + z / (1 - acceleration * z))
+
+
+def precision_band(matches: Matches, sensitivities: Sequence[float], resamples: int, seed: int = 0) -> pd.DataFrame:
+    """95 % interval over patients of the precision at each of `sensitivities`; see `_band`."""
+    return _band(precision_at_sensitivity, "sensitivity", matches, sensitivities, resamples, seed)
+
+
+def froc_band(matches: Matches, false_positives: Sequence[float], resamples: int, seed: int = 0) -> pd.DataFrame:
+    """95 % interval over patients of the sensitivity at each of `false_positives` per image; see `_band`."""
+    return _band(sensitivity_at_false_positives, "false_positives", matches, false_positives, resamples, seed)
+
+
+def _band(
+    metric: Metric, argument: str, matches: Matches, positions: Sequence[float], resamples: int, seed: int
+) -> pd.DataFrame:
+    """Columns `low` and `high` by position, each as `cmbfe.metrics.bootstrap` has it.
+
+    Pointwise: a whole curve leaves such a band more often than one time in twenty. All positions resample the same
+    patients. NaN where the value does not exist in too many resamples.
+    """
+    intervals = [bootstrap(partial(metric, **{argument: x}), matches, resamples, seed) for x in positions]
+    ends = {"low": [interval.low for interval in intervals], "high": [interval.high for interval in intervals]}
+    return pd.DataFrame(ends, index=pd.Index(list(positions), name=argument))
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ any of its boxes hits any box of it.
 The result is a `Matches` like that of the image level: every metric of `cmbfe.metrics.curves` works on it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cmbfe.errors import InputError
 from cmbfe.metrics.matching import (
+    Detections,
     Duplicates,
     Hit,
+    Labels,
     Matches,
     Overlaps,
     assign,
@@ -33,8 +34,8 @@ LINK_MM = 3.0
 
 
 def match_lesions(
-    labels: dict[str, Any],
-    detections: Sequence[dict[str, Any]],
+    labels: Labels,
+    detections: Detections,
     iou: float = 0.5,
     *,
     hit: Hit = "iou",
@@ -72,7 +73,7 @@ def match_lesions(
     )
 
 
-def check_lesion_keys(labels: dict[str, Any]) -> None:
+def check_lesion_keys(labels: Labels) -> None:
     """Raise `InputError` naming the first image or box that lacks a key which the lesion level needs."""
     for image in labels["images"]:
         for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
@@ -83,9 +84,7 @@ def check_lesion_keys(labels: dict[str, Any]) -> None:
             raise InputError(f"annotation {box.get('id')} has no lesion_id, which the lesion level needs")
 
 
-def link(
-    found: Overlaps, detections: Sequence[dict[str, Any]], link_mm: float = LINK_MM
-) -> tuple[np.ndarray, np.ndarray]:
+def link(found: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tuple[np.ndarray, np.ndarray]:
     """Link detections of neighbouring slices by the rule at the head of this module.
 
     Returns, for D detections in the order of their scores and N 3-D detections, also by score: the best

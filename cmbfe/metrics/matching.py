@@ -9,17 +9,35 @@ later one in the file.
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from cmbfe.errors import InputError
+from cmbfe.files import whole_file
+
+Labels = dict[str, Any]
+"""A COCO file's content: lists under "images", "annotations" and "categories"."""
+Detections = list[dict[str, Any]]
+"""A COCO results file's content: `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score` each."""
 
 HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1
 """What a detection is; ignored ones count neither way."""
 
 PAIRS_AT_ONCE = 2_000_000
 """Detection-truth pairs compared in one block, which bounds the memory (about 0.3 GiB)."""
+
+ARRAYS = {
+    "score": np.float32,
+    "outcome": np.int8,
+    "truth": np.int32,
+    "patient": np.uint16,
+    "truth_ids": np.int32,
+    "truth_patient": np.uint16,
+    "images_per_patient": np.uint16,
+}
+"""Type in the file of each array of `Matches`."""
 
 Hit = Literal["iou", "centre", "distance"]
 Duplicates = Literal["false positive", "ignore"]
@@ -63,8 +81,8 @@ class Matches:
 
 
 def match(
-    labels: dict[str, Any],
-    detections: Sequence[dict[str, Any]],
+    labels: Labels,
+    detections: Detections,
     iou: float = 0.5,
     *,
     hit: Hit = "iou",
@@ -102,6 +120,44 @@ def match(
     )
 
 
+def save_matches(matches: Matches, path: Path) -> None:
+    """Write matches as compressed NumPy arrays; equal matches give equal bytes.
+
+    Scores are kept as float32, ids of ground truths are integers, and which detection of the list it was is not kept.
+    """
+    arrays = {name: np.asarray(getattr(matches, name)).astype(kind) for name, kind in ARRAYS.items()}
+    patients = np.array([str(patient) for patient in matches.patients], dtype=np.str_)
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **arrays, patients=patients)
+
+
+def load_matches(path: Path) -> Matches:
+    """Read matches; `detection` is -1 throughout.
+
+    Raises:
+        InputError: no such file, or not one of `save_matches`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in (*ARRAYS, "patients")}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: no file of matches: {' '.join(str(error).split())}") from None
+    detections = len(arrays["score"])
+    return Matches(
+        score=arrays["score"].astype(np.float64),
+        outcome=arrays["outcome"],
+        truth=arrays["truth"].astype(np.int64),
+        detection=np.full(detections, -1),
+        patient=arrays["patient"].astype(np.int64),
+        truth_ids=arrays["truth_ids"].tolist(),
+        truth_patient=arrays["truth_patient"].astype(np.int64),
+        patients=arrays["patients"].tolist(),
+        images_per_patient=arrays["images_per_patient"].astype(np.int64),
+    )
+
+
 @dataclass(frozen=True)
 class Overlaps:
     """Detections in the order of their scores, and every pair of detection and box that is near enough."""
@@ -131,8 +187,8 @@ class Overlaps:
 
 
 def overlaps(
-    labels: dict[str, Any],
-    detections: Sequence[dict[str, Any]],
+    labels: Labels,
+    detections: Detections,
     iou: float = 0.5,
     hit: Hit = "iou",
     distance_mm: float | None = None,
@@ -327,7 +383,7 @@ def _check_parameters(iou: float, hit: str, distance_mm: float | None) -> None:
         raise ValueError(f"distance_mm is {distance_mm}; hit='distance' needs one above 0, others need none")
 
 
-def _check_one_category(labels: dict[str, Any], detections: Sequence[dict[str, Any]]) -> None:
+def _check_one_category(labels: Labels, detections: Detections) -> None:
     categories = {box["category_id"] for box in labels["annotations"]}
     categories |= {detection["category_id"] for detection in detections}
     if len(categories) > 1:

@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cmbfe.metrics.matching import Matches, is_region, overlaps, pixel_spacings
+from cmbfe.metrics.matching import Detections, Labels, Matches, is_region, overlaps, pixel_spacings
 
 SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)
 """Size classes of microbleeds: below, between and from these edges."""
 
 
-def lesion_table(labels: dict[str, Any], matches: Matches) -> pd.DataFrame:
+def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:
     """One row per microbleed: where and how large it is, and the score of the 3-D detection that hits it.
 
     `matches` comes from `match_lesions` with the same labels. Columns `patient_id`, `lesion_id`, `slices`,
@@ -55,9 +54,9 @@ def sensitivity_by(table: pd.DataFrame, threshold: float, groups: pd.Series) -> 
 
 
 def false_positives_by_mimic(
-    labels: dict[str, Any],
-    mimics: dict[str, Any],
-    detections: Sequence[dict[str, Any]],
+    labels: Labels,
+    mimics: Labels,
+    detections: Detections,
     false_positives: Sequence[int],
     iou: float = 0.5,
 ) -> pd.DataFrame:

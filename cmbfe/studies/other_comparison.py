@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from cmbfe import paths
-from cmbfe.detector.relatives import registry
-from cmbfe.detector.relatives.registry import PLAIN
+from cmbfe.detector import alternatives
+from cmbfe.detector.alternatives import PLAIN
 from cmbfe.errors import InputError
 from cmbfe.metrics.curves import average_precision
 from cmbfe.metrics.intervals import SeedSummary, difference_over_seeds
-from cmbfe.metrics.matches_file import load_matches
-from cmbfe.metrics.matching import Matches
+from cmbfe.metrics.matching import Matches, load_matches
 from cmbfe.params import Params
 
 FE = "fe"
@@ -78,7 +77,7 @@ def relatives_table(of_detector: Runs, params: Params) -> pd.DataFrame:
     """A row per relative on one detector: its mean AP, the gain over the bare detector, and over FE (NaN for FE)."""
     rows = {}
     for name, ours in of_detector.items():
-        rows[name] = {"source": "" if name == PLAIN else registry.find(name).source, "ap": _mean_ap(ours)}
+        rows[name] = {"source": "" if name == PLAIN else alternatives.find(name).source, "ap": _mean_ap(ours)}
         for column, other in (("gain", PLAIN), ("over_fe", FE)):
             compared = None if name in (PLAIN, other) else _difference(ours, of_detector[other], params)
             rows[name] |= _named(column, compared)

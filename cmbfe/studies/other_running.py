@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cmbfe import paths
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels
-from cmbfe.detector.relatives import registry
-from cmbfe.detector.relatives.registry import PLAIN
+from cmbfe.detector import alternatives
+from cmbfe.detector.alternatives import PLAIN
 from cmbfe.detector.weights import WEIGHTS_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import sha256_of
@@ -55,7 +55,7 @@ def run_detector(
         known = ", ".join(others.detectors)
         raise InputError(f"no detector {detector!r} in others.detectors of params.yaml; there are: {known}")
     for name in others.relatives_on(detector):
-        registry.find(name)
+        alternatives.find(name)
     tested_labels(params, root)
     tasks = [(relative, seed) for seed in others.seeds for relative in (PLAIN, *others.relatives_on(detector))]
     run_all(detector, tasks, partial(_run, detector, params, root.resolve()), jobs, backend, progress)

@@ -16,9 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
-from cmbfe.detector import hooks, torchvision_detectors
-from cmbfe.detector.relatives import registry
-from cmbfe.detector.relatives.registry import PLAIN
+from cmbfe.detector import alternatives, hooks, torchvision_detectors
+from cmbfe.detector.alternatives import PLAIN
 from cmbfe.detector.weights import WEIGHTS_FILE
 from cmbfe.files import sha256_of, whole_file, write_json
 from cmbfe.params import Training
@@ -36,7 +35,7 @@ class Spec:
     detector: str
     """Of `cmbfe.detector.torchvision_detectors`."""
     relative: str
-    """Of `cmbfe.detector.relatives`, or `PLAIN`."""
+    """Of `cmbfe.detector.alternatives`, or `PLAIN`."""
     layer: str
     """Behind which the relative stands."""
     seed: int
@@ -58,9 +57,9 @@ class Spec:
 
     def _code(self) -> list[Path]:
         """The modules of this training beyond those of every training; other relatives are none of it."""
-        modules = [sys.modules[__name__], torchvision_detectors, hooks, registry]
+        modules = [sys.modules[__name__], torchvision_detectors, hooks, alternatives]
         if self.relative != PLAIN:
-            modules.append(sys.modules[registry.find(self.relative).make.__module__])
+            alternatives.find(self.relative)
         return [Path(module.__file__) for module in modules]
 
 
@@ -104,7 +103,7 @@ def train_any(spec: Spec, data: Path, out: Path, compute: Compute | None = None,
         model.load_state_dict(load_file(out / WEIGHTS_FILE))
         # In the training's memory format, or the sums come out in another order.
         return model.to(compute.device, memory_format=torch.channels_last).eval()
-    attached = None if spec.relative == PLAIN else registry.attach(spec.relative, model, spec.layer)
+    attached = None if spec.relative == PLAIN else alternatives.attach(spec.relative, model, spec.layer)
     _loop(GuidedRun(model, spec.schedule, compute, attached), load_labelled(labels, data), spec, progress)
     if attached:
         attached.remove()

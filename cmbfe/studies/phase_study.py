@@ -22,8 +22,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, sha256_of, whole_file, write_json
 from cmbfe.metrics.cases import kinds
 from cmbfe.metrics.curves import summary
-from cmbfe.metrics.matches_file import load_matches, save_matches
-from cmbfe.metrics.matching import FALSE_POSITIVE, Matches, match
+from cmbfe.metrics.matching import FALSE_POSITIVE, Matches, load_matches, match, save_matches
 from cmbfe.parallel import at_work, one_thread
 from cmbfe.params import Params, save_params
 from cmbfe.studies.phase_examples import write_examples

@@ -14,8 +14,7 @@ from cmbfe.data.labelled.labels import LABELS_FILE, Labels
 from cmbfe.detector.weights import WEIGHTS_FILE, load_model
 from cmbfe.files import read_json, sha256_of, write_json
 from cmbfe.metrics.curves import summary
-from cmbfe.metrics.matches_file import load_matches, save_matches
-from cmbfe.metrics.matching import Matches, match
+from cmbfe.metrics.matching import Matches, load_matches, match, save_matches
 from cmbfe.parallel import at_work, one_thread
 from cmbfe.params import Params
 from cmbfe.training.detection import detect_in

@@ -21,12 +21,7 @@ import numpy as np
 
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
-
-Labels = dict[str, Any]
-"""A COCO file's content: lists under "images", "annotations" and "categories"."""
-
-Detections = list[dict[str, Any]]
-"""A COCO results file's content: `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score` each."""
+from cmbfe.metrics.matching import Detections, Labels
 
 CATEGORIES = [{"id": 1, "name": "cmb"}]
 

@@ -1,17 +1,13 @@
-"""FE and its relatives by name: in training each does what its authors say, in evaluation none is there."""
+"""FE and its alternatives by name: in training each does what its authors say, in evaluation none is there."""
 
 import copy
 import math
-import sys
 
 import pytest
 import torch
 from torch import nn
 
-import cmbfe.detector.relatives
-from cmbfe.detector.relatives import registry
-from cmbfe.detector.relatives.registry import attach, channels_of, register, relatives
-from cmbfe.detector.relatives.segmentation import BoxSegmentation
+from cmbfe.detector.alternatives import ALTERNATIVES, PLAIN, BoxSegmentation, attach, channels_of
 from cmbfe.detector.torchvision_detectors import build
 from cmbfe.errors import InputError
 
@@ -20,15 +16,6 @@ TARGETS = [
     {"boxes": torch.tensor([corners]), "labels": torch.ones(1, dtype=torch.int64)}
     for corners in ([8.0, 8, 24, 24], [30.0, 20, 44, 41])
 ]
-OWN = """
-from cmbfe.detector.fe import FeatureEnhancement
-from cmbfe.detector.relatives.registry import register
-
-
-@register("strong-fe", "this test")
-def strong_fe(channels):
-    return FeatureEnhancement(beta=3.0)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +34,8 @@ def losses(model):
         return {name: float(loss) for name, loss in model.train()(IMAGES, TARGETS).items()}
 
 
-@pytest.mark.parametrize("name", relatives())
-def test_a_relative_is_there_in_training_and_absent_in_evaluation(name, detector):
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_an_alternative_is_there_in_training_and_absent_in_evaluation(name, detector):
     expected, weights = detector.eval()(IMAGES), copy.deepcopy(detector.state_dict())
     before = losses(copy.deepcopy(detector))
     attached = attach(name, detector, "backbone")
@@ -60,17 +47,6 @@ def test_a_relative_is_there_in_training_and_absent_in_evaluation(name, detector
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     attached.remove()
     assert losses(detector) == before
-
-
-def test_a_file_in_the_package_is_all_that_another_relative_takes(tmp_path, monkeypatch, detector):
-    (tmp_path / "strong_fe.py").write_text(OWN)
-    monkeypatch.setattr(cmbfe.detector.relatives, "__path__", [*cmbfe.detector.relatives.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "_ENTERED", dict(registry._ENTERED))
-    before = losses(copy.deepcopy(detector))
-    with attach("strong-fe", detector, "backbone") as attached:
-        assert attached.fe.beta == 3.0
-        assert losses(detector) != before
-    monkeypatch.delitem(sys.modules, "cmbfe.detector.relatives.strong_fe")
 
 
 @pytest.mark.parametrize(("name", "at_half", "at_end"), [
@@ -127,12 +103,9 @@ def test_maps_of_as_many_channels_share_a_head_and_asking_leaves_mode_and_random
 
 
 def test_what_cannot_be_attached_is_said_in_a_line(detector):
-    with pytest.raises(
-        InputError, match="no relative of FE named 'cousin'; there are: assisted-excitation, fading-fe"
-    ):
+    with pytest.raises(InputError, match="no alternative of FE named 'cousin'; there are: assisted-excitation"):
         attach("cousin", detector, "backbone")
-    for name in relatives():
+    for name in ALTERNATIVES:
         with pytest.raises(InputError, match="no layer 'neck' in SSD"):
             attach(name, detector, "neck")
-    with pytest.raises(ValueError, match=r"'fe' is registered by cmbfe\.relatives\.fe and"):
-        register("fe", "this test")(lambda channels: None)
+    assert PLAIN not in ALTERNATIVES

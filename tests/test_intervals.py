@@ -11,15 +11,23 @@ from scipy import stats as scipy_stats
 
 from cmbfe.errors import InputError
 from cmbfe.metrics import intervals
-from cmbfe.metrics.curves import average_precision, match, precision_at_sensitivity
+from cmbfe.metrics.curves import (
+    Matches,
+    average_precision,
+    match,
+    precision_at_sensitivity,
+    sensitivity_at_false_positives,
+)
 from cmbfe.metrics.intervals import (
     bootstrap,
     difference_over_seeds,
+    froc_band,
     interval_of,
     left_out,
     paired_difference,
     patients_for_half_width,
     patients_needed,
+    precision_band,
     resampled,
     tail,
 )
@@ -144,7 +152,7 @@ def test_a_value_that_is_undefined_in_many_resamples_has_no_interval(recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("pictures", [0, 1])
+@pytest.mark.parametrize("images", [0, 1])
 def test_fewer_than_two_patients_have_no_interval(images, recwarn):
     matches = match(labels_of({image: [T] for image in range(images)}), [])
     interval = bootstrap(average_precision, matches, resamples=100)
@@ -229,3 +237,40 @@ def test_four_times_the_patients_halve_an_interval():
 def test_power_without_variance_is_an_error():
     with pytest.raises(ValueError, match="must be positive"):
         patients_needed(0, 17, 0.02)
+
+
+def hits_in_six(hits: int, false: int) -> Matches:
+    """Six patients with an image and a microbleed each; hits on the first `hits`, a false positive on as many."""
+    labels = labels_of({image: [T] for image in range(1, 7)})
+    for image in labels["images"]:
+        image["patient_id"] = f"P{image['id']}"
+    true = [detection(image, 0.9 - image / 100, T) for image in range(1, hits + 1)]
+    return match(labels, [*true, *(detection(image, 0.5, FAR) for image in range(1, false + 1))])
+
+
+def test_a_band_is_the_bootstrap_interval_at_each_point():
+    one = hits_in_six(4, 3)
+    band = froc_band(one, [0.0, 0.4, 2.0], 300, seed=5)
+    assert list(band.index) == [0.0, 0.4, 2.0]
+    for x, row in band.iterrows():
+        at_point = bootstrap(partial(sensitivity_at_false_positives, false_positives=x), one, 300, 5)
+        assert row.tolist() == [at_point.low, at_point.high]
+    assert (band["low"] < band["high"]).all()
+
+
+def test_precision_without_false_positives_has_a_band_without_width():
+    band = precision_band(hits_in_six(6, 0), [0.5, 1.0], 200)
+    np.testing.assert_array_equal(band, [[1, 1], [1, 1]])
+
+
+def test_a_band_ends_where_many_resamples_never_come_so_far():
+    one = hits_in_six(3, 2)
+    band = precision_band(one, [0.1, 0.5, 0.9], 300)
+    assert precision_at_sensitivity(one, 0.5) == 1.0
+    assert band.loc[[0.5, 0.9]].isna().all(axis=None)  # half of the patients are found: often fewer are drawn
+
+
+@pytest.mark.parametrize("band", [froc_band, precision_band])
+def test_one_patient_has_no_band(band):
+    labels = labels_of({1: [T]}, patient_id="P1")
+    assert band(match(labels, [detection(1, 0.9, T)]), [0.5], 50).isna().all(axis=None)

@@ -1,1 +1,0 @@
-"""Relatives of FE."""
