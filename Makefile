@@ -13,11 +13,13 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-# The notebooks that `make repro` leaves out, where they read results that are in git.
-READINGS := crossvalidation/dvc.yaml:crossval study/dvc.yaml:ablation objects/dvc.yaml:small_objects \
-	phase/dvc.yaml:phase others/dvc.yaml:other_detectors
+# The notebooks that `make repro` leaves out; they read results that are in git.
+READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other_detectors)
 
-.PHONY: help env repro readings crossval study objects phase others site experiments test lint lock clean
+DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+CHOOSE_PROFILE = $(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
+
+.PHONY: help env repro study readings site experiments test lint lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,45 +48,31 @@ $(INSTALLED): $(PACKAGES) pyproject.toml
 	@touch $@
 
 repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites params.yaml first
-	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	$(CHOOSE_PROFILE)
+	$(DVC) repro dvc.yaml
 
-readings: env  ## after repro: notebooks 07 to 09 on the stored results of the commands below, and the site with them
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item $(READINGS)
+study: env  ## every arm of the studies over its seeds or folds: tables and figures (hours); PROFILE as above
+	$(CHOOSE_PROFILE)
+	$(DVC) repro studies/dvc.yaml
+
+readings: env  ## after repro: notebooks 10 to 12 on the stored results of the studies, and the site with them
+	$(DVC) repro --single-item $(READINGS)
 	$(MAKE) site
 
-crossval: env  ## every fold of the cross-validation, its table and figure; PROFILE as above
-	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro crossvalidation/dvc.yaml
-
-study: env  ## SSD against SSD-FE over seeds, and every open reading: table and figure (hours); PROFILE as above
-	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro study/dvc.yaml
-
-objects: env  ## SSD against SSD-FE on generated small objects, dark and bright: table and figure; PROFILE as above
-	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro objects/dvc.yaml
-
-phase: env  ## the study's detectors trained on with phase and without: table and figure; PROFILE as above
-	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro phase/dvc.yaml
-
-others: env  ## FE in torchvision's detectors, and FE beside its relatives: table and figure (hours); PROFILE as above
-	$(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro others/dvc.yaml
-
-site: env  ## paper_map, docs/report.md and results/site/index.html anew, with what crossval and study have made since
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --single-item --force paper_map report
+site: env  ## paper_map, docs/report.md and results/site/index.html anew, with what the studies have made since
+	$(DVC) repro --single-item --force paper_map report
 	$(BIN)/python tools/build_site.py
 
 experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ
-	$(BIN)/dvc exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
+	$(DVC) exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
 
 test: env  ## unit tests, then every notebook in the smoke profile, in a scratch workspace
 	OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BESIDE)
 
-lint: env  ## style of code and notebooks
+lint: env  ## style of code and notebooks, what each room may import, types of the core
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 lock: env  ## renew requirements.lock and environment.yml from pyproject.toml
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
