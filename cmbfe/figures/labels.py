@@ -1,16 +1,14 @@
-"""What a detector is asked to find: examples of labelled boxes, their sizes, and which default boxes reach them."""
+"""What a detector is asked to find: examples of labelled boxes, and their sizes."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from cmbfe.data.labelled.images import read_image
-from cmbfe.data.labelled.labels import Labels, xyxy
-from cmbfe.detector.boxes import coverage_of_presets
+from cmbfe.data.labelled.labels import Labels
 from cmbfe.figures import style
 
 CUT_OUT_PX = 32
@@ -39,13 +37,6 @@ def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, col
     return figure
 
 
-def box_sizes_mm(labels: Labels) -> pd.Series:
-    """The longer side of each box, mm."""
-    pixel_mm = {image["id"]: image["pixel_spacing_mm"][0] for image in labels["images"]}
-    sizes = [max(box["bbox"][2:]) * pixel_mm[box["image_id"]] for box in labels["annotations"]]
-    return pd.Series(sizes, name="mm", dtype=float)
-
-
 def sizes_figure(sizes_mm: pd.Series) -> Figure:
     """A histogram of box sizes over the range of `LITERATURE_MM`."""
     with style.theme():
@@ -55,20 +46,3 @@ def sizes_figure(sizes_mm: pd.Series) -> Figure:
         axis.set(xlabel="longer side of the box, mm", ylabel="boxes", title="Size of the microbleeds' boxes")
     plt.close(figure)
     return figure
-
-
-def coverage_of(labels: Labels) -> pd.DataFrame:
-    """Which default boxes reach each labelled box: `cmbfe.detector.boxes.coverage_of_presets`, with `size_mm`."""
-    image_px = {image["id"]: (image["width"], image["height"]) for image in labels["images"]}
-    sides = np.tile([image_px[box["image_id"]] for box in labels["annotations"]], 2)
-    coverage = coverage_of_presets(torch.from_numpy(xyxy(labels["annotations"]) / sides))
-    return coverage.assign(size_mm=box_sizes_mm(labels).to_numpy()[coverage["box"]])
-
-
-def coverage_table(coverage: pd.DataFrame) -> pd.DataFrame:
-    """Share of boxes within reach by input size, preset and size in mm, and of `all` boxes; from `coverage_of`."""
-    band = pd.cut(coverage["size_mm"], [0, 4, 6, 8, 10, np.inf], labels=["to 4", "4-6", "6-8", "8-10", "over 10"])
-    by_detector = ["input_px", "default_boxes"]
-    reachable = coverage.pivot_table("reachable", by_detector, band.rename("side, mm"), observed=True)
-    reachable.columns = [f"{name} mm" for name in reachable.columns]
-    return reachable.assign(all=coverage.groupby(by_detector)["reachable"].mean())
