@@ -45,9 +45,9 @@ from cmbfe.files import whole_folder, write_json
 from cmbfe.findings.one_series import Detector, trained
 from cmbfe.findings.run import Options, detect_files
 from cmbfe.params import Params, load_params, profile_file, save_params
-from cmbfe.phantom.cohort import patient_plan
+from cmbfe.phantom.cohort import simulate
 from cmbfe.phantom.dicom import write_series
-from cmbfe.phantom.writing import simulate
+from cmbfe.phantom.plan import patient_plan
 from cmbfe.training.batches import to_input
 from cmbfe.training.detection import BATCH, detect
 from cmbfe.training.timing import machine

@@ -18,11 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from cmbfe.params import load_params, profile_file
-from cmbfe.phantom.cohort import patient_plan
+from cmbfe.phantom.cohort import simulate
 from cmbfe.phantom.dicom import write_series
+from cmbfe.phantom.plan import patient_plan
 from cmbfe.phantom.template import load_template
 from cmbfe.phantom.veins import load_terrain
-from cmbfe.phantom.writing import simulate
 
 GIB = 2**20  # ru_maxrss is in KiB
 

@@ -2,8 +2,7 @@
 
 from functools import lru_cache
 
-from cmbfe.phantom.patient import SimulatedPatient
-from cmbfe.phantom.simulate import simulate_patient
+from cmbfe.phantom.simulate import SimulatedPatient, simulate_patient
 
 
 @lru_cache(maxsize=4)

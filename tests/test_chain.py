@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 
 from cmbfe.phantom.chain import Chain, scan_chain
-from cmbfe.phantom.patient import SimulatedPatient
+from cmbfe.phantom.cohort import simulate
 from cmbfe.phantom.physics import ECHO_TIMES_MS
-from cmbfe.phantom.writing import simulate
+from cmbfe.phantom.simulate import SimulatedPatient
 
 PLAN = {"seed": [7, 0], "matrix_px": 128, "slices": 8, "cmbs_per_patient": 3.0}
 

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from cmbfe.data.dicom.series import find_series, read_volume
 from cmbfe.phantom.dicom import slice_position_mm, uid, write_series
-from cmbfe.phantom.patient import SimulatedPatient
+from cmbfe.phantom.simulate import SimulatedPatient
 
 TILT = np.deg2rad(10)
 NO_CHECKER = "dciodvfy, which checks DICOM files against the standard, is not installed (Debian: dicom3tools)"

@@ -44,7 +44,7 @@ def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
     assert len(set(map(tuple, drawn))) == 20
 
 
-@pytest.mark.parametrize(("pictures", "boxes"), [(2, 9), (9, 8), (31, 40), (0, 0)])
+@pytest.mark.parametrize(("images", "boxes"), [(2, 9), (9, 8), (31, 40), (0, 0)])
 def test_numbers_that_no_cohort_has_are_refused(images, boxes):
     with pytest.raises(InputError, match="3 patients"):
         draw_quotas(np.random.default_rng(0), 3, images, boxes, slices=10)

@@ -9,8 +9,7 @@ from phantom_cases import patient
 from scipy import ndimage
 
 from cmbfe.errors import InputError
-from cmbfe.phantom.patient import SimulatedPatient
-from cmbfe.phantom.simulate import WHITE_MATTER_UNITS, simulate_patient
+from cmbfe.phantom.simulate import WHITE_MATTER_UNITS, SimulatedPatient, simulate_patient
 
 
 @lru_cache

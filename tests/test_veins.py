@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from cmbfe.phantom.template import load_template
-from cmbfe.phantom.vein_raster import rasterise
-from cmbfe.phantom.veins import STEP_MM, Veins, grow_veins
+from cmbfe.phantom.veins import STEP_MM, Veins, grow_veins, rasterise
 
 UP = np.array([1.0, 0.0, 0.0])
 

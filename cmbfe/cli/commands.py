@@ -81,9 +81,8 @@ def phantom(
     Example: cmbfe phantom data/raw --profile paper --dry-run
     """
     from cmbfe.params import load_params, profile_file
-    from cmbfe.phantom.cohort import patient_plan, resized
-    from cmbfe.phantom.dry_run import report
-    from cmbfe.phantom.writing import missing_patients, write_cohort
+    from cmbfe.phantom.cohort import missing_patients, write_cohort
+    from cmbfe.phantom.plan import patient_plan, report, resized
 
     params = load_params(profile_file(profile))
     cohort = params.phantom if patients is None else resized(params.phantom, patients)

@@ -31,8 +31,7 @@ from cmbfe.phantom.physics import (
 from cmbfe.phantom.scan import Axes, Scan
 from cmbfe.phantom.template import Template
 from cmbfe.phantom.tissue import AIR, BONE, CSF, blood_chi
-from cmbfe.phantom.vein_raster import rasterise
-from cmbfe.phantom.veins import Veins, grow_veins, unit
+from cmbfe.phantom.veins import Veins, grow_veins, rasterise, unit
 
 BODY_MM = 1.0
 """In-plane spacing of the grid on which tissues are evaluated; the template itself has 1 mm."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmbfe.phantom.body import susceptibility
-from cmbfe.phantom.cohort import request_of
 from cmbfe.phantom.physics import ECHO_TIMES_MS
+from cmbfe.phantom.plan import request_of
 from cmbfe.phantom.simulate import Drawn, clean_echo, draw_patient
 
 

@@ -1,80 +1,185 @@
-"""Who is in a simulated cohort: each patient's seed, split and numbers, before anything is simulated."""
+"""A cohort of simulated patients as DICOM series, with labels of their microbleeds and of their mimics."""
 
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
+from tqdm import tqdm
 
-from cmbfe.data.labelled.splits import scaled_counts, split_patients
-from cmbfe.files import sha256_of
-from cmbfe.params import Patients, Phantom
-from cmbfe.phantom.quota import draw_quotas, shared_slices
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
+from cmbfe.errors import InputError
+from cmbfe.files import is_partial, read_json, whole_folder, write_json
+from cmbfe.parallel import at_work
+from cmbfe.params import Phantom
+from cmbfe.phantom.dicom import write_series
+from cmbfe.phantom.lesions import Box
+from cmbfe.phantom.plan import patient_plan, request_of
+from cmbfe.phantom.simulate import SimulatedPatient, simulate_patient
 
-_SHARES = 0xC0047
-"""Beside the seed, so that shares are drawn apart from splits."""
+MIMIC_KINDS = ("vein", "calcification", "iron", "flow void")
+MIMIC_CATEGORIES = [{"id": number + 1, "name": kind} for number, kind in enumerate(MIMIC_KINDS)]
+PATIENT_FILE = "patient.json"
 
 
-def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> what makes this patient: seed, split, size of the series, code; with exact counts, the quota too.
+def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
+    """Make the patient of a plan; `workers` threads change the time, not the patient."""
+    rng = np.random.default_rng(plan["seed"])
+    return simulate_patient(rng, workers=workers, **request_of(plan, rng))
 
-    Raises:
-        InputError: exact counts that cannot be shared out among the patients.
-    """
-    patient_ids = [f"P{number:04d}" for number in range(1, settings.patients.total + 1)]
-    splits = split_patients(patient_ids, settings.patients.model_dump(), seed)
-    code_sha256 = sha256_of(Path(__file__).parent.glob("*.py"))  # edited code must not leave patients of the old
-    plans = {
-        patient_id: {
-            "seed": [seed, number],
-            "split": splits[patient_id],
-            "code_sha256": code_sha256,
-            **settings.model_dump(exclude={"patients", "exact"}),
+
+def _as_coco(box: Box) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
+def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 1) -> None:
+    """Write one patient's series and patient.json; the folder appears whole or not at all."""
+    patient = simulate(plan, workers)
+    with whole_folder(folder, PATIENT_FILE) as temporary:
+        series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])
+        findings = [
+            {
+                "finding_id": finding.finding_id,
+                "kind": finding.kind,
+                "location": finding.location,
+                "true_diameter_mm": finding.true_diameter_mm,
+                "visible_diameter_mm": finding.visible_diameter_mm,
+                "boxes": {str(index): _as_coco(box) for index, box in finding.boxes.items()},
+            }
+            for finding in patient.findings
+        ]
+        known = {
+            "plan": dict(plan),
+            "series_uid": series_uid,
+            "sop_instance_uids": sop_uids,
+            "pixel_spacing_mm": patient.pixel_spacing_mm,
+            "findings": findings,
         }
-        for number, patient_id in enumerate(patient_ids)
-    }
-    for patient_id, shares in _exact_shares(settings, splits, seed).items():
-        plans[patient_id] |= shares
-    return plans
+        write_json(temporary / PATIENT_FILE, known)
 
 
-def _exact_shares(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
-    """Patient id -> slices and quota [images with microbleeds, boxes]; empty without exact counts."""
-    if settings.exact is None:
-        return {}
-    rng = np.random.default_rng([seed, _SHARES])
-    slices = shared_slices(rng, len(splits), settings.exact.images)
-    shares = {patient_id: {"slices": number} for patient_id, number in zip(splits, slices, strict=True)}
-    for split, images in settings.exact.images_with_cmbs:
-        members = [patient_id for patient_id in splits if splits[patient_id] == split]
-        boxes = getattr(settings.exact.boxes, split)
-        quotas = draw_quotas(rng, len(members), images, boxes, settings.slices)
-        for patient_id, quota in zip(members, quotas, strict=True):
-            shares[patient_id]["quota"] = list(quota)
-    return shares
+def _is_made(folder: Path, plan: Mapping) -> bool:
+    """Whether the folder holds this very patient already, whole: then a killed run need not repeat it."""
+    if not (folder / PATIENT_FILE).is_file():
+        return False
+    known = read_json(folder / PATIENT_FILE)
+    return isinstance(known, dict) and known.get("plan") == dict(plan)
 
 
-def visible_microbleeds(plan: Mapping, rng: np.random.Generator) -> int:
-    """Number of a patient without quota: at least one, as in the paper's cohort, Poisson beyond that."""
-    return 1 + int(rng.poisson(max(plan["cmbs_per_patient"] - 1, 0)))
+def _images(patient_id: str, patient: Mapping, first_id: int) -> list[dict]:
+    plan = patient["plan"]
+    return [
+        {
+            "id": first_id + index,
+            "file_name": f"{patient_id}/slice{index + 1:04d}.dcm",
+            "width": plan["matrix_px"],
+            "height": plan["matrix_px"],
+            "patient_id": patient_id,
+            "series_uid": patient["series_uid"],
+            "sop_instance_uid": sop_uid,
+            "slice_index": index,
+            "pixel_spacing_mm": [patient["pixel_spacing_mm"]] * 2,
+            "split": plan["split"],
+        }
+        for index, sop_uid in enumerate(patient["sop_instance_uids"])
+    ]
 
 
-def request_of(plan: Mapping, rng: np.random.Generator) -> dict:
-    """Arguments of `simulate_patient` for the patient of a plan; `rng` is the patient's own."""
-    size = {"matrix": plan["matrix_px"], "slices": plan["slices"]}
-    if "quota" in plan:
-        return {**size, "quota": tuple(plan["quota"])}
-    return {**size, "cmb_count": visible_microbleeds(plan, rng)}
+def _annotations(patient_id: str, patient: Mapping, first_image: int, category_ids: Mapping[str, int]) -> list[dict]:
+    return [
+        {
+            "image_id": first_image + int(index),
+            "category_id": category_ids[finding["kind"]],
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+            "lesion_id": f"{patient_id}/{finding['finding_id']}",
+            "location": finding["location"],
+            "true_diameter_mm": finding["true_diameter_mm"],
+            "visible_diameter_mm": finding["visible_diameter_mm"],
+        }
+        for finding in patient["findings"]
+        if finding["kind"] in category_ids
+        for index, box in sorted(finding["boxes"].items(), key=lambda item: int(item[0]))
+    ]
 
 
-def resized(settings: Phantom, patients: int) -> Phantom:
-    """The same cohort with another number of patients, in Table 1's proportions; exact counts hold for one size only.
+def _labels(patients: Mapping[str, Mapping], categories: list[dict]) -> Labels:
+    category_ids = {category["name"]: category["id"] for category in categories}
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for patient_id, patient in patients.items():
+        first = len(images) + 1
+        images += _images(patient_id, patient, first)
+        annotations += _annotations(patient_id, patient, first, category_ids)
+    numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)]
+    return {"images": images, "annotations": numbered, "categories": categories}
 
-    One patient is for training, two are for training and test; settings in a file have patients in every split.
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder")
+    foreign = [entry.name for entry in out.iterdir() if not _is_ours(entry)] if out.is_dir() else []
+    if foreign:
+        raise InputError(f"{out}: holds {sorted(foreign)[0]!r}, which is no phantom patient; give an empty folder")
+
+
+def _is_ours(entry: Path) -> bool:
+    is_patient = re.fullmatch(r"P\d{4,}", entry.name) and (entry / PATIENT_FILE).is_file()
+    return entry.name in (LABELS_FILE, MIMICS_FILE, ".gitignore") or bool(is_patient) or is_partial(entry)
+
+
+def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The plans whose patients are not in `out` yet; nothing is touched.
 
     Raises:
-        InputError: no patient.
+        InputError: `out` is a file, or holds something that is no phantom patient.
     """
-    counts = Patients.model_construct(**scaled_counts(patients))  # unchecked: a split may be empty
-    if counts == settings.patients:
-        return settings
-    return settings.model_copy(update={"patients": counts, "exact": None})
+    _refuse_foreign(out)
+    return {name: plan for name, plan in plans.items() if not _is_made(out / name, plan)}
+
+
+def _make(out: Path, missing: Mapping[str, Mapping], progress: bool) -> None:
+    """Make patients in parallel; cores that a small cohort would leave idle are lent to its patients as threads."""
+    workers = max(effective_n_jobs() // max(len(missing), 1), 1)
+    tasks = (delayed(_write_patient)(out / name, name, plan, workers) for name, plan in missing.items())
+    made = Parallel(return_as="generator_unordered")(tasks)
+    for _ in tqdm(made, total=len(missing), desc="simulating patients", unit="patient", disable=not progress):
+        pass
+
+
+def write_cohort(
+    out: Path, settings: Phantom, seed: int, jobs: int = -1, progress: bool = True, backend: str = "loky"
+) -> Labels:
+    """Write a cohort: a folder per patient with its DICOM series, annotations.json and mimics.json.
+
+    A killed run keeps whole patients; patients of other settings are made anew or removed.
+
+    Args:
+        jobs: patients made at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
+        backend: of joblib, "loky" (processes) or "threading"; or the address of a dask scheduler, such as
+            "tcp://host:8786", whose workers see `out` under the same path.
+
+    Returns:
+        The labels of the microbleeds, COCO.
+
+    Raises:
+        InputError: `out` is a file, or holds something that is no phantom patient; no such backend.
+    """
+    plans = patient_plan(settings, seed)
+    missing = missing_patients(out, plans)
+    with at_work(backend, jobs):
+        out.mkdir(parents=True, exist_ok=True)
+        for entry in out.iterdir():
+            if entry.is_dir() and entry.name not in plans:
+                shutil.rmtree(entry)
+            elif is_partial(entry):
+                entry.unlink()
+        _make(out.resolve(), missing, progress)
+    patients = {name: read_json(out / name / PATIENT_FILE) for name in plans}
+    write_labels(out / MIMICS_FILE, _labels(patients, MIMIC_CATEGORIES))
+    labels = _labels(patients, CATEGORIES)
+    write_labels(out / LABELS_FILE, labels)
+    return labels

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from cmbfe.data.labelled.labels import LOCATIONS
 from cmbfe.phantom.body import Body
-from cmbfe.phantom.lesions import LOCATIONS, location_at
-from cmbfe.phantom.patient import Box, Finding
+from cmbfe.phantom.lesions import Box, Finding, location_at
 from cmbfe.phantom.scan import Axes
 from cmbfe.phantom.visibility import DARKENED
 

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from cmbfe.files import whole_file
-from cmbfe.phantom.patient import SimulatedPatient
+from cmbfe.phantom.simulate import SimulatedPatient
 
 # Paper section 2.1. TL 32 is read as the echo train length.
 ECHO_TIME_MS = 45.0

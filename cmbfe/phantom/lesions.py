@@ -9,15 +9,19 @@ References:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from cmbfe.data.labelled.labels import LOCATIONS
 from cmbfe.phantom.body import Body
 
-LOCATIONS = ("lobar", "deep", "infratentorial")
 LOCATION_SHARES = (0.55, 0.28, 0.17)
 """Lobar lesions lead in the population (Vernooij 2008); hospital cohorts with hypertension hold more deep ones."""
+
+
+Box = tuple[float, float, float, float]
+"""Corners x_min, y_min, x_max, y_max in px; pixel (row i, column j) covers [j, j + 1] x [i, i + 1]."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,23 @@ class Lesion:
         grid = np.moveaxis(np.indices((samples,) * 3), 0, -1).reshape(-1, 1, 3) + 0.5
         distance = np.linalg.norm(low + grid / samples * extent - self.offsets_mm, axis=-1)
         return float((distance < self.radii_mm).any(1).mean() * extent.prod())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A dark spot that is known: a microbleed (`kind` "cmb") or one of its mimics."""
+
+    finding_id: str
+    """Unique within the patient; the `lesion_id` of the labels."""
+    kind: str
+    """"cmb", or the mimic's kind: "vein", "calcification", "iron", "flow void"."""
+    location: str
+    """"lobar", "deep" or "infratentorial"."""
+    true_diameter_mm: float
+    visible_diameter_mm: float
+    """Diameter of what is dark in the image; larger than the true one where the signal blooms."""
+    boxes: dict[int, Box] = field(default_factory=dict)
+    """Slice index -> box px around what is dark on that slice."""
 
 
 Draw = Callable[[np.random.Generator, np.ndarray, str], Lesion]

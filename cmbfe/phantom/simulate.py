@@ -9,8 +9,7 @@ import numpy as np
 from cmbfe.errors import InputError
 from cmbfe.phantom.body import Body, make_body
 from cmbfe.phantom.crossings import vein_findings
-from cmbfe.phantom.lesions import Lesion, Places, draw_location, draw_microbleed, draw_mimics, open_places
-from cmbfe.phantom.patient import Finding, SimulatedPatient
+from cmbfe.phantom.lesions import Finding, Lesion, Places, draw_location, draw_microbleed, draw_mimics, open_places
 from cmbfe.phantom.physics import (
     ECHO_TIMES_MS,
     FLIP_ANGLE_DEGREES,
@@ -33,6 +32,25 @@ WHITE_MATTER_UNITS = 1000.0
 VOID_BELOW = 0.5
 """Share of white matter's brightness below which the surroundings of a lesion count as a signal void."""
 MOST_CANDIDATES = 400
+
+
+@dataclass(frozen=True)
+class SimulatedPatient:
+    """One patient's series in scan geometry: slices from feet to head, rows from front to back."""
+
+    magnitude: np.ndarray
+    """uint16 [slices, rows, columns], arbitrary units as on a scanner."""
+    findings: tuple[Finding, ...]
+    pixel_spacing_mm: float
+    slice_thickness_mm: float
+    phase: np.ndarray | None = None
+    """int16 [slices, rows, columns], filtered phase in mrad; None where the simulation has no phase."""
+    slice_spacing_mm: float | None = None
+    """Distance between slice centres; None where it is the thickness. Half the thickness where slices overlap."""
+    orientation: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    """Directions of rows and columns in the patient (DICOM ImageOrientationPatient): a few degrees off axial."""
+    invisible_microbleeds: int = 0
+    """Microbleeds that are in the simulation, but not dark enough anywhere to be labelled."""
 
 
 def white_matter_signal(echo_time_ms: float) -> float:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from cmbfe.phantom.lesions import Lesion
-from cmbfe.phantom.patient import Box
+from cmbfe.phantom.lesions import Box, Lesion
 from cmbfe.phantom.physics import RADIANS_PER_PPM_MS, Scene, acquire, ball_field, combine_echoes, echo_signal
 from cmbfe.phantom.scan import Scan, Window
 

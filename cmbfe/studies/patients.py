@@ -22,7 +22,7 @@ from cmbfe.data.labelled.splits import paper_test_set
 from cmbfe.errors import InputError
 from cmbfe.paper.tables import write_table
 from cmbfe.params import Params, Patients, Phantom
-from cmbfe.phantom.writing import write_cohort
+from cmbfe.phantom.cohort import write_cohort
 
 PATIENTS = "patients"
 """The part of the study that makes the patients; all others are arms."""

@@ -24,6 +24,8 @@ from cmbfe.files import read_json, write_json
 from cmbfe.metrics.matching import Detections, Labels
 
 CATEGORIES = [{"id": 1, "name": "cmb"}]
+LOCATIONS = ("lobar", "deep", "infratentorial")
+"""Values of an annotation's `location`, where it is known."""
 
 LABELS_FILE = "annotations.json"
 """Name of the labels beside the images or DICOM series that they belong to."""

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cmbfe.data.labelled.images import read_image
-from cmbfe.data.labelled.labels import CATEGORIES, Labels
+from cmbfe.data.labelled.labels import CATEGORIES, LOCATIONS, Labels
 from cmbfe.data.postscript import refuse_postscript
 from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.series import Found, Loaded
 from cmbfe.errors import InputError
-from cmbfe.phantom.lesions import LOCATIONS
 
 NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
 """Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
