@@ -27,7 +27,7 @@ from cmbfe.errors import InputError
 from cmbfe.training.batches import to_input, to_targets
 from cmbfe.training.devices import Compute, make_compute
 from cmbfe.training.iteration import Run
-from cmbfe.training.loader import Batch
+from cmbfe.training.batches import Batch
 from cmbfe.training.timing import (
     in_turn,
     machine,

@@ -165,6 +165,8 @@ class FeatureEnhancement(Section):
     placement: Literal["trunk", "source", "both"]
     weighting: Literal["equation", "figure"]
     layer: Literal["enhancement", "assisted_excitation"] = "enhancement"
+    behind: Annotated[str, Field(min_length=1)] = "backbone"
+    """The layer of a torchvision detector behind which FE or an alternative stands, as in `model.named_modules()`."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Strength over a training: 1 throughout, or along half a cosine from 1 to 0."""
 
@@ -237,6 +239,12 @@ class Training(Section):
         times["milestones"] = tuple(round(milestone * factor) for milestone in self.milestones)
         return self.model_copy(update=times)
 
+    def scaled_to(self, iterations: int) -> "Training":
+        """The schedule with exactly so many iterations, milestones where they fall now; `longer` no longer applies."""
+        scaled = {max(1, round(milestone * iterations / self.iterations)) for milestone in self.milestones}
+        before_end = tuple(sorted(milestone for milestone in scaled if milestone < iterations))
+        return self.model_copy(update={"iterations": iterations, "milestones": before_end, "longer": {}})
+
     @model_validator(mode="after")
     def _milestones_rise_to_the_end(self) -> "Training":
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -271,63 +279,62 @@ FromOne = Annotated[tuple[int, ...], AfterValidator(_numbered_from_1)]
 """Numbers of folds or seeds: 1, 2 and so on."""
 PlainVariant = Annotated[Variant, AfterValidator(_without_fe)]
 """A detector without FE."""
+PHASE = "phase"
+"""Name of the arm with phase as a second channel."""
+RESERVED = ("patients", "crossvalidation")
+"""Parts of the study that are no arms."""
 ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class CrossValidation(Section):
-    """A detector and its FE twin, trained and tested on each fold of the patients (paper: 10 folds)."""
+    """A detector, without FE and with it, trained and tested on each fold of the patients (paper: 10 folds)."""
 
-    variants: tuple[Variant, ...] = ("ssd512", "ssd512-fe")
+    detector: PlainVariant = "ssd512"
     folds: FromOne = (1, 2, 3)
-
-    @field_validator("variants")
-    @classmethod
-    def _are_twins(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
-        if len(variants) != 2 or variants[1] != f"{variants[0]}-fe":
-            raise ValueError("name a detector and then its FE twin, such as ssd512, ssd512-fe")
-        return variants
 
 
 class Arm(Section):
-    """One comparison of the study: a detector and its FE twin, and what differs from the settings above."""
+    """One comparison of the study: a detector, plain and under each treatment, and what differs from the settings."""
 
-    variant: PlainVariant = "ssd300"
-    """The detector without FE."""
-    seeds: Count | None = None
+    detector: Annotated[str, Field(pattern=r"^[a-z0-9-]+$"), AfterValidator(_without_fe)] = "ssd300"
+    """Without FE: one of ours, or of torchvision's (`cmbfe.detector.torchvision_detectors`)."""
+    treatments: Annotated[tuple[str, ...], Field(min_length=1)] = ("fe",)
+    """What is compared with the plain detector: fe, an alternative of FE (`cmbfe.detector.alternatives`), phase as a
+    second channel, or fe-phase, both."""
+    seeds: Annotated[int, Field(ge=2)] | None = None
     """Only the first so many of the study's seeds."""
     patients: Count | None = None
     """Training patients, one of the study's sizes."""
-    settings: dict[str, str | int | float] = Field(default={})
+    test_patients: Count | None = None
+    """Only the first so many of the study's test patients."""
+    iterations: Count | None = None
+    """In the place of training.iterations; milestones are scaled alike, and training.longer does not apply."""
+    start: str | None = None
+    """Arm of the same detector whose weights of the same seed the training starts from."""
+    settings: dict[str, str | int | float | tuple[int, ...]] = Field(default={})
     """Key path -> value, such as detector.fe.placement -> source; of the sections detector and training."""
 
     @property
-    def changes_fe_only(self) -> bool:
-        """Whether the detector without FE is the same as without the changes."""
-        return self.patients is None and all(key.startswith("detector.fe.") for key in self.settings)
+    def changes_nothing(self) -> bool:
+        """Whether the arm is a detector and its FE twin as the settings have them."""
+        return self.model_copy(update={"detector": Arm().detector, "seeds": None}) == Arm()
 
     @property
-    def changes_nothing(self) -> bool:
-        return self.patients is None and not self.settings
+    def changes_fe_only(self) -> bool:
+        """Whether the plain detector is that of the arm that changes nothing."""
+        is_of_fe = all(key.startswith("detector.fe.") for key in self.settings)
+        return is_of_fe and self.model_copy(update={"settings": {}}).changes_nothing
 
 
-class PhaseStudy(Section):
-    """Phase as a second channel: detectors of the study, trained on with phase and without (`make phase`)."""
+class PhaseArm(Arm):
+    """Phase as a second channel (the paper's section 4 names it as future work)."""
 
-    arm: str = "ssd300"
-    """The arm of the study whose detector and FE twin are trained on."""
-    seeds: Annotated[int, Field(ge=2)] = 3
-    """The first so many of the study's seeds."""
-    test_patients: Annotated[int, Field(ge=2)] = 50
-    """The first so many of the study's test patients."""
-    iterations: Annotated[int, Field(ge=3)] = 450
-    """Of the training that goes on; the last third at `training.gamma` times the rate."""
-    learning_rate: Positive = 5e-4
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Where false positives are counted: one that every detector reaches."""
 
 
 class Study(Section):
-    """SSD against SSD-FE over several seeds, and the open readings one at a time (`make study`)."""
+    """Arms times seeds: SSD against SSD-FE, the open readings one at a time, and other detectors (`make study`)."""
 
     seeds: FromOne = (1, 2, 3, 4, 5)
     """A seed fixes the training patients, their augmentation, initial weights and order."""
@@ -336,7 +343,9 @@ class Study(Section):
     test_patients: Count = 100
     detections_per_image: Count = 10
     """The best of each image are kept: the results of many trainings lie in git."""
-    arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(variant="ssd512")})
+    arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(detector="ssd512")})
+    phase: PhaseArm = PhaseArm(treatments=("phase",), start="ssd512", detector="ssd512")
+    """An arm of its own, as it starts from the weights of another one."""
 
     @field_validator("training_patients")
     @classmethod
@@ -347,46 +356,60 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _every_arm_can_be_run(self) -> "Study":
-        for name, arm in self.arms.items():
-            if name == "patients":
-                raise ValueError("no arm can be named patients: that part of the study makes them")
-            if (arm.seeds or 2) < 2 or self.seeds_of(name)[-1] != (arm.seeds or len(self.seeds)):
+        for name, arm in self.every_arm.items():
+            if name in RESERVED:
+                raise ValueError(f"no arm can be named {name}: that part of the study is another one")
+            if self.seeds_of(name)[-1] != (arm.seeds or len(self.seeds)):
                 raise ValueError(f"{name}: seeds is {arm.seeds}; give 2 to {len(self.seeds)}")
             if arm.patients not in (None, *self.training_patients):
                 known = ", ".join(map(str, self.training_patients))
                 raise ValueError(f"{name}: patients is {arm.patients}; training_patients has {known}")
-            self.arm_without_fe(name)
+            if (arm.test_patients or 0) > self.test_patients:
+                raise ValueError(f"{name}: test_patients is {arm.test_patients}; the study has {self.test_patients}")
+            self._check_start(name, arm)
+            self.plain_arm(name)
         return self
+
+    def _check_start(self, name: str, arm: Arm) -> None:
+        start = self.arms.get(arm.start or "")
+        if arm.start is None:
+            return
+        if (
+            start is None
+            or start.detector != arm.detector
+            or len(self.seeds_of(arm.start)) < len(self.seeds_of(name))
+        ):
+            raise ValueError(f"{name}: start is {arm.start!r}; name an arm of {arm.detector} with as many seeds")
+
+    @property
+    def every_arm(self) -> dict[str, Arm]:
+        """The arms by name, `phase` among them."""
+        return {**self.arms, PHASE: self.phase}
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         """The seeds of an arm."""
-        return self.seeds[: self.arms[name].seeds]
+        return self.seeds[: self.every_arm[name].seeds]
 
     def patients_of(self, name: str) -> int:
         """The training patients of an arm."""
-        return self.arms[name].patients or self.training_patients[-1]
+        return self.every_arm[name].patients or self.training_patients[-1]
 
-    def arm_without_fe(self, name: str) -> str:
-        """The arm whose detector without FE an arm is compared with: itself or, if it changes FE only, the plain one.
+    def plain_arm(self, name: str) -> str:
+        """The arm whose plain detector an arm is compared with: its own or, if it changes FE only, the unchanged one.
 
         Raises:
             ValueError: no arm of that detector without changes, over as many seeds.
         """
-        arm = self.arms[name]
+        arm = self.every_arm[name]
         if arm.changes_nothing or not arm.changes_fe_only:
             return name
         for other, plain in self.arms.items():
             enough = len(self.seeds_of(other)) >= len(self.seeds_of(name))
-            if plain.changes_nothing and plain.variant == arm.variant and enough:
+            if plain.changes_nothing and plain.detector == arm.detector and enough:
                 return other
         raise ValueError(
-            f"{name}: changes FE only, and needs an arm of {arm.variant} without changes and as many seeds"
+            f"{name}: changes FE only, and needs an arm of {arm.detector} without changes and as many seeds"
         )
-
-    def variants_of(self, name: str) -> tuple[str, ...]:
-        """The detectors that an arm trains: both twins, or the one with FE where it changes FE only."""
-        plain = self.arms[name].variant
-        return (plain, f"{plain}-fe") if self.arm_without_fe(name) == name else (f"{plain}-fe",)
 
 
 class RadialSymmetry(Section):
@@ -424,38 +447,6 @@ class Baselines(Section):
     cascade: Cascade = Cascade()
 
 
-class Others(Section):
-    """FE in detectors that are not ours, and FE's relatives (`make others`), on patients and seeds of the study."""
-
-    seeds: FromOne = (1, 2, 3)
-    """Of the study's; each has training patients, augmentation, initial weights and order of its own."""
-    test_patients: Count = 20
-    """The first so many of the study's."""
-    layer: Annotated[str, Field(min_length=1)] = "backbone"
-    """Behind which FE or its relative stands, as in `model.named_modules()`."""
-    learning_rate: Positive = 1.0e-3
-    warm_up_iterations: Annotated[int, Field(ge=0)] = 20
-    clip_gradient_norm: Positive | None = 10.0
-    detectors: dict[str, Count] = Field(default={"fcos-small": 90}, min_length=1)
-    """Detector -> iterations, for it and its twin."""
-    relatives_of: str = "fcos-small"
-    """The detector on which FE is compared with its relatives."""
-    relatives: tuple[str, ...] = ("fe", "fading-fe", "assisted-excitation", "segmentation")
-    """All of them take as many iterations as the detector without."""
-
-    @model_validator(mode="after")
-    def _relatives_are_compared_on_a_detector_that_is_trained(self) -> "Others":
-        if self.relatives_of not in self.detectors:
-            raise ValueError(f"relatives_of: {self.relatives_of!r} is none of the detectors")
-        if "fe" not in self.relatives or "plain" in self.relatives:
-            raise ValueError("relatives: name fe among them, and not plain, which is the detector without any")
-        return self
-
-    def relatives_on(self, detector: str) -> tuple[str, ...]:
-        """What stands behind the layer in the trainings of a detector, beside nothing."""
-        return self.relatives if detector == self.relatives_of else ("fe",)
-
-
 PROFILES = Path(__file__).resolve().parent / "profiles"
 
 Content = TypeVar("Content", bound=BaseModel)
@@ -483,12 +474,10 @@ class Params(Section):
     baselines: Baselines = Baselines()
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
-    phase: PhaseStudy = PhaseStudy()
-    others: Others = Others()
 
     @model_validator(mode="after")
     def _arms_change_settings_that_exist(self) -> "Params":
-        for name, arm in self.study.arms.items():
+        for name, arm in self.study.every_arm.items():
             if arm.settings:
                 try:
                     self.changed(arm.settings)
@@ -497,7 +486,7 @@ class Params(Section):
                     raise ValueError(f"study.arms.{name}.settings: {key}: {reason}") from None
         return self
 
-    def changed(self, settings: Mapping[str, str | int | float]) -> "Params":
+    def changed(self, settings: Mapping[str, str | int | float | tuple[int, ...]]) -> "Params":
         """These settings with some of the sections `detector` and `training` changed, by their key paths.
 
         Raises:

@@ -29,9 +29,9 @@ def raw() -> Path:
     return workspace() / "data" / "raw"
 
 
-def images() -> Path:
+def images(root: Path | None = None) -> Path:
     """8-bit images and their labels."""
-    return workspace() / "data" / "pictures"
+    return (root or workspace()) / "data" / "pictures"
 
 
 def augmented() -> Path:
@@ -65,16 +65,8 @@ def fold_data(number: int, root: Path | None = None) -> Path:
     return (root or workspace()) / "data" / "folds" / str(number)
 
 
-def fold_model(number: int, variant: str, root: Path | None = None) -> Path:
-    return (root or workspace()) / "models" / "folds" / str(number) / variant
-
-
-def fold_result(number: int, variant: str, root: Path | None = None) -> Path:
-    return (root or workspace()) / "results" / "crossvalidation" / f"fold{number}" / variant
-
-
 def study_data(root: Path | None = None) -> Path:
-    """The study's patients: `raw`, `images` and `augmented`."""
+    """The study's patients: `raw`, `pictures` and `augmented`."""
     return (root or workspace()) / "data" / "study"
 
 
@@ -83,11 +75,12 @@ def study_training_set(seed: int, patients: int, root: Path | None = None) -> Pa
     return study_data(root) / "augmented" / f"{seed}-{patients}"
 
 
-def study_model(arm: str, variant: str, seed: int, root: Path | None = None) -> Path:
-    return (root or workspace()) / "models" / "study" / arm / f"{variant}-{seed}"
+def study_model(arm: str, treatment: str, seed: int, root: Path | None = None) -> Path:
+    return (root or workspace()) / "models" / "study" / arm / f"{treatment}-{seed}"
 
 
 def study_result(arm: str, root: Path | None = None) -> Path:
+    """What an arm's detectors did on their test images."""
     return (root or workspace()) / "results" / "study" / arm
 
 
@@ -96,39 +89,11 @@ def study_cmbs(root: Path | None = None) -> Path:
     return (root or workspace()) / "results" / "study" / "test_cmbs.csv"
 
 
-def phase_data(root: Path | None = None) -> Path:
-    """The study's patients as images with phase, and `augmented`."""
-    return (root or workspace()) / "data" / "phase"
-
-
-def phase_training_set(seed: int, root: Path | None = None) -> Path:
-    return phase_data(root) / "augmented" / str(seed)
-
-
-def phase_model(channels: str, variant: str, seed: int, root: Path | None = None) -> Path:
-    """A detector that was trained on with the `magnitude` alone, or with the `phase` too."""
-    return (root or workspace()) / "models" / "phase" / channels / f"{variant}-{seed}"
-
-
-def phase_result(channels: str, root: Path | None = None) -> Path:
-    """What those detectors found."""
-    return (root or workspace()) / "results" / "phase" / channels
-
-
 def phase_example(name: str, root: Path | None = None) -> Path:
     """A piece of a test image with its phase beside it."""
-    return (root or workspace()) / "results" / "phase" / "examples" / f"{name}.png"
+    return study_result("phase", root) / "examples" / f"{name}.png"
 
 
 def phase_mimics(root: Path | None = None) -> Path:
-    """How many mimics of each kind the test images have."""
-    return (root or workspace()) / "results" / "phase" / "test_mimics.csv"
-
-
-def others_model(detector: str, relative: str, seed: int, root: Path | None = None) -> Path:
-    return (root or workspace()) / "models" / "others" / detector / f"{relative}-{seed}"
-
-
-def others_result(detector: str, root: Path | None = None) -> Path:
-    """What another detector, with FE or a relative or without, found on test patients of the study."""
-    return (root or workspace()) / "results" / "others" / detector
+    """How many mimics of each kind the test images of the arm with phase have."""
+    return study_result("phase", root) / "test_mimics.csv"

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmbfe.errors import InputError
-from cmbfe.training.batches import LabelledImages, batch_indices
-from cmbfe.training.loader import MadeAhead, parts_of_iteration
+from cmbfe.training.batches import LabelledImages, MadeAhead, batch_indices, parts_of_iteration
 
 
 def numbered(images: int) -> LabelledImages:

@@ -14,10 +14,9 @@ from cmbfe.detector.weights import WEIGHTS_FILE
 from cmbfe.errors import InputError
 from cmbfe.studies import other_training
 from cmbfe.studies.other_training import GuidedRun, Spec, train_any
-from cmbfe.training.batches import load_labelled
+from cmbfe.training.batches import load_labelled, parts_of_iteration
 from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
-from cmbfe.training.loader import parts_of_iteration
 
 SMALL = [name for name in DETECTORS if name.endswith("-small")]
 UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}

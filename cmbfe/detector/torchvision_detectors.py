@@ -8,6 +8,7 @@ Beside each detector of published width stands a `-small` one, of its family, th
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,16 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from cmbfe.errors import InputError
 
+
+@dataclass(frozen=True)
+class TorchvisionConfig:
+    """What a detector was built from, kept in its config.json."""
+
+    detector: str
+    size: int
+    """Side of the images, px."""
+
+
 Build = Callable[[int], nn.Module]
 """Side of the images, px -> a detector that keeps `KEPT` boxes of each."""
 
@@ -41,7 +52,7 @@ _NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 DETECTORS: dict[str, Build] = {}
 
 
-def build(name: str, size: int) -> nn.Module:
+def build(detector: str, size: int) -> nn.Module:
     """An untrained detector that is called like torchvision's, for images of `size` x `size` px.
 
     In evaluation it gives microbleeds only (label 1).
@@ -49,10 +60,11 @@ def build(name: str, size: int) -> nn.Module:
     Raises:
         InputError: no detector of that name.
     """
-    if name not in DETECTORS:
-        raise InputError(f"no detector named {name!r}; there are: {', '.join(DETECTORS)}")
-    model = DETECTORS[name](size)
+    if detector not in DETECTORS:
+        raise InputError(f"no detector named {detector!r}; there are: {', '.join(DETECTORS)}")
+    model = DETECTORS[detector](size)
     model.register_forward_hook(_microbleeds_only)
+    model.config = TorchvisionConfig(detector, size)
     return model
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import safe_open, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from cmbfe.detector import torchvision_detectors
 from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, check_state, read_state
 from cmbfe.detector.ssd import SSD, Config
 from cmbfe.errors import InputError
@@ -45,8 +46,11 @@ def from_torchvision(state_dict: dict[str, Tensor]) -> SSD:
     return model
 
 
-def save_model(model: SSD, folder: Path | str) -> None:
-    """Write model.safetensors and config.json into `folder`, each atomically; other files there stay."""
+def save_model(model: nn.Module, folder: Path | str) -> None:
+    """Write model.safetensors and config.json into `folder`, each atomically; other files there stay.
+
+    model: one of ours, or of `torchvision_detectors`.
+    """
     folder = Path(folder)
     config = asdict(model.config)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -57,11 +61,11 @@ def save_model(model: SSD, folder: Path | str) -> None:
     write_json(folder / CONFIG_FILE, config)
 
 
-def load_model(folder: Path | str) -> SSD:
+def load_model(folder: Path | str) -> nn.Module:
     """The detector that `save_model` wrote, on the CPU, in evaluation mode; `InputError` names a file at fault."""
     config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     content = read_json(config_path)
-    model = SSD(_config(content, config_path))
+    model = _built(content, config_path)
     state = read_state(weights_path)
     with safe_open(weights_path, "pt") as file:
         metadata = file.metadata() or {}
@@ -70,6 +74,16 @@ def load_model(folder: Path | str) -> SSD:
     check_state(state, model.state_dict(), str(weights_path))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _built(content: Any, path: Path) -> nn.Module:
+    """The detector of a config.json, with fresh weights."""
+    if not (isinstance(content, dict) and "detector" in content):
+        return SSD(_config(content, path))
+    try:
+        return torchvision_detectors.build(**content)
+    except (TypeError, InputError) as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _config(content: Any, path: Path) -> Config:

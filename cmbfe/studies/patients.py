@@ -1,11 +1,10 @@
-"""Who is trained on and tested in the ablation study: simulated patients of its own, made once for all arms.
+"""Who is trained on and tested in the study: simulated patients of its own, made once for all arms, and folds.
 
-    make_patients(params, Path())
-
-Each seed has training patients of its own; all trainings are tested on the same patients. Files: data/study and
-results/study/test_cmbs.csv in the folder `root`.
+Each seed has training patients of its own; all trainings are tested on the same patients. Their images carry the
+phase, which only arms with phase read. Files: data/study and results/study/test_cmbs.csv in the folder `root`.
 """
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -18,14 +17,15 @@ from cmbfe.data.augment import augment_training_set
 from cmbfe.data.conversion import import_dicom
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_of_split, read_labels
-from cmbfe.data.labelled.splits import paper_test_set
+from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
 from cmbfe.errors import InputError
 from cmbfe.paper.tables import write_table
 from cmbfe.params import Params, Patients, Phantom
 from cmbfe.phantom.cohort import write_cohort
+from cmbfe.training.batches import without_phase
 
 PATIENTS = "patients"
-"""The part of the study that makes the patients; all others are arms."""
+"""The part of the study that makes the patients."""
 _COHORT = 0x57D1
 """Beside the seed, so that the study's patients are none of the pipeline's."""
 
@@ -42,7 +42,7 @@ def study_phantom(params: Params) -> tuple[Phantom, int]:
 def make_patients(params: Params, root: Path, jobs: int = -1, progress: bool = True) -> None:
     """Simulate the study's patients, make their images, augment the training sets, and list the test microbleeds.
 
-    A killed run keeps whole patients.
+    A killed run keeps the patients that are complete.
 
     Raises:
         InputError: as `write_cohort`, `import_dicom` and `augment_training_set`.
@@ -51,7 +51,8 @@ def make_patients(params: Params, root: Path, jobs: int = -1, progress: bool = T
     images = data / "pictures"
     cohort, drawn_by = study_phantom(params)
     write_cohort(data / "raw", cohort, drawn_by, jobs, progress)
-    labels = import_dicom(data / "raw", images, params.images, drawn_by, jobs, progress)
+    with_phase = params.images.model_copy(update={"phase": True})
+    labels = import_dicom(data / "raw", images, with_phase, drawn_by, jobs, progress)
     sets = list(product(params.study.seeds, params.study.training_patients))
     for seed, patients in tqdm(sets, desc="augmenting", unit="training set", disable=not progress):
         chosen = training_labels(labels, seed, patients, params)
@@ -64,29 +65,47 @@ def training_labels(labels: Labels, seed: int, patients: int, params: Params) ->
     """The labels of a seed's first so many training patients, of split "train"."""
     everybody = sorted({image["patient_id"] for image in labels_of_split(labels, "train")["images"]})
     first = (seed - 1) * params.study.training_patients[-1]
-    chosen = set(everybody[first : first + patients])
+    return of_patients(labels, everybody[first : first + patients])
+
+
+def of_patients(labels: Labels, patients: Iterable[str]) -> Labels:
+    """The labels of some patients' images."""
+    chosen = set(patients)
     images = [image for image in labels["images"] if image["patient_id"] in chosen]
     shown = {image["id"] for image in images}
     boxes = [box for box in labels["annotations"] if box["image_id"] in shown]
     return {**labels, "images": images, "annotations": boxes}
 
 
-def read_test_labels(params: Params, root: Path) -> Labels:
+def read_test_labels(params: Params, root: Path, patients: int | None = None) -> Labels:
     """The test images: those with microbleeds, and as many with mimics only (or all of those).
+
+    Args:
+        patients: only the first so many test patients.
 
     Raises:
         InputError: the patients were not made yet.
     """
+    labels, mimics = _labels_and_mimics(params, root)
+    test = paper_test_set(labels, mimics, params.seed, fewer=True)
+    return of_patients(test, sorted({image["patient_id"] for image in test["images"]})[:patients])
+
+
+def read_mimics(params: Params, root: Path) -> Labels:
+    """The mimics of all of the study's images; `InputError` where the patients were not made yet."""
+    return _labels_and_mimics(params, root)[1]
+
+
+def _labels_and_mimics(params: Params, root: Path) -> tuple[Labels, Labels]:
     images = paths.study_data(root) / "pictures"
     if not (images / LABELS_FILE).is_file():
         raise InputError(f"{images}: the study's patients are not there; make them: cmbfe study {PATIENTS}")
-    labels, mimics = read_labels(images / LABELS_FILE), read_labels(images / MIMICS_FILE)
-    return paper_test_set(labels, mimics, params.seed, fewer=True)
+    return read_labels(images / LABELS_FILE), read_labels(images / MIMICS_FILE)
 
 
 def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
     """The boxes of the test images: a row each, by annotation id, with patient, location, size and contrast."""
-    test, images = read_test_labels(params, root), paths.study_data(root) / "pictures"
+    test, images = without_phase(read_test_labels(params, root)), paths.study_data(root) / "pictures"
     image_of = {image["id"]: image for image in test["images"]}
     shown = {key: read_image(images / image["file_name"]) for key, image in image_of.items()}
     rows = [
@@ -113,3 +132,28 @@ def contrast(image: np.ndarray, box: list[float]) -> float:
     around = image[(reach > 1.5) & (reach <= 2.5)]
     inside = image[reach <= max(1.0, reach.min())]
     return float(1 - inside.mean() / np.median(around)) if around.size and np.median(around) > 0 else 0.0
+
+
+def fold_labels(number: int, params: Params, images: Path) -> Labels:
+    """All labels in the folder `images`, the patients of a fold in split "test" and all others in "train".
+
+    Raises:
+        InputError: no such fold, unreadable labels, or fewer patients than folds.
+    """
+    folds = len(params.crossvalidation.folds)
+    return labels_of_fold(read_labels(images / LABELS_FILE), number, folds, params.seed)
+
+
+def fold_test_set(number: int, params: Params, images: Path) -> Labels:
+    """The test images of a fold: those with microbleeds, and as many with mimics only, or all of those.
+
+    Raises:
+        InputError: as `fold_labels`, or no microbleed in this fold, or none in the others.
+    """
+    labels, mimics = fold_labels(number, params, images), read_labels(images / MIMICS_FILE)
+    split_of = {image["id"]: image["split"] for image in labels["images"]}
+    bled = {split_of[box["image_id"]] for box in labels["annotations"]}
+    for split, patients in (("test", "its patients"), ("train", "the patients of the others")):
+        if split not in bled:
+            raise InputError(f"{images / LABELS_FILE}: fold {number}: {patients} have no microbleed; use fewer folds")
+    return paper_test_set(labels, mimics, params.seed, fewer=True)

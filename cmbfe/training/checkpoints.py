@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, the newest two kept, gone on from only where the settings are the same."""
+"""Checkpoints are atomic; the newest two are kept. A training resumes only with the same settings and data."""
 
 import json
 import random
@@ -15,38 +15,39 @@ from cmbfe.files import is_partial, whole_file
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, iteration: int, belongs_to: dict[str, Any], state: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, iteration: int, key: dict[str, Any], code: str, state: dict[str, Any]) -> None:
     """Write a checkpoint and remove all but the newest two.
 
     Args:
-        belongs_to: what the training is a training of; JSON.
+        key: settings and data of the training; JSON.
+        code: hash of the code that trains.
         state: tensors, numbers, texts, lists and dicts. The random states are added.
     """
-    whole = {**state, "belongs_to": json.dumps(belongs_to), "random": random_states()}
+    content = {**state, "key": json.dumps(key), "code": code, "random": random_states()}
     with whole_file(folder / f"iteration{iteration:09d}.pt") as temporary:
-        torch.save(whole, temporary)
+        torch.save(content, temporary)
     for old in sorted(folder.glob("iteration*.pt"))[:-KEPT]:
         old.unlink()
 
 
 def load_checkpoint(
-    folder: Path, belongs_to: dict[str, Any], say: Callable[[str], None] = print
+    folder: Path, key: dict[str, Any], say: Callable[[str], None] = print
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest readable checkpoint and its state, or None; unreadable ones are named and passed over.
 
     Raises:
-        InputError: it belongs to a training with other settings, data or code; the message holds the difference.
+        InputError: it belongs to a training with other settings or data; the message holds the difference.
     """
     for file in sorted(folder.glob("iteration*.pt"), reverse=True):
         try:
             state = torch.load(file, weights_only=True, map_location="cpu")
-            theirs = json.loads(state["belongs_to"])
+            theirs = json.loads(state["key"])
         except Exception as error:
             say(f"{file}: unreadable checkpoint passed over ({type(error).__name__})")
             continue
-        if difference := difference_of(theirs, belongs_to):
+        if difference := difference_of(theirs, key):
             raise InputError(
-                f"{file}: checkpoint of another training: {difference}. Restore these settings to go on with it, or "
+                f"{file}: checkpoint of another training: {difference}. Restore these settings to resume it, or "
                 f"delete {folder} to begin anew"
             )
         return file, state

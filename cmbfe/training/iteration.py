@@ -12,13 +12,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
 from cmbfe.detector.fe import strength
-from cmbfe.detector.ssd import SSD
+from cmbfe.detector.hooks import Enhancement
 from cmbfe.errors import InputError
 from cmbfe.params import Training
-from cmbfe.training.batches import to_input, to_targets
+from cmbfe.training.batches import Batch, to_input, to_targets
 from cmbfe.training.checkpoints import load_checkpoint, restore_random_states, save_checkpoint
 from cmbfe.training.devices import Compute
-from cmbfe.training.loader import Batch
 
 Row = dict[str, float | int | None]
 
@@ -32,13 +31,28 @@ def learning_rate_factor(settings: Training, iteration: int) -> float:
 class Run:
     """The state of one training, saved and restored together."""
 
-    def __init__(self, model: SSD, settings: Training, fe_schedule: str, compute: Compute) -> None:
-        self.settings, self.fe_schedule, self.compute = settings, fe_schedule, compute
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Training,
+        fe_schedule: str,
+        compute: Compute,
+        attached: Enhancement | None = None,
+    ) -> None:
+        """Args:
+        model: one of ours or, called alike, of torchvision's.
+        fe_schedule: of the strength of our detectors' own FE layer.
+        attached: FE or an alternative behind a layer of the model; its weights are trained along.
+        """
+        self.settings, self.fe_schedule, self.compute, self.attached = settings, fe_schedule, compute, attached
         model = model.to(memory_format=torch.channels_last)
         if compute.processes > 1 and compute.device.type == "cuda":  # it has no form for CPUs
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         optimiser = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, betas=settings.adam_betas, fused=True
+            [*model.parameters(), *(attached.parameters() if attached else ())],
+            lr=settings.learning_rate,
+            betas=settings.adam_betas,
+            fused=True,
         )
         self.bare_model = model
         self.model, self.optimiser = compute.fabric.setup(model, optimiser)
@@ -59,8 +73,10 @@ class Run:
             InputError: a loss or the gradient is not finite, or a target cannot be trained on; the message names
                 iteration, learning rate and images. The weights are then those of the iteration before.
         """
-        if self.bare_model.fe is not None:
-            self.bare_model.fe.strength = strength(self.fe_schedule, self.iteration, self.settings.iterations)
+        if (own := getattr(self.bare_model, "fe", None)) is not None:
+            own.strength = strength(self.fe_schedule, self.iteration, self.settings.iterations)
+        if self.attached:
+            self.attached.set_progress(self.iteration, self.settings.iterations)
         self.optimiser.zero_grad()
         losses = [self._backward(part, last=part is parts[-1]) for part in parts]
         mean = {name: sum(of_part[name] for of_part in losses) / len(parts) for name in losses[0]}
@@ -131,25 +147,33 @@ class Run:
         measured = [row for row in self.history if row["validation_ap"] is not None]
         return max(measured, key=lambda row: row["validation_ap"], default=None)
 
-    def save(self, folder: Path, belongs_to: dict[str, Any]) -> None:
-        """Write a checkpoint, whole or not at all."""
-        state = {
-            "model": self.bare_model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "history": self.history,
-        }
-        save_checkpoint(folder, self.iteration, belongs_to, state)
+    def save(self, folder: Path, key: dict[str, Any], code: str) -> None:
+        """Write a checkpoint, atomically."""
+        state = {name: part.state_dict() for name, part in self._parts().items()} | {"history": self.history}
+        save_checkpoint(folder, self.iteration, key, code, state)
 
-    def restore(self, folder: Path, belongs_to: dict[str, Any]) -> None:
-        """Go on from the newest checkpoint, if there is one; say so. The sampler's position is the iteration."""
-        found = load_checkpoint(folder, belongs_to, say=self.compute.fabric.print)
-        if found is None:
-            return
-        file, state = found
-        self.bare_model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+    def restore(self, folder: Path, key: dict[str, Any], code: str) -> str | None:
+        """Resume from the newest checkpoint, if there is one; the sampler's position is the iteration.
+
+        Returns:
+            A warning where other code wrote the checkpoint: the result is then that of two versions.
+        """
+        checkpoint = load_checkpoint(folder, key, say=self.compute.fabric.print)
+        if checkpoint is None:
+            return None
+        file, state = checkpoint
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.history = state["history"]
         restore_random_states(state["random"])
-        self.compute.fabric.print(f"going on from {file} after {self.iteration} iterations")
+        self.compute.fabric.print(f"resumes from {file} after {self.iteration} iterations")
+        if state["code"] == code:
+            return None
+        warning = f"resumed after {self.iteration} iterations from a checkpoint of other code"
+        self.compute.fabric.print(f"warning: {warning}; delete {folder} to train with this code alone")
+        return warning
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the history."""
+        parts = {"model": self.bare_model, "optimiser": self.optimiser, "schedule": self.schedule}
+        return parts | ({"attached": self.attached.fe} if self.attached else {})

@@ -10,27 +10,33 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels, read_labels
+from cmbfe.detector import torchvision_detectors
+from cmbfe.detector.alternatives import attach
+from cmbfe.detector.hooks import Enhancement
 from cmbfe.detector.ssd import SPECS, SSD, build
-from cmbfe.detector.weights import save_model
+from cmbfe.detector.weights import WEIGHTS_FILE, load_model, save_model
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, sha256_of, whole_file, write_json
 from cmbfe.params import Params, Training, save_params
 from cmbfe.training.batches import (
     LabelledImages,
+    MadeAhead,
     content_hash,
     decode_to_file,
     fits,
     list_labelled,
     mapped_from_file,
+    parts_of_iteration,
+    without_phase,
 )
 from cmbfe.training.checkpoints import remove_partial_files
 from cmbfe.training.curves import live_curves
 from cmbfe.training.devices import Compute, make_compute, started_processes
 from cmbfe.training.iteration import Run
-from cmbfe.training.loader import MadeAhead, parts_of_iteration
 from cmbfe.training.validation import validation_ap, validation_labels
 
 HISTORY_FILE = "history.csv"
@@ -41,14 +47,16 @@ BEST = "best"
 LIVE = "live"
 DECODED_FILE = "decoded.npy"
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
-TRAINING_ROOMS = ("data/labelled", "detector", "metrics", "training")
-"""Folders of cmbfe that decide what a training gives; the stage of a training names the same."""
+TRAINING_ROOMS = ("data/labelled", "detector", "training")
+"""Folders of cmbfe that decide what a training gives: its stage of a pipeline depends on the same (a test)."""
+VALIDATION_ROOMS = ("metrics",)
+"""And where it measures the AP on validation patients, by which the best model is kept."""
 WHERE_IT_RUNS = {"accelerator", "devices", "nodes", "strategy", "precision", "decoded_gib", "checkpoint_every"}
 """Settings of the section `training` that do not change its result; the precision itself is told instead."""
 
 
 def build_from_params(variant: str, params: Params) -> SSD:
-    """Build a variant with the settings of params.yaml and seeded initial weights.
+    """Build one of our variants with the settings of params.yaml and seeded initial weights.
 
     A variant and its FE twin begin with the same weights.
 
@@ -57,20 +65,39 @@ def build_from_params(variant: str, params: Params) -> SSD:
     """
     if variant not in SPECS:
         raise InputError(f"no variant named {variant!r}; there are: {', '.join(SPECS)}")
-    trunk = SPECS[variant].trunk
     settings = params.detector
     torch.manual_seed(params.seed)
     return build(
         variant,
         default_boxes=settings.default_boxes,
         width=settings.width,
-        weights=getattr(settings.weights, trunk),
+        weights=getattr(settings.weights, SPECS[variant].trunk),
         minimum_negatives=settings.minimum_negatives,
         score_threshold=settings.score_threshold,
         nms_threshold=settings.nms_threshold,
         detections_per_image=settings.detections_per_image,
-        **settings.fe.model_dump(exclude={"schedule"}),
+        **settings.fe.model_dump(exclude={"schedule", "behind"}),
     )
+
+
+def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enhancement | None]:
+    """One of our variants; or a detector of torchvision for images of `size` px, and what was attached to it.
+
+    Raises:
+        InputError: as `build_from_params`, or no layer `detector.fe.behind` in the detector.
+    """
+    if variant in SPECS:
+        return build_from_params(variant, params), None
+    name = next((name for name in torchvision_detectors.DETECTORS if f"{variant}-".startswith(f"{name}-")), None)
+    if name is None:
+        known = ", ".join((*SPECS, *torchvision_detectors.DETECTORS))
+        raise InputError(f"no detector named {variant!r}; there are: {known}")
+    torch.manual_seed(params.seed)
+    model = torchvision_detectors.build(name, size)
+    alternative = variant[len(name) + 1 :]
+    attached = attach(alternative, model, params.detector.fe.behind) if alternative else None
+    torch.manual_seed(params.seed)  # Faster R-CNN draws proposals: the same, whatever was attached
+    return model, attached
 
 
 @dataclass(frozen=True)
@@ -83,6 +110,8 @@ class Task:
     listed: LabelledImages
     validation: Path | None
     """Folder of the images that the AP is measured on, or None."""
+    start: Path | None = None
+    """Folder of the model whose weights it starts from, or None."""
 
     @property
     def settings(self) -> Training:
@@ -97,20 +126,30 @@ class Task:
     @cached_property
     def measured_on(self) -> Labels | None:
         """The labels that the AP is measured on."""
-        return validation_labels(self.validation, self.params.seed) if self.validation else None
+        if self.validation is None:
+            return None
+        labels = validation_labels(self.validation, self.params.seed)
+        return labels if self.params.images.phase else without_phase(labels)
 
     @cached_property
-    def belongs_to(self) -> dict[str, Any]:
-        """What a training belongs to: its result or checkpoint is used only where all of this is equal; JSON."""
+    def key(self) -> dict[str, Any]:
+        """Settings and data: a result or checkpoint is used only where all of this is equal; JSON."""
         settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
         settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer"}, mode="json")
         settings["training"]["precision"] = self.compute.precision
-        hashes = {"data_sha256": content_hash(self.listed), "code_sha256": code_hash()}
+        hashes = {"data_sha256": content_hash(self.listed)}
         if self.measured_on:
             hashes["validation_sha256"] = content_hash(list_labelled(self.measured_on, self.validation))
+        if self.start:
+            hashes["start_sha256"] = sha256_of([self.start / WEIGHTS_FILE])
         return {"variant": self.variant, **settings, **hashes}
 
-    def ap(self, model: SSD) -> float:
+    @cached_property
+    def code(self) -> str:
+        """Hash of the code that the training runs through."""
+        return code_hash(measures=self.validation is not None)
+
+    def ap(self, model: nn.Module) -> float:
         """The validation AP of the model as it is now."""
         return validation_ap(model, self.measured_on, self.validation, self.params.evaluation.iou, self.compute)
 
@@ -123,18 +162,23 @@ def train(
     progress: bool = True,
     validation: Path | None = None,
     live: Path | None = None,
+    start: Path | None = None,
 ) -> pd.DataFrame:
-    """Train a variant on an augmented set; write model.safetensors, config.json, params.yaml and history.csv.
+    """Train a detector on an augmented set; write model.safetensors, config.json, params.yaml and history.csv.
 
-    A killed training goes on from its last checkpoint and ends with the same weights, bit for bit; when it is done,
+    A killed training resumes from its last checkpoint and ends with the same weights, bit for bit; when it is done,
     the checkpoints go. A training that is finished already, with the same settings, data and code, is not repeated.
-    Under torchrun or SLURM its processes share each batch, and the first of them writes.
+    A checkpoint of other code is resumed with a warning, which finished.json keeps. Under torchrun or SLURM the
+    processes share each batch, and the first of them writes.
 
     Args:
+        variant: one of ours; or one of torchvision's with the alternative of FE that stands behind its layer
+            `detector.fe.behind`, such as fcos-small-segmentation, or with none.
         data: folder with annotations.json and the images that it names.
         validation: folder of the same kind. The AP on its validation split is measured as the training goes, FE off,
             and the model that did best is kept in `best`.
         live: folder for DVCLive's curves; default: `live` in `out`.
+        start: folder of a trained model of the same kind, to start from its weights.
 
     Returns:
         The history: iteration, the losses, the gradient's norm, the learning rate and, where measured, the AP.
@@ -144,17 +188,19 @@ def train(
             checkpoint of another training, or an `out` that holds something else than an earlier training.
     """
     _refuse_foreign(out)
-    task = _task(variant, params, data, validation)
+    task = _task(variant, params, data, validation, start)
     say = task.compute.fabric.print
-    if is_trained(out, task.belongs_to):
+    if _is_trained(out, task):
         say(f"{out}: trained already with these settings, data and code; delete {out} to train again")
     else:
-        run = _begun(task, out)
+        run, warning = _begun(task, out)
         images = _prepared(task, out)
         say(f"{variant}: {len(images)} images, {task.compute}{_idle_gpus(task.compute)}")
         _loop(run, task, images, out, live or out / LIVE, progress)
+        if run.attached:
+            run.attached.remove()
         if task.writes:
-            _finish(run, task, out)
+            _finish(run, task, out, [warning] if warning else [])
     if task.writes:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # also those of a training killed at its very end
     task.compute.fabric.barrier()
@@ -195,18 +241,26 @@ def _measure_and_save(run: Run, task: Task, out: Path) -> None:
         if run.best() is row:
             save_model(run.bare_model, out / CHECKPOINTS / BEST)
     if not is_last and run.iteration % settings.checkpoint_every == 0:
-        run.save(out / CHECKPOINTS, task.belongs_to)
+        run.save(out / CHECKPOINTS, task.key, task.code)
 
 
-def code_hash() -> str:
-    """Hash of the code that a training runs through: the folders that its stage of the pipeline depends on."""
+def code_hash(measures: bool) -> str:
+    """Hash of the code that a training runs through, see `TRAINING_ROOMS`.
+
+    Args:
+        measures: whether it measures the AP on validation patients.
+    """
     package = Path(__file__).resolve().parent.parent
-    return sha256_of(file for room in TRAINING_ROOMS for file in (package / room).rglob("*.py"))
+    rooms = TRAINING_ROOMS + (VALIDATION_ROOMS if measures else ())
+    return sha256_of(file for room in rooms for file in (package / room).rglob("*.py"))
 
 
-def is_trained(out: Path, belongs_to: dict[str, Any]) -> bool:
+def _is_trained(out: Path, task: Task) -> bool:
     """Whether `out` holds the finished result of this very training."""
-    return (out / FINISHED_FILE).is_file() and read_json(out / FINISHED_FILE) == belongs_to
+    if not (out / FINISHED_FILE).is_file():
+        return False
+    finished = read_json(out / FINISHED_FILE)
+    return isinstance(finished, dict) and (finished.get("key"), finished.get("code_sha256")) == (task.key, task.code)
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -219,7 +273,7 @@ def _refuse_foreign(out: Path) -> None:
         raise InputError(f"{out}: holds other things and no earlier training; give an empty folder")
 
 
-def _task(variant: str, params: Params, data: Path, validation: Path | None) -> Task:
+def _task(variant: str, params: Params, data: Path, validation: Path | None, start: Path | None) -> Task:
     """What is asked for, its files looked at; `InputError` where it cannot be done."""
     settings = params.training.of(variant)
     compute = make_compute(
@@ -229,17 +283,21 @@ def _task(variant: str, params: Params, data: Path, validation: Path | None) -> 
         raise InputError(
             f"training.batch: {settings.batch} images cannot be shared equally by {compute.processes} processes"
         )
-    return Task(variant, params, compute, list_labelled(read_labels(data / LABELS_FILE), data), validation)
+    labels = read_labels(data / LABELS_FILE)
+    listed = list_labelled(labels if params.images.phase else without_phase(labels), data)
+    return Task(variant, params, compute, listed, validation, start)
 
 
-def _begun(task: Task, out: Path) -> Run:
-    """A new training, or one that goes on from the newest checkpoint in `out`."""
-    model = build_from_params(task.variant, task.params)
-    run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute)
-    run.restore(out / CHECKPOINTS, task.belongs_to)
+def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
+    """A new training, or one that resumes from the newest checkpoint in `out`, and a warning if there is one."""
+    model, attached = _build_any(task.variant, task.params, task.listed.images.shape[1])
+    if task.start:
+        model.load_state_dict(load_model(task.start).state_dict())
+    run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute, attached)
+    warning = run.restore(out / CHECKPOINTS, task.key, task.code)
     if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
         raise InputError(f"{out / CHECKPOINTS / BEST}: gone; delete {out / CHECKPOINTS} to begin anew")
-    return run
+    return run, warning
 
 
 def _idle_gpus(compute: Compute) -> str:
@@ -278,8 +336,8 @@ def _prepared(task: Task, out: Path) -> LabelledImages:
     return mapped
 
 
-def _finish(run: Run, task: Task, out: Path) -> None:
-    """Write the result. Checkpoints are removed after it: what is finished is never gone on from."""
+def _finish(run: Run, task: Task, out: Path, warnings: list[str]) -> None:
+    """Write the result; checkpoints are removed after it."""
     (out / FINISHED_FILE).unlink(missing_ok=True)  # an earlier result is finished no more once its files change
     save_params(task.params, out / PARAMS_FILE)
     save_model(run.bare_model, out)
@@ -290,4 +348,4 @@ def _finish(run: Run, task: Task, out: Path) -> None:
         shutil.copytree(out / CHECKPOINTS / BEST, out / BEST)
         save_params(task.params, out / BEST / PARAMS_FILE)
         write_json(out / BEST / "validation.json", {"iteration": best["iteration"], "ap": best["validation_ap"]})
-    write_json(out / FINISHED_FILE, task.belongs_to)
+    write_json(out / FINISHED_FILE, {"key": task.key, "code_sha256": task.code, "warnings": warnings})

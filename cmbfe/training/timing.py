@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
 from cmbfe.params import load_params, profile_file
-from cmbfe.training import loader
+from cmbfe.training import batches
 from cmbfe.training.devices import Compute
 from cmbfe.training.iteration import Run
 
@@ -36,11 +36,11 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
     return images, [{"boxes": of_image, "labels": labels} for of_image in boxes_xyxy]
 
 
-def random_images(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> loader.Batch:
+def random_images(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> batches.Batch:
     """The same noise and boxes as the training loop gets its images: uint8, in memory."""
     images, targets = random_batch(size, input_size, torch.device("cpu"), boxes, seed)
     pixels = images[:, 0].mul(256).to(torch.uint8).numpy()
-    return loader.Batch([f"noise {number}" for number in range(size)], pixels, [x["boxes"].numpy() for x in targets])
+    return batches.Batch([f"noise {number}" for number in range(size)], pixels, [x["boxes"].numpy() for x in targets])
 
 
 def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
@@ -54,7 +54,7 @@ def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
     return run
 
 
-def whole_iteration(run: Run, images: loader.Batch) -> Callable[[], None]:
+def whole_iteration(run: Run, images: batches.Batch) -> Callable[[], None]:
     """One iteration as the training loop does it, from images in memory to the new weights."""
 
     def step() -> None:

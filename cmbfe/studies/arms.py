@@ -1,0 +1,91 @@
+"""What an arm of the study trains, with which settings, and where its results are."""
+
+from pathlib import Path
+from typing import get_args
+
+from cmbfe import paths
+from cmbfe.errors import InputError
+from cmbfe.params import PHASE, Arm, Params, Variant
+
+PLAIN = "plain"
+"""The detector without any treatment, with which each treatment is compared."""
+FE = "fe"
+CROSSVALIDATION = "crossvalidation"
+"""The part of the study whose seeds are folds."""
+
+
+def arm_of(name: str, params: Params) -> Arm:
+    """An arm by its name, `crossvalidation` among them.
+
+    Raises:
+        InputError: no such arm.
+    """
+    arms = params.study.every_arm | {CROSSVALIDATION: Arm(detector=params.crossvalidation.detector)}
+    if name not in arms:
+        raise InputError(f"no arm {name!r} in study.arms of params.yaml; there are: {', '.join(arms)}")
+    return arms[name]
+
+
+def of_ours(params: Params) -> list[str]:
+    """The arms of our own SSD variants, without the one with phase."""
+    return [name for name, arm in params.study.arms.items() if arm.detector in get_args(Variant)]
+
+
+def of_torchvision(params: Params) -> list[str]:
+    """The arms of torchvision's detectors."""
+    return [name for name in params.study.arms if name not in of_ours(params)]
+
+
+def seeds_of(name: str, params: Params) -> tuple[int, ...]:
+    """The seeds of an arm; of `crossvalidation` its folds."""
+    return params.crossvalidation.folds if name == CROSSVALIDATION else params.study.seeds_of(name)
+
+
+def trained_by(name: str, params: Params) -> tuple[str, ...]:
+    """What an arm trains: the plain detector, but where only FE is changed, and each treatment."""
+    own = name == CROSSVALIDATION or params.study.plain_arm(name) == name
+    return ((PLAIN,) if own else ()) + arm_of(name, params).treatments
+
+
+def variant_of(name: str, treatment: str, params: Params) -> str:
+    """The detector that is trained under a treatment, as `cmbfe.training.loop.train` names it."""
+    kinds = [kind for kind in treatment.split("-") if kind != PHASE] if sees_phase(treatment) else [treatment]
+    return "-".join([arm_of(name, params).detector, *(kind for kind in kinds if kind != PLAIN)])
+
+
+def sees_phase(treatment: str) -> bool:
+    """Whether detectors under a treatment see the phase as a second channel."""
+    return treatment in (PHASE, f"{FE}-{PHASE}")
+
+
+def settings_of(name: str, treatment: str, seed: int, params: Params) -> Params:
+    """The settings of one training of an arm."""
+    if name == CROSSVALIDATION:
+        return params
+    arm = arm_of(name, params)
+    changed = params.changed(arm.settings)
+    detector = changed.detector.model_copy(update={"detections_per_image": params.study.detections_per_image})
+    training = changed.training.scaled_to(arm.iterations) if arm.iterations else changed.training
+    images = changed.images.model_copy(update={"phase": sees_phase(treatment)})
+    return changed.model_copy(update={"seed": seed, "detector": detector, "training": training, "images": images})
+
+
+def text_of(name: str, params: Params) -> str:
+    """What an arm changes, as text; empty where it changes nothing."""
+    arm = arm_of(name, params)
+    changes = [f"{key} = {value}" for key, value in arm.settings.items()]
+    if arm.iterations:
+        changes.append(f"{arm.iterations} iterations")
+    if arm.patients:
+        changes.append(f"{arm.patients} of {params.study.training_patients[-1]} training patients")
+    return ", ".join(changes)
+
+
+def result_files(name: str, treatment: str, params: Params, root: Path) -> list[Path]:
+    """Where the matches of an arm's detectors are, by seed; beside each its metrics as .json.
+
+    The plain detector of an arm that changes FE only is that of the arm without changes.
+    """
+    is_shared = treatment == PLAIN and name != CROSSVALIDATION
+    arm = params.study.plain_arm(name) if is_shared else name
+    return [paths.study_result(arm, root) / f"{treatment}-{seed}.npz" for seed in seeds_of(name, params)]
