@@ -72,10 +72,10 @@ def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
     """A row per arm and treatment: mean AP over seeds without it and with it, and the gain.
 
     `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with FE as the settings have
-    it: of the arm itself or, for an arm that changes something, of the unchanged arm of the
-    same detector, on the same seeds (NaN for FE itself, and where there is none). Both have 95 % intervals over patients
-    and seeds; the two spreads behind that of the gain stand beside it, and what the paper's Table 2 prints
-    (`paper_gain`; FE in arms without changes only).
+    it, on the same seeds and test patients: with that of the arm itself or, for FE in an arm that changes something,
+    with that of the unchanged arm of the same detector (NaN for FE there, and where there is none). Both have 95 %
+    intervals over patients and seeds; the two spreads behind that of the gain stand beside it, and what the paper's
+    Table 2 prints (`paper_gain`; FE in arms without changes only).
     """
     rows = {}
     for name, of_arm in runs.items():
