@@ -17,20 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scratch copy of the pipeline with the smoke profile; the checkout stays untouched."""
     folder = tmp_path_factory.mktemp("workspace")
-    for name in ("notebooks", "cmbfe", "docs", "tools"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        )
-    for name in (
-        "dvc.yaml",
-        "crossvalidation/dvc.yaml",
-        "study/dvc.yaml",
-        "phase/dvc.yaml",
-        "others/dvc.yaml",
-        "README.md",
-        "CONTRIBUTING.md",
-    ):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("notebooks", "cmbfe", "docs", "studies", "tools"):
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "dvc.lock")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("dvc.yaml", ".dvcignore", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "cmbfe" / "profiles" / "smoke.yaml", folder / "params.yaml")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True)

@@ -1,5 +1,7 @@
-"""The four pipeline files against notebooks and code: parameters, dependencies, profiles."""
+"""The pipeline files against notebooks, code and settings."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -8,203 +10,38 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
-from cmbfe.paper.open_points import OPEN_POINTS
 
 from cmbfe.baselines import Baseline
-from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.detector.ssd import VARIANTS
-from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS
-from cmbfe.params import Data, Params, load_params
-from tools.stage_dependencies import dependencies, notebook_source
+from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS, OPEN_POINTS
+from cmbfe.params import Data, Params
+from cmbfe.training.loop import TRAINING_ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CROSSVALIDATION = "crossvalidation/dvc.yaml"
-STUDY = "study/dvc.yaml"
-OBJECTS = "objects/dvc.yaml"
-PHASE = "phase/dvc.yaml"
-OTHERS = "others/dvc.yaml"
-PIPELINES = ("dvc.yaml", CROSSVALIDATION, STUDY, OBJECTS, PHASE, OTHERS)
-WITHOUT_NOTEBOOK = {
-    "patients": "cmbfe/studies/patients.py",
-    "arm": "cmbfe/studies/study.py",
-    "twins": "cmbfe/objects_study.py",
-    "report": "tools/write_report.py",
-    "phase_pictures": "cmbfe/studies/phase_pictures.py",
-    "phase_detectors": "cmbfe/studies/phase_study.py",
-    "detector": "cmbfe/studies/other_running.py",
-    "site": "tools/build_site.py",
-}
-"""Stages that run no notebook, and the module that does it."""
+PIPELINES = {"dvc.yaml": 250, "studies/dvc.yaml": 150}
+"""With the most lines that each may have."""
 ITEMS = {"train": tuple(VARIANTS), "baseline": tuple(Baseline)}
 """Stages of the main pipeline that run once for each of several names."""
-FILLED_BY_STAGES = (
-    "data/pictures",
-    "data/augmented",
-    "data/study",
-    "data/phase",
-    "models/study/ssd300",
-    "models/ssd512-fe",
-)
 OWN_DATA = ROOT / "notebooks" / "own_data.ipynb"
-"""In the place of 01_data, where params.yaml says so; the stage depends on what both import."""
-PRESENTATION = {
-    "cmbfe/figures/style.py",
-    "cmbfe/figures/evidence.py",
-    "cmbfe/figures/study.py",
-    "cmbfe/figures/phase.py",
-    "cmbfe/figures/others.py",
-}
-"""No stage depends on it: a new look of a figure must not repeat a training."""
+"""In the place of 01_data, where params.yaml says so."""
+MAKES = {"data", "augmentation", "train", "baseline"}
+"""Stages that do not depend on cmbfe/figures: a new look repeats none of them."""
+TRAINING_FOLDERS = {f"cmbfe/{room}" for room in TRAINING_ROOMS}
 
 
-def stages(file: str | None = None) -> dict[str, dict]:
-    """Stage name -> its settings, of one pipeline file or all; of a foreach stage, those under `do`."""
+def stages(*files: str) -> dict[str, dict]:
+    """Stage name -> its settings, of these pipeline files or all; of a repeated stage, those of each repetition."""
     found = {}
-    for name in [file] if file else PIPELINES:
-        text = (ROOT / name).read_text()
+    for name in files or PIPELINES:
+        text = (ROOT / name).read_text(encoding="utf-8")
         for key, value in Data():
             text = text.replace(f"${{data.{key}}}", value)
-        content = yaml.safe_load(text)["stages"]
-        found |= {stage: settings.get("do", settings) for stage, settings in content.items()}
+        content = yaml.safe_load(text)
+        for variable, value in ((key, value) for one in content.get("vars", []) for key, value in one.items()):
+            text = text.replace(f"${{{variable}}}", value)
+        found |= {name: stage.get("do", stage) for name, stage in yaml.safe_load(text)["stages"].items()}
     return found
-
-
-def papermill_of(stage: dict) -> str:
-    """The arguments of papermill in the stage's command."""
-    return stage["cmd"].partition("papermill ")[2]
-
-
-def with_notebook() -> list[str]:
-    return [name for name in stages() if name not in WITHOUT_NOTEBOOK]
-
-
-def notebook_of(stage: dict) -> Path:
-    return ROOT / re.search(r"notebooks/\S+?\.ipynb", papermill_of(stage)).group(0)
-
-
-def test_every_notebook_has_a_stage():
-    assert sorted([OWN_DATA, *(notebook_of(stages()[name]) for name in with_notebook())]) == NOTEBOOKS
-
-
-@pytest.mark.parametrize("name", stages())
-def test_a_stage_depends_on_the_modules_that_it_runs_through(name):
-    stage = stages()[name]
-    declared = {dep for dep in stage["deps"] if dep.startswith(("cmbfe/", "tools/")) and dep.endswith(".py")}
-    start = ROOT / WITHOUT_NOTEBOOK[name] if name in WITHOUT_NOTEBOOK else notebook_of(stage)
-    more = dependencies(OWN_DATA) if name == "data" else set()
-    assert declared == (dependencies(start) | more) - PRESENTATION
-
-
-@pytest.mark.parametrize("name", with_notebook())
-def test_a_stage_depends_on_its_notebook_and_gives_it_known_parameters_only(name):
-    stage = stages()[name]
-    notebook = notebook_of(stage)
-    assert notebook.relative_to(ROOT).as_posix() in stage["deps"]
-    given = set(re.findall(r"-p (\w+)", papermill_of(stage)))
-    assert given <= set(papermill.inspect_notebook(notebook))
-
-
-@pytest.mark.parametrize("name", with_notebook())
-def test_no_stage_passes_a_truth_value(name):
-    # DVC writes true where papermill knows only True: "false" would arrive as a text that counts as true.
-    assert not re.search(r"-p \w+ \$?\{?(true|false)", papermill_of(stages()[name]), re.IGNORECASE)
-
-
-@pytest.mark.parametrize("name", stages())
-def test_a_stage_depends_on_settings_that_exist(name):
-    known = set(Params.model_fields)
-    assert {str(key).split(".")[0] for key in stages()[name].get("params", [])} <= known
-
-
-@pytest.mark.parametrize("name", stages())
-def test_nothing_depends_on_an_executed_notebook(name):
-    assert not [dep for dep in stages()[name]["deps"] if dep.startswith("results/notebooks")]
-
-
-def test_the_site_comes_after_every_other_stage_and_nothing_after_it():
-    pipeline = stages("dvc.yaml")
-    site = pipeline.pop("site")
-    for name, stage in pipeline.items():
-        written = {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
-        of_each = [{out.replace("${item}", item) for out in written} for item in ITEMS.get(name, [""])]
-        read = [any(Path(out).is_relative_to(dep) for out in outs for dep in site["deps"]) for outs in of_each]
-        assert all(read), f"the site depends on no output of {name}"
-    assert not [name for name in stages() if any(dep.startswith("results/site") for dep in stages()[name]["deps"])]
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(notebook):
-    cells = yaml.safe_load(notebook.read_text())["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert not any(cell.get("outputs") for cell in cells)
-    assert max(len(source.splitlines()) for source in code[1:]) <= 15
-    assert any("assert " in source for source in code)
-    assert not any(word in source for source in code for word in ("sys.path", "class "))
-
-
-def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
-    """The stages that `dvc repro` would run, as DVC names them, in a new clone."""
-    (workspace / "params.yaml").write_text((ROOT / "cmbfe" / "profiles" / f"{profile}.yaml").read_text())
-    for folder in FILLED_BY_STAGES:  # `make env` makes them in a clone
-        (workspace / folder).mkdir(parents=True, exist_ok=True)
-    for variant in (*VARIANTS, *Baseline):  # a clone has them from git
-        (workspace / "results" / variant).mkdir(parents=True, exist_ok=True)
-        for name in (DETECTIONS_FILE, VALIDATION_FILE):
-            (workspace / "results" / variant / name).touch()
-    (workspace / "results" / "crossvalidation").mkdir(exist_ok=True)  # this too
-    pipeline = stages("dvc.yaml")
-    for dep in {dep for name in ("paper_map", "report", "site") for dep in pipeline[name]["deps"]}:  # tables, figures
-        if dep.startswith("results/"):
-            (workspace / dep).parent.mkdir(parents=True, exist_ok=True)
-            (workspace / dep).touch()
-    dvc = [sys.executable, "-m", "dvc", "repro", "--dry", *targets]
-    dry = subprocess.run(dvc, cwd=workspace, capture_output=True, text=True, check=False)
-    assert dry.returncode == 0, dry.stderr
-    return re.findall(r"[Ss]tage '([^']+)'", dry.stdout)
-
-
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
-def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(profile, workspace):
-    alone = [name for name in stages("dvc.yaml") if name not in ITEMS]
-    repeated = [f"{name}@{item}" for name, items in ITEMS.items() for item in items]
-    assert sorted(dry_run(workspace, profile)) == sorted(alone + repeated)
-
-
-def test_the_baselines_of_the_pipeline_are_those_of_the_command_line():
-    assert (
-        tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["baseline"]["foreach"]) == ITEMS["baseline"]
-    )
-
-
-@pytest.mark.parametrize(
-    ("profile", "folds", "arms", "detectors", "objects"),
-    [("smoke", 2, 2, 1, 1), ("laptop", 3, 16, 5, 4), ("paper", 10, 16, 5, 4)],
-)
-def test_what_make_repro_leaves_out_is_planned_in_every_profile(profile, folds, arms, detectors, objects, workspace):
-    for name in ("study", "phase", "others", "objects"):  # a clone has them from git
-        (workspace / "results" / name).mkdir(parents=True, exist_ok=True)
-    planned = dry_run(workspace, profile, *PIPELINES[1:])
-    settings = load_params(workspace / "params.yaml")
-    repeated = {
-        f"{CROSSVALIDATION}:fold": [str(number) for number in range(1, folds + 1)],
-        f"{STUDY}:arm": list(settings.study.arms),
-        f"{OTHERS}:detector": list(settings.others.detectors),
-        f"{OBJECTS}:twins": list(settings.objects.arms),
-    }
-    assert [len(names) for names in repeated.values()] == [folds, arms, detectors, objects]
-    several = [f"{stage}@{name}" for stage, names in repeated.items() for name in names]
-    alone = [f"{STUDY}:patients", f"{PHASE}:phase_pictures", f"{PHASE}:phase_detectors"]
-    notebooks = [f"{CROSSVALIDATION}:crossval", f"{STUDY}:ablation", f"{PHASE}:phase"]
-    notebooks += [f"{OTHERS}:other_detectors", f"{OBJECTS}:small_objects"]
-    assert sorted(planned) == sorted(["data", *several, *alone, *notebooks])
-    follows = [("data", f"{CROSSVALIDATION}:fold@1"), (f"{STUDY}:patients", f"{STUDY}:arm@ssd300")]
-    follows += [(f"{STUDY}:arm@ssd300", f"{PHASE}:phase_detectors"), (several[-1], f"{OBJECTS}:small_objects")]
-    assert all(planned.index(before) < planned.index(after) for before, after in follows)
-
-
-def test_generated_objects_need_no_patients():
-    assert not [dep for dep in stages(OBJECTS)["twins"]["deps"] if dep.startswith("data/")]
 
 
 def written(stage: dict) -> set[str]:
@@ -212,43 +49,164 @@ def written(stage: dict) -> set[str]:
     return {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
 
 
+def notebook_of(stage: dict) -> Path | None:
+    """The notebook that a stage runs, if any."""
+    named = re.search(r"papermill .*?(notebooks/\S+?\.ipynb)", stage["cmd"])
+    return ROOT / named[1] if named else None
+
+
+def with_notebook() -> list[str]:
+    return [name for name, stage in stages().items() if notebook_of(stage)]
+
+
+def code_of(notebook: Path) -> list[str]:
+    """The sources of a notebook's code cells."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def folders_imported_by(notebook: Path) -> set[str]:
+    """Folders of cmbfe that a notebook imports from; modules beside them, such as params, are in none."""
+    names = []
+    for node in ast.walk(ast.parse("\n".join(code_of(notebook)))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    parts = [name.split(".") for name in names if name.startswith("cmbfe.")]
+    folders = {"/".join(part[: 3 if part[1:3] == ["data", "labelled"] else 2]) for part in parts}
+    return {folder for folder in folders if (ROOT / folder).is_dir()}
+
+
+@pytest.mark.parametrize("file", PIPELINES)
+def test_a_pipeline_is_short(file):
+    assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= PIPELINES[file]
+
+
+def test_there_are_two_pipelines_and_every_notebook_has_a_stage():
+    files = [*ROOT.glob("dvc.yaml"), *ROOT.glob("*/dvc.yaml")]
+    assert {file.relative_to(ROOT).as_posix() for file in files} == set(PIPELINES)
+    assert sorted({OWN_DATA, *filter(None, map(notebook_of, stages().values()))}) == NOTEBOOKS
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_folders_of_code_and_on_what_its_notebook_imports(name):
+    stage = stages()[name]
+    deps, notebook = set(stage["deps"]), notebook_of(stage)
+    assert not [dep for dep in deps if dep.endswith(".py")]
+    assert all((ROOT / dep).is_dir() for dep in deps if dep.startswith("cmbfe/"))
+    if notebook:
+        assert notebook.relative_to(ROOT).as_posix() in deps
+        wanted = folders_imported_by(notebook) | (folders_imported_by(OWN_DATA) if name == "data" else set())
+        wanted -= {"cmbfe/figures"} if name in MAKES else set()
+        assert not {folder for folder in wanted if not any(Path(folder).is_relative_to(dep) for dep in deps)}
+    if "cmbfe/training" in deps:
+        assert deps >= TRAINING_FOLDERS
+    assert not (name in MAKES and "cmbfe/figures" in deps)
+
+
+def test_a_training_depends_on_the_code_by_which_a_finished_one_is_known():
+    assert {dep for dep in stages("dvc.yaml")["train"]["deps"] if dep.startswith("cmbfe/")} == TRAINING_FOLDERS
+
+
+@pytest.mark.parametrize("name", with_notebook())
+def test_a_notebook_gets_parameters_that_it_has_and_no_truth_value(name):
+    stage = stages()[name]
+    given = dict(re.findall(r"-p (\w+) (\S+)", stage["cmd"]))
+    assert set(given) <= set(papermill.inspect_notebook(notebook_of(stage)))
+    # DVC writes true where papermill knows only True: "false" would arrive as a text that counts as true.
+    assert not {value.lower() for value in given.values()} & {"true", "false"}
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_settings_that_exist_and_on_no_executed_notebook(name):
+    stage = stages()[name]
+    for key in stage.get("params", []):
+        fields, parts = Params.model_fields, key.split(".")
+        for part in parts[:-1]:
+            fields = fields[part].annotation.model_fields
+        assert parts[-1] in fields
+    assert not [dep for dep in stage["deps"] if dep.startswith("results/notebooks")]
+
+
+def test_the_site_comes_after_every_other_stage_and_nothing_after_it():
+    pipeline = stages("dvc.yaml")
+    before, new = set(), {"site"}
+    while new:
+        read = {dep for name in new for dep in pipeline[name]["deps"]}
+        before |= new
+        new = {name for name in pipeline for out in written(pipeline[name]) for dep in read
+               if any(Path(each).is_relative_to(dep) or Path(dep).is_relative_to(each)
+                      for each in (out.replace("${item}", item) for item in ITEMS.get(name, [""])))}  # fmt: skip
+        new -= before
+    assert before == set(pipeline)
+    assert not [name for name in stages() if any(dep.startswith("results/site") for dep in stages()[name]["deps"])]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs_in_short_cells_with_checks(notebook):
+    code = code_of(notebook)
+    assert not any(cell.get("outputs") for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
+    assert max(len(source.splitlines()) for source in code[1:]) <= 15
+    assert any("assert " in source for source in code)
+    assert not any(word in source for source in code for word in ("sys.path", "class "))
+
+
 @pytest.mark.parametrize("name", with_notebook())
 def test_every_table_and_figure_that_a_notebook_writes_is_an_out_and_figures_are_there_as_svg_too(name):
     stage = stages()[name]
-    source = notebook_source(notebook_of(stage))
+    source = "\n".join(code_of(notebook_of(stage)))
     made = {f"results/tables/{table}.csv" for table in re.findall(r"write_table\(.*paths\.table\(\"(\w+)\"", source)}
-    drawn = re.findall(r"figures\.save\(\S+, paths\.figure\(\"(\w+)\"", source)
+    drawn = re.findall(r"style\.save\(\S+, paths\.figure\(\"(\w+)\"", source)
     made |= {f"results/figures/{figure}.{suffix}" for figure in drawn for suffix in ("png", "svg")}
-    outs = {out for out in written(stage) if out.startswith(("results/tables/", "results/figures/"))}
-    if name == "ablation":  # writes two of its tables in a loop over their names
-        outs -= {"results/tables/study.csv", "results/tables/study_seeds.csv"}
-    assert outs == made
+    assert made == {out for out in written(stage) if out.startswith(("results/tables/", "results/figures/"))}
 
 
 def test_the_map_depends_on_every_table_and_figure_that_it_names():
-    deps = set(stages("dvc.yaml")["paper_map"]["deps"])
     named = {f"results/{file}" for exhibit in EXHIBITS for file in exhibit.files}
-    values = [claim.ours for claim in CLAIMS] + [value.ours for value in (*COSTS, MIMICS)]
-    values += [value.ours for exhibit in EXHIBITS for value in exhibit.values]
-    values += [value.ours for point in OPEN_POINTS for value in point.measured]
-    named |= {f"results/tables/{cell.table}.csv" for cell in values}
-    of_other_pipelines = {"results/tables/crossvalidation.csv", "results/tables/study.csv"}
-    assert {dep for dep in deps if dep.startswith("results/")} == named - of_other_pipelines
-
-
-def test_make_env_makes_the_folders_that_a_dry_run_looks_into():
-    recipe = re.search(r"^\t@mkdir -p (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
-    assert tuple(recipe.split()) == FILLED_BY_STAGES
+    values = [value for exhibit in (*EXHIBITS,) for value in exhibit.values]
+    values += [*CLAIMS, *COSTS, MIMICS, *(value for point in OPEN_POINTS for value in point.measured)]
+    named |= {f"results/tables/{value.ours.table}.csv" for value in values}
+    of_the_studies = {"results/tables/crossvalidation.csv", "results/tables/study.csv"}
+    deps = stages("dvc.yaml")["paper_map"]["deps"]
+    assert {dep for dep in deps if dep.startswith("results/")} == named - of_the_studies
 
 
 def test_what_dvc_compares_and_draws_is_written_by_a_stage():
-    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     drawn = [
         name for plot in content["plots"] if isinstance(plot, dict) for one in plot.values() for name in one["y"]
     ]
     drawn += [plot for plot in content["plots"] if isinstance(plot, str)]
-    outs = [out for stage in stages().values() for out in written(stage)]
+    outs = [out for stage in stages("dvc.yaml").values() for out in written(stage)]
     folders = [out.replace("${item}", variant) for out in outs for variant in VARIANTS]
     assert len(drawn) > 2 * len(VARIANTS)
     for name in [*content["metrics"], *drawn]:
         assert any(Path(name).is_relative_to(folder) for folder in folders), name
+
+
+def test_the_baselines_of_the_pipeline_are_those_of_the_command_line():
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert tuple(content["stages"]["baseline"]["foreach"]) == ITEMS["baseline"]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(profile, workspace):
+    pipeline = stages("dvc.yaml")
+    repeated = [f"{name}@{item}" for name, items in ITEMS.items() for item in items]
+    planned = dry_run(workspace, profile, "dvc.yaml")
+    assert sorted(planned) == sorted([*(name for name in pipeline if name not in ITEMS), *repeated])
+
+
+def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
+    """The stages that `dvc repro` would run, as DVC names them, in a clone where `make env` has run."""
+    (workspace / "params.yaml").write_text((ROOT / "cmbfe" / "profiles" / f"{profile}.yaml").read_text())
+    recipe = re.search(r"^\t@mkdir -p (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    for folder in recipe.split():
+        (workspace / folder).mkdir(parents=True, exist_ok=True)
+    for dep in {dep for stage in stages().values() for dep in stage["deps"] if dep.startswith("results/")}:
+        path = workspace / dep  # a clone has them from git
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix else path.mkdir(exist_ok=True)
+    dvc = [sys.executable, "-m", "dvc", "repro", "--dry", *targets]
+    dry = subprocess.run(dvc, cwd=workspace, capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    return re.findall(r"[Ss]tage '([^']+)'", dry.stdout)
