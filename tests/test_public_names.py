@@ -1,5 +1,6 @@
 """What `import cmbfe` gives: the public names when they are asked for, and the version, installed or not."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -25,6 +26,22 @@ def test_every_public_name_is_there_and_listed():
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, cmbfe; sys.exit(len({'numpy', 'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("room", ["detector", "metrics"])
+def test_the_core_imports_nothing_but_its_packages(room):
+    known = {*sys.stdlib_module_names, "numpy", "pandas", "safetensors", "scipy", "torch", "torchvision"}
+    lazily = {"export.py": {"onnx", "onnxruntime"}}
+    ours = {"cmbfe", "cmbfe.detector", "cmbfe.metrics", "cmbfe.errors", "cmbfe.files"}
+    files = list((Path(cmbfe.__file__).parent / room).glob("*.py"))
+    assert len(files) > 5
+    for file in files:
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        outside = {name.split(".")[0] for name in names if not name.startswith("cmbfe")}
+        assert outside <= known | lazily.get(file.name, set())
+        assert {".".join(name.split(".")[:2]) for name in names if name.startswith("cmbfe")} <= ours
 
 
 def not_installed(name: str) -> str:

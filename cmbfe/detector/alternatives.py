@@ -40,9 +40,10 @@ class BoxSegmentation(nn.Module):
 
     def __init__(self, channels: Iterable[int], weight: float = WEIGHT) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({str(count): nn.Conv2d(count, 1, 1) for count in sorted(set(channels))})
-        for head in self.heads.values():
-            nn.init.constant_(head.bias, PRIOR_LOGIT)
+        heads = {str(count): nn.Conv2d(count, 1, 1) for count in sorted(set(channels))}
+        for head in heads.values():
+            nn.init.constant_(head.get_parameter("bias"), PRIOR_LOGIT)
+        self.heads = nn.ModuleDict(heads)
         self.weight = weight
         self.of_maps: list[Tensor] = []
 
@@ -55,7 +56,7 @@ class BoxSegmentation(nn.Module):
         """Features Tensor[N, C, h, w], untouched; their map's loss is kept for `losses`."""
         logits = self.heads[str(features.shape[1])](features)
         with torch.autocast(features.device.type, enabled=False):
-            share = F.adaptive_avg_pool2d(mask, features.shape[-2:])
+            share = F.adaptive_avg_pool2d(mask, (features.shape[2], features.shape[3]))
             self.of_maps.append(F.binary_cross_entropy_with_logits(logits.float(), share))
         return features
 
@@ -113,8 +114,8 @@ def attach(name: str, model: nn.Module, layer: str | Sequence[str]) -> Enhanceme
     alternative = find(name)
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
-        guided = alternative.make(lambda: channels_of(model, layer)).to(device)
-    return enhance_during_training(model, layer, guided, alternative.schedule)
+        guided: Any = alternative.make(lambda: channels_of(model, layer))
+    return enhance_during_training(model, layer, guided.to(device), alternative.schedule)
 
 
 @torch.no_grad()

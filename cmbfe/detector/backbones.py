@@ -8,7 +8,7 @@ import pickle
 from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -65,7 +65,7 @@ def vgg16(input_size: int, width: float = 1.0) -> Trunk:
         nn.Conv2d(c1024, c1024, 1),
         nn.ReLU(inplace=True),
     )
-    halving = {"kernel_size": 3, "stride": 2, "padding": 1}
+    halving: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
     extras = [_extra(c1024, c256, c512, **halving), _extra(c512, c128, c256, **halving)]
     if input_size == 300:
         extras += [_extra(c256, c128, c256, kernel_size=3) for _ in range(2)]
@@ -76,7 +76,7 @@ def vgg16(input_size: int, width: float = 1.0) -> Trunk:
     return Trunk(layers[:23], blocks, [c512, c1024, c512] + [c256] * (len(extras) - 1))
 
 
-def _extra(inputs: int, middle: int, outputs: int, **convolution: int) -> nn.Sequential:
+def _extra(inputs: int, middle: int, outputs: int, **convolution: Any) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, middle, 1),
         nn.ReLU(inplace=True),

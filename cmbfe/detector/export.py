@@ -6,7 +6,7 @@ The graph holds all that `SSD` does in evaluation, non-maximum suppression inclu
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -187,7 +187,9 @@ def _together(one: Difference, other: Difference) -> Difference:
     """Counts are added; np.maximum, unlike max, keeps what is not a number."""
     return Difference(
         one.images + other.images,
-        *(float(np.maximum(*pair)) for pair in zip(one[1:4], other[1:4], strict=True)),
+        float(np.maximum(one.score, other.score)),
+        float(np.maximum(one.box_px, other.box_px)),
+        float(np.maximum(one.box_share, other.box_share)),
         one.suppressed_otherwise + other.suppressed_otherwise,
         one.detected_otherwise + other.detected_otherwise,
     )
@@ -272,7 +274,7 @@ def to_onnx(detector: SSD) -> "onnx.ModelProto":
     links = (*EVERY_BOX, TO_IMAGE)
     # No two sides of the example are equal, so that none is taken for another.
     example = torch.rand(2, 3, detector.input_size - 1, detector.input_size + 1)
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         Network(detector).eval(),
         (example,),
         dynamic_shapes=({0: Dim("images"), 2: Dim("rows", min=2), 3: Dim("columns", min=2)},),

@@ -116,7 +116,8 @@ class Enhancement:
     def set_progress(self, iteration: int, iterations: int) -> None:
         """Let what stands there fade, where it does: its strength in an iteration, counted from 0."""
         if self.schedule != "constant":
-            self.fe.strength = strength(self.schedule, iteration, iterations)
+            fading: Any = self.fe  # only what fades has a strength
+            fading.strength = strength(self.schedule, iteration, iterations)
 
     def parameters(self) -> list[nn.Parameter]:
         """Weights of what stands there, for the optimiser; FE has none."""
@@ -163,8 +164,9 @@ class Enhancement:
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
         was_in_call, self.is_in_call = self.is_in_call, False
-        has_losses = was_in_call and isinstance(self.fe, SideTask) and isinstance(made, Mapping)
-        return {**made, **self.fe.losses()} if has_losses else None
+        if was_in_call and isinstance(self.fe, SideTask) and isinstance(made, Mapping):
+            return {**made, **self.fe.losses()}
+        return None
 
 
 def _boxes_of(targets: Any) -> list[Tensor]:
@@ -198,15 +200,16 @@ def _before_normalisation(images: Tensor, transform: GeneralizedRCNNTransform) -
 
 def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str) -> Any:
     """A layer's feature maps, each changed; dicts, lists and tuples keep their type."""
+    kind: Any = type(features)
     if isinstance(features, Tensor) and features.ndim == 4:
         return change(features)
     if isinstance(features, Mapping):
-        return type(features)((key, _on_every_map(change, one, name)) for key, one in features.items())
+        return kind((key, _on_every_map(change, value, name)) for key, value in features.items())
     if isinstance(features, list | tuple):
-        changed = [_on_every_map(change, one, name) for one in features]
-        return type(features)(*changed) if hasattr(features, "_fields") else type(features)(changed)
-    found = f"a tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
-    raise InputError(f"layer {name!r} gives {found}; FE needs feature maps [N, C, h, w], or a dict or list of them")
+        changed = [_on_every_map(change, value, name) for value in features]
+        return kind(*changed) if hasattr(features, "_fields") else kind(changed)
+    what = f"a tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else kind.__name__
+    raise InputError(f"layer {name!r} gives {what}; FE needs feature maps [N, C, h, w], or a dict or list of them")
 
 
 def _is_in_backward() -> bool:

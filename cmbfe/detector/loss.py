@@ -99,11 +99,11 @@ def ssd_loss(
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, regression = logits.float(), regression.float()
-        truth, labels = _padded(boxes, labels, logits.device)
-        matches = match(truth, labels > 0, default)
+        truth, truth_labels = _padded(boxes, labels, logits.device)
+        matches = match(truth, truth_labels > 0, default)
         matched = matches >= 0
         index = matches.clamp(min=0)
-        classes = labels.gather(1, index).where(matched, 0)
+        classes = truth_labels.gather(1, index).where(matched, 0)
         entropy = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
         negatives = _hardest(entropy.masked_fill(matched, 0), matched, minimum_negatives)
         # Padding has no size, hence no finite target: cut out before the loss, not after it.
@@ -127,9 +127,9 @@ def _over_all_processes(matches: Tensor) -> Tensor:
 
 def _padded(boxes: Sequence[Tensor], labels: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Boxes [N, K, 4] and labels [N, K] with at least one row per image; label 0 marks padding."""
-    boxes = pad_sequence([F.pad(b.float(), (0, 0, 0, 1)) for b in boxes], batch_first=True)
-    labels = pad_sequence([F.pad(x, (0, 1)) for x in labels], batch_first=True)
-    return boxes.to(device), labels.to(device)
+    padded_boxes = pad_sequence([F.pad(b.float(), (0, 0, 0, 1)) for b in boxes], batch_first=True)
+    padded_labels = pad_sequence([F.pad(x, (0, 1)) for x in labels], batch_first=True)
+    return padded_boxes.to(device), padded_labels.to(device)
 
 
 def _hardest(entropy: Tensor, matched: Tensor, minimum: int) -> Tensor:

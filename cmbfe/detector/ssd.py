@@ -125,6 +125,8 @@ class SSD(nn.Module):
 
     default_boxes: Tensor
     """Tensor[P, 4]: cx, cy, w, h as fractions of the input."""
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -184,10 +186,10 @@ class SSD(nn.Module):
     def feature_maps(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The maps that the heads see, finest first; with a mask, enhanced where `placement` (A4) says."""
         features = self.stem(inputs)
-        if mask is not None and self.config.placement in ("trunk", "both"):
+        if self.fe is not None and mask is not None and self.config.placement in ("trunk", "both"):
             features = self.fe(features, mask)
         source = self.l2norm(features)
-        if mask is not None and self.config.placement in ("source", "both"):
+        if self.fe is not None and mask is not None and self.config.placement in ("source", "both"):
             source = self.fe(source, mask)
         maps = [source]
         for block in self.blocks:

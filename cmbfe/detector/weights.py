@@ -90,6 +90,7 @@ def _config(content: Any, path: Path) -> Config:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, got {type(content).__name__}")
     try:
-        return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return Config(**settings)
     except (TypeError, InputError) as error:
         raise InputError(f"{path}: {error}") from None

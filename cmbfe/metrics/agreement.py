@@ -82,15 +82,14 @@ def bland_altman(truth: np.ndarray, measured: np.ndarray) -> BlandAltman:
     difference = np.asarray(measured, float) - np.asarray(truth, float)
     n = len(difference)
     if n < 2:
-        return BlandAltman(float(difference.mean()) if n else np.nan, *[np.nan] * 5)
+        return BlandAltman(*[float(difference.mean()) if n else np.nan, *[np.nan] * 5])
     bias, deviation = difference.mean(), difference.std(ddof=1)
     t = stats.t.ppf(0.975, n - 1)
     margin = t * deviation / np.sqrt(n)
     spread = 1.96 * deviation
     # Bland and Altman 1986: the variance of a limit is about 3 s² / n.
-    return BlandAltman(
-        *map(float, (bias, bias - margin, bias + margin, bias - spread, bias + spread)), float(margin * np.sqrt(3))
-    )
+    ends = (bias - margin, bias + margin, bias - spread, bias + spread)
+    return BlandAltman(*map(float, (bias, *ends, margin * np.sqrt(3))))
 
 
 def icc(ratings: np.ndarray) -> tuple[float, float, float]:

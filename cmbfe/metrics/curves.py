@@ -156,12 +156,12 @@ def cpm(matches: Matches, per: Per = "image", weights: np.ndarray | None = None)
 
 def evaluate(
     labels: Labels, detections: Detections, iou: float = 0.5, *, sensitivity: float = 0.9, x_max: float = X_MAX
-) -> dict[str, float | int]:
+) -> dict[str, Value]:
     """`summary` of COCO detections against COCO labels, matched box by box on each image; see `match`."""
     return summary(match(labels, detections, iou), sensitivity, x_max)
 
 
-def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) -> dict[str, float | int]:
+def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) -> dict[str, Value]:
     """All metrics by name, and the counts behind them; NaN where one is undefined."""
     percent = f"{100 * sensitivity:g}"
     return {

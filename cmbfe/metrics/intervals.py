@@ -13,6 +13,7 @@ same patients.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ LEVEL = 0.95
 RESAMPLES_AT_ONCE = 250
 """Resamples in one call of a metric, which bounds the memory."""
 
-Metric = Callable[..., float | np.ndarray]
+Metric = Callable[..., Any]
 """A function of `cmbfe.metrics.curves`: of matches and `weights` [B, P], giving [B]."""
 Statistic = Callable[[np.ndarray], np.ndarray]
 """How often each of P patients counts, [B, P] -> values [B] (or several in columns)."""
@@ -112,9 +113,7 @@ def interval_of(statistic: Statistic, patients: int, resamples: int = RESAMPLES,
     return _interval(*_draw(statistic, patients, resamples, seed), patients)
 
 
-def _draw(
-    statistic: Statistic, patients: int, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _draw(statistic: Statistic, patients: int, resamples: int, seed: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """The statistic of all patients, of each resample, and without each patient."""
     everybody = np.ones((1, patients))
     if patients < 2:
@@ -128,11 +127,11 @@ def _interval(value: float, values: np.ndarray, without_each: np.ndarray, patien
     undefined = len(values) - len(defined)
     outside = tail(patients) if patients > 1 else 0.0
     if not len(values) or np.isnan(value) or undefined > outside * len(values):
-        return Interval(float(value), *[np.nan] * 5, undefined=undefined)
+        return Interval(float(value), np.nan, np.nan, np.nan, np.nan, np.nan, undefined)
     low, high = np.quantile(defined, [outside, 1 - outside])
     bca_low, bca_high = np.quantile(defined, bca_levels(value, defined, without_each, outside))
-    ends = map(float, (value, low, high, bca_low, bca_high, defined.std(ddof=1)))
-    return Interval(*ends, undefined=undefined)
+    error = float(defined.std(ddof=1))
+    return Interval(float(value), float(low), float(high), float(bca_low), float(bca_high), error, undefined)
 
 
 def tail(patients: int) -> float:

@@ -125,7 +125,7 @@ def save_matches(matches: Matches, path: Path) -> None:
 
     Scores are kept as float32, ids of ground truths are integers, and which detection of the list it was is not kept.
     """
-    arrays = {name: np.asarray(getattr(matches, name)).astype(kind) for name, kind in ARRAYS.items()}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(matches, name)).astype(kind) for name, kind in ARRAYS.items()}
     patients = np.array([str(patient) for patient in matches.patients], dtype=np.str_)
     with whole_file(path) as temporary:
         np.savez_compressed(temporary, **arrays, patients=patients)

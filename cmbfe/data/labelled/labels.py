@@ -27,6 +27,9 @@ CATEGORIES = [{"id": 1, "name": "cmb"}]
 LOCATIONS = ("lobar", "deep", "infratentorial")
 """Values of an annotation's `location`, where it is known."""
 
+LOCATIONS = ("lobar", "deep", "infratentorial")
+"""What an annotation's `location` may be."""
+
 LABELS_FILE = "annotations.json"
 """Name of the labels beside the images or DICOM series that they belong to."""
 MIMICS_FILE = "mimics.json"
