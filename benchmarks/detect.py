@@ -42,7 +42,7 @@ from cmbfe.detector.ssd import build
 from cmbfe.detector.weights import save_model
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
-from cmbfe.findings.one_series import Detector, trained
+from cmbfe.findings.model import Detector, load_detector
 from cmbfe.findings.run import Options, detect_files
 from cmbfe.params import Params, load_params, profile_file, save_params
 from cmbfe.phantom.cohort import simulate
@@ -217,10 +217,10 @@ def on_dask(source: Path, model: Path, params: Params, threshold: float, workers
     options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     with LocalCluster(**options) as cluster, Client(cluster) as client, tempfile.TemporaryDirectory() as folder:
         client.run(torch.set_num_threads, 1)
-        client.run(trained, model)
+        client.run(load_detector, model)
         begin = time.perf_counter()
         settings = (params.images, Options(threshold), workers, cluster.scheduler_address)
-        detect_files(source, partial(trained, model), Path(folder) / "out", *settings)
+        detect_files(source, partial(load_detector, model), Path(folder) / "out", *settings)
         return time.perf_counter() - begin
 
 

@@ -28,7 +28,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RLELossless, gen
 from torch import nn
 
 from cmbfe.errors import InputError
-from cmbfe.findings.one_series import Detector
+from cmbfe.findings.model import Detector
 from cmbfe.findings.run import Options, detect_files
 from cmbfe.params import Images, load_params, profile_file
 from cmbfe.training.devices import make_compute

@@ -7,7 +7,7 @@ import torch
 from tiny_world import tiny_params
 from torch import nn
 
-from cmbfe.findings.one_series import Detector
+from cmbfe.findings.model import Detector
 from cmbfe.findings.run import Options, Result, detect_files
 from cmbfe.training.devices import make_compute
 

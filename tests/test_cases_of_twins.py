@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.figures.cases import boxes_in_cut_out, cases_figure
+from cmbfe.figures.evidence import boxes_in_cut_out, cases_figure
 from cmbfe.metrics import cases
 from cmbfe.metrics.curves import match, threshold_at_false_positives
 

@@ -14,7 +14,7 @@ from tiny_world import SIDE, dicom_head, labelled_images, save_tiny_model, tiny_
 from cmbfe.data.labelled.images import save_image
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
-from cmbfe.findings.one_series import Detector
+from cmbfe.findings.model import Detector
 from cmbfe.training.devices import make_compute
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cmbfe.errors import InputError
-from cmbfe.findings.operating_point import read_threshold
+from cmbfe.findings.model import read_threshold
 
 TABLE = "variant,threshold,sensitivity\nssd512,0.16,0.88\nssd300,,\n"
 

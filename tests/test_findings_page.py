@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_world import dicom_head, labelled_images
 
 from cmbfe.detector.ssd import build
-from cmbfe.findings.one_series import Detector
+from cmbfe.findings.model import Detector
 from cmbfe.training.devices import make_compute
 
 
@@ -46,7 +46,7 @@ def test_a_page_has_every_lesion_of_every_series_of_its_patient(page):
     assert "<h1>Cerebral microbleeds: A&amp;B</h1>" in page
     assert page.count("<h2>") == 2
     assert page.count("<figcaption>") == 2 * len(BOXES)
-    rows = re.findall(r"<tbody>(.*?)</tbody>", page)
+    rows = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
     assert [row.count("<tr>") for row in rows] == [2, 2]
     assert "never for diagnosis" in page
 

@@ -13,7 +13,7 @@ from tiny_world import dicom_head, tiny_params
 
 from cmbfe.data.labelled.images import save_image
 from cmbfe.errors import InputError
-from cmbfe.findings.one_series import Detector
+from cmbfe.findings.model import Detector
 from cmbfe.findings.run import Options, Result, detect_files
 from cmbfe.training.devices import make_compute
 

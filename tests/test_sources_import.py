@@ -18,7 +18,7 @@ from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
-from cmbfe.findings.series import image_files, image_series
+from cmbfe.findings.search import image_files, image_series
 from cmbfe.metrics.lesions import match_lesions
 from cmbfe.studies.crossvalidation import fold_test_set
 from cmbfe.training.batches import load_labelled

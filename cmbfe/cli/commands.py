@@ -208,16 +208,14 @@ def detect(
     """
     from functools import partial
 
-    from cmbfe.findings.model_folder import of_model, refuse_to_lose
-    from cmbfe.findings.one_series import trained
-    from cmbfe.findings.operating_point import chosen_threshold
+    from cmbfe.findings.model import chosen_threshold, load_detector, model_settings, refuse_to_lose
     from cmbfe.findings.run import Options, detect_files, in_a_line
 
-    settings, variant = of_model(model)
+    settings, variant = model_settings(model)
     refuse_to_lose([path for path in (model, operating_point) if path], out)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
     options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file)
-    result = detect_files(src, partial(trained, model.resolve()), out, settings, options, jobs, backend)
+    result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend)
     for series in result.left_out:
         print(f"cmbfe: left out: {' '.join(series.line.split())}", file=sys.stderr)
     print(f"{out}: {in_a_line(result, chosen)}")
@@ -269,7 +267,7 @@ def export(
     from cmbfe.data.labelled.images import read_image
     from cmbfe.detector.export import RANDOM_BATCHES, export_onnx
     from cmbfe.detector.weights import load_model
-    from cmbfe.findings.series import image_files
+    from cmbfe.findings.search import image_files
     from cmbfe.training.batches import to_input
 
     files = [] if images is None else image_files(images, out)

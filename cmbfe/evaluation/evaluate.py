@@ -1,7 +1,7 @@
 """The evidence about a detector in one folder: two COCO files in; numbers, tables, figures and a page out."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from cmbfe.data.folders import resolved
-from cmbfe.data.foreign_labels import read_foreign_labels
+from cmbfe.data.foreign_labels import LARGEST_PX, read_foreign_labels, refuse_half_characters
+from cmbfe.data.labelled.detections import detections_of
 from cmbfe.data.labelled.labels import Detections, Labels, labels_of_split
 from cmbfe.errors import InputError
-from cmbfe.evaluation.files import evaluated_detections, evaluated_mimics
 from cmbfe.evaluation.page import PAGE_FILE, Detector, write_page
-from cmbfe.files import whole_folder, write_json
+from cmbfe.files import whole_folder, within_python, write_json
 from cmbfe.metrics import curves, intervals
 from cmbfe.metrics.agreement import bland_altman, class_agreement, counts_per_patient, icc
 from cmbfe.metrics.calibration import expected_calibration_error, has_probabilities, reliability
@@ -26,6 +26,8 @@ from cmbfe.metrics.matching import FALSE_POSITIVE, match
 from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
 
 METRICS_FILE = "metrics.json"
+NO_MIMIC = "none"
+"""Row of the false positives on no mimic, see `subgroups.false_positives_by_mimic`."""
 SENSITIVITY = 0.9
 """Where the paper reads precision and false positives (Tables 3 and 4)."""
 
@@ -81,12 +83,12 @@ def evaluate_files(
     resolved(Path(out))  # a link to itself is said first
     labels = chosen_labels(read_foreign_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
-    found = [evaluated_detections(path, labels) for path in files]
-    mimic_labels = evaluated_mimics(mimics) if mimics else None
+    results = [read_results(path, labels) for path in files]
+    mimic_labels = read_mimics(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
-        pairs = zip(names_of(files), found, strict=True)
-        detectors = [matched(name, labels, one, iou, threshold) for name, one in pairs]
+        pairs = zip(names_of(files), results, strict=True)
+        detectors = [matched(name, labels, detections, iou, threshold) for name, detections in pairs]
         point = "given" if threshold is not None else "90 % sensitivity on these images"
         used = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
         return write_evaluation(folder, detectors, labels, mimic_labels, used | {"operating_point": point}, progress)
@@ -113,8 +115,8 @@ def write_evaluation(
     """
     result = describe(detectors, labels, settings["resamples"], settings["seed"], progress)
     result["settings"] = settings
-    groups = [subgroup_tables(one, labels, mimics, settings["iou"]) for one in detectors]
-    write_json(folder / METRICS_FILE, as_json(result))
+    groups = [subgroup_tables(detector, labels, mimics, settings["iou"]) for detector in detectors]
+    write_json(folder / METRICS_FILE, result)
     write_tables(folder, detectors, labels, groups)
     write_page(folder, detectors, result, groups)
     return result
@@ -163,13 +165,45 @@ def lesion_level_gap(labels: Labels) -> str | None:
     return None
 
 
+def read_mimics(path: Path | str) -> Labels:
+    """Read COCO labels of mimics, whose categories are their kinds.
+
+    Raises:
+        InputError: as `read_foreign_labels`; a category without a name, or with that of the row of those on no mimic.
+    """
+    mimics = read_foreign_labels(path)
+    for category in mimics["categories"]:
+        name, what = category.get("name"), f"{path}: category {category['id']}: its name"
+        if not isinstance(name, str):
+            raise InputError(f"{what} {name!r} is not text; name the kind of mimic")
+        refuse_half_characters(name, what)
+        if name == NO_MIMIC:
+            raise InputError(f"{what} {NO_MIMIC!r} means on no mimic; rename the kind")
+    return mimics
+
+
+def read_results(path: Path | str, labels: Labels) -> Detections:
+    """Read COCO results of every image of the labels, as `detections_of` does.
+
+    Raises:
+        InputError: as there; or a box beyond `LARGEST_PX`.
+    """
+    with within_python(path):
+        detections = detections_of(path, labels, all_looked_at=True)
+    boxes = np.array([one["bbox"] for one in detections], float).reshape(-1, 4)
+    if len(beyond := np.flatnonzero(np.abs(boxes).max(axis=1, initial=0) > LARGEST_PX)):
+        box = detections[beyond[0]]["bbox"]
+        raise InputError(f"{path}: the box {box} lies beyond {LARGEST_PX:g} px, where no image is")
+    return detections
+
+
 def describe(detectors: list[Detector], labels: Labels, resamples: int, seed: int, progress: bool) -> dict[str, Any]:
     """Everything of metrics.json but the settings: the first detector, the second, and their difference."""
-    result = describe_one(detectors[0])
-    result["notes"] = notes(detectors, labels)
+    result = _described(detectors[0])
+    result["notes"] = _notes(detectors, labels)
     levels = ["pictures", "lesions"] if detectors[0].lesions else ["pictures"]
     if len(detectors) > 1:
-        result["against"] = describe_one(detectors[1])
+        result["against"] = _described(detectors[1])
         result["difference"] = {level: {} for level in levels}
     tasks = [(level, metric) for level in levels for metric in COMPARED]
     for level, metric in tqdm(tasks, desc="bootstrap over patients", unit="metric", disable=not progress):
@@ -184,7 +218,7 @@ def describe(detectors: list[Detector], labels: Labels, resamples: int, seed: in
     return result
 
 
-def describe_one(detector: Detector) -> dict[str, Any]:
+def _described(detector: Detector) -> dict[str, Any]:
     """One detector's values: those of the image level at the top, the others by topic."""
     result: dict[str, Any] = {"detector": detector.name, **curves.summary(detector.images, SENSITIVITY)}
     result["intervals"] = {"pictures": {}}
@@ -208,21 +242,21 @@ def describe_one(detector: Detector) -> dict[str, Any]:
     return result
 
 
-def notes(detectors: list[Detector], labels: Labels) -> list[str]:
+def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
     """What a reader must know about what was not, or not quite, evaluated."""
-    found = []
+    notes = []
     if any("patient_id" not in image for image in labels["images"]):
-        found.append("The labels name no patients: each image counts as a patient of its own.")
+        notes.append("The labels name no patients: each image counts as a patient of its own.")
     if gap := lesion_level_gap(labels):
-        found.append(f"No lesion level: {gap}.")
+        notes.append(f"No lesion level: {gap}.")
     if not detectors[0].images.truth_ids:
-        found.append("The labels hold no microbleed: nothing that needs one has a value.")
+        notes.append("The labels hold no microbleed: nothing that needs one has a value.")
     for detector in detectors:
         if not detector.has_operating_point and detector.images.truth_ids:
-            found.append(f"{detector.name} never reaches 90 % sensitivity: no operating point; give --threshold.")
+            notes.append(f"{detector.name} never reaches 90 % sensitivity: no operating point; give --threshold.")
         if not has_probabilities(detector.images):
-            found.append(f"The scores of {detector.name} are no probabilities: no calibration.")
-    return found
+            notes.append(f"The scores of {detector.name} are no probabilities: no calibration.")
+    return notes
 
 
 def subgroup_tables(detector: Detector, labels: Labels, mimics: Labels | None, iou: float) -> dict[str, pd.DataFrame]:
@@ -280,14 +314,3 @@ def curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]:
 
 def _file_name(title: str) -> str:
     return title.split(" (")[0].replace(" ", "_")
-
-
-def as_json(values: Any) -> Any:
-    """The same with null for every number that JSON does not have (NaN, infinity)."""
-    if isinstance(values, Mapping):
-        return {key: as_json(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [as_json(value) for value in values]
-    if isinstance(values, float | np.floating):
-        return float(values) if np.isfinite(values) else None
-    return values

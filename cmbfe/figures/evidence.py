@@ -1,14 +1,23 @@
-"""Figures of the evidence, in the look of `cmbfe.figures.style`: curves, gains, reliability, folds."""
+"""Figures of the evidence: curves, gains, reliability, folds, and cut-outs around single cases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from cmbfe.figures.style import COLOURS, arm, colour, theme
+from cmbfe.figures.style import COLOURS, arm, colour, cut_out, show_image, theme
+
+CASE_COLUMNS = (5, 8)
+"""Fewest and most in a row."""
+CASE_INCHES = 1.55
+"""Side of a cut-out."""
+Box = Mapping[str, Any]
+"""With `image_id` and `bbox` [x, y, w, h] px, as COCO has annotations and results."""
 
 
 def precision_sensitivity_figure(
@@ -28,22 +37,22 @@ def precision_sensitivity_figure(
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
         for variant, curve in curves.items():
-            axes.plot(
-                curve["sensitivity"],
-                curve["precision"],
-                color=COLOURS[arm(variant)],
-                label=f"{variant}, ours",
-            )
+            draw_precision_sensitivity(axes, curve, f"{variant}, ours", COLOURS[arm(variant)])
         _draw_bands(axes, bands or {})
         for variant, (x, y) in marks.items():
             label = f"{variant}, paper (other patients)"
             axes.plot(x, y, "o", color=COLOURS[arm(variant)], markerfacecolor="none", markersize=9, label=label)
         axes.axvline(sensitivity, color="0.4", linestyle=":", linewidth=1)
-        axes.set(xlabel="sensitivity", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
         axes.set_title("Precision against sensitivity on the test images")
         axes.legend(loc="lower left")
     plt.close(figure)
     return figure
+
+
+def draw_precision_sensitivity(axes: Axes, curve: pd.DataFrame, label: str, colour: str) -> None:
+    """Draw one detector's precision (column `precision`) against its sensitivity (`sensitivity`)."""
+    axes.plot(curve["sensitivity"], curve["precision"], color=colour, label=label)
+    axes.set(xlabel="sensitivity", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
 
 
 def froc_figure(
@@ -62,17 +71,25 @@ def froc_figure(
     with theme():
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
         for variant, curve in curves.items():
-            # The curve keeps its last sensitivity where the detector has nothing more to say.
-            x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
-            y = [*curve["sensitivity"], curve["sensitivity"].max()]
             label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
-            axes.plot(x, y, color=colour(variant), label=label)
+            draw_froc(axes, curve, label, colour(variant), x_max)
         _draw_bands(axes, bands or {})
-        axes.set(xlabel="false positives per image", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
         axes.set_title("Free-response ROC on the test images (ours)")
         axes.legend(loc="lower right")
     plt.close(figure)
     return figure
+
+
+def draw_froc(axes: Axes, curve: pd.DataFrame, label: str, colour: str, x_max: float, per: str = "image") -> None:
+    """Draw one detector's sensitivity against its false positives per image or `per` patient.
+
+    Args:
+        curve: columns `false_positives` and `sensitivity`; its last sensitivity is kept to the right edge.
+    """
+    x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
+    y = [*curve["sensitivity"], curve["sensitivity"].max()]
+    axes.plot(x, y, color=colour, label=label)
+    axes.set(xlabel=f"false positives per {per}", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
 
 
 def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
@@ -169,3 +186,65 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
         gains.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
     plt.close(figure)
     return figure
+
+
+def cases_figure(
+    groups: Mapping[str, Sequence[Box]],
+    images: Mapping[Any, np.ndarray],
+    drawn: Mapping[str, tuple[str, Sequence[Box]]],
+    pixel_mm: float,
+    side_mm: float = 30,
+    rows: int = 2,
+) -> Figure:
+    """Cut-outs around cases, in their order, as many as fit; a group without cases says so.
+
+    Args:
+        groups: heading -> cases, boxes with a `title`.
+        images: image id -> uint8 [rows, columns].
+        drawn: name in the legend -> colour and boxes, drawn where they lie in a cut-out; later ones on top.
+        pixel_mm: size of a pixel. side_mm: of a cut-out. rows: at most, in each group.
+    """
+    columns = int(np.clip(max(map(len, groups.values())), *CASE_COLUMNS))
+    shown = {heading: list(cases)[: rows * columns] for heading, cases in groups.items()}
+    heights = [max(1, -(-len(cases) // columns)) for cases in shown.values()]
+    inches = [
+        (height * (CASE_INCHES + 0.4) if cases else 0.4) + 0.4
+        for height, cases in zip(heights, shown.values(), strict=True)
+    ]
+    figure = plt.figure(figsize=(columns * CASE_INCHES, sum(inches) + 0.4), layout="constrained")
+    *parts, last = figure.subfigures(len(shown) + 1, 1, height_ratios=[*inches, 0.4])
+    legend = [Patch(fill=False, edgecolor=colour, label=name) for name, (colour, _) in drawn.items()]
+    last.legend(handles=legend, loc="center left", ncols=len(legend), frameon=False, fontsize=9)
+    for part, height, (heading, cases) in zip(parts, heights, shown.items(), strict=True):
+        part.suptitle(heading, fontsize=11, x=0.01, ha="left")
+        axes = part.subplots(height, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.set_axis_off()
+        if not cases:
+            axes[0].text(0, 0.5, "none", fontsize=11, transform=axes[0].transAxes)
+        for axis, case in zip(axes, cases, strict=False):
+            side_px = round(side_mm / pixel_mm)
+            cut = cut_out(images[case["image_id"]], case["bbox"], side_px)
+            show_image(axis, cut, boxes_in_cut_out(case, drawn, side_px), pixel_mm, bar_mm=10)
+            axis.set_title(case["title"], fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def boxes_in_cut_out(
+    case: Box, drawn: Mapping[str, tuple[str, Sequence[Box]]], side_px: int
+) -> dict[str, list[list[float]]]:
+    """Colour -> the boxes whose middle lies in the case's `cut_out` of `side_px`, moved to its corner.
+
+    Arguments as in `cases_figure`.
+    """
+    x, y, width, height = case["bbox"]
+    left, top = int(x + width / 2) - side_px // 2, int(y + height / 2) - side_px // 2
+    moved = {}
+    for edge, boxes in drawn.values():
+        here = [box["bbox"] for box in boxes if box["image_id"] == case["image_id"]]
+        of_cut_out = [[x - left, y - top, width, height] for x, y, width, height in here]
+        moved[edge] = [
+            box for box in of_cut_out if 0 <= box[0] + box[2] / 2 < side_px and 0 <= box[1] + box[3] / 2 < side_px
+        ]
+    return moved

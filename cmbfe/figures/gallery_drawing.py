@@ -3,7 +3,8 @@
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
+from itertools import zip_longest
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,11 +12,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cmbfe.figures import style
+from cmbfe.figures import evidence, style
 from cmbfe.figures.gallery import (
     DIFFERENCE,
     MASK,
-    Found,
     Gallery,
     View,
     boxes_of,
@@ -24,11 +24,15 @@ from cmbfe.figures.gallery import (
     layer_of,
     pixels_of,
 )
+from cmbfe.figures.html import templates
 from cmbfe.metrics.curves import X_MAX
 
 LAYER_COLOUR = "#009E73"
 """Of the palette of the figures; neither of the two arms."""
-SCALE_BAR_MM = 20
+LAYER_MEANING = {
+    MASK: "green: FE mask M, 0 to 1, opaque where it is largest",
+    DIFFERENCE: "green: what FE adds to the channel of the first feature map that it changes most",
+}
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -74,39 +78,24 @@ def image_png(gallery: Gallery, view: View) -> bytes:
 
 def image_overlay(gallery: Gallery, view: View) -> str:
     """The boxes with their scores and the scale bar as SVG elements, in px of the image."""
-    image = image_of(gallery, view)
-    of_detector = colours(gallery.found)
+    image, of_detector, macros = image_of(gallery, view), colours(gallery.found), _macros()
     below = {
         name: number % 2 == 1 for number, name in enumerate(gallery.found)
     }  # twins' scores would cover each other
     drawn = [
-        rectangles(found, of_detector.get(name, style.GROUND_TRUTH_COLOUR), image["width"] / 40, below.get(name))
+        macros.boxes(
+            [*zip_longest(found.boxes, [f"{score:.2f}" for score in found.scores])],
+            of_detector.get(name, style.GROUND_TRUTH_COLOUR),
+            image["width"] / 40,
+            below.get(name, False),
+        )
         for name, found in boxes_of(gallery, view).items()
     ]
-    return "".join(drawn) + scale_bar(image)
+    return "".join([*drawn, macros.scale_bar(image)])
 
 
-def rectangles(found: Found, colour: str, text_px: float, below: bool | None = None) -> str:
-    """Boxes with their scores above or below them as SVG elements, in px of the image."""
-    scores = [f"{score:.2f}" for score in found.scores] or [""] * len(found.boxes)
-    return "".join(
-        f'<rect x="{x - 1:g}" y="{y - 1:g}" width="{width + 2:g}" height="{height + 2:g}" stroke="{colour}"/>'
-        f'<text x="{x - 1:g}" y="{y + height + 1 + text_px if below else y - 2:g}" font-size="{text_px:g}" '
-        f'fill="{colour}">{score}</text>'
-        for (x, y, width, height), score in zip(found.boxes, scores, strict=True)
-    )
-
-
-def scale_bar(image: dict) -> str:
-    """A white bar with its length, where the image's `pixel_spacing_mm` is known, as SVG elements."""
-    if "pixel_spacing_mm" not in image:
-        return ""
-    left, bottom, length = 0.05 * image["width"], 0.95 * image["height"], SCALE_BAR_MM / image["pixel_spacing_mm"][1]
-    return (
-        f'<path d="M{left:g} {bottom:g}h{length:g}" stroke="white"/>'
-        f'<text x="{left:g}" y="{bottom - image["width"] / 80:g}" font-size="{image["width"] / 40:g}" fill="white">'
-        f"{SCALE_BAR_MM} mm</text>"
-    )
+def _macros() -> Any:
+    return templates("cmbfe.figures").get_template("drawing.svg.jinja").module
 
 
 @dataclass(frozen=True)
@@ -140,40 +129,34 @@ def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160)
 
 
 def draw_froc(axes: plt.Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
-    """Sensitivity against false positives per image; a curve keeps its last sensitivity to the right edge."""
+    """The FROC of every detector."""
     of_detector = colours(gallery.found)
     for name, curve in gallery.curves.items():
-        x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
-        y = [*curve["sensitivity"], curve["sensitivity"].max()]
-        axes.plot(x, y, color=of_detector[name], label=name)
-    axes.set(xlabel="false positives per image", ylabel="sensitivity", xlim=(0, x_max), ylim=(0, 1.02))
+        evidence.draw_froc(axes, curve, name, of_detector[name], x_max)
     axes.legend(loc="lower right", fontsize=9)
 
 
 def froc_overlay(gallery: Gallery, view: View, froc: FrocImage) -> str:
     """A dot on each curve at the threshold, as SVG elements, in px of the FROC image."""
-    dots = []
-    for name, colour in colours(gallery.curves).items():
-        x, y = froc.place(*froc_point(gallery.curves[name], view.threshold))
-        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{froc.size[1] / 50:g}" fill="{colour}"/>')
-    return "".join(dots)
+    of_detector = colours(gallery.curves)
+    dots = [
+        (*froc.place(*froc_point(curve, view.threshold)), of_detector[name]) for name, curve in gallery.curves.items()
+    ]
+    return str(_macros().dots(dots, froc.size[1] / 50))
 
 
 def caption(gallery: Gallery, view: View) -> str:
     """What is seen, in words, as HTML."""
     image = image_of(gallery, view)
-    lines = [f"{escape(view.series)}, slice {view.position + 1} of {len(gallery.series[view.series])}"]
+    lines = [(None, f"{view.series}, slice {view.position + 1} of {len(gallery.series[view.series])}")]
     if gallery.truth is not None and image["id"] not in gallery.truth:
-        lines.append("not among the images on which the FROC rests")
+        lines.append((None, "not among the images on which the FROC rests"))
     of_detector = colours(gallery.found)
     for name, found in boxes_of(gallery, view).items():
-        colour = of_detector.get(name, style.GROUND_TRUTH_COLOUR)
-        lines.append(f'<span style="color: {colour}">■</span> {escape(name)}: {len(found.boxes)}')
-    if view.layer == MASK:
-        lines.append("green: FE mask M, 0 to 1, opaque where it is largest")
-    if view.layer == DIFFERENCE:
-        lines.append("green: what FE adds to the channel of the first feature map that it changes most")
-    return _paragraph(lines)
+        lines.append((of_detector.get(name, style.GROUND_TRUTH_COLOUR), f"{name}: {len(found.boxes)}"))
+    if view.layer in LAYER_MEANING:
+        lines.append((None, LAYER_MEANING[view.layer]))
+    return str(_macros().caption(lines))
 
 
 def froc_caption(gallery: Gallery, view: View) -> str:
@@ -181,13 +164,9 @@ def froc_caption(gallery: Gallery, view: View) -> str:
     lines = []
     for name, curve in gallery.curves.items():
         false_positives, sensitivity = froc_point(curve, view.threshold)
-        found = f"sensitivity {sensitivity:.3f} at {false_positives:.2f} false positives per image"
-        lines.append(f"{escape(name)}: {found}")
-    return _paragraph(lines)
-
-
-def _paragraph(lines: Iterable[str]) -> str:
-    return f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
+        reached = f"sensitivity {sensitivity:.3f} at {false_positives:.2f} false positives per image"
+        lines.append((None, f"{name}: {reached}"))
+    return str(_macros().caption(lines))
 
 
 def view_figure(gallery: Gallery, view: View) -> Figure:

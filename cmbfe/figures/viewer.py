@@ -4,8 +4,8 @@
     show("images", {"mine": "found/detections.json"})     # as the last line of a cell
     show("images", {"a": ..., "b": ...}, labels="annotations.json", model="models/ssd512-fe")
 
-A thin shell: what is shown follows from `cmbfe.figures.gallery` and `cmbfe.figures.gallery_drawing`. Where no widget can be shown, as
-in an executed notebook on a web page, it is the figure of its present view.
+A thin shell over `cmbfe.figures.gallery` and `gallery_drawing`. Where no widget can be shown, as in an executed notebook
+on a web page, it is the figure of its present view.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""What the detector sees on a slice: its feature maps, and what feature enhancement (FE) would add for what it found.
+"""What the detector sees on a slice: its feature maps, and what feature enhancement (FE) would add for its detections.
 
 At test time there is no ground truth and no FE. Here the detections stand in its place: the mask M shows which of them
 FE would have strengthened, had they been labelled in training.
@@ -16,7 +16,7 @@ from cmbfe.detector.explain import enhancement_steps
 from cmbfe.detector.ssd import SPECS, SSD
 from cmbfe.figures.diagrams import LAYER_NAMES
 from cmbfe.figures.style import COLOURS, map_grid
-from cmbfe.findings.one_series import Detector
+from cmbfe.findings.model import Detector
 from cmbfe.training.batches import to_input
 
 FEWEST_CELLS = 8
@@ -24,12 +24,12 @@ FEWEST_CELLS = 8
 
 
 def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detections) -> bytes:
-    """A figure of one slice as PNG: the image with what was found, M, what FE would add, and the maps of the heads.
+    """A figure of one slice as PNG: the image with its detections, M, what FE would add, and the maps of the heads.
 
-    Of each map the channel is drawn that tells what was found from the rest best.
+    Of each map the channel is drawn that tells the detections from the rest best.
 
     Args:
-        image: uint8 [rows, columns], with phase [rows, columns, 2].
+        pixels: uint8 [rows, columns], with phase [rows, columns, 2].
         detections: COCO results of this image, at least one.
     """
     model, device = detector.model, detector.compute.device
@@ -37,13 +37,11 @@ def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detecti
     scale = model.input_size / torch.tensor(pixels.shape[1::-1], device=device).repeat(2)
     boxes = torch.from_numpy(xyxy(detections)).float().to(device) * scale
     steps = {name: values.cpu().numpy() for name, values in enhancement_steps(model, image, boxes).items()}
+    added = steps["difference"]
     maps = {
         "image P and what was found": (steps["image"], (0, 1)),
         "mask M of what was found": (steps["mask"], (0, 1)),
-        "what FE would add\n(the channel with most)": (
-            steps["difference"],
-            (0, max(steps["difference"].max(), 1e-6)),
-        ),
+        "what FE would add\n(the channel with most)": (added, (0, max(added.max(), 1e-6))),
         **_telling_channels(model, image, boxes),
     }
     figure = map_grid(maps)
@@ -60,18 +58,15 @@ def _telling_channels(
     model: SSD, image: torch.Tensor, boxes: torch.Tensor
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
     """Title -> the channel of each map that tells the boxes from the rest best: difference of their means in SD."""
-    found = model.feature_maps(model.prepare(image[None]))
     names: Sequence[str] = LAYER_NAMES[SPECS[model.config.variant].trunk]
     maps = {}
-    for name, (features,) in zip(names, found, strict=False):
+    for name, (features,) in zip(names, model.feature_maps(model.prepare(image[None])), strict=False):
         cells = features.shape[-1]
         if cells < FEWEST_CELLS:
             break
         inside = _cells_of(boxes * (cells / model.input_size), cells)
-        contrast = (features[:, inside].mean(dim=1) - features[:, ~inside].mean(dim=1)) / (
-            features.std((1, 2)) + 1e-6
-        )
-        channel = int(contrast.argmax())
+        contrast = features[:, inside].mean(dim=1) - features[:, ~inside].mean(dim=1)
+        channel = int((contrast / (features.std((1, 2)) + 1e-6)).argmax())
         values = features[channel].float().cpu().numpy()
         maps[f"{name}, {cells}×{cells},\nchannel {channel} of {len(features)}"] = values, (values.min(), values.max())
     return maps

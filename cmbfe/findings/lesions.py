@@ -1,4 +1,4 @@
-"""Microbleeds in three dimensions from the detections of one series, with their place in the patient."""
+"""Microbleeds in three dimensions from the detections of one series, with their places; tables of both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,12 @@ from pydicom.uid import generate_uid
 from scipy.spatial import cKDTree
 
 from cmbfe.data.labelled.labels import Detections
-from cmbfe.findings.series import IMAGE_COLUMNS, Place
+from cmbfe.findings.series import Place
 from cmbfe.metrics.lesions import LINK_MM, link
 from cmbfe.metrics.matching import overlaps
 
+IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
+"""What a table says of an image."""
 COLUMNS = [
     *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
     *("depth_mm", "first_slice", "last_slice", "best_slice", "boxes", "file_name"),
@@ -21,7 +23,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Lesion:
-    """One microbleed as detected. Lengths in mm."""
+    """A microbleed as detected. Lengths in mm."""
 
     number: int
     """From 1, by falling score, within its series."""
@@ -46,48 +48,48 @@ class Lesion:
 
 
 def find_lesions(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> list[Lesion]:
-    """Join the detections of one series by the rule of `cmbfe.metrics.lesions`; those with a score of at least `threshold`.
+    """Join the detections of one series by the rule of `cmbfe.metrics.lesions`, those that reach the threshold.
 
     A box below the threshold may join two slices, as it does when lesions are counted in an evaluation, and is no part
     of the lesion otherwise.
     """
     near = _within_reach(images, detections, place, threshold)
-    found = overlaps({"images": list(images), "annotations": []}, near)
-    best, member_of = link(found, near)
+    ordered = overlaps({"images": list(images), "annotations": []}, near)
+    best, member_of = link(ordered, near)
     slice_of = {image["id"]: image["slice_index"] for image in images}
     lesions = []
-    for number in range(int((found.score[best] >= threshold).sum())):
-        members = [near[found.order[one]] for one in np.flatnonzero(member_of == number)]
-        kept = [(slice_of[one["image_id"]], one) for one in members if one["score"] >= threshold]
+    for number in range(int((ordered.score[best] >= threshold).sum())):
+        members = [near[ordered.order[index]] for index in np.flatnonzero(member_of == number)]
+        kept = [(slice_of[box["image_id"]], box) for box in members if box["score"] >= threshold]
         lesions.append(_lesion(number + 1, kept, place))
     return lesions
 
 
 def _within_reach(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> Detections:
     """Detections that reach the threshold, and those that they could claim: linking compares each with each."""
-    above = [one["score"] >= threshold for one in detections]
+    above = [detection["score"] >= threshold for detection in detections]
     if not any(above):
         return []
     row_mm, column_mm = place.pixel_spacing_mm
-    boxes = np.array([one["bbox"] for one in detections], float)
+    boxes = np.array([detection["bbox"] for detection in detections], float)
     centres = (boxes[:, :2] + boxes[:, 2:] / 2) * [column_mm, row_mm]
     distance, _ = cKDTree(centres[above]).query(centres)
-    return [one for one, is_near in zip(detections, distance <= LINK_MM, strict=True) if is_near]
+    return [detections[index] for index in np.flatnonzero(distance <= LINK_MM)]
 
 
 def _lesion(number: int, members: Sequence[tuple[int, dict]], place: Place) -> Lesion:
     """The lesion of boxes with their slices, the best one first."""
     row_mm, column_mm = place.pixel_spacing_mm
-    boxes = np.array([one["bbox"] for _, one in members], float)
-    middles = boxes[:, :2] + boxes[:, 2:] / 2
-    centres = [place.to_mm(index, *middle) for (index, _), middle in zip(members, middles.tolist(), strict=True)]
     indices = [index for index, _ in members]
+    boxes = np.array([box["bbox"] for _, box in members], float)
+    scores = np.array([box["score"] for _, box in members])
+    middles = boxes[:, :2] + boxes[:, 2:] / 2
+    centres = [place.to_mm(index, *middle) for index, middle in zip(indices, middles.tolist(), strict=True)]
     across = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
     depth = (max(indices) - min(indices) + 1) * place.slice_spacing_mm
     of_slice: dict[int, tuple[list[float], float]] = {}
-    for index, one in members:
-        of_slice.setdefault(index, (one["bbox"], one["score"]))
-    scores = np.array([one["score"] for _, one in members])
+    for index, box in members:
+        of_slice.setdefault(index, (box["bbox"], box["score"]))
     left, back, head = np.average(centres, axis=0, weights=scores if scores.any() else None).tolist()
     return Lesion(
         number=number,
@@ -105,14 +107,29 @@ def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataF
     """A row per lesion, lengths rounded to 0.01 mm."""
     by_slice = {image["slice_index"]: image for image in images}
     rows = []
-    for one in lesions:
-        image = dict.fromkeys(IMAGE_COLUMNS) | by_slice[one.best_slice]
-        lengths = [*one.centre_mm, one.size_mm, *one.extent_mm]
+    for lesion in lesions:
+        image = dict.fromkeys(IMAGE_COLUMNS) | by_slice[lesion.best_slice]
+        lengths = [round(length, 2) for length in (*lesion.centre_mm, lesion.size_mm, *lesion.extent_mm)]
         rows.append(
             [
-                *(image["patient_id"], image["series_uid"], one.number, one.score),
-                *(round(length, 2) for length in lengths),
-                *(*one.slices, one.best_slice, len(one.boxes), image["file_name"]),
+                *(image["patient_id"], image["series_uid"], lesion.number, lesion.score, *lengths),
+                *(*lesion.slices, lesion.best_slice, len(lesion.boxes), image["file_name"]),
             ]
         )
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataFrame:
+    """A row per detection: patient, series, slice, box in px and in mm from the image's corner, score.
+
+    Millimetres are missing where the pixel spacing is not known.
+    """
+    by_id = {image["id"]: image for image in images}
+    own = [by_id[detection["image_id"]] for detection in detections]
+    spacing_mm = np.array([image.get("pixel_spacing_mm", (np.nan, np.nan)) for image in own]).reshape(-1, 2)
+    boxes_px = np.array([detection["bbox"] for detection in detections]).reshape(-1, 4)
+    boxes_mm = (boxes_px * spacing_mm[:, [1, 0, 1, 0]]).round(3)
+    table = pd.DataFrame({key: [image[key] for image in own] for key in IMAGE_COLUMNS})
+    for unit, boxes in (("px", boxes_px), ("mm", boxes_mm)):
+        table[[f"{side}_{unit}" for side in ("x", "y", "width", "height")]] = boxes
+    return table.assign(score=[detection["score"] for detection in detections])

@@ -1,12 +1,13 @@
-"""`cmbfe detect`: every series of a source, several at a time, into one folder that appears whole or not at all.
+"""`cmbfe detect`: every series of a source, several at a time, into one folder, which is written atomically.
 
-Each series is worked on by itself and leaves its part of every file below `.parts`; the parts are joined as they stand.
-Nothing but a few numbers and the headers of a series is kept in memory, however many there are.
+`search` finds the series, `analysis` detects in each, and this module writes what comes of them: a series leaves its
+part of every file below `.parts`, and the parts are joined as they stand. Nothing but a few numbers and the headers of
+a series is kept in memory, however many there are.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,26 +25,27 @@ from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json
+from cmbfe.findings.analysis import OVERLAYS, Findings, Task, analyse
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
-from cmbfe.findings.dicom_tree import BURNED_IN, UNREADABLE, LeftOut
 from cmbfe.findings.feature_maps import feature_maps_png
-from cmbfe.findings.lesions import lesions_table
-from cmbfe.findings.one_series import OVERLAYS, Detector, Findings, Task, findings_of
+from cmbfe.findings.lesions import detections_table, lesions_table
+from cmbfe.findings.model import Detector
 from cmbfe.findings.page import section, write_page
-from cmbfe.findings.search import DICOM, IMAGES, find
-from cmbfe.findings.series import DicomSeries, Series, detections_table
+from cmbfe.findings.search import BURNED_IN, DICOM, IMAGES, UNREADABLE, LeftOut, find
+from cmbfe.findings.series import DicomSeries, Series
 from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
 
 DETECTIONS_FILE = "detections.json"
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
 WITHOUT_ID = "These series have no PatientID: they may be of several people."
-PAGES, FEATURE_MAPS, PARTS = "pages", "feature_maps", ".parts"
+PAGES, FEATURE_MAPS = "pages", "feature_maps"
+PARTS, PAGE_FILE = ".parts", "page.html"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the one who detects may choose."""
+    """What a user may choose."""
 
     threshold: float = 0.5
     """Detections of at least this score are drawn, and make lesions; detections.json and .csv hold all."""
@@ -77,7 +79,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of all."""
+    """What came of all series."""
 
     done: list[Done]
     left_out: list[LeftOut]
@@ -97,7 +99,7 @@ def detect_files(
     A series that cannot be read is left out and named in the result, unless it is one of images, or none is left.
 
     Args:
-        open_detector: called here, and where a series is worked on, once per series; see `one_series.trained`.
+        open_detector: called here, and where a series is worked on, once per series; see `model.load_detector`.
         settings: how DICOM and NIfTI become images: as those that the detector was trained on.
         jobs: series at a time; -1: one per core.
         backend: of joblib, "loky" or "threading"; or the address of a dask scheduler, whose workers see `source` and
@@ -116,30 +118,31 @@ def detect_files(
     key = read_key(options.key_file)
     detector = open_detector().name  # whatever is wrong with the model is said before anything is read
     with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
-        kind, found, left_out = find(source, out, settings.phase)
+        kind, series, left_out = find(source, out, settings.phase)
         _check(kind, options)
         names = _names(kind, key, options)
-        tasks = _tasks(found, names, options)
+        tasks = _tasks(series, names, options)
         steps = (
             delayed(_work_on)(task, kind, open_detector, settings, options, temporary.resolve()) for task in tasks
         )
+        results = Parallel(return_as="generator")(steps)
         done: list[Done] = []
-        made = Parallel(return_as="generator")(steps)
-        for one in tqdm(made, total=len(tasks), desc=f"detecting in {source.name}", unit="series", delay=1):
-            (left_out if isinstance(one, LeftOut) else done).append(one)
+        for result in tqdm(results, total=len(tasks), desc=f"detecting in {source.name}", unit="series", delay=1):
+            (left_out if isinstance(result, LeftOut) else done).append(result)
         if not done:
-            raise InputError(_nothing_left(left_out))
+            more = f" (and {len(left_out) - 1} more series left out)" if len(left_out) > 1 else ""
+            raise InputError(left_out[0].line + more)
         _join(temporary, kind, done, left_out, names, detector, options)
         if options.key_file:
-            known = [(one.patient, one.name) for one in found] + [(one.patient, one.series) for one in left_out]
-            write_key(options.key_file, names, [one for one in dict.fromkeys(known) if any(one)])
+            known = [(one.patient, one.name) for one in series] + [(one.patient, one.series) for one in left_out]
+            write_key(options.key_file, names, [pair for pair in dict.fromkeys(known) if any(pair)])
     return Result(done, left_out)
 
 
 def in_a_line(result: Result, threshold: float) -> str:
-    """What was found, for the terminal."""
-    detections, shown = (sum(getattr(one, name) for one in result.done) for name in ("detections", "shown"))
-    lesions = [one.lesions for one in result.done if one.lesions is not None]
+    """The numbers of detections, lesions and series left out, for the terminal."""
+    detections, shown = (sum(getattr(series, name) for series in result.done) for name in ("detections", "shown"))
+    lesions = [series.lesions for series in result.done if series.lesions is not None]
     as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
     left_out = f"; {len(result.left_out)} series left out" if result.left_out else ""
     of_them = f"{shown} of them with a score of at least {threshold:.4g}"
@@ -147,9 +150,9 @@ def in_a_line(result: Result, threshold: float) -> str:
 
 
 def _check(kind: str, options: Options) -> None:
-    wanted = {"--sr": options.sr, "--segmentation": options.segmentation}
-    if (given := [name for name, is_wanted in wanted.items() if is_wanted]) and kind != DICOM:
-        raise InputError(f"{given[0]} names the DICOM images of a finding by UID: {kind} have none; leave it out")
+    for name, is_wanted in {"--sr": options.sr, "--segmentation": options.segmentation}.items():
+        if is_wanted and kind != DICOM:
+            raise InputError(f"{name} names the DICOM images of a finding by UID: {kind} have none; leave it out")
     if options.key_file and kind == IMAGES:
         raise InputError("--key-file is for DICOM and NIfTI: images are called by their folders, which are kept")
 
@@ -160,15 +163,18 @@ def _names(kind: str, key: dict[str, Any] | None, options: Options) -> Pseudonym
     return Pseudonyms(bytes.fromhex(key["salt"]) if key else new_salt())
 
 
-def _tasks(found: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
-    patients = [names.patient(one.patient) for one in found]
-    folders = series_folders([SimpleNamespace(patient_id=patient) for patient in patients])
+def _tasks(all_series: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
+    patients = [names.patient(series.patient) for series in all_series]
     tasks, first_id = [], 1
-    for number, (one, patient, folder) in enumerate(zip(found, patients, folders, strict=True)):
-        name = one.name if names.salt is None else names.series(one.patient, one.name)
-        tasks.append(Task(one, number, first_id, folder, patient, name, options.keep_ids))
-        first_id += one.slices
+    for number, (series, patient, folder) in enumerate(zip(all_series, patients, _folders(patients), strict=True)):
+        name = names.series(series.patient, series.name)
+        tasks.append(Task(series, number, first_id, folder, patient, name, options.keep_ids))
+        first_id += series.slices
     return tasks
+
+
+def _folders(patients: Sequence[str]) -> list[str]:
+    return series_folders([SimpleNamespace(patient_id=patient) for patient in patients])
 
 
 def _work_on(
@@ -177,7 +183,7 @@ def _work_on(
     """One series, from its files to its parts of the results."""
     detector = open_detector()
     try:
-        findings = findings_of(task, detector, settings, options.threshold, out)
+        findings = analyse(task, detector, settings, options.threshold, out)
         _write_dicom(task, findings, detector, options, out)
     except InputError as error:
         if kind == IMAGES:
@@ -185,14 +191,15 @@ def _work_on(
         _forget(task, out)
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
         return LeftOut(task.series.patient, task.series.name, what, str(error))
-    _write_parts(out / PARTS / str(task.number), findings, _draw_maps(findings, detector, options, out), options)
+    maps = _draw_maps(findings, detector, out) if options.explain else {}
+    _write_parts(out / PARTS / str(task.number), findings, maps)
     return Done(
         patient=task.patient,
         series=task.name,
         folder=task.folder,
         images=len(findings.images),
         detections=len(findings.detections),
-        shown=sum(one["score"] >= options.threshold for one in findings.detections),
+        shown=sum(detection["score"] >= options.threshold for detection in findings.detections),
         lesions=None if findings.lesions is None else len(findings.lesions),
     )
 
@@ -214,32 +221,29 @@ def _forget(task: Task, out: Path) -> None:
         (out / folder / f"{task.folder}.dcm").unlink(missing_ok=True)
 
 
-def _draw_maps(findings: Findings, detector: Detector, options: Options, out: Path) -> dict[int, bytes]:
+def _draw_maps(findings: Findings, detector: Detector, out: Path) -> dict[int, bytes]:
     """Image id -> PNG of its feature maps: the best slice of each lesion; of images all that are shown."""
-    if not options.explain:
-        return {}
-    of_lesions = {one.best_slice for one in findings.lesions or []}
-    drawn = {}
+    best_slices = {lesion.best_slice for lesion in findings.lesions or []}
+    maps = {}
     for image in findings.images:
-        is_best = findings.lesions is None or image["slice_index"] in of_lesions
-        if is_best and image["id"] in findings.shown:
-            own = [one for one in findings.detections if one["image_id"] == image["id"]]
-            found = [one for one in own if one["score"] >= options.threshold]
-            drawn[image["id"]] = feature_maps_png(detector, findings.shown[image["id"]], found)
+        is_best = findings.lesions is None or image["slice_index"] in best_slices
+        if is_best and image["id"] in findings.pixels:
+            png = feature_maps_png(detector, findings.pixels[image["id"]], findings.drawn[image["id"]])
             with whole_file((out / FEATURE_MAPS / image["file_name"]).with_suffix(".png")) as file:
-                file.write_bytes(drawn[image["id"]])
-    return drawn
+                file.write_bytes(png)
+            maps[image["id"]] = png
+    return maps
 
 
-def _write_parts(folder: Path, findings: Findings, maps: dict[int, bytes], options: Options) -> None:
+def _write_parts(folder: Path, findings: Findings, maps: dict[int, bytes]) -> None:
     folder.mkdir(parents=True)
-    lines = (json.dumps(one, sort_keys=True) for one in findings.detections)
+    lines = (json.dumps(detection, sort_keys=True) for detection in findings.detections)
     (folder / DETECTIONS_FILE).write_text(",\n".join(lines), encoding="utf-8")
     write_json(folder / IMAGES_FILE, findings.images)
     detections_table(findings.images, findings.detections).to_csv(folder / TABLE_FILE, index=False, header=False)
     if findings.lesions is not None:
         lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
-    (folder / "page.html").write_text(section(findings, options.threshold, maps), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(section(findings, maps), encoding="utf-8")
 
 
 def _join(
@@ -259,26 +263,26 @@ def _join(
     _join_tables(out / TABLE_FILE, parts, detections_table([], []))
     if kind != IMAGES:
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
-    not_seen = [_named_without_files(one, names) for one in left_out]
-    _write_pages(out, list(zip(done, parts, strict=True)), not_seen, names.patient(""), detector, options)
-    summary = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
-    write_json(out / SUMMARY_FILE, {**summary, "series": [_row_of(one) for one in done], "left_out": not_seen})
+    missing = [_named_without_files(series, names) for series in left_out]
+    made = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
+    _write_pages(out / PAGES, list(zip(done, parts, strict=True)), missing, names.patient(""), made)
+    write_json(out / SUMMARY_FILE, {**made, "series": [_row_of(series) for series in done], "left_out": missing})
     shutil.rmtree(out / PARTS)
 
 
 def _row_of(done: Done) -> dict[str, Any]:
-    """What summary.json says of one series; its key of the number of images keeps the name it always had."""
+    """What summary.json says of a series; its key of the number of images keeps the name it always had."""
     return {"pictures" if key == "images" else key: value for key, value in asdict(done).items()}
 
 
 def _join_detections(path: Path, parts: Sequence[Path]) -> None:
     """As `write_json` writes a list: a line per detection."""
-    texts = (part.read_text(encoding="utf-8") for part in (folder / DETECTIONS_FILE for folder in parts))
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         before = "[\n"
-        for text in filter(None, texts):
-            file.write(before + text)
-            before = ",\n"
+        for part in parts:
+            if text := (part / DETECTIONS_FILE).read_text(encoding="utf-8"):
+                file.write(before + text)
+                before = ",\n"
         file.write("[]\n" if before == "[\n" else "\n]\n")
 
 
@@ -289,46 +293,28 @@ def _join_tables(path: Path, parts: Sequence[Path], empty: pd.DataFrame) -> None
             file.write((part / path.name).read_text(encoding="utf-8"))
 
 
-def _named_without_files(one: LeftOut, names: Pseudonyms) -> dict[str, str]:
+def _named_without_files(series: LeftOut, names: Pseudonyms) -> dict[str, str]:
     """What the outputs say of a series that was left out: no path, as paths name patients."""
-    if names.salt is None:
-        return {"patient": one.patient, "series": one.series, "why": one.what}
-    patient = names.patient(one.patient) if one.patient else ""
     return {
-        "patient": patient,
-        "series": names.series(one.patient, one.series) if one.series else "",
-        "why": one.what,
+        "patient": names.patient(series.patient) if series.patient else "",
+        "series": names.series(series.patient, series.series) if series.series else "",
+        "why": series.what,
     }
 
 
 def _write_pages(
-    out: Path,
+    folder: Path,
     done: Sequence[tuple[Done, Path]],
     left_out: Sequence[dict[str, str]],
     without_id: str,
-    detector: str,
-    options: Options,
+    made: dict[str, Any],
 ) -> None:
     """A page per patient; `without_id`: what the outputs call series without a PatientID."""
-    patients = list(dict.fromkeys(one.patient for one, _ in done))
-    files = series_folders([SimpleNamespace(patient_id=one) for one in patients])
-    for patient, file in zip(patients, files, strict=True):
-        own = [part for one, part in done if one.patient == patient]
-        sentence = (
-            f"Found by {detector}; shown are scores of at least {options.threshold:.3g} ({options.threshold_from}). "
-            "For research and teaching only: not a medical device, never for diagnosis."
-        )
-        missing = [one for one in left_out if (one["patient"] or without_id) == patient]
-        notes = [f"A series was left out: {one['why']}." for one in missing]
-        if patient == without_id:
-            notes.insert(0, WITHOUT_ID)
-        write_page(out / PAGES / f"{file}.html", patient, sentence, notes, _sections(own))
-
-
-def _sections(parts: Sequence[Path]) -> Iterator[str]:
-    return ((part / "page.html").read_text(encoding="utf-8") for part in parts)
-
-
-def _nothing_left(left_out: Sequence[LeftOut]) -> str:
-    more = f" (and {len(left_out) - 1} more series left out)" if len(left_out) > 1 else ""
-    return left_out[0].line + more
+    patients = list(dict.fromkeys(series.patient for series, _ in done))
+    for patient, file in zip(patients, _folders(patients), strict=True):
+        notes = [WITHOUT_ID] if patient == without_id else []
+        missing = (series for series in left_out if (series["patient"] or without_id) == patient)
+        notes += [f"A series was left out: {series['why']}." for series in missing]
+        parts = [part for series, part in done if series.patient == patient]
+        sections = ((part / PAGE_FILE).read_text(encoding="utf-8") for part in parts)
+        write_page(folder / f"{file}.html", patient, sections, notes, **made)

@@ -1,15 +1,52 @@
-"""Which series a source holds: images, NIfTI volumes or DICOM, one kind at a time."""
+"""Which series a source holds: images, NIfTI volumes or DICOM, one kind at a time.
 
-from collections.abc import Sequence
+Of DICOM, what cannot be read costs its own series only. A series with an unreadable file is left out entirely: nobody
+would notice a missing slice in its result. Where a broken file does not say which series it belongs to, every series
+with files in its folder is left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
 
-from cmbfe.data.folders import look_into
-from cmbfe.errors import InputError
-from cmbfe.findings.dicom_tree import LeftOut, find_dicom
-from cmbfe.findings.nifti import NIFTI_SUFFIXES, nifti_series
-from cmbfe.findings.series import Series, image_files, image_series, is_dicom, refuse_beside, visible_files
+import numpy as np
+from nibabel.orientations import io_orientation
+from pydicom import dcmread
+from pydicom.uid import UID
+from tqdm import tqdm
 
-IMAGES, NIFTI, DICOM = "pictures", "NIfTI", "DICOM"
+from cmbfe.data.dicom.pixels import input_errors
+from cmbfe.data.dicom.series import SeriesHeaders, files_below, series_of_one_uid, stacks_of
+from cmbfe.data.dicom.slices import Slice, read_slices
+from cmbfe.data.folders import folders_below, look_into, resolved
+from cmbfe.data.labelled.images import is_phase_file, phase_file, read_with_phase
+from cmbfe.data.phase import phase_of
+from cmbfe.data.postscript import refuse_postscript
+from cmbfe.data.sources.volumes import open_volume
+from cmbfe.errors import InputError
+from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series
+
+IMAGES, NIFTI, DICOM = "images", "NIfTI", "DICOM"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+UNREADABLE = "cannot be read"
+NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"
+BURNED_IN = "burned-in annotation is flagged in the header"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A series, or files of an unknown one, that was not looked at."""
+
+    patient: str
+    """As the source names it; "" where that is not known."""
+    series: str
+    what: str
+    """Why, without a name: for the outputs."""
+    line: str
+    """Why, with the file: for the terminal."""
 
 
 def find(source: Path, out: Path, phase: bool = False) -> tuple[str, Sequence[Series], list[LeftOut]]:
@@ -33,13 +70,217 @@ def find(source: Path, out: Path, phase: bool = False) -> tuple[str, Sequence[Se
     files = visible_files(source, out)
     volumes = [file for file in files if file.name.lower().endswith(NIFTI_SUFFIXES)]
     if images := image_files(source, out):
-        refuse_beside(source, f"images ({images[0].name})", "NIfTI", volumes)
+        _refuse_beside(source, f"images ({images[0].name})", "NIfTI", volumes)
         return IMAGES, image_series(images, root, phase), []
     if volumes:
-        refuse_beside(source, f"NIfTI ({volumes[0].name})", "DICOM", filter(is_dicom, files))
+        _refuse_beside(source, f"NIfTI ({volumes[0].name})", "DICOM", filter(_is_dicom, files))
         if phase:
             raise InputError(
                 f"{source}: the detector sees the phase as well, which is read from DICOM, not from NIfTI"
             )
         return NIFTI, nifti_series(volumes, root), []
     return DICOM, *find_dicom(source, out, phase)
+
+
+def visible_files(source: Path, out: Path) -> list[Path]:
+    """Files under a folder (or the one file given), sorted by path, without hidden ones and those of `out`."""
+    if not source.is_dir():
+        return [source]
+    below = (file for folder in folders_below(source) for file in folder.iterdir())
+    return sorted(file for file in below if _is_visible(file, out))
+
+
+def _is_visible(file: Path, out: Path) -> bool:
+    if file.name.startswith("."):
+        return False
+    target = resolved(file)
+    return target.is_file() and not target.is_relative_to(out.resolve())
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(132)[128:] == b"DICM"
+
+
+def _refuse_beside(source: Path, what: str, other: str, files: Iterable[Path]) -> None:
+    """Raise `InputError` where there are `files` of another kind than `what` is."""
+    if (file := next(iter(files), None)) is not None:
+        raise InputError(f"{source}: holds {what} and {other} ({file.name}); give a folder of one of the two")
+
+
+def image_files(source: Path, out: Path) -> list[Path]:
+    """PNG and JPG files under a folder (or the one file given), sorted by path; hidden ones and `out` are left out.
+
+    So are NAME.phase.png, which belong to the images beside them.
+
+    Raises:
+        InputError: two that differ in their suffix only, or DICOM files beside them.
+    """
+    files = visible_files(source, out)
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not is_phase_file(file)]
+    if images:
+        _refuse_beside(source, f"images ({images[0].name})", "DICOM", filter(_is_dicom, files))
+    for file, following in pairwise(sorted(images, key=lambda file: file.with_suffix(""))):
+        if file.with_suffix("") == following.with_suffix(""):
+            raise InputError(f"{following}: differs from {file.name} in its suffix only; keep one")
+    return images
+
+
+def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list[ImageSeries]:
+    """Neighbouring files of one folder, which stands for the patient; all are decoded to check them.
+
+    The order of the files is kept: by it images are numbered.
+
+    Args:
+        phase: whether each needs its phase beside it.
+
+    Raises:
+        InputError: an image that cannot be read, or has no phase where that is asked for.
+    """
+    for file in files if phase else ():
+        if not phase_file(file).is_file():
+            raise InputError(f"{file}: {phase_file(file).name} is not beside it; the detector sees the phase as well")
+    for file in files:
+        refuse_postscript(file)
+    bar = tqdm(files, desc="checking images", unit="image", delay=1)
+    shapes = [read_with_phase(file, phase_file(file) if phase else None).shape[:2] for file in bar]
+    before: dict[Path, int] = defaultdict(int)
+    series = []
+    for folder, run in groupby(zip(files, shapes, strict=True), key=lambda pair: pair[0].relative_to(root).parent):
+        own = list(run)
+        series.append(
+            ImageSeries(
+                patient=folder.as_posix() if folder.name else root.resolve().name,
+                root=root,
+                names=tuple(file.relative_to(root).as_posix() for file, _ in own),
+                shapes=tuple(shape for _, shape in own),
+                first_index=before[folder],
+                has_phase=phase,
+            )
+        )
+        before[folder] += len(own)
+    return series
+
+
+def nifti_series(files: Sequence[Path], root: Path) -> list[NiftiSeries]:
+    """Volumes below `root`: the first folder of a path names the patient, or the file where there is none."""
+    series = []
+    for file in files:
+        path = file.relative_to(root)
+        stem = path.name.removesuffix(".gz").removesuffix(".nii")
+        patient = path.parts[0] if len(path.parts) > 1 else stem
+        series.append(NiftiSeries(patient, path.as_posix(), file, _nifti_slices(file)))
+    return series
+
+
+def _nifti_slices(path: Path) -> int:
+    """How many slices the volume has once it is turned, by its header alone; 0 where it cannot be read."""
+    try:
+        image = open_volume(path)
+    except InputError:  # whoever reads it says why
+        return 0
+    if not np.isfinite(image.affine).all():
+        return 0
+    to_head = 2
+    axes = io_orientation(image.affine)[:, 0]
+    return next((size for size, axis in zip(image.shape, axes, strict=False) if axis == to_head), 0)
+
+
+def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[DicomSeries], list[LeftOut]]:
+    """Find the magnitude series under a folder (or of one file), by patient and UID; phase and others are passed over.
+
+    Args:
+        out: folder whose files are no source.
+        phase: whether the detector sees the phase as well: then a magnitude series without one is left out.
+
+    Raises:
+        InputError: nothing to detect in; the line says why.
+    """
+    paths = [path for path in sorted(files_below(source)) if not resolved(path).is_relative_to(out.resolve())]
+    paths = paths if source.is_dir() else [source]
+    slices, broken = _read_headers(paths, source)
+    headers, left_out = _readable_series(slices, _blamed(slices, broken))
+    magnitude = [one for one in headers if one.kind == "magnitude"]
+    magnitude.sort(key=lambda series: (series.patient_id, series.series_uid))
+    series, without_phase = _with_phases(magnitude, headers) if phase else ([*map(DicomSeries, magnitude)], [])
+    left_out += without_phase
+    left_out += [LeftOut("", "", UNREADABLE, line) for uid, line in broken.values() if not uid]
+    if not series:
+        _refuse(source, paths, headers, [one.line for one in left_out] + [line for _, line in broken.values()])
+    return series, left_out
+
+
+def _with_phases(
+    magnitude: Sequence[SeriesHeaders], headers: Sequence[SeriesHeaders]
+) -> tuple[list[DicomSeries], list[LeftOut]]:
+    """Magnitude series with the series of their phases, and those that have none."""
+    pairs, left_out = [], []
+    for series in magnitude:
+        try:
+            pairs.append(DicomSeries(series, phase_of(series, headers)))
+        except InputError as error:
+            left_out.append(LeftOut(series.patient_id, series.series_uid, NO_PHASE, str(error)))
+    return pairs, left_out
+
+
+def _read_headers(paths: Sequence[Path], source: Path) -> tuple[list[Slice], dict[Path, tuple[str, str]]]:
+    """All slices, and the files that cannot be read with their series' UID ("": unknown) and the reason."""
+    slices: list[Slice] = []
+    broken: dict[Path, tuple[str, str]] = {}
+    for path in tqdm(paths, desc="headers", unit="file", delay=1):
+        try:
+            slices += read_slices(path, named=path == source)
+        except InputError as error:
+            broken[path] = (_series_uid(path), str(error))
+    return slices, broken
+
+
+def _series_uid(path: Path) -> str:
+    """The SeriesInstanceUID of a file that is otherwise of no use, or ""."""
+    try:
+        with input_errors(path, "damaged DICOM header"):
+            header = dcmread(path, force=True, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+            uid = str(header.get("SeriesInstanceUID") or "").strip()
+            return uid if UID(uid).is_valid else ""
+    except InputError:
+        return ""
+
+
+def _blamed(slices: Iterable[Slice], broken: dict[Path, tuple[str, str]]) -> dict[str, str]:
+    """Series UID -> why it is left out."""
+    blamed = {uid: line for uid, line in broken.values() if uid}
+    spoilt = {path.parent: line for path, (uid, line) in broken.items() if not uid}
+    for a_slice in slices:
+        if line := spoilt.get(a_slice.path.parent):
+            reason = f"{line}; it may be a slice of this series: repair or remove it"
+            blamed.setdefault(a_slice.series_uid, reason)
+    return blamed
+
+
+def _readable_series(slices: list[Slice], blamed: dict[str, str]) -> tuple[list[SeriesHeaders], list[LeftOut]]:
+    """The series of all kinds whose slices go together, and the others."""
+    by_uid = defaultdict(list)
+    for stack in stacks_of(slices):
+        by_uid[stack[0].series_uid].append(stack)
+    headers, left_out = [], []
+    for uid, stacks in by_uid.items():
+        try:
+            if uid in blamed:
+                raise InputError(blamed[uid])
+            headers += list(series_of_one_uid(stacks))
+        except InputError as error:
+            left_out.append(LeftOut(stacks[0][0].patient_id, uid, UNREADABLE, str(error)))
+    left_out += [LeftOut("", uid, UNREADABLE, line) for uid, line in blamed.items() if uid not in by_uid]
+    return headers, left_out
+
+
+def _refuse(source: Path, paths: Sequence[Path], headers: Sequence[SeriesHeaders], reasons: Sequence[str]) -> None:
+    """Raise `InputError` for a source without a magnitude series."""
+    if lines := list(dict.fromkeys(reasons)):
+        more = f" (and {len(lines) - 1} more files or series that cannot be read)" if len(lines) > 1 else ""
+        raise InputError(lines[0] + more)
+    if headers:
+        kinds = ", ".join(sorted({series.kind for series in headers}))
+        raise InputError(f"{source}: no magnitude series, but {len(headers)} of kind {kinds}")
+    what = f"no DICOM image among {len(paths)} files" if source.is_dir() else "a DICOM object, but no image"
+    raise InputError(f"{source}: {what}" if paths else f"{source}: the folder is empty")

@@ -1,34 +1,20 @@
-"""Series of a user's own files, as `cmbfe detect` takes them one by one: DICOM, or images.
+"""Series of a user's own files, as `cmbfe detect` takes them one by one: DICOM, NIfTI, or images."""
 
-NIfTI volumes are series as well, see `cmbfe.findings.nifti`.
-"""
-
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 from cmbfe.data.conversion import series_images
 from cmbfe.data.dicom.series import SeriesHeaders, to_patient_mm
-from cmbfe.data.folders import folders_below, resolved
-from cmbfe.data.labelled.images import is_phase_file, phase_file, read_with_phase
-from cmbfe.data.labelled.labels import Detections
-from cmbfe.data.postscript import refuse_postscript
+from cmbfe.data.labelled.images import phase_file, read_with_phase
 from cmbfe.data.sources.burned_in import refuse_burned_in
-from cmbfe.data.sources.volumes import refuse_lines
-from cmbfe.errors import InputError
+from cmbfe.data.sources.series import volume_images
+from cmbfe.data.sources.volumes import Volume, read_volume, refuse_lines
 from cmbfe.params import Images
 from cmbfe.training.detection import BATCH
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
-"""What a table says of an image."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +43,11 @@ class Loaded:
     batches: Iterator[np.ndarray]
     """uint8 [n, rows, columns] (with phase [n, rows, columns, 2]) each, n at most `BATCH`, in the order of `images`."""
     place: Place | None = None
-    """None for images: nobody knows where they lie."""
+    """None for images, which do not say where they lie."""
 
 
 class Series(Protocol):
-    """A series of one patient, named as the source names it: small, and it can be sent to another process."""
+    """A series of one patient, named as the source names it; small enough to be sent to another process."""
 
     patient: str
     name: str
@@ -103,17 +89,32 @@ class DicomSeries:
         refuse_lines(headers.files[0], headers.rows, headers.columns)
         refuse_burned_in(sorted({*headers.files, *(self.phase.files if self.phase else ())}))
         images = series_images(headers, settings, self.phase)
-        image = {"width": headers.columns, "height": headers.rows, "pixel_spacing_mm": list(headers.pixel_spacing_mm)}
-        return Loaded(
-            images=[
-                {**image, "slice_index": index, "sop_instance_uid": uid}
-                for index, uid in enumerate(headers.sop_instance_uids)
-            ],
-            batches=in_batches(images),
-            place=Place(
-                headers.orientation, headers.positions_mm, headers.pixel_spacing_mm, headers.slice_spacing_mm
-            ),
-        )
+        place = Place(headers.orientation, headers.positions_mm, headers.pixel_spacing_mm, headers.slice_spacing_mm)
+        entries = _entries(headers.rows, headers.columns, place)
+        for entry, uid in zip(entries, headers.sop_instance_uids, strict=True):
+            entry["sop_instance_uid"] = uid
+        return Loaded(entries, _in_batches(images), place)
+
+
+@dataclass(frozen=True)
+class NiftiSeries:
+    """A NIfTI volume; turned to LPS, see `cmbfe.data.sources.volumes`."""
+
+    patient: str
+    name: str
+    """Path below the source."""
+    path: Path
+    slices: int
+    """0 where the file cannot be read."""
+
+    def load(self, settings: Images) -> Loaded:
+        """See `Series`."""
+        volume = read_volume(self.path)
+        _, rows, columns = volume.voxels.shape
+        refuse_lines(self.path, rows, columns)
+        place = _place_of(volume)
+        images = volume_images(volume.voxels, volume.spacing_mm, settings)
+        return Loaded(_entries(rows, columns, place), _in_batches(images), place)
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,10 @@ class ImageSeries:
 
     def load(self, settings: Images) -> Loaded:
         """See `Series`; `settings` do not matter, as the images are made."""
+        shapes = zip(self.names, self.shapes, strict=True)
         images = [
             {"file_name": name, "width": columns, "height": rows, "slice_index": index}
-            for index, (name, (rows, columns)) in enumerate(
-                zip(self.names, self.shapes, strict=True), self.first_index
-            )
+            for index, (name, (rows, columns)) in enumerate(shapes, self.first_index)
         ]
         return Loaded(images, self._batches())
 
@@ -161,103 +161,24 @@ class ImageSeries:
             yield np.stack(batch)
 
 
-def in_batches(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Images [N, ...], `BATCH` at a time."""
+def _in_batches(images: np.ndarray) -> Iterator[np.ndarray]:
     return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
-def image_files(source: Path, out: Path) -> list[Path]:
-    """PNG and JPG files under a folder (or the one file given), sorted by path; hidden ones and `out` are left out.
-
-    So are NAME.phase.png, which belong to the images beside them.
-
-    Raises:
-        InputError: two that differ in their suffix only, or DICOM files beside them.
-    """
-    files = visible_files(source, out)
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not is_phase_file(file)]
-    if images:
-        refuse_beside(source, f"images ({images[0].name})", "DICOM", filter(is_dicom, files))
-    for one, other in pairwise(sorted(images, key=lambda file: file.with_suffix(""))):
-        if one.with_suffix("") == other.with_suffix(""):
-            raise InputError(f"{other}: differs from {one.name} in its suffix only; keep one")
-    return images
+def _entries(rows: int, columns: int, place: Place) -> list[dict[str, Any]]:
+    """`Loaded.images` of a volume."""
+    image = {"width": columns, "height": rows, "pixel_spacing_mm": list(place.pixel_spacing_mm)}
+    return [{**image, "slice_index": index} for index in range(len(place.positions_mm))]
 
 
-def refuse_beside(source: Path, what: str, other: str, files: Iterable[Path]) -> None:
-    """Raise `InputError` where there are `files` of another kind than `what` is."""
-    if (file := next(iter(files), None)) is not None:
-        raise InputError(f"{source}: holds {what} and {other} ({file.name}); give a folder of one of the two")
-
-
-def visible_files(source: Path, out: Path) -> list[Path]:
-    """Files under a folder (or the one file given), sorted by path, without hidden ones and those of `out`."""
-    if not source.is_dir():
-        return [source]
-    below = (file for folder in folders_below(source) for file in folder.iterdir())
-    return sorted(file for file in below if _is_visible(file, out))
-
-
-def _is_visible(file: Path, out: Path) -> bool:
-    if file.name.startswith("."):
-        return False
-    own = resolved(file)
-    return own.is_file() and not own.is_relative_to(out.resolve())
-
-
-def is_dicom(file: Path) -> bool:
-    """Whether the file has the letters that begin a DICOM file."""
-    with file.open("rb") as opened:
-        return opened.read(132)[128:] == b"DICM"
-
-
-def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list[ImageSeries]:
-    """Neighbouring files of one folder, which stands for the patient; all are decoded to check them.
-
-    The order of the files is kept: by it images are numbered.
-
-    Args:
-        phase: whether each needs its phase beside it.
-
-    Raises:
-        InputError: an image that cannot be read, or has no phase where that is asked for.
-    """
-    for file in files if phase else ():
-        if not phase_file(file).is_file():
-            raise InputError(f"{file}: {phase_file(file).name} is not beside it; the detector sees the phase as well")
-    for file in files:
-        refuse_postscript(file)
-    bar = tqdm(files, desc="checking images", unit="image", delay=1)
-    shapes = [read_with_phase(file, phase_file(file) if phase else None).shape[:2] for file in bar]
-    before: dict[Path, int] = defaultdict(int)
-    series = []
-    for folder, run in groupby(zip(files, shapes, strict=True), key=lambda pair: pair[0].relative_to(root).parent):
-        own = list(run)
-        series.append(
-            ImageSeries(
-                patient=folder.as_posix() if folder.name else root.resolve().name,
-                root=root,
-                names=tuple(file.relative_to(root).as_posix() for file, _ in own),
-                shapes=tuple(shape for _, shape in own),
-                first_index=before[folder],
-                has_phase=phase,
-            )
-        )
-        before[folder] += len(own)
-    return series
-
-
-def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataFrame:
-    """One row per detection: patient, series, slice, box in px and in mm from the image's corner, score.
-
-    Millimetres are missing where the pixel spacing is not known.
-    """
-    by_id = {image["id"]: image for image in images}
-    own = [by_id[detection["image_id"]] for detection in detections]
-    spacing_mm = np.array([image.get("pixel_spacing_mm", (np.nan, np.nan)) for image in own]).reshape(-1, 2)
-    boxes_px = np.array([detection["bbox"] for detection in detections]).reshape(-1, 4)
-    boxes_mm = (boxes_px * spacing_mm[:, [1, 0, 1, 0]]).round(3)
-    table = pd.DataFrame({key: [image[key] for image in own] for key in IMAGE_COLUMNS})
-    for unit, boxes in (("px", boxes_px), ("mm", boxes_mm)):
-        table[[f"{side}_{unit}" for side in ("x", "y", "width", "height")]] = boxes
-    return table.assign(score=[detection["score"] for detection in detections])
+def _place_of(volume: Volume) -> Place:
+    slice_mm, row_mm, column_mm = volume.spacing_mm
+    along_row, along_column = volume.affine[:3, 0] / column_mm, volume.affine[:3, 1] / row_mm
+    indices = np.arange(len(volume.voxels))
+    positions = volume.affine[:3, 3] + indices[:, None] * volume.affine[:3, 2]
+    return Place(
+        orientation=(*along_row.tolist(), *along_column.tolist()),
+        positions_mm=tuple(tuple(position) for position in positions.tolist()),
+        pixel_spacing_mm=(row_mm, column_mm),
+        slice_spacing_mm=slice_mm,
+    )

@@ -1,19 +1,68 @@
-"""The score from which on a detection counts, as it was chosen on validation patients."""
+"""The detector of a model's folder: its network, how images are made for it, and the score that counts."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
+from cmbfe.data.folders import resolved
+from cmbfe.detector.weights import CONFIG_FILE, load_model
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, within_python
+from cmbfe.params import Images, load_params
+from cmbfe.training.devices import Compute, make_compute
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network with where it runs."""
+
+    model: nn.Module
+    compute: Compute
+    name: str = "detector"
+
+
+@lru_cache(maxsize=1)
+def load_detector(folder: Path) -> Detector:
+    """The detector of a model's folder, ready to run; a process that meets several series loads it once."""
+    compute = make_compute()
+    with within_python(folder):
+        model = load_model(folder)
+    if not all(bool(values.isfinite().all()) for values in model.state_dict().values()):
+        raise InputError(
+            f"{folder}: a weight of the model is no finite number: it would find nothing; train it again"
+        )
+    return Detector(model.to(compute.device), compute, model.config.variant)
+
+
+def model_settings(folder: Path) -> tuple[Images, str]:
+    """How the images were made that a model was trained on, and its variant; empty where config.json says none.
+
+    Raises:
+        InputError: params.yaml or config.json cannot be read.
+    """
+    with within_python(folder):
+        settings = load_params(folder / "params.yaml").images
+        config = read_json(folder / CONFIG_FILE)
+    return settings, str(config.get("variant", "")) if isinstance(config, dict) else ""
+
+
+def refuse_to_lose(inputs: Sequence[Path], out: Path) -> None:
+    """Raise `InputError` where an output would replace what it is made with."""
+    for path in inputs:
+        if resolved(path).is_relative_to(resolved(out)):
+            raise InputError(f"{out}: holds {path}, which would be lost; give another folder")
 
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
     """The threshold to detect with, and where it comes from, in words: given, read from a file, or 0.5.
 
     Args:
-        file: see `read_threshold`, as is `variant`.
+        file, variant: see `read_threshold`.
 
     Raises:
         InputError: both are given, or as `read_threshold`.
@@ -26,7 +75,7 @@ def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tu
 
 
 def read_threshold(file: Path, variant: str) -> float:
-    """Read a detector's threshold.
+    """Read a detector's threshold, as it was chosen on validation patients.
 
     Args:
         file: results/tables/operating_point.csv of notebook 08_operating_point (a row per variant), or the metrics.json
@@ -36,7 +85,7 @@ def read_threshold(file: Path, variant: str) -> float:
     Raises:
         InputError: neither of the two, no row of that detector, or one without a threshold from 0 to 1.
     """
-    value = _of_json(file) if file.suffix.lower() == ".json" else _of_table(file, variant)
+    value = _threshold_of_json(file) if file.suffix.lower() == ".json" else _threshold_of_table(file, variant)
     try:
         threshold = np.nan if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -50,7 +99,7 @@ def read_threshold(file: Path, variant: str) -> float:
     return threshold
 
 
-def _of_json(file: Path) -> object:
+def _threshold_of_json(file: Path) -> object:
     with within_python(file):
         content = read_json(file)
     if not isinstance(content, dict) or "threshold" not in content:
@@ -58,7 +107,7 @@ def _of_json(file: Path) -> object:
     return content["threshold"]
 
 
-def _of_table(file: Path, variant: str) -> object:
+def _threshold_of_table(file: Path, variant: str) -> object:
     try:
         table = pd.read_csv(file)
     except FileNotFoundError:

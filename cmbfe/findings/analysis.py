@@ -1,52 +1,26 @@
 """One series from its files to its findings: while the network works on a batch, threads write overlays."""
 
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from cmbfe.data.labelled.images import magnitude_of
 from cmbfe.data.labelled.labels import Detections
-from cmbfe.detector.weights import load_model
-from cmbfe.errors import InputError
 from cmbfe.figures.style import overlay
-from cmbfe.files import whole_file, within_python
+from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion, find_lesions
+from cmbfe.findings.model import Detector
 from cmbfe.findings.series import Loaded, Series
 from cmbfe.params import Images
 from cmbfe.training.detection import detect
-from cmbfe.training.devices import Compute, make_compute
 
 OVERLAYS = "overlays"
 SHOWN_AT_MOST = 200
 """Images of one series in a page; a folder of images may hold any number."""
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A network with where it runs."""
-
-    model: nn.Module
-    compute: Compute
-    name: str = "detector"
-
-
-@lru_cache(maxsize=1)
-def trained(folder: Path) -> Detector:
-    """The detector of a model's folder, ready to run; a process that meets several series loads it once."""
-    compute = make_compute()
-    with within_python(folder):
-        model = load_model(folder)
-    if not all(bool(values.isfinite().all()) for values in model.state_dict().values()):
-        raise InputError(
-            f"{folder}: a weight of the model is no finite number: it would find nothing; train it again"
-        )
-    return Detector(model.to(compute.device), compute, model.config.variant)
 
 
 @dataclass(frozen=True)
@@ -67,18 +41,28 @@ class Task:
 
 @dataclass(frozen=True)
 class Findings:
-    """A series with everything that was found in it."""
+    """A series with what was detected in it."""
 
     task: Task
     images: list[dict[str, Any]]
     detections: Detections
     lesions: list[Lesion] | None
     """None for images, whose place is not known."""
-    shown: dict[int, np.ndarray]
+    pixels: dict[int, np.ndarray]
     """Image id -> image, for those with a detection of at least the threshold (`SHOWN_AT_MOST` of them, the best)."""
+    threshold: float
+
+    @cached_property
+    def drawn(self) -> dict[int, Detections]:
+        """Image id, as `pixels` has them -> the detections that reach the threshold."""
+        drawn: dict[int, Detections] = {image_id: [] for image_id in self.pixels}
+        for detection in self.detections:
+            if detection["score"] >= self.threshold and detection["image_id"] in drawn:
+                drawn[detection["image_id"]].append(detection)
+        return drawn
 
 
-def findings_of(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
+def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
     """Read a series, detect in it, and write its overlays below `out`.
 
     Raises:
@@ -94,19 +78,20 @@ def findings_of(task: Task, detector: Detector, settings: Images, threshold: flo
         for batch in loaded.batches:
             own = images[start : start + len(batch)]
             start += len(batch)
-            found = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
-            _finished(waiting)  # of the batch before: no more than two batches wait to be written
+            of_batch = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
+            _wait_for(waiting)  # of the batch before: no more than two batches wait to be written
             waiting = []
             for image, pixels in zip(own, batch, strict=True):
-                drawn = [one for one in found if one["image_id"] == image["id"] and one["score"] >= threshold]
+                drawn = [one for one in of_batch if one["image_id"] == image["id"] and one["score"] >= threshold]
                 waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, magnitude_of(pixels), drawn))
                 if drawn:
                     shown[image["id"]] = (drawn[0]["score"], pixels)
-            detections += found
+            detections += of_batch
             shown = _best(shown)
-        _finished(waiting)
+        _wait_for(waiting)
     lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
-    return Findings(task, images, detections, lesions, {key: pixels for key, (_, pixels) in shown.items()})
+    pixels_shown = {image_id: pixels for image_id, (_, pixels) in shown.items()}
+    return Findings(task, images, detections, lesions, pixels_shown, threshold)
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
@@ -130,13 +115,13 @@ def _write_overlay(folder: Path, image: dict[str, Any], pixels: np.ndarray, draw
         overlay(pixels, drawn).save(file, compress_level=1)
 
 
-def _finished(waiting: Sequence[Future]) -> None:
-    for one in waiting:
-        one.result()
+def _wait_for(waiting: list[Future]) -> None:
+    for future in waiting:
+        future.result()
 
 
 def _best(shown: dict[int, tuple[float, np.ndarray]]) -> dict[int, tuple[float, np.ndarray]]:
     if len(shown) <= SHOWN_AT_MOST:
         return shown
-    kept = sorted(shown, key=lambda key: -shown[key][0])[:SHOWN_AT_MOST]
-    return {key: shown[key] for key in sorted(kept)}
+    kept = sorted(shown, key=lambda image_id: -shown[image_id][0])[:SHOWN_AT_MOST]
+    return {image_id: shown[image_id] for image_id in sorted(kept)}

@@ -1,0 +1,26 @@
+"""HTML pages from templates: one look, everything escaped, each page a single file that needs nothing else."""
+
+import base64
+from functools import cache
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def templates(package: str) -> Environment:
+    """The templates of a package and, to build on, those of the figures: page, tables and SVG.
+
+    Args:
+        package: such as "cmbfe.findings", with a folder `templates`.
+    """
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("cmbfe.figures")])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["data_uri"] = data_uri
+    return environment
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A PNG or JPEG file as the address of an image that holds its own bytes; `kind`: "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
