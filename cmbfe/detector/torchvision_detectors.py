@@ -62,7 +62,7 @@ def build(detector: str, size: int) -> nn.Module:
     """
     if detector not in DETECTORS:
         raise InputError(f"no detector named {detector!r}; there are: {', '.join(DETECTORS)}")
-    model = DETECTORS[detector](size)
+    model: Any = DETECTORS[detector](size)
     model.register_forward_hook(_microbleeds_only)
     model.config = TorchvisionConfig(detector, size)
     return model

@@ -52,7 +52,8 @@ def save_model(model: nn.Module, folder: Path | str) -> None:
     model: one of ours, or of `torchvision_detectors`.
     """
     folder = Path(folder)
-    config = asdict(model.config)
+    made_from: Any = model.config
+    config = asdict(made_from)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(folder / WEIGHTS_FILE) as path:
         # The configuration travels in both files, so that a mismatched pair is noticed.
@@ -61,8 +62,18 @@ def save_model(model: nn.Module, folder: Path | str) -> None:
     write_json(folder / CONFIG_FILE, config)
 
 
-def load_model(folder: Path | str) -> nn.Module:
-    """The detector that `save_model` wrote, on the CPU, in evaluation mode; `InputError` names a file at fault."""
+def load_model(folder: Path | str) -> SSD:
+    """The SSD that `save_model` wrote, on the CPU, in evaluation mode; `InputError` names a file at fault."""
+    model = load_detector(folder)
+    if not isinstance(model, SSD):
+        raise InputError(
+            f"{Path(folder) / CONFIG_FILE}: is of a detector of torchvision's; expected one of ours, an SSD"
+        )
+    return model
+
+
+def load_detector(folder: Path | str) -> nn.Module:
+    """As `load_model`, but any detector that `save_model` wrote."""
     config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     content = read_json(config_path)
     model = _built(content, config_path)

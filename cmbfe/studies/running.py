@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cmbfe import paths
 from cmbfe.data.augment import augment_training_set
 from cmbfe.data.labelled.labels import Labels
-from cmbfe.detector.weights import WEIGHTS_FILE, load_model
+from cmbfe.detector.weights import WEIGHTS_FILE, load_detector
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.metrics.cases import kinds
@@ -126,7 +126,7 @@ def _test(name: str, treatment: str, seed: int, settings: Params, params: Params
     if not (model / FINISHED_FILE).is_file():
         raise InputError(f"{model}: no finished training; run cmbfe study {name} without --only test")
     compute = make_compute(settings.training.accelerator, settings.training.precision)
-    detector = load_model(model).to(compute.device)
+    detector = load_detector(model).to(compute.device)
     shown = test if settings.images.phase else without_phase(test)
     detections = detect_in(detector, shown, images, compute)
     matches = match(test, detections, iou=params.evaluation.iou)

@@ -18,7 +18,7 @@ from cmbfe.detector import torchvision_detectors
 from cmbfe.detector.alternatives import attach
 from cmbfe.detector.hooks import Enhancement
 from cmbfe.detector.ssd import SPECS, SSD, build
-from cmbfe.detector.weights import WEIGHTS_FILE, load_model, save_model
+from cmbfe.detector.weights import WEIGHTS_FILE, load_detector, save_model
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, sha256_of, whole_file, write_json
 from cmbfe.params import Params, Training, save_params
@@ -292,7 +292,7 @@ def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
     """A new training, or one that resumes from the newest checkpoint in `out`, and a warning if there is one."""
     model, attached = _build_any(task.variant, task.params, task.listed.images.shape[1])
     if task.start:
-        model.load_state_dict(load_model(task.start).state_dict())
+        model.load_state_dict(load_detector(task.start).state_dict())
     run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute, attached)
     warning = run.restore(out / CHECKPOINTS, task.key, task.code)
     if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
