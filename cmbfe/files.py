@@ -11,9 +11,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmbfe.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -144,3 +147,9 @@ def within_python(path: Path | str) -> Iterator[None]:
     except (ValueError, AttributeError, OverflowError, RecursionError) as error:
         what = "its lists or objects lie too deep in each other" if isinstance(error, RecursionError) else error
         raise InputError(f"{path}: holds a value that cannot be read: {' '.join(str(what).split())}") from None
+
+
+def write_table(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table as CSV, numbers to four decimals."""
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, float_format="%.4f")

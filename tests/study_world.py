@@ -10,7 +10,7 @@ from cmbfe.data.augment import augment_training_set
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
 from cmbfe.params import Params, Study
-from cmbfe.studies.patients import training_labels
+from cmbfe.studies.trials.patients import training_labels
 
 ARMS = {
     "ssd300": {},

@@ -21,7 +21,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import sha256_of
 from cmbfe.params import Params, PhaseStudy, load_params
 from cmbfe.studies import phase_study
-from cmbfe.studies.patients import training_labels
+from cmbfe.studies.trials.patients import training_labels
 from cmbfe.studies.phase_effect import read_complete
 from cmbfe.studies.phase_examples import count_mimics, typical
 from cmbfe.studies.phase_study import run_detectors

@@ -334,9 +334,9 @@ def study(
     Example: cmbfe study crossvalidation --backend tcp://host:8786
     """
     from cmbfe.params import load_params
-    from cmbfe.studies.arms import CROSSVALIDATION
-    from cmbfe.studies.patients import PATIENTS, make_patients
-    from cmbfe.studies.running import STEPS, run_arm
+    from cmbfe.studies.trials.arms import CROSSVALIDATION
+    from cmbfe.studies.trials.patients import PATIENTS, make_patients
+    from cmbfe.studies.trials.running import STEPS, run_arm
 
     settings = load_params(params)
     for part in parts or [PATIENTS, *settings.study.every_arm, CROSSVALIDATION]:

@@ -7,13 +7,7 @@ from typing import Any
 import pandas as pd
 
 from cmbfe.errors import InputError
-from cmbfe.files import whole_file
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, numbers to four decimals."""
-    with whole_file(path) as temporary:
-        table.to_csv(temporary, float_format="%.4f")
+from cmbfe.files import whole_file, write_table  # noqa: F401 (notebooks write their tables by it)
 
 
 def as_text(value: object) -> str:

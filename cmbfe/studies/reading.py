@@ -23,7 +23,7 @@ from cmbfe.metrics.intervals import Metric, SeedSummary, difference_over_seeds
 from cmbfe.metrics.matching import Matches, load_matches
 from cmbfe.paper import facts
 from cmbfe.params import Params
-from cmbfe.studies.arms import CROSSVALIDATION, FE, PLAIN, arm_of, result_files, text_of
+from cmbfe.studies.trials.arms import CROSSVALIDATION, FE, PLAIN, arm_of, result_files, text_of
 
 FALSE_POSITIVES = 1.0
 """Per image, where sensitivities of kinds of microbleeds are compared."""
@@ -155,7 +155,7 @@ def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) ->
     interval.
 
     Args:
-        cmbs: the test microbleeds by annotation id, as `cmbfe.studies.patients.list_test_cmbs` lists them.
+        cmbs: the test microbleeds by annotation id, as `cmbfe.studies.trials.patients.list_test_cmbs` lists them.
     """
     names = {"contrast": "contrast", "visible_diameter_mm": "diameter, mm"}
     rows = []

@@ -1,6 +1,8 @@
 """The study's trainings and their tests, each on one thread, so that no result depends on how many run at a time.
 
-A finished training is not repeated (`cmbfe.training.loop.train`); its test is computed each time.
+The step `train` trains and detects in the test images, and leaves both in models/study; a finished training is not
+repeated (`cmbfe.training.loop.train`). The step `test` matches and measures, in seconds: a change of a metric repeats
+no training and no detection.
 """
 
 from functools import partial
@@ -12,18 +14,18 @@ from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.data.augment import augment_training_set
-from cmbfe.data.labelled.labels import Labels
+from cmbfe.data.labelled.detections import DETECTIONS_FILE
+from cmbfe.data.labelled.labels import Labels, read_detections
 from cmbfe.detector.weights import WEIGHTS_FILE, load_detector
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
-from cmbfe.metrics.cases import kinds
 from cmbfe.metrics.curves import summary
-from cmbfe.metrics.matching import FALSE_POSITIVE, Matches, match, save_matches
+from cmbfe.metrics.matching import match, save_matches
 from cmbfe.parallel import at_work, one_thread
 from cmbfe.params import PHASE, Params
-from cmbfe.studies.arms import CROSSVALIDATION, PLAIN, arm_of, seeds_of, settings_of, trained_by, variant_of
-from cmbfe.studies.patients import fold_labels, fold_test_set, read_mimics, read_test_labels
-from cmbfe.studies.phase import save_kinds, write_examples
+from cmbfe.studies.trials.arms import CROSSVALIDATION, PLAIN, arm_of, seeds_of, settings_of, trained_by, variant_of
+from cmbfe.studies.trials.patients import fold_labels, fold_test_set, read_mimics, read_test_labels
+from cmbfe.studies.trials.phase import kinds_file, kinds_of, save_kinds, write_examples
 from cmbfe.training.batches import without_phase
 from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
@@ -101,47 +103,46 @@ def _run(
     settings = settings_of(name, treatment, seed, params)
     model = paths.study_model(name, treatment, seed, root)
     data = paths.fold_data(seed, root) if name == CROSSVALIDATION else _training_set(name, seed, params, root)
-    with one_thread():
-        if "train" in steps:
+    if "train" in steps:
+        with one_thread():
             start = _start(name, treatment, seed, params, root)
             train(variant_of(name, treatment, params), settings, data, model, progress=False, start=start)
-        ap = _test(name, treatment, seed, settings, params, root) if "test" in steps else None
-    return treatment, seed, ap
+            _detect(name, seed, settings, model, params, root)
+    return treatment, seed, _test(name, treatment, seed, params, root) if "test" in steps else None
 
 
 def _training_set(name: str, seed: int, params: Params, root: Path) -> Path:
     return paths.study_training_set(seed, params.study.patients_of(name), root)
 
 
-def _test(name: str, treatment: str, seed: int, settings: Params, params: Params, root: Path) -> float:
-    """Write matches and metrics of a trained detector on its test images, FE off; its AP."""
-    is_fold = name == CROSSVALIDATION
-    images = paths.images(root) if is_fold else paths.study_data(root) / "pictures"
-    test = (
-        fold_test_set(seed, params, images)
-        if is_fold
-        else read_test_labels(params, root, arm_of(name, params).test_patients)
-    )
-    model, out = paths.study_model(name, treatment, seed, root), paths.study_result(name, root)
-    if not (model / FINISHED_FILE).is_file():
-        raise InputError(f"{model}: no finished training; run cmbfe study {name} without --only test")
+def _test_set(name: str, seed: int, params: Params, root: Path) -> tuple[Labels, Path]:
+    """The test images of a training, and the folder that they are in."""
+    if name == CROSSVALIDATION:
+        images = paths.images(root)
+        return fold_test_set(seed, params, images), images
+    labels = read_test_labels(params, root, arm_of(name, params).test_patients)
+    return labels, paths.study_data(root) / "pictures"
+
+
+def _detect(name: str, seed: int, settings: Params, model: Path, params: Params, root: Path) -> None:
+    """Write what a trained detector finds on its test images, FE off, into its folder."""
+    labels, images = _test_set(name, seed, params, root)
     compute = make_compute(settings.training.accelerator, settings.training.precision)
     detector = load_detector(model).to(compute.device)
-    shown = test if settings.images.phase else without_phase(test)
-    detections = detect_in(detector, shown, images, compute)
-    matches = match(test, detections, iou=params.evaluation.iou)
-    save_matches(matches, out / f"{treatment}-{seed}.npz")
+    shown = labels if settings.images.phase else without_phase(labels)
+    write_json(model / DETECTIONS_FILE, detect_in(detector, shown, images, compute))
+
+
+def _test(name: str, treatment: str, seed: int, params: Params, root: Path) -> float:
+    """Write matches and metrics of a training's detections; its AP."""
+    labels, _ = _test_set(name, seed, params, root)
+    model = paths.study_model(name, treatment, seed, root)
+    detections = read_detections(model / DETECTIONS_FILE, labels)
+    matches = match(labels, detections, iou=params.evaluation.iou)
+    out = paths.study_result(name, root) / f"{treatment}-{seed}.npz"
+    save_matches(matches, out)
     if name == PHASE:
-        of_each = kinds_of(matches, detections, test, read_mimics(params, root))
-        save_kinds(of_each, out / f"{treatment}-{seed}-kinds.npz")
+        save_kinds(kinds_of(matches, detections, labels, read_mimics(params, root)), kinds_file(out))
     metrics = summary(matches, params.evaluation.sensitivity)
-    warnings = read_json(model / FINISHED_FILE)["warnings"]
-    write_json(out / f"{treatment}-{seed}.json", metrics | {"warnings": warnings})
+    write_json(out.with_suffix(".json"), metrics | {"warnings": read_json(model / FINISHED_FILE)["warnings"]})
     return metrics["ap"]
-
-
-def kinds_of(matches: Matches, detections: list[dict], labels: Labels, mimics: Labels) -> list[str]:
-    """What each detection of `matches` is on if it is a false positive (`cases.kinds`), else an empty text."""
-    is_false = matches.outcome == FALSE_POSITIVE
-    of_false = iter(kinds([detections[index] for index in matches.detection[is_false]], labels, mimics))
-    return [next(of_false) if false else "" for false in is_false]

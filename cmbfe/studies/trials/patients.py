@@ -19,7 +19,7 @@ from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_of_split, read_labels
 from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
 from cmbfe.errors import InputError
-from cmbfe.paper.tables import write_table
+from cmbfe.files import write_table
 from cmbfe.params import Params, Patients, Phantom
 from cmbfe.phantom.cohort import write_cohort
 from cmbfe.training.batches import without_phase
