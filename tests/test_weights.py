@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torchvision import models
 from torchvision.models.detection import ssd300_vgg16
 
+from cmbfe.detector import torchvision_detectors
 from cmbfe.detector.ssd import build
-from cmbfe.detector.weights import from_torchvision, load_model, save_model
+from cmbfe.detector.weights import from_torchvision, load_detector, load_model, save_model
 from cmbfe.errors import InputError
 
 SHARED_VGG = Path(__file__).resolve().parents[2] / "shared" / "weights" / "vgg16_features.safetensors"
@@ -72,6 +73,19 @@ def test_a_saved_model_is_rebuilt_without_other_knowledge(tmp_path):
     assert again.config == model.config
     assert torch.equal(again(image)[0]["boxes"], model(image)[0]["boxes"])
     assert {file.name for file in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
+
+
+def test_one_of_torchvisions_detectors_is_rebuilt_too_and_is_not_taken_for_ours(tmp_path):
+    torch.manual_seed(0)
+    model = torchvision_detectors.build("ssdlite-small", 64).eval()
+    save_model(model, tmp_path)
+    images = list(torch.rand(1, 3, 64, 64))
+    assert torch.equal(load_detector(tmp_path)(images)[0]["boxes"], model(images)[0]["boxes"])
+    with pytest.raises(InputError, match=r"config\.json: is of one of torchvision's"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"detector": "none", "size": 64}')
+    with pytest.raises(InputError, match=r"config\.json: no detector named 'none'"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -66,9 +66,7 @@ def load_model(folder: Path | str) -> SSD:
     """The SSD that `save_model` wrote, on the CPU, in evaluation mode; `InputError` names a file at fault."""
     model = load_detector(folder)
     if not isinstance(model, SSD):
-        raise InputError(
-            f"{Path(folder) / CONFIG_FILE}: is of a detector of torchvision's; expected one of ours, an SSD"
-        )
+        raise InputError(f"{Path(folder) / CONFIG_FILE}: is of one of torchvision's detectors; expected one of ours")
     return model
 
 
