@@ -1,65 +1,76 @@
-"""A training that is killed ends with the files of one that is not: the short form of tools/kill_training.py."""
+"""A training that is killed again and again ends with the files of one that is not, byte for byte."""
 
+import os
 import random
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from tiny_world import labelled_images
 
-from tools import kill_training as tool
+from cmbfe.files import sha256_of
+from cmbfe.params import load_params, profile_file, save_params
 
-KILLS = 3
+ROOT = Path(__file__).resolve().parent.parent
+COMPARED = ("model.safetensors", "history.csv", "best/model.safetensors", "live/plots/**/*.tsv")
+ITERATIONS, KILLS = 8, 2
+
+
+def start(folder: Path, out: Path) -> subprocess.Popen:
+    """Start the training in a process group of its own, on one thread: sums are then always added in one order."""
+    given = {"params": "params.yaml", "data": "train", "validation": "validation", "out": out.name}
+    options = [text for name, file in given.items() for text in (f"--{name}", str(folder / file))]
+    command = [sys.executable, "-m", "cmbfe", "train", "ssd300-fe", *options]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
+
+
+def newest_checkpoint(out: Path) -> int:
+    """The iteration of the newest whole checkpoint, 0 where there is none."""
+    names = [file.stem.removeprefix("iteration") for file in (out / "checkpoints").glob("iteration*.pt")]
+    return max(map(int, names), default=0)
+
+
+def kill_once(folder: Path, out: Path, inside: bool, seconds: float) -> bool:
+    """Start the training and kill it after its next checkpoint; `inside`: while it writes the one after that.
+
+    Returns:
+        Whether it was killed; else it came to its end before.
+    """
+    before, process = newest_checkpoint(out), start(folder, out)
+    while process.poll() is None:
+        writing = any((out / "checkpoints").glob(f".iteration*.{process.pid}.partial.pt"))
+        if newest_checkpoint(out) > before and (writing or not inside):
+            time.sleep(0 if inside else seconds)
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait() == -signal.SIGKILL
+        time.sleep(0.0005)
+    assert process.returncode == 0
+    return False
+
+
+def results(out: Path) -> dict[str, str]:
+    """SHA-256 of what a training leaves, by its path in `out`."""
+    files = sorted(file for pattern in COMPARED for file in out.glob(pattern))
+    return {file.relative_to(out).as_posix(): sha256_of([file]) for file in files}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL and no process groups there")
-def test_killed_three_times_a_training_ends_with_the_same_files(tmp_path):
-    tool.prepare(tmp_path, iterations=8, seed=0)
-    outcome = tool.kill_again_and_again(tmp_path, iterations=8, kills=KILLS, inside=1, seed=0)
-    assert len(outcome.kills) >= KILLS
-    assert outcome.inside >= 1
-    assert outcome.finished >= 1
-    assert outcome.different == []
-    compared = tool.results(tmp_path / "uninterrupted")
-    assert {"model.safetensors", "history.csv", "best/model.safetensors"} < set(compared)
-    assert "live/plots/metrics/classification.tsv" in compared
-
-
-def test_a_file_that_changed_or_exists_on_one_side_only_differs():
-    assert tool.differing({"same": "1", "changed": "1", "lost": "1"}, {"same": "1", "changed": "2", "new": "1"}) == [
-        "changed",
-        "lost",
-        "new",
-    ]
-
-
-def test_half_a_checkpoint_counts_for_the_process_that_writes_it(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "iteration000000007.pt").touch()
-    (tmp_path / "checkpoints" / ".iteration000000008.41.partial.pt").touch()
-    assert tool.writes_checkpoint(tmp_path, 41)
-    assert not tool.writes_checkpoint(tmp_path, 4)
-    assert tool.newest_checkpoint(tmp_path) == 7
-    assert tool.newest_checkpoint(tmp_path / "nowhere") == 0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_as_many_kills_as_wanted_are_aimed_at_a_checkpoint(seed):
-    rng, aimed = random.Random(seed), 0
-    for left in range(20, 0, -1):
-        aimed += tool.aims_inside(left, 5 - aimed, rng)
-    assert aimed == 5
-    assert tool.aims_inside(0, 1, rng)  # one that was missed is made up for
-
-
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("done", [0, 5, 9])
-def test_a_moment_lies_in_what_is_left_of_a_training(inside, done):
-    pace, rng = tool.Pace(iterations=10, first_checkpoint=5.0, whole=15.0), random.Random(0)
-    moments = [tool.draw_moment(done, inside, pace, rng) for _ in range(200)]
-    assert all(moment.inside is inside for moment in moments)
-    started = [moment for moment in moments if moment.checkpoint > 0]
-    earliest, latest = (done, 8) if inside else (done + 1, 9)  # of 10 iterations 9 write a checkpoint
-    assert {moment.checkpoint for moment in started} == (
-        {*range(max(earliest, 1), latest + 1)} if done < 9 else set()
-    )
-    assert all(0 <= moment.seconds <= 2 for moment in started)
-    assert all(0 <= moment.seconds <= 6 for moment in moments)
+def test_killed_twice_a_training_ends_with_the_same_files(tmp_path):
+    smoke = load_params(profile_file("smoke"))
+    schedule = {"iterations": ITERATIONS, "milestones": (4, 6), "checkpoint_every": 1, "validate_every": 2}
+    training = smoke.training.model_copy(update={**schedule, "accelerator": "cpu"})
+    save_params(smoke.model_copy(update={"training": training}), tmp_path / "params.yaml")
+    for split in ("train", "validation"):
+        labelled_images(tmp_path / split, split=split)
+    assert start(tmp_path, tmp_path / "whole").wait() == 0
+    rng, killed = random.Random(0), tmp_path / "killed"
+    kills = [kill_once(tmp_path, killed, number == 0, rng.uniform(0, 0.1)) for number in range(KILLS)]
+    assert any(kills)
+    assert start(tmp_path, killed).wait() == 0
+    assert results(killed) == results(tmp_path / "whole")
+    assert len(results(killed)) >= 4

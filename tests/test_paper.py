@@ -161,7 +161,8 @@ def test_an_open_point_shows_what_the_study_measured(root):
 
     assert effect("A4") == "placement-source, placement-both: not measured yet"
     assert effect("A17") == "no arm of the study"
-    write(root, "study", "arm,change,change_low,change_high\nplacement-source,0.01,-0.02,0.04\nplacement-both,,,\n")
+    header = "arm,treatment,over_fe,over_fe_low,over_fe_high\n"
+    write(root, "study", f"{header}placement-source,fe,0.01,-0.02,0.04\nplacement-both,fe,,,\n")
     source, both = effect("A4").split("; ")
     assert source == "placement-source: change of AP 0.01 (-0.02 to 0.04)"
     assert both == "placement-both: change of AP not reached"

@@ -2,8 +2,7 @@
 
     python tools/build_site.py [--notebooks results/notebooks] [--out results/site]
 
-A notebook that was not run here, as those of `make crossval`, `make study` and `make objects` may be, is shown without
-results and says so.
+A notebook that was not run here, as those that read the studies may be, is shown without results and says so.
 """
 
 import argparse
@@ -24,17 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(__file__).resolve().parent / "site"
 INDEX = "index.html"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
-RUN_BY = {
-    "10_crossvalidation": "make crossval",
-    "10_crossvalidation": "make crossval",
-    "11_ablation": "make study",
-    "09_small_objects": "make objects",
-    "11_ablation": "make phase",
-    "12_other_detectors": "make others",
-}
-"""Notebooks that `make repro` leaves out, and what makes their results."""
-TRAINS = "10_crossvalidation"
-"""The one of them that trains; the others read results that are stored."""
+READ_STUDIES = ("10_crossvalidation", "11_ablation", "12_other_detectors")
+"""Notebooks that `make repro` leaves out: they read the results of the studies, which are stored."""
 
 
 def build(root: Path, notebooks: Path, out: Path) -> str:
@@ -85,23 +75,25 @@ def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
 
 def _not_run(name: str) -> str:
     """What stands on the page of a notebook without results, as Markdown."""
-    by = f"`{RUN_BY.get(name, 'make repro')}` runs it."
-    if name in RUN_BY and name != TRAINS:
-        by = f"`make readings` runs it on the results that are stored, `{RUN_BY[name]}` makes these anew."
+    by = "`make repro` runs it."
+    if name in READ_STUDIES:
+        by = "`make readings` runs it on the results that are stored, `make study` makes these anew."
     return f"```{{note}}\nThis notebook has not been run here, so it has no results: {by}\n```"
 
 
 def _runs(name: str, stored: Iterable[Path], notebooks: Path) -> list[Path]:
     """The executed copies of a notebook: one of its name, or one for each value of its parameter (name-value)."""
     others = {one.stem for one in stored} - {name}
-    found = [path for path in notebooks.glob(f"{name}*.ipynb") if path.stem not in others]
-    found = [path for path in found if path.stem == name or path.stem.startswith(f"{name}-")]
-    return sorted(found, key=lambda path: _in_order(path.stem.removeprefix(f"{name}-")))
+    copies = [*notebooks.glob(f"{name}.ipynb"), *notebooks.glob(f"{name}-*.ipynb")]
+    return sorted(
+        (path for path in copies if path.stem not in others),
+        key=lambda path: _in_order(path.stem.removeprefix(f"{name}-")),
+    )
 
 
-def _in_order(value: str) -> tuple[int, str, str]:
-    """Folds by number; a variant before its twin with FE."""
-    return int(value) if value.isdigit() else 0, value.removesuffix("-fe"), value
+def _in_order(value: str) -> tuple[str, str]:
+    """A variant before its twin with FE."""
+    return value.removesuffix("-fe"), value
 
 
 def _lay_out_notebook(stored: Path, runs: list[Path], folder: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of, with_block
-from cmbfe.paper.words import UNCHANGED, folds, others, verdict
+from cmbfe.paper.words import folds, others, unchanged, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
@@ -46,30 +46,10 @@ TABLES = {
 """Columns of each table in README.md, by their names in its CSV, with their headings."""
 
 
-def stages(csv: Path) -> str:
-    """Wall time of each stage, and of all, as Markdown.
-
-    Raises:
-        InputError: there is no such file yet.
-    """
-    if not csv.is_file():
-        raise InputError(f"{csv}: no such file; after `make repro`, tools/stage_times.py writes it")
-    seconds = pd.read_csv(csv).set_index("stage")["seconds"]
-    rows = [(stage, minutes_and_seconds(taken)) for stage, taken in seconds.items()]
-    return table(["stage", "wall time"], [*rows, ("all", minutes_and_seconds(seconds.sum()))])
-
-
 def headline(csv: Path) -> str:
     """What the study says of FE, in plain words: a sentence per detector."""
-    effects = pd.read_csv(csv)
-    plain = effects[effects["setting"] == UNCHANGED]
-    return f"**{' '.join(verdict(row['detector'], row) for _, row in plain.iterrows())}**"
-
-
-def minutes_and_seconds(seconds: float) -> str:
-    """Such as "3 min 05 s"; hours stay minutes."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    rows = unchanged(pd.read_csv(csv)).iterrows()
+    return f"**{' '.join(verdict(row['detector'], row) for _, row in rows)}**"
 
 
 def renewed(text: str) -> str:
@@ -79,10 +59,7 @@ def renewed(text: str) -> str:
         text = with_block(text, name, markdown_of(pd.read_csv(tables / f"{name}.csv"), headings))
     text = with_block(text, "headline", headline(tables / "study.csv"))
     text = with_block(text, "crossvalidation", folds(pd.read_csv(tables / "crossvalidation.csv")))
-    text = with_block(
-        text, "others", others(pd.read_csv(tables / "others.csv"), pd.read_csv(tables / "others_relatives.csv"))
-    )
-    return with_block(text, "stages", stages(tables / "stages.csv"))
+    return with_block(text, "others", others(pd.read_csv(tables / "others.csv")))
 
 
 if __name__ == "__main__":

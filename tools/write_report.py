@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of
-from cmbfe.paper.words import UNCHANGED, folds, intervals_without_zero, points, seeds_that_would_do, verdict
+from cmbfe.paper.words import folds, intervals_without_zero, points, seeds_that_would_do, unchanged, verdict
 from cmbfe.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,9 +29,9 @@ COLUMNS = {
         "arm": "arm",
         "setting": "what is changed",
         "ap": "AP without FE",
-        "ap_fe": "AP with FE",
+        "ap_treated": "AP with FE",
         "gain": "gain by FE",
-        "change": "change",
+        "over_fe": "AP less that of FE as read",
     },
     "study_kinds": {
         "arm": "detector",
@@ -62,19 +62,13 @@ COLUMNS = {
         "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per image, ours",
         "our_ap_over_ssd512": "AP less that of SSD-512",
     },
-    "others": {"detector": "detector", "ap": "AP without FE", "ap_fe": "AP with FE", "gain": "gain by FE"},
-    "others_relatives": {
-        "relative": "behind the layer",
-        "ap": "AP",
+    "others": {
+        "detector": "detector",
+        "treatment": "behind its backbone",
+        "ap": "AP without",
+        "ap_treated": "AP with it",
         "gain": "gain",
         "over_fe": "AP less that with FE",
-    },
-    "small_objects": {
-        "polarity": "objects",
-        "contrast_to_noise": "contrast-to-noise ratio",
-        "ap": "AP without FE",
-        "ap_fe": "AP with FE",
-        "gain": "gain by FE",
     },
     "phase": {
         "detector": "detector",
@@ -86,8 +80,6 @@ COLUMNS = {
     "contradictions": {"what": "what", "printed": "printed", "follows": "follows", "how": "how"},
 }
 """Columns of the report's tables, by their names in results/tables, with their headings."""
-TOLD = {"others": "detector", "small_objects": "arm"}
-"""Tables of gains of which the report says which leave out zero, with the column that names their rows."""
 
 
 def report(root: Path) -> str:
@@ -108,29 +100,27 @@ def report(root: Path) -> str:
     tables = {name: _read(root, name) for name in COLUMNS}
     tables["table4"] = tables["table4"].dropna(subset="our_ap")  # the others were not measured here
     values = {f"{name}_table": markdown_of(tables[name], columns) for name, columns in COLUMNS.items()}
-    values |= {
-        f"{name}_told": intervals_without_zero(_read(root, name).set_index(label), "gain")
-        for name, label in TOLD.items()
-    }
-    values |= _of_the_study(study, params) | _of_the_pipeline(root, params) | _of_features(root)
+    fe_in_others = tables["others"][tables["others"]["treatment"] == "fe"]
+    values["others_gains"] = intervals_without_zero(fe_in_others.set_index("detector"), "gain")
+    values |= _of_the_study(study, tables["others"], params) | _of_the_pipeline(root, params) | _of_features(root)
     return environment.get_template(TEMPLATE).render(values)
 
 
-def _of_the_study(study: pd.DataFrame, params: Params) -> dict[str, Any]:
+def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Params) -> dict[str, Any]:
     """What the report says of the study: values and sentences by their name in the template."""
-    plain, others = (study[is_plain] for is_plain in (study["setting"] == UNCHANGED, study["setting"] != UNCHANGED))
-    changes = others.dropna(subset="change").set_index("arm")
+    plain = unchanged(study)
+    others = study.drop(index=plain.index)
+    changes = others.dropna(subset="over_fe").set_index("arm")
     spread = 100 * plain["gain_seed_deviation"]
     return {
         "params": params,
         "plain": [row for _, row in plain.iterrows()],
-        "unchanged": UNCHANGED,
-        "waiting": [name for name in params.study.arms if name not in set(study["arm"])],
+        "waiting": [name for name in params.study.arms if name not in {*study["arm"], *of_torchvision["arm"]}],
         "spread": f"{spread.min():.1f} and {spread.max():.1f}",
         "seeds": seeds_that_would_do(plain),
         "gains": intervals_without_zero(others.set_index("arm"), "gain"),
-        "readings": intervals_without_zero(changes, "change"),
-        "fading": intervals_without_zero(changes[changes.index.isin(FADING)], "change"),
+        "readings": intervals_without_zero(changes, "over_fe"),
+        "fading": intervals_without_zero(changes[changes.index.isin(FADING)], "over_fe"),
         "patient_spread": f"{100 * study['gain_patient_deviation'].median():.1f}",
     }
 

@@ -136,10 +136,10 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
 def deviations(params: Params) -> pd.DataFrame:
     """Every setting that differs from the profile `paper`, which has the literal ones: columns `paper_profile`, `ours`.
 
-    The settings of study and phase are left out: the paper has neither.
+    The study's settings are left out: the paper has none.
     """
     literal, ours = (setting_values(one) for one in (_paper_profile(), params))
-    keys = [key for key in literal | ours if not key.startswith(("study.", "phase.")) and key != "profile"]
+    keys = [key for key in literal | ours if not key.startswith("study.") and key != "profile"]
     rows = {
         key: {"paper_profile": _setting_text(literal, key), "ours": _setting_text(ours, key)}
         for key in keys
@@ -220,7 +220,7 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
                 rows.append(_of_value("number", section, value, notebook, root, others))
     twins = dict(zip(facts.TEN_FOLD_AP, ("our_ap", "our_ap_fe"), strict=True))
     for name, column in twins.items():
-        detector = params.crossvalidation.variants[0] + ("-fe" if name.endswith("-fe") else "")
+        detector = params.crossvalidation.detector + ("-fe" if name.endswith("-fe") else "")
         what = f"AP over {paper_folds()} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
         value = Value(what, facts.TEN_FOLD_AP[name], Cell("crossvalidation", "all", column))
         rows.append(_of_value("number", "3", value, "10_crossvalidation", root))
@@ -261,7 +261,7 @@ def _status(point: OpenPoint, now: Mapping[str, object], literal: Mapping[str, o
 def _effect(point: OpenPoint, params: Params, root: Path) -> str:
     """What the study's arms and other tables say of an open point."""
     arms = [name for name, arm in params.study.arms.items() if set(arm.settings) & set(point.keys)]
-    changes = [(name, read_cell(Cell("study", name, "change"), root)) for name in arms]
+    changes = [(name, read_cell(Cell("study", f"{name},fe", "over_fe"), root)) for name in arms]
     said = [f"{name}: change of AP {_shown(one)}" for name, one in changes if one is not None]
     if arms and not said:
         said = [f"{', '.join(arms)}: {NOT_YET}"]

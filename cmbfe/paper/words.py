@@ -4,22 +4,24 @@ import pandas as pd
 
 from cmbfe.metrics.intervals import seeds_for_half_width
 
-UNCHANGED = "as in params.yaml"
-"""The setting of an arm of the study that changes nothing, in `cmbfe.studies.ablation.effects_table`."""
-
 HALF_WIDTH = 0.01
 """AP on either side of a gain that would settle the paper's two to three points."""
 
 
+def unchanged(effects: pd.DataFrame) -> pd.DataFrame:
+    """The rows of FE in arms that change nothing, from `cmbfe.studies.reading.gains_table` as read from its CSV."""
+    return effects[effects["setting"].isna() & (effects["treatment"] == "fe")]
+
+
 def verdict(detector: str, row: pd.Series) -> str:
-    """Whether FE helped in an arm, from its row of `cmbfe.studies.ablation.effects_table`."""
+    """Whether FE helped a detector, from a row of `cmbfe.studies.reading.gains_table`."""
     low, high = 100 * row["gain_low"], 100 * row["gain_high"]
-    interval = f"{100 * row['gain']:+.1f} AP points, 95 % interval {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
+    measured = f"{100 * row['gain']:+.1f} AP points, 95 % interval {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
     if low > 0:
-        return f"FE helped {detector} ({interval})."
+        return f"FE helped {detector} ({measured})."
     if high < 0:
-        return f"FE harmed {detector} ({interval})."
-    return f"FE's effect on {detector} is inconclusive ({interval})."
+        return f"FE harmed {detector} ({measured})."
+    return f"The effect of FE on {detector} is inconclusive ({measured})."
 
 
 def points(value: float) -> str:
@@ -33,15 +35,14 @@ def interval(row: pd.Series, name: str) -> str:
 
 
 def intervals_without_zero(rows: pd.DataFrame, name: str) -> str:
-    """In how many rows the interval of `name` leaves out zero, and in which, by their index; the rest of a sentence."""
+    """In how many rows, and in which by their index, the interval of `name` leaves out zero; the end of a sentence."""
     if rows.empty:
         return "nothing was measured yet"
-    found = rows[(rows[f"{name}_low"] > 0) | (rows[f"{name}_high"] < 0)]
-    if found.empty:
+    clear = rows[(rows[f"{name}_low"] > 0) | (rows[f"{name}_high"] < 0)]
+    if clear.empty:
         return "the one interval holds zero" if len(rows) == 1 else f"all {len(rows)} intervals hold zero"
-    listed = "; ".join(f"{label} ({interval(row, name)})" for label, row in found.iterrows())
-    verb = "leaves" if len(found) == 1 else "leave"
-    return f"{len(found)} of {len(rows)} intervals {verb} out zero: {listed}"
+    listed = "; ".join(f"{label} ({interval(row, name)})" for label, row in clear.iterrows())
+    return f"{len(clear)} of {len(rows)} intervals {'leaves' if len(clear) == 1 else 'leave'} out zero: {listed}"
 
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
@@ -66,12 +67,14 @@ def folds(table: pd.DataFrame) -> str:
     )
 
 
-def others(gains: pd.DataFrame, relatives: pd.DataFrame) -> str:
-    """What other detectors say of FE, and which relative has the largest gain, from results/tables/others*.csv."""
-    told = [verdict(row["detector"], row) for _, row in gains.iterrows()]
-    tried = relatives.dropna(subset="gain")
-    if len(tried) < 2:  # FE alone is nothing to compare
-        return " ".join(told)
-    best = tried.loc[tried["gain"].idxmax()]
-    told.append(f"Of FE and its relatives {best['relative']} has the largest gain ({interval(best, 'gain')}).")
-    return " ".join(told)
+def others(effects: pd.DataFrame) -> str:
+    """What torchvision's detectors say of FE, and which treatment gains most, from results/tables/others.csv."""
+    said = [verdict(row["detector"], row) for _, row in effects[effects["treatment"] == "fe"].iterrows()]
+    compared = effects[effects.groupby("arm")["treatment"].transform("size") > 1]
+    if not compared.empty:
+        best = compared.loc[compared["gain"].idxmax()]
+        said.append(
+            f"Of FE and its relatives in {best['detector']}, {best['treatment']} has the largest gain "
+            f"({interval(best, 'gain')})."
+        )
+    return " ".join(said)
