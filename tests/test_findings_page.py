@@ -71,7 +71,7 @@ def test_images_have_a_page_without_lesions(tmp_path):
     detect(tmp_path / "in", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "pages").iterdir()) == ["P1.html", "P2.html"]
     text = (tmp_path / "out" / "pages" / "P1.html").read_text()
-    assert "P1/000.png: 1 detections, the best with 0.75" in text
+    assert "P1/000.png: 1 detection, the best with 0.75" in text
     assert "<table>" not in text
     assert not (tmp_path / "out" / "lesions.csv").exists()
 

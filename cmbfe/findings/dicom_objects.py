@@ -4,7 +4,7 @@ Both name the source images by UID and, as any object of a PACS must, carry the 
 made on request only. Their own UIDs are new in each run; a lesion has one tracking UID in both objects.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,15 @@ def write_report(
             MAKER, __version__, [f"detector={detector}", f"threshold={threshold:g}"]
         )
         device = sr.DeviceObserverIdentifyingAttributes(
-            generate_uid(entropy_srcs=[MAKER]), name=MAKER, model_name=detector
+            generate_uid(entropy_srcs=[MAKER]), MAKER, model_name=detector
         )
+        observer = sr.ObserverContext(codes.DCM.Device, device)
         report = sr.MeasurementReport(
-            observation_context=sr.ObservationContext(
-                sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-            ),
+            observation_context=sr.ObservationContext(observer),
             procedure_reported=codes.LN.MRIUnspecifiedBodyRegion,
             imaging_measurements=[
-                _count(images, headers, lesions, algorithm),
-                *(_group(one, images, headers, algorithm) for one in lesions),
+                _count(images, len(lesions), algorithm),
+                *(_group(lesion, images, headers.frames, algorithm) for lesion in lesions),
             ],
             title=codes.DCM.ImagingMeasurementReport,
         )
@@ -89,28 +88,15 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
     if not lesions:
         return
     with input_errors(headers.files[0], "no DICOM segmentation can be made from its header"):
-        images = _images(headers)
-        sources, place, frames = _segmented(images, headers, lesions)
+        sources, frame_of, frames = _segmented(headers, lesions)
         algorithm = hd.AlgorithmIdentificationSequence(
             name=MAKER, family=codes.DCM.ArtificialIntelligence, version=__version__, source=MAKER
         )
         segmentation = hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=_labels(lesions, headers, place, frames),
+            pixel_array=_labels(lesions, headers, frame_of, frames),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[
-                hd.seg.SegmentDescription(
-                    segment_number=number,
-                    segment_label=_label(one),
-                    segmented_property_category=ABNORMALITY,
-                    segmented_property_type=MICROBLEED,
-                    algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-                    algorithm_identification=algorithm,
-                    tracking_uid=one.uid,
-                    tracking_id=_label(one),
-                )
-                for number, one in enumerate(lesions, 1)
-            ],
+            segment_descriptions=[_segment(number, lesion, algorithm) for number, lesion in enumerate(lesions, 1)],
             series_number=SEGMENTATION_NUMBER,
             manufacturer_model_name=detector,
             device_serial_number="0",
@@ -122,13 +108,8 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
 
 
 def _identity(description: str) -> dict[str, Any]:
-    return {
-        "series_instance_uid": hd.UID(),
-        "sop_instance_uid": hd.UID(),
-        "instance_number": 1,
-        "manufacturer": MAKER,
-        "series_description": description,
-    }
+    new = {"series_instance_uid": hd.UID(), "sop_instance_uid": hd.UID(), "instance_number": 1}
+    return {**new, "manufacturer": MAKER, "series_description": description}
 
 
 def _save(document: Dataset, path: Path) -> None:
@@ -141,7 +122,7 @@ def _images(headers: SeriesHeaders) -> list[Dataset]:
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
         _as_highdicom_reads(image)
-    if len(_distinct(list(by_path.values()))) < len(by_path):
+    if len(_distinct(by_path.values())) < len(by_path):
         raise InputError(f"{headers.files[0]}: files of its series share a SOPInstanceUID: none could be named by it")
     return [by_path[path] for path in headers.files]
 
@@ -162,7 +143,7 @@ def _as_highdicom_reads(image: Dataset) -> None:
         image.SpecificCharacterSet = "ISO_IR 192"
 
 
-def _distinct(images: Sequence[Dataset]) -> list[Dataset]:
+def _distinct(images: Iterable[Dataset]) -> list[Dataset]:
     return list({image.SOPInstanceUID: image for image in images}.values())
 
 
@@ -171,42 +152,36 @@ def _label(lesion: Lesion) -> str:
 
 
 def _count(
-    images: Sequence[Dataset],
-    headers: SeriesHeaders,
-    lesions: Sequence[Lesion],
-    algorithm: sr.AlgorithmIdentification,
+    images: Sequence[Dataset], lesions: int, algorithm: sr.AlgorithmIdentification
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """How many there are, of all images."""
+    """The number of lesions, in all images."""
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(hd.UID(), "Microbleeds of the series"),
         finding_type=MICROBLEED,
         finding_category=ABNORMALITY,
         algorithm_id=algorithm,
-        measurements=[sr.Measurement(codes.SCT.NumberOfLesions, len(lesions), codes.UCUM.NoUnits)],
-        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(one) for one in _distinct(images)],
+        measurements=[sr.Measurement(codes.SCT.NumberOfLesions, lesions, codes.UCUM.NoUnits)],
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(image) for image in _distinct(images)],
     )
 
 
 def _group(
-    lesion: Lesion, images: Sequence[Dataset], headers: SeriesHeaders, algorithm: sr.AlgorithmIdentification
+    lesion: Lesion, images: Sequence[Dataset], frames: Sequence[int], algorithm: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """One lesion: its boxes, its score in percent (CAD's certainty, DCM 111012) and its size."""
+    """A lesion: its boxes, its score in percent (CAD's certainty, DCM 111012) and its size."""
+    certainty = sr.Measurement(codes.DCM.CertaintyOfFinding, round(100 * lesion.score, 2), codes.UCUM.Percent)
+    diameter = sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(lesion.uid, _label(lesion)),
         referenced_regions=[
-            sr.ImageRegion(
-                sr.GraphicTypeValues.POLYLINE, _corners(box), _source(images[index], headers.frames[index])
-            )
+            sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, _corners(box), _source(images[index], frames[index]))
             for index, (box, _) in sorted(lesion.boxes.items())
         ],
         finding_type=MICROBLEED,
         finding_category=ABNORMALITY,
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
         algorithm_id=algorithm,
-        measurements=[
-            sr.Measurement(codes.DCM.CertaintyOfFinding, round(100 * lesion.score, 2), codes.UCUM.Percent),
-            sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter),
-        ],
+        measurements=[certainty, diameter],
     )
 
 
@@ -221,32 +196,39 @@ def _corners(box: Sequence[float]) -> np.ndarray:
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]])
 
 
-def _segmented(
-    images: Sequence[Dataset], headers: SeriesHeaders, lesions: Sequence[Lesion]
-) -> tuple[list[Dataset], dict[int, int], int]:
-    """The images that a segmentation lies on, the frame of it on which each slice lies, and how many frames there are.
+def _segment(number: int, lesion: Lesion, algorithm: hd.AlgorithmIdentificationSequence) -> hd.seg.SegmentDescription:
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=_label(lesion),
+        segmented_property_category=ABNORMALITY,
+        segmented_property_type=MICROBLEED,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        tracking_uid=lesion.uid,
+        tracking_id=_label(lesion),
+    )
+
+
+def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[Dataset], dict[int, int], int]:
+    """The images that a segmentation lies on, slice index -> its frame in the segmentation, and the number of frames.
 
     Of a multi-frame file all frames in their own order, which need not be that of the slices.
     """
-    slices = sorted({index for one in lesions for index in one.boxes})
+    images = _images(headers)
+    slices = sorted({index for lesion in lesions for index in lesion.boxes})
     if "NumberOfFrames" not in images[0]:
-        return (
-            [images[index] for index in slices],
-            {index: position for position, index in enumerate(slices)},
-            len(slices),
-        )
+        return [images[index] for index in slices], {index: frame for frame, index in enumerate(slices)}, len(slices)
     if len(_distinct(images)) > 1:
         raise InputError(f"{headers.files[0]}: a series of several multi-frame files cannot be segmented")
     return [images[0]], {index: headers.frames[index] for index in slices}, int(images[0].NumberOfFrames)
 
 
-def _labels(lesions: Sequence[Lesion], headers: SeriesHeaders, place: Mapping[int, int], frames: int) -> np.ndarray:
+def _labels(
+    lesions: Sequence[Lesion], headers: SeriesHeaders, frame_of: Mapping[int, int], frames: int
+) -> np.ndarray:
     """uint16 [frames, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one wins.
 
-    A lesion too small for any centre takes the pixel in the middle of each of its boxes.
-
-    Args:
-        place: slice index -> frame.
+    A lesion too small for any centre takes the pixel in the middle of each of its boxes. `frame_of`: slice -> frame.
     """
     labels = np.zeros((frames, headers.rows, headers.columns), np.uint16)
     rows, columns = np.mgrid[: headers.rows, : headers.columns] + 0.5
@@ -255,7 +237,6 @@ def _labels(lesions: Sequence[Lesion], headers: SeriesHeaders, place: Mapping[in
             x, y, width, height = box
             across, down = (columns - x - width / 2) * 2, (rows - y - height / 2) * 2
             inside = (across * height) ** 2 + (down * width) ** 2 <= (width * height) ** 2
-            labels[place[index]][inside] = number
             middle = min(int(y + height / 2), headers.rows - 1), min(int(x + width / 2), headers.columns - 1)
-            labels[place[index]][middle] = number
+            labels[frame_of[index]][inside] = labels[frame_of[index]][middle] = number
     return labels

@@ -101,9 +101,10 @@ def _lesion_cards(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _window(image: Mapping[str, Any], box: Sequence[float]) -> tuple[float, float, float, float]:
-    """The part x, y, w, h px of a slice that is enlarged around a box."""
+    """The part x, y, w, h px of a slice that is enlarged around a box, in the slice's own proportions."""
     x, y, width, height = box
-    side_x, side_y = max(ZOOM_SHARE * image["width"], 3 * width), max(ZOOM_SHARE * image["height"], 3 * height)
+    share = max(ZOOM_SHARE, 3 * width / image["width"], 3 * height / image["height"])
+    side_x, side_y = share * image["width"], share * image["height"]
     return x + width / 2 - side_x / 2, y + height / 2 - side_y / 2, side_x, side_y
 
 
@@ -112,7 +113,8 @@ def _image_cards(findings: Findings) -> list[dict[str, Any]]:
     for image in findings.images:
         if detections := findings.drawn.get(image["id"]):
             best = max(one["score"] for one in detections)
-            caption = f"{image['file_name']}: {len(detections)} detections, the best with {best:.2f}"
+            count = f"{len(detections)} detection{'s' if len(detections) > 1 else ''}"
+            caption = f"{image['file_name']}: {count}, the best with {best:.2f}"
             cards.append({"image": image, "number": None, "window": None, "caption": caption})
     return cards
 
