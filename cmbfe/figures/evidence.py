@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cmbfe.figures.style import COLOURS, arm, colour, cut_out, show_image, theme
+from cmbfe.figures.style import COLOURS, arm, colour, cut_out, new_figure, show_image
 
 CASE_COLUMNS = (5, 8)
 """Fewest and most in a row."""
@@ -34,8 +34,7 @@ def precision_sensitivity_figure(
         sensitivity: where the paper reads the precision; a dotted line.
         bands: variant -> what `cmbfe.metrics.intervals.precision_band` gives.
     """
-    with theme():
-        figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    with new_figure(figsize=(6.4, 4.8)) as (figure, axes):
         for variant, curve in curves.items():
             draw_precision_sensitivity(axes, curve, f"{variant}, ours", COLOURS[arm(variant)])
         _draw_bands(axes, bands or {})
@@ -45,7 +44,6 @@ def precision_sensitivity_figure(
         axes.axvline(sensitivity, color="0.4", linestyle=":", linewidth=1)
         axes.set_title("Precision against sensitivity on the test images")
         axes.legend(loc="lower left")
-    plt.close(figure)
     return figure
 
 
@@ -68,15 +66,13 @@ def froc_figure(
         areas: variant -> normalised area up to `x_max`, for the legend (A15).
         bands: variant -> what `cmbfe.metrics.intervals.froc_band` gives.
     """
-    with theme():
-        figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    with new_figure(figsize=(6.4, 4.8)) as (figure, axes):
         for variant, curve in curves.items():
             label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
             draw_froc(axes, curve, label, colour(variant), x_max)
         _draw_bands(axes, bands or {})
         axes.set_title("Free-response ROC on the test images (ours)")
         axes.legend(loc="lower right")
-    plt.close(figure)
     return figure
 
 
@@ -109,8 +105,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
     """
     gain = gain.dropna()
     places = np.arange(len(gain))[::-1]
-    with theme():
-        figure, axes = plt.subplots(figsize=(7, 0.6 * len(gain) + 1.8), layout="constrained")
+    with new_figure(figsize=(7, 0.6 * len(gain) + 1.8)) as (figure, axes):
         axes.axvline(0, color="0.4", linewidth=1)
         axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
         axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
@@ -121,7 +116,6 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
             xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
         )
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
-    plt.close(figure)
     return figure
 
 
@@ -131,12 +125,10 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         curves: variant -> what `cmbfe.metrics.calibration.reliability` gives.
     """
-    with theme():
-        figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+    with new_figure(figsize=(4.6, 4.2)) as (figure, axes):
         for variant, table in curves.items():
             draw_reliability(axes, table, variant, COLOURS[arm(variant)])
         figure.legend(loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9)
-    plt.close(figure)
     return figure
 
 
@@ -163,8 +155,7 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
     """
     table = table.drop(index="mean")
     places, names = np.arange(len(table)), list(table.index)
-    with theme():
-        figure, (aps, gains) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharex=True)
+    with new_figure(1, 2, figsize=(10, 3.8), sharex=True) as (figure, (aps, gains)):
         aps.vlines(places, table["our_ap"], table["our_ap_fe"], color="0.6", linewidth=2)
         for name, column in (("SSD", "our_ap"), ("SSD-FE", "our_ap_fe")):
             aps.plot(places, table[column], "o", color=COLOURS[name], label=name)
@@ -184,7 +175,6 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
         gains.set(xlabel="fold", ylabel="AP with FE less without", title="Gain by FE")
         aps.legend(loc="lower left")
         gains.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    plt.close(figure)
     return figure
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,6 +15,7 @@ from PIL import Image
 from cmbfe.figures import evidence, style
 from cmbfe.figures.gallery import (
     DIFFERENCE,
+    GROUND_TRUTH,
     MASK,
     Gallery,
     View,
@@ -43,6 +44,10 @@ def colours(names: Iterable[str]) -> dict[str, str]:
         of_arm = style.COLOURS[style.arm(name)]
         chosen[name] = next(others) if of_arm in chosen.values() else of_arm
     return chosen
+
+
+def _box_colours(gallery: Gallery) -> dict[str, str]:
+    return colours(gallery.found) | {GROUND_TRUTH: style.GROUND_TRUTH_COLOUR}
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -78,19 +83,14 @@ def image_png(gallery: Gallery, view: View) -> bytes:
 
 def image_overlay(gallery: Gallery, view: View) -> str:
     """The boxes with their scores and the scale bar as SVG elements, in px of the image."""
-    image, of_detector, macros = image_of(gallery, view), colours(gallery.found), _macros()
+    image, colour_of, macros = image_of(gallery, view), _box_colours(gallery), _macros()
     below = {
         name: number % 2 == 1 for number, name in enumerate(gallery.found)
     }  # twins' scores would cover each other
-    drawn = [
-        macros.boxes(
-            [*zip_longest(found.boxes, [f"{score:.2f}" for score in found.scores])],
-            of_detector.get(name, style.GROUND_TRUTH_COLOUR),
-            image["width"] / 40,
-            below.get(name, False),
-        )
-        for name, found in boxes_of(gallery, view).items()
-    ]
+    drawn = []
+    for name, found in boxes_of(gallery, view).items():
+        labelled = [*zip_longest(found.boxes, [f"{score:.2f}" for score in found.scores])]
+        drawn.append(macros.boxes(labelled, colour_of[name], image["width"] / 40, below.get(name, False)))
     return "".join([*drawn, macros.scale_bar(image)])
 
 
@@ -117,43 +117,36 @@ class FrocImage:
 
 def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160) -> FrocImage:
     """Draw the FROC of every detector."""
-    with style.theme():
-        figure, axes = plt.subplots(figsize=(5, 3.6), dpi=dots_per_inch, layout="constrained")
-        draw_froc(axes, gallery, x_max)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dots_per_inch)
-    plt.close(figure)
+    with style.new_figure(figsize=(5, 3.6), dpi=dots_per_inch) as (figure, axes):
+        draw_froc(axes, gallery, x_max)
+        figure.savefig(file, format="png", dpi=dots_per_inch)
     columns, rows = (int(side) for side in figure.bbox.size)
     corners = axes.transData.transform([(0, 0), (x_max, 1)])
     return FrocImage(file.getvalue(), (columns, rows), np.abs([0, rows] - corners), x_max)
 
 
-def draw_froc(axes: plt.Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
+def draw_froc(axes: Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
     """The FROC of every detector."""
-    of_detector = colours(gallery.found)
-    for name, curve in gallery.curves.items():
-        evidence.draw_froc(axes, curve, name, of_detector[name], x_max)
+    for name, colour in colours(gallery.curves).items():
+        evidence.draw_froc(axes, gallery.curves[name], name, colour, x_max)
     axes.legend(loc="lower right", fontsize=9)
 
 
 def froc_overlay(gallery: Gallery, view: View, froc: FrocImage) -> str:
     """A dot on each curve at the threshold, as SVG elements, in px of the FROC image."""
-    of_detector = colours(gallery.curves)
-    dots = [
-        (*froc.place(*froc_point(curve, view.threshold)), of_detector[name]) for name, curve in gallery.curves.items()
-    ]
+    points = {name: froc_point(curve, view.threshold) for name, curve in gallery.curves.items()}
+    dots = [(*froc.place(*points[name]), colour) for name, colour in colours(gallery.curves).items()]
     return str(_macros().dots(dots, froc.size[1] / 50))
 
 
 def caption(gallery: Gallery, view: View) -> str:
     """What is seen, in words, as HTML."""
-    image = image_of(gallery, view)
+    colour_of = _box_colours(gallery)
     lines = [(None, f"{view.series}, slice {view.position + 1} of {len(gallery.series[view.series])}")]
-    if gallery.truth is not None and image["id"] not in gallery.truth:
+    if gallery.truth is not None and image_of(gallery, view)["id"] not in gallery.truth:
         lines.append((None, "not among the images on which the FROC rests"))
-    of_detector = colours(gallery.found)
-    for name, found in boxes_of(gallery, view).items():
-        lines.append((of_detector.get(name, style.GROUND_TRUTH_COLOUR), f"{name}: {len(found.boxes)}"))
+    lines += [(colour_of[name], f"{name}: {len(found.boxes)}") for name, found in boxes_of(gallery, view).items()]
     if view.layer in LAYER_MEANING:
         lines.append((None, LAYER_MEANING[view.layer]))
     return str(_macros().caption(lines))
@@ -171,23 +164,17 @@ def froc_caption(gallery: Gallery, view: View) -> str:
 
 def view_figure(gallery: Gallery, view: View) -> Figure:
     """The viewer standing still: the image with its boxes, beside it the FROC with its points if there is one."""
-    image, of_detector = image_of(gallery, view), colours(gallery.found)
+    image, colour_of = image_of(gallery, view), _box_colours(gallery)
     panels = [1, 1.2] if gallery.curves else [1]
-    with style.theme():
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(5 * len(panels), 4.4), width_ratios=panels, squeeze=False, layout="constrained"
-        )
-    drawn = {
-        of_detector.get(name, style.GROUND_TRUTH_COLOUR): found.boxes
-        for name, found in boxes_of(gallery, view).items()
-    }
-    spacing = image.get("pixel_spacing_mm", (None, None))[1]
-    title = f"{view.series}, slice {view.position + 1}, scores from {view.threshold:.2f} on"
-    style.show_image(axes[0, 0], pixels_of(gallery, view), drawn, spacing, title)
-    if gallery.curves:
-        draw_froc(axes[0, 1], gallery)
+    shape = {"figsize": (5 * len(panels), 4.4), "width_ratios": panels, "squeeze": False}
+    with style.new_figure(1, len(panels), **shape) as (figure, axes):
+        drawn = {colour_of[name]: found.boxes for name, found in boxes_of(gallery, view).items()}
+        spacing = image.get("pixel_spacing_mm", (None, None))[1]
+        title = f"{view.series}, slice {view.position + 1}, scores from {view.threshold:.2f} on"
+        style.show_image(axes[0, 0], pixels_of(gallery, view), drawn, spacing, title)
+        if gallery.curves:
+            draw_froc(axes[0, 1], gallery)
         for name, curve in gallery.curves.items():
             x, y = froc_point(curve, view.threshold)
-            axes[0, 1].plot(min(x, X_MAX), y, "o", color=of_detector[name], markersize=9, clip_on=False)
-    plt.close(figure)
+            axes[0, 1].plot(min(x, X_MAX), y, "o", color=colour_of[name], markersize=9, clip_on=False)
     return figure

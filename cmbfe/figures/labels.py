@@ -39,10 +39,8 @@ def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, col
 
 def sizes_figure(sizes_mm: pd.Series) -> Figure:
     """A histogram of box sizes over the range of `LITERATURE_MM`."""
-    with style.theme():
-        figure, axis = plt.subplots(figsize=(6.4, 3), layout="constrained")
+    with style.new_figure(figsize=(6.4, 3)) as (figure, axis):
         axis.hist(sizes_mm, bins=20, color="0.5")
         axis.axvspan(*LITERATURE_MM, color="0.9", zorder=0)
         axis.set(xlabel="longer side of the box, mm", ylabel="boxes", title="Size of the microbleeds' boxes")
-    plt.close(figure)
     return figure

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,6 +31,15 @@ def theme() -> Iterator[None]:
     """The project's figure style, for the block only: no global setting changes."""
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
         yield
+
+
+@contextmanager
+def new_figure(*shape: int, **options: Any) -> Iterator[tuple[Figure, Any]]:
+    """A figure in the project's style with its axes, to draw on inside the block; arguments of `plt.subplots`."""
+    with theme():
+        figure, axes = plt.subplots(*shape, layout="constrained", **options)
+        yield figure, axes
+    plt.close(figure)
 
 
 def arm(variant: str) -> str:
@@ -157,15 +167,13 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
     Args:
         table: columns `true_mm`, `echo_time_ms` and `visible_mm`.
     """
-    with theme():
-        figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    with new_figure(figsize=(6.4, 3.6)) as (figure, axes):
         for true_mm, part in table.groupby("true_mm"):
             (line,) = axes.plot(part["echo_time_ms"], part["visible_mm"], "o-", label=f"{true_mm:g} mm")
             axes.axhline(true_mm, color=line.get_color(), linestyle=":", linewidth=1)
         axes.set(xlabel="echo time, ms", ylabel="visible diameter, mm", ylim=(0, None))
         axes.set_title("Blooming of a microbleed")
         axes.legend(title="true diameter", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
-    plt.close(figure)
     return figure
 
 
@@ -175,9 +183,8 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     Args:
         coverage: what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
     """
-    with theme():
-        inputs = sorted(coverage["input_px"].unique())
-        figure, axes = plt.subplots(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True, layout="constrained")
+    inputs = sorted(coverage["input_px"].unique())
+    with new_figure(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True) as (figure, axes):
         for axis, input_px in zip(np.atleast_1d(axes), inputs, strict=True):
             of_input = coverage[coverage["input_px"] == input_px]
             for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
@@ -189,16 +196,12 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
         np.atleast_1d(axes)[-1].legend(
             title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2
         )
-    plt.close(figure)
     return figure
 
 
 def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20) -> Figure:
     """The losses of a training, with a running mean over `window` iterations, and beside them the validation AP."""
-    with theme():
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(9.5, 3.4), layout="constrained", sharex=True, width_ratios=[5, 3]
-        )
+    with new_figure(1, 2, figsize=(9.5, 3.4), sharex=True, width_ratios=[5, 3]) as (figure, (left, right)):
         for name, colour in (("classification", "#009E73"), ("box_regression", "#CC79A7")):
             left.plot(history["iteration"], history[name], color=colour, alpha=0.25, linewidth=0.8)
             smooth = history[name].rolling(window, min_periods=1).mean()
@@ -210,7 +213,6 @@ def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20)
         measured = history.dropna(subset="validation_ap")
         right.plot(measured["iteration"], measured["validation_ap"], color=COLOURS[arm(variant)], marker="o")
         right.set(xlabel="iteration", ylabel="AP", title="validation patients", ylim=(-0.02, 1.02))
-    plt.close(figure)
     return figure
 
 

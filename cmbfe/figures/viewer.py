@@ -4,8 +4,8 @@
     show("images", {"mine": "found/detections.json"})     # as the last line of a cell
     show("images", {"a": ..., "b": ...}, labels="annotations.json", model="models/ssd512-fe")
 
-A thin shell over `cmbfe.figures.gallery` and `gallery_drawing`. Where no widget can be shown, as in an executed notebook
-on a web page, it is the figure of its present view.
+A thin shell over `cmbfe.figures.gallery` and `gallery_drawing`. Where no widget can be shown, as in an executed
+notebook on a web page, it is the figure of its present view.
 """
 
 import io
@@ -71,7 +71,7 @@ class Viewer:
     def view(self, view: View) -> None:
         old, self._view = self._view, view
         self._set_controls()
-        of_image = [(one.series, one.position, one.layer) for one in (old, view)]
+        of_image = [(each.series, each.position, each.layer) for each in (old, view)]
         self._draw(image_changed=of_image[0] != of_image[1])
 
     def figure(self) -> Any:
@@ -82,12 +82,9 @@ class Viewer:
         gallery, view = self.gallery, self._view
         low, high = gallery.threshold_range
         wide = {"layout": {"width": "auto"}, "style": {"description_width": "5.5rem"}}
-        self.series = ipywidgets.Dropdown(
-            description="patient", options=list(gallery.series), value=view.series, **wide
-        )
-        self.slice = ipywidgets.IntSlider(
-            view.position + 1, 1, len(gallery.series[view.series]), description="slice", **wide
-        )
+        names, slices = list(gallery.series), len(gallery.series[view.series])
+        self.series = ipywidgets.Dropdown(description="patient", options=names, value=view.series, **wide)
+        self.slice = ipywidgets.IntSlider(view.position + 1, 1, slices, description="slice", **wide)
         self.threshold = ipywidgets.FloatSlider(
             view.threshold, min=low, max=high, step=(high - low) / 100, description="threshold", **wide
         )
@@ -123,8 +120,10 @@ class Viewer:
         """Take over what a control says, unless it was set from here."""
         if self._setting_controls:
             return
-        if change["owner"] is self.series:
-            self.view = replace(self._view, series=change["new"], position=self._same_share(change["new"]))
+        if change["owner"] is self.series:  # the slice that is as far up in the other series
+            old, new = (len(self.gallery.series[name]) - 1 for name in (self._view.series, change["new"]))
+            share = self._view.position / max(old, 1)
+            self.view = replace(self._view, series=change["new"], position=round(share * new))
             return
         self.view = replace(
             self._view,
@@ -133,11 +132,6 @@ class Viewer:
             threshold=self.threshold.value,
             shown=tuple(name for name, box in self.boxes.items() if box.value),
         )
-
-    def _same_share(self, series: str) -> int:
-        """The slice that is as far up in another patient's series as the present one in its own."""
-        share = self._view.position / max(len(self.gallery.series[self._view.series]) - 1, 1)
-        return round(share * (len(self.gallery.series[series]) - 1))
 
     def _wheel_turned(self, change: Mapping[str, Any]) -> None:
         self.view = moved(self.gallery, self._view, change["new"] - change["old"])
