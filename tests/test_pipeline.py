@@ -14,8 +14,8 @@ import yaml
 from cmbfe.baselines import Baseline
 from cmbfe.detector.ssd import VARIANTS
 from cmbfe.paper.claims import CLAIMS, COSTS, EXHIBITS, MIMICS, OPEN_POINTS
-from cmbfe.params import Data, Params
-from cmbfe.training.loop import TRAINING_ROOMS
+from cmbfe.params import Data, Params, load_params, profile_file
+from cmbfe.training.loop import TRAINING_ROOMS, VALIDATION_ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -25,22 +25,36 @@ ITEMS = {"train": tuple(VARIANTS), "baseline": tuple(Baseline)}
 """Stages of the main pipeline that run once for each of several names."""
 OWN_DATA = ROOT / "notebooks" / "own_data.ipynb"
 """In the place of 01_data, where params.yaml says so."""
-MAKES = {"data", "augmentation", "train", "baseline"}
+MAKES = {
+    "data",
+    "augmentation",
+    "train",
+    "baseline",
+    "studies:train",
+    "studies:test",
+    "studies:phase",
+    "studies:folds",
+}
 """Stages that do not depend on cmbfe/figures: a new look repeats none of them."""
 TRAINING_FOLDERS = {f"cmbfe/{room}" for room in TRAINING_ROOMS}
 
 
 def stages(*files: str) -> dict[str, dict]:
-    """Stage name -> its settings, of these pipeline files or all; of a repeated stage, those of each repetition."""
+    """Stage name -> its settings, of these pipeline files or all; of a repeated stage, those of each repetition.
+
+    Names of the second file begin with `studies:`.
+    """
     found = {}
     for name in files or PIPELINES:
         text = (ROOT / name).read_text(encoding="utf-8")
         for key, value in Data():
             text = text.replace(f"${{data.{key}}}", value)
         content = yaml.safe_load(text)
-        for variable, value in ((key, value) for one in content.get("vars", []) for key, value in one.items()):
-            text = text.replace(f"${{{variable}}}", value)
-        found |= {name: stage.get("do", stage) for name, stage in yaml.safe_load(text)["stages"].items()}
+        for variables in (one for one in content.get("vars", []) if isinstance(one, dict)):
+            for variable, value in variables.items():
+                text = text.replace(f"${{{variable}}}", value)
+        prefix = "" if name == "dvc.yaml" else "studies:"
+        found |= {f"{prefix}{stage}": of.get("do", of) for stage, of in yaml.safe_load(text)["stages"].items()}
     return found
 
 
@@ -97,14 +111,17 @@ def test_a_stage_depends_on_folders_of_code_and_on_what_its_notebook_imports(nam
         assert notebook.relative_to(ROOT).as_posix() in deps
         wanted = folders_imported_by(notebook) | (folders_imported_by(OWN_DATA) if name == "data" else set())
         wanted -= {"cmbfe/figures"} if name in MAKES else set()
-        assert not {folder for folder in wanted if not any(Path(folder).is_relative_to(dep) for dep in deps)}
-    if "cmbfe/training" in deps:
-        assert deps >= TRAINING_FOLDERS
+    else:
+        wanted = set()
+    wanted |= TRAINING_FOLDERS if "cmbfe/training" in deps else set()
+    assert not {folder for folder in wanted if not any(Path(folder).is_relative_to(dep) for dep in deps)}
     assert not (name in MAKES and "cmbfe/figures" in deps)
 
 
 def test_a_training_depends_on_the_code_by_which_a_finished_one_is_known():
-    assert {dep for dep in stages("dvc.yaml")["train"]["deps"] if dep.startswith("cmbfe/")} == TRAINING_FOLDERS
+    code = {dep for dep in stages("dvc.yaml")["train"]["deps"] if dep.startswith("cmbfe/")}
+    assert code == TRAINING_FOLDERS | {f"cmbfe/{room}" for room in VALIDATION_ROOMS}
+    assert set(stages()["studies:train"]["deps"]) >= TRAINING_FOLDERS
 
 
 @pytest.mark.parametrize("name", with_notebook())
@@ -120,7 +137,7 @@ def test_a_notebook_gets_parameters_that_it_has_and_no_truth_value(name):
 def test_a_stage_depends_on_settings_that_exist_and_on_no_executed_notebook(name):
     stage = stages()[name]
     for key in stage.get("params", []):
-        fields, parts = Params.model_fields, key.split(".")
+        fields, parts = Params.model_fields, key.replace(".${key}", "").split(".")
         for part in parts[:-1]:
             fields = fields[part].annotation.model_fields
         assert parts[-1] in fields
@@ -194,6 +211,20 @@ def test_the_pipeline_of_every_profile_trains_all_variants_and_passes_a_dry_run(
     repeated = [f"{name}@{item}" for name, items in ITEMS.items() for item in items]
     planned = dry_run(workspace, profile, "dvc.yaml")
     assert sorted(planned) == sorted([*(name for name in pipeline if name not in ITEMS), *repeated])
+
+
+def test_the_studies_are_planned_in_their_order_and_after_the_images(workspace):
+    for arm in load_params(profile_file("smoke")).study.every_arm:  # as if they had been begun
+        (workspace / "models" / "study" / arm).mkdir(parents=True, exist_ok=True)
+        (workspace / "results" / "study" / arm).mkdir(parents=True, exist_ok=True)
+    planned = dry_run(workspace, "smoke", "studies/dvc.yaml")
+    order = ["data", "studies/dvc.yaml:folds", "studies/dvc.yaml:crossvalidation"]
+    arm = "studies/dvc.yaml:{}@ssd300"
+    for steps in (
+        order,
+        ["studies/dvc.yaml:patients", arm.format("train"), arm.format("test"), "studies/dvc.yaml:ablation"],
+    ):
+        assert [planned.index(step) for step in steps] == sorted(planned.index(step) for step in steps)
 
 
 def dry_run(workspace: Path, profile: str, *targets: str) -> list[str]:
