@@ -1,5 +1,6 @@
 """Tiny data sets in the layouts of the public ones: heads as NIfTI, with microbleeds at known voxels."""
 
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.files import read_json
 
+VOC_KEYS = ("patient_id", "series_uid", "slice_index", "split")
 IMAGES = tiny_params().images.model_copy(
     update={
         "format": "png",
@@ -55,6 +57,34 @@ def dou(folder: Path, dots: Mapping[str, Sequence], affines: Mapping[str, np.nda
         truth.parent.mkdir(exist_ok=True)
         savemat(truth, {"cen": np.reshape(own, (-1, 3)) + 1.0, "gt_num": len(own)})
     return folder
+
+
+def write_voc(labels: Labels, folder: Path) -> None:
+    """COCO labels as Pascal VOC XML, a file per image, named like the image."""
+    names = {category["id"]: category["name"] for category in labels["categories"]}
+    for image in labels["images"]:
+        root = ET.Element("annotation")
+        size = {"width": image["width"], "height": image["height"]}
+        spacing = dict(zip(("row", "column"), image.get("pixel_spacing_mm", ()), strict=False))
+        _add(root, {"filename": Path(image["file_name"]).name, "size": size, "pixel_spacing_mm": spacing})
+        _add(root, {key: image[key] for key in VOC_KEYS if key in image})
+        for box in (box for box in labels["annotations"] if box["image_id"] == image["id"]):
+            x, y, width, height = box["bbox"]
+            corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + width, "ymax": y + height}
+            own = {key: box[key] for key in ("lesion_id", "location") if key in box}
+            name = {"name": names[box["category_id"]], "difficult": box.get("ignore", 0)}
+            _add(ET.SubElement(root, "object"), {**name, **own, "bndbox": corners})
+        file = folder / Path(image["file_name"]).with_suffix(".xml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ET.ElementTree(root).write(file)
+
+
+def _add(parent: ET.Element, values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _add(ET.SubElement(parent, name), value) if value else None
+        else:
+            ET.SubElement(parent, name).text = str(value)
 
 
 def imported(kind: str, source: Path, out: Path, jobs: int = 1, seed: int = 0, **options: object) -> Labels:

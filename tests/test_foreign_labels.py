@@ -3,7 +3,7 @@
 import pytest
 from test_evaluate import cohort, run, write
 
-from cmbfe.data.foreign_labels import read_foreign_labels
+from cmbfe.data.labelled.labels import read_foreign_labels
 from cmbfe.errors import InputError
 
 

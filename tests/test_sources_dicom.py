@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, uid, write
 from pydicom.dataset import Dataset
-from source_world import IMAGES, imported
+from source_world import IMAGES, imported, write_voc
 from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tree
 
 from cmbfe.data.conversion import import_dicom
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
-from cmbfe.data.voc import write_voc
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
 

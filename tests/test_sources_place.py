@@ -10,15 +10,14 @@ import openpyxl
 import pytest
 import yaml
 from nifti_files import SHAPE, affine_of, head, mask, save
-from source_world import assert_at, dou, imported, places_mm, valdo, workbook
+from source_world import assert_at, dou, imported, places_mm, valdo, workbook, write_voc
 from tiny_world import labelled_images
 
 from cmbfe.data.labelled.images import read_image, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
-from cmbfe.data.sources.framing import Frame
+from cmbfe.data.sources.momeni import read_workbook
+from cmbfe.data.sources.series import Frame
 from cmbfe.data.sources.volumes import apply
-from cmbfe.data.sources.workbook import read_workbook
-from cmbfe.data.voc import write_voc
 from cmbfe.files import read_json
 
 DOTS = [(14, 20, 4), (25, 12, 6)]

@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nifti_files import affine_of, head, save
 
-from cmbfe.data.sources.framing import Frame
-from cmbfe.data.sources.lesions import lesions_of_mask, lesions_of_points
-from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, read_volume, refuse_lines
+from cmbfe.data.sources.series import Frame
+from cmbfe.data.sources.volumes import (
+    RAS_TO_LPS,
+    apply,
+    lesions_of_mask,
+    lesions_of_points,
+    read_volume,
+    refuse_lines,
+)
 from cmbfe.errors import InputError
 
 AXES = st.permutations(["LR", "PA", "IS"]).flatmap(lambda axes: st.tuples(*map(st.sampled_from, axes))).map("".join)

@@ -6,7 +6,7 @@ from study_world import study_images, study_params
 
 from cmbfe import paths
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
-from cmbfe.phantom.cohort import patient_plan
+from cmbfe.phantom.plan import patient_plan
 from cmbfe.studies.trials.patients import contrast, list_test_cmbs, read_test_labels, study_phantom, training_labels
 
 

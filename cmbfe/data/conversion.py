@@ -10,6 +10,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
 from cmbfe.data.labelled.images import phase_entry, save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels, write_labels
@@ -40,15 +41,23 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     return images
 
 
+def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Images) -> np.ndarray:
+    """A volume as uint8 images: N4, then one window.
+
+    Args:
+        voxels: float32 [slices, rows, columns]. spacing_mm: between slices, rows and columns.
+    """
+    corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
+    return to_8_bit(corrected, settings.window_percentiles)
+
+
 def series_images(series: SeriesHeaders, settings: Images, phase: SeriesHeaders | None = None) -> np.ndarray:
     """Return a series as the images to label, train on and detect in: uint8 [slices, rows, columns].
 
     With the series of its phase, uint8 [slices, rows, columns, 2]: magnitude, which is the same, and phase.
     """
     spacing_mm = (series.slice_spacing_mm, *series.pixel_spacing_mm)
-    volume = read_volume(series).clip(min=0)
-    corrected = correct_bias(volume, spacing_mm, **settings.bias_correction.model_dump())
-    images = to_8_bit(corrected, settings.window_percentiles)
+    images = volume_images(read_volume(series), spacing_mm, settings)
     return images if phase is None else np.stack([images, phase_images(phase)], axis=-1)
 
 
@@ -120,33 +129,8 @@ def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool 
     ]
 
 
-def _images_of(labels: Labels, images: Sequence[dict], source: Path) -> dict[Any, dict]:
-    """Id of each labelled image -> the image made of the DICOM slice that it names.
-
-    Raises:
-        InputError: a labelled slice that no magnitude series holds, one of several slices with the same UID, or a
-            image of another size.
-    """
-    by_uid = {image["sop_instance_uid"]: image for image in images}
-    uses = Counter(image["sop_instance_uid"] for image in images)
-    found = {}
-    for image in labels["images"]:
-        uid = str(image.get("sop_instance_uid"))
-        where = f"{source}: image {image['id']} ({image['file_name']})"
-        if "sop_instance_uid" not in image:
-            raise InputError(f"{where}: the key 'sop_instance_uid' is missing; labels name their slices by it")
-        if uid not in by_uid:
-            raise InputError(f"{where}: no slice of a magnitude series has its UID {uid}")
-        if uses[uid] > 1:
-            raise InputError(f"{where}: {uses[uid]} slices have its UID {uid}; export one file per slice")
-        if (by_uid[uid]["width"], by_uid[uid]["height"]) != (image["width"], image["height"]):
-            raise InputError(f"{where}: the labels and the DICOM slice differ in size")
-        found[image["id"]] = by_uid[uid]
-    return found
-
-
 def _moved(labels: Labels, pixels: Mapping[Any, dict], images: list[dict]) -> Labels:
-    """The labels on images instead of the DICOM slices; `images`: see `_images_of`."""
+    """The labels on images instead of the DICOM slices; `images`: all of them."""
     annotations = [{**box, "image_id": pixels[box["image_id"]]["id"]} for box in labels["annotations"]]
     return {"images": images, "annotations": annotations, "categories": labels["categories"]}
 
@@ -180,7 +164,14 @@ def _labels_to_write(
     """File name -> labels of the images: annotations.json always, mimics.json where `source` has one."""
     given = {name: read_labels(source / name) for name in (LABELS_FILE, MIMICS_FILE) if (source / name).exists()}
     images = image_entries(all_series, settings.format, settings.phase)
-    pixels = {name: _images_of(labels, images, source / name) for name, labels in given.items()}
+    lookup, first = SliceLookup(all_series, source), np.cumsum([0, *(len(one.files) for one in all_series)])
+    pixels = {
+        name: {
+            image: images[first[number] + index]
+            for image, (number, index) in lookup.of_images(labels, source / name).items()
+        }
+        for name, labels in given.items()
+    }
     is_labelled = LABELS_FILE in given
     known = given_splits(given[LABELS_FILE], pixels[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
     splits = splits_of(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
@@ -194,9 +185,8 @@ def import_dicom(
 ) -> Labels:
     """Turn the DICOM series of a folder into images and labels, `out`/annotations.json.
 
-    Labels come from annotations.json in `source` where there is one (COCO, whose images name SOP instance UIDs), and
-    mimics from mimics.json; both are moved to the images. Everything is checked before the first image is made,
-    and `out` appears whole or not at all.
+    Labels come from annotations.json in `source` where there is one (COCO; slices as in `SliceLookup`), and mimics from
+    mimics.json; both are moved to the images. All is checked before the first image is made; `out` is atomic.
 
     Raises:
         InputError: bad DICOM, no phase where `settings` ask for it, bad labels, labels of slices that are not there,

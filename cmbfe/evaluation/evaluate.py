@@ -12,9 +12,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from cmbfe.data.folders import resolved
-from cmbfe.data.foreign_labels import LARGEST_PX, read_foreign_labels, refuse_half_characters
 from cmbfe.data.labelled.detections import detections_of
-from cmbfe.data.labelled.labels import Detections, Labels, labels_of_split
+from cmbfe.data.labelled.labels import (
+    LARGEST_PX,
+    Detections,
+    Labels,
+    labels_of_split,
+    read_foreign_labels,
+    refuse_half_characters,
+)
 from cmbfe.errors import InputError
 from cmbfe.evaluation.page import PAGE_FILE, Detector, write_page
 from cmbfe.files import whole_folder, within_python, write_json

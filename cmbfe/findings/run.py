@@ -18,10 +18,10 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.conversion import series_folders
+from cmbfe.data.dicom.pixels import BurnedInAnnotation
 from cmbfe.data.folders import resolved
 from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.data.labelled.labels import CATEGORIES
-from cmbfe.data.sources.burned_in import BurnedInAnnotation
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json

@@ -23,7 +23,6 @@ from cmbfe.data.dicom.slices import Slice, read_slices
 from cmbfe.data.folders import folders_below, look_into, resolved
 from cmbfe.data.labelled.images import is_phase_file, phase_file, read_with_phase
 from cmbfe.data.phase import phase_of
-from cmbfe.data.postscript import refuse_postscript
 from cmbfe.data.sources.volumes import open_volume
 from cmbfe.errors import InputError
 from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series
@@ -140,8 +139,6 @@ def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list
     for file in files if phase else ():
         if not phase_file(file).is_file():
             raise InputError(f"{file}: {phase_file(file).name} is not beside it; the detector sees the phase as well")
-    for file in files:
-        refuse_postscript(file)
     bar = tqdm(files, desc="checking images", unit="image", delay=1)
     shapes = [read_with_phase(file, phase_file(file) if phase else None).shape[:2] for file in bar]
     before: dict[Path, int] = defaultdict(int)

@@ -7,11 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cmbfe.data.conversion import series_images
+from cmbfe.data.conversion import series_images, volume_images
+from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders, to_patient_mm
 from cmbfe.data.labelled.images import phase_file, read_with_phase
-from cmbfe.data.sources.burned_in import refuse_burned_in
-from cmbfe.data.sources.series import volume_images
 from cmbfe.data.sources.volumes import Volume, read_volume, refuse_lines
 from cmbfe.params import Images
 from cmbfe.training.detection import BATCH

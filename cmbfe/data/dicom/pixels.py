@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydicom import Dataset, FileDataset
 from pydicom.encaps import parse_fragments
 from pydicom.filereader import read_partial
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -41,6 +41,8 @@ FRAME_MACROS = (
     "FrameContentSequence",
 )
 """Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that say what one frame is."""
+
+ATTRIBUTE = "BurnedInAnnotation"
 
 StopWhen = Callable[[BaseTag, str | None, int], bool]
 
@@ -187,3 +189,27 @@ def _modality_values(image: np.ndarray, header: Dataset) -> np.ndarray:
         header.setdefault("RescaleSlope", 1)
         header.setdefault("RescaleIntercept", 0)
     return apply_modality_lut(image, header).astype(np.float32)
+
+
+class BurnedInAnnotation(InputError):
+    """The header says that text is part of the image: a patient's name would reach every output."""
+
+
+def refuse_burned_in(files: Iterable[Path]) -> None:
+    """Read the headers of DICOM files for text that is part of the image, where no pseudonym reaches it.
+
+    Raises:
+        BurnedInAnnotation: (0028,0301) is YES in one of them.
+    """
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return tag in PIXEL_TAGS
+
+    for path in files:
+        with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
+            said = str(parse(file, at_pixels, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")
+        if said.strip().upper() == "YES":
+            raise BurnedInAnnotation(
+                f"{path}: {ATTRIBUTE} (0028,0301) is YES: its image holds text, which may name the patient; "
+                "leave the file out, or blank the text and set the attribute to NO"
+            )

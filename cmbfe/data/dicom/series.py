@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cmbfe.data.dicom.decoder import decoder_process
 from cmbfe.data.dicom.pixels import read_frames
 from cmbfe.data.dicom.slices import Slice, read_slices
+from cmbfe.data.own_process import own_process
 from cmbfe.errors import InputError
 
 SAME_POSITION_MM = 0.01
@@ -39,6 +39,9 @@ SAME_SPACING_MM = 1e-3
 SAME_ECHO_TIME_MS = 0.1
 SCOUT_PLANES_COSINE = 0.7
 """Planes of one series whose normals are further apart than this (about 45°) make it a localizer."""
+
+
+DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
     for index, path in enumerate(series.files):
         places[path].append(index)
     bar = tqdm(total=len(volume), desc="slices", unit="slice", delay=1, disable=not progress)
-    with bar, decoder_process() if series.is_compressed else nullcontext(read_frames) as read:
+    # The JPEG libraries are native code, which damaged data make fault.
+    decoder = own_process(read_frames, DECODER_CRASHED) if series.is_compressed else nullcontext(read_frames)
+    with bar, decoder as read:
         for path, indices in places.items():
             images = read(path, [series.frames[index] for index in indices])
             if images.shape[1:] != volume.shape[1:]:

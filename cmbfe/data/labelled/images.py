@@ -11,6 +11,8 @@ from cmbfe.files import whole_file
 PHASE_SUFFIX = ".phase.png"
 ZERO_PHASE = 128
 """Value of no phase in an image; the steps to both sides of it are the same."""
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, whatever its name. PostScript is none of them: it is a program, and Pillow would have it run."""
 HALF_TURN = 127
 """Steps from `ZERO_PHASE` to half a turn: a step is 24.7 mrad."""
 
@@ -19,10 +21,10 @@ def read_image(path: Path) -> np.ndarray:
     """Read one image as uint8 grey [rows, columns].
 
     Raises:
-        InputError: no such file, no image, or one of more than 8 bits, whose window nobody knows.
+        InputError: no such file, no image of `FORMATS`, or one of more than 8 bits, whose window nobody knows.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             mode, image = opened.mode, np.array(opened.convert("L"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None

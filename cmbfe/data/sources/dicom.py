@@ -11,15 +11,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.conversion import magnitude_among
+from cmbfe.data.conversion import magnitude_among, volume_images
+from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
 from cmbfe.data.labelled.images import ZERO_PHASE
 from cmbfe.data.phase import phase_images, phase_of
-from cmbfe.data.sources.burned_in import refuse_burned_in
 from cmbfe.data.sources.dicom_labels import Labelled, labels_of_series
-from cmbfe.data.sources.framing import Frame
 from cmbfe.data.sources.labelled import records
-from cmbfe.data.sources.series import Found, Loaded, volume_images
+from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmbfe.data.own_process import own_process
 from cmbfe.data.sources.mat_file import read_numbers
 from cmbfe.data.sources.series import Found, Points, VolumeSeries
 from cmbfe.errors import InputError
@@ -38,10 +39,12 @@ def find_dou(source: Path, box_mm: float) -> Found:
         raise InputError(
             f"{labels[unknown[0]]}: no volume nii/{unknown[0]}.nii belongs to it; get it, or remove this"
         )
-    numbers = read_numbers([labels[name] for name in volumes], ("cen", "gt_num"))
+    # scipy's reader faults on damaged files.
+    with own_process(read_numbers, "damaged, it crashes the reader of MATLAB files; get the file again") as read:
+        centres = {name: read(labels[name], ("cen", "gt_num")) for name in volumes}
     series = (
-        VolumeSeries(name, f"{name}/SWI", path, points=_points(labels[name], own["cen"], own["gt_num"], box_mm))
-        for (name, path), own in zip(volumes.items(), numbers, strict=True)
+        VolumeSeries(name, f"{name}/SWI", path, points=_points(labels[name], *centres[name], box_mm))
+        for name, path in volumes.items()
     )
     return Found(tuple(series))
 

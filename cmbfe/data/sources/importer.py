@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.folders import look_into, resolved
-from cmbfe.data.sources.coco import find_coco
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
+from cmbfe.data.sources.labelled import find_coco
 from cmbfe.data.sources.momeni import find_momeni
 from cmbfe.data.sources.nifti import LARGEST_MM, SMALLEST_MM, find_nifti
 from cmbfe.data.sources.report import REPORT_FILE, report

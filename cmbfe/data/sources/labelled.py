@@ -1,4 +1,7 @@
-"""Images that are labelled already (COCO, VOC): read, checked, and written anew.
+"""Images that are labelled already (COCO; `voc`): read, checked, and written anew.
+
+COCO: a folder with annotations.json (or one other .json), or that file itself. File names are relative to the file's
+folder. `patient_id` says whose an image is; without it, its folder does.
 
 They are decoded and encoded again, not copied, so that what a file holds besides its pixels (EXIF, comments) stays
 behind. Of the labels, sizes, slice indices, pixel spacing, splits and boxes go on (with `TRAITS`), and no other text.
@@ -10,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmbfe.data.folders import resolved
 from cmbfe.data.labelled.images import read_image
-from cmbfe.data.labelled.labels import CATEGORIES, LOCATIONS, Labels
-from cmbfe.data.postscript import refuse_postscript
-from cmbfe.data.sources.framing import Frame
-from cmbfe.data.sources.series import Found, Loaded
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, LOCATIONS, Labels, read_foreign_labels
+from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.errors import InputError
 
 NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
@@ -24,6 +26,36 @@ TRAITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm"), lambda value: isinstance(value, float)),
 }
 """What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
+
+
+def find_coco(source: Path) -> Found:
+    """Find the images that a COCO file names.
+
+    Raises:
+        InputError: no COCO file or several, unsound labels (`labels.check_labels`), a name that leads elsewhere, or
+            whatever `found_in_labels` refuses.
+    """
+    file = labels_file(source) if source.is_dir() else source
+    root = file.parent.resolve()
+
+    def image_file(name: str) -> Path:
+        path = resolved(root / name)
+        if not path.is_relative_to(root):
+            raise InputError(f"{file}: {name} leads out of the folder; file names must be relative to it")
+        return path
+
+    return found_in_labels(read_foreign_labels(file), file, image_file)
+
+
+def labels_file(folder: Path) -> Path:
+    """The COCO file of a folder: annotations.json, or the only .json; raises `InputError` where there is neither."""
+    if (folder / LABELS_FILE).is_file():
+        return folder / LABELS_FILE
+    files = sorted(folder.glob("*.json"))
+    if len(files) != 1:
+        found = f"{len(files)} other files *.json" if files else "no other *.json"
+        raise InputError(f"{folder}: no {LABELS_FILE}, and {found}; give the COCO file itself")
+    return files[0]
 
 
 @dataclass(frozen=True)
@@ -72,7 +104,6 @@ class ImageSeries:
         """See `Series`. Every image is decoded once to check it, and again when it is drawn."""
         frames = [_frame(image, size) for image in self.images]
         for image in self.images:
-            refuse_postscript(image.file)
             rows, columns = read_image(image.file).shape
             if (rows, columns) != (image.height, image.width):
                 said = f"{image.width} x {image.height}"

@@ -11,14 +11,21 @@ Folders that are not there are passed over. A patient is the leading number, wha
 volumes of a subject, and all its visits, are in one split.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from cmbfe.data.sources.series import Found, Points, VolumeSeries
-from cmbfe.data.sources.workbook import Row, read_workbook
 from cmbfe.errors import InputError
 
+NAME_COLUMN = "nifti file name"
+"""Heads the first column of a workbook, with a trailing blank; x, y, z of one microbleed after the other follow. Empty
+cells may hold blanks as text, numbers may be text, rows may be repeated."""
 REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = (
     "rCMB_DefiniteSubject",
     "NoCMBSubject",
@@ -28,6 +35,19 @@ REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = (
 FOLDERS = (REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC)
 MARK_ON_REAL, MARK_SYNTHETIC = "_rsCMB", "_sCMB"
 NAME = re.compile(r"(?P<subject>\d+)_(?P<visit>T\d+)_.+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Microbleeds of one volume."""
+
+    name: str
+    """As the workbook has it, without blanks around."""
+    places: tuple[tuple[float, float, float], ...]
+    """x, y, z of each."""
+    workbook: Path
+    where: str
+    """Workbook, sheet and row, for errors."""
 
 
 def find_momeni(source: Path, box_mm: float) -> Found:
@@ -123,3 +143,70 @@ def _row(name: str, path: Path, rows: Mapping[str, Row]) -> Row:
     if name not in rows:
         raise InputError(f"{path}: no workbook has a row for {name}; add it, or remove the volume")
     return rows[name]
+
+
+def read_workbook(path: Path) -> list[Row]:
+    """Read the rows of every sheet whose first column is headed `NIFTI File Name`; empty ones are passed over.
+
+    Raises:
+        InputError: no Excel workbook, no such sheet or none with a row, a name without places, places without a name, a
+            place that is not complete, or a cell that is neither a number nor blank; names sheet and row.
+    """
+    try:
+        sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl")
+    except Exception as error:  # whatever a damaged part of the archive leads to
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {reason}") from None
+    cells_of = {title: sheet.to_numpy().tolist() for title, sheet in sheets.items()}
+    wanted = {title: cells for title, cells in cells_of.items() if cells and _is_headed(cells[0])}
+    if not wanted:
+        raise InputError(f"{path}: no sheet has a first column 'NIFTI File Name'; get the workbook again")
+    rows = [row for title, cells in wanted.items() for row in _rows_of_sheet(path, title, cells)]
+    if not rows:
+        raise InputError(f"{path}: holds no row below its header; get the workbook again")
+    return rows
+
+
+def _is_headed(header: Sequence[Any]) -> bool:
+    return bool(header) and str(header[0]).strip().casefold() == NAME_COLUMN
+
+
+def _rows_of_sheet(path: Path, title: str, cells: Sequence[Sequence[Any]]) -> Iterator[Row]:
+    for number, (name, *values) in enumerate(cells[1:], 2):
+        where = f"{path}: sheet {title!r}, row {number}"
+        numbers = [_number(value, f"{where}, column {n}") for n, value in enumerate(values, 2)]
+        name = str(name).strip()
+        if not name and all(value is None for value in numbers):
+            continue
+        places = tuple(_places(numbers, where))
+        if not name:
+            raise InputError(f"{where}: holds places but no name of a volume; add it, or remove the row")
+        if not places:
+            raise InputError(f"{where}: {name} has no place; add it, or remove the row and its volume")
+        yield Row(name, places, path, where)
+
+
+def _number(value: Any, where: str) -> float | None:
+    text = str(value).strip()
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: holds {text!r}, which is no number; correct or clear it")
+    return number
+
+
+def _places(numbers: Sequence[float | None], where: str) -> Iterator[tuple[float, float, float]]:
+    for first in range(0, len(numbers), 3):
+        place = tuple(numbers[first : first + 3])
+        known = [value for value in place if value is not None]
+        if len(known) == 3:
+            yield place
+        elif known:
+            count = first // 3 + 1
+            raise InputError(
+                f"{where}: place {count} has {len(known)} of its three numbers x, y, z; complete or clear it"
+            )

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from PIL import Image
 
-from cmbfe.data.conversion import to_8_bit
-from cmbfe.data.n4 import correct_bias
-from cmbfe.data.sources.framing import Frame
-from cmbfe.data.sources.lesions import Boxes, lesions_of_mask, lesions_of_points
-from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, Volume, apply, read_mask, read_volume, refuse_lines
+from cmbfe.data.conversion import volume_images
+from cmbfe.data.sources.volumes import (
+    AXES,
+    RAS_TO_LPS,
+    Boxes,
+    Volume,
+    apply,
+    lesions_of_mask,
+    lesions_of_points,
+    read_mask,
+    read_volume,
+    refuse_lines,
+)
 from cmbfe.params import Images
 
 BACKGROUND = "voxels that were no finite number became background"
@@ -21,6 +30,73 @@ OTHER_PLANE = "volumes whose pixels are over twice as long as wide: acquired in 
 
 Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
 """Of points: voxel indices of the file counted from 0 or from 1, or mm towards right-front-head or left-back-head."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an image is scaled and centred on a square of black; `size` None leaves it as it is. Training takes one size.
+
+    The longer side in mm fills the square, so that pixels become as wide as high (to the rounding of the shorter side).
+    """
+
+    rows: int
+    columns: int
+    row_mm: float
+    column_mm: float
+    size: int | None
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Rows and columns that the image itself takes, px."""
+        if self.size is None:
+            return self.rows, self.columns
+        sides_mm = self.rows * self.row_mm, self.columns * self.column_mm
+        rows, columns = (max(1, round(self.size * side / max(sides_mm))) for side in sides_mm)
+        return rows, columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the result, px."""
+        return (self.rows, self.columns) if self.size is None else (self.size, self.size)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """New px per old px, along columns (x) and rows (y)."""
+        return self.inner[1] / self.columns, self.inner[0] / self.rows
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Columns and rows of black before the image, px."""
+        return (self.shape[1] - self.inner[1]) // 2, (self.shape[0] - self.inner[0]) // 2
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """Of the result: between rows, between columns."""
+        return self.row_mm / self.scale[1], self.column_mm / self.scale[0]
+
+    def image(self, image: np.ndarray, around: int = 0) -> np.ndarray:
+        """Scale a uint8 image [rows, columns] (linear; smoothed where it shrinks, against aliasing) and centre it."""
+        if self.inner == self.shape == image.shape:
+            return image
+        framed = np.full(self.shape, around, np.uint8)
+        (rows, columns), (left, top) = self.inner, self.offset
+        scaled = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+        framed[top : top + rows, left : left + columns] = scaled
+        return framed
+
+    def box(self, box: list[float]) -> list[float]:
+        """Move a box x, y, w, h px along."""
+        (x_scale, y_scale), (left, top) = self.scale, self.offset
+        x, y, width, height = box
+        return [x * x_scale + left, y * y_scale + top, width * x_scale, height * y_scale]
+
+    def affine(self, affine: np.ndarray) -> np.ndarray:
+        """The affine of the result, from that of the image ([4, 4], whole numbers at pixel centres)."""
+        back = np.eye(4)
+        for axis in (0, 1):
+            back[axis, axis] = 1 / self.scale[axis]
+            back[axis, 3] = (0.5 - self.offset[axis]) / self.scale[axis] - 0.5
+        return affine @ back
 
 
 @dataclass(frozen=True)
@@ -157,13 +233,3 @@ class VolumeSeries:
             shape, places = volume.voxels.shape, self.points.on(volume)
             lesions += lesions_of_points(places, self.points.diameters_mm, shape, volume.spacing_mm, where)
         return lesions
-
-
-def volume_images(voxels: np.ndarray, spacing_mm: tuple[float, float, float], settings: Images) -> np.ndarray:
-    """A volume as uint8 images, as the pipeline makes them of a DICOM series (`images.series_images`).
-
-    Args:
-        voxels: float32 [slices, rows, columns]. spacing_mm: between slices, rows and columns.
-    """
-    corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
-    return to_8_bit(corrected, settings.window_percentiles)

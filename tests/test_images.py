@@ -1,10 +1,12 @@
 """Images on disk: 8-bit grey in and out; what is none is refused in one line."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from cmbfe.data.labelled.images import read_image, save_image
 from cmbfe.errors import InputError
@@ -50,6 +52,16 @@ def test_more_than_8_bits_are_refused_and_not_made_white(tmp_path):
 def test_a_image_too_large_to_be_one_is_refused(tmp_path, monkeypatch):
     save_image(tmp_path / "a.png", RAMP)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL's guard against files that unpack to gigabytes
+    with pytest.raises(InputError, match=r"a\.png: not a readable image"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xc5\xd0\xd3\xc6\0\0", b"", b"%PDF"]
+)
+def test_postscript_is_no_image_whatever_its_name(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", mock.Mock(side_effect=AssertionError))
+    (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.png: not a readable image"):
         read_image(tmp_path / "a.png")
 

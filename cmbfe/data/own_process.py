@@ -1,0 +1,67 @@
+"""A function in a process of its own: native code that damaged data make abort or fault takes nothing else along.
+
+`concurrent.futures.ProcessPoolExecutor` does not do here: it runs the caller's script once more, and a worker of dask
+may have no children of that kind.
+"""
+
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cmbfe.errors import InputError
+
+
+@contextmanager
+def own_process(function: Callable[..., Any], crash: str) -> Iterator[Callable[..., Any]]:
+    """Start a process (about a second) and yield a function that does what `function(path, …)` does, in that process.
+
+    Args:
+        function: of a module; its first argument is the path of a file.
+        crash: what the `InputError` says of that file where the process dies over it.
+    """
+    command = [sys.executable, "-m", __name__, function.__module__, function.__name__]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+
+        def call(path: Path, *arguments: Any) -> Any:
+            try:
+                pickle.dump((path, *arguments), process.stdin)
+                process.stdin.flush()
+                answer = pickle.load(process.stdout)
+            except (OSError, EOFError, pickle.UnpicklingError):
+                raise InputError(f"{path}: {crash}") from None
+            if isinstance(answer, InputError):
+                raise answer
+            return answer
+
+        try:
+            yield call
+        finally:
+            with suppress(OSError):  # a process that died has closed its end
+                process.stdin.close()
+
+
+def main(module: str, name: str) -> None:
+    """Answer calls until standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up between the answers
+    function = getattr(importlib.import_module(module), name)
+    with suppress(EOFError):
+        while True:
+            arguments = pickle.load(sys.stdin.buffer)
+            try:
+                answer = function(*arguments)
+            except InputError as error:
+                answer = error
+            pickle.dump(answer, answers)
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
