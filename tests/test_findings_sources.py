@@ -188,7 +188,7 @@ def test_a_link_to_itself_is_named(tmp_path, kind):
 def test_a_program_under_the_name_of_a_image_is_not_run(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(InputError, match=r"a\.png: not a readable image, but PostScript"):
+    with pytest.raises(InputError, match=r"a\.png: not a readable image"):
         detect(tmp_path / "in", tmp_path / "out")
 
 
