@@ -172,7 +172,7 @@ def usual_threshold(detector: Detector, images: np.ndarray) -> float:
 
 def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
     """Print the parts and the ratios of one series; returns the threshold that was used."""
-    detector = trained(model)
+    detector = load_detector(model)
     print(machine(detector.compute))
     seconds, images = parts(source, params)
     print(", ".join(f"{name} {value}" for name, value in seconds.items()), f"({len(images)} slices)")

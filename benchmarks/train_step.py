@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py [--batch 4] [--rounds 15] [--threads 2] [--width 1.0]
 
-Ours is the training loop's whole iteration (`cmbfe.training.iteration.Run.step`): 8-bit images in memory to new weights, with
-losses, the check of the gradient and Adam, in the precision that training chooses here. torchvision's detector runs as
-a user would write it down, and tuned by hand: channels last, fused Adam, bf16 where training chooses it. The bare
-network is our trunk, extra layers and heads, forward and backward from the sum of the outputs. All take turns within
+Ours is the training loop's whole iteration (`cmbfe.training.iteration.Run.step`): 8-bit images in memory to new
+weights, with losses, the check of the gradient and Adam, in the precision that training chooses here. torchvision's
+detector runs as a user would write it down, and tuned by hand: channels last, fused Adam, bf16 where training chooses
+it. The bare network is our trunk, extra layers and heads, forward and backward from the sum of the outputs. All take turns within
 each round, so that whatever else the machine does meets all; a ratio is the median over rounds of the ratio within
 one. Images are 300 x 300 px, with three boxes each.
 """
@@ -24,10 +24,9 @@ from cmbfe.detector.boxes import corners
 from cmbfe.detector.loss import ssd_loss
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
-from cmbfe.training.batches import to_input, to_targets
+from cmbfe.training.batches import Batch, to_input, to_targets
 from cmbfe.training.devices import Compute, make_compute
 from cmbfe.training.iteration import Run
-from cmbfe.training.batches import Batch
 from cmbfe.training.timing import (
     in_turn,
     machine,
@@ -44,11 +43,11 @@ OURS = ("ssd300", "ssd300-fe")
 PLAIN, TUNED, BARE = "torchvision as it comes", "torchvision tuned by hand", "bare network"
 
 
-def of_torchvision(pixels: Batch, compute: Compute) -> Work:
+def of_torchvision(batch: Batch, compute: Compute) -> Work:
     """An iteration as its documentation shows it: float32, a list of images, Adam."""
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2).to(compute.device).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    images, boxes = list(to_input(pixels.pixels, torch.device("cpu")).contiguous()), pixels.boxes
+    images, boxes = list(to_input(batch.images, torch.device("cpu")).contiguous()), batch.boxes
 
     def step() -> None:
         losses = model([image.to(compute.device) for image in images], to_targets(boxes, compute.device))
@@ -59,12 +58,12 @@ def of_torchvision(pixels: Batch, compute: Compute) -> Work:
     return step
 
 
-def of_torchvision_tuned(pixels: Batch, compute: Compute) -> Work:
+def of_torchvision_tuned(batch: Batch, compute: Compute) -> Work:
     """The same with what the hardware offers: bf16 where training chooses it, channels last, fused Adam."""
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2)
     model = model.to(compute.device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    images, boxes = list(to_input(pixels.pixels, torch.device("cpu")).contiguous()), pixels.boxes
+    images, boxes = list(to_input(batch.images, torch.device("cpu")).contiguous()), batch.boxes
 
     def step() -> None:
         with compute.autocast():
@@ -76,10 +75,10 @@ def of_torchvision_tuned(pixels: Batch, compute: Compute) -> Work:
     return step
 
 
-def bare_network(pixels: Batch, width: float, compute: Compute) -> Work:
+def bare_network(batch: Batch, width: float, compute: Compute) -> Work:
     """Forward and backward of our ssd300 without targets, losses and optimiser."""
     model = build("ssd300", width=width).to(compute.device, memory_format=torch.channels_last).train()
-    images = to_input(pixels.pixels, compute.device)
+    images = to_input(batch.images, compute.device)
     inputs = model.prepare(images).contiguous(memory_format=torch.channels_last)
 
     def forward_and_backward() -> None:

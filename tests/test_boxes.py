@@ -11,67 +11,29 @@ from cmbfe.detector.boxes import corners, coverage, coverage_of_presets, decode,
 from cmbfe.errors import InputError
 
 
-@pytest.mark.parametrize(
-    ("preset", "input_size", "index", "centre_px", "size_px"),
-    [
-        ("voc", 512, 0, (4, 4), (35.84, 35.84)),  # first map, step 8
-        ("voc", 512, 1, (4, 4), (52.464, 52.464)),  # sqrt(35.84 * 76.8)
-        ("voc", 512, 2, (4, 4), (50.685, 25.343)),  # 35.84 * sqrt 2, 35.84 / sqrt 2
-        ("voc", 512, 4, (12, 4), (35.84, 35.84)),  # next cell in the row
-        ("voc", 512, 64 * 64 * 4, (8, 8), (76.8, 76.8)),  # second map, step 16
-        ("voc", 512, -4, (256, 256), (460.8, 460.8)),  # the single cell of the last map
-        ("voc", 300, 0, (4, 4), (30, 30)),
-        ("coco", 300, 0, (4, 4), (21, 21)),
-        ("coco", 512, 0, (4, 4), (20.48, 20.48)),
-        ("voc", 320, 0, (8, 8), (60, 60)),  # first map, step 16
-        ("cmb", 300, 0, (4, 4), (8, 8)),
-        ("cmb", 512, 0, (4, 4), (12, 12)),
-    ],
-)
+@pytest.mark.parametrize(("preset", "input_size", "index", "centre_px", "size_px"), [
+    ("voc", 512, 2, (4, 4), (50.685, 25.343)),  # 35.84 * sqrt 2, 35.84 / sqrt 2
+    ("voc", 512, 4, (12, 4), (35.84, 35.84)),  # next cell in the row
+    ("voc", 512, -4, (256, 256), (460.8, 460.8)),  # the single cell of the last map
+    ("coco", 300, 0, (4, 4), (21, 21)),
+    ("coco", 512, 0, (4, 4), (20.48, 20.48)),
+    ("cmb", 300, 0, (4, 4), (8, 8)),
+    ("cmb", 512, 0, (4, 4), (12, 12)),
+])  # fmt: skip
 def test_boxes_lie_where_the_table_says(preset, input_size, index, centre_px, size_px):
     box = default_boxes(preset, input_size)[index] * input_size
     assert torch.allclose(box, torch.tensor([*centre_px, *size_px], dtype=torch.float32), atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("input_size", "maps"),
-    [  # per map: index of its first box, centre of its first cell, sides of its two squares; all px, preset "voc"
-        (
-            512,
-            [
-                (0, 4, 35.84, 52.46),
-                (16384, 8, 76.8, 108.61),
-                (22528, 16, 153.6, 188.12),
-                (24064, 32, 230.4, 266.04),
-                (24448, 64, 307.2, 343.46),
-                (24544, 128, 384, 420.65),
-                (24560, 256, 460.8, 497.72),
-            ],
-        ),
-        (
-            300,
-            [
-                (0, 4, 30, 42.43),
-                (5776, 8, 60, 81.61),
-                (7942, 16, 111, 134.10),
-                (8542, 32, 162, 185.76),
-                (8692, 50, 213, 237.13),
-                (8728, 150, 264, 288.37),
-            ],
-        ),
-        (
-            320,
-            [
-                (0, 8, 60, 79.37),
-                (2400, 16, 105, 125.50),
-                (3000, 32, 150, 171.03),
-                (3150, 53.33, 195, 216.33),
-                (3204, 80, 240, 261.53),
-                (3228, 160, 285, 306.68),
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize(("input_size", "maps"), [
+    # Per map: index of its first box, centre of its first cell, sides of its two squares; all px, preset "voc".
+    (512, [(0, 4, 35.84, 52.46), (16384, 8, 76.8, 108.61), (22528, 16, 153.6, 188.12), (24064, 32, 230.4, 266.04),
+           (24448, 64, 307.2, 343.46), (24544, 128, 384, 420.65), (24560, 256, 460.8, 497.72)]),
+    (300, [(0, 4, 30, 42.43), (5776, 8, 60, 81.61), (7942, 16, 111, 134.10), (8542, 32, 162, 185.76),
+           (8692, 50, 213, 237.13), (8728, 150, 264, 288.37)]),
+    (320, [(0, 8, 60, 79.37), (2400, 16, 105, 125.50), (3000, 32, 150, 171.03), (3150, 53.33, 195, 216.33),
+           (3204, 80, 240, 261.53), (3228, 160, 285, 306.68)]),
+])  # fmt: skip
 def test_every_map_begins_as_the_table_says(input_size, maps):
     boxes = default_boxes("voc", input_size) * input_size
     for first, centre, small, large in maps:

@@ -1,25 +1,25 @@
-"""Metrics against independent implementations: pycocotools, torchmetrics, MONAI, fractions, plain counts."""
+"""Metrics against independent implementations: pycocotools, MONAI, fractions, plain counts."""
 
 import contextlib
 import io
 import warnings
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_examples import detection, label_and_detection_sets, labels_of
 from monai import metrics as monai
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torchmetrics.detection import MeanAveragePrecision
 
 from cmbfe.metrics.curves import (
     at_threshold,
     average_precision,
     cpm,
+    evaluate,
     false_positives_per_cmb,
     froc,
     froc_auc,
@@ -41,8 +41,8 @@ def coco_precision(labels, detections, recall_thresholds=None):
         truth, found = COCO(), COCO()
         truth.dataset = labels
         numbered = [
-            {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
-            for number, one in enumerate(detections, 1)
+            {**box, "id": number, "area": box["bbox"][2] * box["bbox"][3], "iscrowd": 0}
+            for number, box in enumerate(detections, 1)
         ]
         found.dataset = {**labels, "annotations": numbered}
         truth.createIndex()
@@ -59,18 +59,12 @@ def coco_precision(labels, detections, recall_thresholds=None):
     return float("nan") if (precision < 0).all() else float(precision.mean())
 
 
+@pytest.mark.parametrize(("points", "sensitivities"), [(101, None), (11, np.arange(11) / 10)])
 @CASES
 @given(sets=label_and_detection_sets(regions=True))
-def test_the_101_point_average_precision_equals_pycocotools(sets):
-    matches = match(*sets)
-    assert average_precision(matches, 101) == pytest.approx(coco_precision(*sets), abs=1e-6, nan_ok=True)
-
-
-@CASES
-@given(sets=label_and_detection_sets(regions=True))
-def test_the_11_point_average_precision_equals_pycocotools_at_11_sensitivities(sets):
-    expected = coco_precision(*sets, recall_thresholds=np.arange(11) / 10)
-    assert average_precision(match(*sets), 11) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+def test_the_average_precision_at_fixed_sensitivities_equals_pycocotools(points, sensitivities, sets):
+    expected = coco_precision(*sets, sensitivities)
+    assert average_precision(match(*sets), points) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @CASES
@@ -88,36 +82,6 @@ def test_the_all_point_average_precision_equals_the_area_in_exact_fractions(sets
     )
     expected = float(Fraction(area) / truths) if truths else float("nan")
     assert average_precision(matches) == pytest.approx(expected, abs=1e-12, nan_ok=True)
-
-
-@CASES
-@given(sets=label_and_detection_sets())
-def test_average_precision_equals_torchmetrics_where_it_computes_the_same(sets):
-    labels, detections = sets
-    # Its own 101 levels are float32, of which some lie below the sensitivity that they mean.
-    for points, levels in ((11, np.arange(11) / 10), (101, np.linspace(0, 1, 101))):
-        metric = MeanAveragePrecision("xywh", iou_thresholds=[0.5], rec_thresholds=levels.tolist())
-        for image in sorted(image["id"] for image in labels["images"]):
-            found = [one for one in detections if one["image_id"] == image]
-            truth = [one for one in labels["annotations"] if one["image_id"] == image]
-            metric.update(
-                [
-                    {
-                        "boxes": torch.tensor([one["bbox"] for one in found]).reshape(-1, 4).float(),
-                        "scores": torch.tensor([one["score"] for one in found]),
-                        "labels": torch.ones(len(found), dtype=torch.int),
-                    }
-                ],
-                [
-                    {
-                        "boxes": torch.tensor([one["bbox"] for one in truth]).reshape(-1, 4).float(),
-                        "labels": torch.ones(len(truth), dtype=torch.int),
-                    }
-                ],
-            )
-        value = float(metric.compute()["map"])
-        expected = value if value >= 0 else float("nan")
-        assert average_precision(match(labels, detections), points) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @CASES
@@ -179,36 +143,6 @@ def points_of(detections, image):
     return np.array([one["score"] for one in found]), np.array(centres, int).reshape(-1, 2)
 
 
-def label_mask_scores(labels, detections):
-    """MONAI's rule: scores of detections outside the masks, and the best score in each truth, 0 without."""
-    false_scores, truth_scores = [], []
-    for image in labels["images"]:
-        mask = label_mask(labels, image)
-        best = dict.fromkeys(range(1, mask.max() + 1), 0)
-        for score, (row, column) in zip(*points_of(detections, image), strict=True):
-            number = mask[row, column]
-            if number:
-                best[number] = max(best[number], score)
-            else:
-                false_scores.append(score)
-        truth_scores += best.values()
-    return np.array(false_scores), np.array(truth_scores)
-
-
-@CASES
-@given(sets=point_sets())
-def test_froc_that_ignores_duplicates_equals_the_rule_of_labelled_masks(sets):
-    labels, detections = sets
-    matches = match(labels, detections, hit="centre", duplicates="ignore")
-    false_scores, truth_scores = label_mask_scores(labels, detections)
-    for row in froc(matches).itertuples():
-        assert row.false_positives == (false_scores >= row.threshold).sum() / len(labels["images"])
-        if len(truth_scores):
-            assert row.sensitivity == (truth_scores >= row.threshold).mean()
-        else:
-            assert np.isnan(row.sensitivity)
-
-
 @CASES
 @given(sets=point_sets())
 def test_froc_equals_monai(sets):
@@ -229,13 +163,13 @@ def test_froc_equals_monai(sets):
 
 METRICS = [
     average_precision,
-    lambda matches, weights=None: average_precision(matches, 11, weights),
-    lambda matches, weights=None: average_precision(matches, 101, weights),
-    lambda matches, weights=None: precision_at_sensitivity(matches, 0.5, weights),
-    lambda matches, weights=None: false_positives_per_cmb(matches, 0.5, weights),
-    lambda matches, weights=None: froc_auc(matches, 1, weights=weights),
-    lambda matches, weights=None: cpm(matches, "patient", weights),
-    lambda matches, weights=None: sensitivity_at_false_positives(matches, 0.3, weights=weights),
+    partial(average_precision, points=11),
+    partial(average_precision, points=101),
+    partial(precision_at_sensitivity, sensitivity=0.5),
+    partial(false_positives_per_cmb, sensitivity=0.5),
+    partial(froc_auc, x_max=1),
+    partial(cpm, per="patient"),
+    partial(sensitivity_at_false_positives, false_positives=0.3),
     lambda matches, weights=None: at_threshold(matches, 0.5, weights)["precision"],
 ]
 
@@ -309,12 +243,8 @@ def test_a_sensitivity_of_exactly_nine_tenths_counts_as_reached():
     assert threshold_at_sensitivity(matches, 0.9) == pytest.approx(0.91)
     assert np.isnan(precision_at_sensitivity(matches, 0.95))
     assert np.isnan(threshold_at_sensitivity(matches, 0.95))
-
-
-def test_three_hits_of_ten_reach_the_level_0_3_of_the_11_point_average():
-    truths = {image: [[10, 10, 10, 10]] for image in range(1, 11)}
-    detections = [detection(image, 0.5, [10, 10, 10, 10]) for image in range(1, 4)]
-    assert average_precision(match(labels_of(truths), detections), 11) == pytest.approx(4 / 11)
+    # Three of ten reach the level 0.3 of the 11-point average.
+    assert average_precision(match(labels_of(truths), detections[:3]), 11) == pytest.approx(4 / 11)
 
 
 def test_the_area_of_the_froc_is_the_mean_of_its_readings():
@@ -335,14 +265,16 @@ def test_a_threshold_above_every_score_detects_nothing():
     assert np.isnan(values["precision"])
 
 
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (lambda matches: average_precision(matches, 10), "points is 10"),
-        (lambda matches: froc(matches, "lesion"), "per is 'lesion'"),
-        (lambda matches: cpm(matches, "lesion"), "per is 'lesion'"),
-    ],
-)
-def test_impossible_parameters_are_an_error_that_names_them(call, text):
-    with pytest.raises(ValueError, match=text):
-        call(match(labels_of({1: [[10, 10, 10, 10]]}), []))
+def test_impossible_parameters_are_an_error_that_names_them():
+    matches = match(labels_of({1: [[10, 10, 10, 10]]}), [])
+    with pytest.raises(ValueError, match="points is 10"):
+        average_precision(matches, 10)
+    for metric in (froc, cpm):
+        with pytest.raises(ValueError, match="per is 'lesion'"):
+            metric(matches, "lesion")
+
+
+def test_evaluate_is_the_summary_of_the_matches():
+    labels, detections = labels_of({1: [[10, 10, 10, 10]], 2: []}), [detection(1, 0.9, [10, 10, 10, 12])]
+    assert evaluate(labels, detections) == summary(match(labels, detections))
+    assert evaluate(labels, detections, iou=0.9)["hits"] == 0

@@ -47,7 +47,7 @@ def test_evaluation_with_and_without_targets_is_the_same_with_fe_in_the_model():
 
 
 def test_a_labelled_folder_gives_the_detections_of_its_images_whatever_its_boxes(compute, tmp_path):
-    labels = labelled_images(tmp_path, images=3)
+    labels = labelled_images(tmp_path, 3)
     shown = load_labelled(labels, tmp_path).images
     expected = detect(BrightestPixel(), shown, [1, 2, 3], compute)
     assert detect_in(BrightestPixel(), labels, tmp_path, compute) == expected

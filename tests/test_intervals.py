@@ -4,8 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from metric_examples import detection, labels_of
 from scipy import stats as scipy_stats
 
@@ -29,6 +27,7 @@ from cmbfe.metrics.intervals import (
     patients_needed,
     precision_band,
     resampled,
+    seeds_for_half_width,
     tail,
 )
 
@@ -92,14 +91,6 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     assert bootstrap(average_precision, matches, resamples=500, seed=6).low != first.low
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000))
-def test_intervals_hold_the_value_between_their_ends(seed):
-    interval = bootstrap(average_precision, cohort(seed), resamples=400)
-    assert 0 <= interval.low <= interval.value <= interval.high <= 1
-    assert interval.bca_low <= interval.bca_high
-
-
 def test_two_patients_have_intervals_from_one_to_the_other():
     interval = interval_of(mean_of(np.array([0.2, 0.6])), 2, resamples=400)
     ends = (interval.low, interval.value, interval.high, interval.bca_low, interval.bca_high)
@@ -126,9 +117,15 @@ def test_the_paired_difference_is_of_the_same_patients_in_both():
     assert interval.high == pytest.approx(np.quantile(loop, 1 - tail(12)))
 
 
-def test_detectors_on_different_truths_cannot_be_paired():
+def test_what_cannot_be_compared_is_an_error():
     with pytest.raises(InputError, match="same images and ground truth"):
         paired_difference(average_precision, cohort(0, 12), cohort(0, 13))
+    with pytest.raises(InputError, match="1 runs and 1 baselines"):
+        difference_over_seeds(average_precision, [cohort(0)], [cohort(1)])
+    with pytest.raises(InputError, match="two or more of them"):
+        difference_over_seeds(average_precision, [cohort(0, 1)] * 2, [cohort(1, 1)] * 2)
+    with pytest.raises(InputError, match="half width of 0"):
+        seeds_for_half_width(0.1, 0)
 
 
 def test_the_jackknife_leaves_each_patient_out_once(monkeypatch):
@@ -214,11 +211,6 @@ def test_one_seed_that_never_reaches_the_sensitivity_leaves_nothing_to_summarise
     assert not recwarn.list
 
 
-def test_one_seed_is_not_enough():
-    with pytest.raises(InputError, match="1 runs and 1 baselines"):
-        difference_over_seeds(average_precision, [cohort(0)], [cohort(1)])
-
-
 def test_patients_needed_reach_the_power_they_promise():
     # One patient's difference has standard deviation 0.1: 17 patients have a standard error of 0.0243.
     needed = patients_needed(0.1 / np.sqrt(17), 17, gain=0.02)
@@ -226,17 +218,20 @@ def test_patients_needed_reach_the_power_they_promise():
     rng = np.random.default_rng(0)
     means = rng.normal(0.02, 0.1 / np.sqrt(needed), 20_000)
     assert np.mean(np.abs(means) > 1.959964 * 0.1 / np.sqrt(needed)) == pytest.approx(0.8, abs=0.01)
+    with pytest.raises(ValueError, match="must be positive"):
+        patients_needed(0, 17, 0.02)
+
+
+def test_seeds_narrow_the_t_interval_of_their_mean():
+    needed = seeds_for_half_width(0.01, half_width=0.01)
+    halves = [scipy_stats.t.ppf(0.975, seeds - 1) * 0.01 / np.sqrt(seeds) for seeds in (needed - 1, needed)]
+    assert halves[1] <= 0.01 < halves[0]
 
 
 def test_four_times_the_patients_halve_an_interval():
     standard_error = 0.01 / 1.959964
     assert patients_for_half_width(standard_error, 100, half_width=0.01) == 100
     assert patients_for_half_width(standard_error, 100, half_width=0.005) == 400
-
-
-def test_power_without_variance_is_an_error():
-    with pytest.raises(ValueError, match="must be positive"):
-        patients_needed(0, 17, 0.02)
 
 
 def hits_in_six(hits: int, false: int) -> Matches:

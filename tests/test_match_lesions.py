@@ -138,22 +138,16 @@ def test_no_detections_and_no_microbleeds_are_no_error(recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("key", ["patient_id", "slice_index", "pixel_spacing_mm"])
-def test_a_image_without_the_keys_of_the_lesion_level_is_an_error_that_names_them(key):
-    labels = labels_of(series(2), [(1, "a", T)])
-    del labels["images"][1][key]
-    with pytest.raises(InputError, match=f"image 2 has no {key}"):
-        match_lesions(labels, [])
-
-
-def test_a_box_without_lesion_id_is_an_error():
+def test_labels_without_the_keys_of_the_lesion_level_are_an_error_that_names_them():
+    for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
+        labels = labels_of(series(2), [(1, "a", T)])
+        del labels["images"][1][key]
+        with pytest.raises(InputError, match=f"image 2 has no {key}"):
+            match_lesions(labels, [])
     labels = labels_of(series(2), [(1, "a", T)])
     del labels["annotations"][0]["lesion_id"]
     with pytest.raises(InputError, match="annotation 1 has no lesion_id"):
         match_lesions(labels, [])
-
-
-def test_linking_needs_a_distance_above_zero():
     with pytest.raises(ValueError, match="link_mm is 0"):
         match_lesions(labels_of(series(1), []), [], link_mm=0)
 

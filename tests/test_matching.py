@@ -109,15 +109,11 @@ def test_images_of_a_patient_are_counted_together_and_those_without_microbleeds_
     assert matches.patient.tolist() == [0]
 
 
-def test_without_patient_ids_each_image_is_its_own_patient():
-    matches = match(labels_of({5: [T], 3: []}), [])
-    assert matches.patients == [3, 5]
-    assert matches.images_per_patient.tolist() == [1, 1]
-
-
-def test_image_ids_may_be_text():
-    labels = labels_of({"a": [T], "b": []})
-    assert match(labels, [detection("a", 0.5, T)]).outcome.tolist() == [HIT]
+def test_without_patient_ids_each_image_is_its_own_patient_and_ids_may_be_text():
+    matches = match(labels_of({5: [T], 3: [], "a": [T]}), [detection("a", 0.5, T)])
+    assert matches.patients == [3, 5, "a"]
+    assert matches.images_per_patient.tolist() == [1, 1, 1]
+    assert matches.outcome.tolist() == [HIT]
 
 
 def test_a_detection_without_extent_hits_nothing(recwarn):
@@ -133,32 +129,25 @@ def test_matching_changes_neither_labels_nor_detections():
     assert (labels, detections) == before
 
 
-def test_a_detection_on_an_unknown_image_is_an_error():
-    with pytest.raises(InputError, match="image 9, which the labels do not have"):
-        match(labels_of({1: [T]}), [detection(9, 0.5, T)])
+def test_bad_labels_and_detections_are_an_error_in_one_line():
+    labels = labels_of({1: [T]})
+    for arguments, options, reason in (
+        ((labels, [detection(9, 0.5, T)]), {}, "image 9, which the labels do not have"),
+        ((labels, [detection(1, 0.5, T) | {"category_id": 2}]), {}, r"more than one category \(1, 2\)"),
+        ((labels, []), {"hit": "distance", "distance_mm": 5}, "image 1 has no pixel_spacing_mm"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            match(*arguments, **options)
 
 
-def test_boxes_of_two_categories_are_an_error():
-    with pytest.raises(InputError, match=r"more than one category \(1, 2\)"):
-        match(labels_of({1: [T]}), [detection(1, 0.5, T) | {"category_id": 2}])
-
-
-def test_distances_need_the_pixel_spacing():
-    with pytest.raises(InputError, match="image 1 has no pixel_spacing_mm"):
-        match(labels_of({1: [T]}), [], hit="distance", distance_mm=5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"iou": 0}, "iou is 0"),
-        ({"iou": 1.1}, "iou is 1.1"),
-        ({"hit": "giou"}, "hit is 'giou'"),
-        ({"duplicates": "drop"}, "duplicates is 'drop'"),
-        ({"hit": "distance"}, "distance_mm is None"),
-        ({"distance_mm": 5}, "distance_mm is 5"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "text"), [
+    ({"iou": 0}, "iou is 0"),
+    ({"iou": 1.1}, "iou is 1.1"),
+    ({"hit": "giou"}, "hit is 'giou'"),
+    ({"duplicates": "drop"}, "duplicates is 'drop'"),
+    ({"hit": "distance"}, "distance_mm is None"),
+    ({"distance_mm": 5}, "distance_mm is 5"),
+])  # fmt: skip
 def test_impossible_parameters_are_an_error_that_names_them(arguments, text):
     with pytest.raises(ValueError, match=text):
         match(labels_of({1: [T]}, pixel_spacing_mm=[1, 1]), [], **arguments)
@@ -181,16 +170,10 @@ def test_every_metric_is_the_same_after_writing_and_reading(tmp_path_factory, ex
     assert file.read_bytes() == first
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_what_is_no_file_of_matches_is_refused_by_name(content, tmp_path):
-    file = tmp_path / "broken.npz"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(InputError, match=r"broken\.npz: no (such )?file"):
-        load_matches(file)
-
-
-def test_an_archive_of_something_else_is_refused(tmp_path):
+def test_what_is_no_file_of_matches_is_refused_by_name(tmp_path):
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "text.npz").write_bytes(b"no archive")
     np.savez(tmp_path / "other.npz", score=np.zeros(3))
-    with pytest.raises(InputError, match=r"other\.npz: no file of matches"):
-        load_matches(tmp_path / "other.npz")
+    for name in ("absent", "empty", "text", "other"):
+        with pytest.raises(InputError, match=rf"{name}\.npz: no (such )?file"):
+            load_matches(tmp_path / f"{name}.npz")

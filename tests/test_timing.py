@@ -59,10 +59,10 @@ def test_ratios_are_taken_within_each_round():
 
 def test_images_in_memory_are_those_of_the_random_batch():
     images, targets = timing.random_batch(2, 64, CPU)
-    pixels = timing.random_images(2, 64)
-    assert (pixels.pixels.dtype, pixels.pixels.shape) == ("uint8", (2, 64, 64))
-    assert torch.allclose(torch.from_numpy(pixels.pixels) / 255, images[:, 0], atol=1 / 255)
-    assert all((boxes == target["boxes"].numpy()).all() for boxes, target in zip(pixels.boxes, targets, strict=True))
+    batch = timing.random_images(2, 64)
+    assert (batch.images.dtype, batch.images.shape) == ("uint8", (2, 64, 64))
+    assert torch.allclose(torch.from_numpy(batch.images) / 255, images[:, 0], atol=1 / 255)
+    assert all((boxes == target["boxes"].numpy()).all() for boxes, target in zip(batch.boxes, targets, strict=True))
 
 
 def test_the_machine_is_told_with_its_precision():

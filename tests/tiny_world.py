@@ -33,10 +33,10 @@ def tiny_head(slices: int = 1, seed: int = 0) -> np.ndarray:
     return np.clip(50 + 800 * head - 700 * dot + noise, 0, None).astype(np.uint16)
 
 
-def labelled_images(folder: Path, pixels: int = 5, split: str = "train") -> Labels:
+def labelled_images(folder: Path, count: int = 5, split: str = "train") -> Labels:
     """Write PNG images with one box each and annotations.json, as an augmented set is."""
     images, annotations = [], []
-    for number in range(1, pixels + 1):
+    for number in range(1, count + 1):
         name = f"P{number}/000.png"
         save_image(folder / name, (tiny_head(seed=number)[0] // 4).astype(np.uint8))
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE, "split": split})

@@ -49,8 +49,6 @@ ROI_CELLS = 7
 _NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 """Of MobileNet: torchvision's for SSDlite. That of its classifiers averages 100 batches, too slow for short runs."""
 
-DETECTORS: dict[str, Build] = {}
-
 
 def build(detector: str, size: int) -> nn.Module:
     """An untrained detector that is called like torchvision's, for images of `size` x `size` px.
@@ -72,17 +70,7 @@ def _microbleeds_only(model: nn.Module, args: tuple[Any, ...], made: Any) -> Any
     """RetinaNet and FCOS have a score for every class, the background's label 0 among them."""
     if model.training:
         return None
-    return [{key: values[one["labels"] == 1] for key, values in one.items()} for one in made]
-
-
-def detector(name: str) -> Callable[[Build], Build]:
-    """Enter a function from the images' side to a detector under a name."""
-
-    def enter(function: Build) -> Build:
-        DETECTORS[name] = function
-        return function
-
-    return enter
+    return [{key: values[image["labels"] == 1] for key, values in image.items()} for image in made]
 
 
 def _resnet(body: ResNet, levels: int, channels: int) -> BackboneWithFPN:
@@ -181,57 +169,24 @@ def _ssdlite(size: int, first: int, last: int | None) -> SSD:
     )
 
 
-@detector("faster-rcnn-resnet50")
-def _faster_rcnn_resnet50(size: int) -> nn.Module:
-    """Ren et al. 2015 on the pyramid of Lin et al. 2017: trunk, pyramid and heads as `fasterrcnn_resnet50_fpn`."""
-    return _faster_rcnn(_resnet(resnet50(weights=None), 4, 256), size, 4)
+DETECTORS: dict[str, Build] = {
+    "faster-rcnn-resnet50": lambda size: _faster_rcnn(_resnet(resnet50(weights=None), 4, 256), size, 4),
+    "faster-rcnn-resnet-small": lambda size: _faster_rcnn(_resnet(_shallow_resnet(), 2, 32), size, 2),
+    "faster-rcnn-mobilenet": lambda size: _faster_rcnn(_mobilenet(4, 256), size, 4),
+    "faster-rcnn-mobilenet-small": lambda size: _faster_rcnn(_mobilenet(2, 32), size, 2),
+    "retinanet-resnet50": lambda size: _retinanet(_resnet(resnet50(weights=None), 4, 256), size, 4),
+    "retinanet-small": lambda size: _retinanet(_resnet(_shallow_resnet(), 2, 32), size, 2),
+    "fcos-resnet50": lambda size: _fcos(_resnet(resnet50(weights=None), 4, 256), size, 4, convolutions=4),
+    "fcos-small": lambda size: _fcos(_resnet(_shallow_resnet(), 2, 32), size, 2, convolutions=2),
+    "ssdlite-mobilenet": lambda size: _ssdlite(size, first=4, last=None),
+    "ssdlite-small": lambda size: _ssdlite(size, first=4, last=8),
+}
+"""Trunk, pyramid and heads of the wide ones are torchvision's, with maps from a step of 4 px on:
 
-
-@detector("faster-rcnn-resnet-small")
-def _faster_rcnn_resnet_small(size: int) -> nn.Module:
-    return _faster_rcnn(_resnet(_shallow_resnet(), 2, 32), size, 2)
-
-
-@detector("faster-rcnn-mobilenet")
-def _faster_rcnn_mobilenet(size: int) -> nn.Module:
-    """`fasterrcnn_mobilenet_v3_large_fpn` with four maps from a step of 4 px on, where that has two from 32 px on."""
-    return _faster_rcnn(_mobilenet(4, 256), size, 4)
-
-
-@detector("faster-rcnn-mobilenet-small")
-def _faster_rcnn_mobilenet_small(size: int) -> nn.Module:
-    return _faster_rcnn(_mobilenet(2, 32), size, 2)
-
-
-@detector("retinanet-resnet50")
-def _retinanet_resnet50(size: int) -> nn.Module:
-    """Lin et al. 2017 (focal loss): `retinanet_resnet50_fpn`, whose finest map has a step of 8 px, from 4 px on."""
-    return _retinanet(_resnet(resnet50(weights=None), 4, 256), size, 4)
-
-
-@detector("retinanet-small")
-def _retinanet_small(size: int) -> nn.Module:
-    return _retinanet(_resnet(_shallow_resnet(), 2, 32), size, 2)
-
-
-@detector("fcos-resnet50")
-def _fcos_resnet50(size: int) -> nn.Module:
-    """Tian et al. 2019: `fcos_resnet50_fpn`, from a step of 4 px on: a smaller box may hold no centre of 8 px cells."""
-    return _fcos(_resnet(resnet50(weights=None), 4, 256), size, 4, convolutions=4)
-
-
-@detector("fcos-small")
-def _fcos_small(size: int) -> nn.Module:
-    return _fcos(_resnet(_shallow_resnet(), 2, 32), size, 2, convolutions=2)
-
-
-@detector("ssdlite-mobilenet")
-def _ssdlite_mobilenet(size: int) -> nn.Module:
-    """`ssdlite320_mobilenet_v3_large`, its first map at a step of 4 px in place of 16."""
-    return _ssdlite(size, first=4, last=None)
-
-
-@detector("ssdlite-small")
-def _ssdlite_small(size: int) -> nn.Module:
-    """The same, with the trunk's last blocks, of steps of 16 and 32 px, left out."""
-    return _ssdlite(size, first=4, last=8)
+* Faster R-CNN (Ren et al. 2015) on the pyramid of Lin et al. 2017, as `fasterrcnn_resnet50_fpn`; and
+  `fasterrcnn_mobilenet_v3_large_fpn` with four maps, where that has two from 32 px on;
+* RetinaNet (Lin et al. 2017, focal loss), as `retinanet_resnet50_fpn`, whose finest map has a step of 8 px;
+* FCOS (Tian et al. 2019), as `fcos_resnet50_fpn`: a smaller box may hold no centre of 8 px cells;
+* SSDlite, as `ssdlite320_mobilenet_v3_large`, whose first map has a step of 16 px. The small one leaves out the
+  trunk's last blocks, of steps of 16 and 32 px.
+"""

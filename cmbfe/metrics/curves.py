@@ -18,25 +18,6 @@ from scipy import sparse
 
 from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, Detections, Labels, Matches, match
 
-__all__ = [
-    "Matches",
-    "at_threshold",
-    "average_precision",
-    "cpm",
-    "evaluate",
-    "false_positives_per_cmb",
-    "froc",
-    "froc_auc",
-    "largest_sensitivity",
-    "match",
-    "precision_at_sensitivity",
-    "precision_sensitivity",
-    "sensitivity_at_false_positives",
-    "summary",
-    "threshold_at_false_positives",
-    "threshold_at_sensitivity",
-]
-
 X_MAX = 8.0
 """Upper end of the FROC's partial area, false positives per image or patient (PAPER.md A15)."""
 CPM_FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
