@@ -6,7 +6,7 @@ from baseline_world import SPACING_MM, ball, volume
 
 from cmbfe.baselines.candidates import (
     LEVELS,
-    Found,
+    Candidates,
     best_of_each_slice,
     boxes_around,
     check_both_kinds,
@@ -116,9 +116,9 @@ def test_a_candidate_whose_box_is_half_right_is_neither_a_microbleed_nor_somethi
 
 def test_overlapping_detections_of_a_slice_leave_the_best_and_no_more_than_allowed():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 10, 10]], float)
-    found = Found(np.array([0, 0, 0, 1]), boxes, np.array([0.5, 0.9, 0.2, 0.1]))
+    found = Candidates(np.array([0, 0, 0, 1]), boxes, np.array([0.5, 0.9, 0.2, 0.1]))
     kept = best_of_each_slice(found, 0.45, most=5)
     assert (kept.slices.tolist(), kept.scores.tolist()) == ([0, 0, 1], [0.9, 0.2, 0.1])
     assert best_of_each_slice(found, 0.45, most=1).scores.tolist() == [0.9, 0.1]
-    empty = Found(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+    empty = Candidates(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
     assert len(best_of_each_slice(empty, 0.45, 5).scores) == 0

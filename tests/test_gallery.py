@@ -172,7 +172,7 @@ def test_captions_say_what_is_seen_and_names_cannot_break_them(gallery, view):
     assert "ssd512: 1" in said
     assert "not among the images" in drawing.caption(gallery, replace(view, position=2))
     assert "sensitivity 0.500 at 0.25 false positives per image" in drawing.froc_caption(gallery, view)
-    hostile = replace(gallery, found={"<b>": {}}, curves={"<b>": gallery.curves["ssd512"]})
+    hostile = replace(gallery, detections={"<b>": {}}, curves={"<b>": gallery.curves["ssd512"]})
     assert "<b>" not in drawing.caption(hostile, replace(view, shown=("<b>",)))
     assert "<b>" not in drawing.froc_caption(hostile, view)
 

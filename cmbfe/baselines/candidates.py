@@ -32,8 +32,8 @@ UNCLEAR_IOU = 0.1
 
 
 @dataclass(frozen=True)
-class Found:
-    """Detections in a volume."""
+class Candidates:
+    """Candidates of a volume with a score each: detections."""
 
     slices: np.ndarray
     """int64 [N]."""
@@ -73,8 +73,8 @@ def peaks_per_slice(response: np.ndarray, most: int, separation_px: int) -> np.n
     Of two maxima no more than `separation_px` apart, along rows and columns, only the larger one counts.
     """
     how = {"min_distance": separation_px, "threshold_abs": 0, "exclude_border": False, "num_peaks": most}
-    found = [peak_local_max(one, **how) for one in response]
-    return np.concatenate([np.insert(peaks, 0, index, axis=1) for index, peaks in enumerate(found)])
+    peaks = [peak_local_max(of_slice, **how) for of_slice in response]
+    return np.concatenate([np.insert(of_slice, 0, index, axis=1) for index, of_slice in enumerate(peaks)])
 
 
 def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
@@ -200,11 +200,10 @@ def check_both_kinds(hits: int, others: int) -> None:
         )
 
 
-def best_of_each_slice(found: Found, nms_iou: float, most: int) -> Found:
+def best_of_each_slice(candidates: Candidates, nms_iou: float, most: int) -> Candidates:
     """Without boxes that overlap a better one of their slice by more than `nms_iou`; the `most` best of each slice."""
-    boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
-    kept = batched_nms(boxes, scores, torch.from_numpy(found.slices), nms_iou).numpy()
-    kept = kept[np.lexsort((-found.scores[kept], found.slices[kept]))]
-    slices = found.slices[kept]
-    kept = kept[np.arange(len(kept)) - np.searchsorted(slices, slices) < most]
-    return Found(found.slices[kept], found.boxes[kept], found.scores[kept])
+    slices, boxes, scores = candidates.slices, candidates.boxes, candidates.scores
+    kept = batched_nms(*map(torch.from_numpy, (boxes, scores, slices)), nms_iou).numpy()
+    kept = kept[np.lexsort((-scores[kept], slices[kept]))]
+    kept = kept[np.arange(len(kept)) - np.searchsorted(slices[kept], slices[kept]) < most]
+    return Candidates(slices[kept], boxes[kept], scores[kept])

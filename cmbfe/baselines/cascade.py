@@ -17,7 +17,7 @@ from torch.nn import functional
 from tqdm import trange
 
 from cmbfe.baselines.candidates import (
-    Found,
+    Candidates,
     boxes_around,
     check_both_kinds,
     classes,
@@ -80,8 +80,8 @@ def classifier_network() -> nn.Sequential:
     )
 
 
-def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Found]:
-    """Train both networks from scratch on training volumes, and return what finds microbleeds in a volume.
+def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
+    """Train both networks from scratch on training volumes, and return a detector of volumes.
 
     Args:
         volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
@@ -105,13 +105,15 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
     return partial(detect, box_model=box_model, networks=(screening, classifier), settings=settings)
 
 
-def detect(volume: Volume, box_model: Ridge, networks: tuple[nn.Module, nn.Module], settings: Baselines) -> Found:
+def detect(
+    volume: Volume, box_model: Ridge, networks: tuple[nn.Module, nn.Module], settings: Baselines
+) -> Candidates:
     """Candidates of a volume, each with the second network's probability of a microbleed."""
     screening, classifier = networks
     with one_thread():
         places = _candidates(volume, screening, settings)
         scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
-    return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
+    return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
 
 
 def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 
 from cmbfe.baselines.candidates import (
-    Found,
+    Candidates,
     boxes_around,
     cubes,
     darkest_near,
@@ -99,8 +99,8 @@ def _surface_voxels(radius_mm: float, spacing_mm: Sequence[float]) -> float:
     return max(1.0, edge * float(np.mean(seen)) / float(np.prod(seen)))
 
 
-def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Found]:
-    """Learn boxes and the forest from training volumes, and return what finds microbleeds in a volume.
+def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
+    """Learn boxes and the forest from training volumes, and return a detector of volumes.
 
     Args:
         volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
@@ -115,11 +115,11 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
     return partial(detect, box_model=box_model, forest=forest, settings=settings)
 
 
-def detect(volume: Volume, box_model: Ridge, forest: RandomForestClassifier, settings: Baselines) -> Found:
+def detect(volume: Volume, box_model: Ridge, forest: RandomForestClassifier, settings: Baselines) -> Candidates:
     """Candidates of a volume, each with the share of the forest that takes it for a microbleed."""
     places, features = _described(volume, settings)
     scores = forest.predict_proba(features)[:, 1] if len(places) else np.zeros(0)
-    return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
+    return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
 
 
 def _described(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,13 @@
 """A baseline from images to evidence: trained on the training patients, run on those of validation and test."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from cmbfe.baselines import Baseline, cascade, radial_symmetry, thresholding
-from cmbfe.baselines.candidates import Found, best_of_each_slice
+from cmbfe.baselines.candidates import Candidates, best_of_each_slice
 from cmbfe.baselines.volumes import Stack, Volume, read_volume, stacks_of
 from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
@@ -23,7 +23,7 @@ SETTINGS_FILE = "baseline.json"
 """What a baseline was made with; marks the folder as an earlier result."""
 METRICS_FILE = "metrics.json"
 
-METHODS: dict[Baseline, Callable[..., Callable[[Volume], Found]]] = {
+METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
     Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
     Baseline.THRESHOLDING: thresholding.train,
     Baseline.CASCADE: cascade.train,
@@ -31,7 +31,7 @@ METHODS: dict[Baseline, Callable[..., Callable[[Volume], Found]]] = {
 
 
 def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress: bool = True) -> dict[str, Any]:
-    """Train a baseline and write what it finds, and its metrics on the test images.
+    """Train a baseline and write its detections, and its metrics on the test images.
 
     The volumes hold every slice of a patient; detections are kept on the images that SSD is tested on.
 
@@ -68,17 +68,15 @@ def _volumes(stacks: Iterable[Stack], progress: bool, task: str = "training volu
 
 
 def _detect(
-    detector: Callable[[Volume], Found], stacks: list[Stack], labels: Labels, params: Params, progress: bool
+    detector: Callable[[Volume], Candidates], stacks: list[Stack], labels: Labels, params: Params, progress: bool
 ) -> Detections:
-    """What a detector finds in the stacks, on the images of `labels` only, in their order."""
-    kept = {image["id"] for image in labels["images"]}
-    of_image = {}
+    """The detections in the stacks on the images of `labels` only, in their order."""
+    of_image: dict[Hashable, Detections] = {}
     for stack, volume in zip(stacks, _volumes(stacks, progress, "detecting"), strict=True):
-        found = best_of_each_slice(
+        best = best_of_each_slice(
             detector(volume), params.detector.nms_threshold, params.detector.detections_per_image
         )
         for index, image_id in enumerate(stack.image_ids):
-            if image_id in kept:
-                here = found.slices == index
-                of_image[image_id] = as_coco(image_id, found.boxes[here], found.scores[here])
-    return [one for image in labels["images"] for one in of_image[image["id"]]]
+            here = best.slices == index
+            of_image[image_id] = as_coco(image_id, best.boxes[here], best.scores[here])
+    return [detection for image in labels["images"] for detection in of_image[image["id"]]]

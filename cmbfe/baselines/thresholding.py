@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from cmbfe.baselines.candidates import Found, boxes_around, darkest_in, extents, fit_boxes, labelled_candidates
+from cmbfe.baselines.candidates import Candidates, boxes_around, darkest_in, extents, fit_boxes, labelled_candidates
 from cmbfe.baselines.volumes import Volume
 from cmbfe.params import Baselines
 
@@ -38,8 +38,8 @@ def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray
     return voxels < mean - deviations * np.sqrt(variance)
 
 
-def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Found]:
-    """Learn boxes and the support vector machine from training volumes, and return what finds microbleeds in a volume.
+def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
+    """Learn boxes and the support vector machine from training volumes, and return a detector of volumes.
 
     Args:
         volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
@@ -57,11 +57,11 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
     return partial(detect, box_model=box_model, classifier=classifier, settings=settings)
 
 
-def detect(volume: Volume, box_model: Ridge, classifier: Pipeline, settings: Baselines) -> Found:
+def detect(volume: Volume, box_model: Ridge, classifier: Pipeline, settings: Baselines) -> Candidates:
     """Dark regions of a volume; the score is the distance from the machine's boundary, from 0 over 0.5 on it to 1."""
     places, features = regions(volume, settings)
     scores = expit(classifier.decision_function(features)) if len(places) else np.zeros(0)
-    return Found(places[:, 0], boxes_around(box_model, volume, places), scores)
+    return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
 
 
 def regions(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +104,9 @@ def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
     mm = [axis * step for axis, step in zip(at, volume.spacing_mm, strict=True)]
     mean = [np.bincount(number, axis, count) / size for axis in mm]
     centred = [axis - middle[number] for axis, middle in zip(mm, mean, strict=True)]
-    inertia = np.array([[np.bincount(number, one * two, count) / size for two in centred] for one in centred])
+    inertia = np.array(
+        [[np.bincount(number, rows * columns, count) / size for columns in centred] for rows in centred]
+    )
     spread = np.sqrt(np.maximum(np.linalg.eigvalsh(inertia.transpose(2, 0, 1)), 0))[:, ::-1]
     return np.concatenate([np.log(size)[:, None], spread], axis=1)
 
@@ -113,12 +115,7 @@ def _brightness(volume: Volume, label: np.ndarray, numbers: np.ndarray) -> np.nd
     """Of each region: mean, minimum and standard deviation, and the mean at its place in the slices beside it."""
     if not len(numbers):
         return np.zeros((0, 5))
-    own = [
-        measure(volume.voxels, label, numbers)
-        for measure in (ndimage.mean, ndimage.minimum, ndimage.standard_deviation)
-    ]
-    beside = [
-        np.concatenate([volume.voxels[:1], volume.voxels[:-1]]),
-        np.concatenate([volume.voxels[1:], volume.voxels[-1:]]),
-    ]
-    return np.stack([*own, *(ndimage.mean(one, label, numbers) for one in beside)], axis=1)
+    voxels, measures = volume.voxels, (ndimage.mean, ndimage.minimum, ndimage.standard_deviation)
+    own = [measure(voxels, label, numbers) for measure in measures]
+    beside = np.concatenate([voxels[:1], voxels[:-1]]), np.concatenate([voxels[1:], voxels[-1:]])
+    return np.stack([*own, *(ndimage.mean(neighbour, label, numbers) for neighbour in beside)], axis=1)

@@ -65,7 +65,7 @@ def read_volume(stack: Stack) -> Volume:
     """Read the images of a stack.
 
     Raises:
-        InputError: an image that cannot be read, or one of another size than the first.
+        InputError: an image that cannot be read, or is of another size than the first.
     """
     voxels = read_images(ImageFiles(stack.files)).astype(np.float32) / 255
     return Volume(voxels, stack.spacing_mm, stack.boxes)
@@ -74,9 +74,8 @@ def read_volume(stack: Stack) -> Volume:
 def _runs(images: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Images in the order of their slices, cut where a slice is missing."""
     ordered = sorted(images, key=lambda image: image["slice_index"])
-    gaps = [
-        after for after, (one, two) in enumerate(pairwise(ordered), 1) if two["slice_index"] - one["slice_index"] > 1
-    ]
+    indices = [image["slice_index"] for image in ordered]
+    gaps = [end for end, (index, following) in enumerate(pairwise(indices), 1) if following - index > 1]
     return [ordered[start:end] for start, end in pairwise([0, *gaps, len(ordered)])]
 
 

@@ -1,9 +1,7 @@
 """The evidence about a detector in one folder: two COCO files in; numbers, tables, figures and a page out."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from cmbfe.data.labelled.labels import (
     refuse_half_characters,
 )
 from cmbfe.errors import InputError
-from cmbfe.evaluation.page import PAGE_FILE, Detector, write_page
+from cmbfe.evaluation.page import METRICS, PAGE_FILE, SENSITIVITY, Detector, write_page
 from cmbfe.files import whole_folder, within_python, write_json
 from cmbfe.metrics import curves, intervals
 from cmbfe.metrics.agreement import bland_altman, class_agreement, counts_per_patient, icc
@@ -34,20 +32,6 @@ from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sens
 METRICS_FILE = "metrics.json"
 NO_MIMIC = "none"
 """Row of the false positives on no mimic, see `subgroups.false_positives_by_mimic`."""
-SENSITIVITY = 0.9
-"""Where the paper reads precision and false positives (Tables 3 and 4)."""
-
-COMPARED: dict[str, Callable[..., Any]] = {
-    "ap": curves.average_precision,
-    "ap_11_point": partial(curves.average_precision, points=11),
-    "ap_101_point": partial(curves.average_precision, points=101),
-    "precision_at_90_sensitivity": partial(curves.precision_at_sensitivity, sensitivity=SENSITIVITY),
-    "false_positives_per_cmb": partial(curves.false_positives_per_cmb, sensitivity=SENSITIVITY),
-    "froc_auc": curves.froc_auc,
-    "cpm": curves.cpm,
-    "cpm_per_patient": partial(curves.cpm, per="patient"),
-}
-"""Metrics that get an interval, by their names in `metrics.summary`."""
 
 
 def evaluate_files(
@@ -85,50 +69,31 @@ def evaluate_files(
         InputError: a bad file, a split that is missing or must be named, a threshold that is no number, an impossible
             iou.
     """
-    _check(threshold, iou)
+    if threshold is not None and not np.isfinite(threshold):
+        raise InputError(f"threshold is {threshold}; it must be a number")
+    if not 0 < iou <= 1:
+        raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
     resolved(Path(out))  # a link to itself is said first
-    labels = chosen_labels(read_foreign_labels(truth), split, str(truth))
+    labels = _of_split(read_foreign_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
     results = [read_results(path, labels) for path in files]
     mimic_labels = read_mimics(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
-        pairs = zip(names_of(files), results, strict=True)
-        detectors = [matched(name, labels, detections, iou, threshold) for name, detections in pairs]
+        pairs = zip(_names_of(files), results, strict=True)
+        detectors = [_matched(name, labels, of_file, iou, threshold) for name, of_file in pairs]
+        result = _compared(detectors, labels, resamples, seed, progress)
         point = "given" if threshold is not None else "90 % sensitivity on these images"
-        used = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
-        return write_evaluation(folder, detectors, labels, mimic_labels, used | {"operating_point": point}, progress)
-
-
-def _check(threshold: float | None, iou: float) -> None:
-    if threshold is not None and not np.isfinite(threshold):
-        raise InputError(f"threshold is {threshold}; it must be a number")
-    if not 0 < iou <= 1:
-        raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
-
-
-def write_evaluation(
-    folder: Path,
-    detectors: list[Detector],
-    labels: Labels,
-    mimics: Labels | None,
-    settings: dict[str, Any],
-    progress: bool,
-) -> dict[str, Any]:
-    """Write metrics.json, tables, figures and page of matched detectors; returns the content of metrics.json.
-
-    settings: what was asked for, with "iou", "resamples" and "seed"; it becomes part of the result.
-    """
-    result = describe(detectors, labels, settings["resamples"], settings["seed"], progress)
-    result["settings"] = settings
-    groups = [subgroup_tables(detector, labels, mimics, settings["iou"]) for detector in detectors]
-    write_json(folder / METRICS_FILE, result)
-    write_tables(folder, detectors, labels, groups)
-    write_page(folder, detectors, result, groups)
+        settings = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
+        result["settings"] = settings | {"operating_point": point}
+        groups = [_subgroup_tables(detector, labels, mimic_labels, iou) for detector in detectors]
+        write_json(folder / METRICS_FILE, result)
+        _write_tables(folder, detectors, labels, groups)
+        write_page(folder, detectors, result, groups)
     return result
 
 
-def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:
+def _of_split(labels: Labels, split: str | None, where: str) -> Labels:
     """The labels of one split, or all; files of several splits are refused unless one is named."""
     if split is not None:
         return labels_of_split(labels, split)
@@ -140,7 +105,7 @@ def chosen_labels(labels: Labels, split: str | None, where: str) -> Labels:
     return labels
 
 
-def names_of(files: list[Path]) -> list[str]:
+def _names_of(files: list[Path]) -> list[str]:
     """Short names that tell result files apart: their stems, else their folders, else their paths.
 
     Bytes that are no UTF-8 become question marks.
@@ -153,16 +118,16 @@ def names_of(files: list[Path]) -> list[str]:
     return [str(path) for path in files]
 
 
-def matched(name: str, labels: Labels, detections: Detections, iou: float, threshold: float | None) -> Detector:
-    """Match one detector at both levels and settle its operating point."""
+def _matched(name: str, labels: Labels, detections: Detections, iou: float, threshold: float | None) -> Detector:
+    """Match a detector at both levels and settle its operating point."""
     images = match(labels, detections, iou)
-    lesions = match_lesions(labels, detections, iou) if lesion_level_gap(labels) is None else None
+    lesions = match_lesions(labels, detections, iou) if _lesion_level_gap(labels) is None else None
     if threshold is None:
         threshold = curves.threshold_at_sensitivity(images, SENSITIVITY)
     return Detector(name, detections, images, lesions, threshold)
 
 
-def lesion_level_gap(labels: Labels) -> str | None:
+def _lesion_level_gap(labels: Labels) -> str | None:
     """What the labels lack for the lesion level, or None."""
     try:
         check_lesion_keys(labels)
@@ -203,24 +168,23 @@ def read_results(path: Path | str, labels: Labels) -> Detections:
     return detections
 
 
-def describe(detectors: list[Detector], labels: Labels, resamples: int, seed: int, progress: bool) -> dict[str, Any]:
+def _compared(detectors: list[Detector], labels: Labels, resamples: int, seed: int, progress: bool) -> dict[str, Any]:
     """Everything of metrics.json but the settings: the first detector, the second, and their difference."""
-    result = _described(detectors[0])
-    result["notes"] = _notes(detectors, labels)
-    levels = ["pictures", "lesions"] if detectors[0].lesions else ["pictures"]
+    result = _described(detectors[0]) | {"notes": _notes(detectors, labels)}
+    matches = {"pictures": [detector.images for detector in detectors]}
+    if detectors[0].lesions:
+        matches["lesions"] = [detector.lesions for detector in detectors]
     if len(detectors) > 1:
-        result["against"] = _described(detectors[1])
-        result["difference"] = {level: {} for level in levels}
-    tasks = [(level, metric) for level in levels for metric in COMPARED]
-    for level, metric in tqdm(tasks, desc="bootstrap over patients", unit="metric", disable=not progress):
-        both = [detector.images if level == "pictures" else detector.lesions for detector in detectors]
+        result |= {"against": _described(detectors[1]), "difference": {level: {} for level in matches}}
+    tasks = [(level, name) for level in matches for name in METRICS]
+    for level, name in tqdm(tasks, desc="bootstrap over patients", unit="metric", disable=not progress):
         if len(detectors) > 1:
-            first, second, difference = intervals.compare(COMPARED[metric], *both, resamples, seed)
-            result["against"]["intervals"][level][metric] = asdict(second)
-            result["difference"][level][metric] = asdict(difference)
+            first, second, difference = intervals.compare(METRICS[name].of, *matches[level], resamples, seed)
+            result["against"]["intervals"][level][name] = asdict(second)
+            result["difference"][level][name] = asdict(difference)
         else:
-            first = intervals.bootstrap(COMPARED[metric], both[0], resamples, seed)
-        result["intervals"][level][metric] = asdict(first)
+            first = intervals.bootstrap(METRICS[name].of, *matches[level], resamples, seed)
+        result["intervals"][level][name] = asdict(first)
     return result
 
 
@@ -228,9 +192,8 @@ def _described(detector: Detector) -> dict[str, Any]:
     """One detector's values: those of the image level at the top, the others by topic."""
     result: dict[str, Any] = {"detector": detector.name, **curves.summary(detector.images, SENSITIVITY)}
     result["intervals"] = {"pictures": {}}
-    probabilities = has_probabilities(detector.images)
-    error = expected_calibration_error(detector.images) if probabilities else np.nan
-    result["expected_calibration_error"] = error
+    is_calibrated = has_probabilities(detector.images)
+    result["expected_calibration_error"] = expected_calibration_error(detector.images) if is_calibrated else np.nan
     result["threshold"] = detector.threshold
     if detector.has_operating_point:
         result["at_threshold"] = curves.at_threshold(detector.images, detector.threshold)
@@ -253,7 +216,7 @@ def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
     notes = []
     if any("patient_id" not in image for image in labels["images"]):
         notes.append("The labels name no patients: each image counts as a patient of its own.")
-    if gap := lesion_level_gap(labels):
+    if gap := _lesion_level_gap(labels):
         notes.append(f"No lesion level: {gap}.")
     if not detectors[0].images.truth_ids:
         notes.append("The labels hold no microbleed: nothing that needs one has a value.")
@@ -265,35 +228,36 @@ def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
     return notes
 
 
-def subgroup_tables(detector: Detector, labels: Labels, mimics: Labels | None, iou: float) -> dict[str, pd.DataFrame]:
+def _subgroup_tables(
+    detector: Detector, labels: Labels, mimics: Labels | None, iou: float
+) -> dict[str, pd.DataFrame]:
     """Tables at the operating point, by title; none without an operating point."""
     tables: dict[str, pd.DataFrame] = {}
     if not detector.has_operating_point:
         return tables
     if detector.lesions:
-        lesions = lesion_table(labels, detector.lesions)
+        lesions, counts = (
+            lesion_table(labels, detector.lesions),
+            counts_per_patient(detector.lesions, detector.threshold),
+        )
         tables["microbleeds by size"] = sensitivity_by_size(lesions, detector.threshold)
         if lesions["location"].notna().any():
-            by_location = sensitivity_by(lesions, detector.threshold, lesions["location"])
-            tables["microbleeds by location"] = by_location
-        tables["patients by number of microbleeds (rows: truth, columns: detected)"] = class_agreement(
-            counts_per_patient(detector.lesions, detector.threshold)
-        )[0]
+            tables["microbleeds by location"] = sensitivity_by(lesions, detector.threshold, lesions["location"])
+        tables["patients by number of microbleeds (rows: truth, columns: detected)"] = class_agreement(counts)[0]
     if mimics:
         matches = detector.images
-        wrong = (matches.outcome == FALSE_POSITIVE) & (matches.score >= detector.threshold)
-        tables["false positives by mimic"] = false_positives_by_mimic(
-            labels, mimics, detector.detections, matches.detection[wrong].tolist(), iou
-        )
+        wrong = matches.detection[(matches.outcome == FALSE_POSITIVE) & (matches.score >= detector.threshold)]
+        by_mimic = false_positives_by_mimic(labels, mimics, detector.detections, wrong.tolist(), iou)
+        tables["false positives by mimic"] = by_mimic
     return tables
 
 
-def write_tables(
+def _write_tables(
     folder: Path, detectors: list[Detector], labels: Labels, groups: list[dict[str, pd.DataFrame]]
 ) -> None:
     """Write curves and tables as CSV, those of two detectors below each other with their names first."""
     tables = [
-        curve_tables(detector, labels) | {_file_name(title): table.reset_index() for title, table in own.items()}
+        _curve_tables(detector, labels) | {_file_name(title): table.reset_index() for title, table in own.items()}
         for detector, own in zip(detectors, groups, strict=True)
     ]
     for name in dict.fromkeys(name for own in tables for name in own):
@@ -305,7 +269,7 @@ def write_tables(
         pd.concat(parts).to_csv(folder / f"{name}.csv")
 
 
-def curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]:
+def _curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]:
     """File name -> table of one detector: its curves, and its microbleeds and patients one by one."""
     tables = {"pr": curves.precision_sensitivity(detector.images), "froc": curves.froc(detector.images)}
     if has_probabilities(detector.images):

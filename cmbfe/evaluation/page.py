@@ -1,12 +1,12 @@
 """Figures and the one-page HTML of an evaluation; the numbers come from `cmbfe.evaluation.evaluate`."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from cmbfe.data.labelled.labels import Detections
 from cmbfe.figures import evidence
 from cmbfe.figures.html import templates
-from cmbfe.figures.style import COLOURS, save, theme
+from cmbfe.figures.style import COLOURS, new_figure, save
 from cmbfe.metrics import curves
 from cmbfe.metrics.agreement import bland_altman, counts_per_patient
 from cmbfe.metrics.calibration import has_probabilities, reliability
@@ -27,16 +27,44 @@ ARM_COLOURS = (COLOURS["SSD-FE"], COLOURS["SSD"])
 PER_PATIENT_X_MAX = 50.0
 """Right end of the FROC per patient, false positives per patient."""
 
-MEANING = {
-    "ap": ("AP", "area under the precision-sensitivity curve (all points)"),
-    "ap_11_point": ("AP, 11-point", "mean precision at sensitivities 0, 0.1, …, 1 (VOC 2007)"),
-    "ap_101_point": ("AP, 101-point", "mean precision at sensitivities 0, 0.01, …, 1 (COCO)"),
-    "precision_at_90_sensitivity": ("precision at 90 % sensitivity", "at the first threshold that reaches it"),
-    "false_positives_per_cmb": ("false positives per CMB", "at the same threshold"),
-    "froc_auc": ("FROC area", "mean sensitivity from 0 to 8 false positives per image"),
-    "cpm": ("CPM, per image", "mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per image"),
-    "cpm_per_patient": ("CPM, per patient", "the same per patient"),
+SENSITIVITY = 0.9
+"""Where the paper reads precision and false positives (Tables 3 and 4)."""
+
+
+class Metric(NamedTuple):
+    """A metric that gets an interval."""
+
+    of: Callable[..., Any]
+    title: str
+    meaning: str
+
+
+METRICS = {
+    "ap": Metric(curves.average_precision, "AP", "area under the precision-sensitivity curve (all points)"),
+    "ap_11_point": Metric(
+        partial(curves.average_precision, points=11),
+        *("AP, 11-point", "mean precision at sensitivities 0, 0.1, …, 1 (VOC 2007)"),
+    ),
+    "ap_101_point": Metric(
+        partial(curves.average_precision, points=101),
+        *("AP, 101-point", "mean precision at sensitivities 0, 0.01, …, 1 (COCO)"),
+    ),
+    "precision_at_90_sensitivity": Metric(
+        partial(curves.precision_at_sensitivity, sensitivity=SENSITIVITY),
+        *("precision at 90 % sensitivity", "at the first threshold that reaches it"),
+    ),
+    "false_positives_per_cmb": Metric(
+        partial(curves.false_positives_per_cmb, sensitivity=SENSITIVITY),
+        *("false positives per CMB", "at the same threshold"),
+    ),
+    "froc_auc": Metric(curves.froc_auc, "FROC area", "mean sensitivity from 0 to 8 false positives per image"),
+    "cpm": Metric(
+        curves.cpm,
+        *("CPM, per image", "mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per image"),
+    ),
+    "cpm_per_patient": Metric(partial(curves.cpm, per="patient"), "CPM, per patient", "the same per patient"),
 }
+"""By their names in `curves.summary`."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +106,7 @@ def draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
         drawings["reliability"] = draw_reliability
     paths = []
     for name, draw in drawings.items():
-        with theme():
-            figure, axes = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
+        with new_figure(figsize=(5.6, 4.4)) as (figure, axes):
             for detector, colour in zip(detectors, ARM_COLOURS, strict=False):
                 draw(axes, detector, colour)
             if axes.get_legend_handles_labels()[1]:
@@ -88,7 +115,6 @@ def draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
         with warnings.catch_warnings():  # a detector's name may hold what the font lacks; the page writes it out
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             save(figure, paths[-1])
-        plt.close(figure)
     return paths
 
 
@@ -129,10 +155,8 @@ def draw_reliability(axes: Axes, detector: Detector, colour: str) -> None:
 def draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
     """Difference of the counts per patient against their mean, with bias and limits of agreement."""
     counts = counts_per_patient(detector.lesions, detector.threshold)
-    difference = counts["detected"] - counts["truth"]
-    axes.plot(
-        counts[["detected", "truth"]].mean(axis=1), difference, "o", color=colour, label=legend_name(detector.name)
-    )
+    mean, difference = counts[["detected", "truth"]].mean(axis=1), counts["detected"] - counts["truth"]
+    axes.plot(mean, difference, "o", color=colour, label=legend_name(detector.name))
     agreement = bland_altman(counts["truth"].to_numpy(), counts["detected"].to_numpy())
     for height in (agreement.bias, agreement.lower_limit, agreement.upper_limit):
         axes.axhline(height, color=colour, linestyle="-" if height == agreement.bias else "--", linewidth=1)
@@ -157,7 +181,7 @@ def page(
         title=" against ".join(detector.name for detector in detectors),
         result=result,
         columns=columns,
-        meaning=MEANING,
+        metrics=METRICS,
         figures=[(figure.stem, figure.read_bytes()) for figure in figures],
         operating_points=operating_points(result),
         groups=[(detector.name, tables) for detector, tables in zip(detectors, groups, strict=True)],

@@ -7,6 +7,7 @@ a function of the two, quick enough for every move of a slider: nothing is match
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,33 +31,33 @@ IMAGE, MASK, DIFFERENCE = "image", "FE mask", "feature map"
 
 
 @dataclass(frozen=True)
-class Found:
-    """The detections of one image, the best first."""
+class Boxes:
+    """The detections of an image, the best first, or its ground truth, which has no scores."""
 
     boxes: np.ndarray
     """float64 [K, 4] x, y, w, h px."""
     scores: np.ndarray
-    """float64 [K], descending."""
+    """float64 [K], descending, or none."""
 
-    def above(self, threshold: float) -> "Found":
+    def above(self, threshold: float) -> "Boxes":
         """Those with a score of at least `threshold`."""
         kept = int(np.searchsorted(-self.scores, -threshold, side="right"))
-        return Found(self.boxes[:kept], self.scores[:kept])
+        return Boxes(self.boxes[:kept], self.scores[:kept])
 
 
-NOTHING = Found(np.zeros((0, 4)), np.zeros(0))
+NOTHING = Boxes(np.zeros((0, 4)), np.zeros(0))
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images by series, and what detectors found on them."""
+    """Images by series, and the detections on them."""
 
     folder: Path
     series: dict[str, list[dict[str, Any]]]
     """Name of a series (its patient) -> COCO `images` in the order of the slices."""
     truth: dict[Any, np.ndarray] | None
     """Image id -> ground-truth boxes, float64 [K, 4] x, y, w, h px, of every labelled image; None without labels."""
-    found: dict[str, dict[Any, Found]]
+    detections: dict[str, dict[Any, Boxes]]
     """Detector -> image id -> its detections."""
     curves: dict[str, pd.DataFrame]
     """Detector -> its FROC (`cmbfe.metrics.curves.froc`); empty without ground truth."""
@@ -72,12 +73,12 @@ class Gallery:
     @property
     def drawable(self) -> list[str]:
         """Names of all sets of boxes."""
-        return [*([GROUND_TRUTH] if self.curves else []), *self.found]
+        return [*([GROUND_TRUTH] if self.curves else []), *self.detections]
 
     @cached_property
     def threshold_range(self) -> tuple[float, float]:
         """0 to 1, or further where scores are."""
-        best = [one.scores for by_image in self.found.values() for one in by_image.values()]
+        best = [of_image.scores for by_image in self.detections.values() for of_image in by_image.values()]
         scores = np.concatenate([*best, [0.0, 1.0]])
         return float(scores.min()), float(scores.max())
 
@@ -97,7 +98,7 @@ class View:
 
 
 def open_gallery(
-    pixels: Path | str,
+    images: Path | str,
     detections: Mapping[str, Path | str | Detections],
     labels: Path | str | Labels | None = None,
     model: Path | str | None = None,
@@ -106,7 +107,7 @@ def open_gallery(
     """Read images, labels and detections, and match them once.
 
     Args:
-        images: folder of 8-bit images.
+        pixels: folder of 8-bit images.
         detections: name -> COCO results, as a file or read. A file from `cmbfe detect` has an images.json beside it, by
             which its images are found here, whatever their suffix; others have the ids of the labels.
         labels: COCO labels; the FROC is that of their images. None: annotations.json among the images if there is
@@ -117,7 +118,7 @@ def open_gallery(
     Raises:
         InputError: no image, no detections, files that do not fit together or cannot be read.
     """
-    folder = Path(pixels)
+    folder = Path(images)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
     if not detections:
@@ -125,18 +126,20 @@ def open_gallery(
     own = folder / LABELS_FILE
     whole = read_labels(own) if own.is_file() else None
     counted = _labels(labels, whole, detections)
-    found = {name: detections_of(given, counted) for name, given in detections.items()}
+    results = {name: detections_of(given, counted) for name, given in detections.items()}
     has_truth = bool(counted["annotations"])
     series = _series(counted, whole, folder)
-    for image in (image for images in series.values() for image in images):
+    for image in chain.from_iterable(series.values()):
         if not (folder / image["file_name"]).is_file():
             raise InputError(f"{folder / image['file_name']}: no such image")
     return Gallery(
         folder=folder,
         series=series,
         truth=_truth(counted) if has_truth else None,
-        found={name: _by_image(one) for name, one in found.items()},
-        curves={name: froc(match(counted, one, iou=iou)) for name, one in found.items()} if has_truth else {},
+        detections={name: _by_image(of_file) for name, of_file in results.items()},
+        curves={name: froc(match(counted, of_file, iou=iou)) for name, of_file in results.items()}
+        if has_truth
+        else {},
         model=load_model(model) if model is not None else None,
     )
 
@@ -159,23 +162,22 @@ def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, li
     """Whole series of the patients that are looked at, the slices in their order."""
     if not counted["images"]:
         raise InputError(f"{folder}: the labels name no image")
-    wanted = {_series_key(image) for image in counted["images"]}
     names = {image["id"]: image["file_name"] for image in (whole or counted)["images"]}
     is_part = all(names.get(image["id"]) == image["file_name"] for image in counted["images"])
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in sorted(wanted)}
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in sorted(map(_key, counted["images"]))}
     for image in (whole if whole and is_part else counted)["images"]:
-        if _series_key(image) in wanted:
-            grouped[_series_key(image)].append(image)
+        if _key(image) in grouped:
+            grouped[_key(image)].append(image)
     patients = [patient for patient, _ in grouped]
     named = {}
-    for number, (key, images) in enumerate(grouped.items()):
-        turn = patients[: number + 1].count(key[0])
-        name = key[0] if patients.count(key[0]) == 1 else f"{key[0]}, series {turn}"
+    for number, ((patient, _), images) in enumerate(grouped.items()):
+        turn = patients[: number + 1].count(patient)
+        name = patient if patients.count(patient) == 1 else f"{patient}, series {turn}"
         named[name] = sorted(images, key=lambda image: (image.get("slice_index", 0), str(image["file_name"])))
     return named
 
 
-def _series_key(image: Mapping[str, Any]) -> tuple[str, str]:
+def _key(image: Mapping[str, Any]) -> tuple[str, str]:
     """Patient and series; a file of other tools may name neither, then the image's folder stands for both."""
     patient = image.get("patient_id", PurePosixPath(image["file_name"]).parent.name or "pictures")
     return str(patient), str(image.get("series_uid", ""))
@@ -183,20 +185,18 @@ def _series_key(image: Mapping[str, Any]) -> tuple[str, str]:
 
 def _truth(labels: Labels) -> dict[Any, np.ndarray]:
     boxes: dict[Any, list[Any]] = {image["id"]: [] for image in labels["images"]}
-    for box in labels["annotations"]:
-        boxes[box["image_id"]].append(box["bbox"])
-    return {identity: np.array(one, float).reshape(-1, 4) for identity, one in boxes.items()}
+    for annotation in labels["annotations"]:
+        boxes[annotation["image_id"]].append(annotation["bbox"])
+    return {image_id: np.array(of_image, float).reshape(-1, 4) for image_id, of_image in boxes.items()}
 
 
-def _by_image(detections: Detections) -> dict[Any, Found]:
+def _by_image(detections: Detections) -> dict[Any, Boxes]:
     grouped: dict[Any, list[dict[str, Any]]] = {}
-    for one in sorted(detections, key=lambda detection: -detection["score"]):
-        grouped.setdefault(one["image_id"], []).append(one)
+    for detection in sorted(detections, key=lambda detection: -detection["score"]):
+        grouped.setdefault(detection["image_id"], []).append(detection)
     return {
-        identity: Found(
-            np.array([d["bbox"] for d in of_image], float), np.array([d["score"] for d in of_image], float)
-        )
-        for identity, of_image in grouped.items()
+        image_id: Boxes(*(np.array([detection[key] for detection in of_image], float) for key in ("bbox", "score")))
+        for image_id, of_image in grouped.items()
     }
 
 
@@ -207,7 +207,7 @@ def first_view(gallery: Gallery) -> View:
 
     def interest(where: tuple[str, int]) -> tuple[int, float]:
         identity = gallery.series[where[0]][where[1]]["id"]
-        best = [by_image[identity].scores[0] for by_image in gallery.found.values() if identity in by_image]
+        best = [by_image[identity].scores[0] for by_image in gallery.detections.values() if identity in by_image]
         return len((gallery.truth or {}).get(identity, ())), max(best, default=low)
 
     series, position = max(places, key=interest)
@@ -234,15 +234,15 @@ def image_of(gallery: Gallery, view: View) -> dict[str, Any]:
     return gallery.series[view.series][view.position]
 
 
-def boxes_of(gallery: Gallery, view: View) -> dict[str, Found]:
+def boxes_of(gallery: Gallery, view: View) -> dict[str, Boxes]:
     """What is drawn, by name: detections of at least the threshold; ground truth has boxes and no scores."""
     identity = image_of(gallery, view)["id"]
     drawn = {}
     for name in view.shown:
         if name == GROUND_TRUTH:
-            drawn[name] = Found((gallery.truth or {}).get(identity, NOTHING.boxes), np.zeros(0))
+            drawn[name] = Boxes((gallery.truth or {}).get(identity, NOTHING.boxes), np.zeros(0))
         else:
-            drawn[name] = gallery.found[name].get(identity, NOTHING).above(view.threshold)
+            drawn[name] = gallery.detections[name].get(identity, NOTHING).above(view.threshold)
     return drawn
 
 
@@ -269,15 +269,15 @@ def layer_of(gallery: Gallery, view: View) -> np.ndarray | None:
     """
     if view.layer == IMAGE:
         return None
-    boxes = (gallery.truth or {}).get(image_of(gallery, view)["id"], NOTHING.boxes)
+    entry, model = image_of(gallery, view), gallery.model
+    boxes = (gallery.truth or {}).get(entry["id"], NOTHING.boxes)
     corners = torch.from_numpy(xyxy([{"bbox": box} for box in boxes])).float()
-    entry = image_of(gallery, view)
     phase = entry.get("phase_file_name")
     pixels = read_with_phase(gallery.folder / entry["file_name"], phase and gallery.folder / phase)
     image = to_input(pixels[None], torch.device("cpu"))
-    if view.layer == MASK or gallery.model is None:
-        beta = {} if gallery.model is None else {"beta": gallery.model.config.beta}
+    if view.layer == MASK or model is None:
+        beta = {} if model is None else {"beta": model.config.beta}
         return enhancement_mask(image, [corners], **beta)[0, 0].numpy()
-    scale = gallery.model.input_size / torch.tensor(image.shape[:-3:-1]).repeat(2)  # columns, rows, columns, rows
-    resized = gallery.model.resize(image)[0]
-    return enhancement_steps(gallery.model, resized, corners * scale)["difference"].abs().numpy()
+    scale = model.input_size / torch.tensor(image.shape[:-3:-1]).repeat(2)  # columns, rows, columns, rows
+    steps = enhancement_steps(model, model.resize(image)[0], corners * scale)
+    return steps["difference"].abs().numpy()

@@ -47,7 +47,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def _box_colours(gallery: Gallery) -> dict[str, str]:
-    return colours(gallery.found) | {GROUND_TRUTH: style.GROUND_TRUTH_COLOUR}
+    return colours(gallery.detections) | {GROUND_TRUTH: style.GROUND_TRUTH_COLOUR}
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -85,7 +85,7 @@ def image_overlay(gallery: Gallery, view: View) -> str:
     """The boxes with their scores and the scale bar as SVG elements, in px of the image."""
     image, colour_of, macros = image_of(gallery, view), _box_colours(gallery), _macros()
     below = {
-        name: number % 2 == 1 for number, name in enumerate(gallery.found)
+        name: number % 2 == 1 for number, name in enumerate(gallery.detections)
     }  # twins' scores would cover each other
     drawn = []
     for name, found in boxes_of(gallery, view).items():
