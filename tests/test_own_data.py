@@ -1,6 +1,7 @@
 """Own data in the pipeline: an import in the place of the phantom's images, and the test set without mimics."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,37 +48,28 @@ def test_the_test_set_has_images_without_microbleeds_where_nobody_has_named_mimi
         read_test_set(tiny_params())
 
 
-def spoil_labels(**image_keys: object):
+def spoilt(change) -> Callable[[Path], None]:
     def spoil(mine: Path) -> None:
         labels = read_json(mine / LABELS_FILE)
-        labels["images"][0] |= image_keys
+        change(labels)
         write_json(mine / LABELS_FILE, labels)
 
     return spoil
 
 
-def without_spacing(mine: Path) -> None:
-    labels = read_json(mine / LABELS_FILE)
-    del labels["images"][0]["pixel_spacing_mm"]
-    write_json(mine / LABELS_FILE, labels)
-
-
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("spoil", "named"),
     [
-        (lambda mine: (mine / "report.json").unlink(), r"mine: no report\.json; data\.source in params\.yaml names"),
-        (spoil_labels(width=SIDE + 1), "mine: images of 2 sizes; import again with --size"),
-        (without_spacing, "without pixel_spacing_mm"),
-        (
-            lambda mine: write_json(mine / LABELS_FILE, {**read_json(mine / LABELS_FILE), "annotations": []}),
-            "no microbleed in the split train",
-        ),
+        (lambda mine: (mine / "report.json").unlink(), r"report\.json"),
+        (spoilt(lambda labels: labels["images"][0].update(width=SIDE + 1)), "2 sizes"),
+        (spoilt(lambda labels: labels["images"][0].pop("pixel_spacing_mm")), "pixel_spacing_mm"),
+        (spoilt(lambda labels: labels["annotations"].clear()), "split train"),
     ],
 )
-def test_what_the_pipeline_cannot_train_on_is_refused(tmp_path, spoil, reason):
+def test_what_the_pipeline_cannot_train_on_is_refused(tmp_path, spoil, named):
     mine = an_import(tmp_path)
     spoil(mine)
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises(InputError, match=f"^{mine}.*{named}"):
         take_import(mine, tmp_path / "pictures")
     assert not (tmp_path / "pictures").exists()
 
@@ -85,7 +77,7 @@ def test_what_the_pipeline_cannot_train_on_is_refused(tmp_path, spoil, reason):
 def test_every_profile_takes_the_phantom():
     assert all(load_params(profile_file(name)).data == Data() for name in ("smoke", "laptop", "paper"))
     assert Data().source == PHANTOM
-    assert (Path(__file__).resolve().parent.parent / PHANTOM).is_file()
+    assert (Path(__file__).resolve().parent.parent / PHANTOM).is_dir()
 
 
 @pytest.mark.parametrize("data", [{"source": "data/valdo"}, {"notebook": "own_data"}])
