@@ -337,3 +337,11 @@ def test_a_folder_of_something_else_is_not_overwritten(tmp_path, labels):
     with pytest.raises(InputError, match="holds other things"):
         run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
+
+
+def test_a_box_without_a_lesion_leaves_out_the_lesion_level_and_says_so(tmp_path):
+    labels = cohort()
+    labels["annotations"][0]["lesion_id"] = None
+    result = run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
+    assert "lesions" not in result
+    assert any("no lesion_id" in note for note in result["notes"])
