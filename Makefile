@@ -14,7 +14,7 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 export PYTHONDONTWRITEBYTECODE =
 
 # The notebooks that `make repro` leaves out; they read results that are in git.
-READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other_detectors)
+READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other-detectors)
 
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 CHOOSE_PROFILE = $(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))

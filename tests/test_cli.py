@@ -120,15 +120,13 @@ def test_detect_takes_the_threshold_of_validation_and_names_what_it_leaves_out(r
 
 
 def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):
-    from cmbfe.phantom import writing
-
     seen: list[tuple] = []
 
     def spy(*arguments: object, **options: object) -> dict:
         seen.append((*arguments, options))
         return {"images": [], "annotations": [], "categories": []}
 
-    monkeypatch.setattr(writing, "write_cohort", spy)
+    monkeypatch.setattr("cmbfe.phantom.cohort.write_cohort", spy)
     assert run_cmbfe("phantom", tmp_path / "a", "--patients", 58, "--seed", 3, "--profile", "smoke")[0] == 0
     options = ["--profile", "smoke", "--jobs", 3, "--backend", "threading"]
     assert run_cmbfe("phantom", tmp_path / "a", *options)[0] == 0

@@ -174,7 +174,7 @@ def test_detect_never_costs_its_own_model_or_threshold(refused, tmp_path):
 def test_an_unknown_variant_is_refused_with_those_there_are(refused, tmp_path, variant):
     labelled_images(tmp_path / "in", 2)
     arguments = ["train", variant, *SMOKE, "--data", tmp_path / "in", "--out", tmp_path / "out"]
-    assert f"no variant named {variant!r}; there are: " in refused(*arguments)
+    assert f"named {variant!r}; there are: " in refused(*arguments)
 
 
 def test_settings_that_cannot_be_read_are_named(refused, tmp_path):
@@ -237,18 +237,17 @@ def test_an_evaluation_does_not_replace_the_folder_that_its_input_lies_in(refuse
 
 
 def test_a_cross_validation_that_cannot_be_is_refused(refused, tmp_path):
-    labels = labelled_images(tmp_path / "images", 3)
+    images = tmp_path / "data" / "pictures"
+    labels = labelled_images(images, 3)
     for number, image in enumerate(labels["images"]):
         image["patient_id"] = f"P{number}"
-    dump(tmp_path / "images" / LABELS_FILE, labels)
-    mimics = dump(tmp_path / "images" / "mimics.json", {**labels, "annotations": []})
-    thesis = dump(tmp_path / "documents" / "thesis.txt", "precious")
-    options = ["crossval", *SMOKE, "--pictures", tmp_path / "images"]
-    assert "--jobs 0" in refused(*options, "--jobs", "0")
-    assert "backend threads: " in refused(*options, "--backend", "threads", "--out", tmp_path / "out")
-    assert "absent/annotations.json: no such file" in refused(*options, "--images", tmp_path / "absent")
-    assert str(thesis) in refused(*options, "--out", thesis)
-    paper = ["--params", profile_file("paper"), "--out", tmp_path / "out"]
-    assert "10 folds of 3 patients" in refused(*options, *paper)
+    dump(images / LABELS_FILE, labels)
+    mimics = dump(images / "mimics.json", {**labels, "annotations": []})
+    options = ["study", "crossvalidation", "--out", tmp_path]
+    assert "--jobs 0" in refused(*options, *SMOKE, "--jobs", "0")
+    assert "backend threads: " in refused(*options, *SMOKE, "--backend", "threads")
+    assert str(mimics) in refused(*options[:-1], mimics, *SMOKE)
+    assert "10 folds of 3 patients" in refused(*options, "--params", profile_file("paper"))
     mimics.unlink()
-    assert "mimics.json: no such file" in refused(*options, "--out", tmp_path / "out")
+    assert "mimics.json: no such file" in refused(*options, *SMOKE)
+    assert "'ssd1024'" in refused("study", "ssd1024", *SMOKE, "--out", tmp_path)

@@ -276,7 +276,7 @@ def export(
     detector = load_model(model)
     batches = (to_input(read_image(file)[None], torch.device("cpu")) for file in files)
     steps = 1 + RANDOM_BATCHES + len(files)
-    with tqdm(total=steps, desc=f"exporting {detector.config.variant}", unit="step", leave=False) as bar:
+    with tqdm(total=steps, desc=f"exporting {detector.config.variant}", unit="step", leave=False, delay=1) as bar:
         difference = export_onnx(detector, out, batches, bar.update)
     same = difference.images - difference.detected_otherwise
     print(
@@ -333,11 +333,13 @@ def study(
 
     Example: cmbfe study crossvalidation --backend tcp://host:8786
     """
+    from cmbfe.parallel import check_backend
     from cmbfe.params import load_params
     from cmbfe.studies.trials.arms import CROSSVALIDATION
     from cmbfe.studies.trials.patients import PATIENTS, make_patients
     from cmbfe.studies.trials.running import STEPS, run_arm
 
+    check_backend(backend)
     settings = load_params(params)
     for part in parts or [PATIENTS, *settings.study.every_arm, CROSSVALIDATION]:
         if part == PATIENTS:
