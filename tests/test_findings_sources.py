@@ -1,21 +1,50 @@
 """What a source holds, and what becomes of the series that cannot be looked at."""
 
 import json
-import re
+import shutil
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
+import torch
 from dicom_series import write
-from findings_world import BOXES, detect
+from findings_world import BOXES, SameBoxes, detect, same_boxes
 from nifti_files import SHAPE, affine_of, head, save
-from tiny_world import dicom_head, labelled_images, tree
+from phase_world import head_with_phase, image_with_phase, phase_series
+from PIL import Image
+from tiny_world import dicom_head, labelled_images, tiny_params, tree
 
+from cmbfe.data.labelled.images import save_image
 from cmbfe.errors import InputError
+from cmbfe.findings.model import Detector
+from cmbfe.findings.run import Options, Result, detect_files
+from cmbfe.training.devices import make_compute
+
+PYDICOM_FILES = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if path.is_file())
+"""Odd, old, compressed and broken."""
 
 
 def summary(out) -> dict:
     return json.loads((out / "summary.json").read_text())
+
+
+def patients(result: Result) -> list[str]:
+    return [series.patient for series in result.done]
+
+
+def only_reason(result: Result) -> str:
+    """Why the only series that is left out is."""
+    (left_out,) = result.left_out
+    return left_out.line
+
+
+def two_patients(folder, slices: int = 3, **attributes: object) -> None:
+    """A, of whom something is spoilt afterwards, and B."""
+    dicom_head(folder / "a", "A", slices=slices, **attributes)
+    dicom_head(folder / "b", "B", slices=2)
 
 
 def test_nifti_volumes_are_detected_in_and_lesions_have_their_place_in_the_patient(tmp_path):
@@ -24,11 +53,8 @@ def test_nifti_volumes_are_detected_in_and_lesions_have_their_place_in_the_patie
     save(tmp_path / "in" / "sub-01" / "again.nii", head(), affine)
     save(tmp_path / "in" / "002.nii.gz", head(), affine_of("RAS", tilt=0.1))
     result = detect(tmp_path / "in", tmp_path / "out", threshold=0.7)
-    assert [(one.patient, one.images, one.lesions) for one in result.done] == [
-        ("002", SHAPE[2], 1),
-        ("sub-01", SHAPE[2], 1),
-        ("sub-01", SHAPE[2], 1),
-    ]
+    expected = [(patient, SHAPE[2], 1) for patient in ("002", "sub-01", "sub-01")]
+    assert [(series.patient, series.images, series.lesions) for series in result.done] == expected
     lesions = pd.read_csv(tmp_path / "out" / "lesions.csv", dtype={"patient_id": str})
     x_min, y_min, x_max, y_max = BOXES[0]
     voxel = [(x_min + x_max) / 2 - 0.5, (y_min + y_max) / 2 - 0.5, (SHAPE[2] - 1) / 2]
@@ -44,43 +70,49 @@ def test_a_damaged_volume_is_left_out_and_the_others_are_not(tmp_path):
     save(tmp_path / "in" / "a.nii", head(), affine_of("LPS"))
     (tmp_path / "in" / "b.nii").write_bytes((tmp_path / "in" / "a.nii").read_bytes()[:1000])
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert [one.patient for one in result.done] == ["a"]
-    assert re.search(r"b\.nii: its voxels cannot be read", result.left_out[0].line)
+    assert patients(result) == ["a"]
+    assert "b.nii" in only_reason(result)
     assert summary(tmp_path / "out")["left_out"] == [{"patient": "b", "series": "b.nii", "why": "cannot be read"}]
-    with pytest.raises(InputError, match=r"b\.nii: its voxels cannot be read"):
+    with pytest.raises(InputError, match=r"b\.nii"):
         detect(tmp_path / "in" / "b.nii", tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
 
 
-def test_a_series_with_a_broken_file_is_left_out_whole_and_the_others_are_not(tmp_path):
-    dicom_head(tmp_path / "in" / "a", "A", slices=3)
-    dicom_head(tmp_path / "in" / "b", "B", slices=2)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_volume_without_a_place_costs_itself_only(tmp_path, value):
+    for name in "ab":
+        save(tmp_path / "in" / f"{name}.nii", head(), affine_of("LPS"))
+    content = bytearray((tmp_path / "in" / "b.nii").read_bytes())
+    content[280:296] = np.full(4, value, "<f4").tobytes()  # srow_x
+    (tmp_path / "in" / "b.nii").write_bytes(content)
+    result = detect(tmp_path / "in", tmp_path / "out")
+    assert patients(result) == ["a"]
+    assert "b.nii" in only_reason(result)
+
+
+def test_a_series_with_a_broken_file_is_left_out_entirely_and_the_others_are_not(tmp_path):
+    two_patients(tmp_path / "in")
     path = tmp_path / "in" / "a" / "002.dcm"  # the last slice: without it the series would look complete
     path.write_bytes(path.read_bytes()[:-100])
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert [one.patient for one in result.done] == ["B"]
-    assert [one.patient for one in result.left_out] == ["A"]
-    assert re.search(r"002\.dcm: truncated", result.left_out[0].line)
+    assert (patients(result), [series.patient for series in result.left_out]) == (["B"], ["A"])
+    assert "002.dcm" in only_reason(result)
 
 
 def test_a_missing_slice_costs_its_own_series(tmp_path):
-    dicom_head(tmp_path / "in" / "a", "A", slices=4)
-    dicom_head(tmp_path / "in" / "b", "B", slices=2)
+    two_patients(tmp_path / "in", slices=4)
     (tmp_path / "in" / "a" / "001.dcm").unlink()
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert [one.patient for one in result.done] == ["B"]
-    assert "slice missing" in result.left_out[0].line
+    assert patients(result) == ["B"]
+    assert "slice missing" in only_reason(result)
 
 
 def test_a_file_that_does_not_say_whose_it_is_costs_the_series_of_its_folder(tmp_path):
-    dicom_head(tmp_path / "in" / "a", "A", slices=2)
-    dicom_head(tmp_path / "in" / "b", "B", slices=2)
+    two_patients(tmp_path / "in", slices=2)
     (tmp_path / "in" / "a" / "002.dcm").write_bytes(b"")
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert [one.patient for one in result.done] == ["B"]
-    assert any(
-        re.search(r"002\.dcm: empty file; it may be a slice of this series", one.line) for one in result.left_out
-    )
+    assert patients(result) == ["B"]
+    assert any("002.dcm" in series.line for series in result.left_out)
 
 
 def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
@@ -90,65 +122,52 @@ def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
     colour.PhotometricInterpretation, colour.SamplesPerPixel = "RGB", 3
     write(tmp_path / "in", [colour], ["capture.dcm"])
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert len(result.done) == 1
-    assert [one.series for one in result.left_out] == ["1.2.9"]
+    assert (len(result.done), [series.series for series in result.left_out]) == (1, ["1.2.9"])
 
 
-def test_ids_of_images_do_not_move_where_a_series_is_left_out(tmp_path):
-    """They stay those of annotations.json of an import of the same folder."""
-    dicom_head(tmp_path / "in" / "a", "A", slices=3, BurnedInAnnotation="YES")
-    dicom_head(tmp_path / "in" / "b", "B", slices=2)
-    detect(tmp_path / "in", tmp_path / "out")
+def test_flagged_burned_in_annotation_costs_its_series_and_moves_no_id(tmp_path):
+    """Ids of images stay those of annotations.json of an import of the same folder."""
+    two_patients(tmp_path / "in")
+    (last := sorted((tmp_path / "in" / "a").iterdir())[-1]).rename(tmp_path / "last.dcm")
+    flagged = pydicom.dcmread(tmp_path / "last.dcm")
+    flagged.BurnedInAnnotation = "YES"
+    flagged.save_as(last)
+    result = detect(tmp_path / "in", tmp_path / "out")
+    assert patients(result) == ["B"]
+    why = "burned-in annotation is flagged in the header"
+    assert [series["why"] for series in summary(tmp_path / "out")["left_out"]] == [why]
+    assert not (tmp_path / "out" / "overlays" / "A").exists()
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [image["id"] for image in images] == [4, 5]
-
-
-def test_flagged_burned_in_annotation_is_refused_per_series(tmp_path):
-    flagged = dicom_head(tmp_path / "in" / "a", "A", slices=2)
-    flagged[1].BurnedInAnnotation = "YES"
-    write(tmp_path / "in" / "a", flagged)
-    dicom_head(tmp_path / "in" / "b", "B", slices=2, BurnedInAnnotation="NO")
-    result = detect(tmp_path / "in", tmp_path / "out")
-    assert [one.patient for one in result.done] == ["B"]
-    why = "burned-in annotation is flagged in the header"
-    assert [one["why"] for one in summary(tmp_path / "out")["left_out"]] == [why]
-    assert not (tmp_path / "out" / "overlays" / "A").exists()
-    with pytest.raises(InputError, match=r"a.001\.dcm: BurnedInAnnotation"):
+    with pytest.raises(InputError, match=r"a.002\.dcm: BurnedInAnnotation"):
         detect(tmp_path / "in" / "a", tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
 
 
-@pytest.mark.parametrize("two", [("dicom", "nifti"), ("pictures", "nifti")])
+@pytest.mark.parametrize("two", [("dicom", "nifti"), ("images", "nifti")])
 def test_two_kinds_in_one_folder_are_refused(tmp_path, two):
     makers = {
         "dicom": lambda: dicom_head(tmp_path / "in"),
         "nifti": lambda: save(tmp_path / "in" / "a.nii", head(), affine_of("LPS")),
-        "pictures": lambda: labelled_images(tmp_path / "in", 1),
+        "images": lambda: labelled_images(tmp_path / "in", 1),
     }
     for kind in two:
         makers[kind]()
     before = tree(tmp_path)
-    with pytest.raises(InputError, match=r"in: holds .*; give a folder of one of the two"):
+    with pytest.raises(InputError, match="in: holds"):
         detect(tmp_path / "in", tmp_path / "out")
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("options", [{"sr": True}, {"segmentation": True}, {"key_file": "key.json"}])
-def test_what_images_do_not_have_is_refused_before_anything_is_made(tmp_path, options):
+@pytest.mark.parametrize("option", ["sr", "segmentation", "key_file"])
+def test_what_images_do_not_have_is_refused_before_anything_is_made(tmp_path, option):
     labelled_images(tmp_path / "in", 1)
-    if "key_file" in options:
-        options = {"key_file": tmp_path / "key.json"}
-    with pytest.raises(InputError, match="--"):
-        detect(tmp_path / "in", tmp_path / "out", **options)
+    with pytest.raises(InputError, match=f"--{option}".replace("_", "-")):
+        detect(tmp_path / "in", tmp_path / "out", **{option: tmp_path / "key.json"})
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
-    from findings_world import same_boxes
-    from tiny_world import tiny_params
-
-    from cmbfe.findings.run import Options, detect_files
-
     for letter in "abc":
         dicom_head(tmp_path / "in" / letter, letter.upper(), slices=2)
     detect(tmp_path / "in", tmp_path / "one")
@@ -157,38 +176,26 @@ def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_volume_without_a_place_costs_itself_only(tmp_path, value):
-    save(tmp_path / "in" / "a.nii", head(), affine_of("LPS"))
-    save(tmp_path / "in" / "b.nii", head(), affine_of("LPS"))
-    content = bytearray((tmp_path / "in" / "b.nii").read_bytes())
-    content[280:296] = np.full(4, value, "<f4").tobytes()  # srow_x
-    (tmp_path / "in" / "b.nii").write_bytes(content)
-    result = detect(tmp_path / "in", tmp_path / "out")
-    assert [one.patient for one in result.done] == ["a"]
-    assert "gives no place in the patient" in result.left_out[0].line
-
-
 def test_linked_folders_are_looked_into(tmp_path):
     labelled_images(tmp_path / "elsewhere", 2)
     labelled_images(tmp_path / "in", 1)
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "nowhere.png").symlink_to("nothing")
-    assert sum(one.images for one in detect(tmp_path / "in", tmp_path / "out").done) == 3
+    assert sum(series.images for series in detect(tmp_path / "in", tmp_path / "out").done) == 3
 
 
-@pytest.mark.parametrize("kind", ["source", "file"])
-def test_a_link_to_itself_is_named(tmp_path, kind):
+@pytest.mark.parametrize("source", ["in/loop", "in"])
+def test_a_link_to_itself_is_named(tmp_path, source):
     dicom_head(tmp_path / "in")
     (tmp_path / "in" / "loop").symlink_to("loop")
-    with pytest.raises(InputError, match="loop: its links lead to themselves"):
-        detect(tmp_path / "in" / "loop" if kind == "source" else tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match="loop"):
+        detect(tmp_path / source, tmp_path / "out")
 
 
-def test_a_program_under_the_name_of_a_image_is_not_run(tmp_path):
+def test_a_program_under_the_name_of_an_image_is_not_run(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(InputError, match=r"a\.png: not a readable image"):
+    with pytest.raises(InputError, match=r"a\.png"):
         detect(tmp_path / "in", tmp_path / "out")
 
 
@@ -202,3 +209,115 @@ def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
     assert sorted(json.loads((tmp_path / "key.json").read_text())["patients"].values()) == ["", "P9"]
     (page,) = (tmp_path / "out" / "pages").iterdir()
     assert "A series was left out" in page.read_text()
+
+
+class Seen(SameBoxes):
+    """Keeps the images that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        self.images += list(images)
+        return super().forward(images)
+
+
+def detect_phase(source: Path, out: Path, phase: bool = True) -> tuple[Result, list[torch.Tensor]]:
+    """Detection by a detector that sees phase; also the images that it saw, float [3, rows, columns]."""
+    settings = tiny_params().images.model_copy(update={"phase": phase})
+    model = Seen()
+    detector = Detector(model, make_compute("cpu", "32-true"), "seen")
+    return detect_files(source, lambda: detector, out, settings, Options(keep_ids=True)), model.images
+
+
+def phase_seen(image: torch.Tensor) -> np.ndarray:
+    """Phase in half turns times magnitude: half of what the first channel has over the last."""
+    return ((image[0] - image[2]) / 2).numpy()
+
+
+def test_the_detector_sees_the_phase_of_each_slice_and_the_overlays_show_the_magnitude(tmp_path):
+    head_with_phase(tmp_path / "in")
+    result, seen = detect_phase(tmp_path / "in", tmp_path / "out")
+    assert (len(result.done), result.left_out, len(seen)) == (1, [], 4)
+    phase = phase_seen(seen[2]) / np.where(seen[2][1] > 0, seen[2][1], np.nan)
+    for place, turns in {(15, 35): 1 / np.pi, (45, 10): -2 / np.pi, (32, 45): 0}.items():
+        assert phase[place] == pytest.approx(turns, abs=0.5 / 127)
+    _, plain = detect_phase(tmp_path / "in", tmp_path / "plain", phase=False)
+    torch.testing.assert_close(seen[2].mean(dim=0), plain[2].mean(dim=0))
+    overlays = [np.array(Image.open(tmp_path / name / "overlays" / "P1" / "002.png")) for name in ("out", "plain")]
+    np.testing.assert_array_equal(*overlays)
+
+
+def test_a_series_without_phase_is_left_out_and_named_and_alone_it_is_an_error(tmp_path):
+    head_with_phase(tmp_path / "in")
+    dicom_head(tmp_path / "in" / "P2", "P2")
+    result, _ = detect_phase(tmp_path / "in", tmp_path / "out")
+    assert patients(result) == ["P1"]
+    assert "phase" in only_reason(result)
+    with pytest.raises(InputError, match="no phase series"):
+        detect_phase(tmp_path / "in" / "P2", tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+
+
+def test_phase_of_other_slices_is_none(tmp_path):
+    dicom_head(tmp_path / "in" / "magnitude", slices=3)
+    phase_series(tmp_path / "in" / "phase")
+    with pytest.raises(InputError, match="no phase series"):
+        detect_phase(tmp_path / "in", tmp_path / "out")
+
+
+def test_images_have_their_phase_beside_them_and_it_is_no_image_of_its_own(tmp_path):
+    for name in ("a.png", "b.jpg"):
+        save_image(tmp_path / "in" / name, image_with_phase())
+    for phase in (True, False):
+        result, seen = detect_phase(tmp_path / "in", tmp_path / str(phase), phase)
+        assert [series.images for series in result.done] == [2]
+        assert (np.abs(phase_seen(seen[0])).max() > 0.2) == phase
+    (tmp_path / "in" / "b.phase.png").unlink()
+    with pytest.raises(InputError, match=r"b\.phase\.png"):
+        detect_phase(tmp_path / "in", tmp_path / "out")
+
+
+def test_nifti_has_no_phase(tmp_path):
+    save(tmp_path / "in" / "a.nii.gz", head(), np.eye(4))
+    with pytest.raises(InputError, match="phase"):
+        detect_phase(tmp_path / "in", tmp_path / "out")
+
+
+def ending(source: Path, out: Path) -> str:
+    """ "outputs" or "line"; anything else goes through."""
+    line = ""
+    try:
+        detect(source, out, sr=True)
+    except InputError as error:
+        line = str(error)
+    if line:
+        assert (str(source) in line, "\n" in line, out.exists()) == (True, False, False)
+        return "line"
+    assert (out / "images.json").exists()
+    shutil.rmtree(out)
+    return "outputs"
+
+
+def test_each_of_pydicoms_files_ends_with_outputs_or_one_clear_line(tmp_path):
+    endings = {path.name: ending(path, tmp_path / "out") for path in PYDICOM_FILES}
+    assert len(PYDICOM_FILES) > 150
+    assert endings["MR_small.dcm"] == endings["MR_small_RLE.dcm"] == "outputs"
+    assert endings["MR_truncated.dcm"] == "line"
+    assert Counter(endings.values())["line"] > 100
+
+
+def test_pydicoms_files_in_one_folder_or_in_one_each(tmp_path):
+    """In one folder nobody knows which file spoils which series; else what can be read is detected in."""
+    for number, path in enumerate(PYDICOM_FILES):
+        for target in (f"together/{number:03d}_{path.name}", f"apart/{number:03d}/{path.name}"):
+            (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / target)
+    with pytest.raises(InputError) as refused:
+        detect(tmp_path / "together", tmp_path / "out")
+    assert "\n" not in str(refused.value)
+    result = detect(tmp_path / "apart", tmp_path / "out")
+    assert result.done
+    assert all(series.line and "\n" not in series.line for series in result.left_out)
+    assert (tmp_path / "out" / "images.json").exists()
