@@ -11,7 +11,7 @@ from tiny_world import SIDE, labelled_images, tiny_params, tree
 from cmbfe import paths
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE
 from cmbfe.data.labelled.splits import read_test_set
-from cmbfe.data.own_data import take_import
+from cmbfe.data.sources.importer import take_import
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.params import PHANTOM, Data, load_params, profile_file

@@ -1,4 +1,4 @@
-"""An import as a whole: parallel, gone on with after a kill, whole or absent, reported, and what others do with it."""
+"""An import as a whole: parallel, resumed after a kill, atomic, reported, and what others do with it."""
 
 import json
 import re
@@ -9,10 +9,10 @@ import nibabel as nib
 import pytest
 from nifti_files import SHAPE, affine_of, head, mask, save
 from source_world import IMAGES, dou, imported, valdo
-from tiny_world import labelled_images, tiny_params, tree
+from tiny_world import labelled_images, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, labels_of_split, read_labels
-from cmbfe.data.labelled.splits import paper_test_set
+from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
 from cmbfe.data.sources import importer, writing
 from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
@@ -20,7 +20,6 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.findings.search import image_files, image_series
 from cmbfe.metrics.lesions import match_lesions
-from cmbfe.studies.crossvalidation import fold_test_set
 from cmbfe.training.batches import load_labelled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,18 +47,8 @@ def test_an_import_has_the_files_that_training_and_viewer_read(whole):
     assert {path.name for path in whole.iterdir()} == FILES | {"01", "02", "03"}
     labels = read_labels(whole / LABELS_FILE)
     assert [path.name for path in sorted((whole / "01").iterdir())] == [f"{index:03d}.png" for index in range(10)]
-    keys = {
-        "id",
-        "file_name",
-        "width",
-        "height",
-        "patient_id",
-        "series_uid",
-        "slice_index",
-        "pixel_spacing_mm",
-        "split",
-    }
-    assert set(labels["images"][0]) == keys
+    keys = "id file_name width height patient_id series_uid slice_index pixel_spacing_mm split"
+    assert set(labels["images"][0]) == set(keys.split())
     assert {box["lesion_id"] for box in labels["annotations"]} == {"01/1", "01/2", "02/1"}
     spacing = labels["images"][0]["pixel_spacing_mm"]
     assert spacing == pytest.approx([0.7, 0.5], abs=1e-6)
@@ -83,8 +72,7 @@ def test_labels_serve_the_lesion_level_and_the_folds(whole):
     test = labels_of_split(labels, "test")
     chosen = paper_test_set(labels, mimics, 0, fewer=True)
     assert len(chosen["images"]) == len({box["image_id"] for box in test["annotations"]})
-    folds = tiny_params().crossvalidation.model_copy(update={"folds": (1, 2)})
-    assert fold_test_set(1, tiny_params().model_copy(update={"crossvalidation": folds, "seed": 2}), whole)["images"]
+    assert paper_test_set(labels_of_fold(labels, 1, 2, seed=2), mimics, 0, fewer=True)["images"]
 
 
 def test_the_report_counts_what_is_there(whole):

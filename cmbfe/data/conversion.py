@@ -1,7 +1,7 @@
 """DICOM series to 8-bit images with labels: bias correction, one window per series, one file per slice."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -61,30 +61,21 @@ def series_images(series: SeriesHeaders, settings: Images, phase: SeriesHeaders 
     return images if phase is None else np.stack([images, phase_images(phase)], axis=-1)
 
 
-def magnitude_series(source: Path) -> list[SeriesHeaders]:
-    """Find the magnitude series under a folder; phase and other kinds are left out.
-
-    Raises:
-        InputError: no magnitude series, or whatever `find_series` finds wrong.
-    """
-    return magnitude_among(find_series(source), source)
-
-
 def magnitude_among(series: Sequence[SeriesHeaders], source: Path) -> list[SeriesHeaders]:
     """Those of the magnitude; `InputError` where there is none."""
-    magnitude = [one for one in series if one.kind == "magnitude"]
+    magnitude = [headers for headers in series if headers.kind == "magnitude"]
     if not magnitude:
-        kinds = ", ".join(sorted({one.kind for one in series}))
+        kinds = ", ".join(sorted({headers.kind for headers in series}))
         raise InputError(f"{source}: no magnitude series; found {len(series)} series of kind {kinds}")
     return magnitude
 
 
-def series_folders(all_series: Sequence[SeriesHeaders]) -> list[str]:
-    """A folder name per series: the patient's, numbered where several series would have it; no two alike.
+def series_folders(patient_ids: Iterable[str]) -> list[str]:
+    """A folder name per series, given its patient's id: that, numbered where several series would have it.
 
-    Names that differ in case only are alike on some file systems.
+    No two are alike, as those that differ in case only are on some file systems.
     """
-    safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in series.patient_id) for series in all_series]
+    safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in patient) for patient in patient_ids]
     wanted = [name or "unknown" for name in safe]
     series_with = Counter(name.casefold() for name in wanted)
     taken = set(series_with)
@@ -106,7 +97,7 @@ def _write_series(
 
 def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool = False) -> list[dict]:
     """COCO `images` entries of every slice, numbered from 1 in the order of series and slices."""
-    folders = series_folders(all_series)
+    folders = series_folders(series.patient_id for series in all_series)
     slices = [
         (series, folder, index, sop_uid)
         for series, folder in zip(all_series, folders, strict=True)
@@ -195,7 +186,7 @@ def import_dicom(
     found = find_series(source)
     all_series = magnitude_among(found, source)
     phases = [phase_of(one, found) if settings.phase else None for one in all_series]
-    folders = series_folders(all_series)
+    folders = series_folders(series.patient_id for series in all_series)
     to_write = _labels_to_write(source, all_series, settings, seed)
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
         tasks = (

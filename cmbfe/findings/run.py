@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -174,7 +173,7 @@ def _tasks(all_series: Sequence[Series], names: Pseudonyms, options: Options) ->
 
 
 def _folders(patients: Sequence[str]) -> list[str]:
-    return series_folders([SimpleNamespace(patient_id=patient) for patient in patients])
+    return series_folders(patients)
 
 
 def _work_on(

@@ -40,22 +40,18 @@ class DicomSeries:
 
     @property
     def patient(self) -> str:
-        """See `Series`."""
         return self.headers.patient_id
 
     @property
     def name(self) -> str:
-        """See `Series`."""
         return self.headers.series_uid
 
     @property
     def files(self) -> Sequence[Path]:
-        """See `Series`."""
         return list(dict.fromkeys([*self.headers.files, *(self.phase.files if self.phase else ())]))
 
     @property
     def is_labelled(self) -> bool:
-        """See `Series`."""
         return self.labelled is not None
 
     def load(self, size: int | None) -> Loaded:

@@ -8,12 +8,11 @@ patient whose files or settings have changed since is made anew.
 import hashlib
 import re
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.folders import look_into, resolved
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
@@ -39,6 +39,7 @@ from cmbfe.params import Images
 
 BOX_MM = 6.0
 """Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted images."""
+IMPORTED = (LABELS_FILE, MIMICS_FILE, SETTINGS_FILE, REPORT_FILE)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
 
@@ -200,23 +201,20 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
     """Patients in the order of their names in the outputs, their series in that of the source, as in `cmbfe detect`."""
-    by_patient = defaultdict(list)
-    for series in all_series:
-        by_patient[series.patient].append(series)
-    ordered = sorted(by_patient, key=names.patient)
-    flat = [
-        (patient, series) for patient in ordered for series in sorted(by_patient[patient], key=lambda one: one.name)
-    ]
-    folders = series_folders([SimpleNamespace(patient_id=names.patient(patient)) for patient, _ in flat])
-    own = series_folders([SimpleNamespace(patient_id=names.patient(patient)) for patient in ordered])
+    ordered = sorted(all_series, key=lambda series: (names.patient(series.patient), series.name))
+    folders = series_folders(names.patient(series.patient) for series in ordered)
+    own = defaultdict(list)
+    for number, series in enumerate(ordered):
+        own[series.patient].append(number)
+    own_folders = series_folders(names.patient(patient) for patient in own)
     return [
         Patient(
             name=patient,
-            series=tuple(series for whose, series in flat if whose == patient),
-            folders=tuple(made_in for made_in, (whose, _) in zip(folders, flat, strict=True) if whose == patient),
+            series=tuple(ordered[number] for number in numbers),
+            folders=tuple(folders[number] for number in numbers),
             work=work / "patients" / folder,
         )
-        for patient, folder in zip(ordered, own, strict=True)
+        for (patient, numbers), folder in zip(own.items(), own_folders, strict=True)
     ]
 
 
@@ -250,3 +248,30 @@ def _make(patients: Sequence[Patient], settings: Images, options: Options, progr
         made = Parallel(return_as="generator_unordered")(tasks)
         for _ in tqdm(made, total=len(missing), desc=step, unit="patient", delay=1, disable=not progress):
             pass
+
+
+def take_import(source: Path, out: Path) -> Labels:
+    """Copy the folder of an import to where the pipeline looks for images; returns its labels.
+
+    Raises:
+        InputError: no import, images of several sizes or of unknown pixel size, or a split without a microbleed.
+    """
+    if missing := [name for name in IMPORTED if not (source / name).is_file()]:
+        raise InputError(
+            f"{source}: no {missing[0]}; data.source in params.yaml names a folder that cmbfe import made"
+        )
+    labels = read_labels(source / LABELS_FILE)
+    sizes = Counter((image["width"], image["height"]) for image in labels["images"])
+    if len(sizes) > 1:
+        raise InputError(f"{source}: images of {len(sizes)} sizes; import again with --size, as training needs one")
+    if any("pixel_spacing_mm" not in image for image in labels["images"]):
+        raise InputError(
+            f"{source / LABELS_FILE}: images without pixel_spacing_mm; figures and tables need sizes in mm"
+        )
+    split_of = {image["id"]: image["split"] for image in labels["images"]}
+    shown = {split_of[box["image_id"]] for box in labels["annotations"]}
+    if empty := [split for split in ("train", "validation", "test") if split not in shown]:
+        raise InputError(f"{source}: no microbleed in the split {empty[0]}; give other splits, or another seed")
+    with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return labels

@@ -97,7 +97,6 @@ class ImageSeries:
 
     @property
     def files(self) -> Sequence[Path]:
-        """See `Series`."""
         return [image.file for image in self.images]
 
     def load(self, size: int | None) -> Loaded:

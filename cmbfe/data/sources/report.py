@@ -1,10 +1,11 @@
-"""What an import has brought: counts, sizes in mm, and how many of the boxes each preset of default boxes can meet."""
+"""What labels hold: counts, sizes in mm, and how many of the boxes each preset of default boxes can meet."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cmbfe.data.labelled.labels import Labels, xyxy
@@ -13,6 +14,7 @@ from cmbfe.detector.boxes import coverage_of_presets
 REPORT_FILE = "report.json"
 COVERED_BOXES = 20_000
 """Coverage is worked out for so many boxes at most, evenly spaced: each is compared with every default box."""
+GROUPS = ["input_px", "default_boxes"]
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SIZES_DIFFER = "images differ in size, and training takes one size only: import with --size"
 
@@ -79,13 +81,38 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 def _coverage(labels: Labels) -> list[dict[str, Any]]:
     if not labels["annotations"]:
         return []
-    size_of = {image["id"]: (image["width"], image["height"]) for image in labels["images"]}
-    sizes = np.array([size_of[box["image_id"]] for box in labels["annotations"]], dtype=np.float64)
-    boxes = torch.from_numpy(xyxy(labels["annotations"]) / np.tile(sizes, 2)).float()
-    boxes = boxes[:: -(-len(boxes) // COVERED_BOXES)]
-    table = coverage_of_presets(boxes).groupby(["input_px", "default_boxes"], sort=False)
+    boxes = _relative_boxes(labels).float()
+    table = coverage_of_presets(boxes[:: -(-len(boxes) // COVERED_BOXES)]).groupby(GROUPS, sort=False)
     rows = table.agg(median_size_px=("size_px", "median"), reachable_share=("reachable", "mean")).reset_index()
     return rows.astype({"median_size_px": float}).round(3).to_dict("records")
+
+
+def _relative_boxes(labels: Labels) -> torch.Tensor:
+    """Boxes xyxy [K, 4] as fractions of their images."""
+    size_of = {image["id"]: (image["width"], image["height"]) for image in labels["images"]}
+    sizes = [size_of[box["image_id"]] for box in labels["annotations"]]
+    return torch.from_numpy(xyxy(labels["annotations"]) / np.tile(sizes, 2))
+
+
+def box_sizes_mm(labels: Labels) -> pd.Series:
+    """The longer side of each box, mm."""
+    pixel_mm = {image["id"]: image["pixel_spacing_mm"][0] for image in labels["images"]}
+    sizes = [max(box["bbox"][2:]) * pixel_mm[box["image_id"]] for box in labels["annotations"]]
+    return pd.Series(sizes, name="mm", dtype=float)
+
+
+def coverage_of(labels: Labels) -> pd.DataFrame:
+    """Which default boxes reach each labelled box: `cmbfe.detector.boxes.coverage_of_presets`, with `size_mm`."""
+    coverage = coverage_of_presets(_relative_boxes(labels))
+    return coverage.assign(size_mm=box_sizes_mm(labels).to_numpy()[coverage["box"]])
+
+
+def coverage_table(coverage: pd.DataFrame) -> pd.DataFrame:
+    """Share of boxes within reach by input size, preset and size in mm, and of `all` boxes; from `coverage_of`."""
+    band = pd.cut(coverage["size_mm"], [0, 4, 6, 8, 10, np.inf], labels=["to 4", "4-6", "6-8", "8-10", "over 10"])
+    reachable = coverage.pivot_table("reachable", GROUPS, band.rename("side, mm"), observed=True)
+    reachable.columns = [f"{name} mm" for name in reachable.columns]
+    return reachable.assign(all=coverage.groupby(GROUPS)["reachable"].mean())
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -187,12 +187,10 @@ class VolumeSeries:
 
     @property
     def files(self) -> Sequence[Path]:
-        """See `Series`."""
         return [self.image, *([self.mask] if self.mask else []), *([self.points.file] if self.points else [])]
 
     @property
     def is_labelled(self) -> bool:
-        """See `Series`."""
         return self.mask is not None or self.points is not None
 
     def load(self, size: int | None) -> Loaded:
