@@ -109,7 +109,7 @@ SETTINGS = (
     Setting("2.4", "learning rate falls after", (80_000, 100_000), "training.milestones", "03_training"),
     Setting("2.4", "images in a batch", facts.BATCHES["2.4"], "training.batch", "03_training"),
     Setting("3", "sensitivity at which precision is read", 0.9, "evaluation.sensitivity", "04_froc"),
-    Setting("3", "folds", 10, "cohort.folds", "10_crossvalidation"),
+    Setting("3", "folds", facts.FOLDS, "cohort.folds", "10_crossvalidation"),
     *(Setting("4, Table 3", f"input of {name}, px", side, f"input_px.{name}", "05_backbones")
       for name, side in facts.INPUT_PX.items()),
     Setting("4", "images in a batch that is timed", facts.BATCHES["4"], "05_backbones.batch", "05_backbones"),

@@ -84,7 +84,7 @@ def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> p
             **_with_interval("ap", average_precision, matches, variant, settings, seed),
         }
         for name, metric in others.items():
-            rows[variant] |= _with_own_gain(name, metric, matches, variant, settings, seed)
+            rows[variant] |= _with_interval(name, metric, matches, variant, settings, seed, f"our_{name}_gain")
     return _table(rows)
 
 
@@ -142,18 +142,15 @@ def table4(
     rows = {}
     for study, printed in facts.TABLE_4.iterrows():
         by_arithmetic = facts.false_positives_per_cmb(printed["sensitivity"], printed["precision"])
-        rows[study] = {
-            **printed.add_prefix("paper_").to_dict(),
-            "paper_false_positives_per_cmb_by_arithmetic": by_arithmetic,
-        }
+        rows[study] = printed.add_prefix("paper_").to_dict()
+        rows[study]["paper_false_positives_per_cmb_by_arithmetic"] = by_arithmetic
         if study in variants:
             rows[study] |= _ours_of_table4(matches, variants[study], settings, seed)
     for name in others:
         rows[name] = {**facts.PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
         pair = (others[name], matches["ssd512"])
         over = intervals.paired_difference(average_precision, *pair, settings.bootstrap_samples, seed)
-        rows[name] |= {"our_ap_over_ssd512": over.value, "our_ap_over_ssd512_low": over.low,
-                       "our_ap_over_ssd512_high": over.high}  # fmt: skip
+        rows[name] |= dict(zip(_columns("our_ap_over_ssd512"), (over.value, over.low, over.high), strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
 
 
@@ -170,7 +167,7 @@ def _ours_of_table4(
     }  # fmt: skip
     ours = {}
     for name, metric in metrics.items():
-        ours |= _with_own_gain(name, metric, matches, variant, settings, seed)
+        ours |= _with_interval(name, metric, matches, variant, settings, seed, f"our_{name}_gain")
     reached = not np.isnan(ours["our_precision"])
     return {"our_sensitivity": settings.sensitivity if reached else np.nan, **ours}
 
@@ -228,26 +225,29 @@ def _check_twins(matches: Mapping[str, Matches]) -> None:
 
 
 def _with_interval(
-    name: str, metric: Metric, matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
+    name: str,
+    metric: Metric,
+    matches: Mapping[str, Matches],
+    variant: str,
+    settings: Evaluation,
+    seed: int,
+    gain: str = "our_gain",
 ) -> dict[str, float]:
-    """A metric with its interval and, with FE, its gain over the twin with the interval of the paired difference."""
-    plain = plain_of(variant)
-    resamples = settings.bootstrap_samples
+    """A metric with its interval and, under `gain`, its paired difference to the twin without FE; NaN for that twin."""
+    plain, resamples = plain_of(variant), settings.bootstrap_samples
     if plain == variant:
-        value, gain = intervals.bootstrap(metric, matches[variant], resamples, seed), None
+        value, difference = intervals.bootstrap(metric, matches[variant], resamples, seed), None
     else:
-        value, _, gain = intervals.compare(metric, matches[variant], matches[plain], resamples, seed)
-    row = {f"our_{name}": value.value, f"our_{name}_low": value.low, f"our_{name}_high": value.high}
-    ends = (gain.value, gain.low, gain.high) if gain else (np.nan,) * 3
-    return row | dict(zip(("our_gain", "our_gain_low", "our_gain_high"), ends, strict=True))
+        value, _, difference = intervals.compare(metric, matches[variant], matches[plain], resamples, seed)
+    ends = (difference.value, difference.low, difference.high) if difference else (np.nan,) * 3
+    return {
+        **dict(zip(_columns(f"our_{name}"), (value.value, value.low, value.high), strict=True)),
+        **dict(zip(_columns(gain), ends, strict=True)),
+    }
 
 
-def _with_own_gain(
-    name: str, metric: Metric, matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
-) -> dict[str, float]:
-    """As `_with_interval`, the gain under the metric's name, for rows that hold several."""
-    row = _with_interval(name, metric, matches, variant, settings, seed)
-    return {key.replace("our_gain", f"our_{name}_gain"): value for key, value in row.items()}
+def _columns(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
 
 
 def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:

@@ -30,6 +30,7 @@ AUGMENTED_IMAGES = 4434
 TABLE_2_AP = {"ssd300": 0.482, "ssd300-fe": 0.502, "ssd512": 0.733, "ssd512-fe": 0.756}
 """Average precision by variant."""
 
+FOLDS = 10
 TEN_FOLD_AP = {"ssd512": 0.73, "ssd512-fe": 0.75}
 """Average precision of the 10-fold cross-validation; the paper names no detector there, and SSD-512 is its main one."""
 
@@ -106,52 +107,30 @@ def false_positives_per_cmb(sensitivity: float, precision: float) -> float:
     return sensitivity * (1 - precision) / precision
 
 
-Row = tuple[str, tuple[object, ...], float, str]
-
-
 def contradictions() -> pd.DataFrame:
     """A row per contradiction: `what`, `printed` (all values of it), `follows` (from the paper's own numbers), `how`.
 
     `follows` is NaN where two statements exclude each other and nothing follows.
     """
-    rows = [*_false_positives(), *_extra_time(), _augmented(), *_statements()]
+    rows = []
+    for study, (recall, precision, in_table) in TABLE_4.iterrows():
+        printed = (in_table, *([FALSE_POSITIVES_IN_TEXT[study]] if study in FALSE_POSITIVES_IN_TEXT else []))
+        how = f"{recall:g} · (1 − {precision:g}) / {precision:g}"
+        follows = false_positives_per_cmb(recall, precision)
+        rows.append((f"false positives per microbleed, {study}", printed, follows, how))
+    _, precision, in_table = TABLE_4.loc["SSD-512"]
+    how = f"(1 − {precision:g}) / {precision:g}, per hit and not per microbleed"
+    rows.append(("false positives per true positive, SSD-512", (in_table,), (1 - precision) / precision, how))
+    seconds = TABLE_3["seconds_per_batch_of_8"]
+    for name in (name for name in seconds.index if not name.endswith("-fe")):
+        with_fe, without = seconds[f"{name}-fe"], seconds[name]
+        how = f"{with_fe:g} / {without:g} − 1"
+        rows.append((f"extra time by FE, {name}", (EXTRA_TIME,), with_fe / without - 1, how))
+    before, after = int(TABLE_1.loc["train", "pictures"]), AUGMENTED_IMAGES
+    how = f"{after} = {after // before} · {before} + {after % before}: no multiple"
+    rows.append(("images after augmentation over those before", (after,), after / before, how))
+    sections = " and ".join(f"section {section}" for section in BATCHES)
+    rows.append(("images in a batch", tuple(BATCHES.values()), np.nan, sections))
+    rows.append(("momentum with Adam", (MOMENTUM,), np.nan, "Adam has none"))
     table = pd.DataFrame(rows, columns=["what", "printed", "follows", "how"])
     return table.assign(printed=[as_text(printed) for printed in table["printed"]])
-
-
-def _false_positives() -> list[Row]:
-    rows = []
-    for study, row in TABLE_4.iterrows():
-        recall, precision, in_table = row[["sensitivity", "precision", "false_positives_per_cmb"]]
-        in_text = FALSE_POSITIVES_IN_TEXT.get(study)
-        printed = (in_table,) if in_text is None else (in_table, in_text)
-        follows = false_positives_per_cmb(recall, precision)
-        how = f"{recall:g} · (1 − {precision:g}) / {precision:g}"
-        rows.append((f"false positives per microbleed, {study}", printed, follows, how))
-    precision, in_table = TABLE_4.loc["SSD-512", ["precision", "false_positives_per_cmb"]]
-    per_hit = f"(1 − {precision:g}) / {precision:g}, per hit and not per microbleed"
-    return [*rows, ("false positives per true positive, SSD-512", (in_table,), (1 - precision) / precision, per_hit)]
-
-
-def _extra_time() -> list[Row]:
-    seconds = TABLE_3["seconds_per_batch_of_8"]
-    pairs = {name: (seconds[f"{name}-fe"], seconds[name]) for name in seconds.index if not name.endswith("-fe")}
-    return [
-        (f"extra time by FE, {name}", (EXTRA_TIME,), with_fe / without - 1, f"{with_fe:g} / {without:g} − 1")
-        for name, (with_fe, without) in pairs.items()
-    ]
-
-
-def _augmented() -> Row:
-    before, after = int(TABLE_1.loc["train", "pictures"]), AUGMENTED_IMAGES
-    times, rest = divmod(after, before)
-    how = f"{after} = {times} · {before} + {rest}: no multiple"
-    return "images after augmentation over those before", (after,), after / before, how
-
-
-def _statements() -> list[Row]:
-    sections = " and ".join(f"section {section}" for section in BATCHES)
-    return [
-        ("images in a batch", tuple(BATCHES.values()), np.nan, sections),
-        ("momentum with Adam", (MOMENTUM,), np.nan, "Adam has none"),
-    ]

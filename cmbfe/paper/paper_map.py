@@ -107,8 +107,7 @@ def paper_map(params: Params, root: Path) -> pd.DataFrame:
 
 def missing_exhibits(rows: pd.DataFrame) -> list[str]:
     """Names of the tables and figures of the paper whose files are not all there."""
-    is_exhibit = rows["kind"].isin(["table", "figure"])
-    return rows.loc[is_exhibit & rows["status"].eq(MISSING), "section"].tolist()
+    return rows.loc[rows["status"].eq(MISSING), "section"].tolist()
 
 
 def open_points(params: Params, root: Path) -> pd.DataFrame:
@@ -117,20 +116,21 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
     `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` is what the study and other
     tables measured; the change by a reading is AP with FE in that arm less AP with FE as in params.yaml.
     """
-    now, literal = (known_values(one, root) for one in (params, _paper_profile()))
-    rows = {
-        point.name: {
+    now, literal = (known_values(one, root) for one in (params, load_params(profile_file("paper"))))
+    rows = []
+    for point in OPEN_POINTS:
+        is_literal = all(now[key] == literal[key] for key in point.keys)
+        rows.append({
+            "point": point.name,
             "question": point.question,
             "readings": "; ".join(point.readings),
             "set_by": ", ".join(point.keys) or point.code,
-            "now": _values(now, point),
-            "status": _status(point, now, literal),
-            "paper_profile": _values(literal, point),
+            "now": "; ".join(_setting_text(now, key) for key in point.keys),
+            "status": IN_CODE if not point.keys else LITERAL if is_literal else ANOTHER,
+            "paper_profile": "; ".join(_setting_text(literal, key) for key in point.keys),
             "effect": _effect(point, params, root),
-        }
-        for point in OPEN_POINTS
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
+        })  # fmt: skip
+    return pd.DataFrame(rows).set_index("point")
 
 
 def deviations(params: Params) -> pd.DataFrame:
@@ -138,7 +138,7 @@ def deviations(params: Params) -> pd.DataFrame:
 
     The study's settings are left out: the paper has none.
     """
-    literal, ours = (setting_values(one) for one in (_paper_profile(), params))
+    literal, ours = (setting_values(one) for one in (load_params(profile_file("paper")), params))
     keys = [key for key in literal | ours if not key.startswith("study.") and key != "profile"]
     rows = {
         key: {"paper_profile": _setting_text(literal, key), "ours": _setting_text(ours, key)}
@@ -147,10 +147,6 @@ def deviations(params: Params) -> pd.DataFrame:
     }
     columns = ["paper_profile", "ours"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
-
-
-def _paper_profile() -> Params:
-    return load_params(profile_file("paper"))
 
 
 def _row(
@@ -168,16 +164,8 @@ def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -
         shrunk = np.multiply(printed, params.phantom.matrix_px / IMAGE_PX)
         status = SCALED if np.array_equal(shrunk, ours) else DIFFERS
     where = "params.yaml" if setting.key in setting_values(params) else "code"
-    return _row(
-        "setting",
-        setting.section,
-        setting.what,
-        printed,
-        _setting_text(known, setting.key),
-        status,
-        setting.notebook,
-        f"{where}: {setting.key}",
-    )
+    shown, where = _setting_text(known, setting.key), f"{where}: {setting.key}"
+    return _row("setting", setting.section, setting.what, printed, shown, status, setting.notebook, where)
 
 
 def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
@@ -218,18 +206,12 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
                 value = Value(f"{name}: {column.replace('_', ' ')}", float(values[column]), Cell(file, name, ours))
                 others = section == "Table 4" and not name.startswith("SSD")
                 rows.append(_of_value("number", section, value, notebook, root, others))
-    twins = dict(zip(facts.TEN_FOLD_AP, ("our_ap", "our_ap_fe"), strict=True))
-    for name, column in twins.items():
+    for name, column in zip(facts.TEN_FOLD_AP, ("our_ap", "our_ap_fe"), strict=True):
         detector = params.crossvalidation.detector + ("-fe" if name.endswith("-fe") else "")
-        what = f"AP over {paper_folds()} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
+        what = f"AP over {facts.FOLDS} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
         value = Value(what, facts.TEN_FOLD_AP[name], Cell("crossvalidation", "all", column))
         rows.append(_of_value("number", "3", value, "10_crossvalidation", root))
     return rows
-
-
-def paper_folds() -> int:
-    """How many folds the paper's cross-validation has."""
-    return next(setting.printed for setting in SETTINGS if setting.key == "cohort.folds")
 
 
 def _of_exhibit(exhibit: Exhibit, root: Path) -> dict[str, str]:
@@ -242,20 +224,9 @@ def _of_exhibit(exhibit: Exhibit, root: Path) -> dict[str, str]:
     return _row(kind, exhibit.name, exhibit.what, printed, ours, MADE if there else MISSING, exhibit.notebook, where)
 
 
-def _values(known: Mapping[str, object], point: OpenPoint) -> str:
-    """The values of a point's keys, one after another."""
-    return "; ".join(_setting_text(known, key) for key in point.keys)
-
-
 def _setting_text(known: Mapping[str, object], key: str) -> str:
     """A value as text: null as params.yaml has it, a dash where there is no such key."""
     return "–" if key not in known else "null" if known[key] is None else as_text(known[key])
-
-
-def _status(point: OpenPoint, now: Mapping[str, object], literal: Mapping[str, object]) -> str:
-    if not point.keys:
-        return IN_CODE
-    return LITERAL if all(now[key] == literal[key] for key in point.keys) else ANOTHER
 
 
 def _effect(point: OpenPoint, params: Params, root: Path) -> str:
