@@ -4,7 +4,8 @@
 
 A whole iteration as the training loop does it (`cmbfe.training.iteration.Run.step`), on images of the variant's own
 size in memory, three boxes each, in the precision that training chooses here; the seconds are the median after two
-iterations of warm-up. Memory is the process's peak, Python and PyTorch included, or on a GPU the peak of PyTorch's tensors there.
+iterations of warm-up. Memory is the process's peak, Python and PyTorch included, or on a GPU the peak of PyTorch's
+tensors there.
 `--write` puts the table into docs/scale.md.
 """
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, then renamed."""
+"""Atomic files and folders: written under a temporary name, then renamed."""
 
 import gzip
 import hashlib
@@ -55,9 +55,9 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
         raise InputError(f"{path}: holds other things and no {marker} of an earlier run; give an empty folder")
     path_given, path = path, path.resolve()
-    for one in inputs:
-        if Path(one).resolve().is_relative_to(path):
-            raise InputError(f"{path_given}: holds the input {one}, which would be lost; give another folder")
+    for file in inputs:
+        if Path(file).resolve().is_relative_to(path):
+            raise InputError(f"{path_given}: holds the input {file}, which would be lost; give another folder")
     absent = [folder for folder in path.parents if not folder.exists()]
     if not (above := path.parents[len(absent)]).is_dir():
         raise InputError(f"{path_given}: {above} is a file; give another folder")

@@ -67,12 +67,12 @@ def run(model: Path | bytes, **inputs: np.ndarray) -> list[np.ndarray]:
 def test_the_best_detections_are_those_of_pytorch_for_any_number_and_size_of_images(world, shape):
     """The ten best: an untrained detector has hundreds of scores to within rounding of each other."""
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-    boxes, scores, pixels = run(world / "ssd300-fe.onnx", images=images.numpy())
-    assert sorted(pixels) == list(pixels)
+    boxes, scores, numbers = run(world / "ssd300-fe.onnx", images=images.numpy())
+    assert sorted(numbers) == list(numbers)
     with torch.inference_mode():
         expected = load_model(world / "model")(images)
     for number, one in enumerate(expected):
-        of_image = pixels == number
+        of_image = numbers == number
         assert of_image.sum() == len(one["scores"]) > 10
         np.testing.assert_allclose(scores[of_image][:10], one["scores"][:10], atol=TOLERANCE)
         np.testing.assert_allclose(boxes[of_image][:10], one["boxes"][:10], atol=TOLERANCE * max(shape[2:]))
@@ -122,14 +122,14 @@ def test_suppression_keeps_what_the_detector_keeps_in_each_image_of_a_batch():
     scores[2] *= 0.2
     factor = np.array([2, 0.5, 2, 0.5], np.float32)
     model = make_model(suppression(detector), opset_imports=[make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    found = run(model.SerializeToString(), every_box=boxes, every_score=scores, to_image=factor)
+    kept_by_onnx = run(model.SerializeToString(), every_box=boxes, every_score=scores, to_image=factor)
     counts = []
     for number in range(3):
         size = (150, 600)
         kept = detector._best(torch.from_numpy(boxes[number]), torch.from_numpy(scores[number : number + 1]), size)
-        of_image = found[2] == number
-        np.testing.assert_array_equal(found[0][of_image], kept["boxes"])
-        np.testing.assert_array_equal(found[1][of_image], kept["scores"])
+        of_image = kept_by_onnx[2] == number
+        np.testing.assert_array_equal(kept_by_onnx[0][of_image], kept["boxes"])
+        np.testing.assert_array_equal(kept_by_onnx[1][of_image], kept["scores"])
         counts.append(of_image.sum())
     assert counts[0] == 30 > counts[1] > counts[2] == 0
 
@@ -141,27 +141,17 @@ def test_the_command_compares_on_the_images_given_and_says_how_close_it_came(
     out = tmp_path / "deep" / "detector.onnx"
     status, said, _ = run_cmbfe("export", "--model", world / "model", "--out", out, "--pictures", world / "pictures")
     assert status == 0
-    assert re.fullmatch(
-        rf"{out}: \d+\.\d MB\. onnxruntime against PyTorch on 6 images: scores differ by at most \d\.\de-\d\d, box "
-        r"corners by \d\.\de-\d\d px; the same detections in \d\n",
-        said,
-    )
+    assert re.search(r"on 6 images: scores differ by at most \d\.\de-\d\d, .*; the same detections in \d\n", said)
     assert [file.name for file in out.parent.iterdir()] == [out.name]
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        (
-            {"detector_classification_0_weight": lambda w: w * 1.01},
-            r"differ by \S*e-0[34] in scores and \S*e-0[67] of",
-        ),
-        ({"detector_regression_0_weight": lambda w: w * 1.2}, r"differ by \S*e-0[67] in scores and \S*e-0[34] of"),
-        ({"detector_classification_0_weight": lambda w: w * np.float32(np.nan)}, "differ by nan in scores"),
-        ({"iou": lambda limit: limit / 4}, "keeps other boxes than PyTorch of the same boxes and scores in 4 of 4"),
-        ({"kept": lambda number: number - 1}, "keeps other boxes than PyTorch"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"detector_classification_0_weight": lambda w: w * 1.01}, r"differ by \S*e-0[34] in scores and \S*e-0[67] of"),
+    ({"detector_regression_0_weight": lambda w: w * 1.2}, r"differ by \S*e-0[67] in scores and \S*e-0[34] of"),
+    ({"detector_classification_0_weight": lambda w: w * np.float32(np.nan)}, "differ by nan in scores"),
+    ({"iou": lambda limit: limit / 4}, "keeps other boxes than PyTorch of the same boxes and scores in 4 of 4"),
+    ({"kept": lambda number: number - 1}, "keeps other boxes than PyTorch"),
+])  # fmt: skip
 def test_a_file_that_differs_is_not_written_and_the_earlier_one_stays(
     world, made_otherwise, tmp_path, changes, reason
 ):
@@ -189,9 +179,6 @@ def test_what_cannot_be_exported_is_refused_in_one_line(world, run_cmbfe, made_o
         assert (status, said) == (2, "")
         assert reason in err.splitlines()[-1]
         assert tree(tmp_path) == before
-
-
-def test_a_detector_of_several_classes_is_refused():
     with pytest.raises(InputError, match="knows 4 classes"):
         to_onnx(SSD(Config("ssd300", num_classes=5, width=0.1)))
 

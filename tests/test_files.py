@@ -1,13 +1,14 @@
-"""Files appear whole or not at all."""
+"""Files and folders are atomic, JSON is checked, and what Python gives up on is said in one line."""
 
 import gzip
 import json
 from unittest import mock
 
 import pytest
+import yaml
 
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, sha256_of, whole_file, whole_folder, write_json
+from cmbfe.files import is_partial, read_json, sha256_of, whole_file, whole_folder, within_python, write_json
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -43,33 +44,22 @@ def test_a_folder_replaces_an_earlier_result_and_nothing_else(tmp_path):
     assert (foreign / "thesis.txt").read_text() == "precious"
 
 
-def test_a_folder_is_not_put_in_the_place_of_a_file(tmp_path):
+def test_a_folder_in_the_place_of_a_file_or_below_one_is_refused(tmp_path):
     file = tmp_path / "out"
     file.write_text("precious")
-    with pytest.raises(InputError, match="is a file"), whole_folder(file, "mark.json"):
-        pass
+    for folder in (file, file / "deep"):
+        with pytest.raises(InputError, match="is a file"), whole_folder(folder, "mark.json"):
+            pass
     assert file.read_text() == "precious"
 
 
-def test_a_failed_folder_leaves_nothing(tmp_path):
-    broken = mock.Mock(side_effect=ValueError("broken"))
-    with pytest.raises(ValueError, match="broken"), whole_folder(tmp_path / "out", "mark.json") as temporary:
-        broken((temporary / "mark.json").write_text("x"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_folder_leaves_no_folder_above_it_that_was_not_there(tmp_path):
+def test_a_failed_folder_leaves_nothing_and_no_folder_above_it_that_was_not_there(tmp_path):
     (tmp_path / "there").mkdir()
     broken = mock.Mock(side_effect=ValueError("broken"))
-    with pytest.raises(ValueError, match="broken"), whole_folder(tmp_path / "there" / "new" / "out", "mark.json"):
-        broken()
+    for out in (tmp_path / "out", tmp_path / "there" / "new" / "out"):
+        with pytest.raises(ValueError, match="broken"), whole_folder(out, "mark.json") as temporary:
+            broken((temporary / "mark.json").write_text("x"))
     assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
-
-
-def test_a_folder_below_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(InputError, match=r"deep: .*file is a file"), whole_folder(tmp_path / "file" / "deep", "mark"):
-        pass
 
 
 @pytest.mark.parametrize("inside", ["result/input.json", "result/deep/input.json", "result"])
@@ -149,3 +139,17 @@ def test_a_list_has_a_line_per_element(tmp_path):
     assert lines == ["[", '{"bbox": [1, 2, 3, 4], "score": 0.5},', '{"bbox": [], "score": null}', "]"]
     write_json(tmp_path / "none.json", [])
     assert (tmp_path / "none.json").read_text() == "[]\n"
+
+
+def test_what_python_gives_up_on_is_an_error_of_the_file_in_one_line():
+    for read, text, reason in (
+        (json.loads, "9" * 5000, "digits"),
+        (json.loads, "[" * 100_000, "too deep in each other"),
+        (yaml.safe_load, "2024-02-30", "day is out of range"),
+        (yaml.safe_load, "!!timestamp x", "NoneType"),
+    ):
+        with pytest.raises(InputError, match=f"^labels: .*{reason}") as caught, within_python("labels"):
+            read(text)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"^why$"), within_python("labels"):
+        raise InputError("why")

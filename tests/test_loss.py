@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from cmbfe.detector.boxes import encode
@@ -24,18 +25,14 @@ def test_a_ground_truth_without_such_a_box_gets_its_best_one():
     assert matches_of([[41, 41, 43, 43]]) == [-1, -1, -1, 0]
 
 
-def test_two_ground_truths_that_share_a_best_box_each_keep_one():
-    first, second = [1.0, 1, 4, 4], [5.0, 5, 11, 9]  # both lie best in the first default box
-    matched = matches_of([first, second])
-    assert sorted(index for index in matched if index >= 0) == [0, 1]
-    assert matched[0] == 1  # the larger IoU, 20/104, keeps the shared box
-
-
-def test_three_ground_truths_that_share_a_best_box_each_keep_one():
-    small = [[1.0, 1, 3, 3], [2.0, 2, 5, 5], [4.0, 4, 9, 9]]  # IoU with the first box 0.04, 0.09, 0.25
-    matched = matches_of(small)
-    assert matched[0] == 2
-    assert sorted(index for index in matched if index >= 0) == [0, 1, 2]
+@pytest.mark.parametrize("boxes", [
+    [[1.0, 1, 4, 4], [5.0, 5, 11, 9]],  # IoU with the first default box 0.09 and 20/104
+    [[1.0, 1, 3, 3], [2.0, 2, 5, 5], [4.0, 4, 9, 9]],  # 0.04, 0.09, 0.25
+])  # fmt: skip
+def test_ground_truths_that_share_a_best_box_each_keep_one(boxes):
+    matched = matches_of(boxes)
+    assert matched[0] == len(boxes) - 1  # the largest IoU keeps the shared box
+    assert sorted(index for index in matched if index >= 0) == list(range(len(boxes)))
 
 
 def test_padding_matches_nothing():

@@ -177,21 +177,21 @@ def _table(boxes: np.ndarray | Tensor, scores: np.ndarray | Tensor, side: int) -
     return np.column_stack([np.asarray(boxes) / side, np.asarray(scores)])
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
+def _same(rows: np.ndarray, others: np.ndarray) -> bool:
     """Whether every row of each table is in the other, whatever their order."""
-    equal = np.abs(one[:, None] - other).max(axis=2) <= TOLERANCE
-    return len(one) == len(other) and bool(equal.any(axis=0).all() and equal.any(axis=1).all())
+    equal = np.abs(rows[:, None] - others).max(axis=2) <= TOLERANCE
+    return len(rows) == len(others) and bool(equal.any(axis=0).all() and equal.any(axis=1).all())
 
 
-def _together(one: Difference, other: Difference) -> Difference:
+def _together(first: Difference, other: Difference) -> Difference:
     """Counts are added; np.maximum, unlike max, keeps what is not a number."""
     return Difference(
-        one.images + other.images,
-        float(np.maximum(one.score, other.score)),
-        float(np.maximum(one.box_px, other.box_px)),
-        float(np.maximum(one.box_share, other.box_share)),
-        one.suppressed_otherwise + other.suppressed_otherwise,
-        one.detected_otherwise + other.detected_otherwise,
+        first.images + other.images,
+        float(np.maximum(first.score, other.score)),
+        float(np.maximum(first.box_px, other.box_px)),
+        float(np.maximum(first.box_share, other.box_share)),
+        first.suppressed_otherwise + other.suppressed_otherwise,
+        first.detected_otherwise + other.detected_otherwise,
     )
 
 

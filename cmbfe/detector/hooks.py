@@ -74,9 +74,9 @@ def enhance_during_training(
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules or not name:
-            near = ", ".join(one for one in modules if one and one.count(".") == 0)
+            near = ", ".join(name for name in modules if name and "." not in name)
             raise InputError(f"no layer {name!r} in {type(model).__name__}; its outermost layers: {near}")
-    transforms = [one for one in modules.values() if isinstance(one, GeneralizedRCNNTransform)]
+    transforms = [module for module in modules.values() if isinstance(module, GeneralizedRCNNTransform)]
     layers = {name: modules[name] for name in names}
     return Enhancement(model, layers, transforms, fe or FeatureEnhancement(), schedule)
 
@@ -102,8 +102,8 @@ class Enhancement:
         self.mask: Tensor | None = None
         self.handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            *(one.register_forward_hook(self._after_transform) for one in transforms),
-            *(one.register_forward_hook(partial(self._after_layer, name)) for name, one in layers.items()),
+            *(transform.register_forward_hook(self._after_transform) for transform in transforms),
+            *(layer.register_forward_hook(partial(self._after_layer, name)) for name, layer in layers.items()),
             model.register_forward_hook(self._end, always_call=True),
         ]
 
@@ -149,8 +149,8 @@ class Enhancement:
         if self.is_in_call:
             images, targets = made
             boxes = [
-                clip_boxes_to_image(one, size)  # the padding beyond is no part of the image
-                for one, size in zip(_boxes_of(targets), images.image_sizes, strict=True)
+                clip_boxes_to_image(of_image, size)  # the padding beyond is no part of the image
+                for of_image, size in zip(_boxes_of(targets), images.image_sizes, strict=True)
             ]
             self.mask = self.fe.mask(_before_normalisation(images.tensors, transform), boxes)
 
@@ -171,7 +171,7 @@ class Enhancement:
 
 def _boxes_of(targets: Any) -> list[Tensor]:
     try:
-        return [one["boxes"] for one in targets]
+        return [target["boxes"] for target in targets]
     except (KeyError, TypeError, IndexError):
         raise InputError(
             "FE needs the ground truth in training: call the detector as model(images, targets), targets a list of "
@@ -183,7 +183,7 @@ def _one_batch(images: Any) -> Tensor:
     """Images of one size as Tensor[N, C, H, W]."""
     if isinstance(images, Tensor) and images.ndim == 4:
         return images
-    shapes = {tuple(one.shape) for one in images} if isinstance(images, list | tuple) else set()
+    shapes = {tuple(image.shape) for image in images} if isinstance(images, list | tuple) else set()
     if len(shapes) != 1:
         raise InputError(
             "FE needs images of one size, as a Tensor[N, C, H, W] or a list of Tensor[C, H, W], where the detector "
@@ -194,7 +194,9 @@ def _one_batch(images: Any) -> Tensor:
 
 def _before_normalisation(images: Tensor, transform: GeneralizedRCNNTransform) -> Tensor:
     """Images [N, 3, H, W] in [0, 1] again, as FE's mask compares grey values with their mean."""
-    mean, deviation = (images.new_tensor(one)[:, None, None] for one in (transform.image_mean, transform.image_std))
+    mean, deviation = (
+        images.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std)
+    )
     return images * deviation + mean
 
 

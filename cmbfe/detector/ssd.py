@@ -209,12 +209,12 @@ class SSD(nn.Module):
 
     def _best(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """boxes [P, 4] px of the input, scores [classes without background, P], size (H, W) of the image."""
-        found = []
+        of_classes = []
         for label, of_class in enumerate(scores, start=1):
             likely = (of_class > self.config.score_threshold).nonzero().squeeze(1)
             best, order = of_class[likely].topk(min(CANDIDATES_PER_CLASS, len(likely)))
-            found.append((boxes[likely[order]], best, torch.full_like(order, label)))
-        boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            of_classes.append((boxes[likely[order]], best, torch.full_like(order, label)))
+        boxes, scores, labels = (torch.cat(parts) for parts in zip(*of_classes, strict=True))
         keep = batched_nms(boxes, scores, labels, self.config.nms_threshold)[: self.config.detections_per_image]
         height, width = size
         to_image = boxes.new_tensor([width, height, width, height]) / self.input_size

@@ -37,8 +37,8 @@ def without_counterpart(chosen: Detections, others: Detections, labels: Labels) 
     Args:
         labels: the images of both.
     """
-    found = overlaps(_as_truth(labels, others), _of_one_category(chosen), SAME_PLACE_IOU)
-    met = set(found.order[found.detection].tolist())
+    near = overlaps(_as_truth(labels, others), _of_one_category(chosen), SAME_PLACE_IOU)
+    met = set(near.order[near.detection].tolist())
     return [detection for index, detection in enumerate(chosen) if index not in met]
 
 
@@ -57,10 +57,10 @@ def kinds(chosen: Detections, labels: Labels, mimics: Labels) -> list[str]:
     kind_of = [*(names[box["category_id"]] for box in decoys), *[POOR_BOX] * len(labels["annotations"])]
     things = _of_one_category([*decoys, *labels["annotations"]])
     # In the roles of `overlaps`, the things' middles are looked for in the boxes of the false positives.
-    found = overlaps(_as_truth(labels, chosen), things, hit="centre")
+    near = overlaps(_as_truth(labels, chosen), things, hit="centre")
     kinds_found = [NOTHING] * len(chosen)
-    for pair in np.argsort(found.nearness, kind="stable"):  # the nearest comes last and stays
-        kinds_found[found.truth[pair]] = kind_of[found.order[found.detection[pair]]]
+    for pair in np.argsort(near.nearness, kind="stable"):  # the nearest comes last and stays
+        kinds_found[near.truth[pair]] = kind_of[near.order[near.detection[pair]]]
     return kinds_found
 
 
@@ -72,7 +72,7 @@ def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[
         known: kinds that have a row also where no false positive is of them.
     """
     rows = [*known, POOR_BOX, NOTHING]
-    table = pd.DataFrame({name: pd.Series(list(found)).value_counts() for name, found in of_kind.items()})
+    table = pd.DataFrame({name: pd.Series(list(kinds)).value_counts() for name, kinds in of_kind.items()})
     table = table.reindex(rows).fillna(0).astype(int)
     table.loc["all"] = table.sum()
     return table.rename_axis("kind")

@@ -55,21 +55,21 @@ def match_lesions(
     if not link_mm > 0:
         raise ValueError(f"link_mm is {link_mm}; it must be above 0")
     check_lesion_keys(labels)
-    found = overlaps(labels, detections, iou, hit, distance_mm)
-    best, member_of = link(found, detections, link_mm)
-    lesion_ids, lesion_of, lesion_patient = _lesions(found)
-    pairs = _pairs_of_lesions(found, member_of, lesion_of)
+    near = overlaps(labels, detections, iou, hit, distance_mm)
+    best, member_of = link(near, detections, link_mm)
+    lesion_ids, lesion_of, lesion_patient = _lesions(near)
+    pairs = _pairs_of_lesions(near, member_of, lesion_of)
     truth = assign(*pairs, len(best), len(lesion_ids))
     return Matches(
-        score=found.score[best],
-        outcome=outcomes(truth, pairs[0], member_of[found.in_region], duplicates),
+        score=near.score[best],
+        outcome=outcomes(truth, pairs[0], member_of[near.in_region], duplicates),
         truth=truth,
-        detection=found.order[best],
-        patient=found.patient_of_image[found.image[best]],
+        detection=near.order[best],
+        patient=near.patient_of_image[near.image[best]],
         truth_ids=lesion_ids,
         truth_patient=lesion_patient,
-        patients=found.patients,
-        images_per_patient=np.bincount(found.patient_of_image, minlength=len(found.patients)),
+        patients=near.patients,
+        images_per_patient=np.bincount(near.patient_of_image, minlength=len(near.patients)),
     )
 
 
@@ -84,18 +84,18 @@ def check_lesion_keys(labels: Labels) -> None:
             raise InputError(f"annotation {box.get('id')} has no lesion_id, which the lesion level needs")
 
 
-def link(found: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tuple[np.ndarray, np.ndarray]:
+def link(near: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tuple[np.ndarray, np.ndarray]:
     """Link detections of neighbouring slices by the rule at the head of this module.
 
     Returns, for D detections in the order of their scores and N 3-D detections, also by score: the best
     detection of each, int64 [N], and the 3-D detection that each belongs to, int64 [D].
     """
-    boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)[found.order]
-    spacing = pixel_spacings(found.images)[found.image]
+    boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)[near.order]
+    spacing = pixel_spacings(near.images)[near.image]
     centre_mm = (boxes[:, :2] + boxes[:, 2:] / 2) * spacing[:, ::-1]
-    slice_index = np.array([image["slice_index"] for image in found.images], np.int64)[found.image]
+    slice_index = np.array([image["slice_index"] for image in near.images], np.int64)[near.image]
     leader = np.arange(len(boxes))
-    for members in _by_series(found):
+    for members in _by_series(near):
         leader[members] = members[_leaders(centre_mm[members], slice_index[members], link_mm)]
     return np.unique(leader, return_inverse=True)
 
@@ -118,32 +118,32 @@ def _touching(slices: np.ndarray, start: int) -> np.ndarray:
     return run[np.searchsorted(present, slices)] == run[np.searchsorted(present, start)]
 
 
-def _by_series(found: Overlaps) -> list[np.ndarray]:
+def _by_series(near: Overlaps) -> list[np.ndarray]:
     """Indices of the detections of each series, in the order of their scores."""
-    patients = found.patient_of_image.tolist()
-    names = [(patient, image.get("series_uid")) for patient, image in zip(patients, found.images, strict=True)]
+    patients = near.patient_of_image.tolist()
+    names = [(patient, image.get("series_uid")) for patient, image in zip(patients, near.images, strict=True)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    series = np.array([numbers[name] for name in names], np.int64)[found.image]
+    series = np.array([numbers[name] for name in names], np.int64)[near.image]
     by_series = np.argsort(series, kind="stable")
     return np.split(by_series, np.flatnonzero(np.diff(series[by_series])) + 1) if len(series) else []
 
 
-def _lesions(found: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
+def _lesions(near: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
     """Ids of the lesions, lesion of each box, patient of each lesion; an id holds within its patient."""
-    patient = found.patient_of_image[found.truth_image]
-    keys = [(number, box["lesion_id"]) for number, box in zip(patient.tolist(), found.truths, strict=True)]
+    patient = near.patient_of_image[near.truth_image]
+    keys = [(number, box["lesion_id"]) for number, box in zip(patient.tolist(), near.truths, strict=True)]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     lesion_of = np.array([number_of[key] for key in keys], np.int64)
     return [key[1] for key in number_of], lesion_of, np.array([key[0] for key in number_of], np.int64)
 
 
 def _pairs_of_lesions(
-    found: Overlaps, member_of: np.ndarray, lesion_of: np.ndarray
+    near: Overlaps, member_of: np.ndarray, lesion_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each (3-D detection, lesion) whose boxes hit, once, with the nearness of their nearest boxes."""
-    detection, lesion = member_of[found.detection], lesion_of[found.truth]
-    order = np.lexsort((-found.nearness, lesion, detection))
-    detection, lesion, nearness = detection[order], lesion[order], found.nearness[order]
+    detection, lesion = member_of[near.detection], lesion_of[near.truth]
+    order = np.lexsort((-near.nearness, lesion, detection))
+    detection, lesion, nearness = detection[order], lesion[order], near.nearness[order]
     first = np.ones(len(detection), bool)
     first[1:] = (np.diff(detection) != 0) | (np.diff(lesion) != 0)
     return detection[first], lesion[first], nearness[first]

@@ -105,18 +105,18 @@ def match(
             missing pixel spacing.
         ValueError: impossible parameters.
     """
-    found = overlaps(labels, detections, iou, hit, distance_mm)
-    truth = assign(found.detection, found.truth, found.nearness, len(found.score), len(found.truths))
+    near = overlaps(labels, detections, iou, hit, distance_mm)
+    truth = assign(near.detection, near.truth, near.nearness, len(near.score), len(near.truths))
     return Matches(
-        score=found.score,
-        outcome=outcomes(truth, found.detection, found.in_region, duplicates),
+        score=near.score,
+        outcome=outcomes(truth, near.detection, near.in_region, duplicates),
         truth=truth,
-        detection=found.order,
-        patient=found.patient_of_image[found.image],
-        truth_ids=[box.get("id") for box in found.truths],
-        truth_patient=found.patient_of_image[found.truth_image],
-        patients=found.patients,
-        images_per_patient=np.bincount(found.patient_of_image, minlength=len(found.patients)),
+        detection=near.order,
+        patient=near.patient_of_image[near.image],
+        truth_ids=[box.get("id") for box in near.truths],
+        truth_patient=near.patient_of_image[near.truth_image],
+        patients=near.patients,
+        images_per_patient=np.bincount(near.patient_of_image, minlength=len(near.patients)),
     )
 
 
@@ -322,12 +322,12 @@ def _pairs(
     nearness: _Nearness,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All (detection, truth, nearness) of one image that hit, over all images."""
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    blocks = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for detection, truth in _pairs_of_one_image(image, truth_image, len(spacing)):
         value = nearness(boxes[detection], truth_boxes[truth], spacing[image[detection]])
         kept = value > -np.inf
-        found.append((detection[kept], truth[kept], value[kept]))
-    detection, truth, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        blocks.append((detection[kept], truth[kept], value[kept]))
+    detection, truth, value = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return detection, truth, value
 
 
@@ -387,8 +387,8 @@ def _check_one_category(labels: Labels, detections: Detections) -> None:
     categories = {box["category_id"] for box in labels["annotations"]}
     categories |= {detection["category_id"] for detection in detections}
     if len(categories) > 1:
-        found = ", ".join(map(repr, sorted(categories, key=_sortable)))
-        raise InputError(f"boxes of more than one category ({found}); keep one category in labels and detections")
+        names = ", ".join(map(repr, sorted(categories, key=_sortable)))
+        raise InputError(f"boxes of more than one category ({names}); keep one category in labels and detections")
 
 
 def _sortable(identity: Any) -> tuple[bool, Any]:

@@ -73,10 +73,10 @@ def false_positives_by_mimic(
     kind_of_box = np.array([kinds[box["category_id"]] for box in boxes], dtype=object)
     chosen = [{**detections[index], "category_id": 1} for index in false_positives]
     as_truth = {"images": labels["images"], "annotations": [{**box, "category_id": 1} for box in boxes]}
-    found = overlaps(as_truth, chosen, iou)
-    order = np.lexsort((-found.nearness, found.detection))
-    _, nearest = np.unique(found.detection[order], return_index=True)
-    fooled = kind_of_box[found.truth[order][nearest]]
+    near = overlaps(as_truth, chosen, iou)
+    order = np.lexsort((-near.nearness, near.detection))
+    _, nearest = np.unique(near.detection[order], return_index=True)
+    fooled = kind_of_box[near.truth[order][nearest]]
     rows = {kind: [(kind_of_box == kind).sum(), (fooled == kind).sum()] for kind in sorted(set(kind_of_box))}
     rows["none"] = [0, len(chosen) - len(fooled)]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["mimics", "false_positives"])

@@ -1,9 +1,9 @@
-"""benchmarks/train_step.py: what it says about times that were measured. No test looks at how long something took."""
+"""What benchmarks say about times that were measured. No test looks at how long something took."""
 
 import pytest
 import torch
 
-from benchmarks import train_step
+from benchmarks import train_step, variants
 from cmbfe.training.devices import make_compute
 
 NAMES = ["ssd300", "ssd300-fe", train_step.PLAIN, train_step.TUNED, train_step.BARE, "Adam"]
@@ -42,3 +42,13 @@ def test_every_work_of_ours_runs():
     parts["Adam"]()
     assert not torch.equal(run.bare_model.stem[0].weight, before)
     assert run.iteration == 1
+
+
+def test_a_variant_is_measured_and_its_table_says_where():
+    threads = torch.get_num_threads()
+    cost = variants.measure("mobilenet320-fe", batch=2, width=0.1, iterations=1, threads=threads)
+    assert cost.peak_gib > 0
+    text = variants.as_markdown({"mobilenet320-fe": cost._replace(peak_gib=1.234, seconds=0.5)}, 2, 0.1, 1)
+    assert text.startswith(cost.machine)
+    assert "batch 2, width 0.1" in text
+    assert text.endswith("| mobilenet320-fe | 320 | 1.23 | 0.500 |")
