@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browser import DESKTOP, PHONE, Faults, chromium, is_image, open_browser, open_page
+from browser import DESKTOP, PHONE, Faults, chromium, open_browser, open_page
 from PIL import Image
 
 from cmbfe.errors import InputError
@@ -107,10 +107,6 @@ def test_outputs_are_shown_without_progress_bars_and_with_an_image_for_a_widget(
     assert "progress 100" not in page
     assert page.count("<img") >= 2
     assert "widget-view" not in page
-
-
-def test_a_table_that_a_cell_shows_as_markdown_is_a_table(site):
-    page = (site / "notebooks" / "04_froc.html").read_text(encoding="utf-8")
     assert re.search(r"<th[^>]*>(<p>)?as Markdown", page)
     assert "| written |" not in page
 
@@ -138,17 +134,14 @@ def test_the_readme_is_the_first_page_and_leads_to_the_notebooks(site):
 
 def test_nothing_is_built_over_other_things_or_without_notebooks(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no executed notebook"):
-        build(ROOT, tmp_path / "empty", tmp_path / "site")
-    (tmp_path / "run").mkdir()
+    for folder in ("run", "broken", "site"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "run" / "01_data.ipynb").write_text(json.dumps(executed("01_data")))
-    (tmp_path / "site").mkdir()
+    (tmp_path / "broken" / "01_data.ipynb").write_text("{")
     (tmp_path / "site" / "thesis.txt").touch()
-    with pytest.raises(InputError, match="holds other things"):
-        build(ROOT, tmp_path / "run", tmp_path / "site")
-    (tmp_path / "run" / "01_data.ipynb").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
-        build(ROOT, tmp_path / "run", tmp_path / "other")
+    for source, out, named in (("empty", "other", "empty"), ("run", "site", "site"), ("broken", "other", "01_data")):
+        with pytest.raises(InputError, match=named):
+            build(ROOT, tmp_path / source, tmp_path / out)
     assert not (tmp_path / "other").exists()
 
 
@@ -167,10 +160,9 @@ def faults():
     assert noted == Faults()
 
 
-def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults, tmp_path):
+def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults):
     with open_page(browser, DESKTOP, faults) as page:
         page.goto((site / "index.html").as_uri())
-        page.screenshot(path=tmp_path / "index.png")
         entries = page.locator(".sidebar-tree .toctree-l1 > a").all_inner_texts()
         assert len(entries) > len(STORED)
         for number, entry in enumerate(entries):
@@ -178,7 +170,6 @@ def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults,
             assert page.locator("h1").first.inner_text().startswith(entry)
         page.get_by_role("link", name="Previous").click()
         assert page.locator("h1").first.inner_text().startswith(entries[-2])
-    assert is_image(tmp_path / "index.png")
 
 
 def test_search_finds_text_and_code_of_a_notebook(site, browser, faults):
@@ -209,11 +200,9 @@ def test_a_figure_enlarges_on_a_click_or_enter_and_closes_again(site, browser, f
 
 
 @pytest.mark.parametrize("name", ["index", "notebooks/04_froc", "docs/decisions", "search"])
-def test_a_page_fits_a_phone_and_its_text_can_be_read(site, browser, faults, name, tmp_path):
+def test_a_page_fits_a_phone_and_its_text_can_be_read(site, browser, faults, name):
     with open_page(browser, PHONE, faults) as page:
         page.goto((site / f"{name}.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p, article')).fontSize)")
         assert size >= 15
-        page.screenshot(path=tmp_path / "page.png")
-    assert is_image(tmp_path / "page.png")
