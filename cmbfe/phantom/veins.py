@@ -7,7 +7,7 @@ Radii follow anatomy: medullary veins 0.1-0.5 mm, cortical veins 0.2-2 mm, deep 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -101,13 +101,9 @@ def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins
 def join(parts: list[Veins]) -> Veins:
     """All veins of several lists, numbered anew so that no two share a number."""
     offsets = np.cumsum([0] + [int(part.vein.max(initial=-1)) + 1 for part in parts[:-1]])
-    return Veins(
-        np.concatenate([part.points for part in parts], axis=1),
-        np.concatenate([part.directions for part in parts], axis=1),
-        np.concatenate([part.radii_mm for part in parts]),
-        np.concatenate([part.length_mm for part in parts]),
-        np.concatenate([part.vein + offset for part, offset in zip(parts, offsets, strict=True)]),
-    )
+    numbered = [replace(part, vein=part.vein + offset) for part, offset in zip(parts, offsets, strict=True)]
+    joined = ([getattr(part, field.name) for part in numbered] for field in fields(Veins))
+    return Veins(*(np.concatenate(values, axis=-1) for values in joined))
 
 
 def _draw_where(rng: np.random.Generator, mask: np.ndarray, grid: Volume, count: int) -> np.ndarray:
@@ -286,7 +282,8 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> VeinMap:
     Args:
         veins: in the coordinates of `axes`, mm; what lies outside the grid is left out.
     """
-    origin, spacing = (np.array([value(axis) for axis in axes])[:, None] for value in (_first, _step))
+    origin, second = (np.array([axis[number] for axis in axes])[:, None] for number in (0, 1))
+    spacing = second - origin
     shape = tuple(len(axis) for axis in axes)
     veins = _near(veins, axes)
     samples, volumes, source = _fill(veins)
@@ -305,21 +302,7 @@ def _near(veins: Veins, axes: Axes) -> Veins:
     keep = np.ones(veins.points.shape[1], bool)
     for part, axis in zip(veins.points, axes, strict=True):
         keep &= (part > axis[0] - WIDEST_MM) & (part < axis[-1] + WIDEST_MM)
-    return Veins(
-        veins.points[:, keep],
-        veins.directions[:, keep],
-        veins.radii_mm[keep],
-        veins.length_mm[keep],
-        veins.vein[keep],
-    )
-
-
-def _first(axis: np.ndarray) -> float:
-    return float(axis[0])
-
-
-def _step(axis: np.ndarray) -> float:
-    return float(axis[1] - axis[0])
+    return Veins(*(getattr(veins, field.name)[..., keep] for field in fields(veins)))
 
 
 def _fill(veins: Veins) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -195,17 +195,19 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
 
 def _geometry(path: Path, header: Dataset) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Pixel spacing, orientation and position; raises `InputError` where one of them is missing or malformed."""
-    spacing = _numbers(header, "PixelSpacing", 2)
-    if spacing is None or min(spacing) <= 0:
-        raise InputError(f"{path}: PixelSpacing is missing or not two positive numbers: sizes in mm are unknown")
-    orientation = _numbers(header, "ImageOrientationPatient", 6)
-    if orientation is None or not _is_rotation(orientation):
-        reason = "is missing or not two perpendicular directions"
-        raise InputError(f"{path}: ImageOrientationPatient {reason}: the image has no place in the patient")
-    position = _numbers(header, "ImagePositionPatient", 3)
-    if position is None:
-        reason = "is missing or not three numbers"
-        raise InputError(f"{path}: ImagePositionPatient {reason}: the image has no place in the patient")
+    no_place = "the image has no place in the patient"
+    checks = (
+        ("PixelSpacing", 2, lambda mm: min(mm) > 0, "two positive numbers: sizes in mm are unknown"),
+        ("ImageOrientationPatient", 6, _is_rotation, f"two perpendicular directions: {no_place}"),
+        ("ImagePositionPatient", 3, lambda mm: True, f"three numbers: {no_place}"),
+    )
+    values = []
+    for keyword, count, is_sound, what in checks:
+        numbers = _numbers(header, keyword, count)
+        if numbers is None or not is_sound(numbers):
+            raise InputError(f"{path}: {keyword} is missing or not {what}")
+        values.append(numbers)
+    spacing, orientation, position = values
     return spacing, orientation, position
 
 

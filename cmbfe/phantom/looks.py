@@ -1,0 +1,188 @@
+"""The phantom to look at: the steps of one slice, how large a microbleed looks by echo time, and the microbleeds of a
+cohort in numbers beside what is published of real ones.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cmbfe.data.dicom.series import SeriesHeaders, read_volume
+from cmbfe.data.labelled.labels import Labels
+from cmbfe.phantom.body import susceptibility
+from cmbfe.phantom.lesions import Lesion
+from cmbfe.phantom.physics import ECHO_TIMES_MS, FLIP_ANGLE_DEGREES, REPETITION_TIME_MS, Scene
+from cmbfe.phantom.plan import request_of
+from cmbfe.phantom.scan import Scan
+from cmbfe.phantom.simulate import Drawn, clean_echo, draw_patient
+from cmbfe.phantom.tissue import WHITE_MATTER, spoiled_amplitude
+from cmbfe.phantom.visibility import DARKENED, footprint_of, with_and_without
+
+SURROUNDINGS_MM = 4.0
+"""How far around a box its surroundings reach."""
+PUBLISHED = {
+    "visible_mm": ("visible diameter, mm", "2-10, most below 5", "Greenberg 2009, Lancet Neurol 8:165"),
+    "blooming": ("visible over true diameter", "above 1", "Schrag 2010, Acta Neuropathol 119:291"),
+    "darkest": ("darkest pixel over surroundings", "hypointense; we ask for < 0.6", "Greenberg 2009"),
+}
+"""Column of `microbleed_traits` -> what it is, what is published, where."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One slice, step by step; maps [rows, columns] of the pixels that the head fills."""
+
+    slice_index: int
+    """The slice with most microbleeds."""
+    rows: slice
+    """Of the series' images, where the maps lie."""
+    columns: slice
+    anatomy: np.ndarray
+    """T1-weighted brightness of the deformed template, 1 mm."""
+    susceptibility: np.ndarray
+    """ppm, tissue and veins."""
+    field: np.ndarray
+    """ppm, before the lesions."""
+    magnitude: dict[float, np.ndarray]
+    """Echo time ms -> magnitude with lesions, without noise."""
+    phase: dict[float, np.ndarray]
+    """Echo time ms -> phase rad, as received."""
+
+
+def busiest_slice(drawn: Drawn) -> int:
+    """The slice that shows most microbleeds; the middle one where there are none."""
+    boxes = Counter(number for finding, _ in drawn.microbleeds for number in finding.boxes)
+    return min(boxes, key=lambda number: (-boxes[number], number)) if boxes else drawn.body.scan.slices // 2
+
+
+def scan_chain(plan: Mapping) -> Chain:
+    """Draw the patient of a plan (`patient_plan`) again and keep what the scanner does not: the steps of one slice."""
+    rng = np.random.default_rng(plan["seed"])
+    drawn = draw_patient(rng, **request_of(plan, rng))
+    body, scan = drawn.body, drawn.body.scan
+    number = busiest_slice(drawn)
+    height = scan.kept[0].start + number * scan.kept[0].step
+    kept = (height, *scan.kept[1:])
+    echoes = {
+        time: clean_echo(body, drawn.footprints, echo)[number].copy() for echo, time in enumerate(ECHO_TIMES_MS)
+    }
+    return Chain(
+        slice_index=number,
+        rows=scan.measured_window[1],
+        columns=scan.measured_window[2],
+        anatomy=body.head.t1[height],
+        susceptibility=susceptibility(body)[kept],
+        field=body.scene.field[kept],
+        magnitude={time: np.abs(signal) for time, signal in echoes.items()},
+        phase={time: np.angle(signal) for time, signal in echoes.items()},
+    )
+
+
+def block_scan(matrix: int = 64, slices: int = 24, pixel_mm: float = 0.46875) -> Scan:
+    """A block of `slices` 2 mm slices, 1 mm apart, around the origin, across the static field."""
+    return Scan(matrix, slices, matrix * pixel_mm, 2.0, 1.0, -(slices - 1) / 2, 0.0, 0.0)
+
+
+def uniform_scene(scan: Scan) -> Scene:
+    """White matter everywhere, no veins, a perfect field and coil."""
+    shape = tuple(len(axis) for axis in scan.fine_axes_mm)
+    amplitude = spoiled_amplitude(WHITE_MATTER, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES)
+    nothing = np.zeros(shape, np.float32)
+    return Scene(
+        amplitude=np.full(shape, amplitude, np.float32),
+        r2star=np.full(shape, WHITE_MATTER.r2star_per_s, np.float32),
+        field=nothing,
+        spread=nothing,
+        blood=nothing,
+        along=nothing,
+        coil=np.ones(shape, np.float32),
+        blood_chi=0.5,
+    )
+
+
+def ball(diameter_mm: float, chi_ppm: float, kind: str = "cmb", r2star_per_s: float = 150.0) -> Lesion:
+    """A single ball at the origin."""
+    return Lesion(
+        kind, "lobar", np.zeros(3), np.zeros((1, 3)), np.array([diameter_mm / 2]), chi_ppm, r2star_per_s, 0.8
+    )
+
+
+def darkening(lesion: Lesion, echo_times_ms: Sequence[float]) -> np.ndarray:
+    """Share of signal that a lesion in uniform white matter takes, [slices, rows, columns] around it."""
+    scan = block_scan()
+    footprint = footprint_of(lesion, scan, echo_times_ms)
+    changed, unchanged, _ = with_and_without(uniform_scene(scan), footprint, scan, echo_times_ms)
+    return 1 - changed / unchanged
+
+
+def visible_size(lesion: Lesion, echo_times_ms: Sequence[float]) -> tuple[float, float]:
+    """Visible diameter mm on the best slice, and volume mm^3 of the darkened voxels, at the mean of some echoes."""
+    lost = darkening(lesion, echo_times_ms) > DARKENED
+    scan = block_scan()
+    diameter = 2 * np.sqrt(lost.sum((1, 2)).max() / np.pi) * scan.pixel_mm
+    return float(diameter), float(lost.sum() * scan.pixel_mm**2 * scan.spacing_mm)
+
+
+def blooming_table(
+    diameters_mm: Sequence[float] = (1.5, 2.0, 3.0, 4.0),
+    echo_times_ms: Sequence[float] = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    chi_ppm: float = 1.1,
+) -> pd.DataFrame:
+    """Visible diameter mm and volume mm^3 of balls by echo time: columns true_mm, echo_time_ms, visible_mm, volume."""
+    rows = [
+        (diameter, echo_time, *visible_size(ball(diameter, chi_ppm), (echo_time,)))
+        for diameter in diameters_mm
+        for echo_time in echo_times_ms
+    ]
+    return pd.DataFrame(rows, columns=["true_mm", "echo_time_ms", "visible_mm", "volume_mm3"])
+
+
+def darkest_share(image: np.ndarray, bbox: list[float], pixel_mm: float) -> float:
+    """Darkest pixel of a box [x, y, w, h] px over the median of its surroundings, the box itself left out."""
+    x, y, width, height = (round(value) for value in bbox)
+    reach = round(SURROUNDINGS_MM / pixel_mm)
+    top, left = max(y - reach, 0), max(x - reach, 0)
+    around = image[top : y + height + reach, left : x + width + reach].astype(np.float32)
+    inside = (slice(y - top, y - top + height), slice(x - left, x - left + width))
+    darkest = float(around[inside].min())
+    around[inside] = np.nan
+    return darkest / float(np.nanmedian(around))
+
+
+def microbleed_traits(labels: Labels, series: Mapping[str, SeriesHeaders]) -> pd.DataFrame:
+    """One row a microbleed: true and visible diameter mm, their ratio, and the darkest pixel on its clearest slice.
+
+    Args:
+        labels: of the phantom's images.
+        series: patient id -> magnitude series, as scanned: 8-bit images have lost their zero.
+    """
+    images = {image["id"]: image for image in labels["images"]}
+    boxes = pd.DataFrame(labels["annotations"])
+    boxes["patient"] = [images[number]["patient_id"] for number in boxes["image_id"]]
+    boxes["slice"] = [images[number]["slice_index"] for number in boxes["image_id"]]
+    darkest = pd.Series(index=boxes.index, dtype=float)
+    for patient, part in boxes.groupby("patient"):
+        volume, pixel_mm = read_volume(series[patient]), series[patient].pixel_spacing_mm[0]
+        for row in part.itertuples():
+            darkest[row.Index] = darkest_share(volume[row.slice], row.bbox, pixel_mm)
+    lesions = boxes.assign(darkest=darkest).groupby("lesion_id")
+    table = lesions.agg(
+        true_mm=("true_diameter_mm", "first"), visible_mm=("visible_diameter_mm", "first"), darkest=("darkest", "min")
+    )
+    return table.assign(blooming=table["visible_mm"] / table["true_mm"])
+
+
+def against_published(traits: pd.DataFrame) -> pd.DataFrame:
+    """A row a trait: median and range (5 to 95 %) of ours, beside what is published and its source."""
+    rows = {}
+    for column, (name, published, source) in PUBLISHED.items():
+        low, median, high = traits[column].quantile([0.05, 0.5, 0.95])
+        rows[name] = {
+            "ours, median": round(median, 2),
+            "ours, 5-95 %": f"{low:.2f} to {high:.2f}",
+            "published": published,
+            "source": source,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("trait")
