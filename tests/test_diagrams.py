@@ -21,16 +21,14 @@ from cmbfe.figures.diagrams import (
 @pytest.mark.parametrize("variant", [name for name, spec in SPECS.items() if spec.fe])
 @pytest.mark.parametrize("placement", ["trunk", "source", "both"])
 def test_the_architecture_names_every_map_and_counts_all_default_boxes(variant, placement):
-    model = build(variant, width=0.125)
-    spec, grid = SPECS[variant], GRIDS[model.input_size]
-    figure = architecture_figure(
-        spec.trunk, spec.input_size, grid.maps, [8] * len(grid.maps), grid.boxes_per_cell, placement
-    )
+    model, spec = build(variant, width=0.125), SPECS[variant]
+    grid = GRIDS[model.input_size]
+    channels = [8] * len(grid.maps)
+    figure = architecture_figure(spec.trunk, spec.input_size, grid.maps, channels, grid.boxes_per_cell, placement)
     drawn = "\n".join(text.get_text() for text in figure.axes[0].texts)
     assert f"{len(model.default_boxes):,} default boxes" in drawn
-    assert all(
-        f"{name}\n{cells}×{cells}" in drawn for name, cells in zip(LAYER_NAMES[spec.trunk], grid.maps, strict=False)
-    )
+    for name, cells in zip(LAYER_NAMES[spec.trunk], grid.maps, strict=False):
+        assert f"{name}\n{cells}×{cells}" in drawn
     assert ("L2 norm" in drawn) is (spec.trunk == "vgg16")
 
 
@@ -74,12 +72,7 @@ def test_the_difference_is_drawn_by_channel_in_one_scale_and_over_the_input():
     first, second = by_title["(b) channel 7"], by_title["(b) channel 2"]
     np.testing.assert_array_equal(first.images[0].get_array(), differences["channel 7"])
     assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 3)
-    assert first.images[0].get_extent() == [
-        -17,
-        83,
-        83,
-        -17,
-    ]  # the map covers the whole image, the square 66 px of it
+    assert tuple(first.images[0].get_extent()) == (-17, 83, 83, -17)  # the map covers the whole image
     assert (first.get_xlim(), first.get_ylim()) == ((0, 66), (66, 0))
     (frame,) = by_title["(a) input, ground truth"].patches
     assert frame.get_bbox().bounds == (32, 22, 8, 8)

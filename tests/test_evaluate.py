@@ -24,34 +24,20 @@ def cohort(patients: int = 6, slices: int = 4) -> dict:
     """Labels of our own kind: each patient has a microbleed on two slices, another on one."""
     labels = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cmb"}]}
     for patient in range(patients):
-        for index in range(slices):
-            number = patient * slices + index + 1
-            labels["images"].append(
-                {
-                    "id": number,
-                    "file_name": f"P{patient}/{index}.png",
-                    "width": 100,
-                    "height": 100,
-                    "patient_id": f"P{patient}",
-                    "series_uid": f"1.{patient}",
-                    "slice_index": index,
-                    "pixel_spacing_mm": [0.5, 0.5],
-                    "split": "test",
-                }
-            )
+        of_patient = {"patient_id": f"P{patient}", "series_uid": f"1.{patient}", "split": "test"}
+        of_patient |= {"width": 100, "height": 100, "pixel_spacing_mm": [0.5, 0.5]}
         first = patient * slices + 1
-        boxes = [(first, "a", [10, 10, 8, 8]), (first + 1, "a", [10, 10, 8, 8]), (first + 3, "b", [60, 60, 4, 4])]
-        for image, lesion, box in boxes:
-            labels["annotations"].append(
-                {
-                    "id": len(labels["annotations"]) + 1,
-                    "image_id": image,
-                    "category_id": 1,
-                    "bbox": box,
-                    "lesion_id": f"P{patient}/{lesion}",
-                    "location": "lobar" if lesion == "a" else "deep",
-                }
-            )
+        labels["images"] += [
+            {"id": first + index, "file_name": f"P{patient}/{index}.png", "slice_index": index, **of_patient}
+            for index in range(slices)
+        ]
+        for index, lesion, box in (
+            (0, "lobar", [10, 10, 8, 8]),
+            (1, "lobar", [10, 10, 8, 8]),
+            (3, "deep", [60, 60, 4, 4]),
+        ):
+            keys = {"lesion_id": f"P{patient}/{lesion}", "location": lesion, "category_id": 1, "bbox": box}
+            labels["annotations"].append({"id": len(labels["annotations"]) + 1, "image_id": first + index, **keys})
     return labels
 
 
@@ -154,14 +140,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, labels):
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
 
 
-def test_names_in_the_page_are_escaped(tmp_path, labels):
-    paths = write(tmp_path, truth=labels, **{"<b>bold": detections_of(labels, 0)})
-    run(paths, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "&lt;b&gt;bold" in page
-    assert "<b>bold" not in page
-
-
 def test_files_of_other_tools_are_evaluated_per_image_and_the_gaps_are_named(tmp_path, labels):
     found = detections_of(labels, 0)
     for image in labels["images"]:
@@ -173,20 +151,18 @@ def test_files_of_other_tools_are_evaluated_per_image_and_the_gaps_are_named(tmp
     assert result["ap"] == pytest.approx(average_precision(match(labels, found)))
     assert result["patients"] == 24
     assert "lesions" not in result
-    assert "each image counts as a patient" in result["notes"][0]
-    assert "No lesion level: image 1 has no patient_id" in result["notes"][1]
+    assert len(result["notes"]) == 2
     assert not (tmp_path / "out" / "lesions.csv").exists()
 
 
 def test_a_detector_that_never_reaches_90_percent_has_null_and_a_note(tmp_path, labels):
     result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)[:9]), tmp_path / "out")
     assert np.isnan(result["threshold"])
-    written = json.loads(
-        (tmp_path / "out" / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name)
-    )
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    written = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert written["precision_at_90_sensitivity"] is None
     assert "at_threshold" not in written
-    assert "never reaches 90 % sensitivity" in written["notes"][0]
+    assert len(written["notes"]) == 1
 
 
 def test_a_threshold_chosen_elsewhere_is_the_operating_point(tmp_path, labels):
@@ -205,7 +181,9 @@ def test_no_detections_or_no_microbleeds_are_no_error(tmp_path, labels, found, r
         labels["annotations"] = []
     result = run(write(tmp_path, truth=labels, found=detections), tmp_path / "out")
     assert np.isnan(result["ap"]) if found is None else result["ap"] == 0
-    assert (tmp_path / "out" / "report.html").exists()
+    assert (found is None) == (
+        "The labels hold no microbleed: nothing that needs one has a value." in result["notes"]
+    )
     assert not recwarn.list
 
 
@@ -213,7 +191,7 @@ def test_scores_that_are_no_probabilities_are_evaluated_without_calibration(tmp_
     found = [{**one, "score": one["score"] * 10 - 5} for one in detections_of(labels, 0)]
     result = run(write(tmp_path, truth=labels, found=found), tmp_path / "out")
     assert np.isnan(result["expected_calibration_error"])
-    assert "no probabilities" in result["notes"][0]
+    assert len(result["notes"]) == 1
     assert not (tmp_path / "out" / "reliability.png").exists()
 
 
@@ -234,7 +212,7 @@ def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_pa
         image["split"] = "validation"
     tests = [one for one in detections_of(labels, 0) if one["image_id"] > 8]
     paths = write(tmp_path, truth=labels, found=tests)
-    with pytest.raises(InputError, match=r"truth\.json: holds the splits test, validation; say which"):
+    with pytest.raises(InputError, match=r"truth\.json: holds the splits test, validation"):
         run(paths, tmp_path / "out")
     assert run(paths, tmp_path / "out", split="test")["patients"] == 4
 
@@ -266,81 +244,83 @@ def test_detections_of_other_images_or_of_some_only_are_refused(tmp_path, labels
     numbered_backwards(labels, tmp_path / "found")
     found = write(tmp_path / "found", detections=[])[0]
     more = {**labels["images"][0], "id": 99, "file_name": "more/000"}
-    (truth,) = write(tmp_path, truth={**labels, "images": [*labels["images"], more]})
-    with pytest.raises(InputError, match=r"images\.json: 1 images of the labels are not in it, more/000 first"):
-        run([truth, found], tmp_path / "out")
-    (truth,) = write(tmp_path, truth={**labels, "images": [more], "annotations": []})
-    with pytest.raises(InputError, match=r"images\.json: names none of the images of the labels"):
-        run([truth, found], tmp_path / "out")
+    for images, annotations in (([*labels["images"], more], labels["annotations"]), ([more], [])):
+        (truth,) = write(tmp_path, truth={**labels, "images": images, "annotations": annotations})
+        with pytest.raises(InputError, match=r"images\.json"):
+            run([truth, found], tmp_path / "out")
 
 
 FAULTS = {
-    "zero width": (lambda labels, found: labels["annotations"][0].update(bbox=[1, 1, 0, 4]), "zero width"),
-    "unknown image": (lambda labels, found: found[0].update(image_id=99), r"found\.json: detection 0: image_id"),
-    "score": (lambda labels, found: found[3].update(score=float("nan")), r"found\.json: detection 3: score"),
-    "a box beyond all images": (
-        lambda labels, found: found[0].update(bbox=[0, 0, 1e200, 1e200]),
-        "beyond 1e.09 px",
-    ),
-    "no images": (lambda labels, found: (labels.update(images=[], annotations=[]), found.clear()), "no images"),
+    "zero width": (lambda labels, found: labels["annotations"][0].update(bbox=[1, 1, 0, 4]), "truth"),
+    "no images": (lambda labels, found: (labels.update(images=[], annotations=[]), found.clear()), "truth"),
+    "unknown image": (lambda labels, found: found[0].update(image_id=99), "found"),
+    "no score": (lambda labels, found: found[3].update(score=float("nan")), "found"),
+    "a box beyond all images": (lambda labels, found: found[0].update(bbox=[0, -2e9, 4, 4]), "found"),
+    "an infinite box": (lambda labels, found: found[0].update(bbox=[0, 0, 1e200, 1e200]), "found"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, labels, fault):
-    spoil, text = FAULTS[fault]
+    spoil, file = FAULTS[fault]
     found = detections_of(labels, 0)
     spoil(labels, found)
-    with pytest.raises(InputError, match=text) as caught:
+    with pytest.raises(InputError, match=rf"{file}\.json") as caught:
         run(write(tmp_path, truth=labels, found=found), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"truth.json", "found.json"}
 
 
-def test_a_threshold_that_is_no_number_is_an_error(tmp_path, labels):
-    with pytest.raises(InputError, match="threshold is nan"):
-        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", threshold=float("nan"))
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])
+def test_what_python_cannot_read_is_no_traceback(tmp_path, labels, text):
+    (tmp_path / "found.json").write_text(text)
+    with pytest.raises(InputError, match=r"found\.json"):
+        run([*write(tmp_path, truth=labels), tmp_path / "found.json"], tmp_path / "out")
 
 
-@pytest.mark.parametrize("iou", [0, -1, 1.5, float("nan")])
-def test_an_impossible_iou_is_an_error(tmp_path, labels, iou):
-    with pytest.raises(InputError, match=r"iou is .* above 0 and at most 1"):
-        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", iou=iou)
+@pytest.mark.parametrize("category", [{}, {"name": 3}, {"name": "none"}])
+def test_kinds_of_mimics_need_names_of_their_own(tmp_path, labels, category):
+    truth, found, mimics = write(
+        tmp_path, truth=labels, found=[], mimics={**labels, "categories": [{"id": 1, **category}]}
+    )
+    with pytest.raises(InputError, match=r"mimics\.json: category 1"):
+        run([truth, found], tmp_path / "out", mimics=mimics)
 
 
-def test_an_output_that_is_a_link_to_itself_is_an_error(tmp_path, labels):
-    (tmp_path / "out").symlink_to("out")
-    with pytest.raises(InputError, match="out: its links lead to themselves"):
-        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
+@pytest.mark.parametrize(
+    "option", [{"threshold": float("nan")}, *({"iou": iou} for iou in (0, -1, 1.5, float("nan")))], ids=str
+)
+def test_an_impossible_threshold_or_iou_is_an_error(tmp_path, labels, option):
+    with pytest.raises(InputError, match=next(iter(option))):
+        run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", **option)
 
 
-def test_any_name_of_a_file_is_drawn_as_it_stands(tmp_path, labels, recwarn):
+def test_any_name_of_a_file_is_drawn_and_written_as_it_stands(tmp_path, labels, recwarn):
     (truth,) = write(tmp_path, truth=labels)
-    paths = [tmp_path / name for name in (r"_$\frac$ 检测.json", os.fsdecode(b"b\xff.json"))]
+    paths = [tmp_path / name for name in (r"_$\frac$ <b>检测.json", os.fsdecode(b"b\xff.json"))]
     for path in paths:
         path.write_text(json.dumps(detections_of(labels, 0)))
     result = run([truth, paths[0]], tmp_path / "out", against=paths[1])
-    assert [result["detector"], result["against"]["detector"]] == [r"_$\frac$ 检测", "b\ufffd"]
-    assert r"_$\frac$ 检测" in (tmp_path / "out" / "report.html").read_text()
+    assert [result["detector"], result["against"]["detector"]] == [r"_$\frac$ <b>检测", "b\ufffd"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert r"_$\frac$ &lt;b&gt;检测" in page
+    assert "<b>" not in page
     assert not recwarn.list
 
 
-def test_no_microbleed_is_said_once(tmp_path, labels):
-    labels["annotations"].clear()
-    result = run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
-    assert result["notes"] == ["The labels hold no microbleed: nothing that needs one has a value."]
-
-
-def test_a_folder_of_something_else_is_not_overwritten(tmp_path, labels):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("dear")
-    with pytest.raises(InputError, match="holds other things"):
+@pytest.mark.parametrize("out", ["a folder of something else", "a link to itself"])
+def test_nothing_but_an_earlier_evaluation_is_replaced(tmp_path, labels, out):
+    if out == "a link to itself":
+        (tmp_path / "out").symlink_to("out")
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("dear")
+    with pytest.raises(InputError, match="out"):
         run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
+    assert (tmp_path / "out").is_symlink() or (tmp_path / "out" / "thesis.txt").read_text() == "dear"
 
 
-def test_a_box_without_a_lesion_leaves_out_the_lesion_level_and_says_so(tmp_path):
-    labels = cohort()
+def test_a_box_without_a_lesion_leaves_out_the_lesion_level_and_says_so(tmp_path, labels):
     labels["annotations"][0]["lesion_id"] = None
     result = run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
     assert "lesions" not in result

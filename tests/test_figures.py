@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import colors
 
 from cmbfe.baselines import Baseline
 from cmbfe.figures import evidence, style
@@ -18,34 +19,23 @@ def _closed():
     plt.close("all")
 
 
-def test_a_variant_has_the_colour_of_its_arm():
+def test_variants_have_the_colour_of_their_arm_and_baselines_colours_of_their_own():
     assert [style.arm(name) for name in ("ssd300", "ssd300-fe", "resnet34-300-fe")] == ["SSD", "SSD-FE", "SSD-FE"]
-
-
-def test_baselines_have_colours_of_their_own():
-    assert set(style.BASELINE_COLOURS) == set(Baseline)
     assert [style.colour(name) for name in ("ssd300", "ssd512-fe")] == list(style.COLOURS.values())
-    colours = [*style.COLOURS.values(), *(style.colour(name) for name in Baseline)]
-    assert len(set(colours)) == len(colours)
+    chosen = [*style.COLOURS.values(), *(style.colour(name) for name in Baseline)]
+    assert len(set(chosen)) == len(chosen)
 
 
-def test_equal_figures_give_equal_bytes_and_no_style_is_left_behind(tmp_path):
+def test_equal_figures_give_equal_bytes_without_a_date_and_no_style_is_left_behind(tmp_path):
     before = dict(plt.rcParams)
-    for name in "ab":
-        figure = evidence.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
-        style.save(figure, tmp_path / "deep" / f"{name}.png")
-    assert (tmp_path / "deep" / "a.png").read_bytes() == (tmp_path / "deep" / "b.png").read_bytes()
-    assert dict(plt.rcParams) == before
-
-
-def test_an_svg_lies_beside_the_png_the_same_each_time_and_without_a_date(tmp_path):
     for folder in ("first", "second"):
-        figure = evidence.precision_sensitivity_figure({"ssd300": CURVE}, {}, 0.9)
+        figure = evidence.precision_sensitivity_figure({"ssd300": CURVE}, {"ssd300": (0.9, 0.76)}, 0.9)
         style.save(figure, tmp_path / folder / "fig4.png")
-    first, second = (tmp_path / folder / "fig4.svg" for folder in ("first", "second"))
-    assert first.read_bytes() == second.read_bytes()
-    assert "<dc:date>" not in first.read_text()
-    assert sorted(file.name for file in first.parent.iterdir()) == ["fig4.png", "fig4.svg"]
+    for name in ("fig4.png", "fig4.svg"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert "<dc:date>" not in (tmp_path / "first" / "fig4.svg").read_text()
+    assert len(list((tmp_path / "first").iterdir())) == 2
+    assert dict(plt.rcParams) == before
 
 
 def test_each_image_of_a_row_gets_its_own_boxes_only():
@@ -57,15 +47,8 @@ def test_each_image_of_a_row_gets_its_own_boxes_only():
 
 
 def test_coverage_has_a_panel_per_input_size_and_a_dot_per_box():
-    coverage = pd.DataFrame(
-        {
-            "input_px": [300, 300, 512, 512],
-            "default_boxes": ["cmb", "voc"] * 2,
-            "size_mm": [4.0, 4.0, 4.0, 4.0],
-            "best_iou": [0.4, 0.1, 0.6, 0.2],
-        }
-    )
-    panels = style.coverage_figure(coverage).axes
+    columns = {"input_px": [300, 300, 512, 512], "default_boxes": ["cmb", "voc"] * 2, "size_mm": [4.0] * 4}
+    panels = style.coverage_figure(pd.DataFrame({**columns, "best_iou": [0.4, 0.1, 0.6, 0.2]})).axes
     assert [axes.get_title() for axes in panels] == ["300 px", "512 px"]
     assert [line.get_ydata().tolist() for line in panels[1].get_lines()[:2]] == [[0.6], [0.2]]
 
@@ -79,7 +62,7 @@ def test_a_learning_curve_marks_where_the_learning_rate_falls():
     assert right.get_lines()[0].get_xydata().tolist() == [[2, 0.5], [4, 0.5], [6, 0.5], [8, 0.5], [10, 0.5]]
 
 
-def test_a_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
+def test_an_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
     grid, axes = style.image_grid(2)
     style.show_image(axes[0], np.zeros((40, 60), np.uint8), {"red": [[10, 20, 4, 6]]}, pixel_mm=0.5)
     (frame,) = axes[0].patches
@@ -127,17 +110,93 @@ def test_an_overlay_frames_detections_from_outside_and_leaves_the_rest_as_it_is(
         assert tuple(drawn[row, column]) == ORANGE
     assert (drawn[40:] == 90).all()
     np.testing.assert_array_equal(np.asarray(style.overlay(image, [])), np.full((60, 60, 3), 90))
+    border = [{"bbox": box, "score": 1.0} for box in ([-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0])]
+    assert style.overlay(image, border).size == (60, 60)
 
 
-def test_detections_at_the_border_are_drawn_without_error():
-    boxes = [[-5, -5, 8, 8], [55, 55, 20, 20], [10, 10, 0, 0]]
-    drawn = style.overlay(np.zeros((60, 60), np.uint8), [{"bbox": box, "score": 1.0} for box in boxes])
-    assert drawn.size == (60, 60)
-
-
-def test_of_a_image_with_phase_the_magnitude_is_drawn():
+def test_of_an_image_with_phase_the_magnitude_is_drawn():
     image = np.stack([np.full((6, 8), 90, np.uint8), np.full((6, 8), 200, np.uint8)], axis=-1)
     _, axes = style.image_grid(1)
     style.show_image(axes[0], image)
     np.testing.assert_array_equal(axes[0].images[0].get_array(), image[..., 0])
     assert style.cut_out(image, [2, 2, 2, 2], 4).tolist() == [[90] * 4] * 4
+
+
+def test_bands_have_the_colours_of_their_curves_and_a_gap_where_there_is_no_interval():
+    band = pd.DataFrame(
+        {"low": [0.1, 0.2, np.nan, 0.3, 0.3], "high": [0.5, 0.6, np.nan, 0.9, 0.9]}, [0, 1, 2, 3, 4.0]
+    )
+    bands = {"ssd300": band, "ssd300-fe": band}
+    axes = evidence.froc_figure(dict.fromkeys(bands, CURVE), 8.0, dict.fromkeys(bands, 0.5), bands).axes[0]
+    for drawn, name in zip(axes.collections, ("SSD", "SSD-FE"), strict=True):
+        assert colors.to_hex(drawn.get_facecolor()[0]).upper() == style.COLOURS[name]
+        assert len(drawn.get_paths()) == 2
+    assert sum("bands" in text.get_text() for text in axes.get_legend().get_texts()) == 1
+
+
+def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
+    curves = {"ssd300": CURVE, "ssd300-fe": CURVE}
+    axes = evidence.precision_sensitivity_figure(curves, {"ssd300-fe": (0.9, 0.797)}, 0.9).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert lines["ssd300, ours"].get_color() != lines["ssd300-fe, ours"].get_color()
+    np.testing.assert_array_equal(lines["ssd300, ours"].get_xydata(), CURVE[["sensitivity", "precision"]])
+    np.testing.assert_array_equal(lines["ssd300-fe, paper (other patients)"].get_xydata(), [[0.9, 0.797]])
+
+
+def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end():
+    axes = evidence.froc_figure({"ssd300": CURVE}, x_max=8.0, areas={"ssd300": 0.8125}).axes[0]
+    (line,) = axes.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 0.2], [0.5, 0.6], [2, 0.9], [8, 0.9]])
+    assert line.get_label() == "ssd300, area to 8: 0.812"
+    assert axes.get_xlim() == (0, 8)
+
+
+def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():
+    rows = ["ssd512", "ssd512-fe", "ssd300-fe"]
+    gain = pd.Series([np.nan, 0.02, -0.01], rows)
+    printed = pd.Series([np.nan, 0.033, np.nan], rows)
+    axes = evidence.gain_figure(gain, gain - 0.03, gain + 0.04, printed).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows[1:]
+    zero, ours, theirs = axes.get_lines()
+    np.testing.assert_array_equal(ours.get_xdata(), [0.02, -0.01])
+    np.testing.assert_array_equal(theirs.get_xdata(), [0.033, np.nan])
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, [[-0.01, 0.06], [-0.04, 0.03]])
+    assert list(zero.get_xdata()) == [0, 0]
+
+
+@pytest.mark.parametrize("paper_gain", [0.02, np.nan])
+def test_a_cross_validation_joins_twins_and_gives_every_gain_its_interval(paper_gain):
+    columns = {
+        "our_ap": [0.6, 0.8, 0.7, 0.65],
+        "our_ap_fe": [0.7, 0.7, 0.7, 0.66],
+        "our_gain": [0.1, -0.1, 0.0, 0.01],
+    }
+    columns |= {"our_gain_low": [0.0, 0.0, np.nan, -0.05], "our_gain_high": [0.2, 0.2, np.nan, 0.06]}
+    columns |= {"detector": "ssd512", "paper_gain": paper_gain}
+    aps, gains = evidence.crossvalidation_figure(pd.DataFrame(columns, index=["1", "2", "mean", "all"])).axes
+    assert [label.get_text() for label in aps.get_xticklabels()] == ["1", "2", "all"]
+    drawn = {line.get_label(): line for line in aps.get_lines()}
+    for name, values in (("SSD", [0.6, 0.8, 0.65]), ("SSD-FE", [0.7, 0.7, 0.66])):
+        np.testing.assert_array_equal(drawn[name].get_ydata(), values)
+        assert drawn[name].get_color() == style.COLOURS[name]
+    joined = [segment[:, 1].tolist() for segment in aps.collections[0].get_segments()]
+    np.testing.assert_allclose(joined, [[0.6, 0.7], [0.8, 0.7], [0.65, 0.66]])
+    segments = gains.collections[0].get_segments()
+    assert len(segments) == 3
+    np.testing.assert_allclose(segments[-1], [[2, -0.05], [2, 0.06]])
+    of = {line.get_label(): list(line.get_ydata()) for line in gains.get_lines()}
+    assert of["ours"] == [0.1, -0.1, 0.01]
+    assert of.get("paper, 10 folds (other patients)") == (None if np.isnan(paper_gain) else [paper_gain])
+
+
+def test_reliability_has_a_line_per_detector_without_empty_scores():
+    table = pd.DataFrame(
+        {"detections": [100, 0, 1], "mean_score": [0.1, np.nan, 0.9], "precision": [0.0, np.nan, 0.8]}
+    )
+    (axes,) = evidence.reliability_figure({"ssd512": table, "ssd512-fe": table}).axes
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_array_equal(drawn["ssd512-fe"].get_xydata(), [[0.1, 0.0], [0.9, 0.8]])
+    assert drawn["ssd512"].get_color() == style.COLOURS["SSD"]
+    many, one = axes.collections[0].get_sizes()
+    assert many > 2 * one

@@ -66,7 +66,7 @@ def test_whole_series_are_there_although_the_labels_name_a_part_of_them(gallery)
     assert sorted(gallery.truth) == [1, 2, 4, 5]
 
 
-def test_the_first_view_has_a_microbleed_and_about_one_false_positive_a_image(gallery):
+def test_the_first_view_has_a_microbleed_and_about_one_false_positive_an_image(gallery):
     first = first_view(gallery)
     assert (first.series, first.position, first.layer) == ("A", 0, IMAGE)
     assert first.shown == (GROUND_TRUTH, *PAIR)
@@ -219,30 +219,23 @@ def test_foreign_labels_name_neither_patient_nor_series_nor_spacing(root, tmp_pa
     assert "mm" not in drawing.image_overlay(gallery, first_view(gallery))
 
 
-def test_what_is_wrong_with_the_input_is_said_in_a_line(root, files, tmp_path):
+def test_what_is_wrong_with_the_input_is_named(root, files, tmp_path):
     images = root / "data" / "pictures"
-    with pytest.raises(InputError, match="no such folder of images"):
-        open_gallery(tmp_path / "nowhere", files)
-    with pytest.raises(InputError, match="no detections to show"):
-        open_gallery(images, {})
-    with pytest.raises(InputError, match="which image has which id"):
-        open_gallery(tmp_path, files)
-    with pytest.raises(InputError, match=r"gone\.json: no such file"):
-        open_gallery(images, {"mine": tmp_path / "gone.json"})
-    with pytest.raises(InputError, match="99 is the id of no image"):
-        open_gallery(images, {"mine": [{"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}]})
     labels = read_labels(images / LABELS_FILE)
-    with pytest.raises(InputError, match=r"000\.png: no such image"):
-        open_gallery(tmp_path, {"mine": []}, labels)
-    with pytest.raises(InputError, match="name no image"):
-        open_gallery(images, {"mine": []}, {**labels, "images": [], "annotations": []})
-    with pytest.raises(InputError, match=r"config\.json: no such file"):
-        open_gallery(images, files, model=tmp_path)
-    other = tmp_path / "found"
-    write_labels(
-        other / "images.json",
-        {**labels, "annotations": [], "images": [{**labels["images"][0], "file_name": "z.png"}]},
-    )
-    (other / "detections.json").write_text("[]")
-    with pytest.raises(InputError, match="names none of the images"):
-        open_gallery(images, {"mine": other / "detections.json"})
+    other = {**labels, "annotations": [], "images": [{**labels["images"][0], "file_name": "z.png"}]}
+    write_labels(tmp_path / "found" / "images.json", other)
+    (tmp_path / "found" / "detections.json").write_text("[]")
+    unknown = {"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}
+    for reason, folder, detections, options in (
+        ("nowhere", tmp_path / "nowhere", files, {}),
+        ("no detections", images, {}, {}),
+        ("which image has which id", tmp_path, files, {}),
+        (r"gone\.json", images, {"mine": tmp_path / "gone.json"}, {}),
+        ("99", images, {"mine": [unknown]}, {}),
+        (r"000\.png", tmp_path, {"mine": []}, {"labels": labels}),
+        ("name no image", images, {"mine": []}, {"labels": {**labels, "images": [], "annotations": []}}),
+        (r"config\.json", images, files, {"model": tmp_path}),
+        (r"images\.json", images, {"mine": tmp_path / "found" / "detections.json"}, {}),
+    ):
+        with pytest.raises(InputError, match=reason):
+            open_gallery(folder, detections, **options)

@@ -6,6 +6,7 @@ import pytest
 from gallery_world import PAIR, tiny_workspace
 
 from cmbfe.data.labelled.detections import DETECTIONS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.figures.gallery import GROUND_TRUTH, MASK
 from cmbfe.figures.viewer import show
 
@@ -73,14 +74,9 @@ def test_where_no_widget_can_be_shown_there_is_a_figure(viewer):
     assert shown["image/png"].startswith(b"\x89PNG")
 
 
-def test_without_ground_truth_there_is_no_froc(root, tmp_path):
-    viewer = show(root / "data" / "pictures", {"mine": []}, labels=without_boxes(root))
+def test_without_ground_truth_there_is_no_froc(root):
+    labels = {**read_labels(root / "data" / "pictures" / LABELS_FILE), "annotations": []}
+    viewer = show(root / "data" / "pictures", {"mine": []}, labels=labels)
     assert viewer.froc.png == b""
     viewer.threshold.value = 0.1
     assert list(viewer.boxes) == ["mine"]
-
-
-def without_boxes(root):
-    from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
-
-    return {**read_labels(root / "data" / "pictures" / LABELS_FILE), "annotations": []}

@@ -1,0 +1,173 @@
+"""The baselines' methods on small volumes: radial symmetry transform, local thresholding, the cascade's networks."""
+
+import numpy as np
+import pytest
+import torch
+from baseline_world import SETTINGS, SHAPE, SPACING_MM, ball, volume
+
+from cmbfe.baselines import cascade, radial_symmetry, thresholding
+from cmbfe.baselines.candidates import cubes
+from cmbfe.baselines.cascade import CLASSIFIED, SCREENED, probabilities, screening_network
+from cmbfe.baselines.volumes import Volume
+
+RADII_MM = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
+transform = radial_symmetry.radial_symmetry
+NO_BOX = np.zeros((0, 4))
+
+
+def hits(detections, seen: Volume, count: int) -> int:
+    """How many of the `count` best detections have their middle in a box of the ground truth."""
+    best = np.argsort(-detections.scores)[:count]
+    middles = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+    truth = [seen.boxes[index] for index in detections.slices]
+    return sum(((truth[i][:, :2] < middles[i]) & (middles[i] < truth[i][:, 2:])).all(axis=1).any() for i in best)
+
+
+@pytest.mark.parametrize("method", [radial_symmetry, thresholding])
+def test_a_detector_tells_balls_from_tubes_and_finds_the_same_each_time(method):
+    detectors = [method.train(lambda: (volume(seed) for seed in range(4)), SETTINGS, seed=1) for _ in range(2)]
+    unseen = volume(9)
+    detections, again = (detector(unseen) for detector in detectors)
+    np.testing.assert_array_equal(detections.scores, again.scores)
+    assert hits(detections, unseen, 1) == 1
+
+
+def test_a_volume_without_anything_dark_gives_no_detection():
+    detector = thresholding.train(lambda: (volume(seed) for seed in range(3)), SETTINGS, seed=1)
+    plain = detector(Volume(np.full((4, 40, 40), 0.5, np.float32), SPACING_MM, (NO_BOX,) * 4))
+    assert (len(plain.slices), plain.boxes.shape, plain.scores.shape) == (0, (0, 4), (0,))
+
+
+def peak(response: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(place) for place in np.unravel_index(response.argmax(), response.shape))
+
+
+@pytest.mark.parametrize("radius_mm", [3.0, 4.0, 5.0, 6.0])
+@pytest.mark.parametrize("pixel_mm", [1.0, 0.5])
+def test_a_dark_disc_peaks_at_its_centre_at_its_radius(radius_mm, pixel_mm):
+    side = round(41 / pixel_mm)
+    middle = (side // 2, side // 2 - 3)
+    image = 0.9 - 0.7 * ball((side, side), middle, radius_mm, (pixel_mm, pixel_mm))
+    response = transform(image, (pixel_mm, pixel_mm), RADII_MM)
+    assert peak(response) == (RADII_MM.index(radius_mm), *middle)
+
+
+@pytest.mark.parametrize("radius_mm", [4.0, 6.0])
+def test_a_dark_ball_in_thick_slices_peaks_at_its_centre_at_its_radius(radius_mm):
+    image = 0.9 - 0.7 * ball((15, 41, 41), (7, 20, 18), radius_mm)
+    assert peak(transform(image, SPACING_MM, RADII_MM)) == (
+        RADII_MM.index(radius_mm),
+        7,
+        20,
+        18,
+    )
+
+
+def test_neither_contrast_nor_brightness_matters():
+    dot = ball((41, 41), (20, 20), 4.0, (1.0, 1.0))
+    faint, strong = (transform(0.9 - depth * dot, (1.0, 1.0), RADII_MM) for depth in (0.1, 0.8))
+    np.testing.assert_allclose(faint, strong, atol=1e-3)
+
+
+def test_a_bright_disc_is_nothing_to_the_transform():
+    dot = ball((41, 41), (20, 20), 5.0, (1.0, 1.0))
+    dark, bright = (transform(0.5 + sign * 0.4 * dot, (1.0, 1.0), RADII_MM).max() for sign in (-1, 1))
+    assert bright < 0.02 * dark
+    assert not transform(np.full(SHAPE, 0.5, np.float32), SPACING_MM, RADII_MM).any()
+
+
+def test_a_single_slice_is_transformed_as_an_image():
+    image = 0.9 - 0.7 * ball((31, 31), (15, 15), 4.0, (1.0, 1.0))
+    response = transform(image[None], (2.0, 1.0, 1.0), (4.0,))
+    assert peak(response) == (0, 0, 15, 15)
+
+
+def by_hand() -> Volume:
+    """A checkerboard of 0.6 and 0.8 with a dark square of 3 x 4 px and a dark band across the slice."""
+    row, column = np.mgrid[:40, :40]
+    slices = np.tile((0.6 + 0.2 * ((row + column) % 2)).astype(np.float32), (3, 1, 1))
+    slices[1, 10:13, 20:24] = 0.1
+    slices[1, 30:32, :] = 0.1
+    return Volume(slices, SPACING_MM, (NO_BOX,) * 3)
+
+
+def test_what_is_darker_than_its_window_by_some_deviations_is_marked_and_nothing_else():
+    mask = thresholding.dark_mask(by_hand(), window_mm=15.0, deviations=2.0)
+    expected = np.zeros_like(mask)
+    expected[1, 10:13, 20:24] = True
+    expected[1, 30:32, :] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_pixel_as_dark_as_the_threshold_by_hand():
+    # A window of 3 x 3 with eight pixels of 1 and one of 0: mean 8/9, deviation sqrt(8)/9, so it is 2.83 below.
+    slices = np.ones((1, 9, 9), np.float32)
+    slices[0, 4, 4] = 0
+    dot = Volume(slices, (2.0, 1.0, 1.0), (NO_BOX,))
+    assert np.argwhere(thresholding.dark_mask(dot, window_mm=3.0, deviations=2.8)).tolist() == [[0, 4, 4]]
+    assert not thresholding.dark_mask(dot, window_mm=3.0, deviations=2.9).any()
+
+
+def test_the_square_is_a_region_and_the_band_is_too_wide_for_one():
+    places, features = thresholding.regions(by_hand(), SETTINGS)
+    assert len(places) == len(features) == 1
+    assert places[0, 0] == 1
+    assert (10 <= places[0, 1] < 13, 20 <= places[0, 2] < 24) == (True, True)
+    assert np.isclose(features[0, 0], np.log(12))
+    # Standard deviations of 4 and of 3 places in a row: sqrt(15 / 12) and sqrt(8 / 12), and none across slices.
+    np.testing.assert_allclose(features[0, 1:4], [np.sqrt(15 / 12), np.sqrt(8 / 12), 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "side", "expected"), [(5, 12, (1, 1)), (5, 13, (1, 1)), (9, 24, (5, 7))])
+def test_the_screening_network_is_fully_convolutional(depth, side, expected):
+    out = screening_network()(torch.zeros(2, 1, depth, side, side))
+    assert out.shape == (2, 1, expected[0], expected[1], expected[1])
+
+
+def test_the_classifier_takes_its_neighbourhood():
+    assert cascade.classifier_network()(torch.zeros(2, 1, *(2 * half + 1 for half in CLASSIFIED))).shape == (2, 1)
+
+
+@pytest.mark.parametrize("shape", [(20, 14, 18), (3, 15, 17)])
+def test_the_map_holds_what_the_network_says_of_each_neighbourhood(shape):
+    # 20 slices are more than are screened at a time.
+    voxels = np.random.default_rng(0).random(shape, np.float32)
+    torch.manual_seed(0)
+    network = screening_network()
+    whole = cascade.screen(network, voxels)
+    assert whole.shape == (shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2)
+    places = np.array([(0, 0, 0), (2, 4, 6), (shape[0] - 1, 6, 8)])
+    single = probabilities(network, cubes(voxels, places * [1, 2, 2], SCREENED))
+    np.testing.assert_allclose(whole[tuple(places.T)], single, atol=1e-6)
+
+
+def test_a_network_learns_what_it_is_shown_and_leaves_the_examples_alone():
+    rng = np.random.default_rng(3)
+    side = [2 * half + 1 for half in SCREENED]
+    wide = (side[0], side[1] + 2, side[2] + 2)
+    others = 0.6 + 0.05 * rng.standard_normal((40, *wide), np.float32)
+    hits = others[:20].copy()
+    hits[:, 1:4, 5:10, 5:10] -= 0.4
+    before = hits.copy()
+    torch.manual_seed(0)
+    network = screening_network()
+    cascade.fit(network, hits, others, 80, rng, "test")
+    middle = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    assert probabilities(network, hits[middle]).min() > 0.9
+    assert probabilities(network, others[middle]).max() < 0.1
+    np.testing.assert_array_equal(hits, before)
+
+
+def test_the_cascade_overfits_a_tiny_volume_and_is_the_same_each_time():
+    torch.manual_seed(5)
+    seen = volume(0)
+    state = torch.get_rng_state()
+    detections, again = (cascade.train(lambda: iter([seen]), SETTINGS, seed=1)(seen) for _ in range(2))
+    np.testing.assert_array_equal(detections.scores, again.scores)
+    assert torch.equal(state, torch.get_rng_state())  # whoever draws beside it is not disturbed
+    assert hits(detections, seen, 6) == sum(map(len, seen.boxes)) == 6
+
+
+def test_a_volume_of_a_single_slice_is_screened_too():
+    voxels = volume(0).voxels[:1]
+    assert cascade.screen(screening_network(), voxels).shape == (1, SHAPE[1] // 2, SHAPE[2] // 2)
