@@ -42,7 +42,7 @@ def test_make_targets_and_modules_that_a_page_names_exist(page):
     assert (
         set(re.findall(r"\bmake ([a-z]+)`", text)) | set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= targets
     )
-    for file in re.findall(r"`(cmbfe/[\w/]+\.py|tools/[\w/]+\.py|notebooks/[\w/]+\.ipynb)", text):
+    for file in re.findall(r"`?((?:cmbfe|tools|tests|benchmarks|notebooks)/[\w/]+\.(?:py|ipynb))", text):
         assert (ROOT / file).is_file(), file
 
 

@@ -151,7 +151,7 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
     """AP of each fold and of all together, twins joined by a line; beside it the gains with their intervals.
 
     Args:
-        table: what `cmbfe.studies.crossvalidation.gather` gives.
+        table: what `cmbfe.studies.reading.folds_table` gives.
     """
     table = table.drop(index="mean")
     places, names = np.arange(len(table)), list(table.index)

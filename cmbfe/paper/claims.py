@@ -18,7 +18,7 @@ class Setting(NamedTuple):
     what: str
     printed: object
     key: str
-    """Of params.yaml, or of `cmbfe.paper.paper_map.constants`."""
+    """Of params.yaml, or of `cmbfe.paper.paper_map.known_values`."""
     notebook: str
     is_px: bool = False
     """Whether it is in px of an image `IMAGE_PX` wide: ours is then compared at the width of ours."""
