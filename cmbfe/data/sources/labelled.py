@@ -26,6 +26,9 @@ TRAITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm"), lambda value: isinstance(value, float)),
 }
 """What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
+Box = dict[str, Any]
+"""`bbox` (x, y, w, h px), `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
+they hold, and `TRAITS`."""
 
 
 def find_coco(source: Path) -> Found:
@@ -56,21 +59,6 @@ def labels_file(folder: Path) -> Path:
         found = f"{len(files)} other files *.json" if files else "no other *.json"
         raise InputError(f"{folder}: no {LABELS_FILE}, and {found}; give the COCO file itself")
     return files[0]
-
-
-@dataclass(frozen=True)
-class Box:
-    """One box of an image."""
-
-    bbox: tuple[float, float, float, float]
-    """x, y, w, h px."""
-    lesion: str
-    """What boxes of one microbleed have in common."""
-    ignore: bool
-    traits: tuple[tuple[str, Any], ...]
-    """Of `TRAITS`."""
-    kind: str
-    """Of a mimic."""
 
 
 @dataclass(frozen=True)
@@ -126,19 +114,17 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
     numbers: dict[str, int] = {}
     return [
         {
+            **box,
             "image": index,
-            "bbox": frame.box(_clipped(box.bbox, frame, index)),
-            "lesion": numbers.setdefault(box.lesion, len(numbers) + 1),
-            **({"ignore": 1} if box.ignore else {}),
-            **({"kind": box.kind} if box.kind else {}),
-            **dict(box.traits),
+            "bbox": frame.box(_clipped(box["bbox"], frame, index)),
+            "lesion": numbers.setdefault(box["lesion"], len(numbers) + 1),
         }
         for index, (own, frame) in enumerate(zip(boxes, frames, strict=True))
         for box in own
     ]
 
 
-def _clipped(bbox: tuple[float, float, float, float], frame: Frame, index: int) -> list[float]:
+def _clipped(bbox: Sequence[float], frame: Frame, index: int) -> list[float]:
     """What lies in the image: labels may stick out by a hundredth of a px, which scaling would make more."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
@@ -226,10 +212,13 @@ def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[
 
 
 def _box(box: dict[str, Any], kind: str) -> Box:
-    x, y, width, height = (float(value) for value in box["bbox"])
-    lesion = f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}"
-    traits = tuple((name, box[name]) for name, is_one in TRAITS.items() if name in box and is_one(box[name]))
-    return Box((x, y, width, height), lesion, bool(box.get("iscrowd") or box.get("ignore")), traits, kind)
+    return {
+        "bbox": [float(value) for value in box["bbox"]],
+        "lesion": f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}",
+        **({"ignore": 1} if box.get("iscrowd") or box.get("ignore") else {}),
+        **({"kind": kind} if kind else {}),
+        **{name: box[name] for name, is_sound in TRAITS.items() if name in box and is_sound(box[name])},
+    }
 
 
 def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> ImageSeries:
