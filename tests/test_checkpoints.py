@@ -26,7 +26,7 @@ def names(folder) -> list[str]:
 
 def save(folder, *iterations: int) -> None:
     for iteration in iterations:
-        save_checkpoint(folder, iteration, MINE, {"weight": torch.full((2,), float(iteration))})
+        save_checkpoint(folder, iteration, MINE, "code", {"weight": torch.full((2,), float(iteration))})
 
 
 def test_the_newest_comes_back_and_only_two_stay(tmp_path):
@@ -57,7 +57,7 @@ def test_a_file_that_would_run_code_when_loaded_is_passed_over(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_without_any_there_is_nothing_to_go_on_from(tmp_path):
+def test_without_any_there_is_nothing_to_resume(tmp_path):
     assert load_checkpoint(tmp_path / "absent", MINE) is None
     (tmp_path / "iteration000000001.pt").touch()
     assert load_checkpoint(tmp_path, MINE) is None

@@ -82,13 +82,7 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
         ("crossvalidation.folds", [1, 3], "from 1"),
         ("crossvalidation.folds", [2, 1], "from 1"),
         ("crossvalidation.folds", [1, 2.5], "integer"),
-        ("objects.variant", "ssd300-fe", "without FE (ssd300)"),
-        ("objects.seeds", [1], "two or more"),
-        ("objects.test_pictures", 1, "greater than or equal to 2"),
-        ("objects.arms", {}, "at least 1 item"),
-        ("crossvalidation.variants", ["ssd512"], "FE twin"),
-        ("crossvalidation.variants", ["ssd512-fe", "ssd512"], "FE twin"),
-        ("crossvalidation.variants", ["ssd512", "ssd300-fe"], "FE twin"),
+        ("crossvalidation.detector", "ssd300-fe", "without FE (ssd300)"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, value, reason):
@@ -126,15 +120,15 @@ def test_milestones_rise_and_lie_before_the_end(tmp_path, settings, milestones):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"pictures": 50}, "12 slices for each, but slices is 10"),
+        ({"images": 50}, "12 slices for each, but slices is 10"),
         ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 images do not fit 2 train patients"),
-        ({"pictures_with_cmbs": {"train": 1, "test": 2, "validation": 2}}, "do not fit 2 train patients"),
-        ({"pictures_with_cmbs": {"train": 4, "test": 11, "validation": 2}}, "do not fit 1 test patients"),
+        ({"images_with_cmbs": {"train": 1, "test": 2, "validation": 2}}, "do not fit 2 train patients"),
+        ({"images_with_cmbs": {"train": 4, "test": 11, "validation": 2}}, "do not fit 1 test patients"),
     ],
 )
 def test_exact_counts_fit_the_cohort(tmp_path, settings, changes, reason):
     counts = {"train": 4, "test": 2, "validation": 2}
-    exact = {"pictures": 41, "pictures_with_cmbs": counts, "boxes": {**counts, "test": 20}}
+    exact = {"images": 41, "images_with_cmbs": counts, "boxes": {**counts, "test": 20}}
     settings["phantom"]["exact"] = exact
     load(tmp_path, settings)
     settings["phantom"]["exact"] = {**exact, **changes}
@@ -194,24 +188,28 @@ def test_settings_from_before_the_cross_validation_still_load(tmp_path, settings
     del settings["crossvalidation"]
     load(tmp_path, settings)
     section = load_params(tmp_path / "params.yaml").crossvalidation
-    assert (section.variants, section.folds) == (("ssd512", "ssd512-fe"), (1, 2, 3))
+    assert (section.detector, section.folds) == ("ssd512", (1, 2, 3))
 
 
 @pytest.mark.parametrize(("name", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])
 def test_each_profile_has_its_number_of_folds(name, folds):
-    section = load_params(profile_file(name)).crossvalidation
-    assert section.folds == tuple(range(1, folds + 1))
-    assert section.variants[1] == f"{section.variants[0]}-fe"
+    assert load_params(profile_file(name)).crossvalidation.folds == tuple(range(1, folds + 1))
 
 
-def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_plain_arm():
+def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_unchanged_arm():
     study = load_params(profile_file("laptop")).study
-    assert study.arm_without_fe("placement-source") == "ssd300"
-    assert study.variants_of("placement-source") == ("ssd300-fe",)
-    for name in ("ssd512", "ssd300", "boxes-voc", "patients-9"):
-        assert study.arm_without_fe(name) == name
-        assert len(study.variants_of(name)) == 2
+    assert study.plain_arm("placement-source") == "ssd300"
+    for name in ("ssd512", "ssd300", "boxes-voc", "patients-9", "fcos-small", "phase"):
+        assert study.plain_arm(name) == name
     assert (study.patients_of("patients-9"), study.patients_of("ssd300")) == (9, 18)
+    assert [name for name, arm in study.every_arm.items() if arm.changes_nothing] == ["ssd512", "ssd300"]
+
+
+def test_a_schedule_of_other_iterations_has_its_milestones_where_they_fall():
+    training = load_params(profile_file("paper")).training.model_copy(update={"longer": {"ssd300": 1.5}})
+    scaled = training.scaled_to(1200)
+    assert (scaled.iterations, scaled.milestones, scaled.of("ssd300")) == (1200, (800, 1000), scaled)
+    assert training.scaled_to(1).milestones == ()
 
 
 def test_changed_settings_are_those_named_and_no_others():
@@ -230,14 +228,16 @@ PLAIN = {"ssd300": {}}
     [
         ({"arms": PLAIN | {"a": {"settings": {"detector.fe.bta": 2.0}}}}, "a.settings: detector.fe.bta: unknown"),
         ({"arms": PLAIN | {"a": {"settings": {"detector.fe.beta": -1.0}}}}, "detector.fe.beta: Input should be"),
-        ({"arms": {"a": {"settings": {"seed": 3}}}}, "seed: only settings under detector and training"),
-        ({"arms": {"a": {"settings": {"detector.fe.beta": 2.0}}}}, "a: changes FE only, and needs an arm of ssd300"),
-        ({"arms": {"a": {"variant": "ssd300-fe"}}}, "name the detector without FE (ssd300)"),
-        ({"arms": {"a": {"patients": 5}}}, "a: patients is 5; training_patients has 1"),
-        ({"arms": {"a": {"seeds": 9}}}, "a: seeds is 9; give 2 to 2"),
-        ({"arms": {"a": {"seeds": 1}}}, "a: seeds is 1; give 2 to 2"),
-        ({"arms": {"a b": {}}}, "should match pattern"),
-        ({"arms": {"patients": {}}}, "no arm can be named patients"),
+        ({"arms": PLAIN | {"a": {"settings": {"seed": 3}}}}, "seed: only settings under detector and training"),
+        ({"arms": PLAIN | {"a": {"detector": "ssd512", "settings": {"detector.fe.beta": 2.0}}}}, "an arm of ssd512"),
+        ({"arms": PLAIN | {"a": {"detector": "ssd300-fe"}}}, "name the detector without FE (ssd300)"),
+        ({"arms": {"a": {"detector": "ssd512"}}}, "phase: start is 'ssd300'"),
+        ({"arms": PLAIN | {"a": {"patients": 5}}}, "a: patients is 5; training_patients has 1"),
+        ({"arms": PLAIN | {"a": {"seeds": 9}}}, "a: seeds is 9; give 2 to 2"),
+        ({"arms": PLAIN | {"a": {"seeds": 1}}}, "greater than or equal to 2"),
+        ({"arms": PLAIN | {"a": {"test_patients": 9}}}, "a: test_patients is 9; the study has 2"),
+        ({"arms": PLAIN | {"a b": {}}}, "should match pattern"),
+        ({"arms": PLAIN | {"patients": {}}}, "no arm can be named patients"),
         ({"seeds": [1]}, "two or more"),
         ({"seeds": [2, 3]}, "from 1"),
         ({"training_patients": [4, 2]}, "sizes rise"),

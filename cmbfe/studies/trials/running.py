@@ -55,10 +55,10 @@ def run_arm(
         InputError: no such arm, no patients yet, a start that is not trained, or as `train`.
     """
     root = root.resolve()
-    _prepare(name, params, root, jobs, progress)
-    tasks = [(treatment, seed) for seed in seeds_of(name, params) for treatment in trained_by(name, params)]
-    run = partial(_run, name, params, root, steps)
     with at_work(backend, jobs):
+        _prepare(name, params, root, jobs, progress)
+        tasks = [(treatment, seed) for seed in seeds_of(name, params) for treatment in trained_by(name, params)]
+        run = partial(_run, name, params, root, steps)
         done = Parallel(return_as="generator_unordered", batch_size=1)(delayed(run)(*task) for task in tasks)
         bar = tqdm(done, total=len(tasks), desc=name, unit="training", disable=not progress)
         for treatment, seed, ap in bar:

@@ -4,19 +4,20 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_world import labelled_images, tiny_params
 from torchvision.models import detection
 
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
-from cmbfe.detector.alternatives import PLAIN, attach
+from cmbfe.detector.alternatives import attach
 from cmbfe.detector.torchvision_detectors import DETECTORS, KEPT, build
-from cmbfe.detector.weights import WEIGHTS_FILE
+from cmbfe.detector.weights import WEIGHTS_FILE, load_detector
 from cmbfe.errors import InputError
-from cmbfe.studies import other_training
-from cmbfe.studies.other_training import GuidedRun, Spec, train_any
 from cmbfe.training.batches import load_labelled, parts_of_iteration
 from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
+from cmbfe.training.iteration import Run
+from cmbfe.training.loop import train
 
 SMALL = [name for name in DETECTORS if name.endswith("-small")]
 UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
@@ -67,34 +68,37 @@ def data(tmp_path_factory):
     return folder
 
 
-def spec(relative: str, **schedule) -> Spec:
-    settings = tiny_params(iterations=2, milestones=(1,), **schedule).training
-    return Spec("ssdlite-small", relative, "backbone", seed=1, size=64, schedule=settings)
+def trained(data, out, variant: str, **schedule: object) -> dict:
+    params = tiny_params(seed=1, iterations=2, milestones=(1,), **schedule)
+    train(variant, params, data, out, progress=False)
+    return load_file(out / WEIGHTS_FILE)
 
 
-def weights_of(data, out, relative):
-    train_any(spec(relative), data, out, progress=False)
-    return (out / WEIGHTS_FILE).read_bytes()
+def test_a_training_repeats_bit_for_bit_and_fe_makes_another_of_the_same_layers(data, tmp_path):
+    plain = trained(data, tmp_path / "plain", "ssdlite-small")
+    again, with_fe = (
+        trained(data, tmp_path / name, name) for name in ("ssdlite-small", "ssdlite-small-segmentation")
+    )
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    assert set(with_fe) == set(plain)  # the weights of the side task are no part of the detector
+    assert not all(torch.equal(plain[name], with_fe[name]) for name in plain)
 
 
-def test_a_training_repeats_bit_for_bit_and_fe_makes_another(data, tmp_path):
-    plain = weights_of(data, tmp_path / "plain", PLAIN)
-    assert weights_of(data, tmp_path / "again", PLAIN) == plain
-    assert weights_of(data, tmp_path / "fe", "fe") != plain
+def test_a_trained_detector_is_read_back_bare_and_a_finished_training_is_not_repeated(data, tmp_path, capsys):
+    weights = trained(data, tmp_path, "ssdlite-small-fe")
+    model = load_detector(tmp_path)
+    assert all(torch.equal(weights[name], one) for name, one in model.state_dict().items())
+    labels = read_labels(data / LABELS_FILE)
+    assert detect_in(model, labels, data, make_compute("cpu", "32-true")) is not None
+    capsys.readouterr()
+    trained(data, tmp_path, "ssdlite-small-fe")
+    assert "trained already" in capsys.readouterr().out
 
 
-def test_a_finished_training_is_read_and_finds_the_same_one_with_other_settings_is_trained(
-    data, tmp_path, monkeypatch
-):
-    labels, compute = read_labels(data / LABELS_FILE), make_compute("cpu", "32-true")
-    trained = train_any(spec("segmentation"), data, tmp_path, compute, progress=False)
-    monkeypatch.setattr(other_training, "_loop", lambda *_: pytest.fail("trained again"))
-    again = train_any(spec("segmentation"), data, tmp_path, compute, progress=False)
-    assert not [key for key in again.state_dict() if "heads" in key]
-    assert detect_in(again, labels, data, compute) == detect_in(trained, labels, data, compute)
-    for other in (spec("segmentation", learning_rate=2e-3), spec("fe")):
-        with pytest.raises(pytest.fail.Exception, match="trained again"):
-            train_any(other, data, tmp_path, compute, progress=False)
+@pytest.mark.parametrize("variant", ["yolo", "ssdlite-small-nothing"])
+def test_an_unknown_detector_or_alternative_cannot_be_trained(data, tmp_path, variant):
+    with pytest.raises(InputError, match=r"yolo|nothing"):
+        trained(data, tmp_path, variant)
 
 
 def test_weights_of_a_side_task_are_trained_by_the_same_schedule_and_what_fades_has_faded(data):
@@ -106,11 +110,9 @@ def test_weights_of_a_side_task_are_trained_by_the_same_schedule_and_what_fades_
         model = build("ssdlite-small", 64).train()
         attached = attach(name, model, "backbone")
         before = copy.deepcopy(attached.parameters())
-        run = GuidedRun(model, schedule, make_compute("cpu", "32-true"), attached)
+        run = Run(model, schedule, "constant", make_compute("cpu", "32-true"), attached)
         for iteration in range(3):
             row = run.step(parts_of_iteration(images, 1, 2, 1, (0, 1), iteration))
-            rates = {group["lr"] for group in run.optimiser.param_groups}
-            assert len(rates) == 1
         assert row["learning_rate"] == pytest.approx(schedule.learning_rate * schedule.gamma)
         assert all(not torch.equal(*pair) for pair in zip(before, attached.parameters(), strict=True))
         strengths[name] = getattr(attached.fe, "strength", None)
