@@ -83,7 +83,7 @@ def _not_run(name: str) -> str:
 
 def _runs(name: str, stored: Iterable[Path], notebooks: Path) -> list[Path]:
     """The executed copies of a notebook: one of its name, or one for each value of its parameter (name-value)."""
-    others = {one.stem for one in stored} - {name}
+    others = {path.stem for path in stored} - {name}
     copies = [*notebooks.glob(f"{name}.ipynb"), *notebooks.glob(f"{name}-*.ipynb")]
     return sorted(
         (path for path in copies if path.stem not in others),

@@ -199,7 +199,7 @@ def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]
 
 def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None) -> Value:
     """The largest recall that all of `twins` reach, but no more than `at_most`; one per resample with `weights`."""
-    reached = [largest_sensitivity(one, weights) for one in twins]
+    reached = [largest_sensitivity(twin, weights) for twin in twins]
     common = np.minimum.reduce([*reached, np.full_like(reached[0], at_most)])
     return float(common) if weights is None else common
 

@@ -116,7 +116,7 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
     `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` is what the study and other
     tables measured; the change by a reading is AP with FE in that arm less AP with FE as in params.yaml.
     """
-    now, literal = (known_values(one, root) for one in (params, load_params(profile_file("paper"))))
+    now, literal = (known_values(settings, root) for settings in (params, load_params(profile_file("paper"))))
     rows = []
     for point in OPEN_POINTS:
         is_literal = all(now[key] == literal[key] for key in point.keys)
@@ -138,7 +138,7 @@ def deviations(params: Params) -> pd.DataFrame:
 
     The study's settings are left out: the paper has none.
     """
-    literal, ours = (setting_values(one) for one in (load_params(profile_file("paper")), params))
+    literal, ours = (setting_values(settings) for settings in (load_params(profile_file("paper")), params))
     keys = [key for key in literal | ours if not key.startswith("study.") and key != "profile"]
     rows = {
         key: {"paper_profile": _setting_text(literal, key), "ours": _setting_text(ours, key)}
@@ -217,7 +217,7 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
 def _of_exhibit(exhibit: Exhibit, root: Path) -> dict[str, str]:
     there = all((root / "results" / file).is_file() for file in exhibit.files)
     values = [(value, read_cell(value.ours, root)) for value in exhibit.values]
-    ours = "; ".join(f"{value.name} {_shown(one)}" for value, one in values)
+    ours = "; ".join(f"{value.name} {_shown(reading)}" for value, reading in values)
     printed = "; ".join(f"{value.name} {as_text(value.printed)}" for value, _ in values if value.printed is not None)
     where = ", ".join(f"results/{file}" for file in exhibit.files)
     kind = exhibit.name.split()[0].lower()
@@ -233,11 +233,11 @@ def _effect(point: OpenPoint, params: Params, root: Path) -> str:
     """What the study's arms and other tables say of an open point."""
     arms = [name for name, arm in params.study.arms.items() if set(arm.settings) & set(point.keys)]
     changes = [(name, read_cell(Cell("study", f"{name},fe", "over_fe"), root)) for name in arms]
-    said = [f"{name}: change of AP {_shown(one)}" for name, one in changes if one is not None]
+    said = [f"{name}: change of AP {_shown(reading)}" for name, reading in changes if reading is not None]
     if arms and not said:
         said = [f"{', '.join(arms)}: {NOT_YET}"]
     values = [(value, read_cell(value.ours, root)) for value in point.measured]
-    said += [f"{value.name} {as_text(one)}" for value, one in values if one is not None]
+    said += [f"{value.name} {as_text(reading)}" for value, reading in values if reading is not None]
     return "; ".join(said) or "no arm of the study"
 
 
