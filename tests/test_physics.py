@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmbfe.phantom.blooming import block_scan, uniform_scene
+from cmbfe.phantom.looks import block_scan, uniform_scene
 from cmbfe.phantom.physics import (
     ECHO_TIMES_MS,
     RADIANS_PER_PPM_MS,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cmbfe.phantom.blooming import ball, block_scan, darkening, uniform_scene, visible_size
 from cmbfe.phantom.lesions import Lesion
+from cmbfe.phantom.looks import ball, block_scan, darkening, uniform_scene, visible_size
 from cmbfe.phantom.physics import (
     RADIANS_PER_PPM_MS,
     acquire,
