@@ -96,22 +96,17 @@ def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
     sides = []
     for level in LEVELS:
         dark = (patch <= (background - level * depth)[:, None, None]) & (distance <= CORE_MM)
-        sides.append(_reach_from_middle(_joined_to_middle(dark)))
+        sides.append(_reach_from_middle(dark))
     return np.concatenate(sides, axis=1)
 
 
-def _joined_to_middle(mask: np.ndarray) -> np.ndarray:
-    """Of masks [N, side, side], what is joined to the middle, which always is."""
+def _reach_from_middle(mask: np.ndarray) -> np.ndarray:
+    """Reach left, up, right and down of what is joined to the middle in masks [N, side, side]: float64 [N, 4]."""
     half = mask.shape[1] // 2
-    region = np.zeros_like(mask)
-    region[:, half, half] = True
+    middle = np.zeros_like(mask)
+    middle[:, half, half] = True
     cross = ndimage.generate_binary_structure(2, 1)[None]
-    return ndimage.binary_dilation(region, cross, iterations=-1, mask=mask | region)
-
-
-def _reach_from_middle(region: np.ndarray) -> np.ndarray:
-    """Reach left, up, right and down of regions [N, side, side] that hold the middle: float64 [N, 4]."""
-    half = region.shape[1] // 2
+    region = ndimage.binary_dilation(middle, cross, iterations=-1, mask=mask | middle)
     columns, rows = region.any(axis=1), region.any(axis=2)
     before = [half - side.argmax(axis=1) for side in (columns, rows)]
     after = [half - side[:, ::-1].argmax(axis=1) for side in (columns, rows)]
@@ -183,8 +178,8 @@ def labelled_candidates(
     """
     features, known = [], []
     for volume in volumes:
-        places, seen = described(volume)
-        features.append(seen)
+        places, of_volume = described(volume)
+        features.append(of_volume)
         known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
     microbleed = np.concatenate(known)
     check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())

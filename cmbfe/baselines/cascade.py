@@ -51,13 +51,9 @@ def screening_network() -> nn.Sequential:
     Without padding; a step in its output is two pixels, as pooling halves rows and columns.
     """
     return nn.Sequential(
-        nn.Conv3d(1, 12, 3),
-        nn.ReLU(),
-        nn.MaxPool3d((1, 2, 2)),
-        nn.Conv3d(12, 16, 3),
-        nn.ReLU(),
-        nn.Conv3d(16, 32, (1, 3, 3)),
-        nn.ReLU(),
+        *(nn.Conv3d(1, 12, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
+        *(nn.Conv3d(12, 16, 3), nn.ReLU()),
+        *(nn.Conv3d(16, 32, (1, 3, 3)), nn.ReLU()),
         nn.Conv3d(32, 1, 1),
     )
 
@@ -65,30 +61,15 @@ def screening_network() -> nn.Sequential:
 def classifier_network() -> nn.Sequential:
     """Neighbourhoods [N, 1, 7, 19, 19] to the evidence for a microbleed [N, 1]."""
     return nn.Sequential(
-        nn.Conv3d(1, 16, 3),
-        nn.ReLU(),
-        nn.MaxPool3d((1, 2, 2)),
-        nn.Conv3d(16, 32, 3),
-        nn.ReLU(),
-        nn.Conv3d(32, 48, 3),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(48 * 4 * 4, 64),
-        nn.ReLU(),
-        nn.Linear(64, 1),
+        *(nn.Conv3d(1, 16, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
+        *(nn.Conv3d(16, 32, 3), nn.ReLU()),
+        *(nn.Conv3d(32, 48, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3)),
+        *(nn.Linear(48 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 1)),
     )
 
 
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
-    """Train both networks from scratch on training volumes, and return a detector of volumes.
-
-    Args:
-        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
-
-    Raises:
-        InputError: no ground truth in any volume, or candidates of one kind only.
-    """
+    """Train both networks from scratch, and return a detector of volumes; see `radial_symmetry.train`."""
     box_model = fit_boxes(volumes())
     rng = np.random.default_rng([seed, 0xD0D0])
     with torch.random.fork_rng(devices=[]), one_thread():
@@ -100,8 +81,8 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         # What the first round takes for a microbleed is what the second must learn to tell from one.
         mistaken = _candidate_examples(volumes(), screening, box_model, settings, SCREENED)[1]
         fit(screening, hits, np.concatenate([others, mistaken]), iterations, rng, "screening again")
-        found, wrong = _candidate_examples(volumes(), screening, box_model, settings, CLASSIFIED)
-        fit(classifier, found, wrong, settings.cascade.classifier_iterations, rng, "classifier")
+        right, wrong = _candidate_examples(volumes(), screening, box_model, settings, CLASSIFIED)
+        fit(classifier, right, wrong, settings.cascade.classifier_iterations, rng, "classifier")
     return partial(detect, box_model=box_model, networks=(screening, classifier), settings=settings)
 
 
@@ -136,10 +117,9 @@ def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:
 def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
     """Probability of a microbleed of each neighbourhood [N, ...]: float64 [N]."""
     network.eval()
+    starts = range(0, len(neighbourhoods), 256)
     with torch.inference_mode():
-        parts = [
-            network(_as_input(neighbourhoods[start : start + 256])) for start in range(0, len(neighbourhoods), 256)
-        ]
+        parts = [network(_as_input(neighbourhoods[start : start + 256])) for start in starts]
     return torch.cat(parts).sigmoid().flatten().double().numpy() if parts else np.zeros(0)
 
 
@@ -222,8 +202,8 @@ def _candidate_examples(
     for volume in volumes:
         places = _candidates(volume, screening, settings)
         known = classes(volume, places[:, 0], boxes_around(box_model, volume, places))
-        found = np.unique(np.concatenate([true_places(volume)[0], places[known == 1]]), axis=0)
-        hits.append(cubes(volume.voxels, found, _wider(half)))
+        right = np.unique(np.concatenate([true_places(volume)[0], places[known == 1]]), axis=0)
+        hits.append(cubes(volume.voxels, right, _wider(half)))
         others.append(cubes(volume.voxels, places[known == 0], _wider(half)))
     return np.concatenate(hits), np.concatenate(others)
 

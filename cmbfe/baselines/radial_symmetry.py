@@ -51,9 +51,8 @@ def radial_symmetry(voxels: np.ndarray, spacing_mm: Sequence[float], radii_mm: S
     Returns:
         float32 [radii, ...], 0 where no edge votes.
     """
-    # Of a single slice there is no gradient across slices.
     gradient = [
-        np.gradient(voxels, step, axis=axis) if voxels.shape[axis] > 1 else np.zeros_like(voxels)
+        np.gradient(voxels, step, axis=axis) if voxels.shape[axis] > 1 else np.zeros_like(voxels)  # of a single slice
         for axis, step in enumerate(spacing_mm)
     ]
     steepness = np.sqrt(sum(part**2 for part in gradient))
@@ -81,7 +80,7 @@ def _votes(
     where = np.ravel_multi_index([at[inside] for at in goal], shape)
     sigma = [radius_mm / (4 * step) for step in spacing_mm]
     # A Gaussian with 1 in its middle: what all edges vote for is 1 at any radius, however far it is smoothed.
-    peak = np.prod([max(1.0, np.sqrt(2 * np.pi) * one) for one in sigma]) / _surface_voxels(radius_mm, spacing_mm)
+    peak = np.prod([max(1.0, np.sqrt(2 * np.pi) * width) for width in sigma]) / _surface_voxels(radius_mm, spacing_mm)
     count, magnitude = (
         peak * ndimage.gaussian_filter(np.bincount(where, of, int(np.prod(shape))).reshape(shape), sigma)
         for of in (np.ones(len(where)), weight[inside])
@@ -141,6 +140,6 @@ def _features(volume: Volume, places: np.ndarray, symmetry: np.ndarray) -> np.nd
     spread = np.stack([ring[:, NEIGHBOURS].std(axis=-1) for ring in rings], axis=-1)
     background = np.maximum(mean[:, NEIGHBOURS, -1], 1 / 255)
     relative = np.concatenate([*mean.transpose(1, 0, 2)], axis=1) / background[:, None]
-    votes = [cubes(one, places, (1, 1, 1)).max(axis=(2, 3)) for one in symmetry]
-    return np.concatenate([relative, spread / background[:, None], background[:, None], *votes,
-                           extents(volume, places)], axis=1)  # fmt: skip
+    votes = [cubes(of_radius, places, (1, 1, 1)).max(axis=(2, 3)) for of_radius in symmetry]
+    brightness = [relative, spread / background[:, None], background[:, None]]
+    return np.concatenate([*brightness, *votes, extents(volume, places)], axis=1)

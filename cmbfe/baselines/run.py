@@ -48,8 +48,8 @@ def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress
     """
     labels = read_labels(data / LABELS_FILE)
     test, validation = read_test_set(params, data), validation_labels(data, params.seed)
-    of = {split: stacks_of(labels_of_split(labels, split), data, params.baselines.slice_mm)
-          for split in ("train", "validation", "test")}  # fmt: skip
+    splits = ("train", "validation", "test")
+    of = {split: stacks_of(labels_of_split(labels, split), data, params.baselines.slice_mm) for split in splits}
     with whole_folder(out, SETTINGS_FILE, inputs=[data]) as folder:
         detector = METHODS[name](lambda: _volumes(of["train"], progress), params.baselines, params.seed)
         on_test = _detect(detector, of["test"], test, params, progress)

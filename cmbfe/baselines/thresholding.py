@@ -39,14 +39,7 @@ def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray
 
 
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
-    """Learn boxes and the support vector machine from training volumes, and return a detector of volumes.
-
-    Args:
-        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
-
-    Raises:
-        InputError: no ground truth in any volume, or candidates of one kind only.
-    """
+    """Learn boxes and the support vector machine, and return a detector of volumes; see `radial_symmetry.train`."""
     box_model = fit_boxes(volumes())
     features, microbleed = labelled_candidates(volumes(), box_model, partial(regions, settings=settings))
     hits, others = np.flatnonzero(microbleed == 1), np.flatnonzero(microbleed == 0)
@@ -87,13 +80,9 @@ def _of_a_size(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
     """Numbers of the regions that are neither too wide nor too small for a microbleed."""
     largest = np.array([LARGEST_MM / step for step in volume.spacing_mm[1:]])
     pixels = np.bincount(label.ravel(), minlength=count + 1)
-    fits = [
-        number
-        for number, box in enumerate(ndimage.find_objects(label), 1)
-        if pixels[number] >= SMALLEST_PX
-        and all(side.stop - side.start <= most for side, most in zip(box[1:], largest, strict=True))
-    ]
-    return np.array(fits, np.int64)
+    sides = [[side.stop - side.start for side in box[1:]] for box in ndimage.find_objects(label)]
+    is_narrow = (np.array(sides).reshape(-1, 2) <= largest).all(axis=1)
+    return np.flatnonzero(is_narrow & (pixels[1:] >= SMALLEST_PX)) + 1
 
 
 def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:

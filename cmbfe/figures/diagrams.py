@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from cmbfe.figures.style import COLOURS, GROUND_TRUTH_COLOUR, show_image
+from cmbfe.figures.style import COLOURS, GROUND_TRUTH_COLOUR, draw_scale_bar, show_image
 
 STEPS = {
     "image": "image P,\nground truth",
@@ -27,11 +27,7 @@ LAYER_NAMES = {
 
 
 def enhancement_figure(
-    steps: Mapping[str, np.ndarray],
-    boxes: np.ndarray,
-    centre: int = 0,
-    side: int = 64,
-    pixel_mm: float | None = None,
+    steps: Mapping[str, np.ndarray], boxes: np.ndarray, centre: int = 0, side: int = 64, pixel_mm: float | None = None
 ) -> Figure:
     """The FE process step by step (paper Figure 1), zoomed to one box.
 
@@ -53,26 +49,19 @@ def enhancement_figure(
         axis.imshow(values, cmap=colours, vmin=low, vmax=1 if name in STEPS.keys() & {"mask", "resized"} else high,
                     extent=(0, size, size, 0), interpolation="nearest")  # fmt: skip
         for x_min, y_min, x_max, y_max in boxes:
-            frame = Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False)
-            frame.set(edgecolor=GROUND_TRUTH_COLOUR, linewidth=1.2)
-            axis.add_patch(frame)
+            look = {"fill": False, "edgecolor": GROUND_TRUTH_COLOUR, "linewidth": 1.2}
+            axis.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, **look))
         axis.set(xlim=(left, left + side), ylim=(top + side, top))
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     if pixel_mm:
-        start, bottom = left + 0.05 * side, top + 0.94 * side
-        axes[0].plot([start, start + 5 / pixel_mm], [bottom, bottom], color="white", linewidth=2)
-        axes[0].text(start, bottom - 0.02 * side, "5 mm", color="white", fontsize=8)
+        draw_scale_bar(axes[0], left + 0.05 * side, top + 0.94 * side, 5, pixel_mm, 0.02 * side)
     plt.close(figure)
     return figure
 
 
 def difference_figure(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    differences: Mapping[str, np.ndarray],
-    pixel_mm: float,
-    title: str = "",
+    image: np.ndarray, boxes: np.ndarray, differences: Mapping[str, np.ndarray], pixel_mm: float, title: str = ""
 ) -> Figure:
     """What FE adds to the feature map, channel by channel (paper Figure 3).
 
@@ -161,9 +150,8 @@ def architecture_figure(
         _arrow(axes, (begin, 1.5), (end, 1.5))
     axes.text(2.0, 1.6, "trunk", ha="center", fontsize=10)
     fe = COLOURS["SSD-FE"]
-    _block(
-        axes, 1.75, 3.0, 2.1, 1.0, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
-    )
+    what = "FE, in training only:\nX + M·X, with M from P\nand the ground truth"
+    _block(axes, 1.75, 3.0, 2.1, 1.0, what, "white", fe)
     _arrow(axes, (1.2, 3.0), (1.75, 3.0), fe, "dashed")
     if placement in ("trunk", "both"):
         _arrow(axes, (2.8, 2.5), (2.8, 1.52), fe, "dashed")
@@ -171,13 +159,13 @@ def architecture_figure(
         _arrow(axes, (2.8, 2.5), (starts[0] + 0.45, -0.35), fe, "dashed")
     for x, height, side, shapes in zip(starts, heights, cells, boxes_per_cell, strict=True):
         _arrow(axes, (x + 0.475, 1.5 - height / 2), (x + 0.475, -0.55))
-        axes.text(x + 0.475, -0.8, f"{side}·{side}·{shapes} =\n{side * side * shapes:,} boxes", ha="center", va="top",
-                  fontsize=9)  # fmt: skip
+        count = f"{side}·{side}·{shapes} =\n{side * side * shapes:,} boxes"
+        axes.text(x + 0.475, -0.8, count, ha="center", va="top", fontsize=9)
     if trunk == "vgg16":
         axes.text(starts[0] + 0.55, -0.05, "L2 norm", fontsize=9, color="0.3")
     total = sum(side * side * shapes for side, shapes in zip(cells, boxes_per_cell, strict=True))
-    _block(axes, starts[0], -2.15, starts[-1] + 0.95 - starts[0], 0.6,
-           f"heads: class and box of {total:,} default boxes, then non-maximum suppression", "#E8E8E8")  # fmt: skip
+    heads = f"heads: class and box of {total:,} default boxes, then non-maximum suppression"
+    _block(axes, starts[0], -2.15, starts[-1] + 0.95 - starts[0], 0.6, heads, "#E8E8E8")
     plt.close(figure)
     return figure
 
@@ -185,9 +173,8 @@ def architecture_figure(
 def _block(
     axes: Axes, left: float, middle: float, width: float, height: float, text: str, fill: str, edge: str = "0.3"
 ) -> None:
-    style = "round,pad=0,rounding_size=0.08"
-    axes.add_patch(FancyBboxPatch((left, middle - height / 2), width, height, boxstyle=style, facecolor=fill,
-                                  edgecolor=edge, linewidth=1.2))  # fmt: skip
+    look = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": fill, "edgecolor": edge, "linewidth": 1.2}
+    axes.add_patch(FancyBboxPatch((left, middle - height / 2), width, height, **look))
     axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=9)
 
 

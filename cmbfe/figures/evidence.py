@@ -12,6 +12,8 @@ from matplotlib.patches import Patch
 
 from cmbfe.figures.style import COLOURS, arm, colour, cut_out, new_figure, show_image
 
+PRINTED = {"color": "0.3", "markerfacecolor": "none", "markersize": 9}
+"""How a value of the paper is drawn: hollow."""
 CASE_COLUMNS = (5, 8)
 """Fewest and most in a row."""
 CASE_INCHES = 1.55
@@ -92,8 +94,8 @@ def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
     """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
     for number, (variant, band) in enumerate(bands.items()):
         name = "_" if number else "bands: 95 % interval at each point"  # one entry in the legend for all
-        axes.fill_between(band.index, band["low"], band["high"], color=colour(variant), alpha=0.15, linewidth=0,
-                          label=name)  # fmt: skip
+        look = {"color": colour(variant), "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(band.index, band["low"], band["high"], label=name, **look)
 
 
 def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Series) -> Figure:
@@ -109,12 +111,10 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
         axes.axvline(0, color="0.4", linewidth=1)
         axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
         axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
-        axes.plot(printed[gain.index], places, "o", color="0.3", markerfacecolor="none", markersize=9,
-                  label="paper (other patients)")  # fmt: skip
+        axes.plot(printed[gain.index], places, "o", label="paper (other patients)", **PRINTED)
         axes.set_yticks(places, gain.index)
-        axes.set(
-            xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4), title="Precision with FE less without"
-        )
+        axes.set(xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4))
+        axes.set_title("Precision with FE less without")
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return figure
 
@@ -163,15 +163,13 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
         gains.plot(places, table["our_gain"], "o", color=COLOURS["SSD-FE"], label="ours")
         last = table.iloc[-1]
         widths = np.where(places == places[-1], 3, 1)
-        gains.vlines(places, table["our_gain_low"], table["our_gain_high"], color=COLOURS["SSD-FE"], linewidth=widths,
-                     label="95 % interval over patients")  # fmt: skip
-        if pd.notna(last["paper_gain"]):
-            gains.plot(places[-1:] + 0.2, [last["paper_gain"]], "o", color="0.3", markerfacecolor="none", markersize=9,
-                       label="paper, 10 folds (other patients)")  # fmt: skip
+        look = {"color": COLOURS["SSD-FE"], "linewidth": widths, "label": "95 % interval over patients"}
+        gains.vlines(places, table["our_gain_low"], table["our_gain_high"], **look)
+        if pd.notna(gain := last["paper_gain"]):
+            gains.plot(places[-1:] + 0.2, [gain], "o", label="paper, 10 folds (other patients)", **PRINTED)
         aps.set_xticks(places, names)
-        aps.set(
-            xlabel="fold", ylabel="average precision", ylim=(0, 1), title=f"{last['detector']} without FE and with"
-        )
+        aps.set(xlabel="fold", ylabel="average precision", ylim=(0, 1))
+        aps.set_title(f"{last['detector']} without FE and with")
         gains.set(xlabel="fold", ylabel="AP with FE less without", title="Gain by FE")
         aps.legend(loc="lower left")
         gains.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
@@ -197,10 +195,8 @@ def cases_figure(
     columns = int(np.clip(max(map(len, groups.values())), *CASE_COLUMNS))
     shown = {heading: list(cases)[: rows * columns] for heading, cases in groups.items()}
     heights = [max(1, -(-len(cases) // columns)) for cases in shown.values()]
-    inches = [
-        (height * (CASE_INCHES + 0.4) if cases else 0.4) + 0.4
-        for height, cases in zip(heights, shown.values(), strict=True)
-    ]
+    pairs = zip(heights, shown.values(), strict=True)
+    inches = [(height * (CASE_INCHES + 0.4) if cases else 0.4) + 0.4 for height, cases in pairs]
     figure = plt.figure(figsize=(columns * CASE_INCHES, sum(inches) + 0.4), layout="constrained")
     *parts, last = figure.subfigures(len(shown) + 1, 1, height_ratios=[*inches, 0.4])
     legend = [Patch(fill=False, edgecolor=colour, label=name) for name, (colour, _) in drawn.items()]

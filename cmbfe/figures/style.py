@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from cmbfe.data.labelled.images import magnitude_of
 from cmbfe.files import whole_file
 
 COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
@@ -22,7 +23,7 @@ MIMIC_COLOUR = "#56B4E9"
 PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
 """Of the same palette, for default-box presets."""
 BASELINE_COLOURS = {"radial-symmetry": "#009E73", "thresholding": "#CC79A7", "cascade": "#E69F00"}
-"""Of the same palette, for detectors of other kinds."""
+"""Of the same palette."""
 DOTS_PER_INCH = 150
 
 
@@ -48,7 +49,7 @@ def arm(variant: str) -> str:
 
 
 def colour(name: str) -> str:
-    """The colour of a variant (that of its arm) or of a detector of another kind."""
+    """The colour of a variant (that of its arm) or of a baseline."""
     return BASELINE_COLOURS.get(name) or COLOURS[arm(name)]
 
 
@@ -82,36 +83,30 @@ def show_image(
         pixel_mm: size of a pixel; no scale bar without it.
         bar_mm: length of the scale bar.
     """
-    image = _magnitude(image)
+    image = magnitude_of(image)
     rows, columns = image.shape
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
     for colour, drawn in (boxes or {}).items():
         for x, y, width, height in drawn:
-            axes.add_patch(
-                plt.Rectangle((x - 1, y - 1), width + 2, height + 2, fill=False, edgecolor=colour, linewidth=1)
-            )
+            frame = plt.Rectangle((x - 1, y - 1), width + 2, height + 2, fill=False, edgecolor=colour, linewidth=1)
+            axes.add_patch(frame)
     if pixel_mm:
-        left, bottom = 0.05 * columns, 0.95 * rows
-        axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], color="white", linewidth=2)
-        axes.text(left, bottom - 0.02 * rows, f"{bar_mm:g} mm", color="white", fontsize=8)
+        draw_scale_bar(axes, 0.05 * columns, 0.95 * rows, bar_mm, pixel_mm, 0.02 * rows)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 
 
-def _magnitude(image: np.ndarray) -> np.ndarray:
-    return image[..., 0] if image.ndim == 3 else image
+def draw_scale_bar(axes: Axes, left: float, bottom: float, bar_mm: float, pixel_mm: float, gap: float) -> None:
+    """A white bar from a point, px, with its length written `gap` px above it."""
+    axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], color="white", linewidth=2)
+    axes.text(left, bottom - gap, f"{bar_mm:g} mm", color="white", fontsize=8)
 
 
 def image_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[Figure, np.ndarray]:
     """A figure of `rows` x `columns` empty image axes, returned as a flat array."""
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * size_inches, rows * size_inches),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (columns * size_inches, rows * size_inches)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     return figure, axes.ravel()
 
 
@@ -127,11 +122,9 @@ def labelled_images_figure(
     """
     figure, axes = image_grid(max(len(images), 1))
     for axis, pixels, image in zip(axes, arrays, images, strict=False):
-        of_image = {
-            colour: [box["bbox"] for box in boxes if box["image_id"] == image["id"]]
-            for colour, boxes in drawn.items()
-        }
-        show_image(axis, pixels, of_image)
+        by_colour = drawn.items()
+        here = {edge: [box["bbox"] for box in boxes if box["image_id"] == image["id"]] for edge, boxes in by_colour}
+        show_image(axis, pixels, here)
     plt.close(figure)
     return figure
 
@@ -140,7 +133,7 @@ def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray
     """The square of `side_px` around the middle of a box [x, y, w, h] px; black where it leaves the image."""
     x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
     half = side_px // 2
-    return np.pad(_magnitude(image), half)[y : y + side_px, x : x + side_px]
+    return np.pad(magnitude_of(image), half)[y : y + side_px, x : x + side_px]
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
@@ -220,7 +213,7 @@ def overlay(pixels: np.ndarray, detections: Sequence[Mapping]) -> Image.Image:
     """An image as RGB with detections drawn around their boxes, the score above each.
 
     Args:
-        image: uint8 [rows, columns].
+        pixels: uint8 [rows, columns].
         detections: COCO results of this image, boxes [x, y, w, h] px.
     """
     image = Image.fromarray(pixels).convert("RGB")

@@ -1,11 +1,11 @@
 """The detector of a model's folder: its network, how images are made for it, and the score that counts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -33,9 +33,7 @@ def load_detector(folder: Path) -> Detector:
     with within_python(folder):
         model = load_model(folder)
     if not all(bool(values.isfinite().all()) for values in model.state_dict().values()):
-        raise InputError(
-            f"{folder}: a weight of the model is no finite number: it would find nothing; train it again"
-        )
+        raise InputError(f"{folder}: a weight of the model is no finite number: it detects nothing; train it again")
     return Detector(model.to(compute.device), compute, model.config.variant)
 
 
@@ -87,15 +85,16 @@ def read_threshold(file: Path, variant: str) -> float:
     """
     value = _threshold_of_json(file) if file.suffix.lower() == ".json" else _threshold_of_table(file, variant)
     try:
-        threshold = np.nan if value is None else float(value)
+        threshold = math.nan if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
-        reason = f"has no threshold there, but {str(value)[:40]!r}, which is no score"
-        raise InputError(f"{file}: {variant} {reason}; give --threshold") from None
-    if np.isnan(threshold):
-        reason = "has no threshold there: it never reaches the wanted sensitivity on the validation patients"
-        raise InputError(f"{file}: {variant} {reason}; give --threshold")
+        threshold = math.inf
+    if math.isnan(threshold):
+        reason = "it never reaches the wanted sensitivity on the validation patients"
+        raise InputError(f"{file}: {variant} has no threshold there: {reason}; give --threshold")
     if isinstance(value, bool) or not 0 <= threshold <= 1:
-        raise InputError(f"{file}: the threshold of {variant} is {value}, and not from 0 to 1, as scores are")
+        raise InputError(
+            f"{file}: the threshold of {variant} is {str(value)[:40]}, and not from 0 to 1, as scores are"
+        )
     return threshold
 
 
