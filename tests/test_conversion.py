@@ -229,12 +229,3 @@ def test_the_same_series_and_seed_give_the_same_bytes_with_any_number_of_process
     imported(tmp_path / "in", tmp_path / "one")
     imported(tmp_path / "in", tmp_path / "two", jobs=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-
-
-def test_pixels_that_cannot_be_decoded_leave_nothing_behind(tmp_path, monkeypatch):
-    dicom_head(tmp_path / "in" / "1", patient_id="P1")
-    dicom_head(tmp_path / "in" / "2", patient_id="P2", RescaleSlope="1e300", RescaleIntercept="0")
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match="not finite"):
-        imported(tmp_path / "in", tmp_path / "deep" / "out", jobs=2)
-    assert tree(tmp_path) == before

@@ -112,12 +112,6 @@ def test_a_second_copy_of_a_slice_is_named_as_such(tmp_path):
     assert "copies of one image" in error_of(tmp_path)
 
 
-def test_an_incomplete_repeat_of_a_series_is_an_error(tmp_path):
-    write(tmp_path / "1", mr_series(random_volume(3), AcquisitionNumber=1))
-    write(tmp_path / "2", mr_series(random_volume(3), AcquisitionNumber=2)[:2])
-    assert "two slices at one position" in error_of(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("attributes", "reason"),
     [

@@ -5,7 +5,6 @@ import pytest
 
 from cmbfe.phantom.looks import block_scan, uniform_scene
 from cmbfe.phantom.physics import (
-    ECHO_TIMES_MS,
     RADIANS_PER_PPM_MS,
     acquire,
     ball_field,
@@ -176,7 +175,3 @@ def test_swi_darkens_where_the_field_is_lower_and_nowhere_else():
     magnitude = np.full(3, 100.0)
     swi = susceptibility_weighted(magnitude, np.array([-np.pi / 2, 0.0, np.pi / 2]))
     np.testing.assert_allclose(swi, [100 / 16, 100, 100])
-
-
-def test_echoes_average_to_the_papers_echo_time():
-    assert np.mean(ECHO_TIMES_MS) == 45.0

@@ -13,7 +13,7 @@ import cmbfe
 from cmbfe.paper import facts
 from cmbfe.params import Patients, Phantom, load_params, profile_file
 from cmbfe.phantom import cohort
-from cmbfe.phantom.plan import code_sha256, costs, patient_plan, plan_table, report, resized, split_table
+from cmbfe.phantom.plan import code_sha256, costs, patient_plan, plan_table, report, resized
 
 PAPER, LAPTOP = (load_params(profile_file(name)) for name in ("paper", "laptop"))
 PACKAGE = Path(cmbfe.__file__).parent
@@ -76,14 +76,6 @@ def test_an_edit_in_the_phantom_makes_patients_anew_and_one_elsewhere_does_not(t
     before, after_data, after_phantom = done.split()
     assert before == code_sha256() == after_data
     assert after_phantom != before
-
-
-def test_the_paper_profile_prints_table_1():
-    table = split_table(plan_table(patient_plan(PAPER.phantom, PAPER.seed)))
-    assert list(table.columns) == ["patients", "slices", "images with CMBs", "boxes"]
-    numbers = table.rename(columns={"images with CMBs": "pictures", "boxes": "cmbs"}).drop(columns="slices")
-    assert numbers.to_dict() == facts.TABLE_1.to_dict()
-    assert table.loc["total", "slices"] == facts.ALL_IMAGES
 
 
 def test_every_patient_and_every_split_has_its_line():

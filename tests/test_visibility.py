@@ -6,6 +6,7 @@ import pytest
 from cmbfe.phantom.lesions import Lesion
 from cmbfe.phantom.looks import ball, block_scan, darkening, uniform_scene, visible_size
 from cmbfe.phantom.physics import (
+    ECHO_TIMES_MS,
     RADIANS_PER_PPM_MS,
     acquire,
     combine_echoes,
@@ -150,5 +151,6 @@ def test_lesion_at_the_edge_of_the_grid_is_cut_not_lost():
     assert all(0 <= box[0] < box[2] <= 64 and 0 <= box[1] < box[3] <= 64 for box in boxes.values())
 
 
-def test_echoes_combine_by_their_mean():
+def test_echoes_combine_by_their_mean_which_is_the_papers_echo_time():
+    assert np.mean(ECHO_TIMES_MS) == 45.0
     np.testing.assert_allclose(combine_echoes([np.ones(2), np.full(2, 3.0)]), [2.0, 2.0])
