@@ -115,11 +115,10 @@ def test_one_file_is_a_source_too(tmp_path):
     detected(tmp_path / "dicom" / "000.dcm", tmp_path / "out", slices=1)
 
 
-@pytest.mark.parametrize(
-    "make", [lambda folder: dicom_head(folder, slices=2), lambda folder: labelled_images(folder, 2)]
-)
+@pytest.mark.parametrize("make", [dicom_head, labelled_images])
 def test_a_second_run_writes_the_same_bytes_and_takes_no_result_for_input(tmp_path, untrained, make):
-    count = len(make(tmp_path)) if make is dicom_head else len(make(tmp_path)["images"])
+    made = make(tmp_path)
+    count = len(made if make is dicom_head else made["images"])
     detected(tmp_path, tmp_path / "found", count, untrained)
     first = tree(tmp_path / "found")
     detected(tmp_path, tmp_path / "found", count, untrained)

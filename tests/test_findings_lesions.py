@@ -13,17 +13,8 @@ AXIAL = Place(
     pixel_spacing_mm=(0.5, 0.75),
     slice_spacing_mm=2.0,
 )
-IMAGES = [
-    {
-        "id": 10 + index,
-        "patient_id": "p",
-        "series_uid": "s",
-        "slice_index": index,
-        "file_name": f"p/{index:03d}.png",
-        "pixel_spacing_mm": [0.5, 0.75],
-    }
-    for index in range(6)
-]
+COMMON = {"patient_id": "p", "series_uid": "s", "pixel_spacing_mm": [0.5, 0.75]}
+IMAGES = [{"id": 10 + index, "slice_index": index, "file_name": f"p/{index:03d}.png", **COMMON} for index in range(6)]
 
 
 def box(index: int, x: float, y: float, score: float, side: float = 4) -> dict:
@@ -45,11 +36,8 @@ def test_the_place_is_the_mean_of_the_boxes_by_their_scores():
     (lesion,) = find_lesions(IMAGES, [box(0, 20, 30, 0.6), box(1, 22, 30, 0.9)], AXIAL, 0.5)
     assert lesion.centre_mm[0] == pytest.approx(-100 + (21.5 * 0.6 + 23.5 * 0.9) / 1.5 * 0.75)
     assert lesion.centre_mm[2] == pytest.approx(5 + 2 * 0.9 / 1.5)
-
-
-def test_boxes_of_score_0_are_of_one_weight():
     (lesion,) = find_lesions(IMAGES, [box(0, 20, 30, 0.0), box(1, 22, 30, 0.0)], AXIAL, 0.0)
-    assert lesion.centre_mm[0] == pytest.approx(-100 + 22.5 * 0.75)
+    assert lesion.centre_mm[0] == pytest.approx(-100 + 22.5 * 0.75)  # scores of 0 have one weight
 
 
 def test_a_tilted_series_has_its_places_along_its_own_directions():

@@ -1,7 +1,6 @@
 """Nobody's name, id, date or text of a header is in an output, unless it was asked for."""
 
 import base64
-import io
 import json
 import re
 
@@ -67,6 +66,8 @@ def test_no_planted_identifier_is_in_any_output(tmp_path):
         *("overlays", "pages"),
     }
     assert leaks(tmp_path / "out") == []
+    infos = [Image.open(path).info for path in (tmp_path / "out" / "overlays").rglob("*.png")]
+    assert infos == [{}, {}]
 
 
 def test_the_search_finds_what_is_kept_on_request(tmp_path):
@@ -75,13 +76,6 @@ def test_the_search_finds_what_is_kept_on_request(tmp_path):
     assert {planted for _, planted in leaks(tmp_path / "out")} >= {ID.encode(), SERIES.encode()}
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert all("sop_instance_uid" in image for image in images)
-
-
-def test_images_carry_no_text(tmp_path):
-    plant(tmp_path / "in")
-    detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
-    for path in (tmp_path / "out" / "overlays").rglob("*.png"):
-        assert Image.open(io.BytesIO(path.read_bytes())).info == {}
 
 
 def test_names_and_texts_of_nifti_files_do_not_get_out_either(tmp_path):
@@ -119,9 +113,8 @@ def test_series_without_an_id_count_as_one_patient_as_in_an_import_and_their_pag
     patients = [one.patient for one in result.done]
     assert (len(patients), len(set(patients)), len({one.series for one in result.done})) == (3, 2, 3)
     pages = [path.read_text() for path in (tmp_path / "out" / "pages").glob("*.html")]
-    said = [page for page in pages if "These series have no PatientID: they may be of several people." in page]
-    assert (len(pages), len(said)) == (2, 1)
-    assert said[0].count("<h2>") == 2
+    (without_id,) = [page for page in pages if "These series have no PatientID" in page]
+    assert (len(pages), without_id.count("<h2>")) == (2, 2)
 
 
 def test_a_key_calls_series_without_an_id_the_same_in_detection_and_import(tmp_path):

@@ -79,12 +79,8 @@ def test_moving_stops_at_the_ends_of_a_series(gallery, view):
 
 
 def test_boxes_are_those_of_the_slice_from_the_threshold_on(gallery, view):
-    there = boxes_of(gallery, replace(view, series="B"))
-    assert {name: found.boxes.tolist() for name, found in there.items()} == {
-        GROUND_TRUTH: [BOX],
-        "ssd512": [ELSEWHERE],
-        "ssd512-fe": [ELSEWHERE],
-    }
+    there = {name: found.boxes.tolist() for name, found in boxes_of(gallery, replace(view, series="B")).items()}
+    assert there == {GROUND_TRUTH: [BOX], "ssd512": [ELSEWHERE], "ssd512-fe": [ELSEWHERE]}
     all_of_them = boxes_of(gallery, replace(view, series="B", threshold=0.3, shown=("ssd512",)))
     assert all_of_them["ssd512"].scores.tolist() == [0.6, 0.3]
     assert list(all_of_them) == ["ssd512"]

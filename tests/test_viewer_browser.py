@@ -36,18 +36,12 @@ def jupyterlab(workspace: Path, scratch: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folders = {
-        name: str(scratch / name)
-        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-    }
-    environment = os.environ | folders | {"JUPYTERLAB_SETTINGS_DIR": str(scratch / "settings")}
+    folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+    environment = os.environ | {name: str(scratch / name) for name in folders}
+    environment["JUPYTERLAB_SETTINGS_DIR"] = str(scratch / "settings")
+    lab = {"expose_app_in_browser": True, "extension_manager": "readonly", "news_url": ""}
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
-    options += [
-        "--IdentityProvider.token=",
-        "--LabApp.expose_app_in_browser=True",
-        "--LabApp.extension_manager=readonly",
-        "--LabApp.news_url=",
-    ]
+    options += ["--IdentityProvider.token=", *(f"--LabApp.{name}={value}" for name, value in lab.items())]
     with (scratch / "log.txt").open("w") as log:
         command = [sys.executable, "-m", "jupyterlab", *options]
         server = subprocess.Popen(command, cwd=workspace, env=environment, stdout=log, stderr=log)
@@ -96,13 +90,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
     faults = Faults()
     with (
-        jupyterlab(workspace, tmp_path) as address,
+        jupyterlab(workspace, tmp_path) as url,
         open_browser() as browser,
         open_page(browser, DESKTOP, faults) as page,
     ):
         page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
-        page.goto(f"{address}/doc/tree/notebooks/viewer.ipynb")
+        page.goto(f"{url}/doc/tree/notebooks/viewer.ipynb")
         run_all_cells(page)
         pixels, froc = (page.locator(".cmbfe-picture").nth(number) for number in (0, 1))
         image = pixels.locator("img")

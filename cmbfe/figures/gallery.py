@@ -107,7 +107,7 @@ def open_gallery(
     """Read images, labels and detections, and match them once.
 
     Args:
-        pixels: folder of 8-bit images.
+        images: folder of 8-bit images.
         detections: name -> COCO results, as a file or read. A file from `cmbfe detect` has an images.json beside it, by
             which its images are found here, whatever their suffix; others have the ids of the labels.
         labels: COCO labels; the FROC is that of their images. None: annotations.json among the images if there is
@@ -146,10 +146,8 @@ def open_gallery(
 
 def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections: Mapping[str, Any]) -> Labels:
     """The labels on which the FROC rests."""
-    if isinstance(labels, dict):
-        return labels
     if labels is not None:
-        return read_labels(labels)
+        return labels if isinstance(labels, dict) else read_labels(labels)
     if whole is not None:
         return whole
     for given in detections.values():

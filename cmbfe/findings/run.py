@@ -51,9 +51,8 @@ class Options:
     threshold_from: str = "given"
     """Where it comes from, in words."""
     sr: bool = False
-    """Write a DICOM SR for each series."""
     segmentation: bool = False
-    """Write a DICOM segmentation for each series."""
+    """Write a DICOM SR, a DICOM segmentation for each series."""
     explain: bool = False
     """Draw the feature maps of slices with detections."""
     keep_ids: bool = False
@@ -119,12 +118,11 @@ def detect_files(
     with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
         kind, series, left_out = find(source, out, settings.phase)
         _check(kind, options)
-        names = _names(kind, key, options)
+        salt = bytes.fromhex(key["salt"]) if key else new_salt()
+        names = Pseudonyms(None if kind == IMAGES or options.keep_ids else salt)
         tasks = _tasks(series, names, options)
-        steps = (
-            delayed(_work_on)(task, kind, open_detector, settings, options, temporary.resolve()) for task in tasks
-        )
-        results = Parallel(return_as="generator")(steps)
+        common = (kind, open_detector, settings, options, temporary.resolve())
+        results = Parallel(return_as="generator")(delayed(_work_on)(task, *common) for task in tasks)
         done: list[Done] = []
         for result in tqdm(results, total=len(tasks), desc=f"detecting in {source.name}", unit="series", delay=1):
             (left_out if isinstance(result, LeftOut) else done).append(result)
@@ -154,12 +152,6 @@ def _check(kind: str, options: Options) -> None:
             raise InputError(f"{name} names the DICOM images of a finding by UID: {kind} have none; leave it out")
     if options.key_file and kind == IMAGES:
         raise InputError("--key-file is for DICOM and NIfTI: images are called by their folders, which are kept")
-
-
-def _names(kind: str, key: dict[str, Any] | None, options: Options) -> Pseudonyms:
-    if kind == IMAGES or options.keep_ids:
-        return Pseudonyms(None)
-    return Pseudonyms(bytes.fromhex(key["salt"]) if key else new_salt())
 
 
 def _tasks(all_series: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
