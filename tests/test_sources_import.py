@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
-from cmbfe.studies.crossvalidation import fold_test_set
 from nifti_files import SHAPE, affine_of, head, mask, save
 from source_world import IMAGES, dou, imported, valdo
 from tiny_world import labelled_images, tree

@@ -163,7 +163,7 @@ def augment_training_set(
     Args:
         labels: the labels of all images; those of split "train" with at least one box are augmented.
         source: the folder that the file names are relative to.
-        out: appears whole or not at all, with images and annotations.json.
+        out: gets images and annotations.json; atomic.
 
     Raises:
         InputError: no training image with a microbleed.

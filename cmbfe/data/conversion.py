@@ -155,7 +155,7 @@ def _labels_to_write(
     """File name -> labels of the images: annotations.json always, mimics.json where `source` has one."""
     given = {name: read_labels(source / name) for name in (LABELS_FILE, MIMICS_FILE) if (source / name).exists()}
     images = image_entries(all_series, settings.format, settings.phase)
-    lookup, first = SliceLookup(all_series, source), np.cumsum([0, *(len(one.files) for one in all_series)])
+    lookup, first = SliceLookup(all_series, source), np.cumsum([0, *(len(series.files) for series in all_series)])
     pixels = {
         name: {
             image: images[first[number] + index]
@@ -185,7 +185,7 @@ def import_dicom(
     """
     found = find_series(source)
     all_series = magnitude_among(found, source)
-    phases = [phase_of(one, found) if settings.phase else None for one in all_series]
+    phases = [phase_of(series, found) if settings.phase else None for series in all_series]
     folders = series_folders(series.patient_id for series in all_series)
     to_write = _labels_to_write(source, all_series, settings, seed)
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:

@@ -52,9 +52,11 @@ def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> Serie
     Raises:
         InputError: there is none, or more than one.
     """
-    fitting = [one for one in others if one.kind == "phase" and _lies_on(one, magnitude)]
+    fitting = [series for series in others if series.kind == "phase" and _lies_on(series, magnitude)]
     if len(fitting) > 1:  # a scan of several echoes has a phase for each
-        fitting = [one for one in fitting if abs(one.echo_time_ms - magnitude.echo_time_ms) <= SAME_ECHO_TIME_MS]
+        fitting = [
+            series for series in fitting if abs(series.echo_time_ms - magnitude.echo_time_ms) <= SAME_ECHO_TIME_MS
+        ]
     if len(fitting) == 1:
         return fitting[0]
     what = "no phase series" if not fitting else f"{len(fitting)} phase series"
@@ -64,14 +66,14 @@ def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> Serie
     )
 
 
-def _lies_on(one: SeriesHeaders, other: SeriesHeaders) -> bool:
+def _lies_on(series: SeriesHeaders, other: SeriesHeaders) -> bool:
     """Whether two series of one patient and study show the same places, pixel upon pixel."""
-    whose = [(series.patient_id, series.study_uid, series.rows, series.columns) for series in (one, other)]
-    if whose[0] != whose[1] or len(one.files) != len(other.files):
+    whose = [(headers.patient_id, headers.study_uid, headers.rows, headers.columns) for headers in (series, other)]
+    if whose[0] != whose[1] or len(series.files) != len(other.files):
         return False
     pairs = (
-        (one.positions_mm, other.positions_mm, SAME_POSITION_MM),
-        (one.orientation, other.orientation, SAME_DIRECTION),
-        (one.pixel_spacing_mm, other.pixel_spacing_mm, SAME_SPACING_MM),
+        (series.positions_mm, other.positions_mm, SAME_POSITION_MM),
+        (series.orientation, other.orientation, SAME_DIRECTION),
+        (series.pixel_spacing_mm, other.pixel_spacing_mm, SAME_SPACING_MM),
     )
     return all(np.abs(np.subtract(ours, theirs)).max() <= tolerance for ours, theirs, tolerance in pairs)

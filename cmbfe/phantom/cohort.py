@@ -35,7 +35,7 @@ def _as_coco(box: Box) -> list[float]:
 
 
 def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 1) -> None:
-    """Write one patient's series and patient.json; the folder appears whole or not at all."""
+    """Write one patient's series and patient.json; atomic."""
     patient = simulate(plan, workers)
     with whole_folder(folder, PATIENT_FILE) as temporary:
         series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])

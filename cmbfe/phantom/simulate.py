@@ -110,9 +110,9 @@ def draw_microbleeds(
     for number in range(1, MOST_CANDIDATES + 1):
         if quota is None and sum(bool(finding.boxes) for finding, _ in drawn) == count:
             return drawn
-        one = _draw_one(rng, body, places, number)
-        if one is not None:
-            drawn.append(one)
+        measured = _draw_one(rng, body, places, number)
+        if measured is not None:
+            drawn.append(measured)
         if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota.boxes:
             chosen = pick_exactly(rng, [sorted(finding.boxes) for finding, _ in drawn], *quota)
             if chosen is not None:
@@ -161,7 +161,9 @@ def render(
     noise_level = white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / echo_snr
     with ThreadPoolExecutor(workers) as pool:
         scanned = pool.map(
-            lambda *one: _scan_echo(body, footprints, *one, noise_level), echoes, rng.spawn(len(echoes))
+            lambda echo, own_rng: _scan_echo(body, footprints, echo, own_rng, noise_level),
+            echoes,
+            rng.spawn(len(echoes)),
         )
         magnitude, clean, phase = next(scanned)
         for noisy, without_noise, _ in scanned:

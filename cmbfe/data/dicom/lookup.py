@@ -30,8 +30,8 @@ class SliceLookup:
         self.series, self.source = series, source
         self.by_uid: dict[str, list[Place]] = defaultdict(list)
         self.by_name: dict[str, list[Place]] = defaultdict(list)
-        for number, one in enumerate(series):
-            for index, (uid, file) in enumerate(zip(one.sop_instance_uids, one.files, strict=True)):
+        for number, headers in enumerate(series):
+            for index, (uid, file) in enumerate(zip(headers.sop_instance_uids, headers.files, strict=True)):
                 self.by_uid[uid].append((number, index))
                 self.by_name[_bare(file.name)].append((number, index))
 
@@ -63,9 +63,11 @@ class SliceLookup:
         if len(found) > 1:
             hint = f"give the path below {self.source}, or the key sop_instance_uid"
             raise InputError(f"{said}: {len(found)} slices have {what}; {hint}")
-        one = self.series[found[0][0]]
-        if (one.columns, one.rows) != (image["width"], image["height"]):
-            sizes = f"{image['width']} x {image['height']} px, but the DICOM slice has {one.columns} x {one.rows}"
+        headers = self.series[found[0][0]]
+        if (headers.columns, headers.rows) != (image["width"], image["height"]):
+            sizes = (
+                f"{image['width']} x {image['height']} px, but the DICOM slice has {headers.columns} x {headers.rows}"
+            )
             raise InputError(f"{said}: {sizes}; correct one")
         return found[0]
 

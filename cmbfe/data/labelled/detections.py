@@ -70,7 +70,9 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
             f"{beside}: {len(lacking)} images of the labels are not in it, {lacking[0]['file_name']} first"
         )
     read = read_detections(given, theirs)
-    return [{**one, "image_id": ours[one["image_id"]]} for one in read if one["image_id"] in ours]
+    return [
+        {**detection, "image_id": ours[detection["image_id"]]} for detection in read if detection["image_id"] in ours
+    ]
 
 
 def _same_images(
@@ -83,7 +85,7 @@ def _same_images(
         one = next((known[key] for key in _keys(image) if key in known and key in own), None)
         if one is not None:
             joined[image["id"]] = one
-    if several := [one for one, times in Counter(joined.values()).items() if times > 1]:
+    if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
         raise InputError(f"{beside}: has two images that by UID or name are image {several[0]} of the labels")
     return joined
 

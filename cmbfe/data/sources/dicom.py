@@ -91,9 +91,9 @@ class DicomSeries:
 def _framed(frame: Frame, images: np.ndarray, phases: np.ndarray | None) -> Iterator[np.ndarray]:
     """Images scaled and centred; with their phases [rows, columns, 2]."""
     if phases is None:
-        return (frame.image(one) for one in images)
+        return (frame.image(image) for image in images)
     pairs = zip(images, phases, strict=True)
-    return (np.stack([frame.image(one), frame.image(phase, ZERO_PHASE)], axis=-1) for one, phase in pairs)
+    return (np.stack([frame.image(image), frame.image(phase, ZERO_PHASE)], axis=-1) for image, phase in pairs)
 
 
 def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:
@@ -110,17 +110,17 @@ def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:
     found = find_series(source, progress=True)
     magnitude = magnitude_among(found, source)
     of_series = labels_of_series(magnitude, source, labels)
-    known = {one.patient_id for one, own in zip(magnitude, of_series.labelled, strict=True) if own}
+    known = {headers.patient_id for headers, own in zip(magnitude, of_series.labelled, strict=True) if own}
     pairs = list(zip(magnitude, of_series.labelled, strict=True))
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
-    kept = [(one, own) for one, own in pairs if own or one.patient_id not in known]
-    phases = [phase_of(one, found) if phase else None for one, _ in kept]
-    unused = [one for one in found if one.kind != "magnitude" and one not in phases]
-    left_out = Counter(f"series of kind {one.kind}" for one in unused)
+    kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
+    phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
+    unused = [headers for headers in found if headers.kind != "magnitude" and headers not in phases]
+    left_out = Counter(f"series of kind {headers.kind}" for headers in unused)
     left_out.update({OTHER_SERIES: len(pairs) - len(kept), **of_series.left_out})
     series = tuple(
-        DicomSeries(one, own, of_series.splits.get(one.patient_id), its_phase)
-        for (one, own), its_phase in zip(kept, phases, strict=True)
+        DicomSeries(headers, own, of_series.splits.get(headers.patient_id), its_phase)
+        for (headers, own), its_phase in zip(kept, phases, strict=True)
     )
     return Found(series, {what: count for what, count in left_out.items() if count}, of_series.mimic_kinds)
 

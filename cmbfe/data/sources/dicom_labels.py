@@ -60,7 +60,9 @@ def labels_of_series(series: Sequence[SeriesHeaders], source: Path, given: Path 
     mimics, kinds = _mimics(source, slices)
     named = set(places.values())
     patients = {image: {"patient_id": series[number].patient_id} for image, (number, _) in places.items()}
-    labelled = tuple(_of_one(number, len(one.files), named, boxes, mimics) for number, one in enumerate(series))
+    labelled = tuple(
+        _of_series(number, len(headers.files), named, boxes, mimics) for number, headers in enumerate(series)
+    )
     return OfSeries(labelled, given_splits(labels, patients, where), kinds, other_boxes(labels, category))
 
 
@@ -111,7 +113,7 @@ def _by_place(places: Mapping[Any, Place], boxes: Mapping[Any, list[Box]]) -> di
     return {places[image]: own for image, own in boxes.items()}
 
 
-def _of_one(
+def _of_series(
     number: int,
     count: int,
     named: set[Place],

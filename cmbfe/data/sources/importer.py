@@ -1,8 +1,8 @@
-"""From a source to images, labels and report: patients in parallel, a killed import goes on, all or nothing to see.
+"""From a source to images, labels and report: patients in parallel, atomic, and resumed after a kill.
 
-Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each whole or not at all. Only when all
-are there does the output appear, and the hidden folder goes. A kill leaves it, and the same command goes on from it. A
-patient whose files or settings have changed since is made anew.
+Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each atomically. The output appears when
+all are there, and the hidden folder goes. The same command resumes from what a kill leaves of it; a patient whose files
+or settings have changed since is made anew.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ def import_source(
     found = KINDS[kind](source.resolve(), options, settings)
     splits = _drawn_splits(found.series, seed)
     given = [path for path in (source, options.labels) if path]
-    inputs = [*given, *(file for one in found.series for file in one.files)]
+    inputs = [*given, *(file for series in found.series for file in series.files)]
     _tidy(out)
     with at_work(backend, jobs), whole_folder(out, SETTINGS_FILE, inputs=inputs) as temporary, _work(out) as work:
         salt = bytes.fromhex(key["salt"]) if key else None if options.keep_ids else kept_salt(work / "salt.json")
@@ -121,12 +121,12 @@ def import_source(
         used = {"pictures": settings.model_dump(mode="json"), "size": options.size, "box_mm": options.box_mm}
         write_json(temporary / SETTINGS_FILE, {"kind": kind, "seed": seed, **used})
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
-        if not any(one.is_labelled for one in found.series):
+        if not any(series.is_labelled for series in found.series):
             notes[UNLABELLED] = 1
         result = {"kind": kind, **report(labels, found.left_out, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
-            write_key(options.key_file, names, [(one.patient, one.name) for one in found.series])
+            write_key(options.key_file, names, [(series.patient, series.name) for series in found.series])
         for patient in patients:  # last, as a patient that has moved is no longer there to go on from
             for folder in patient.folders:
                 (patient.work / folder).rename(temporary / folder)
@@ -188,13 +188,13 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
     It is drawn from the source's names: pseudonyms are random, and would give another split each time.
     """
     given: dict[str, str] = {}
-    for one in all_series:
-        if one.split and given.setdefault(one.patient, one.split) != one.split:
+    for series in all_series:
+        if series.split and given.setdefault(series.patient, series.split) != series.split:
             raise InputError(
-                f"patient {one.patient!r} is in the splits {given[one.patient]} and {one.split}; keep one"
+                f"patient {series.patient!r} is in the splits {given[series.patient]} and {series.split}; keep one"
             )
-    patients = {one.patient for one in all_series}
-    labelled = {one.patient for one in all_series if one.is_labelled}
+    patients = {series.patient for series in all_series}
+    labelled = {series.patient for series in all_series if series.is_labelled}
     others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
     return splits_of(sorted(labelled or patients), given, bool(labelled), seed) | others
 
@@ -237,7 +237,7 @@ def _state(file: Path) -> tuple[int, int]:
 def _make(patients: Sequence[Patient], settings: Images, options: Options, progress: bool) -> None:
     """Check, then write, every patient that is not there yet."""
     hashes = [_made_of(patient, settings, options) for patient in patients]
-    missing = [one for one in zip(patients, hashes, strict=True) if not is_made(*one)]
+    missing = [pair for pair in zip(patients, hashes, strict=True) if not is_made(*pair)]
     steps = {
         "checking": (delayed(check_patient)(patient, options.size) for patient, _ in missing),
         "correcting bias, writing images": (

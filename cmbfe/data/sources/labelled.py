@@ -105,7 +105,7 @@ class ImageSeries:
             boxes=boxes,
             place={},
             notes={},
-            draw=lambda _: (frame.image(read_image(one.file)) for one, frame in drawn),
+            draw=lambda _: (frame.image(read_image(image.file)) for image, frame in drawn),
         )
 
 
@@ -188,7 +188,7 @@ def _grouped(
 def microbleed_category(labels: Labels, where: Path) -> Any:
     """Id of the category of microbleeds; raises `InputError` if there is not one."""
     names = {category["id"]: str(category.get("name", "")) for category in labels["categories"]}
-    wanted = [one for one, name in names.items() if name.strip().casefold() in NAMES]
+    wanted = [category for category, name in names.items() if name.strip().casefold() in NAMES]
     if len(names) == 1:
         wanted = list(names)
     if len(wanted) != 1:

@@ -127,8 +127,8 @@ def summary(report: Mapping[str, Any]) -> str:
         rows = sorted(report["coverage"], key=lambda row: -row["reachable_share"])
         shares = [f"{row['default_boxes']}-{row['input_px']} {row['reachable_share']:.0%}" for row in rows]
         lines.append(f"boxes that default boxes can meet (IoU 0.5): {', '.join(shares)}")
-    lines += [f"left out: {one['count']} {one['what']}" for one in report["left_out"]]
-    lines += [f"note: {one['count']}: {one['what']}" for one in report["notes"]]
+    lines += [f"left out: {entry['count']} {entry['what']}" for entry in report["left_out"]]
+    lines += [f"note: {entry['count']}: {entry['what']}" for entry in report["notes"]]
     return "\n".join(lines)
 
 

@@ -215,7 +215,7 @@ class VolumeSeries:
             place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
             notes={note: count for note, count in notes.items() if count},
             draw=lambda settings: (
-                frame.image(one) for one in volume_images(volume.voxels, volume.spacing_mm, settings)
+                frame.image(image) for image in volume_images(volume.voxels, volume.spacing_mm, settings)
             ),
         )
 

@@ -70,7 +70,7 @@ def read_voc(folder: Path | str) -> Labels:
         image = {"id": number, **_image(root, path)}
         image["file_name"] = (path.relative_to(folder).parent / image["file_name"]).as_posix()
         images.append(image)
-        own = [{"image_id": number, **_box(one, path)} for one in root.iter("object")]
+        own = [{"image_id": number, **_box(element, path)} for element in root.iter("object")]
         numbered = [{"id": count, "category_id": 1, **box} for count, box in enumerate(own, 1)]
         check_labels({"images": [image], "annotations": numbered, "categories": CATEGORIES}, str(path))
         boxes += own

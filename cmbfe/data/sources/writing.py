@@ -44,7 +44,7 @@ def check_patient(patient: Patient, size: int | None) -> None:
 
 
 def write_patient(patient: Patient, made_of: str, settings: Images, size: int | None) -> None:
-    """Write a patient's images and patient.json, whole or not at all."""
+    """Write a patient's images and patient.json; atomic."""
     with whole_folder(patient.work, PATIENT_FILE) as temporary:
         pairs = zip(patient.series, patient.folders, strict=True)
         records = [_write_series(series, temporary / folder, settings, size) for series, folder in pairs]
