@@ -17,9 +17,6 @@ def test_icc_equals_the_example_of_shrout_and_fleiss():
     value, low, high = icc(np.array(ratings))
     assert value == pytest.approx(0.29, abs=0.005)
     assert (low, high) == pytest.approx((0.019, 0.761), abs=0.0005)
-
-
-def test_equal_counts_agree_fully():
     assert icc(np.array([[1, 1], [2, 2], [5, 5]])) == (1, 1, 1)
 
 

@@ -225,16 +225,6 @@ def test_metrics_stay_within_their_bounds_and_never_warn(sets):
         assert all(np.isnan(values[name]) for name in shares)
 
 
-@CASES
-@given(sets=label_and_detection_sets())
-def test_metrics_depend_on_the_order_of_scores_only(sets):
-    labels, detections = sets
-    stretched = [{**one, "score": one["score"] ** 3 - 1} for one in detections]
-    before, after = summary(match(labels, detections)), summary(match(labels, stretched))
-    del before["threshold_at_90_sensitivity"], after["threshold_at_90_sensitivity"]
-    assert after == pytest.approx(before, nan_ok=True)
-
-
 def test_a_sensitivity_of_exactly_nine_tenths_counts_as_reached():
     truths = {image: [[10, 10, 10, 10]] for image in range(1, 11)}
     detections = [detection(image, 1 - image / 100, [10, 10, 10, 10]) for image in range(1, 10)]

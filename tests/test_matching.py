@@ -11,7 +11,7 @@ from metric_examples import detection, label_and_detection_sets, labels_of
 from cmbfe.errors import InputError
 from cmbfe.metrics import matching
 from cmbfe.metrics.curves import summary
-from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, assign, load_matches, match, save_matches
+from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, load_matches, match, save_matches
 
 T = [10, 10, 10, 10]
 
@@ -84,13 +84,6 @@ def test_the_table_is_the_same_in_blocks_of_a_few_pairs(monkeypatch):
     parts = match(labels, detections, 0.3)
     assert (whole.outcome == HIT).sum() > 10
     np.testing.assert_array_equal(whole.truth, parts.truth)
-
-
-def test_a_displaced_detection_takes_its_next_choice():
-    # Detection 0 takes truth 0, so 1 goes to truth 1, so 2 goes to truth 2.
-    candidates = [(0, 0, 0.9), (1, 0, 0.9), (1, 1, 0.6), (2, 1, 0.8), (2, 2, 0.5)]
-    detection_, truth, nearness = (np.array(column) for column in zip(*candidates, strict=True))
-    assert assign(detection_, truth, nearness, 4, 3).tolist() == [0, 1, 2, -1]
 
 
 def test_each_truth_carries_the_score_of_its_hit():

@@ -44,6 +44,16 @@ def test_the_core_imports_nothing_but_its_packages(room):
         assert {".".join(name.split(".")[:2]) for name in names if name.startswith("cmbfe")} <= ours
 
 
+def test_a_reader_finds_few_modules_in_each_room():
+    root = Path(cmbfe.__file__).parent
+    rooms = [root, *(folder for folder in root.rglob("*") if (folder / "__init__.py").exists())]
+    modules = {
+        room.name: len([file for file in room.glob("*.py") if not file.name.startswith("__")]) for room in rooms
+    }
+    assert modules.pop("cmbfe") <= 8
+    assert max(modules.values()) <= 20
+
+
 def not_installed(name: str) -> str:
     raise metadata.PackageNotFoundError(name)
 

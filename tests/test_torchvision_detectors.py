@@ -19,8 +19,6 @@ from cmbfe.training.devices import make_compute
 from cmbfe.training.iteration import Run
 from cmbfe.training.loop import train
 
-SMALL = [name for name in DETECTORS if name.endswith("-small")]
-UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
 PUBLISHED = {
     "faster-rcnn-resnet50": detection.fasterrcnn_resnet50_fpn,
     "retinanet-resnet50": detection.retinanet_resnet50_fpn,
@@ -28,35 +26,35 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name.endswith("-small")])
 def test_a_detector_gives_losses_in_training_and_the_best_microbleeds_in_evaluation(name):
     torch.manual_seed(0)
     model = build(name, 64).train()
     images = torch.rand(2, 3, 64, 64)
     targets = [{"boxes": torch.tensor([[20.0, 30, 26, 36]]), "labels": torch.ones(1, dtype=torch.int64)}] * 2
-    losses = model(images, targets)
-    assert all(loss.isfinite() for loss in losses.values())
-    for found in model.eval()(images):
-        assert set(found["labels"].tolist()) <= {1}
-        assert len(found["boxes"]) <= KEPT
+    assert all(loss.isfinite() for loss in model(images, targets).values())
+    for detections in model.eval()(images):
+        assert set(detections["labels"].tolist()) <= {1}
+        assert len(detections["boxes"]) <= KEPT
+
+
+def shapes(model: torch.nn.Module, *prefixes: str) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in model.state_dict().items() if key.startswith(prefixes)}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_trunk_and_heads_of_the_wide_ones_are_the_published_ones(name):
     with torch.device("meta"):
-        ours, published = build(name, 512), PUBLISHED[name](**UNTRAINED)
-    trunk = {key: one.shape for key, one in published.backbone.body.state_dict().items()}
-    assert {key: one.shape for key, one in ours.backbone.body.state_dict().items()} == trunk
+        ours, published = build(name, 512), PUBLISHED[name](weights=None, weights_backbone=None, num_classes=2)
     heads = ("roi_heads.",) if "faster" in name else ("head.classification_head.conv", "head.regression_head.conv")
-    shapes = [
-        {key: one.shape for key, one in model.state_dict().items() if key.startswith(heads)}
-        for model in (ours, published)
-    ]
-    assert shapes[0] == shapes[1] != {}
+    for prefixes in (("backbone.body.",), heads):
+        assert shapes(ours, *prefixes) == shapes(published, *prefixes) != {}
     assert ours.backbone.out_channels == published.backbone.out_channels == 256
 
 
-def test_no_detector_of_that_name():
+def test_every_name_is_built_and_no_other():
+    with torch.device("meta"):
+        assert all(build(name, 256).config.detector == name for name in DETECTORS)
     with pytest.raises(InputError, match="no detector named 'yolo'; there are: faster-rcnn-resnet50"):
         build("yolo", 64)
 

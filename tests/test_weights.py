@@ -35,17 +35,6 @@ def test_torchvisions_ssd300_gives_the_same_detections(torchvision_model):
             assert torch.allclose(mine["boxes"], theirs["boxes"], atol=0.02)  # px
 
 
-@torch.no_grad()
-def test_torchvisions_ssd300_gives_the_same_logits_and_regressions(torchvision_model):
-    ours = from_torchvision(torchvision_model.state_dict()).eval()
-    images = [torch.rand(3, 300, 300), torch.rand(3, 150, 400)]
-    logits, regression = ours.predict(ours.prepare(images))
-    features = torchvision_model.backbone(torchvision_model.transform(images)[0].tensors)
-    theirs = torchvision_model.head(list(features.values()))
-    torch.testing.assert_close(logits, theirs["cls_logits"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(regression, theirs["bbox_regression"], atol=1e-4, rtol=0)
-
-
 def test_a_layer_of_another_model_is_refused(torchvision_model):
     with pytest.raises(InputError, match=r"backbone\.body"):
         from_torchvision({"backbone.body.weight": torch.zeros(1), **torchvision_model.state_dict()})

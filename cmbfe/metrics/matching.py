@@ -240,28 +240,13 @@ def assign(
 
     Candidate k says that detection `detection[k]` (0 is the one with the highest score) may take
     `truth[k]`, and prefers it by `nearness[k]`. Returns int64 [detections]: the truth taken, or -1.
-
-    Taking turns by score is a stable matching in which all truths rank the detections alike, so rounds of
-    proposals over all images at once (Gale and Shapley 1962) end in the same pairs as a loop over
-    detections.
     """
     order = np.lexsort((-truth, -nearness, detection))
-    detection, truth = detection[order], truth[order]
-    proposers, start = np.unique(detection, return_index=True)
-    end = np.append(start[1:], len(detection))
-    holder = np.full(truths, detections)
-    choice = start.copy()
-    moved = np.arange(len(proposers))
-    while len(moved):
-        np.minimum.at(holder, truth[choice[moved]], proposers[moved])
-        open_ = np.flatnonzero(choice < end)
-        moved = open_[holder[truth[choice[open_]]] != proposers[open_]]
-        choice[moved] += 1
-        moved = moved[choice[moved] < end[moved]]
-    taken = np.full(detections, -1)
-    held = np.flatnonzero(holder < detections)
-    taken[holder[held]] = held
-    return taken
+    taken, is_free = [-1] * detections, [True] * truths
+    for of_detection, of_truth in zip(detection[order].tolist(), truth[order].tolist(), strict=True):
+        if taken[of_detection] < 0 and is_free[of_truth]:
+            taken[of_detection], is_free[of_truth] = of_truth, False
+    return np.array(taken, np.int64)
 
 
 def outcomes(truth: np.ndarray, near_truth: np.ndarray, in_region: np.ndarray, duplicates: Duplicates) -> np.ndarray:
