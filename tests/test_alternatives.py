@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmbfe.detector.alternatives import ALTERNATIVES, PLAIN, BoxSegmentation, attach, channels_of
+from cmbfe.detector.alternatives import ALTERNATIVES, PLAIN, AssistedExcitation, BoxSegmentation, attach, channels_of
 from cmbfe.detector.torchvision_detectors import build
 from cmbfe.errors import InputError
 
@@ -109,3 +109,16 @@ def test_what_cannot_be_attached_is_said_in_a_line(detector):
         with pytest.raises(InputError, match="no layer 'neck' in SSD"):
             attach(name, detector, "neck")
     assert PLAIN not in ALTERNATIVES
+
+
+def test_assisted_excitation_adds_the_channels_mean_inside_the_boxes_and_nothing_in_evaluation():
+    features = torch.tensor([[1.0, 5.0], [3.0, 7.0]]).reshape(1, 2, 1, 2)  # two channels, two cells
+    layer = AssistedExcitation()
+    mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])  # the second cell
+    assert mask.tolist() == [[[[0, 1]]]]
+    assert layer(features, mask).flatten().tolist() == [1, 11, 3, 13]
+    layer.strength = 0.5
+    mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])
+    assert layer(features, mask).flatten().tolist() == [1, 8, 3, 10]
+    assert layer.eval()(features, mask) is features
+    assert layer.state_dict() == {}

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import detection
 
-from cmbfe.detector.fe import AssistedExcitation, FeatureEnhancement, enhance, enhancement_mask
+from cmbfe.detector.alternatives import AssistedExcitation
+from cmbfe.detector.fe import FeatureEnhancement, enhance, enhancement_mask
 from cmbfe.detector.hooks import enhance_during_training
 from cmbfe.errors import InputError
 
@@ -150,8 +151,12 @@ def by_hand(model, fe=None):
 ])  # fmt: skip
 def test_images_and_boxes_are_found_however_the_detector_is_called(call):
     model = dots()
-    enhance_during_training(model, "trunk")
-    torch.testing.assert_close(call(model)["loss"], by_hand(model))
+    with enhance_during_training(model, "trunk"):
+        torch.testing.assert_close(call(model)["loss"], by_hand(model))
+    mask = enhancement_mask(IMAGES, [target["boxes"] for target in TARGETS])
+    expected = model.head(enhance(F.relu(enhance(model.trunk(IMAGES), mask)), mask)).square().mean()
+    enhance_during_training(model, ["trunk", "body"])  # several layers
+    torch.testing.assert_close(call(model)["loss"], expected)
 
 
 def half_of_the_batch(rank: int, folder: Path) -> None:
@@ -182,14 +187,6 @@ def test_any_layer_with_the_interface_of_fe_can_stand_there_and_fade(fe):
         torch.testing.assert_close(model(IMAGES, TARGETS)["loss"], by_hand(model, fe))
 
 
-def test_several_layers_by_their_names():
-    model = dots()
-    mask = enhancement_mask(IMAGES, [one["boxes"] for one in TARGETS])
-    expected = model.head(enhance(F.relu(enhance(model.trunk(IMAGES), mask)), mask)).square().mean()
-    enhance_during_training(model, ["trunk", "body"])
-    torch.testing.assert_close(model(IMAGES, TARGETS)["loss"], expected)
-
-
 def test_gradients_are_those_of_enhance_by_hand_with_and_without_checkpointing():
     gradients = []
     for checkpointed in (False, True):
@@ -214,7 +211,7 @@ def test_a_layer_called_outside_of_the_detectors_call_is_bare():
     assert torch.equal(model.trunk(IMAGES), bare)
 
 
-def test_a_compiled_detector_has_the_same_loss_and_the_same_gradients():
+def test_a_compiled_detector_has_the_same_loss_and_gradients_and_an_exported_one_nothing_of_fe():
     model = dots()
     enhance_during_training(model, "trunk")
     compiled = torch.compile(model, backend="aot_eager")
@@ -226,12 +223,7 @@ def test_a_compiled_detector_has_the_same_loss_and_the_same_gradients():
     torch.testing.assert_close(ours, model.trunk.weight.grad)
     bare = dots().eval()
     assert torch.equal(torch.compile(model.eval(), backend="aot_eager")(IMAGES), bare(IMAGES))
-
-
-def test_an_exported_detector_holds_nothing_of_it():
-    model, bare = dots().eval(), dots().eval()
-    enhance_during_training(model, "trunk")
-    programs = [torch.export.export(one, (IMAGES,)) for one in (model, bare)]
+    programs = [torch.export.export(detector, (IMAGES,)) for detector in (model, bare)]
     assert programs[0].graph_module.code == programs[1].graph_module.code
 
 

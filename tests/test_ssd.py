@@ -4,16 +4,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cmbfe.detector.fe import LAYERS
+from cmbfe.detector.alternatives import LAYERS
 from cmbfe.detector.ssd import VARIANTS, build
 from cmbfe.errors import InputError
 
-PUBLISHED = {
-    "ssd512": ((64, 32, 16, 8, 4, 2, 1), 24564),
-    "ssd300": ((38, 19, 10, 5, 3, 1), 8732),
-    "mobilenet320": ((20, 10, 5, 3, 2, 1), 3234),
-    "resnet34-300": ((38, 19, 10, 5, 3, 1), 8732),
-}
+DEFAULT_BOXES = {"ssd512": 24564, "ssd300": 8732, "mobilenet320": 3234, "resnet34-300": 8732}
 WIDTH = 0.125
 
 
@@ -32,13 +27,11 @@ def batch(size: int = 96) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_maps_and_default_boxes_are_the_published_ones(variant):
-    maps, boxes = PUBLISHED[variant.removesuffix("-fe")]
+def test_default_boxes_are_as_many_as_published_and_one_for_each_prediction(variant):
     model = small(variant).eval()
-    assert model.map_sizes == maps
-    assert model.default_boxes.shape == (boxes, 4)
-    features = model.feature_maps(torch.rand(1, 3, model.input_size, model.input_size))
-    assert tuple(x.shape[-1] for x in features) == maps
+    assert model.default_boxes.shape == (DEFAULT_BOXES[variant.removesuffix("-fe")], 4)
+    logits, regression = model.predict(torch.rand(1, 3, model.input_size, model.input_size))
+    assert regression.shape[1] == logits.shape[1] == len(model.default_boxes)
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if not name.endswith("-fe")])

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from cmbfe.detector.fe import AssistedExcitation, FeatureEnhancement, box_mask
+from cmbfe.detector.fe import FeatureEnhancement, box_mask, resized_mask
 from cmbfe.detector.hooks import Enhancement, GuidedLayer, enhance_during_training
 from cmbfe.errors import InputError
 
+LAYERS = ("enhancement", "assisted_excitation")
+"""What our own detectors can have inside: FE, or Assisted Excitation in its place."""
 PLAIN = "plain"
 """Stands for the bare detector where alternatives are compared; none can have this name."""
 WEIGHT = 1.0
@@ -27,6 +29,30 @@ WEIGHT = 1.0
 PRIOR_LOGIT = -4.6
 """With which the segmentation begins, 0.01: boxes are that rare, and from 0.5 they would be drowned at first (Lin et
 al. 2017, section 4.1)."""
+
+
+class AssistedExcitation(nn.Module):
+    """Assisted Excitation (Derakhshani et al. 2019), with the interface of `FeatureEnhancement`.
+
+    Inside the boxes the mean over the channels is added to every channel: X + strength * G * mean(X), G the boxes'
+    mask. It does not look at the image. G is made at the image's size and resized as FE's mask is (A2).
+    """
+
+    def __init__(self, resize: str = "bilinear") -> None:
+        super().__init__()
+        self.resize = resize
+        self.strength = 1.0
+
+    def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """The boxes' mask times the layer's strength, see `box_mask`."""
+        return box_mask(images, boxes) * self.strength
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Features Tensor[N, C, h, w], excited in training mode, untouched in evaluation mode."""
+        if not self.training:
+            return features
+        mask = resized_mask(mask, features.shape[-2:], self.resize).to(features.dtype)
+        return features + mask * features.mean(dim=1, keepdim=True)
 
 
 class BoxSegmentation(nn.Module):

@@ -2,7 +2,7 @@
 
 Inside a ground-truth box the mask is M = 1 - P / B_mean with B_mean = beta * mean(P in the box), 0 above B_mean
 and outside boxes; a feature map X becomes X + M * X. The layer has no weights and is absent at test time.
-Beside it, for comparison, its relative Assisted Excitation (Derakhshani et al. 2019), and a strength that fades.
+A strength lets the mask fade over a training. Other layers that stand in FE's place: `cmbfe.detector.alternatives`.
 """
 
 import math
@@ -17,7 +17,6 @@ from cmbfe.errors import InputError
 
 RESIZES = ("bilinear", "area", "nearest", "max")
 WEIGHTINGS = ("equation", "figure")
-LAYERS = ("enhancement", "assisted_excitation")
 SCHEDULES = ("constant", "cosine")
 
 
@@ -83,13 +82,14 @@ def enhance(features: Tensor, mask: Tensor, resize: str = "bilinear", weighting:
     """
     if weighting not in WEIGHTINGS:
         raise InputError(f"FE weighting {weighting!r}: expected one of {', '.join(WEIGHTINGS)}")
-    mask = _resized(mask, features.shape[-2:], resize).to(features.dtype)
+    mask = resized_mask(mask, features.shape[-2:], resize).to(features.dtype)
     if weighting == "equation":
         return features * (1 + mask)
     return features + mask * F.normalize(features.float(), dim=1).to(features.dtype)
 
 
-def _resized(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
+def resized_mask(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
+    """A mask Tensor[N, 1, H, W] at the size (h, w) of a feature map; `resize` (A2) as in `enhance`."""
     if resize == "bilinear":
         return F.interpolate(mask, size, mode="bilinear", align_corners=False)
     if resize == "max":
@@ -135,27 +135,3 @@ class FeatureEnhancement(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Features Tensor[N, C, h, w], enhanced in training mode, untouched in evaluation mode."""
         return enhance(features, mask, self.resize, self.weighting) if self.training else features
-
-
-class AssistedExcitation(nn.Module):
-    """Assisted Excitation (Derakhshani et al. 2019), with the interface of `FeatureEnhancement`.
-
-    Inside the boxes the mean over the channels is added to every channel: X + strength * G * mean(X), G the boxes'
-    mask. It does not look at the image. G is made at the image's size and resized as FE's mask is (A2).
-    """
-
-    def __init__(self, resize: str = "bilinear") -> None:
-        super().__init__()
-        self.resize = resize
-        self.strength = 1.0
-
-    def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The boxes' mask times the layer's strength, see `box_mask`."""
-        return box_mask(images, boxes) * self.strength
-
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features Tensor[N, C, h, w], excited in training mode, untouched in evaluation mode."""
-        if not self.training:
-            return features
-        mask = _resized(mask, features.shape[-2:], self.resize).to(features.dtype)
-        return features + mask * features.mean(dim=1, keepdim=True)

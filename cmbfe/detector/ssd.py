@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 from torchvision.ops.misc import Conv2dNormActivation
 
+from cmbfe.detector.alternatives import LAYERS, AssistedExcitation
 from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, Trunk, load_trunk, mobilenet_v2, resnet34, vgg16
 from cmbfe.detector.boxes import GRIDS, SIZES, corners, decode, default_boxes
-from cmbfe.detector.fe import LAYERS, RESIZES, WEIGHTINGS, AssistedExcitation, FeatureEnhancement
+from cmbfe.detector.fe import RESIZES, WEIGHTINGS, FeatureEnhancement
 from cmbfe.detector.loss import ssd_loss, usable_targets
 from cmbfe.errors import InputError
 
