@@ -43,9 +43,11 @@ def detected(folder, images: dict[int, dict], detections: list[dict]):
 
 def test_by_id_where_nothing_says_which_image_is_which(tmp_path, labels):
     found = [detection(2, 0.5, T)]
-    (tmp_path / "detections.json").write_text(json.dumps(found))
-    assert images_file(tmp_path / "detections.json") is None
-    for given in (found, tmp_path / "detections.json"):
+    files = [tmp_path / name for name in ("detections.json", "detections.json.gz")]
+    for file in files:
+        write_json(file, found)
+        assert images_file(file) is None
+    for given in (found, *files):
         assert [one["image_id"] for one in detections_of(given, labels)] == [2]
 
 
