@@ -153,9 +153,3 @@ def test_labels_that_make_no_volume_are_refused(labels, tmp_path, key):
     del labels["images"][3][key]
     with pytest.raises(InputError, match=f"image 4 has no {key}"):
         stacks_of(labels, tmp_path, 2.0)
-
-
-def test_lengths_become_px_in_the_plane(labels, tmp_path):
-    for image in labels["images"]:
-        image["pixel_spacing_mm"] = [0.5, 0.5]
-    assert read_volume(stacks_of(labels, tmp_path, 2.0)[0]).px(3.0) == 6.0

@@ -122,13 +122,11 @@ def test_the_square_is_a_region_and_the_band_is_too_wide_for_one():
 def test_the_screening_network_is_fully_convolutional(depth, side, expected):
     out = screening_network()(torch.zeros(2, 1, depth, side, side))
     assert out.shape == (2, 1, expected[0], expected[1], expected[1])
+    neighbourhoods = torch.zeros(2, 1, *(2 * half + 1 for half in CLASSIFIED))
+    assert cascade.classifier_network()(neighbourhoods).shape == (2, 1)
 
 
-def test_the_classifier_takes_its_neighbourhood():
-    assert cascade.classifier_network()(torch.zeros(2, 1, *(2 * half + 1 for half in CLASSIFIED))).shape == (2, 1)
-
-
-@pytest.mark.parametrize("shape", [(20, 14, 18), (3, 15, 17)])
+@pytest.mark.parametrize("shape", [(20, 14, 18), (3, 15, 17), (1, 48, 48)])
 def test_the_map_holds_what_the_network_says_of_each_neighbourhood(shape):
     # 20 slices are more than are screened at a time.
     voxels = np.random.default_rng(0).random(shape, np.float32)
@@ -136,7 +134,7 @@ def test_the_map_holds_what_the_network_says_of_each_neighbourhood(shape):
     network = screening_network()
     whole = cascade.screen(network, voxels)
     assert whole.shape == (shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2)
-    places = np.array([(0, 0, 0), (2, 4, 6), (shape[0] - 1, 6, 8)])
+    places = np.array([(0, 0, 0), (shape[0] // 2, 4, 6), (shape[0] - 1, 6, 8)])
     single = probabilities(network, cubes(voxels, places * [1, 2, 2], SCREENED))
     np.testing.assert_allclose(whole[tuple(places.T)], single, atol=1e-6)
 
@@ -166,8 +164,3 @@ def test_the_cascade_overfits_a_tiny_volume_and_is_the_same_each_time():
     np.testing.assert_array_equal(detections.scores, again.scores)
     assert torch.equal(state, torch.get_rng_state())  # whoever draws beside it is not disturbed
     assert hits(detections, seen, 6) == sum(map(len, seen.boxes)) == 6
-
-
-def test_a_volume_of_a_single_slice_is_screened_too():
-    voxels = volume(0).voxels[:1]
-    assert cascade.screen(screening_network(), voxels).shape == (1, SHAPE[1] // 2, SHAPE[2] // 2)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -217,37 +216,14 @@ def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_pa
     assert run(paths, tmp_path / "out", split="test")["patients"] == 4
 
 
-def numbered_backwards(labels: dict, folder: Path) -> dict:
-    """As a detector that has met the images in another order, and others between: ids differ, names do not."""
-    count = len(labels["images"])
-    images = [
-        {**image, "id": 2 * (count - n), "file_name": image["file_name"].replace(".png", ".jpg")}
-        for n, image in enumerate(labels["images"])
-    ]
-    other = {**images[0], "id": 1, "file_name": "elsewhere/000.png", "patient_id": "P99"}
-    content = {"images": [*images, other], "annotations": [], "categories": labels["categories"]}
-    folder.mkdir()
-    (folder / IMAGES_FILE).write_text(json.dumps(content))
-    return {image["id"]: theirs["id"] for image, theirs in zip(labels["images"], images, strict=True)}
-
-
-def test_detections_belong_to_the_images_of_their_name_whatever_their_ids(tmp_path, labels):
-    theirs = numbered_backwards(labels, tmp_path / "found")
-    found = detections_of(labels, 0)
-    write(tmp_path / "found", detections=[{**one, "image_id": theirs[one["image_id"]]} for one in found])
-    (truth, by_ids) = write(tmp_path, truth=labels, by_ids=found)
-    expected = run([truth, by_ids], tmp_path / "one")
-    assert run([truth, tmp_path / "found" / "detections.json"], tmp_path / "two")["ap"] == expected["ap"]
-
-
-def test_detections_of_other_images_or_of_some_only_are_refused(tmp_path, labels):
-    numbered_backwards(labels, tmp_path / "found")
-    found = write(tmp_path / "found", detections=[])[0]
-    more = {**labels["images"][0], "id": 99, "file_name": "more/000"}
-    for images, annotations in (([*labels["images"], more], labels["annotations"]), ([more], [])):
-        (truth,) = write(tmp_path, truth={**labels, "images": images, "annotations": annotations})
-        with pytest.raises(InputError, match=r"images\.json"):
-            run([truth, found], tmp_path / "out")
+def test_detections_that_cmbfe_made_of_some_of_the_images_only_are_refused(tmp_path, labels):
+    (truth,) = write(tmp_path, truth=labels)
+    images = {**labels, "images": labels["images"][1:], "annotations": []}
+    (tmp_path / "found").mkdir()
+    _, found = write(tmp_path / "found", images=images, detections=[])
+    assert found.with_name(IMAGES_FILE).exists()
+    with pytest.raises(InputError, match=r"images\.json"):
+        run([truth, found], tmp_path / "out")
 
 
 FAULTS = {

@@ -75,22 +75,6 @@ def test_an_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
     assert grid.axes == list(axes)
 
 
-def test_maps_are_drawn_in_their_own_ranges_and_empty_places_stay_empty():
-    maps = {"field, ppm": (np.zeros((4, 6)), (-0.1, 0.1)), "phase, rad": (np.ones((5, 5)), (-3, 3))}
-    drawn = [axes for axes in style.map_grid(maps, columns=3).axes if axes.get_images()]
-    assert [axes.get_title() for axes in drawn] == list(maps)
-    assert [axes.get_images()[0].get_clim() for axes in drawn] == [(-0.1, 0.1), (-3, 3)]
-
-
-def test_blooming_has_a_line_and_a_mark_for_each_true_diameter():
-    table = pd.DataFrame({"true_mm": [2.0, 2.0, 3.0, 3.0], "echo_time_ms": [20, 40] * 2, "visible_mm": [3, 4, 5, 6]})
-    (axes,) = style.blooming_figure(table).axes
-    lines = {line.get_label(): line for line in axes.get_lines() if line.get_linestyle() == "-"}
-    assert list(lines) == ["2 mm", "3 mm"]
-    np.testing.assert_array_equal(lines["3 mm"].get_xydata(), [[20, 5], [40, 6]])
-    assert [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"] == [2, 3]
-
-
 @pytest.mark.parametrize("side", [8, 9])
 @pytest.mark.parametrize("box", [[0, 0, 2, 2], [10, 4, 3, 3], [18, 9, 1, 1], [18, 9, 2, 1]])
 def test_a_cut_out_is_a_square_around_the_middle_of_the_box_black_beyond_the_image(box, side):

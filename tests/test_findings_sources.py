@@ -41,9 +41,9 @@ def only_reason(result: Result) -> str:
     return left_out.line
 
 
-def two_patients(folder, slices: int = 3, **attributes: object) -> None:
+def two_patients(folder, slices: int = 3) -> None:
     """A, of whom something is spoilt afterwards, and B."""
-    dicom_head(folder / "a", "A", slices=slices, **attributes)
+    dicom_head(folder / "a", "A", slices=slices)
     dicom_head(folder / "b", "B", slices=2)
 
 
@@ -90,29 +90,21 @@ def test_a_volume_without_a_place_costs_itself_only(tmp_path, value):
     assert "b.nii" in only_reason(result)
 
 
-def test_a_series_with_a_broken_file_is_left_out_entirely_and_the_others_are_not(tmp_path):
-    two_patients(tmp_path / "in")
-    path = tmp_path / "in" / "a" / "002.dcm"  # the last slice: without it the series would look complete
-    path.write_bytes(path.read_bytes()[:-100])
-    result = detect(tmp_path / "in", tmp_path / "out")
-    assert (patients(result), [series.patient for series in result.left_out]) == (["B"], ["A"])
-    assert "002.dcm" in only_reason(result)
-
-
-def test_a_missing_slice_costs_its_own_series(tmp_path):
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        # The last slice: without it the series would look complete.
+        (lambda folder: (folder / "003.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-100]), "003.dcm"),
+        (lambda folder: (folder / "001.dcm").unlink(), "slice missing"),
+        (lambda folder: (folder / "004.dcm").write_bytes(b""), "004.dcm"),  # does not say whose it is
+    ],
+)
+def test_a_spoilt_series_is_left_out_entirely_and_the_others_are_not(tmp_path, spoil, named):
     two_patients(tmp_path / "in", slices=4)
-    (tmp_path / "in" / "a" / "001.dcm").unlink()
+    spoil(tmp_path / "in" / "a")
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert patients(result) == ["B"]
-    assert "slice missing" in only_reason(result)
-
-
-def test_a_file_that_does_not_say_whose_it_is_costs_the_series_of_its_folder(tmp_path):
-    two_patients(tmp_path / "in", slices=2)
-    (tmp_path / "in" / "a" / "002.dcm").write_bytes(b"")
-    result = detect(tmp_path / "in", tmp_path / "out")
-    assert patients(result) == ["B"]
-    assert any("002.dcm" in series.line for series in result.left_out)
+    assert (patients(result), result.left_out[0].patient) == (["B"], "A")
+    assert all(named in series.line for series in result.left_out)
 
 
 def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
@@ -260,13 +252,6 @@ def test_a_series_without_phase_is_left_out_and_named_and_alone_it_is_an_error(t
     assert not (tmp_path / "alone").exists()
 
 
-def test_phase_of_other_slices_is_none(tmp_path):
-    dicom_head(tmp_path / "in" / "magnitude", slices=3)
-    phase_series(tmp_path / "in" / "phase")
-    with pytest.raises(InputError, match="no phase series"):
-        detect_phase(tmp_path / "in", tmp_path / "out")
-
-
 def test_images_have_their_phase_beside_them_and_it_is_no_image_of_its_own(tmp_path):
     for name in ("a.png", "b.jpg"):
         save_image(tmp_path / "in" / name, image_with_phase())
@@ -279,10 +264,13 @@ def test_images_have_their_phase_beside_them_and_it_is_no_image_of_its_own(tmp_p
         detect_phase(tmp_path / "in", tmp_path / "out")
 
 
-def test_nifti_has_no_phase(tmp_path):
-    save(tmp_path / "in" / "a.nii.gz", head(), np.eye(4))
-    with pytest.raises(InputError, match="phase"):
-        detect_phase(tmp_path / "in", tmp_path / "out")
+def test_phase_of_other_slices_and_nifti_have_no_phase(tmp_path):
+    dicom_head(tmp_path / "other" / "magnitude", slices=3)
+    phase_series(tmp_path / "other" / "phase")
+    save(tmp_path / "nifti" / "a.nii.gz", head(), np.eye(4))
+    for source in ("other", "nifti"):
+        with pytest.raises(InputError, match="phase"):
+            detect_phase(tmp_path / source, tmp_path / "out")
 
 
 def ending(source: Path, out: Path) -> str:

@@ -1,5 +1,6 @@
 """What the viewer shows, as functions of a gallery and a view: series, boxes, layers, points of the FROC, SVG."""
 
+import io
 import json
 import re
 import shutil
@@ -112,7 +113,7 @@ def test_the_mask_is_in_the_boxes_and_the_difference_on_the_feature_map(gallery,
         assert not layer_of(gallery, replace(view, position=1, layer=layer)).any()
 
 
-def test_a_layer_colours_the_image_where_it_is(gallery):
+def test_a_layer_colours_the_image_where_it_is(gallery, view):
     image = np.full((4, 4), 100, np.uint8)
     layer = np.array([[0.0, 0.0], [0.0, 2.0]])
     coloured = drawing.with_layer(image, layer)
@@ -120,13 +121,9 @@ def test_a_layer_colours_the_image_where_it_is(gallery):
     assert (coloured[2:, 2:] == (0x00, 0x9E, 0x73)).all()
     assert drawing.with_layer(image, None) is image
     assert (drawing.with_layer(image, 0 * layer) == 100).all()
-
-
-def test_the_image_becomes_a_png_of_its_size(gallery, view, tmp_path):
-    for layer, mode in ((IMAGE, "L"), (MASK, "RGB"), (DIFFERENCE, "RGB")):
-        (tmp_path / "it.png").write_bytes(drawing.image_png(gallery, replace(view, layer=layer)))
-        with Image.open(tmp_path / "it.png") as opened:
-            assert (opened.size, opened.mode) == ((SIDE, SIDE), mode)
+    for name, mode in ((IMAGE, "L"), (MASK, "RGB"), (DIFFERENCE, "RGB")):
+        opened = Image.open(io.BytesIO(drawing.image_png(gallery, replace(view, layer=name))))
+        assert (opened.size, opened.mode) == ((SIDE, SIDE), mode)
 
 
 def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_bar(gallery, view):
