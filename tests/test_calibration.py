@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from metric_examples import detection, labels_of
+from metric_examples import detection, labels_of, one_image_each
 
 from cmbfe.errors import InputError
 from cmbfe.metrics.calibration import expected_calibration_error, operating_points, reliability
@@ -18,28 +18,19 @@ def scored(*pairs: tuple[float, bool]):
     return match(labels, [detection(k, score, T if hit else FAR) for k, (score, hit) in enumerate(pairs)])
 
 
-def test_each_bin_has_its_mean_score_and_its_share_of_hits():
-    table = reliability(scored((0.05, False), (0.62, True), (0.68, False), (0.7, True), (1.0, True)))
+def test_each_bin_has_its_mean_score_and_share_of_hits_and_the_error_weighs_their_distance():
+    matches = scored((0.05, False), (0.62, True), (0.68, False), (0.7, True), (1.0, True))
+    table = reliability(matches)
     assert table["detections"].tolist() == [1, 0, 0, 0, 0, 0, 2, 1, 0, 1]
     assert table["mean_score"].dropna().tolist() == pytest.approx([0.05, 0.65, 0.7, 1.0])
     assert table["precision"].dropna().tolist() == [0, 0.5, 1, 1]
 
-
-def test_the_calibration_error_is_the_weighted_distance():
-    matches = scored((0.05, False), (0.62, True), (0.68, False), (0.7, True), (1.0, True))
     assert expected_calibration_error(matches) == pytest.approx((0.05 + 2 * 0.15 + 0.3 + 0) / 5)
 
 
-def test_perfect_scores_have_no_calibration_error():
-    matches = scored(*[(0.25, k % 4 == 0) for k in range(40)], *[(1.0, True)] * 5)
-    assert expected_calibration_error(matches) == pytest.approx(0)
-
-
-def test_without_detections_the_error_is_not_a_number():
+def test_the_extremes_of_calibration():
+    assert expected_calibration_error(scored(*[(0.25, k % 4 == 0) for k in range(40)])) == pytest.approx(0)
     assert np.isnan(expected_calibration_error(scored()))
-
-
-def test_scores_that_are_no_probabilities_are_an_error():
     with pytest.raises(InputError, match=r"scores reach from -1.5 to 3"):
         reliability(scored((3, True), (-1.5, False)))
 
@@ -59,11 +50,10 @@ def test_a_threshold_chosen_on_validation_is_applied_to_test_as_it_is():
 
 def cohort(hits: list[float], false: list[float]) -> Matches:
     """Ten patients with a microbleed on an image each; detections of the first so many, and false ones, by score."""
-    labels = labels_of({image: [T] for image in range(1, 11)})
-    for image in labels["images"]:
-        image["patient_id"] = f"P{image['id']}"
     true = [detection(image, score, T) for image, score in enumerate(hits, 1)]
-    return match(labels, [*true, *(detection(image, score, FAR) for image, score in enumerate(false, 1))])
+    return match(
+        one_image_each(10, T), [*true, *(detection(image, score, FAR) for image, score in enumerate(false, 1))]
+    )
 
 
 def test_the_threshold_is_that_of_the_validation_patients_and_the_values_those_of_the_test_patients():

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from metric_examples import detection, labels_of
+from metric_examples import detection, labels_of, one_image_each
 from scipy import stats as scipy_stats
 
 from cmbfe.errors import InputError
@@ -236,11 +236,8 @@ def test_four_times_the_patients_halve_an_interval():
 
 def hits_in_six(hits: int, false: int) -> Matches:
     """Six patients with an image and a microbleed each; hits on the first `hits`, a false positive on as many."""
-    labels = labels_of({image: [T] for image in range(1, 7)})
-    for image in labels["images"]:
-        image["patient_id"] = f"P{image['id']}"
     true = [detection(image, 0.9 - image / 100, T) for image in range(1, hits + 1)]
-    return match(labels, [*true, *(detection(image, 0.5, FAR) for image in range(1, false + 1))])
+    return match(one_image_each(6, T), [*true, *(detection(image, 0.5, FAR) for image in range(1, false + 1))])
 
 
 def test_a_band_is_the_bootstrap_interval_at_each_point():
@@ -251,11 +248,7 @@ def test_a_band_is_the_bootstrap_interval_at_each_point():
         at_point = bootstrap(partial(sensitivity_at_false_positives, false_positives=x), one, 300, 5)
         assert row.tolist() == [at_point.low, at_point.high]
     assert (band["low"] < band["high"]).all()
-
-
-def test_precision_without_false_positives_has_a_band_without_width():
-    band = precision_band(hits_in_six(6, 0), [0.5, 1.0], 200)
-    np.testing.assert_array_equal(band, [[1, 1], [1, 1]])
+    np.testing.assert_array_equal(precision_band(hits_in_six(6, 0), [0.5, 1.0], 200), [[1, 1], [1, 1]])
 
 
 def test_a_band_ends_where_many_resamples_never_come_so_far():
@@ -263,9 +256,6 @@ def test_a_band_ends_where_many_resamples_never_come_so_far():
     band = precision_band(one, [0.1, 0.5, 0.9], 300)
     assert precision_at_sensitivity(one, 0.5) == 1.0
     assert band.loc[[0.5, 0.9]].isna().all(axis=None)  # half of the patients are found: often fewer are drawn
-
-
-@pytest.mark.parametrize("band", [froc_band, precision_band])
-def test_one_patient_has_no_band(band):
     labels = labels_of({1: [T]}, patient_id="P1")
-    assert band(match(labels, [detection(1, 0.9, T)]), [0.5], 50).isna().all(axis=None)
+    for band in (froc_band, precision_band):  # one patient has none
+        assert band(match(labels, [detection(1, 0.9, T)]), [0.5], 50).isna().all(axis=None)
