@@ -62,8 +62,8 @@ def folds(table: pd.DataFrame) -> str:
     row = table.set_index("fold").loc["all"]
     without, with_fe, gain, low, high = row[["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]]
     return (
-        f"There, all {row['patients']:.0f} patients together, {row['detector']} has an AP of {without:.3f} without FE "
-        f"and {with_fe:.3f} with it: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
+        f"In the cross-validation, all {row['patients']:.0f} patients together, {row['detector']} has an AP of "
+        f"{without:.3f} without FE and {with_fe:.3f} with it: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
     )
 
 
