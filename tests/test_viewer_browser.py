@@ -98,7 +98,7 @@ def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
         expect.set_options(timeout=PATIENCE_MS)
         page.goto(f"{url}/doc/tree/notebooks/viewer.ipynb")
         run_all_cells(page)
-        pixels, froc = (page.locator(".cmbfe-picture").nth(number) for number in (0, 1))
+        pixels, froc = (page.locator(".cmbfe-image").nth(number) for number in (0, 1))
         image = pixels.locator("img")
         expect(froc.locator("circle")).to_have_count(2)
         expect(pixels.locator("rect")).to_have_count(3)

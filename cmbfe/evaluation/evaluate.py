@@ -161,7 +161,7 @@ def read_results(path: Path | str, labels: Labels) -> Detections:
     """
     with within_python(path):
         detections = detections_of(path, labels, all_looked_at=True)
-    boxes = np.array([one["bbox"] for one in detections], float).reshape(-1, 4)
+    boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)
     if len(beyond := np.flatnonzero(np.abs(boxes).max(axis=1, initial=0) > LARGEST_PX)):
         box = detections[beyond[0]]["bbox"]
         raise InputError(f"{path}: the box {box} lies beyond {LARGEST_PX:g} px, where no image is")

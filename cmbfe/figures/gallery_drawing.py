@@ -88,8 +88,8 @@ def image_overlay(gallery: Gallery, view: View) -> str:
         name: number % 2 == 1 for number, name in enumerate(gallery.detections)
     }  # twins' scores would cover each other
     drawn = []
-    for name, found in boxes_of(gallery, view).items():
-        labelled = [*zip_longest(found.boxes, [f"{score:.2f}" for score in found.scores])]
+    for name, boxes in boxes_of(gallery, view).items():
+        labelled = [*zip_longest(boxes.boxes, [f"{score:.2f}" for score in boxes.scores])]
         drawn.append(macros.boxes(labelled, colour_of[name], image["width"] / 40, below.get(name, False)))
     return "".join([*drawn, macros.scale_bar(image)])
 
@@ -146,7 +146,7 @@ def caption(gallery: Gallery, view: View) -> str:
     lines = [(None, f"{view.series}, slice {view.position + 1} of {len(gallery.series[view.series])}")]
     if gallery.truth is not None and image_of(gallery, view)["id"] not in gallery.truth:
         lines.append((None, "not among the images on which the FROC rests"))
-    lines += [(colour_of[name], f"{name}: {len(found.boxes)}") for name, found in boxes_of(gallery, view).items()]
+    lines += [(colour_of[name], f"{name}: {len(boxes.boxes)}") for name, boxes in boxes_of(gallery, view).items()]
     if view.layer in LAYER_MEANING:
         lines.append((None, LAYER_MEANING[view.layer]))
     return str(_macros().caption(lines))
@@ -168,7 +168,7 @@ def view_figure(gallery: Gallery, view: View) -> Figure:
     panels = [1, 1.2] if gallery.curves else [1]
     shape = {"figsize": (5 * len(panels), 4.4), "width_ratios": panels, "squeeze": False}
     with style.new_figure(1, len(panels), **shape) as (figure, axes):
-        drawn = {colour_of[name]: found.boxes for name, found in boxes_of(gallery, view).items()}
+        drawn = {colour_of[name]: boxes.boxes for name, boxes in boxes_of(gallery, view).items()}
         spacing = image.get("pixel_spacing_mm", (None, None))[1]
         title = f"{view.series}, slice {view.position + 1}, scores from {view.threshold:.2f} on"
         style.show_image(axes[0, 0], pixels_of(gallery, view), drawn, spacing, title)

@@ -1,9 +1,9 @@
-// A picture with SVG over it. Where `steps` is set, the mouse wheel counts up and down in `wheel`.
+// An image with SVG over it. Where `steps` is set, the mouse wheel counts up and down in `wheel`.
 const PIXELS_PER_STEP = 40; // a touchpad sends many small movements, a wheel about 100 px at once
 
 function render({ model, el }) {
   const frame = document.createElement("div");
-  frame.className = model.get("steps") ? "cmbfe-picture cmbfe-slice" : "cmbfe-picture";
+  frame.className = model.get("steps") ? "cmbfe-image cmbfe-slice" : "cmbfe-image";
   const image = document.createElement("img");
   const overlay = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   image.alt = model.get("name");
@@ -11,7 +11,7 @@ function render({ model, el }) {
   el.append(frame);
 
   let address = "";
-  const drawPicture = () => {
+  const drawImage = () => {
     URL.revokeObjectURL(address);
     address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
     image.src = address;
@@ -33,13 +33,13 @@ function render({ model, el }) {
     model.save_changes();
   };
   frame.addEventListener("wheel", turn, { passive: false });
-  model.on("change:png", drawPicture);
+  model.on("change:png", drawImage);
   model.on("change:overlay change:size", drawOverlay);
-  drawPicture();
+  drawImage();
   drawOverlay();
   return () => {
     URL.revokeObjectURL(address);
-    model.off("change:png", drawPicture);
+    model.off("change:png", drawImage);
     model.off("change:overlay change:size", drawOverlay);
   };
 }

@@ -1,7 +1,7 @@
 """The viewer in JupyterLab: images, boxes of detectors, what FE looks at, and the FROC, all moving with a threshold.
 
     from cmbfe.figures.viewer import show
-    show("images", {"mine": "found/detections.json"})     # as the last line of a cell
+    show("images", {"mine": "out/detections.json"})     # as the last line of a cell
     show("images", {"a": ..., "b": ...}, labels="annotations.json", model="models/ssd512-fe")
 
 A thin shell over `cmbfe.figures.gallery` and `gallery_drawing`. Where no widget can be shown, as in an executed

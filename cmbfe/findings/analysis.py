@@ -82,7 +82,8 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
             _wait_for(waiting)  # of the batch before: no more than two batches wait to be written
             waiting = []
             for image, pixels in zip(own, batch, strict=True):
-                drawn = [one for one in of_batch if one["image_id"] == image["id"] and one["score"] >= threshold]
+                own_boxes = (box for box in of_batch if box["image_id"] == image["id"])
+                drawn = [box for box in own_boxes if box["score"] >= threshold]
                 waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, magnitude_of(pixels), drawn))
                 if drawn:
                     shown[image["id"]] = (drawn[0]["score"], pixels)

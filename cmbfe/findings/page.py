@@ -39,7 +39,7 @@ def section(findings: Findings, feature_maps: Mapping[int, bytes]) -> str:
             threshold=findings.threshold,
             rows=None if findings.lesions is None else [_row(lesion) for lesion in findings.lesions],
             shown={
-                image_id: [(one["bbox"], f"{one['score']:.2f}") for one in detections]
+                image_id: [(box["bbox"], f"{box['score']:.2f}") for box in detections]
                 for image_id, detections in findings.drawn.items()
             },
             shown_at_most=SHOWN_AT_MOST,
@@ -112,7 +112,7 @@ def _image_cards(findings: Findings) -> list[dict[str, Any]]:
     cards = []
     for image in findings.images:
         if detections := findings.drawn.get(image["id"]):
-            best = max(one["score"] for one in detections)
+            best = max(detection["score"] for detection in detections)
             count = f"{len(detections)} detection{'s' if len(detections) > 1 else ''}"
             caption = f"{image['file_name']}: {count}, the best with {best:.2f}"
             cards.append({"image": image, "number": None, "window": None, "caption": caption})

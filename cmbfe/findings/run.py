@@ -131,7 +131,9 @@ def detect_files(
             raise InputError(left_out[0].line + more)
         _join(temporary, kind, done, left_out, names, detector, options)
         if options.key_file:
-            known = [(one.patient, one.name) for one in series] + [(one.patient, one.series) for one in left_out]
+            known = [(each.patient, each.name) for each in series] + [
+                (each.patient, each.series) for each in left_out
+            ]
             write_key(options.key_file, names, [pair for pair in dict.fromkeys(known) if any(pair)])
     return Result(done, left_out)
 

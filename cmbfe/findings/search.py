@@ -197,13 +197,13 @@ def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[Dicom
     paths = paths if source.is_dir() else [source]
     slices, broken = _read_headers(paths, source)
     headers, left_out = _readable_series(slices, _blamed(slices, broken))
-    magnitude = [one for one in headers if one.kind == "magnitude"]
+    magnitude = [series for series in headers if series.kind == "magnitude"]
     magnitude.sort(key=lambda series: (series.patient_id, series.series_uid))
     series, without_phase = _with_phases(magnitude, headers) if phase else ([*map(DicomSeries, magnitude)], [])
     left_out += without_phase
     left_out += [LeftOut("", "", UNREADABLE, line) for uid, line in broken.values() if not uid]
     if not series:
-        _refuse(source, paths, headers, [one.line for one in left_out] + [line for _, line in broken.values()])
+        _refuse(source, paths, headers, [what.line for what in left_out] + [line for _, line in broken.values()])
     return series, left_out
 
 
