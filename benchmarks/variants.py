@@ -98,7 +98,8 @@ def main() -> None:
     table = as_markdown(costs, given.batch, given.width, given.iterations)
     print(table)
     if given.write:
-        tables.replace_block(PAGE, "variants", table)
+        text = tables.with_block(PAGE.read_text(encoding="utf-8"), "variants", table)
+        PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

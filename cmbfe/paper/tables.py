@@ -65,15 +65,3 @@ def with_block(text: str, name: str, block: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{block}\n{end}{after}"
-
-
-def replace_block(page: Path, name: str, block: str) -> None:
-    """Replace a block in a file, see `with_block`; the write is atomic."""
-    try:
-        text = with_block(page.read_text(encoding="utf-8"), name, block)
-    except FileNotFoundError:
-        raise InputError(f"{page}: no such file") from None
-    except InputError as error:
-        raise InputError(f"{page}: {error}") from None
-    with whole_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
