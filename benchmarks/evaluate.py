@@ -1,6 +1,6 @@
 """Time and memory of the evaluation, ours and pycocotools', on one core.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--detections 1000000] [--pictures 100000]
+    OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--detections 1000000] [--images 100000]
 
 Times are CPU seconds, which on one thread are the seconds of an idle machine; wall-clock seconds stand
 beside them. Each part runs in a process of its own, whose peak memory holds the interpreter and the input
@@ -148,7 +148,7 @@ def main() -> None:
     """Print seconds and peak memory of each part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--detections", type=int, default=1_000_000)
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     arguments = parser.parse_args()
     results = {}
     for part in (ours, pycocotools, paired_bootstrap):
