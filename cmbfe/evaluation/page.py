@@ -39,28 +39,25 @@ class Metric(NamedTuple):
     meaning: str
 
 
+_AP, _AT_90 = curves.average_precision, {"sensitivity": SENSITIVITY}
 METRICS = {
-    "ap": Metric(curves.average_precision, "AP", "area under the precision-sensitivity curve (all points)"),
+    "ap": Metric(_AP, "AP", "area under the precision-sensitivity curve (all points)"),
     "ap_11_point": Metric(
-        partial(curves.average_precision, points=11),
-        *("AP, 11-point", "mean precision at sensitivities 0, 0.1, …, 1 (VOC 2007)"),
+        partial(_AP, points=11), "AP, 11-point", "mean precision at sensitivities 0, 0.1, …, 1 (VOC 2007)"
     ),
     "ap_101_point": Metric(
-        partial(curves.average_precision, points=101),
-        *("AP, 101-point", "mean precision at sensitivities 0, 0.01, …, 1 (COCO)"),
+        partial(_AP, points=101), "AP, 101-point", "mean precision at sensitivities 0, 0.01, …, 1 (COCO)"
     ),
     "precision_at_90_sensitivity": Metric(
-        partial(curves.precision_at_sensitivity, sensitivity=SENSITIVITY),
+        partial(curves.precision_at_sensitivity, **_AT_90),
         *("precision at 90 % sensitivity", "at the first threshold that reaches it"),
     ),
     "false_positives_per_cmb": Metric(
-        partial(curves.false_positives_per_cmb, sensitivity=SENSITIVITY),
-        *("false positives per CMB", "at the same threshold"),
+        partial(curves.false_positives_per_cmb, **_AT_90), "false positives per CMB", "at the same threshold"
     ),
     "froc_auc": Metric(curves.froc_auc, "FROC area", "mean sensitivity from 0 to 8 false positives per image"),
     "cpm": Metric(
-        curves.cpm,
-        *("CPM, per image", "mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per image"),
+        curves.cpm, "CPM, per image", "mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per image"
     ),
     "cpm_per_patient": Metric(partial(curves.cpm, per="patient"), "CPM, per patient", "the same per patient"),
 }

@@ -127,19 +127,18 @@ def open_gallery(
     whole = read_labels(own) if own.is_file() else None
     counted = _labels(labels, whole, detections)
     results = {name: detections_of(given, counted) for name, given in detections.items()}
-    has_truth = bool(counted["annotations"])
+    truth = _truth(counted) if counted["annotations"] else None
     series = _series(counted, whole, folder)
     for image in chain.from_iterable(series.values()):
         if not (folder / image["file_name"]).is_file():
             raise InputError(f"{folder / image['file_name']}: no such image")
+    matched = {name: match(counted, of_file, iou=iou) for name, of_file in results.items() if truth is not None}
     return Gallery(
         folder=folder,
         series=series,
-        truth=_truth(counted) if has_truth else None,
+        truth=truth,
         detections={name: _by_image(of_file) for name, of_file in results.items()},
-        curves={name: froc(match(counted, of_file, iou=iou)) for name, of_file in results.items()}
-        if has_truth
-        else {},
+        curves={name: froc(matches) for name, matches in matched.items()},
         model=load_model(model) if model is not None else None,
     )
 
