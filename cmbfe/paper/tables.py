@@ -1,7 +1,6 @@
 """How tables and values are written: as CSV, and as Markdown in pages that people write."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
