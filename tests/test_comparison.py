@@ -6,9 +6,9 @@ import pytest
 from metric_examples import detection, labels_of
 
 from cmbfe.errors import InputError
+from cmbfe.files import write_table
 from cmbfe.metrics.curves import Matches, match
 from cmbfe.paper.comparison import common_recall, froc_table, summary_of_ap, table1, table2, table3, table4
-from cmbfe.paper.tables import write_table
 from cmbfe.params import Evaluation
 
 SETTINGS = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)

@@ -1,4 +1,4 @@
-"""How tables and values are written: as CSV, and as Markdown in pages that people write."""
+"""How tables and values look in Markdown, and in pages that people write."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from cmbfe.errors import InputError
-from cmbfe.files import whole_file, write_table  # noqa: F401 (notebooks write their tables by it)
 
 
 def as_text(value: object) -> str:
