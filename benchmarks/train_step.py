@@ -13,7 +13,7 @@ of the ratio within one. Images are 300 x 300 px, with three boxes each.
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,16 +27,7 @@ from cmbfe.errors import InputError
 from cmbfe.training.batches import Batch, to_input, to_targets
 from cmbfe.training.devices import Compute, make_compute
 from cmbfe.training.iteration import Run
-from cmbfe.training.timing import (
-    in_turn,
-    machine,
-    random_images,
-    ratio_within_rounds,
-    run_on_noise,
-    whole_iteration,
-)
-
-Work = Callable[[], None]
+from cmbfe.training.timing import Work, in_turn, machine, random_images, ratio_within_rounds, run_on_noise
 
 SIDE = 300
 OURS = ("ssd300", "ssd300-fe")
@@ -154,7 +145,7 @@ def works(batch: int, width: float, compute: Compute) -> dict[str, Work]:
     images = random_images(batch, SIDE)
     runs = [run_on_noise(variant, width, compute) for variant in OURS]
     return {
-        **{variant: whole_iteration(run, images) for variant, run in zip(OURS, runs, strict=True)},
+        **{variant: partial(run.step, [images]) for variant, run in zip(OURS, runs, strict=True)},
         PLAIN: of_torchvision(images, compute),
         TUNED: of_torchvision_tuned(images, compute),
         BARE: bare_network(images, width, compute),

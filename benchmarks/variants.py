@@ -16,6 +16,7 @@ import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from cmbfe.detector.ssd import SPECS, VARIANTS
 from cmbfe.errors import InputError
 from cmbfe.paper import tables
 from cmbfe.training.devices import make_compute
-from cmbfe.training.timing import in_turn, machine, random_images, run_on_noise, whole_iteration
+from cmbfe.training.timing import in_turn, machine, random_images, run_on_noise
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 GIB = 2**30
@@ -53,8 +54,8 @@ def measure(variant: str, batch: int, width: float, iterations: int, threads: in
     torch.set_num_threads(threads)
     compute = make_compute()
     run = run_on_noise(variant, width, compute)
-    iteration = whole_iteration(run, random_images(batch, SPECS[variant].input_size))
-    timed = in_turn([iteration], iterations, compute.device)
+    images = random_images(batch, SPECS[variant].input_size)
+    timed = in_turn([partial(run.step, [images])], iterations, compute.device)
     return Cost(peak_gib(compute.device), statistics.median(seconds for (seconds,) in timed), machine(compute))
 
 

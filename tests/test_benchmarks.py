@@ -32,7 +32,7 @@ def test_every_work_of_ours_runs():
     compute = make_compute("cpu", "32-true")
     images = train_step.random_images(2, train_step.SIDE)
     run = train_step.run_on_noise("ssd300-fe", 0.1, compute)
-    train_step.whole_iteration(run, images)()
+    run.step([images])
     train_step.bare_network(images, 0.1, compute)()
     before = run.bare_model.stem[0].weight.clone()
     parts = train_step.parts_of(run, images)

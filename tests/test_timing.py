@@ -38,7 +38,7 @@ def test_a_random_batch_is_one_that_a_detector_trains_on(boxes):
     assert [len(target["boxes"]) for target in targets] == [boxes, boxes]
     model = build("ssd300-fe", width=0.1).train()
     before = model.stem[0].weight.clone()
-    timing.forward_pass(model, (images, targets), make_compute("cpu", "32-true"))()
+    timing.forward_pass(model, (images, targets), make_compute("cpu", "32-true"))
     assert torch.equal(model.stem[0].weight, before)
     timing.training_step(model, (images, targets), make_compute("cpu", "32-true"))()
     assert torch.equal(model.stem[0].weight, before) is (boxes == 0)

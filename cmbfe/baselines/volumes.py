@@ -11,7 +11,7 @@ import numpy as np
 
 from cmbfe.data.labelled.labels import Labels, xyxy
 from cmbfe.errors import InputError
-from cmbfe.training.batches import ImageFiles, read_images
+from cmbfe.training.batches import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_volume(stack: Stack) -> Volume:
     Raises:
         InputError: an image that cannot be read, or is of another size than the first.
     """
-    voxels = read_images(ImageFiles(stack.files)).astype(np.float32) / 255
+    voxels = ImageFiles(stack.files).decode().astype(np.float32) / 255
     return Volume(voxels, stack.spacing_mm, stack.boxes)
 
 

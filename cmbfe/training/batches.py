@@ -5,11 +5,11 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 
 GIB = 2**30
+AHEAD = 8
+"""Batches under way at a time: decoding four JPEG of 512 px takes 20 ms, a step on a large GPU about as long."""
 
 
 class ImageFiles:
-    """Images of one size, decoded when they are asked for: `files[indices]` is uint8 [n, rows, columns].
+    """Images of one size, decoded on demand: `files[indices]` is uint8 [n, rows, columns].
 
     With the files of their phases, uint8 [n, rows, columns, 2]: magnitude, phase.
     """
@@ -52,14 +54,16 @@ class ImageFiles:
         """Every file: the images', then the phases'."""
         return [*self.paths, *(self.phases or ())]
 
-    def decode(self, into: np.ndarray) -> None:
-        """Fill an array of this shape, several images at a time."""
+    def decode(self, into: np.ndarray | None = None) -> np.ndarray:
+        """All images, several at a time; `into` an array of this shape, or into a new one."""
+        images = np.empty(self.shape, np.uint8) if into is None else into
 
         def fill(index: int) -> None:
-            into[index] = self.read(index)
+            images[index] = self.read(index)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(fill, range(len(self.paths))))
+        return images
 
 
 @dataclass(frozen=True)
@@ -76,23 +80,11 @@ class LabelledImages:
         return len(self.names)
 
 
-def read_images(files: ImageFiles) -> np.ndarray:
-    """Decode images of one size into memory.
-
-    Raises:
-        InputError: an unreadable image, or one of another size than the first.
-    """
-    images = np.empty(files.shape, np.uint8)
-    files.decode(images)
-    return images
-
-
 def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
     """Every image of `labels`, whose file names are relative to `folder`, still in its file.
 
     Raises:
-        InputError: no images, the first cannot be read, its size is not what the labels say of every image, or
-            some have phase and others have none.
+        InputError: no images, an unreadable first one, labels of another size, or phase for some images only.
     """
     if not labels["images"]:
         raise InputError(f"{folder}: the labels name no image")
@@ -131,7 +123,7 @@ def load_labelled(labels: Labels, folder: Path) -> LabelledImages:
         InputError: no images, one that cannot be read, or one whose size is not what the labels say.
     """
     listed = list_labelled(labels, folder)
-    return LabelledImages(listed.names, read_images(listed.images), listed.boxes)
+    return replace(listed, images=listed.images.decode())
 
 
 def fits(data: LabelledImages, gib: float) -> bool:
@@ -140,7 +132,7 @@ def fits(data: LabelledImages, gib: float) -> bool:
 
 
 def decode_to_file(data: LabelledImages, file: Path) -> None:
-    """Decode listed images to a .npy file, whole or not at all, through a memory map: they never fill the memory."""
+    """Decode listed images to a .npy file, atomically, through a memory map: they never fill the memory."""
     with whole_file(file) as temporary:
         mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=data.images.shape)
         data.images.decode(mapped)
@@ -149,7 +141,7 @@ def decode_to_file(data: LabelledImages, file: Path) -> None:
 
 def mapped_from_file(data: LabelledImages, file: Path) -> LabelledImages:
     """The same images out of a file that `decode_to_file` wrote; processes share what is read of it."""
-    return LabelledImages(data.names, np.load(file, mmap_mode="r"), data.boxes)
+    return replace(data, images=np.load(file, mmap_mode="r"))
 
 
 def content_hash(data: LabelledImages) -> str:
@@ -169,17 +161,15 @@ def content_hash(data: LabelledImages) -> str:
 def batch_indices(images: int, batch: int, iteration: int, seed: int) -> np.ndarray:
     """Which images make the batch of an iteration: whole passes, each in its own seeded order.
 
-    A function of the iteration alone: a resumed training needs no sampler state to go on exactly.
+    A function of the iteration alone: a training resumes without any state of a sampler.
     """
-    positions = np.arange(iteration * batch, (iteration + 1) * batch)
-    passes, places = positions // images, positions % images
-    orders = {number: _order(images, seed, number) for number in set(passes.tolist())}
-    return np.array([orders[number][place] for number, place in zip(passes.tolist(), places.tolist(), strict=True)])
+    positions = range(iteration * batch, (iteration + 1) * batch)
+    return np.array([_order(images, seed, position // images)[position % images] for position in positions])
 
 
 @lru_cache(maxsize=2)
 def _order(images: int, seed: int, number: int) -> np.ndarray:
-    """The order of one pass; remembered, for a million images take longer to shuffle than a step takes."""
+    """The order of a pass; remembered, as a million images take longer to shuffle than a step takes."""
     return np.random.default_rng([seed, number]).permutation(images)
 
 
@@ -187,8 +177,8 @@ def to_input(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels.
 
     With phase, [N, rows, columns, 2], the channels are M (1 + p), M, M (1 - p) of the magnitude M in [0, 1] and the
-    phase p in half turns, [-1, 1]: times M, for where there is no signal, phase is noise of all angles. Their mean is
-    M, so that the P of feature enhancement (A1) does not change, and without phase they are three equal channels again.
+    phase p in half turns, [-1, 1]: times M, as phase without signal is noise. Their mean is M, so that the P of feature
+    enhancement (A1) does not change, and where the phase is 0 they are three equal channels again.
     """
     values = torch.from_numpy(images).to(device, non_blocking=True).float()
     if values.dim() == 3:
@@ -209,12 +199,6 @@ def to_targets(boxes: Sequence[np.ndarray], device: torch.device) -> list[dict[s
     ]
 
 
-AHEAD = 8
-"""Batches under way at a time: decoding four JPEG of 512 px takes 20 ms, a step on a large GPU about as long."""
-
-T = TypeVar("T")
-
-
 class Batch(NamedTuple):
     """What one forward pass takes."""
 
@@ -233,25 +217,24 @@ def parts_of_iteration(
     share: number of this process and of all processes, which take turns at the images; `batch` is a multiple of it.
     """
     number, processes = share
-    drawn = batch_indices(len(data), batch * accumulate, iteration, seed)
-    return [_batch(data, indices[number::processes]) for indices in np.split(drawn, accumulate)]
+    drawn = np.split(batch_indices(len(data), batch * accumulate, iteration, seed), accumulate)
+    return [
+        Batch([data.names[i] for i in own], data.images[own], [data.boxes[i] for i in own])
+        for own in (indices[number::processes] for indices in drawn)
+    ]
 
 
-def _batch(data: LabelledImages, indices: np.ndarray) -> Batch:
-    return Batch([data.names[i] for i in indices], data.images[indices], [data.boxes[i] for i in indices])
-
-
-class MadeAhead(Generic[T]):
+class MadeAhead:
     """Iterate over `make(number)` for the numbers, in order, made by threads before they are asked for.
 
     `waited` counts the seconds in which the next one was asked for and not ready.
     """
 
-    def __init__(self, make: Callable[[int], T], numbers: Iterable[int], ahead: int = AHEAD) -> None:
+    def __init__(self, make: Callable[[int], Any], numbers: Iterable[int], ahead: int = AHEAD) -> None:
         self.make, self.numbers, self.ahead = make, numbers, ahead
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[Any]:
         numbers = iter(self.numbers)
         pool = ThreadPoolExecutor(self.ahead)
         try:

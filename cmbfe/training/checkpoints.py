@@ -46,10 +46,8 @@ def load_checkpoint(
             say(f"{file}: unreadable checkpoint passed over ({type(error).__name__})")
             continue
         if difference := difference_of(theirs, key):
-            raise InputError(
-                f"{file}: checkpoint of another training: {difference}. Restore these settings to resume it, or "
-                f"delete {folder} to begin anew"
-            )
+            hint = f"Restore these settings to resume it, or delete {folder} to begin anew"
+            raise InputError(f"{file}: checkpoint of another training: {difference}. {hint}")
         return file, state
     return None
 
@@ -85,8 +83,8 @@ def restore_random_states(states: dict[str, Any]) -> None:
 def difference_of(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """What differs between two nested dicts, "a.b: 1 there, 2 here", or an empty text."""
     old, new = dict(_flat(theirs)), dict(_flat(ours))
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys)
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in differing)
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

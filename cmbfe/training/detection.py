@@ -18,24 +18,22 @@ BATCH = 8
 def detect(
     model: nn.Module, pixels: np.ndarray, image_ids: Sequence[int], compute: Compute, progress: bool = False
 ) -> Detections:
-    """Run a detector over uint8 images [N, rows, columns] and return COCO results, boxes [x, y, w, h] px.
-
-    The order is that of the images and, within an image, of falling scores.
-    """
+    """COCO results of a detector on uint8 images [N, rows, columns]; boxes [x, y, w, h] px, best first in an image."""
     model.eval()
     results: Detections = []
     starts = tqdm(range(0, len(pixels), BATCH), desc="detecting", unit="batch", disable=not progress, mininterval=1)
     for start in starts:
         images = to_input(pixels[start : start + BATCH], compute.device)
         with torch.inference_mode(), compute.autocast():
-            found = model(images)
-        for image_id, one in zip(image_ids[start : start + BATCH], found, strict=True):
-            results += as_coco(image_id, one["boxes"].float().cpu().numpy(), one["scores"].float().cpu().numpy())
+            outputs = model(images)
+        for image_id, output in zip(image_ids[start : start + BATCH], outputs, strict=True):
+            boxes, scores = (output[key].float().cpu().numpy() for key in ("boxes", "scores"))
+            results += as_coco(image_id, boxes, scores)
     return results
 
 
 def detect_in(model: nn.Module, labels: Labels, folder: Path, compute: Compute, progress: bool = False) -> Detections:
-    """What a detector finds on the labelled images of a folder, see `detect`; their boxes are not looked at.
+    """`detect` on the labelled images of a folder; their boxes are not looked at.
 
     Raises:
         InputError: an image that cannot be read, or images of several sizes.
@@ -50,11 +48,6 @@ def as_coco(image_id: Hashable, boxes: np.ndarray, scores: np.ndarray) -> Detect
     corners = np.round(boxes.astype(np.float64), 3)
     sizes = np.round(corners[:, 2:] - corners[:, :2], 3)
     return [
-        {
-            "image_id": image_id,
-            "category_id": 1,
-            "bbox": [*corner[:2], *size],
-            "score": round(float(score), 6),
-        }
+        {"image_id": image_id, "category_id": 1, "bbox": [*corner[:2], *size], "score": round(float(score), 6)}
         for corner, size, score in zip(corners.tolist(), sizes.tolist(), scores, strict=True)
     ]

@@ -54,8 +54,9 @@ def choose_precision(asked: str, device_type: str) -> str:
     if asked != "auto":
         return asked
     if device_type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        multiplies = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16-mixed" if multiplies else "32-true"
 
 
@@ -79,9 +80,9 @@ def make_compute(
 ) -> Compute:
     """Choose device, processes and precision; `auto` takes a GPU where there is one, and the processes started.
 
-    Processes are started by torchrun or SLURM, never from here: `devices` per machine and `nodes` machines, where they
-    are numbers, only state what is expected. strategy: Fabric's; "auto" is DistributedDataParallel (DDP) for several
-    processes.
+    Args:
+        devices, nodes: processes per machine and machines expected; torchrun or SLURM starts them.
+        strategy: Fabric's; "auto" is DistributedDataParallel (DDP) for several processes.
 
     Raises:
         InputError: cuda asked for where there is none, or fewer GPUs than processes; other processes than asked for.
@@ -98,10 +99,9 @@ def make_compute(
                 f"--nproc-per-node {devices if devices != 'auto' else each} -m cmbfe train …"
             )
     if device_type == "cuda" and each > torch.cuda.device_count():
-        raise InputError(
-            f"{each} processes were started on this machine, but it has {torch.cuda.device_count()} CUDA devices; "
-            "start one process for each, or say training.accelerator: cpu"
-        )
+        started = f"{each} processes were started on this machine, but it has {torch.cuda.device_count()}"
+        hint = "start one process for each, or say training.accelerator: cpu"
+        raise InputError(f"{started} CUDA devices; {hint}")
     if device_type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same sums, in the same order, each time
     fabric = Fabric(accelerator=device_type, devices=each, num_nodes=machines, strategy=strategy)

@@ -70,8 +70,8 @@ class Run:
         Losses are means over the batches and over all processes.
 
         Raises:
-            InputError: a loss or the gradient is not finite, or a target cannot be trained on; the message names
-                iteration, learning rate and images. The weights are then those of the iteration before.
+            InputError: a loss or the gradient is not finite, or a target cannot be trained on; names iteration,
+                learning rate and images. The weights are then those of the iteration before.
         """
         if (own := getattr(self.bare_model, "fe", None)) is not None:
             own.strength = strength(self.fe_schedule, self.iteration, self.settings.iterations)
@@ -80,9 +80,9 @@ class Run:
         self.optimiser.zero_grad()
         losses = [self._backward(part, last=part is parts[-1]) for part in parts]
         mean = {name: sum(of_part[name] for of_part in losses) / len(parts) for name in losses[0]}
-        norm = get_total_norm([weight.grad for weight in self.bare_model.parameters() if weight.grad is not None])
+        norm = self._gradient_norm()
         means = self.compute.fabric.all_reduce(torch.stack(list(mean.values())), reduce_op="mean")
-        values = dict(zip([*mean, "gradient_norm"], [*means.tolist(), float(norm)], strict=True))
+        values = dict(zip(mean, means.tolist(), strict=True)) | {"gradient_norm": float(norm)}
         if not all(math.isfinite(value) for value in values.values()):
             raise InputError(self._not_finite(parts, values))
         if self.settings.clip_gradient_norm is not None:
@@ -95,15 +95,12 @@ class Run:
 
     def _backward(self, part: Batch, last: bool) -> dict[str, Tensor]:
         """Add a batch's share to the gradient; processes exchange it with the last batch only."""
-        accumulating = nullcontext() if last else self.compute.fabric.no_backward_sync(self.model)
-        with accumulating:
+        with nullcontext() if last else self.compute.fabric.no_backward_sync(self.model):
             try:
                 losses = self._losses(self.model, part)
             except InputError as error:
-                names = ", ".join(part.names)
-                raise InputError(
-                    f"training stopped at iteration {self.iteration + 1}, images {names}: {error}"
-                ) from None
+                where = f"iteration {self.iteration + 1}, images {', '.join(part.names)}"
+                raise InputError(f"training stopped at {where}: {error}") from None
             self.compute.fabric.backward(sum(losses.values()) / self.settings.accumulate)
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -111,6 +108,9 @@ class Run:
         images = to_input(batch.images, self.compute.device).contiguous(memory_format=torch.channels_last)
         with self.compute.autocast():
             return model(images, to_targets(batch.boxes, self.compute.device))
+
+    def _gradient_norm(self) -> Tensor:
+        return get_total_norm([weight.grad for weight in self.bare_model.parameters() if weight.grad is not None])
 
     def _not_finite(self, parts: Sequence[Batch], values: dict[str, float]) -> str:
         names = [name for part in parts for name in part.names]
@@ -130,17 +130,16 @@ class Run:
 
     def _not_finite_alone(self, part: Batch) -> list[str]:
         """Names of the images whose own loss or gradient is not finite."""
-        found = []
+        bad = []
         for name, image, boxes in zip(*part, strict=True):
             # Twice the same image: batch normalisation has no statistics of one.
             batch = Batch([name] * 2, image[None].repeat(2, axis=0), [boxes] * 2)
             self.bare_model.zero_grad()
             loss = sum(self._losses(self.bare_model, batch).values())
             loss.backward()
-            norm = get_total_norm([weight.grad for weight in self.bare_model.parameters() if weight.grad is not None])
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                found.append(name)
-        return found
+            if not (torch.isfinite(loss) and torch.isfinite(self._gradient_norm())):
+                bad.append(name)
+        return bad
 
     def best(self) -> Row | None:
         """The first row with the highest validation AP, or None where none was measured."""
@@ -153,11 +152,7 @@ class Run:
         save_checkpoint(folder, self.iteration, key, code, state)
 
     def restore(self, folder: Path, key: dict[str, Any], code: str) -> str | None:
-        """Resume from the newest checkpoint, if there is one; the sampler's position is the iteration.
-
-        Returns:
-            A warning where other code wrote the checkpoint: the result is then that of two versions.
-        """
+        """Resume from the newest checkpoint, if there is one; returns a warning where other code wrote it."""
         checkpoint = load_checkpoint(folder, key, say=self.compute.fabric.print)
         if checkpoint is None:
             return None

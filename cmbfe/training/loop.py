@@ -52,13 +52,11 @@ TRAINING_ROOMS = ("data/labelled", "detector", "training")
 VALIDATION_ROOMS = ("metrics",)
 """And where it measures the AP on validation patients, by which the best model is kept."""
 WHERE_IT_RUNS = {"accelerator", "devices", "nodes", "strategy", "precision", "decoded_gib", "checkpoint_every"}
-"""Settings of the section `training` that do not change its result; the precision itself is told instead."""
+"""Settings of `training` that do not change its result; the key holds the precision that was chosen."""
 
 
 def build_from_params(variant: str, params: Params) -> SSD:
-    """Build one of our variants with the settings of params.yaml and seeded initial weights.
-
-    A variant and its FE twin begin with the same weights.
+    """Build one of our variants with seeded initial weights, the same for a variant and its FE twin.
 
     Raises:
         InputError: no variant of that name, or unreadable weights.
@@ -81,17 +79,17 @@ def build_from_params(variant: str, params: Params) -> SSD:
 
 
 def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enhancement | None]:
-    """One of our variants; or a detector of torchvision for images of `size` px, and what was attached to it.
+    """One of our variants; or a detector of torchvision for images of `size` px, and what is attached to it.
 
     Raises:
         InputError: as `build_from_params`, or no layer `detector.fe.behind` in the detector.
     """
     if variant in SPECS:
         return build_from_params(variant, params), None
-    name = next((name for name in torchvision_detectors.DETECTORS if f"{variant}-".startswith(f"{name}-")), None)
+    known = torchvision_detectors.DETECTORS
+    name = next((name for name in known if f"{variant}-".startswith(f"{name}-")), None)
     if name is None:
-        known = ", ".join((*SPECS, *torchvision_detectors.DETECTORS))
-        raise InputError(f"no detector named {variant!r}; there are: {known}")
+        raise InputError(f"no detector named {variant!r}; there are: {', '.join((*SPECS, *known))}")
     torch.manual_seed(params.seed)
     model = torchvision_detectors.build(name, size)
     alternative = variant[len(name) + 1 :]
@@ -102,16 +100,16 @@ def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enha
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be trained, from which images, what its AP is measured on, and where."""
+    """What is to be trained, from which images, and what its AP is measured on."""
 
     variant: str
     params: Params
     compute: Compute
     listed: LabelledImages
     validation: Path | None
-    """Folder of the images that the AP is measured on, or None."""
-    start: Path | None = None
-    """Folder of the model whose weights it starts from, or None."""
+    """Folder of the images that the AP is measured on."""
+    start: Path | None
+    """Folder of the model whose weights it starts from."""
 
     @property
     def settings(self) -> Training:
@@ -149,10 +147,6 @@ class Task:
         """Hash of the code that the training runs through."""
         return code_hash(measures=self.validation is not None)
 
-    def ap(self, model: nn.Module) -> float:
-        """The validation AP of the model as it is now."""
-        return validation_ap(model, self.measured_on, self.validation, self.params.evaluation.iou, self.compute)
-
 
 def train(
     variant: str,
@@ -166,17 +160,16 @@ def train(
 ) -> pd.DataFrame:
     """Train a detector on an augmented set; write model.safetensors, config.json, params.yaml and history.csv.
 
-    A killed training resumes from its last checkpoint and ends with the same weights, bit for bit; when it is done,
-    the checkpoints go. A training that is finished already, with the same settings, data and code, is not repeated.
-    A checkpoint of other code is resumed with a warning, which finished.json keeps. Under torchrun or SLURM the
-    processes share each batch, and the first of them writes.
+    A killed training resumes from its last checkpoint and ends with the same weights, bit for bit; one that is finished
+    with the same settings, data and code is not repeated. A checkpoint of other code is resumed with a warning, which
+    finished.json keeps. Under torchrun or SLURM the processes share each batch, and the first of them writes.
 
     Args:
-        variant: one of ours; or one of torchvision's with the alternative of FE that stands behind its layer
-            `detector.fe.behind`, such as fcos-small-segmentation, or with none.
+        variant: one of ours; or one of torchvision's, alone or with an alternative of FE behind its layer
+            `detector.fe.behind`, such as fcos-small-segmentation.
         data: folder with annotations.json and the images that it names.
-        validation: folder of the same kind. The AP on its validation split is measured as the training goes, FE off,
-            and the model that did best is kept in `best`.
+        validation: folder of the same kind; the AP on its validation split is measured, FE off, and the best model is
+            kept in `best`.
         live: folder for DVCLive's curves; default: `live` in `out`.
         start: folder of a trained model of the same kind, to start from its weights.
 
@@ -185,7 +178,7 @@ def train(
 
     Raises:
         InputError: an unknown variant, unreadable data or weights, a loss or gradient that is not finite, a
-            checkpoint of another training, or an `out` that holds something else than an earlier training.
+            checkpoint of another training, or an `out` that holds something else.
     """
     _refuse_foreign(out)
     task = _task(variant, params, data, validation, start)
@@ -236,7 +229,8 @@ def _measure_and_save(run: Run, task: Task, out: Path) -> None:
     settings, row = task.settings, run.history[-1]
     is_last = run.iteration == settings.iterations
     if task.measured_on and (is_last or run.iteration % settings.validate_every == 0):
-        row["validation_ap"] = task.ap(run.bare_model)
+        iou = task.params.evaluation.iou
+        row["validation_ap"] = validation_ap(run.bare_model, task.measured_on, task.validation, iou, task.compute)
         run.model.train()
         if run.best() is row:
             save_model(run.bare_model, out / CHECKPOINTS / BEST)
@@ -245,11 +239,7 @@ def _measure_and_save(run: Run, task: Task, out: Path) -> None:
 
 
 def code_hash(measures: bool) -> str:
-    """Hash of the code that a training runs through, see `TRAINING_ROOMS`.
-
-    Args:
-        measures: whether it measures the AP on validation patients.
-    """
+    """Hash of the code that a training runs through; `measures`: whether it measures the AP on validation patients."""
     package = Path(__file__).resolve().parent.parent
     rooms = TRAINING_ROOMS + (VALIDATION_ROOMS if measures else ())
     return sha256_of(file for room in rooms for file in (package / room).rglob("*.py"))
@@ -275,13 +265,11 @@ def _refuse_foreign(out: Path) -> None:
 
 def _task(variant: str, params: Params, data: Path, validation: Path | None, start: Path | None) -> Task:
     """What is asked for, its files looked at; `InputError` where it cannot be done."""
-    settings = params.training.of(variant)
-    compute = make_compute(
-        settings.accelerator, settings.precision, settings.devices, settings.nodes, settings.strategy
-    )
-    if settings.batch % compute.processes:
+    own = params.training
+    compute = make_compute(own.accelerator, own.precision, own.devices, own.nodes, own.strategy)
+    if own.batch % compute.processes:
         raise InputError(
-            f"training.batch: {settings.batch} images cannot be shared equally by {compute.processes} processes"
+            f"training.batch: {own.batch} images cannot be shared equally by {compute.processes} processes"
         )
     labels = read_labels(data / LABELS_FILE)
     listed = list_labelled(labels if params.images.phase else without_phase(labels), data)
@@ -291,6 +279,9 @@ def _task(variant: str, params: Params, data: Path, validation: Path | None, sta
 def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
     """A new training, or one that resumes from the newest checkpoint in `out`, and a warning if there is one."""
     model, attached = _build_any(task.variant, task.params, task.listed.images.shape[1])
+    if attached and task.compute.processes > 1 and list(attached.parameters()):
+        # DistributedDataParallel shares the gradients of the model alone
+        raise InputError(f"{task.variant}: has weights beside the detector's; train it in one process")
     if task.start:
         model.load_state_dict(load_detector(task.start).state_dict())
     run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute, attached)
@@ -301,11 +292,10 @@ def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
 
 
 def _idle_gpus(compute: Compute) -> str:
-    """What to say where this machine has more GPUs than processes were started for."""
+    """A hint where this machine has more GPUs than processes were started for."""
     here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
-    if here <= started_processes()[0]:
-        return ""
-    return f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
+    hint = f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
+    return hint if here > started_processes()[0] else ""
 
 
 def _prepared(task: Task, out: Path) -> LabelledImages:

@@ -6,6 +6,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ from cmbfe.training.devices import Compute
 from cmbfe.training.iteration import Run
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
+Work = Callable[[], object]
 
 WARM_UP_ROUNDS = 2
 
@@ -37,57 +39,40 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
 
 
 def random_images(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> batches.Batch:
-    """The same noise and boxes as the training loop gets its images: uint8, in memory."""
+    """The same noise and boxes as `random_batch`, as the training loop gets them: uint8, in memory."""
     images, targets = random_batch(size, input_size, torch.device("cpu"), boxes, seed)
     pixels = images[:, 0].mul(256).to(torch.uint8).numpy()
     return batches.Batch([f"noise {number}" for number in range(size)], pixels, [x["boxes"].numpy() for x in targets])
 
 
 def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
-    """The state of a training that has not begun, with the paper profile's settings and fresh weights.
-
-    The learning rate is small, for noise teaches nothing, and a training that diverges stops.
-    """
+    """A training of the paper profile that has not begun, at a learning rate at which noise does not diverge."""
     settings = load_params(profile_file("paper")).training.model_copy(update={"learning_rate": 1e-6})
     run = Run(build(variant, width=width), settings, "constant", compute)
     run.model.train()
     return run
 
 
-def whole_iteration(run: Run, images: batches.Batch) -> Callable[[], None]:
-    """One iteration as the training loop does it, from images in memory to the new weights."""
-
-    def step() -> None:
-        run.step([images])
-
-    return step
+def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> dict[str, Tensor]:
+    """The losses of one forward pass in training, FE included: what the paper's Table 3 times (its section 4)."""
+    with compute.autocast():
+        return model(*batch)
 
 
-def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> Callable[[], None]:
-    """One forward pass in training, losses and FE included: what the paper's Table 3 times (its section 4)."""
-
-    def run() -> None:
-        with compute.autocast():
-            model(*batch)
-
-    return run
-
-
-def training_step(model: nn.Module, batch: Batch, compute: Compute) -> Callable[[], None]:
+def training_step(model: nn.Module, batch: Batch, compute: Compute) -> Work:
     """One whole training step: forward, losses, backward and Adam."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
-    def run() -> None:
-        with compute.autocast():
-            losses = model(*batch)
+    def step() -> None:
+        losses = forward_pass(model, batch, compute)
         optimiser.zero_grad()
         sum(losses.values()).backward()
         optimiser.step()
 
-    return run
+    return step
 
 
-def seconds(work: Callable[[], None], device: torch.device) -> float:
+def seconds(work: Work, device: torch.device) -> float:
     """Wall-clock seconds of one call, what it left in a GPU's queue included."""
     begin = time.perf_counter()
     work()
@@ -97,11 +82,11 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
 
 
 def in_turn(
-    works: Sequence[Callable[[], None]], rounds: int, device: torch.device, progress: bool = False
+    works: Sequence[Work], rounds: int, device: torch.device, progress: bool = False
 ) -> list[tuple[float, ...]]:
     """Seconds of each work, a tuple per round, after two rounds of warm-up.
 
-    Works take turns and every second round runs backwards, so that whatever else the machine does meets all alike.
+    Works take turns, every second round backwards, so that whatever else the machine does meets all alike.
     """
     timed = []
     for number in tqdm(range(rounds + WARM_UP_ROUNDS), desc="rounds", unit="round", disable=not progress):
@@ -119,7 +104,7 @@ def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: 
     """
     if len(timed) < 2:
         raise InputError(f"rounds: {len(timed)} is too few for quartiles; give at least 2")
-    low, middle, high = statistics.quantiles([one[first] / one[second] for one in timed], n=4)
+    low, middle, high = statistics.quantiles([times[first] / times[second] for times in timed], n=4)
     return middle, low, high
 
 
@@ -133,9 +118,13 @@ def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compu
         raise InputError(f"rounds: {rounds} is too few for quartiles; give at least 2")
     models = [model.to(compute.device, memory_format=torch.channels_last).train() for model in (plain, twin)]
     images = random_batch(batch, plain.input_size, compute.device)
+    works = {
+        "forward": [partial(forward_pass, model, images, compute) for model in models],
+        "step": [training_step(model, images, compute) for model in models],
+    }
     rows = {}
-    for name, work in (("forward", forward_pass), ("step", training_step)):
-        pairs = in_turn([work(model, images, compute) for model in models], rounds, compute.device)
+    for name, pair in works.items():
+        pairs = in_turn(pair, rounds, compute.device)
         medians = (statistics.median(side) for side in zip(*pairs, strict=True))
         rows[name] = [*medians, *ratio_within_rounds(pairs, 1, 0)]
     columns = ["seconds", "seconds_fe", "ratio", "ratio_low", "ratio_high"]
@@ -147,12 +136,8 @@ def machine(compute: Compute) -> str:
     if compute.device.type == "cuda":
         name = torch.cuda.get_device_name(compute.device)
     else:
-        name = f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        listed = Path("/proc/cpuinfo")  # Linux has the processor's model there
+        names = re.findall(r"^model name\s*:\s*(.+)$", listed.read_text(), re.MULTILINE) if listed.is_file() else []
+        processor = names[0] if names else platform.processor() or platform.machine()
+        name = f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{name}, {compute.precision}, PyTorch {torch.__version__}"
-
-
-def processor_name() -> str:
-    """The processor's model as Linux tells it, else its kind."""
-    listed = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", listed.read_text(), re.MULTILINE) if listed.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
