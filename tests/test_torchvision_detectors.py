@@ -1,6 +1,8 @@
 """Torchvision's detectors for microbleeds: as published but for anchors and finest map; trained with and without FE."""
 
 import copy
+from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from cmbfe.detector.alternatives import attach
 from cmbfe.detector.torchvision_detectors import DETECTORS, KEPT, build
 from cmbfe.detector.weights import WEIGHTS_FILE, load_detector
 from cmbfe.errors import InputError
+from cmbfe.training import loop
 from cmbfe.training.batches import load_labelled, parts_of_iteration
 from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
@@ -97,6 +100,12 @@ def test_a_trained_detector_is_read_back_bare_and_a_finished_training_is_not_rep
 def test_an_unknown_detector_or_alternative_cannot_be_trained(data, tmp_path, variant):
     with pytest.raises(InputError, match=r"yolo|nothing"):
         trained(data, tmp_path, variant)
+
+
+def test_weights_beside_the_detectors_are_refused_in_several_processes(data, tmp_path):
+    task = loop._task("ssdlite-small-segmentation", tiny_params(), data, None, None)
+    with pytest.raises(InputError, match="ssdlite-small-segmentation"):
+        loop._begun(replace(task, compute=mock.Mock(processes=2)), tmp_path)
 
 
 def test_weights_of_a_side_task_are_trained_by_the_same_schedule_and_what_fades_has_faded(data):

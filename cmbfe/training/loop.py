@@ -280,7 +280,7 @@ def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
     """A new training, or one that resumes from the newest checkpoint in `out`, and a warning if there is one."""
     model, attached = _build_any(task.variant, task.params, task.listed.images.shape[1])
     if attached and task.compute.processes > 1 and list(attached.parameters()):
-        # DistributedDataParallel shares the gradients of the model alone
+        # DDP shares the gradients of the model alone.
         raise InputError(f"{task.variant}: has weights beside the detector's; train it in one process")
     if task.start:
         model.load_state_dict(load_detector(task.start).state_dict())
