@@ -2,18 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
@@ -24,16 +16,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Degrees = Annotated[float, Field(ge=-180, le=180)]
 TurnedBox = Literal["corners", "ellipse"]
-Variant = Literal[
-    "ssd300",
-    "ssd300-fe",
-    "ssd512",
-    "ssd512-fe",
-    "mobilenet320",
-    "mobilenet320-fe",
-    "resnet34-300",
-    "resnet34-300-fe",
-]
+PlainVariant = Literal["ssd300", "ssd512", "mobilenet320", "resnet34-300"]
+"""A detector without FE."""
+Variant = Literal[PlainVariant, "ssd300-fe", "ssd512-fe", "mobilenet320-fe", "resnet34-300-fe"]
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -42,11 +27,18 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _each_larger(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(numbers) != sorted(set(numbers)):
+        raise ValueError(f"numbers rise: {list(numbers)}")
+    return numbers
+
+
 NotNegativeRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 DegreesRange = Annotated[tuple[Degrees, Degrees], AfterValidator(_rising)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(_rising)]
+RisingCounts = Annotated[tuple[Count, ...], AfterValidator(_each_larger)]
 
 
 class Section(BaseModel):
@@ -68,10 +60,8 @@ class Data(Section):
     @model_validator(mode="after")
     def _notebook_and_source_belong_together(self) -> "Data":
         if (self.notebook == "01_data") != (self.source == PHANTOM):
-            raise ValueError(
-                f"notebook {self.notebook} does not take source {self.source}: give 01_data and {PHANTOM}, or "
-                "own_data and the folder of an import"
-            )
+            hint = f"give 01_data and {PHANTOM}, or own_data and the folder of an import"
+            raise ValueError(f"notebook {self.notebook} does not take source {self.source}: {hint}")
         return self
 
 
@@ -87,10 +77,6 @@ class Splits(Section):
         return self.train + self.test + self.validation
 
 
-class Patients(Splits):
-    """Patients in each split (paper Table 1: 33, 17, 8)."""
-
-
 class ExactCounts(Section):
     """Numbers that the cohort must have exactly (paper section 2.2, Table 1)."""
 
@@ -102,7 +88,8 @@ class ExactCounts(Section):
 class Phantom(Section):
     """The simulated cohort."""
 
-    patients: Patients
+    patients: Splits
+    """The paper's Table 1 has 33, 17 and 8."""
     slices: Annotated[int, Field(ge=3, le=512)]
     matrix_px: Annotated[int, Field(ge=64, le=1024)]
     cmbs_per_patient: Positive
@@ -114,10 +101,8 @@ class Phantom(Section):
             return self
         each = self.exact.images // self.patients.total
         if each != self.slices:
-            raise ValueError(
-                f"{self.exact.images} images of {self.patients.total} patients are {each} slices for each, "
-                f"but slices is {self.slices}"
-            )
+            counts = f"{self.exact.images} images of {self.patients.total} patients"
+            raise ValueError(f"{counts} are {each} slices for each, but slices is {self.slices}")
         for split, patients in self.patients:
             shown, boxes = getattr(self.exact.images_with_cmbs, split), getattr(self.exact.boxes, split)
             if not patients <= shown <= min(boxes, patients * self.slices):
@@ -201,7 +186,7 @@ class Training(Section):
     """Batches whose mean gradient makes one update, which is one iteration."""
     iterations: Count
     learning_rate: Positive
-    milestones: tuple[Count, ...]
+    milestones: RisingCounts
     gamma: Annotated[float, Field(gt=0, le=1)]
     warm_up_iterations: Annotated[int, Field(ge=0)] = 0
     """Iterations over which the learning rate rises, in equal steps, to its value."""
@@ -221,16 +206,8 @@ class Training(Section):
     checkpoint_every: Count
     validate_every: Count = 1000
     """Iterations between two measurements of the validation AP; the end is always measured."""
-    longer: dict[str, Annotated[float, Field(ge=1, le=100)]] = {}
-    """Detector without FE -> factor on iterations and milestones, for it and its twin."""
-
-    @field_validator("longer")
-    @classmethod
-    def _names_detectors(cls, factors: dict[str, float]) -> dict[str, float]:
-        known = [name for name in get_args(Variant) if not name.endswith("-fe")]
-        if unknown := set(factors) - set(known):
-            raise ValueError(f"{sorted(unknown)[0]!r} is no detector without FE; there are: {', '.join(known)}")
-        return factors
+    longer: dict[PlainVariant, Annotated[float, Field(ge=1, le=100)]] = {}
+    """Factor on iterations and milestones of a detector and its twin."""
 
     def of(self, variant: str) -> "Training":
         """The schedule of one variant: iterations and milestones times its factor in `longer`."""
@@ -246,9 +223,7 @@ class Training(Section):
         return self.model_copy(update={"iterations": iterations, "milestones": before_end, "longer": {}})
 
     @model_validator(mode="after")
-    def _milestones_rise_to_the_end(self) -> "Training":
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones rise: {list(self.milestones)}")
+    def _milestones_lie_before_the_end(self) -> "Training":
         if self.milestones and self.milestones[-1] >= self.iterations:
             raise ValueError(f"milestone {self.milestones[-1]} is not before the end at {self.iterations}")
         return self
@@ -277,8 +252,6 @@ def _without_fe(variant: str) -> str:
 
 FromOne = Annotated[tuple[int, ...], AfterValidator(_numbered_from_1)]
 """Numbers of folds or seeds: 1, 2 and so on."""
-PlainVariant = Annotated[Variant, AfterValidator(_without_fe)]
-"""A detector without FE."""
 PHASE = "phase"
 """Name of the arm with phase as a second channel."""
 RESERVED = ("patients", "crossvalidation")
@@ -338,7 +311,7 @@ class Study(Section):
 
     seeds: FromOne = (1, 2, 3, 4, 5)
     """A seed fixes the training patients, their augmentation, initial weights and order."""
-    training_patients: Annotated[tuple[Count, ...], Field(min_length=1)] = (18,)
+    training_patients: Annotated[RisingCounts, Field(min_length=1)] = (18,)
     """Sizes of the training sets of each seed, rising; the last is that of arms that name none."""
     test_patients: Count = 100
     detections_per_image: Count = 10
@@ -346,13 +319,6 @@ class Study(Section):
     arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(detector="ssd512")})
     phase: PhaseArm = PhaseArm(treatments=("phase",), start="ssd512", detector="ssd512")
     """An arm of its own, as it starts from the weights of another one."""
-
-    @field_validator("training_patients")
-    @classmethod
-    def _sizes_rise(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if list(sizes) != sorted(set(sizes)):
-            raise ValueError(f"sizes rise: {list(sizes)}")
-        return sizes
 
     @model_validator(mode="after")
     def _every_arm_can_be_run(self) -> "Study":
@@ -366,20 +332,19 @@ class Study(Section):
                 raise ValueError(f"{name}: patients is {arm.patients}; training_patients has {known}")
             if (arm.test_patients or 0) > self.test_patients:
                 raise ValueError(f"{name}: test_patients is {arm.test_patients}; the study has {self.test_patients}")
-            self._check_start(name, arm)
+            if arm.start is not None and arm.start not in self._covering(name):
+                raise ValueError(f"{name}: start is {arm.start!r}; name an arm of {arm.detector} with as many seeds")
             self.plain_arm(name)
         return self
 
-    def _check_start(self, name: str, arm: Arm) -> None:
-        start = self.arms.get(arm.start or "")
-        if arm.start is None:
-            return
-        if (
-            start is None
-            or start.detector != arm.detector
-            or len(self.seeds_of(arm.start)) < len(self.seeds_of(name))
-        ):
-            raise ValueError(f"{name}: start is {arm.start!r}; name an arm of {arm.detector} with as many seeds")
+    def _covering(self, name: str) -> list[str]:
+        """The arms of the same detector that have at least as many seeds."""
+        detector, seeds = self.every_arm[name].detector, len(self.seeds_of(name))
+        return [
+            other
+            for other in self.arms
+            if self.arms[other].detector == detector and len(self.seeds_of(other)) >= seeds
+        ]
 
     @property
     def every_arm(self) -> dict[str, Arm]:
@@ -403,13 +368,11 @@ class Study(Section):
         arm = self.every_arm[name]
         if arm.changes_nothing or not arm.changes_fe_only:
             return name
-        for other, plain in self.arms.items():
-            enough = len(self.seeds_of(other)) >= len(self.seeds_of(name))
-            if plain.changes_nothing and plain.detector == arm.detector and enough:
-                return other
-        raise ValueError(
-            f"{name}: changes FE only, and needs an arm of {arm.detector} without changes and as many seeds"
-        )
+        unchanged = [other for other in self._covering(name) if self.arms[other].changes_nothing]
+        if not unchanged:
+            needed = f"an arm of {arm.detector} without changes and as many seeds"
+            raise ValueError(f"{name}: changes FE only, and needs {needed}")
+        return unchanged[0]
 
 
 class RadialSymmetry(Section):
@@ -437,7 +400,7 @@ class Cascade(Section):
 
 
 class Baselines(Section):
-    """Detectors of other kinds to compare with (Table 4)."""
+    """The baselines (Table 4)."""
 
     slice_mm: Positive = 2.0
     """Between the slices of a series, which labels do not hold."""
@@ -515,12 +478,6 @@ def _first(error: ValidationError) -> tuple[str, str]:
     return key, f"{meaning}{value}"
 
 
-def _explain(file: Path, error: ValidationError) -> str:
-    key, reason = _first(error)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{file}: {key or '(whole file)'}: {reason}{more}".replace("\n", " ")
-
-
 def _tuples(value: object) -> object:
     """YAML has lists only; strict settings take tuples, which cannot be changed by accident."""
     if isinstance(value, list):
@@ -559,7 +516,9 @@ def read_yaml(path: Path, model: type[Content], expected: str) -> Content:
     try:
         return model.model_validate(_tuples(content))
     except ValidationError as error:
-        raise InputError(_explain(path, error)) from None
+        key, reason = _first(error)
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise InputError(f"{path}: {key or '(whole file)'}: {reason}{more}".replace("\n", " ")) from None
 
 
 def profile_file(name: str) -> Path:
@@ -575,7 +534,7 @@ def profile_file(name: str) -> Path:
 
 
 def save_params(params: Params, path: Path | str) -> None:
-    """Write settings as YAML that `load_params` reads back as the same settings."""
+    """Write settings as YAML that `load_params` reads back."""
     with whole_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 

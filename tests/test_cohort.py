@@ -10,7 +10,7 @@ from cmbfe.data.conversion import import_dicom
 from cmbfe.data.dicom.series import find_series, read_volume
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.errors import InputError
-from cmbfe.params import ExactCounts, Patients, Phantom, Splits, load_params, profile_file
+from cmbfe.params import ExactCounts, Phantom, Splits, load_params, profile_file
 from cmbfe.phantom import cohort as cohorts
 from cmbfe.phantom import plan
 from cmbfe.phantom.cohort import missing_patients, write_cohort
@@ -18,7 +18,7 @@ from cmbfe.phantom.lesions import Finding
 from cmbfe.phantom.plan import patient_plan, resized
 from cmbfe.phantom.simulate import SimulatedPatient
 
-COHORT = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
+COHORT = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
 
 def sketch(seed: object, *, matrix: int, slices: int, **_: object) -> SimulatedPatient:
@@ -149,8 +149,8 @@ def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkey
         {"slices": 4},
         {"matrix_px": 96},
         {"cmbs_per_patient": 3.0},
-        {"patients": Patients(train=1, test=1, validation=1)},
-        {"patients": Patients(train=3, test=2, validation=1)},
+        {"patients": Splits(train=1, test=1, validation=1)},
+        {"patients": Splits(train=3, test=2, validation=1)},
     ],
 )
 def test_patients_of_other_settings_are_replaced(tmp_path, changes):

@@ -82,7 +82,7 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
         ("crossvalidation.folds", [1, 3], "from 1"),
         ("crossvalidation.folds", [2, 1], "from 1"),
         ("crossvalidation.folds", [1, 2.5], "integer"),
-        ("crossvalidation.detector", "ssd300-fe", "without FE (ssd300)"),
+        ("crossvalidation.detector", "ssd300-fe", "ssd300"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, value, reason):
@@ -171,7 +171,7 @@ def test_a_factor_for_something_that_is_no_detector_is_refused(tmp_path):
     (tmp_path / "params.yaml").write_text(
         text.replace("  checkpoint_every: 2\n", "  checkpoint_every: 2\n  longer: {ssd300-fe: 2.0}\n")
     )
-    with pytest.raises(InputError, match=r"training\.longer: .*ssd300-fe"):
+    with pytest.raises(InputError, match=r"training\.longer\.ssd300-fe"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -240,7 +240,7 @@ PLAIN = {"ssd300": {}}
         ({"arms": PLAIN | {"patients": {}}}, "no arm can be named patients"),
         ({"seeds": [1]}, "two or more"),
         ({"seeds": [2, 3]}, "from 1"),
-        ({"training_patients": [4, 2]}, "sizes rise"),
+        ({"training_patients": [4, 2]}, "rise"),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_run_is_refused(tmp_path, settings, study, reason):

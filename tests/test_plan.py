@@ -11,13 +11,13 @@ import pytest
 
 import cmbfe
 from cmbfe.paper import facts
-from cmbfe.params import Patients, Phantom, load_params, profile_file
+from cmbfe.params import Phantom, Splits, load_params, profile_file
 from cmbfe.phantom import cohort
 from cmbfe.phantom.plan import code_sha256, costs, patient_plan, plan_table, report, resized
 
 PAPER, LAPTOP = (load_params(profile_file(name)) for name in ("paper", "laptop"))
 PACKAGE = Path(cmbfe.__file__).parent
-SMALL = Phantom(patients=Patients(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
+SMALL = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
 
 @pytest.mark.parametrize("seed", [0, 7, PAPER.seed, 2**32 - 1])
@@ -51,7 +51,7 @@ def test_exact_counts_hold_for_the_cohorts_own_size_only():
 
 
 def test_a_cohort_of_another_size_keeps_the_papers_proportions():
-    assert resized(SMALL, 58).patients == Patients(train=33, test=17, validation=8)
+    assert resized(SMALL, 58).patients == Splits(train=33, test=17, validation=8)
     assert resized(SMALL, 58).slices == SMALL.slices
     assert [plan["split"] for plan in patient_plan(resized(SMALL, 1), 7).values()] == ["train"]
 

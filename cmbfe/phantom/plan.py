@@ -9,7 +9,7 @@ import pandas as pd
 
 from cmbfe.data.labelled.splits import TABLE_1_PATIENTS, scaled_counts, split_patients
 from cmbfe.files import sha256_of
-from cmbfe.params import Patients, Phantom
+from cmbfe.params import Phantom, Splits
 from cmbfe.phantom.quota import draw_quotas, shared_slices
 
 _SHARES = 0xC0047
@@ -94,7 +94,7 @@ def resized(settings: Phantom, patients: int) -> Phantom:
     Raises:
         InputError: no patient.
     """
-    counts = Patients.model_construct(**scaled_counts(patients))  # unchecked: a split may be empty
+    counts = Splits.model_construct(**scaled_counts(patients))  # unchecked: a split may be empty
     if counts == settings.patients:
         return settings
     return settings.model_copy(update={"patients": counts, "exact": None})

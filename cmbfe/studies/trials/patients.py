@@ -20,7 +20,7 @@ from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_
 from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
-from cmbfe.params import Params, Patients, Phantom
+from cmbfe.params import Params, Phantom, Splits
 from cmbfe.phantom.cohort import write_cohort
 from cmbfe.training.batches import without_phase
 
@@ -35,7 +35,7 @@ def study_phantom(params: Params) -> tuple[Phantom, int]:
     study = params.study
     # The phantom's cohort has three splits; nobody looks at the one validation patient.
     counts = {"train": study.training_patients[-1] * len(study.seeds), "test": study.test_patients, "validation": 1}
-    cohort = params.phantom.model_copy(update={"patients": Patients(**counts), "exact": None})
+    cohort = params.phantom.model_copy(update={"patients": Splits(**counts), "exact": None})
     return cohort, int(np.random.SeedSequence([params.seed, _COHORT]).generate_state(1)[0])
 
 
