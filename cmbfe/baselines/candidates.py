@@ -1,7 +1,6 @@
 """What the baselines share: dark places in a volume as candidates, the box of each, and which are microbleeds.
 
-A candidate is a voxel: the darkest of a dark place, in one slice. Its box is measured in its slice, so that the
-detections are two-dimensional, as SSD's are, and the same metrics apply.
+A candidate is a voxel. Its box is measured in its slice: detections are two-dimensional, as SSD's are.
 """
 
 from collections.abc import Callable, Iterable
@@ -52,9 +51,8 @@ def cubes(voxels: np.ndarray, places: np.ndarray, half: tuple[int, int, int]) ->
 
 def darkest_near(voxels: np.ndarray, places: np.ndarray, reach_px: int) -> np.ndarray:
     """Move `places` [N, 3] to the darkest voxel within `reach_px` in the slice, smoothed; each place once, sorted."""
-    smooth = ndimage.gaussian_filter(voxels, (0, SMOOTH_PX, SMOOTH_PX))
     side = 2 * reach_px + 1
-    around = cubes(smooth, places, (0, reach_px, reach_px)).reshape(len(places), side * side)
+    around = cubes(_smooth(voxels), places, (0, reach_px, reach_px)).reshape(len(places), side * side)
     shift = np.stack(np.unravel_index(around.argmin(axis=1), (1, side, side)), axis=1)
     moved = places + shift - [0, reach_px, reach_px]
     return np.unique(np.clip(moved, 0, np.array(voxels.shape) - 1), axis=0)
@@ -62,16 +60,16 @@ def darkest_near(voxels: np.ndarray, places: np.ndarray, reach_px: int) -> np.nd
 
 def darkest_in(voxels: np.ndarray, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """The darkest voxel, smoothed in its slice, of each of the regions `numbers` of `label`: int64 [N, 3]."""
-    smooth = ndimage.gaussian_filter(voxels, (0, SMOOTH_PX, SMOOTH_PX))
-    places = ndimage.minimum_position(smooth, label, numbers) if len(numbers) else []
+    places = ndimage.minimum_position(_smooth(voxels), label, numbers) if len(numbers) else []
     return np.array(places, np.int64).reshape(-1, 3)
 
 
-def peaks_per_slice(response: np.ndarray, most: int, separation_px: int) -> np.ndarray:
-    """The largest local maxima above 0 of each slice, at most `most` of them, best first: voxels int64 [N, 3].
+def _smooth(voxels: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(voxels, (0, SMOOTH_PX, SMOOTH_PX))
 
-    Of two maxima no more than `separation_px` apart, along rows and columns, only the larger one counts.
-    """
+
+def peaks_per_slice(response: np.ndarray, most: int, separation_px: int) -> np.ndarray:
+    """The `most` largest local maxima above 0 of each slice, further apart than `separation_px`, best first: [N, 3]."""
     how = {"min_distance": separation_px, "threshold_abs": 0, "exclude_border": False, "num_peaks": most}
     peaks = [peak_local_max(of_slice, **how) for of_slice in response]
     return np.concatenate([np.insert(of_slice, 0, index, axis=1) for index, of_slice in enumerate(peaks)])
@@ -81,23 +79,17 @@ def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
     """How far the dark region around each place [N, 3] reaches left, up, right and down at each of `LEVELS`, px.
 
     The region is joined to the place by neighbours that are darker than the level, in its slice, within `CORE_MM`.
-
-    Returns:
-        float64 [N, 4 * levels], from the middle of the place's voxel to the region's edge.
+    Float64 [N, 4 * levels], from the middle of the place's voxel to the region's edge.
     """
     if not len(places):
         return np.zeros((0, 4 * len(LEVELS)))
     half = int(np.ceil(volume.px(REACH_MM)))
     patch = cubes(volume.voxels, places, (0, half, half))[:, 0]
-    row, column = np.mgrid[-half : half + 1, -half : half + 1]
-    distance = np.hypot(row * volume.spacing_mm[1], column * volume.spacing_mm[2])
+    distance = volume.distances_mm(half)
     background = np.median(patch[:, (distance >= CORE_MM) & (distance <= REACH_MM)], axis=1)
     depth = np.maximum(background - patch[:, half, half], 0)
-    sides = []
-    for level in LEVELS:
-        dark = (patch <= (background - level * depth)[:, None, None]) & (distance <= CORE_MM)
-        sides.append(_reach_from_middle(dark))
-    return np.concatenate(sides, axis=1)
+    below = [patch <= (background - level * depth)[:, None, None] for level in LEVELS]
+    return np.concatenate([_reach_from_middle(dark & (distance <= CORE_MM)) for dark in below], axis=1)
 
 
 def _reach_from_middle(mask: np.ndarray) -> np.ndarray:
@@ -132,15 +124,14 @@ def fit_boxes(volumes: Iterable[Volume]) -> Ridge:
 
 def true_places(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """The darkest voxel, smoothed, inside each true box, int64 [K, 3], and the boxes, float64 [K, 4] xyxy px."""
-    smooth = ndimage.gaussian_filter(volume.voxels, (0, SMOOTH_PX, SMOOTH_PX))
-    places = []
+    smooth, places = _smooth(volume.voxels), []
     for index, boxes in enumerate(volume.boxes):
-        for left, top, right, bottom in boxes:
-            rows = slice(int(top), max(int(np.ceil(bottom)), int(top) + 1))
-            columns = slice(int(left), max(int(np.ceil(right)), int(left) + 1))
-            inside = smooth[index, rows, columns]
+        for (left, top), (right, bottom) in zip(
+            boxes[:, :2].astype(int), np.ceil(boxes[:, 2:]).astype(int), strict=True
+        ):
+            inside = smooth[index, top : max(bottom, top + 1), left : max(right, left + 1)]
             row, column = np.unravel_index(inside.argmin(), inside.shape)
-            places.append((index, rows.start + row, columns.start + column))
+            places.append((index, top + row, left + column))
     return np.array(places, np.int64).reshape(-1, 3), np.concatenate([np.zeros((0, 4)), *volume.boxes])
 
 
@@ -165,25 +156,37 @@ def classes(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> np.ndarray
     return np.where(best >= IOU, 1, np.where(best > UNCLEAR_IOU, -1, 0))
 
 
-def labelled_candidates(
-    volumes: Iterable[Volume], box_model: Ridge, described: Callable[[Volume], tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the candidates of training volumes, float64 [N, F], and their `classes`, int64 [N].
+def train_on_features(
+    volumes: Callable[[], Iterable[Volume]],
+    describe: Callable[[Volume], tuple[np.ndarray, np.ndarray]],
+    fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]],
+) -> Callable[[Volume], Candidates]:
+    """Learn boxes and a classifier of candidates from training volumes, and return a detector of volumes.
 
     Args:
-        described: gives the candidates of a volume, voxels [M, 3], and their features [M, F].
+        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
+        describe: the candidates of a volume, voxels [N, 3], and their features, float64 [N, F].
+        fit: learns from features and their `classes`, and returns what gives features their scores, float64 [N].
 
     Raises:
-        InputError: all candidates are of one kind.
+        InputError: no ground truth in any volume, or candidates of one kind only.
     """
-    features, known = [], []
-    for volume in volumes:
-        places, of_volume = described(volume)
-        features.append(of_volume)
+    box_model = fit_boxes(volumes())
+    examples, known = [], []
+    for volume in volumes():
+        places, features = describe(volume)
+        examples.append(features)
         known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
     microbleed = np.concatenate(known)
     check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())
-    return np.concatenate(features), microbleed
+    score = fit(np.concatenate(examples), microbleed)
+
+    def detect(volume: Volume) -> Candidates:
+        places, features = describe(volume)
+        scores = score(features) if len(places) else np.zeros(0)
+        return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
+
+    return detect
 
 
 def check_both_kinds(hits: int, others: int) -> None:

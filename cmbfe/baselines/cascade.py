@@ -7,7 +7,6 @@ Q. Dou et al., IEEE Transactions on Medical Imaging 35:1182, 2016.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import numpy as np
 import torch
@@ -69,7 +68,10 @@ def classifier_network() -> nn.Sequential:
 
 
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
-    """Train both networks from scratch, and return a detector of volumes; see `radial_symmetry.train`."""
+    """Train both networks from scratch, and return a detector whose scores are the second network's probabilities.
+
+    Arguments and errors as in `candidates.train_on_features`.
+    """
     box_model = fit_boxes(volumes())
     rng = np.random.default_rng([seed, 0xD0D0])
     with torch.random.fork_rng(devices=[]), one_thread():
@@ -83,18 +85,14 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         fit(screening, hits, np.concatenate([others, mistaken]), iterations, rng, "screening again")
         right, wrong = _candidate_examples(volumes(), screening, box_model, settings, CLASSIFIED)
         fit(classifier, right, wrong, settings.cascade.classifier_iterations, rng, "classifier")
-    return partial(detect, box_model=box_model, networks=(screening, classifier), settings=settings)
 
+    def detect(volume: Volume) -> Candidates:
+        with one_thread():
+            places = _candidates(volume, screening, settings)
+            scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
+        return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
 
-def detect(
-    volume: Volume, box_model: Ridge, networks: tuple[nn.Module, nn.Module], settings: Baselines
-) -> Candidates:
-    """Candidates of a volume, each with the second network's probability of a microbleed."""
-    screening, classifier = networks
-    with one_thread():
-        places = _candidates(volume, screening, settings)
-        scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
-    return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
+    return detect
 
 
 def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:
@@ -103,15 +101,12 @@ def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:
     The value at (k, i, j) is that of the neighbourhood whose middle is the voxel (k, 2 i, 2 j), edges repeated.
     """
     padded = np.pad(voxels, [(size, size) for size in SCREENED], mode="edge")
-    slices = len(voxels)
+    slabs = [padded[None, start : start + SLAB + 2 * SCREENED[0]] for start in range(0, len(voxels), SLAB)]
     network.eval()
     with torch.inference_mode():
-        slabs = [
-            network(_as_input(padded[None, start : min(start + SLAB, slices) + 2 * SCREENED[0]])).sigmoid()[0, 0]
-            for start in range(0, slices, SLAB)
-        ]
+        evidence = torch.cat([network(_as_input(slab)).sigmoid()[0, 0] for slab in slabs])
     rows, columns = ((side + 1) // 2 for side in voxels.shape[1:])
-    return torch.cat(slabs)[:, :rows, :columns].numpy()
+    return evidence[:, :rows, :columns].numpy()
 
 
 def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
@@ -164,19 +159,14 @@ def _varied(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return turned * rng.uniform(0.85, 1.15, (len(batch), 1, 1, 1)).astype(np.float32)
 
 
-def _wider(half: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Half a neighbourhood with room for `SHIFT_PX`."""
-    return half[0], half[1] + SHIFT_PX, half[2] + SHIFT_PX
-
-
 def _screening_examples(volumes: Iterable[Volume], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Neighbourhoods of microbleeds and of voxels drawn at random, those in boxes left out."""
     hits, others = [], []
     for volume in volumes:
-        hits.append(cubes(volume.voxels, true_places(volume)[0], _wider(SCREENED)))
+        hits.append(_wide_cubes(volume, true_places(volume)[0], SCREENED))
         drawn = rng.integers(0, volume.voxels.shape, (RANDOM_PER_SLICE * len(volume.voxels), 3))
         middle = drawn[:, [2, 1]] + 0.5
-        others.append(cubes(volume.voxels, drawn[~_in_a_box(volume, drawn[:, 0], middle)], _wider(SCREENED)))
+        others.append(_wide_cubes(volume, drawn[~_in_a_box(volume, drawn[:, 0], middle)], SCREENED))
     return np.concatenate(hits), np.concatenate(others)
 
 
@@ -191,11 +181,7 @@ def _in_a_box(volume: Volume, slices: np.ndarray, points: np.ndarray) -> np.ndar
 
 
 def _candidate_examples(
-    volumes: Iterable[Volume],
-    screening: nn.Module,
-    box_model: Ridge,
-    settings: Baselines,
-    half: tuple[int, int, int],
+    volumes: Iterable[Volume], screening: nn.Module, box_model: Ridge, settings: Baselines, half: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbourhoods of microbleeds (all of them and those candidates that hit one), and of the other candidates."""
     hits, others = [], []
@@ -203,9 +189,14 @@ def _candidate_examples(
         places = _candidates(volume, screening, settings)
         known = classes(volume, places[:, 0], boxes_around(box_model, volume, places))
         right = np.unique(np.concatenate([true_places(volume)[0], places[known == 1]]), axis=0)
-        hits.append(cubes(volume.voxels, right, _wider(half)))
-        others.append(cubes(volume.voxels, places[known == 0], _wider(half)))
+        hits.append(_wide_cubes(volume, right, half))
+        others.append(_wide_cubes(volume, places[known == 0], half))
     return np.concatenate(hits), np.concatenate(others)
+
+
+def _wide_cubes(volume: Volume, places: np.ndarray, half: tuple[int, int, int]) -> np.ndarray:
+    """Neighbourhoods with room for `SHIFT_PX`."""
+    return cubes(volume.voxels, places, (half[0], half[1] + SHIFT_PX, half[2] + SHIFT_PX))
 
 
 def _candidates(volume: Volume, screening: nn.Module, settings: Baselines) -> np.ndarray:

@@ -14,18 +14,8 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import Ridge
 
-from cmbfe.baselines.candidates import (
-    Candidates,
-    boxes_around,
-    cubes,
-    darkest_near,
-    extents,
-    fit_boxes,
-    labelled_candidates,
-    peaks_per_slice,
-)
+from cmbfe.baselines.candidates import Candidates, cubes, darkest_near, extents, peaks_per_slice, train_on_features
 from cmbfe.baselines.volumes import Volume
 from cmbfe.params import Baselines
 
@@ -43,10 +33,10 @@ def radial_symmetry(voxels: np.ndarray, spacing_mm: Sequence[float], radii_mm: S
     """How much the edges around each voxel agree that it is the middle of a dark ball (or disc) of each radius.
 
     In the terms of Loy and Zelinsky: of the negatively affected voxels, magnitude times orientation to the power of
-    `STRICTNESS`, each as a share of what all edges of such a ball would give. In any number of dimensions.
+    `STRICTNESS`, each as a share of what all edges of such a ball would give.
 
     Args:
-        voxels: [..., rows, columns]; spacing_mm: of each axis.
+        voxels: [..., rows, columns], in any number of dimensions; spacing_mm: of each axis.
 
     Returns:
         float32 [radii, ...], 0 where no edge votes.
@@ -99,26 +89,14 @@ def _surface_voxels(radius_mm: float, spacing_mm: Sequence[float]) -> float:
 
 
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
-    """Learn boxes and the forest from training volumes, and return a detector of volumes.
+    """A detector whose scores are shares of a random forest; see `candidates.train_on_features`."""
 
-    Args:
-        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
+    def fit(features: np.ndarray, microbleed: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        forest = RandomForestClassifier(settings.radial_symmetry.trees, min_samples_leaf=3, random_state=seed)
+        forest.fit(features[microbleed >= 0], microbleed[microbleed >= 0])
+        return lambda unseen: forest.predict_proba(unseen)[:, 1]
 
-    Raises:
-        InputError: no ground truth in any volume, or candidates of one kind only.
-    """
-    box_model = fit_boxes(volumes())
-    features, microbleed = labelled_candidates(volumes(), box_model, partial(_described, settings=settings))
-    forest = RandomForestClassifier(settings.radial_symmetry.trees, min_samples_leaf=3, random_state=seed)
-    forest.fit(features[microbleed >= 0], microbleed[microbleed >= 0])
-    return partial(detect, box_model=box_model, forest=forest, settings=settings)
-
-
-def detect(volume: Volume, box_model: Ridge, forest: RandomForestClassifier, settings: Baselines) -> Candidates:
-    """Candidates of a volume, each with the share of the forest that takes it for a microbleed."""
-    places, features = _described(volume, settings)
-    scores = forest.predict_proba(features)[:, 1] if len(places) else np.zeros(0)
-    return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
+    return train_on_features(volumes, partial(_described, settings=settings), fit)
 
 
 def _described(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +111,7 @@ def _features(volume: Volume, places: np.ndarray, symmetry: np.ndarray) -> np.nd
     """Brightness in rings, in the slice and its neighbours, over the background; symmetry at each radius; extents."""
     half = int(np.ceil(volume.px(RINGS_MM[-1])))
     around = cubes(volume.voxels, places, (NEIGHBOURS, half, half))
-    row, column = np.mgrid[-half : half + 1, -half : half + 1]
-    distance = np.hypot(row * volume.spacing_mm[1], column * volume.spacing_mm[2])
+    distance = volume.distances_mm(half)
     rings = [around[..., (distance >= low) & (distance < high)] for low, high in pairwise(RINGS_MM)]
     mean = np.stack([ring.mean(axis=-1) for ring in rings], axis=-1)
     spread = np.stack([ring[:, NEIGHBOURS].std(axis=-1) for ring in rings], axis=-1)

@@ -1,6 +1,6 @@
 """A baseline from images to evidence: trained on the training patients, run on those of validation and test."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
 }
 
 
-def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress: bool = True) -> dict[str, Any]:
+def run_baseline(name: Baseline, params: Params, data: Path, out: Path) -> dict[str, Any]:
     """Train a baseline and write its detections, and its metrics on the test images.
 
     The volumes hold every slice of a patient; detections are kept on the images that SSD is tested on.
@@ -40,7 +40,7 @@ def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress
         out: folder for detections.json, validation_detections.json, metrics.json and baseline.json.
 
     Returns:
-        The metrics, see `cmbfe.metrics.curves.summary`.
+        What `cmbfe.metrics.curves.summary` gives.
 
     Raises:
         InputError: no such labels or images, a split that is not there, no microbleed to learn from, images that
@@ -51,31 +51,29 @@ def run_baseline(name: Baseline, params: Params, data: Path, out: Path, progress
     splits = ("train", "validation", "test")
     of = {split: stacks_of(labels_of_split(labels, split), data, params.baselines.slice_mm) for split in splits}
     with whole_folder(out, SETTINGS_FILE, inputs=[data]) as folder:
-        detector = METHODS[name](lambda: _volumes(of["train"], progress), params.baselines, params.seed)
-        on_test = _detect(detector, of["test"], test, params, progress)
+        detector = METHODS[name](lambda: _volumes(of["train"], "training volumes"), params.baselines, params.seed)
+        on_test = _detect(detector, of["test"], test, params)
         metrics = summary(match(test, on_test, iou=params.evaluation.iou), params.evaluation.sensitivity)
         write_json(folder / DETECTIONS_FILE, on_test)
-        write_json(folder / VALIDATION_FILE, _detect(detector, of["validation"], validation, params, progress))
+        write_json(folder / VALIDATION_FILE, _detect(detector, of["validation"], validation, params))
         write_json(folder / METRICS_FILE, metrics)
         settings = {"baseline": str(name), "seed": params.seed, **params.baselines.model_dump(mode="json")}
         write_json(folder / SETTINGS_FILE, settings)
     return metrics
 
 
-def _volumes(stacks: Iterable[Stack], progress: bool, task: str = "training volumes") -> Iterator[Volume]:
-    for stack in tqdm(stacks, desc=task, unit="volume", disable=not progress, mininterval=1, leave=False):
-        yield read_volume(stack)
+def _volumes(stacks: list[Stack], task: str) -> Iterator[Volume]:
+    return map(read_volume, tqdm(stacks, desc=task, unit="volume", mininterval=1, leave=False))
 
 
 def _detect(
-    detector: Callable[[Volume], Candidates], stacks: list[Stack], labels: Labels, params: Params, progress: bool
+    detector: Callable[[Volume], Candidates], stacks: list[Stack], labels: Labels, params: Params
 ) -> Detections:
     """The detections in the stacks on the images of `labels` only, in their order."""
     of_image: dict[Hashable, Detections] = {}
-    for stack, volume in zip(stacks, _volumes(stacks, progress, "detecting"), strict=True):
-        best = best_of_each_slice(
-            detector(volume), params.detector.nms_threshold, params.detector.detections_per_image
-        )
+    settings = params.detector
+    for stack, volume in zip(stacks, _volumes(stacks, "detecting"), strict=True):
+        best = best_of_each_slice(detector(volume), settings.nms_threshold, settings.detections_per_image)
         for index, image_id in enumerate(stack.image_ids):
             here = best.slices == index
             of_image[image_id] = as_coco(image_id, best.boxes[here], best.scores[here])

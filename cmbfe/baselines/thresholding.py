@@ -12,12 +12,11 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 from scipy.special import expit
-from sklearn.linear_model import Ridge
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from cmbfe.baselines.candidates import Candidates, boxes_around, darkest_in, extents, fit_boxes, labelled_candidates
+from cmbfe.baselines.candidates import Candidates, darkest_in, extents, train_on_features
 from cmbfe.baselines.volumes import Volume
 from cmbfe.params import Baselines
 
@@ -39,22 +38,20 @@ def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray
 
 
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
-    """Learn boxes and the support vector machine, and return a detector of volumes; see `radial_symmetry.train`."""
-    box_model = fit_boxes(volumes())
-    features, microbleed = labelled_candidates(volumes(), box_model, partial(regions, settings=settings))
-    hits, others = np.flatnonzero(microbleed == 1), np.flatnonzero(microbleed == 0)
-    some = np.random.default_rng([seed, 0xBA12]).permutation(others)[: OTHERS_PER_MICROBLEED * len(hits)]
-    chosen = np.concatenate([hits, some])
-    classifier = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
-    classifier.fit(features[chosen], microbleed[chosen])
-    return partial(detect, box_model=box_model, classifier=classifier, settings=settings)
+    """A detector whose scores grow with the distance from the machine's boundary, where they are 0.5.
 
+    See `candidates.train_on_features`.
+    """
 
-def detect(volume: Volume, box_model: Ridge, classifier: Pipeline, settings: Baselines) -> Candidates:
-    """Dark regions of a volume; the score is the distance from the machine's boundary, from 0 over 0.5 on it to 1."""
-    places, features = regions(volume, settings)
-    scores = expit(classifier.decision_function(features)) if len(places) else np.zeros(0)
-    return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
+    def fit(features: np.ndarray, microbleed: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        hits, others = np.flatnonzero(microbleed == 1), np.flatnonzero(microbleed == 0)
+        some = np.random.default_rng([seed, 0xBA12]).permutation(others)[: OTHERS_PER_MICROBLEED * len(hits)]
+        chosen = np.concatenate([hits, some])
+        classifier = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
+        classifier.fit(features[chosen], microbleed[chosen])
+        return lambda unseen: expit(classifier.decision_function(unseen))
+
+    return train_on_features(volumes, partial(regions, settings=settings), fit)
 
 
 def regions(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
@@ -71,9 +68,8 @@ def regions(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray
     solid, solids = ndimage.label(dark, ndimage.generate_binary_structure(3, 1))
     of_slice = _shape(label, count, volume)[small_enough - 1]
     of_solid = _shape(solid, solids, volume)[solid[tuple(places.T)] - 1]
-    return places, np.concatenate(
-        [of_slice, of_solid, _brightness(volume, label, small_enough), extents(volume, places)], axis=1
-    )
+    brightness = _brightness(volume, label, small_enough)
+    return places, np.concatenate([of_slice, of_solid, brightness, extents(volume, places)], axis=1)
 
 
 def _of_a_size(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
@@ -93,9 +89,7 @@ def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
     mm = [axis * step for axis, step in zip(at, volume.spacing_mm, strict=True)]
     mean = [np.bincount(number, axis, count) / size for axis in mm]
     centred = [axis - middle[number] for axis, middle in zip(mm, mean, strict=True)]
-    inertia = np.array(
-        [[np.bincount(number, rows * columns, count) / size for columns in centred] for rows in centred]
-    )
+    inertia = np.array([[np.bincount(number, one * other, count) / size for other in centred] for one in centred])
     spread = np.sqrt(np.maximum(np.linalg.eigvalsh(inertia.transpose(2, 0, 1)), 0))[:, ::-1]
     return np.concatenate([np.log(size)[:, None], spread], axis=1)
 

@@ -39,6 +39,11 @@ class Volume:
         """A length in the plane of the slices in px, by the mean of row and column spacing."""
         return millimetres / float(np.mean(self.spacing_mm[1:]))
 
+    def distances_mm(self, half: int) -> np.ndarray:
+        """Distance from the middle of a square of `half` px on each side in a slice: [2 half + 1, 2 half + 1]."""
+        row, column = np.mgrid[-half : half + 1, -half : half + 1]
+        return np.hypot(row * self.spacing_mm[1], column * self.spacing_mm[2])
+
 
 def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
     """The images of `labels` as stacks of consecutive slices; a gap in `slice_index` begins a new stack.
@@ -58,7 +63,16 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
             if key not in image:
                 raise InputError(f"image {image['id']} has no {key}, which a volume of slices needs")
         series[str(image["patient_id"]), str(image.get("series_uid"))].append(image)
-    return [_stack(run, truth, folder, slice_mm) for _, images in sorted(series.items()) for run in _runs(images)]
+    return [
+        Stack(
+            files=tuple(folder / image["file_name"] for image in run),
+            image_ids=tuple(image["id"] for image in run),
+            boxes=tuple(xyxy(truth[image["id"]]) for image in run),
+            spacing_mm=(slice_mm, *map(float, run[0]["pixel_spacing_mm"])),
+        )
+        for _, images in sorted(series.items())
+        for run in _runs(images)
+    ]
 
 
 def read_volume(stack: Stack) -> Volume:
@@ -77,13 +91,3 @@ def _runs(images: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     indices = [image["slice_index"] for image in ordered]
     gaps = [end for end, (index, following) in enumerate(pairwise(indices), 1) if following - index > 1]
     return [ordered[start:end] for start, end in pairwise([0, *gaps, len(ordered)])]
-
-
-def _stack(run: list[dict[str, Any]], truth: dict[Hashable, list], folder: Path, slice_mm: float) -> Stack:
-    row_mm, column_mm = map(float, run[0]["pixel_spacing_mm"])
-    return Stack(
-        files=tuple(folder / image["file_name"] for image in run),
-        image_ids=tuple(image["id"] for image in run),
-        boxes=tuple(xyxy(truth[image["id"]]) for image in run),
-        spacing_mm=(slice_mm, row_mm, column_mm),
-    )

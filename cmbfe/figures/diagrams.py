@@ -40,14 +40,13 @@ def enhancement_figure(
     size = steps["image"].shape[0]
     middle = boxes[centre].reshape(2, 2).mean(axis=0)
     left, top = np.clip(middle - side / 2, 0, size - side)
+    on_map = ("features", "enhanced")
     figure, axes = plt.subplots(1, len(STEPS), figsize=(2.1 * len(STEPS), 2.9), layout="constrained")
     for axis, (name, title) in zip(axes, STEPS.items(), strict=True):
-        values = np.asarray(steps[name])
-        on_map = ("features", "enhanced")
-        low, high = (0, max(steps[key].max() for key in on_map)) if name in on_map else (0, max(values.max(), 1e-6))
+        same_scale = on_map if name in on_map else (name,)
+        high = 1 if name in ("mask", "resized") else max(1e-6, *(steps[key].max() for key in same_scale))
         colours = "gray" if name in ("image", "inside") else "magma"
-        axis.imshow(values, cmap=colours, vmin=low, vmax=1 if name in STEPS.keys() & {"mask", "resized"} else high,
-                    extent=(0, size, size, 0), interpolation="nearest")  # fmt: skip
+        axis.imshow(steps[name], cmap=colours, vmin=0, vmax=high, extent=(0, size, size, 0), interpolation="nearest")
         for x_min, y_min, x_max, y_max in boxes:
             look = {"fill": False, "edgecolor": GROUND_TRUTH_COLOUR, "linewidth": 1.2}
             axis.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, **look))
@@ -63,10 +62,10 @@ def enhancement_figure(
 def difference_figure(
     image: np.ndarray, boxes: np.ndarray, differences: Mapping[str, np.ndarray], pixel_mm: float, title: str = ""
 ) -> Figure:
-    """What FE adds to the feature map, channel by channel (paper Figure 3).
+    """What FE adds to the feature map, channel by channel in one colour scale (paper Figure 3).
 
     (a) the input with ground truth; above (b) the difference of a channel after and before FE, below (c) the same over
-    the input. All channels share one colour scale. The air around the head is left out.
+    the input. The air around the head is left out.
 
     Args:
         image: uint8 [S, S]. boxes: [K, 4] xyxy px of the image.
@@ -82,11 +81,11 @@ def difference_figure(
     grid = figure.add_gridspec(2, columns + 2)
     first = figure.add_subplot(grid[:, :2])
     show_image(first, image, {GROUND_TRUTH_COLOUR: sides}, pixel_mm, "(a) input, ground truth")
+    how = {"cmap": "magma", "vmin": 0, "vmax": highest, "interpolation": "nearest"}
+    how["extent"] = (-left, size - left, size - top, -top)
     below = []
     for column, (name, values) in enumerate(differences.items(), 2):
         above, over = (figure.add_subplot(grid[row, column]) for row in (0, 1))
-        how = {"cmap": "magma", "vmin": 0, "vmax": highest, "interpolation": "nearest"}
-        how["extent"] = (-left, size - left, size - top, -top)
         drawn = above.imshow(values, **how)
         above.set(xlim=(0, side), ylim=(side, 0))
         above.set_title(f"(b) {name}", fontsize=10)
@@ -124,13 +123,9 @@ def strongest_box(mask: np.ndarray, boxes: np.ndarray) -> int:
 
 
 def architecture_figure(
-    trunk: str,
-    input_px: int,
-    cells: Sequence[int],
-    channels: Sequence[int],
-    boxes_per_cell: Sequence[int],
+    trunk: str, input_px: int, cells: Sequence[int], channels: Sequence[int], boxes_per_cell: Sequence[int],
     placement: str = "trunk",
-) -> Figure:
+) -> Figure:  # fmt: skip
     """SSD with FE (paper Figure 2): maps from left to right, heads below, FE in training only.
 
     Args:
@@ -150,8 +145,9 @@ def architecture_figure(
         _arrow(axes, (begin, 1.5), (end, 1.5))
     axes.text(2.0, 1.6, "trunk", ha="center", fontsize=10)
     fe = COLOURS["SSD-FE"]
-    what = "FE, in training only:\nX + M·X, with M from P\nand the ground truth"
-    _block(axes, 1.75, 3.0, 2.1, 1.0, what, "white", fe)
+    _block(
+        axes, 1.75, 3.0, 2.1, 1.0, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
+    )
     _arrow(axes, (1.2, 3.0), (1.75, 3.0), fe, "dashed")
     if placement in ("trunk", "both"):
         _arrow(axes, (2.8, 2.5), (2.8, 1.52), fe, "dashed")

@@ -14,10 +14,8 @@ from cmbfe.figures.style import COLOURS, arm, colour, cut_out, new_figure, show_
 
 PRINTED = {"color": "0.3", "markerfacecolor": "none", "markersize": 9}
 """How a value of the paper is drawn: hollow."""
-CASE_COLUMNS = (5, 8)
-"""Fewest and most in a row."""
-CASE_INCHES = 1.55
-"""Side of a cut-out."""
+CASE_COLUMNS, CASE_INCHES = (5, 8), 1.55
+"""Fewest and most cut-outs in a row, and their side."""
 Box = Mapping[str, Any]
 """With `image_id` and `bbox` [x, y, w, h] px, as COCO has annotations and results."""
 
@@ -32,17 +30,17 @@ def precision_sensitivity_figure(
 
     Args:
         curves: variant -> columns `sensitivity` and `precision`.
-        marks: variant -> a point (sensitivity, precision) that the paper prints, drawn hollow.
-        sensitivity: where the paper reads the precision; a dotted line.
+        marks: variant -> the point (sensitivity, precision) that the paper prints.
+        sensitivity: where the paper reads the precision.
         bands: variant -> what `cmbfe.metrics.intervals.precision_band` gives.
     """
     with new_figure(figsize=(6.4, 4.8)) as (figure, axes):
         for variant, curve in curves.items():
             draw_precision_sensitivity(axes, curve, f"{variant}, ours", COLOURS[arm(variant)])
         _draw_bands(axes, bands or {})
-        for variant, (x, y) in marks.items():
-            label = f"{variant}, paper (other patients)"
-            axes.plot(x, y, "o", color=COLOURS[arm(variant)], markerfacecolor="none", markersize=9, label=label)
+        for variant, point in marks.items():
+            look = PRINTED | {"color": COLOURS[arm(variant)], "label": f"{variant}, paper (other patients)"}
+            axes.plot(*point, "o", **look)
         axes.axvline(sensitivity, color="0.4", linestyle=":", linewidth=1)
         axes.set_title("Precision against sensitivity on the test images")
         axes.legend(loc="lower left")
@@ -70,8 +68,7 @@ def froc_figure(
     """
     with new_figure(figsize=(6.4, 4.8)) as (figure, axes):
         for variant, curve in curves.items():
-            label = f"{variant}, area to {x_max:g}: {areas[variant]:.3f}"
-            draw_froc(axes, curve, label, colour(variant), x_max)
+            draw_froc(axes, curve, f"{variant}, area to {x_max:g}: {areas[variant]:.3f}", colour(variant), x_max)
         _draw_bands(axes, bands or {})
         axes.set_title("Free-response ROC on the test images (ours)")
         axes.legend(loc="lower right")
@@ -102,7 +99,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
     """What FE adds, by detector: our gain with its interval, and the paper's.
 
     Args:
-        gain, low, high: our difference FE minus no FE with its interval, by variant; rows without a gain are left out.
+        gain, low, high: our difference with its interval, by variant; rows without a gain are left out.
         printed: the paper's difference by variant, NaN where it prints none.
     """
     gain = gain.dropna()
@@ -133,11 +130,7 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
-    """Draw one detector's share of hits against its scores, larger dots for more detections, and the diagonal.
-
-    Args:
-        table: what `cmbfe.metrics.calibration.reliability` gives.
-    """
+    """Draw one detector's `table` of `reliability_figure`, larger dots for more detections, and the diagonal."""
     known = table.dropna()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
     axes.plot(known["mean_score"], known["precision"], color=colour, linewidth=1, label=name)
@@ -161,8 +154,7 @@ def crossvalidation_figure(table: pd.DataFrame) -> Figure:
             aps.plot(places, table[column], "o", color=COLOURS[name], label=name)
         gains.axhline(0, color="0.4", linewidth=1)
         gains.plot(places, table["our_gain"], "o", color=COLOURS["SSD-FE"], label="ours")
-        last = table.iloc[-1]
-        widths = np.where(places == places[-1], 3, 1)
+        last, widths = table.iloc[-1], np.where(places == places[-1], 3, 1)
         look = {"color": COLOURS["SSD-FE"], "linewidth": widths, "label": "95 % interval over patients"}
         gains.vlines(places, table["our_gain_low"], table["our_gain_high"], **look)
         if pd.notna(gain := last["paper_gain"]):
@@ -192,6 +184,7 @@ def cases_figure(
         drawn: name in the legend -> colour and boxes, drawn where they lie in a cut-out; later ones on top.
         pixel_mm: size of a pixel. side_mm: of a cut-out. rows: at most, in each group.
     """
+    side_px = round(side_mm / pixel_mm)
     columns = int(np.clip(max(map(len, groups.values())), *CASE_COLUMNS))
     shown = {heading: list(cases)[: rows * columns] for heading, cases in groups.items()}
     heights = [max(1, -(-len(cases) // columns)) for cases in shown.values()]
@@ -209,7 +202,6 @@ def cases_figure(
         if not cases:
             axes[0].text(0, 0.5, "none", fontsize=11, transform=axes[0].transAxes)
         for axis, case in zip(axes, cases, strict=False):
-            side_px = round(side_mm / pixel_mm)
             cut = cut_out(images[case["image_id"]], case["bbox"], side_px)
             show_image(axis, cut, boxes_in_cut_out(case, drawn, side_px), pixel_mm, bar_mm=10)
             axis.set_title(case["title"], fontsize=8)
@@ -220,17 +212,14 @@ def cases_figure(
 def boxes_in_cut_out(
     case: Box, drawn: Mapping[str, tuple[str, Sequence[Box]]], side_px: int
 ) -> dict[str, list[list[float]]]:
-    """Colour -> the boxes whose middle lies in the case's `cut_out` of `side_px`, moved to its corner.
-
-    Arguments as in `cases_figure`.
-    """
+    """Colour -> the boxes of `cases_figure` whose middle lies in the case's `cut_out`, moved to its corner."""
     x, y, width, height = case["bbox"]
     left, top = int(x + width / 2) - side_px // 2, int(y + height / 2) - side_px // 2
     moved = {}
     for edge, boxes in drawn.values():
         here = [box["bbox"] for box in boxes if box["image_id"] == case["image_id"]]
-        of_cut_out = [[x - left, y - top, width, height] for x, y, width, height in here]
+        shifted = [[x - left, y - top, width, height] for x, y, width, height in here]
         moved[edge] = [
-            box for box in of_cut_out if 0 <= box[0] + box[2] / 2 < side_px and 0 <= box[1] + box[3] / 2 < side_px
+            [x, y, w, h] for x, y, w, h in shifted if 0 <= x + w / 2 < side_px and 0 <= y + h / 2 < side_px
         ]
     return moved

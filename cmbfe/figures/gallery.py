@@ -1,10 +1,11 @@
 """What the viewer shows: series of images, boxes and scores on them, and each detector's point on the FROC.
 
-A `Gallery` is read once, with every detection matched; a `View` says what of it is looked at. Everything else here is
-a function of the two, quick enough for every move of a slider: nothing is matched again.
+A `Gallery` is read once, with every detection matched; a `View` says what of it is looked at. All else is a function
+of the two, quick enough for every move of a slider.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 
 from cmbfe.data.labelled.detections import IMAGES_FILE, detections_of, images_file
-from cmbfe.data.labelled.images import read_image, read_with_phase
+from cmbfe.data.labelled.images import read_with_phase
 from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, read_labels, xyxy
 from cmbfe.detector.explain import enhancement_steps
 from cmbfe.detector.fe import enhancement_mask
@@ -28,6 +29,10 @@ from cmbfe.training.batches import to_input
 
 GROUND_TRUTH = "ground truth"
 IMAGE, MASK, DIFFERENCE = "image", "FE mask", "feature map"
+LAYER_MEANING = {
+    MASK: "green: FE mask M, 0 to 1, opaque where it is largest",
+    DIFFERENCE: "green: what FE adds to the channel of the first feature map that it changes most",
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ class Gallery:
     @property
     def layers(self) -> list[str]:
         """What can be laid over an image: FE needs ground truth, its difference a model as well."""
-        with_truth = [MASK] if self.curves else []
-        return [IMAGE, *with_truth, *([DIFFERENCE] if with_truth and self.model else [])]
+        of_fe = [MASK, DIFFERENCE] if self.model else [MASK]
+        return [IMAGE, *(of_fe if self.curves else [])]
 
     @property
     def drawable(self) -> list[str]:
@@ -110,8 +115,8 @@ def open_gallery(
         images: folder of 8-bit images.
         detections: name -> COCO results, as a file or read. A file from `cmbfe detect` has an images.json beside it, by
             which its images are found here, whatever their suffix; others have the ids of the labels.
-        labels: COCO labels; the FROC is that of their images. None: annotations.json among the images if there is
-            one, else images.json beside the detections. Without any box there is no ground truth and no FROC.
+        labels: COCO labels of the images of the FROC, by default annotations.json among the images or images.json
+            beside the detections. Without any box there is no ground truth and no FROC.
         model: folder of a trained detector, for the difference by FE of its feature map.
         iou: from which overlap on a detection is a hit.
 
@@ -127,31 +132,26 @@ def open_gallery(
     whole = read_labels(own) if own.is_file() else None
     counted = _labels(labels, whole, detections)
     results = {name: detections_of(given, counted) for name, given in detections.items()}
-    truth = _truth(counted) if counted["annotations"] else None
     series = _series(counted, whole, folder)
     for image in chain.from_iterable(series.values()):
         if not (folder / image["file_name"]).is_file():
             raise InputError(f"{folder / image['file_name']}: no such image")
-    matched = {name: match(counted, of_file, iou=iou) for name, of_file in results.items() if truth is not None}
-    return Gallery(
-        folder=folder,
-        series=series,
-        truth=truth,
-        detections={name: _by_image(of_file) for name, of_file in results.items()},
-        curves={name: froc(matches) for name, matches in matched.items()},
-        model=load_model(model) if model is not None else None,
-    )
+    truth, curves = None, {}
+    if counted["annotations"]:
+        truth = {image["id"]: NOTHING.boxes for image in counted["images"]}
+        truth |= {image_id: boxes.boxes for image_id, boxes in _by_image(counted["annotations"]).items()}
+        curves = {name: froc(match(counted, of_file, iou=iou)) for name, of_file in results.items()}
+    by_image = {name: _by_image(of_file) for name, of_file in results.items()}
+    return Gallery(folder, series, truth, by_image, curves, load_model(model) if model is not None else None)
 
 
 def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections: Mapping[str, Any]) -> Labels:
     """The labels on which the FROC rests."""
-    if labels is not None:
-        return labels if isinstance(labels, dict) else read_labels(labels)
-    if whole is not None:
+    if labels is None and whole is not None:
         return whole
-    for given in detections.values():
-        if (beside := images_file(given)) is not None:
-            return read_labels(beside)
+    for given in (labels, *map(images_file, detections.values())):
+        if given is not None:
+            return given if isinstance(given, dict) else read_labels(given)
     raise InputError(f"which image has which id? Give labels; there is neither {LABELS_FILE} nor {IMAGES_FILE}")
 
 
@@ -159,17 +159,18 @@ def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, li
     """Whole series of the patients that are looked at, the slices in their order."""
     if not counted["images"]:
         raise InputError(f"{folder}: the labels name no image")
-    names = {image["id"]: image["file_name"] for image in (whole or counted)["images"]}
-    is_part = all(names.get(image["id"]) == image["file_name"] for image in counted["images"])
+    source = whole or counted
+    names = {image["id"]: image["file_name"] for image in source["images"]}
+    if any(names.get(image["id"]) != image["file_name"] for image in counted["images"]):
+        source = counted  # its images are no part of the whole
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in sorted(map(_key, counted["images"]))}
-    for image in (whole if whole and is_part else counted)["images"]:
+    for image in source["images"]:
         if _key(image) in grouped:
             grouped[_key(image)].append(image)
     patients = [patient for patient, _ in grouped]
     named = {}
-    for number, ((patient, _), images) in enumerate(grouped.items()):
-        turn = patients[: number + 1].count(patient)
-        name = patient if patients.count(patient) == 1 else f"{patient}, series {turn}"
+    for number, ((patient, _), images) in enumerate(grouped.items(), 1):
+        name = patient if patients.count(patient) == 1 else f"{patient}, series {patients[:number].count(patient)}"
         named[name] = sorted(images, key=lambda image: (image.get("slice_index", 0), str(image["file_name"])))
     return named
 
@@ -180,19 +181,16 @@ def _key(image: Mapping[str, Any]) -> tuple[str, str]:
     return str(patient), str(image.get("series_uid", ""))
 
 
-def _truth(labels: Labels) -> dict[Any, np.ndarray]:
-    boxes: dict[Any, list[Any]] = {image["id"]: [] for image in labels["images"]}
-    for annotation in labels["annotations"]:
-        boxes[annotation["image_id"]].append(annotation["bbox"])
-    return {image_id: np.array(of_image, float).reshape(-1, 4) for image_id, of_image in boxes.items()}
-
-
-def _by_image(detections: Detections) -> dict[Any, Boxes]:
-    grouped: dict[Any, list[dict[str, Any]]] = {}
-    for detection in sorted(detections, key=lambda detection: -detection["score"]):
-        grouped.setdefault(detection["image_id"], []).append(detection)
+def _by_image(boxes: Sequence[Mapping[str, Any]]) -> dict[Any, Boxes]:
+    """Boxes by image id: of COCO results, the best first, or of annotations."""
+    grouped = defaultdict(list)
+    for box in sorted(boxes, key=lambda box: -box.get("score", 0)):
+        grouped[box["image_id"]].append(box)
     return {
-        image_id: Boxes(*(np.array([detection[key] for detection in of_image], float) for key in ("bbox", "score")))
+        image_id: Boxes(
+            np.array([box["bbox"] for box in of_image], float),
+            np.array([box["score"] for box in of_image if "score" in box], float),
+        )
         for image_id, of_image in grouped.items()
     }
 
@@ -237,32 +235,23 @@ def boxes_of(gallery: Gallery, view: View) -> dict[str, Boxes]:
     drawn = {}
     for name in view.shown:
         if name == GROUND_TRUTH:
-            drawn[name] = Boxes((gallery.truth or {}).get(identity, NOTHING.boxes), np.zeros(0))
+            drawn[name] = Boxes((gallery.truth or {}).get(identity, NOTHING.boxes), NOTHING.scores)
         else:
             drawn[name] = gallery.detections[name].get(identity, NOTHING).above(view.threshold)
     return drawn
 
 
 def froc_point(curve: pd.DataFrame, threshold: float) -> tuple[float, float]:
-    """False positives per image and sensitivity of all detections with a score of at least `threshold`.
-
-    Args:
-        curve: what `cmbfe.metrics.curves.froc` gives.
-    """
+    """False positives per image and sensitivity, at a threshold, of a curve from `cmbfe.metrics.curves.froc`."""
     row = int(np.searchsorted(-curve["threshold"].to_numpy(), -threshold, side="right")) - 1
     return float(curve["false_positives"].iloc[row]), float(curve["sensitivity"].iloc[row])
-
-
-def pixels_of(gallery: Gallery, view: View) -> np.ndarray:
-    """The grey image, uint8 [rows, columns]."""
-    return read_image(gallery.folder / image_of(gallery, view)["file_name"])
 
 
 def layer_of(gallery: Gallery, view: View) -> np.ndarray | None:
     """What lies over the image: float [any rows, any columns], 0 and more; None for the image alone.
 
-    "FE mask" is M in [0, 1] at the image's size; "feature map" is what FE adds to the channel of the model's first
-    map that it changes most, at the size of that map.
+    `MASK` is M in [0, 1] at the image's size; `DIFFERENCE` is what FE adds to the channel of the model's first map that
+    it changes most, at the size of that map.
     """
     if view.layer == IMAGE:
         return None

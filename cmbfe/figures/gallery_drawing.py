@@ -12,28 +12,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cmbfe.data.labelled.images import read_image
 from cmbfe.figures import evidence, style
-from cmbfe.figures.gallery import (
-    DIFFERENCE,
-    GROUND_TRUTH,
-    MASK,
-    Gallery,
-    View,
-    boxes_of,
-    froc_point,
-    image_of,
-    layer_of,
-    pixels_of,
-)
+from cmbfe.figures.gallery import GROUND_TRUTH, LAYER_MEANING, Gallery, View, boxes_of, froc_point, image_of, layer_of
 from cmbfe.figures.html import templates
 from cmbfe.metrics.curves import X_MAX
 
 LAYER_COLOUR = "#009E73"
 """Of the palette of the figures; neither of the two arms."""
-LAYER_MEANING = {
-    MASK: "green: FE mask M, 0 to 1, opaque where it is largest",
-    DIFFERENCE: "green: what FE adds to the channel of the first feature map that it changes most",
-}
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -58,39 +44,34 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def with_layer(image: np.ndarray, layer: np.ndarray | None) -> np.ndarray:
-    """A grey image with a layer over it in colour, opaque where the layer has its largest value.
+    """A grey image with a layer over it in colour, opaque where it is largest: uint8 [rows, columns, 3].
 
     Args:
         image: uint8 [rows, columns].
-        layer: float of any size, 0 and more, see `cmbfe.figures.gallery.layer_of`; None: the image stays grey.
-
-    Returns:
-        uint8 [rows, columns] without a layer, else [rows, columns, 3].
+        layer: float of any size, 0 and more, see `cmbfe.figures.gallery.layer_of`; None: the image stays as it is.
     """
     if layer is None:
         return image
-    opacity = layer / (layer.max() or 1)
-    resized = Image.fromarray(opacity.astype(np.float32)).resize(image.shape[::-1], Image.Resampling.NEAREST)
-    share = np.asarray(resized)[..., None]
+    opacity = Image.fromarray((layer / (layer.max() or 1)).astype(np.float32))
+    share = np.asarray(opacity.resize(image.shape[::-1], Image.Resampling.NEAREST))[..., None]
     colour = 255 * np.array(to_rgb(LAYER_COLOUR))
     return np.rint(image[..., None] * (1 - share) + colour * share).astype(np.uint8)
 
 
 def image_png(gallery: Gallery, view: View) -> bytes:
     """The image with its layer."""
-    return png(with_layer(pixels_of(gallery, view), layer_of(gallery, view)))
+    pixels = read_image(gallery.folder / image_of(gallery, view)["file_name"])
+    return png(with_layer(pixels, layer_of(gallery, view)))
 
 
 def image_overlay(gallery: Gallery, view: View) -> str:
     """The boxes with their scores and the scale bar as SVG elements, in px of the image."""
     image, colour_of, macros = image_of(gallery, view), _box_colours(gallery), _macros()
-    below = {
-        name: number % 2 == 1 for number, name in enumerate(gallery.detections)
-    }  # twins' scores would cover each other
+    below = list(gallery.detections)[1::2]  # twins' scores would cover each other
     drawn = []
-    for name, boxes in boxes_of(gallery, view).items():
-        labelled = [*zip_longest(boxes.boxes, [f"{score:.2f}" for score in boxes.scores])]
-        drawn.append(macros.boxes(labelled, colour_of[name], image["width"] / 40, below.get(name, False)))
+    for name, shown in boxes_of(gallery, view).items():
+        labelled = [*zip_longest(shown.boxes, [f"{score:.2f}" for score in shown.scores])]
+        drawn.append(macros.boxes(labelled, colour_of[name], image["width"] / 40, name in below))
     return "".join([*drawn, macros.scale_bar(image)])
 
 
@@ -127,7 +108,7 @@ def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160)
 
 
 def draw_froc(axes: Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
-    """The FROC of every detector."""
+    """Draw the FROC of every detector."""
     for name, colour in colours(gallery.curves).items():
         evidence.draw_froc(axes, gallery.curves[name], name, colour, x_max)
     axes.legend(loc="lower right", fontsize=9)
@@ -135,8 +116,10 @@ def draw_froc(axes: Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
 
 def froc_overlay(gallery: Gallery, view: View, froc: FrocImage) -> str:
     """A dot on each curve at the threshold, as SVG elements, in px of the FROC image."""
-    points = {name: froc_point(curve, view.threshold) for name, curve in gallery.curves.items()}
-    dots = [(*froc.place(*points[name]), colour) for name, colour in colours(gallery.curves).items()]
+    curves = gallery.curves
+    dots = [
+        (*froc.place(*froc_point(curves[name], view.threshold)), colour) for name, colour in colours(curves).items()
+    ]
     return str(_macros().dots(dots, froc.size[1] / 50))
 
 
@@ -146,7 +129,7 @@ def caption(gallery: Gallery, view: View) -> str:
     lines = [(None, f"{view.series}, slice {view.position + 1} of {len(gallery.series[view.series])}")]
     if gallery.truth is not None and image_of(gallery, view)["id"] not in gallery.truth:
         lines.append((None, "not among the images on which the FROC rests"))
-    lines += [(colour_of[name], f"{name}: {len(boxes.boxes)}") for name, boxes in boxes_of(gallery, view).items()]
+    lines += [(colour_of[name], f"{name}: {len(shown.boxes)}") for name, shown in boxes_of(gallery, view).items()]
     if view.layer in LAYER_MEANING:
         lines.append((None, LAYER_MEANING[view.layer]))
     return str(_macros().caption(lines))
@@ -154,12 +137,9 @@ def caption(gallery: Gallery, view: View) -> str:
 
 def froc_caption(gallery: Gallery, view: View) -> str:
     """The points on the FROC in words, as HTML."""
-    lines = []
-    for name, curve in gallery.curves.items():
-        false_positives, sensitivity = froc_point(curve, view.threshold)
-        reached = f"sensitivity {sensitivity:.3f} at {false_positives:.2f} false positives per image"
-        lines.append((None, f"{name}: {reached}"))
-    return str(_macros().caption(lines))
+    text = "{2}: sensitivity {1:.3f} at {0:.2f} false positives per image"
+    lines = [text.format(*froc_point(curve, view.threshold), name) for name, curve in gallery.curves.items()]
+    return str(_macros().caption([(None, line) for line in lines]))
 
 
 def view_figure(gallery: Gallery, view: View) -> Figure:
@@ -168,10 +148,10 @@ def view_figure(gallery: Gallery, view: View) -> Figure:
     panels = [1, 1.2] if gallery.curves else [1]
     shape = {"figsize": (5 * len(panels), 4.4), "width_ratios": panels, "squeeze": False}
     with style.new_figure(1, len(panels), **shape) as (figure, axes):
-        drawn = {colour_of[name]: boxes.boxes for name, boxes in boxes_of(gallery, view).items()}
+        drawn = {colour_of[name]: shown.boxes for name, shown in boxes_of(gallery, view).items()}
         spacing = image.get("pixel_spacing_mm", (None, None))[1]
         title = f"{view.series}, slice {view.position + 1}, scores from {view.threshold:.2f} on"
-        style.show_image(axes[0, 0], pixels_of(gallery, view), drawn, spacing, title)
+        style.show_image(axes[0, 0], read_image(gallery.folder / image["file_name"]), drawn, spacing, title)
         if gallery.curves:
             draw_froc(axes[0, 1], gallery)
         for name, curve in gallery.curves.items():

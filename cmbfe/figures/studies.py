@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
-from cmbfe.figures.style import COLOURS, PRESET_COLOURS, arm, theme
+from cmbfe.figures.style import COLOURS, PRESET_COLOURS, arm, new_figure, theme
 
 SHOWN_TURNS = 0.5
 """Phase shown from black to white: a quarter of a turn (half of half a turn) to either side."""
@@ -26,11 +26,8 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
     places, of_seeds = np.arange(len(gains)), of_seeds.sort_index()
     several = gains.index.get_level_values("treatment").nunique() > 1
     names = [f"{arm}, {treatment}" if several else arm for arm, treatment in gains.index]
-    with theme():
-        size = (11, 1.6 + 0.36 * len(gains))
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=size, layout="constrained", sharey=True, width_ratios=(3, 2)
-        )
+    shape = {"figsize": (11, 1.6 + 0.36 * len(gains)), "sharey": True, "width_ratios": (3, 2)}
+    with new_figure(1, 2, **shape) as (figure, (left, right)):
         left.axvline(0, color="0.4", linewidth=1)
         for place, row in zip(places, gains.index, strict=True):
             each = of_seeds.loc[row, "gain"]
@@ -49,7 +46,6 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
         handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))  # one of each label
         handles |= dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    plt.close(figure)
     return figure
 
 
@@ -61,10 +57,8 @@ def kinds_figure(kinds: pd.DataFrame) -> Figure:
     """
     properties = kinds.index.get_level_values("by").unique()
     names = kinds.index.get_level_values("arm").unique()
-    with theme():
-        figure, axes = plt.subplots(
-            1, len(properties), figsize=(5 * len(properties), 3.6), sharey=True, layout="constrained", squeeze=False
-        )
+    shape = {"figsize": (5 * len(properties), 3.6), "sharey": True, "squeeze": False}
+    with new_figure(1, len(properties), **shape) as (figure, axes):
         for axis, shown in zip(axes[0], properties, strict=True):
             axis.axhline(0, color="0.4", linewidth=1)
             for shift, (name, colour) in enumerate(zip(names, PRESET_COLOURS, strict=False)):
@@ -77,7 +71,6 @@ def kinds_figure(kinds: pd.DataFrame) -> Figure:
             axis.set(xlabel=shown, title=f"thirds by {shown.split(',')[0]}")
         axes[0, 0].set_ylabel("sensitivity with FE less without")
         axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    plt.close(figure)
     return figure
 
 
@@ -95,9 +88,8 @@ def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Fi
         axes = right.subplots()
         for shift, (name, rows) in enumerate(effect.groupby("detector", sort=False)):
             _draw_kinds(axes, rows.droplevel("detector"), arm(name), 0.25 * shift)
-        axes.set(
-            xlabel="false positives per patient", title="At one sensitivity, by what they are on", xlim=(0, None)
-        )
+        axes.set(xlabel="false positives per patient", xlim=(0, None))
+        axes.set_title("At one sensitivity, by what they are on")
         right.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     plt.close(figure)
     return figure
@@ -108,26 +100,22 @@ def _draw_examples(figure: Figure, examples: Mapping[str, np.ndarray]) -> None:
     for axes in grid.ravel():
         axes.set_axis_off()
     half = SHOWN_TURNS * HALF_TURN
+    look = {"cmap": "gray", "interpolation": "nearest"}
     for (magnitude, phase), (title, image) in zip(grid, examples.items(), strict=False):
-        magnitude.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        phase.imshow(
-            image[..., 1], cmap="gray", vmin=ZERO_PHASE - half, vmax=ZERO_PHASE + half, interpolation="nearest"
-        )
+        magnitude.imshow(image[..., 0], vmin=0, vmax=255, **look)
+        phase.imshow(image[..., 1], vmin=ZERO_PHASE - half, vmax=ZERO_PHASE + half, **look)
         magnitude.set_title(f"{title}, magnitude", fontsize=9)
         phase.set_title("phase, black to white\n-90° to 90°", fontsize=9)
 
 
 def _draw_kinds(axes: Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
-    rows = rows[rows.index.str.startswith(PREFIX)]
-    rows = rows[rows.index != f"{PREFIX}all"]
-    places = np.arange(len(rows)) + shift
-    colour = COLOURS[name]
+    rows = rows[rows.index.str.startswith(PREFIX) & (rows.index != f"{PREFIX}all")]
+    places, colour = np.arange(len(rows)) + shift, COLOURS[name]
     axes.hlines(places, rows["without_phase"], rows["with_phase"], color=colour, linewidth=2)
     ends = rows["without_phase"] + rows["difference_low"], rows["without_phase"] + rows["difference_high"]
     axes.hlines(places, *ends, color=colour, alpha=0.3, linewidth=6, label=f"{name}: 95 % interval of the change")
-    axes.plot(
-        rows["without_phase"], places, "o", color=colour, markerfacecolor="white", label=f"{name}, magnitude only"
-    )
-    axes.plot(rows["with_phase"], places, "o", color=colour, label=f"{name}, magnitude and phase")
-    axes.set_yticks(np.arange(len(rows)) + shift / 2, [one.removeprefix(PREFIX) for one in rows.index])
+    look = {"marker": "o", "linestyle": "none", "color": colour}
+    axes.plot(rows["without_phase"], places, markerfacecolor="white", label=f"{name}, magnitude only", **look)
+    axes.plot(rows["with_phase"], places, label=f"{name}, magnitude and phase", **look)
+    axes.set_yticks(np.arange(len(rows)) + shift / 2, [kind.removeprefix(PREFIX) for kind in rows.index])
     axes.set_ylim(len(rows) - 0.3, -0.6)

@@ -21,9 +21,8 @@ COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
 GROUND_TRUTH_COLOUR = "#F0E442"
 MIMIC_COLOUR = "#56B4E9"
 PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
-"""Of the same palette, for default-box presets."""
-BASELINE_COLOURS = {"radial-symmetry": "#009E73", "thresholding": "#CC79A7", "cascade": "#E69F00"}
-"""Of the same palette."""
+BASELINE_COLOURS = dict(zip(("radial-symmetry", "thresholding", "cascade"), PRESET_COLOURS, strict=True))
+"""Of the same palette, as are those of default-box presets."""
 DOTS_PER_INCH = 150
 
 
@@ -80,8 +79,7 @@ def show_image(
     Args:
         image: uint8 [rows, columns]; of one with phase [rows, columns, 2] the magnitude is drawn.
         boxes: colour -> boxes [x, y, w, h] px.
-        pixel_mm: size of a pixel; no scale bar without it.
-        bar_mm: length of the scale bar.
+        pixel_mm: size of a pixel; no scale bar without it. bar_mm: length of the bar.
     """
     image = magnitude_of(image)
     rows, columns = image.shape
@@ -137,11 +135,7 @@ def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
-    """Grey maps with a colour bar each.
-
-    Args:
-        maps: title with unit -> map [rows, columns], and the values that are black and white.
-    """
+    """Grey maps with a colour bar each; `maps`: title with unit -> map [rows, columns], values of black and white."""
     rows = -(-len(maps) // columns)
     figure, axes = image_grid(columns, rows, size_inches=2.8)
     for axis, (title, (values, (low, high))) in zip(axes, maps.items(), strict=False):
@@ -155,7 +149,7 @@ def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns
 
 
 def blooming_figure(table: pd.DataFrame) -> Figure:
-    """Visible diameter against echo time, a line for each true diameter, which a dotted line of its colour marks.
+    """Visible diameter against echo time, a line for each true diameter, which a dotted line marks.
 
     Args:
         table: columns `true_mm`, `echo_time_ms` and `visible_mm`.
@@ -177,18 +171,17 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
         coverage: what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
     """
     inputs = sorted(coverage["input_px"].unique())
-    with new_figure(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True) as (figure, axes):
-        for axis, input_px in zip(np.atleast_1d(axes), inputs, strict=True):
+    with new_figure(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True, squeeze=False) as (figure, axes):
+        for axis, input_px in zip(axes[0], inputs, strict=True):
             of_input = coverage[coverage["input_px"] == input_px]
             for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
-                axis.plot(part["size_mm"], part["best_iou"], ".", color=colour, markersize=5, alpha=0.6, label=preset,
-                          rasterized=True)  # fmt: skip
+                look = {"color": colour, "markersize": 5, "alpha": 0.6, "label": preset, "rasterized": True}
+                axis.plot(part["size_mm"], part["best_iou"], ".", **look)
             axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
             axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1.02))
-        np.atleast_1d(axes)[0].set_ylabel("best IoU with a default box")
-        np.atleast_1d(axes)[-1].legend(
-            title="default boxes", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2
-        )
+        axes[0, 0].set_ylabel("best IoU with a default box")
+        look = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "markerscale": 2}
+        axes[0, -1].legend(title="default boxes", **look)
     return figure
 
 
@@ -210,17 +203,11 @@ def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20)
 
 
 def overlay(pixels: np.ndarray, detections: Sequence[Mapping]) -> Image.Image:
-    """An image as RGB with detections drawn around their boxes, the score above each.
-
-    Args:
-        pixels: uint8 [rows, columns].
-        detections: COCO results of this image, boxes [x, y, w, h] px.
-    """
+    """An image, uint8 [rows, columns], as RGB with its detections (COCO results) framed, the score above each."""
     image = Image.fromarray(pixels).convert("RGB")
     pen = ImageDraw.Draw(image)
     for detection in detections:
         x, y, width, height = detection["bbox"]
-        frame = (x - 2, y - 2, x + width + 1, y + height + 1)
-        pen.rectangle(frame, outline=COLOURS["SSD-FE"])
+        pen.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=COLOURS["SSD-FE"])
         pen.text((x - 2, y - 14), f"{detection['score']:.2f}", fill=COLOURS["SSD-FE"])
     return image

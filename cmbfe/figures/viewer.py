@@ -4,8 +4,7 @@
     show("images", {"mine": "out/detections.json"})     # as the last line of a cell
     show("images", {"a": ..., "b": ...}, labels="annotations.json", model="models/ssd512-fe")
 
-A thin shell over `cmbfe.figures.gallery` and `gallery_drawing`. Where no widget can be shown, as in an executed
-notebook on a web page, it is the figure of its present view.
+Where no widget can be shown, as in an executed notebook on a web page, it is the figure of its present view.
 """
 
 import io
@@ -24,7 +23,7 @@ from cmbfe.figures import gallery_drawing as drawing
 from cmbfe.figures.gallery import Gallery, View, first_view, image_of, moved, open_gallery
 
 IMAGES_KEPT = 256
-"""How many images with their layers are kept drawn: a step back shows one at once."""
+"""How many images with their layers are kept drawn."""
 IMAGE_WIDTH, FROC_WIDTH = "34rem", "26rem"
 
 
@@ -71,8 +70,7 @@ class Viewer:
     def view(self, view: View) -> None:
         old, self._view = self._view, view
         self._set_controls()
-        of_image = [(each.series, each.position, each.layer) for each in (old, view)]
-        self._draw(image_changed=of_image[0] != of_image[1])
+        self._draw(image_changed=(old.series, old.position, old.layer) != (view.series, view.position, view.layer))
 
     def figure(self) -> Any:
         """The present view as a matplotlib figure."""
@@ -85,15 +83,13 @@ class Viewer:
         names, slices = list(gallery.series), len(gallery.series[view.series])
         self.series = ipywidgets.Dropdown(description="patient", options=names, value=view.series, **wide)
         self.slice = ipywidgets.IntSlider(view.position + 1, 1, slices, description="slice", **wide)
-        self.threshold = ipywidgets.FloatSlider(
-            view.threshold, min=low, max=high, step=(high - low) / 100, description="threshold", **wide
-        )
-        self.layer = ipywidgets.ToggleButtons(
-            options=gallery.layers, value=view.layer, style={"button_width": "7.5rem"}
-        )
+        scale = {"min": low, "max": high, "step": (high - low) / 100}
+        self.threshold = ipywidgets.FloatSlider(view.threshold, description="threshold", **scale, **wide)
+        buttons = {"options": gallery.layers, "style": {"button_width": "7.5rem"}}
+        self.layer = ipywidgets.ToggleButtons(value=view.layer, **buttons)
+        box = {"indent": False, "layout": {"width": "auto"}}
         self.boxes = {
-            name: ipywidgets.Checkbox(name in view.shown, description=name, indent=False, layout={"width": "auto"})
-            for name in gallery.drawable
+            name: ipywidgets.Checkbox(name in view.shown, description=name, **box) for name in gallery.drawable
         }
         self.image = ImageWidget(name="image", steps=True)
         self.froc = ImageWidget(name="FROC")
@@ -125,13 +121,9 @@ class Viewer:
             share = self._view.position / max(old, 1)
             self.view = replace(self._view, series=change["new"], position=round(share * new))
             return
-        self.view = replace(
-            self._view,
-            position=self.slice.value - 1,
-            layer=self.layer.value,
-            threshold=self.threshold.value,
-            shown=tuple(name for name, box in self.boxes.items() if box.value),
-        )
+        shown = tuple(name for name, box in self.boxes.items() if box.value)
+        set_to = {"position": self.slice.value - 1, "layer": self.layer.value, "threshold": self.threshold.value}
+        self.view = replace(self._view, shown=shown, **set_to)
 
     def _wheel_turned(self, change: Mapping[str, Any]) -> None:
         self.view = moved(self.gallery, self._view, change["new"] - change["old"])
@@ -164,8 +156,7 @@ class Viewer:
             self.froc_caption.value = drawing.froc_caption(gallery, view)
 
     def _drawn(self, series: str, position: int, layer: str) -> bytes:
-        view = replace(self._view, series=series, position=position, layer=layer)
-        return drawing.image_png(self.gallery, view)
+        return drawing.image_png(self.gallery, replace(self._view, series=series, position=position, layer=layer))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and a figure for readers that cannot show one."""

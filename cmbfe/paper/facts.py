@@ -36,14 +36,7 @@ TEN_FOLD_AP = {"ssd512": 0.73, "ssd512-fe": 0.75}
 
 TABLE_3 = pd.DataFrame(
     {
-        "variant": [
-            "ssd512",
-            "ssd512-fe",
-            "mobilenet320",
-            "mobilenet320-fe",
-            "resnet34-300",
-            "resnet34-300-fe",
-        ],
+        "variant": ["ssd512", "ssd512-fe", "mobilenet320", "mobilenet320-fe", "resnet34-300", "resnet34-300-fe"],
         "recall": [0.9] * 6,
         "precision": [0.764, 0.797, 0.428, 0.502, 0.703, 0.731],
         "seconds_per_batch_of_8": [0.343, 0.430, 0.138, 0.181, 0.129, 0.159],
