@@ -58,9 +58,15 @@ class Exhibit(NamedTuple):
     name: str
     what: str
     notebook: str
-    files: tuple[str, ...]
-    """In results/."""
     values: tuple[Value, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """In results/."""
+        kind, number = self.name.split()
+        if kind == "Table":
+            return (f"tables/table{number}.csv",)
+        return f"figures/fig{number}.png", f"figures/fig{number}.svg"
 
 
 class OpenPoint(NamedTuple):
@@ -140,13 +146,10 @@ CLAIMS = (
 )  # fmt: skip
 
 COSTS = tuple(
-    Value(
-        f"time with FE over time without, {name}",
-        1 + facts.EXTRA_TIME,
-        Cell("table3", f"{name}-fe", "our_fe_time_ratio"),
-    )
+    Value(f"time with FE over time without, {name}", 1 + facts.EXTRA_TIME,
+          Cell("table3", f"{name}-fe", "our_fe_time_ratio"))
     for name in ("ssd512", "mobilenet320", "resnet34-300")
-)
+)  # fmt: skip
 """What FE costs in a forward pass of training, against the paper's one figure for all backbones."""
 
 MIMICS = Value("mimics of an average patient (the paper: over 100)", 100.0, Cell("mimics", "all", "per_patient"))
@@ -158,36 +161,35 @@ def _table_4(study: str) -> Value:
 
 
 EXHIBITS = (
-    Exhibit("Table 1", "patients, images and microbleeds of each split", "01_data", ("tables/table1.csv",),
+    Exhibit("Table 1", "patients, images and microbleeds of each split", "01_data",
             (Value("microbleed boxes in all", float(facts.TABLE_1.loc["total", "cmbs"]),
                    Cell("table1", "total", "our_cmbs")),)),
-    Exhibit("Table 2", "AP without FE and with", "04_froc", ("tables/table2.csv",),
+    Exhibit("Table 2", "AP without FE and with", "04_froc",
             tuple(Value(f"AP of {name}", ap, Cell("table2", name, "our_ap"))
                   for name, ap in facts.TABLE_2_AP.items())),
-    Exhibit("Table 3", "precision and time by backbone", "05_backbones", ("tables/table3.csv",),
+    Exhibit("Table 3", "precision and time by backbone", "05_backbones",
             tuple(Value(f"precision of {name}", value, Cell("table3", name, "our_precision"))
                   for name, value in _PRECISION.items())),
-    Exhibit("Table 4", "comparison of studies", "09_baselines", ("tables/table4.csv",),
+    Exhibit("Table 4", "comparison of studies", "09_baselines",
             (_table_4("SSD-512"), _table_4("SSD-512-FE"),
              *(Value(f"AP of {name}", None, Cell("table4", name, "our_ap")) for name in Baseline))),
-    Exhibit("Figure 1", "FE step by step", "06_features", ("figures/fig1.png", "figures/fig1.svg"),
+    Exhibit("Figure 1", "FE step by step", "06_features",
             (Value("largest M in the image", None, Cell("fe_steps", "mask", "largest")),
              Value("largest M on the feature map", None, Cell("fe_steps", "resized", "largest")))),
-    Exhibit("Figure 2", "the detector", "06_features", ("figures/fig2.png", "figures/fig2.svg"),
+    Exhibit("Figure 2", "the detector", "06_features",
             (Value("default boxes", None, Cell("architecture", "all", "default_boxes")),)),
-    Exhibit("Figure 3", "what FE adds to the feature map", "06_features", ("figures/fig3.png", "figures/fig3.svg"),
+    Exhibit("Figure 3", "what FE adds to the feature map", "06_features",
             (Value("change of the most changed channel", None, Cell("fe_channels", "1", "relative_change")),)),
-    Exhibit("Figure 4", "precision against sensitivity", "04_froc", ("figures/fig4.png", "figures/fig4.svg"),
+    Exhibit("Figure 4", "precision against sensitivity", "04_froc",
             tuple(Value(f"precision of {study} at 90 % sensitivity", float(facts.TABLE_4.loc[study, "precision"]),
                         Cell("table4", study, "our_precision")) for study in ("SSD-512", "SSD-512-FE"))),
-    Exhibit("Figure 5", "FROC", "04_froc", ("figures/fig5.png", "figures/fig5.svg"),
+    Exhibit("Figure 5", "FROC", "04_froc",
             tuple(Value(f"area of {name}", None, Cell("froc", name, "our_area"))
                   for name in ("ssd512", "ssd512-fe"))),
-    Exhibit("Figure 6", "false positives of one detector only", "07_cases", ("figures/fig6.png", "figures/fig6.svg"),
+    Exhibit("Figure 6", "false positives of one detector only", "07_cases",
             tuple(Value(f"of {name}", None, Cell("false_positives", "all", name))
                   for name in ("SSD only", "SSD-FE only"))),
     Exhibit("Figure 7", "small microbleeds that one detector alone finds", "07_cases",
-            ("figures/fig7.png", "figures/fig7.svg"),
             tuple(Value(f"by {name}", None, Cell("found_only", "small", name))
                   for name in ("SSD-FE only", "SSD only"))),
 )  # fmt: skip
@@ -210,8 +212,7 @@ OPEN_POINTS = (
     OpenPoint("A5", "how M weights the features",
               ("equation: X + M·X", "figure: X + M·N(X), N normalised over channels"), ("detector.fe.weighting",)),
     OpenPoint("A6", "beta, printed without a search for it", ("1.5",), ("detector.fe.beta",)),
-    OpenPoint("A7", "momentum 0.1 with Adam",
-              ("factor of the learning rate at its steps", "Adam's first beta"),
+    OpenPoint("A7", "momentum 0.1 with Adam", ("factor of the learning rate at its steps", "Adam's first beta"),
               ("training.gamma", "training.adam_betas")),
     OpenPoint("A8", "batch of 4 or of 8", ("4 in training, 8 where time is measured",),
               ("training.batch", "05_backbones.batch")),
@@ -220,8 +221,7 @@ OPEN_POINTS = (
     OpenPoint("A10", "default boxes, \"original setting of SSD\"", ("voc", "coco", "cmb: sizes of our own"),
               ("detector.default_boxes",),
               measured=(_value("share of our boxes within reach at 512 px, voc", "coverage", "512,voc", "all"),
-                        _value("coco", "coverage", "512,coco", "all"),
-                        _value("cmb", "coverage", "512,cmb", "all"))),
+                        _value("coco", "coverage", "512,coco", "all"), _value("cmb", "coverage", "512,cmb", "all"))),
     OpenPoint("A11", "which MobileNet, where FE", ("V2, first map of the heads",), ("trunk.mobilenet320",)),
     OpenPoint("A12", "which ResNet-34 SSD, where FE", ("MLPerf's form, map of 38x38 cells",),
               ("trunk.resnet34-300", "first_map.resnet34-300")),
@@ -233,8 +233,7 @@ OPEN_POINTS = (
     OpenPoint("A15", "x of the FROC, and its area", ("false positives per image, mean sensitivity up to 8",),
               ("evaluation.froc_x_max",)),
     OpenPoint("A16", "order and share of the augmentations",
-              ("the paper's order, each on every image, flips by chance",),
-              code="cmbfe/data/augment.py: pipeline"),
+              ("the paper's order, each on every image, flips by chance",), code="cmbfe/data/augment.py: pipeline"),
     OpenPoint("A17", "from DICOM to 8 bit", ("one window of percentiles for each series",),
               ("images.window_percentiles",)),
     OpenPoint("A18", "bias correction in 2-D or 3-D", ("3-D, for each series",),

@@ -60,13 +60,12 @@ def mimics_table(mimics: Labels, patients: int) -> pd.DataFrame:
 def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
     """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
 
-    Rows with FE also hold the gain over the twin without, paired by patient. Other readings of the same curve stand
-    beside, each with its interval and gain: the 11-point average, precision and false positives at the paper's
-    sensitivity (NaN where it is never reached), and the sensitivity of all detections together.
+    Rows with FE also hold the gain over the twin without, paired by patient. Beside them stand, each with its interval
+    and gain, the 11-point average, precision and false positives at the paper's sensitivity (NaN where it is never
+    reached), and the sensitivity of all detections together.
 
     Args:
-        matches: variant -> matches of the test images, each variant with its twin; those that the paper's Table 2
-            lacks are left out.
+        matches: variant -> matches of the test images, each with its twin; only those of the paper's Table 2 get a row.
     """
     _check_twins(matches)
     at = settings.sensitivity
@@ -94,9 +93,8 @@ def table3(
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
     Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
-    reach; for the intervals each resample of patients has its own. Seconds are those of a forward pass in training, as
-    in the paper, on the machine that ran this; the ratios compare FE with its twin, for the forward pass and for the
-    whole training step.
+    reach, in each resample of patients anew. Seconds are those of a forward pass in training, as in the paper; the
+    ratios compare FE with its twin, for the forward pass and for the whole training step.
 
     Args:
         matches: variant -> matches of the test images, each variant with its twin.
@@ -127,12 +125,10 @@ def table4(
 ) -> pd.DataFrame:
     """Table 4: the paper's comparison of studies as printed, the arithmetic beside it, and ours where there is one.
 
-    False positives per microbleed follow from sensitivity r and precision p as r (1 - p) / p
-    (`paper_false_positives_per_cmb_by_arithmetic`); the printed value is another in most rows. Ours are read at the
-    paper's 90 % sensitivity (`our_sensitivity`), with 95 % intervals over patients and the paired gain by FE; NaN where
-    a detector never reaches it. Each study has patients of its own: their rows cannot be compared. Rows of our own
-    follow, all on our patients: the baselines, with what their papers print beside (`published_...`) and
-    their AP less that of SSD-512, paired by patient.
+    `paper_false_positives_per_cmb_by_arithmetic` follows from the printed sensitivity and precision. Ours are read at
+    the paper's 90 % sensitivity (`our_sensitivity`), with 95 % intervals over patients and the paired gain by FE; NaN
+    where a detector never reaches it. Each study has patients of its own: their rows cannot be compared. Below are the
+    baselines on our patients, with what their papers print (`published_...`) and their AP less that of SSD-512.
 
     Args:
         matches: variant -> matches of the test images, ssd512 and ssd512-fe among them.
@@ -150,7 +146,7 @@ def table4(
         rows[name] = {**facts.PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
         pair = (others[name], matches["ssd512"])
         over = intervals.paired_difference(average_precision, *pair, settings.bootstrap_samples, seed)
-        rows[name] |= dict(zip(_columns("our_ap_over_ssd512"), (over.value, over.low, over.high), strict=True))
+        rows[name] |= _columns("our_ap_over_ssd512", over)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
 
 
@@ -173,13 +169,7 @@ def _ours_of_table4(
 
 
 def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
-    """The numbers behind Figure 5: the normalised area of the FROC (A15) by variant, with 95 % intervals over patients.
-
-    Rows with FE also hold the gain over the twin without, paired by patient. The paper prints no numbers.
-
-    Args:
-        matches: variant -> matches of the test images, each variant with its twin.
-    """
+    """The normalised area of the FROC (Figure 5, A15) by variant with its gain, as in `table2`; the paper has none."""
     _check_twins(matches)
     area = partial(froc_auc, x_max=settings.froc_x_max)
     rows = {
@@ -239,15 +229,12 @@ def _with_interval(
         value, difference = intervals.bootstrap(metric, matches[variant], resamples, seed), None
     else:
         value, _, difference = intervals.compare(metric, matches[variant], matches[plain], resamples, seed)
-    ends = (difference.value, difference.low, difference.high) if difference else (np.nan,) * 3
-    return {
-        **dict(zip(_columns(f"our_{name}"), (value.value, value.low, value.high), strict=True)),
-        **dict(zip(_columns(gain), ends, strict=True)),
-    }
+    return _columns(f"our_{name}", value) | _columns(gain, difference)
 
 
-def _columns(name: str) -> tuple[str, str, str]:
-    return name, f"{name}_low", f"{name}_high"
+def _columns(name: str, value: intervals.Interval | None) -> dict[str, float]:
+    ends = (value.value, value.low, value.high) if value else (np.nan,) * 3
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:

@@ -1,8 +1,6 @@
-"""What the paper prints, as data, and where it contradicts itself.
+"""What the paper prints, as data, and where it contradicts itself; shares are fractions, times are seconds.
 
 Li et al., Computer Methods and Programs in Biomedicine, 2021.
-
-Shares are fractions, times are seconds. Contradictions inside the paper are kept as printed.
 """
 
 import numpy as np
@@ -20,20 +18,15 @@ TABLE_1 = pd.DataFrame(
     }
 ).set_index("split")
 """Patients, images with microbleeds and microbleed boxes in each split."""
-
 ALL_IMAGES = 6613
 """Images of the 58 patients, those without microbleeds included (section 2.2)."""
-
 AUGMENTED_IMAGES = 4434
 """Training images after augmentation (section 2.2); no multiple of 467."""
-
 TABLE_2_AP = {"ssd300": 0.482, "ssd300-fe": 0.502, "ssd512": 0.733, "ssd512-fe": 0.756}
 """Average precision by variant."""
-
 FOLDS = 10
 TEN_FOLD_AP = {"ssd512": 0.73, "ssd512-fe": 0.75}
 """Average precision of the 10-fold cross-validation; the paper names no detector there, and SSD-512 is its main one."""
-
 TABLE_3 = pd.DataFrame(
     {
         "variant": ["ssd512", "ssd512-fe", "mobilenet320", "mobilenet320-fe", "resnet34-300", "resnet34-300-fe"],
@@ -43,7 +36,6 @@ TABLE_3 = pd.DataFrame(
     }
 ).set_index("variant")
 """Precision at 90 % recall, and the time of one training batch of 8 on an RTX 2080 Ti."""
-
 TABLE_4 = pd.DataFrame(
     {
         "algorithm": ["SSD-512", "SSD-512-FE", "Liu et al.", "Chen et al."],
@@ -53,16 +45,12 @@ TABLE_4 = pd.DataFrame(
     }
 ).set_index("algorithm")
 """Comparison of studies, as printed."""
-
 BACKBONES = {"ssd512": "VGG-16", "ssd300": "VGG-16", "mobilenet320": "MobileNet", "resnet34-300": "ResNet-34"}
 """Backbone by variant without FE, as Tables 2 and 3 name it."""
-
 INPUT_PX = {"ssd512": 512, "ssd300": 300, "mobilenet320": 320, "resnet34-300": 300}
 """Side of the input by variant without FE, px."""
-
 PRECISION_AT_90 = {variant: float(row["precision"]) for variant, row in TABLE_3.iterrows()}
 """Precision at 90 % sensitivity by variant; the paper prints none for SSD-300."""
-
 EXTRA_TIME = 0.26
 """Of FE, as the discussion has it; Table 3 gives others."""
 MOMENTUM = 0.1
@@ -71,7 +59,6 @@ BATCHES = {"2.4": 4, "4": 8}
 """Images in a batch, by section."""
 FALSE_POSITIVES_IN_TEXT = {"SSD-512-FE": 0.24, "Chen et al.": 11.6}
 """Per microbleed, where the discussion prints another value than Table 4."""
-
 PUBLISHED = pd.DataFrame(
     {
         "baseline": [str(name) for name in (Baseline.RADIAL_SYMMETRY, Baseline.THRESHOLDING, Baseline.CASCADE)],

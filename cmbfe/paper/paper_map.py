@@ -19,22 +19,8 @@ import pandas as pd
 from cmbfe import paths
 from cmbfe.detector.boxes import GRIDS
 from cmbfe.detector.ssd import SPECS
-from cmbfe.paper import facts
-from cmbfe.paper.claims import (
-    CLAIMS,
-    COSTS,
-    EXHIBITS,
-    IMAGE_PX,
-    MIMICS,
-    OPEN_POINTS,
-    SETTINGS,
-    Cell,
-    Claim,
-    Exhibit,
-    OpenPoint,
-    Setting,
-    Value,
-)
+from cmbfe.paper import claims, facts
+from cmbfe.paper.claims import Cell, Claim, Exhibit, OpenPoint, Setting, Value
 from cmbfe.paper.tables import as_text
 from cmbfe.params import Params, load_params, profile_file
 from cmbfe.phantom import dicom
@@ -61,18 +47,14 @@ class Reading(NamedTuple):
     def __str__(self) -> str:
         if np.isnan(self.value):
             return ""
-        if np.isnan(self.low):
-            return as_text(self.value)
-        return f"{as_text(self.value)} ({as_text(self.low)} to {as_text(self.high)})"
+        interval = "" if np.isnan(self.low) else f" ({as_text(self.low)} to {as_text(self.high)})"
+        return as_text(self.value) + interval
 
 
 def read_cell(cell: Cell, root: Path) -> Reading | None:
-    """What results/tables says, with `<column>_low` and `_high` if the table has them; None where it does not exist.
+    """What results/tables of the workspace `root` says, its interval from `<column>_low` and `_high`; None without.
 
     A row is named by the first column, or by "a,b" for the first two.
-
-    Args:
-        root: the workspace.
     """
     file = paths.table(cell.table, root)
     if not file.is_file():
@@ -95,12 +77,12 @@ def paper_map(params: Params, root: Path) -> pd.DataFrame:
     """
     known = known_values(params, root)
     rows = [
-        *(_of_claim(claim, root) for claim in CLAIMS),
-        *(_of_value("cost", "4", value, "05_backbones", root) for value in COSTS),
-        _of_value("mimics", "1", MIMICS, "01_data", root),
-        *(_of_setting(setting, params, known) for setting in SETTINGS),
+        *(_of_claim(claim, root) for claim in claims.CLAIMS),
+        *(_of_value("cost", "4", value, "05_backbones", root) for value in claims.COSTS),
+        _of_value("mimics", "1", claims.MIMICS, "01_data", root),
+        *(_of_setting(setting, params, known) for setting in claims.SETTINGS),
         *_of_printed_tables(params, root),
-        *(_of_exhibit(exhibit, root) for exhibit in EXHIBITS),
+        *(_of_exhibit(exhibit, root) for exhibit in claims.EXHIBITS),
     ]
     return pd.DataFrame(rows)
 
@@ -118,7 +100,7 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
     """
     now, literal = (known_values(settings, root) for settings in (params, load_params(profile_file("paper"))))
     rows = []
-    for point in OPEN_POINTS:
+    for point in claims.OPEN_POINTS:
         is_literal = all(now[key] == literal[key] for key in point.keys)
         rows.append({
             "point": point.name,
@@ -134,10 +116,7 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
 
 
 def deviations(params: Params) -> pd.DataFrame:
-    """Every setting that differs from the profile `paper`, which has the literal ones: columns `paper_profile`, `ours`.
-
-    The study's settings are left out: the paper has none.
-    """
+    """Every setting but the study's that differs from the profile `paper`: columns `paper_profile`, `ours`."""
     literal, ours = (setting_values(settings) for settings in (load_params(profile_file("paper")), params))
     keys = [key for key in literal | ours if not key.startswith("study.") and key != "profile"]
     rows = {
@@ -152,16 +131,15 @@ def deviations(params: Params) -> pd.DataFrame:
 def _row(
     kind: str, section: str, what: str, printed: object, ours: object, status: str, notebook: str, where: str
 ) -> dict[str, str]:
-    values = {"paper": as_text(printed), "ours": as_text(ours)}
-    place = {"kind": kind, "section": section, "what": what}
-    return place | values | {"status": status, "notebook": notebook, "where": where}
+    place = {"kind": kind, "section": section, "what": what, "paper": as_text(printed), "ours": as_text(ours)}
+    return place | {"status": status, "notebook": notebook, "where": where}
 
 
 def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -> dict[str, str]:
     ours, printed = known[setting.key], setting.printed
     status = AS_PRINTED if ours == printed else DIFFERS
-    if setting.is_px and params.phantom.matrix_px != IMAGE_PX:
-        shrunk = np.multiply(printed, params.phantom.matrix_px / IMAGE_PX)
+    if setting.is_px and params.phantom.matrix_px != claims.IMAGE_PX:
+        shrunk = np.multiply(printed, params.phantom.matrix_px / claims.IMAGE_PX)
         status = SCALED if np.array_equal(shrunk, ours) else DIFFERS
     where = "params.yaml" if setting.key in setting_values(params) else "code"
     shown, where = _setting_text(known, setting.key), f"{where}: {setting.key}"
@@ -178,14 +156,10 @@ def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
     return _row("claim", claim.section, claim.what, claim.printed, ours, status, claim.notebook, _file(claim.ours))
 
 
-def _of_value(
-    kind: str, section: str, value: Value, notebook: str, root: Path, others: bool = False
-) -> dict[str, str]:
+def _of_value(kind: str, section: str, value: Value, notebook: str, root: Path) -> dict[str, str]:
     ours = read_cell(value.ours, root)
     measured = TIMED if "time" in value.name or "seconds" in value.name else MEASURED
     status = NOT_YET if ours is None else NOT_REACHED if np.isnan(ours.value) else measured
-    if others:
-        status = PRINTED_ONLY
     return _row(kind, section, value.name, value.printed, ours, status, notebook, _file(value.ours))
 
 
@@ -204,8 +178,10 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
         for name, values in printed.iterrows():
             for column, ours in columns.items():
                 value = Value(f"{name}: {column.replace('_', ' ')}", float(values[column]), Cell(file, name, ours))
-                others = section == "Table 4" and not name.startswith("SSD")
-                rows.append(_of_value("number", section, value, notebook, root, others))
+                row = _of_value("number", section, value, notebook, root)
+                if section == "Table 4" and not name.startswith("SSD"):
+                    row["status"] = PRINTED_ONLY
+                rows.append(row)
     for name, column in zip(facts.TEN_FOLD_AP, ("our_ap", "our_ap_fe"), strict=True):
         detector = params.crossvalidation.detector + ("-fe" if name.endswith("-fe") else "")
         what = f"AP over {facts.FOLDS} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
@@ -250,17 +226,12 @@ def _shown(reading: Reading | None) -> str:
 
 
 def known_values(params: Params, root: Path) -> dict[str, object]:
-    """Every value that a key of `cmbfe.paper.claims` may name.
+    """Every value that a key of `cmbfe.paper.claims` may name: settings by their key paths, and what no setting holds.
 
-    Settings by their key paths, and beside them what no setting holds: `acquisition.*`, `input_px.*`, `trunk.*`,
-    `first_map.*` (cells on a side) from the code, `cohort.*` from several settings, `05_backbones.batch` from that
-    notebook's parameters.
-
-    Args:
-        root: the workspace.
+    These are `acquisition.*`, `input_px.*`, `trunk.*` and `first_map.*` (cells on a side) from the code, `cohort.*`
+    from several settings, and `05_backbones.batch` from that notebook's parameters in the workspace `root`.
     """
-    phantom = params.phantom
-    defaults = draw_patient.__kwdefaults__
+    phantom, defaults = params.phantom, draw_patient.__kwdefaults__
     return {
         **setting_values(params),
         **{f"acquisition.{name}": getattr(dicom, name.upper()) for name in ACQUISITION},
