@@ -45,7 +45,8 @@ def test_other_results_make_another_report(results, low, high, verdict):
         return study
 
     change_study(results, change)
-    assert re.search(rf"\*\*[^*]*{verdict}[^*]*\({100 * (low + high) / 2:+.1f}", report(results))
+    gain = re.escape(f"({100 * (low + high) / 2:+.1f} AP points")
+    assert re.search(rf"\*\*[^*]*{verdict}[^*]*{gain}", report(results))
 
 
 def test_an_arm_that_was_not_trained_is_named(results):
