@@ -53,21 +53,10 @@ def write_images(folder, splits: dict[str, int]) -> dict:
             for index, (image, boxes) in enumerate(zip(of_patient.voxels, of_patient.boxes, strict=True)):
                 name = f"{patient}/{index:03d}.png"
                 save_image(folder / name, np.round(image * 255).astype(np.uint8))
-                images.append(
-                    {
-                        "id": len(images) + 1,
-                        "file_name": name,
-                        "width": SHAPE[2],
-                        "height": SHAPE[1],
-                        "patient_id": patient,
-                        "slice_index": index,
-                        "pixel_spacing_mm": list(SPACING_MM[1:]),
-                        "split": split,
-                    }
-                )
+                size = {"width": SHAPE[2], "height": SHAPE[1], "pixel_spacing_mm": list(SPACING_MM[1:])}
+                place = {"patient_id": patient, "slice_index": index, "split": split}
+                images.append({"id": len(images) + 1, "file_name": name, **size, **place})
                 for x_min, y_min, x_max, y_max in boxes.tolist():
-                    box = [x_min, y_min, x_max - x_min, y_max - y_min]
-                    annotations.append(
-                        {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "bbox": box}
-                    )
+                    box = {"image_id": len(images), "bbox": [x_min, y_min, x_max - x_min, y_max - y_min]}
+                    annotations.append({"id": len(annotations) + 1, "category_id": 1, **box})
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cmb"}]}

@@ -7,7 +7,7 @@ from baseline_world import SETTINGS, SHAPE, SPACING_MM, ball, volume
 
 from cmbfe.baselines import cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import cubes
-from cmbfe.baselines.cascade import CLASSIFIED, SCREENED, probabilities, screening_network
+from cmbfe.baselines.cascade import SCREENED, probabilities, screening_network
 from cmbfe.baselines.volumes import Volume
 
 RADII_MM = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
@@ -55,12 +55,7 @@ def test_a_dark_disc_peaks_at_its_centre_at_its_radius(radius_mm, pixel_mm):
 @pytest.mark.parametrize("radius_mm", [4.0, 6.0])
 def test_a_dark_ball_in_thick_slices_peaks_at_its_centre_at_its_radius(radius_mm):
     image = 0.9 - 0.7 * ball((15, 41, 41), (7, 20, 18), radius_mm)
-    assert peak(transform(image, SPACING_MM, RADII_MM)) == (
-        RADII_MM.index(radius_mm),
-        7,
-        20,
-        18,
-    )
+    assert peak(transform(image, SPACING_MM, RADII_MM)) == (RADII_MM.index(radius_mm), 7, 20, 18)
 
 
 def test_neither_contrast_nor_brightness_matters():
@@ -93,10 +88,7 @@ def by_hand() -> Volume:
 
 def test_what_is_darker_than_its_window_by_some_deviations_is_marked_and_nothing_else():
     mask = thresholding.dark_mask(by_hand(), window_mm=15.0, deviations=2.0)
-    expected = np.zeros_like(mask)
-    expected[1, 10:13, 20:24] = True
-    expected[1, 30:32, :] = True
-    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(mask, by_hand().voxels < 0.5)
 
 
 def test_a_pixel_as_dark_as_the_threshold_by_hand():
@@ -116,14 +108,6 @@ def test_the_square_is_a_region_and_the_band_is_too_wide_for_one():
     assert np.isclose(features[0, 0], np.log(12))
     # Standard deviations of 4 and of 3 places in a row: sqrt(15 / 12) and sqrt(8 / 12), and none across slices.
     np.testing.assert_allclose(features[0, 1:4], [np.sqrt(15 / 12), np.sqrt(8 / 12), 0], atol=1e-6)
-
-
-@pytest.mark.parametrize(("depth", "side", "expected"), [(5, 12, (1, 1)), (5, 13, (1, 1)), (9, 24, (5, 7))])
-def test_the_screening_network_is_fully_convolutional(depth, side, expected):
-    out = screening_network()(torch.zeros(2, 1, depth, side, side))
-    assert out.shape == (2, 1, expected[0], expected[1], expected[1])
-    neighbourhoods = torch.zeros(2, 1, *(2 * half + 1 for half in CLASSIFIED))
-    assert cascade.classifier_network()(neighbourhoods).shape == (2, 1)
 
 
 @pytest.mark.parametrize("shape", [(20, 14, 18), (3, 15, 17), (1, 48, 48)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cmbfe.errors import InputError
 from cmbfe.paper import facts, paper_map, words
 from cmbfe.paper.claims import EXHIBITS, OPEN_POINTS, SETTINGS, Cell
-from cmbfe.paper.paper_map import Reading, known_values, notebook_parameters, read_cell
+from cmbfe.paper.paper_map import Reading, known_values, read_cell
 from cmbfe.paper.tables import as_text, markdown_of, with_block
 from cmbfe.params import Params, load_params, profile_file
 
@@ -196,10 +196,6 @@ def test_values_are_shown_short():
     ]  # fmt: skip
     assert str(Reading(0.5)) == "0.5"
     assert str(Reading(math.nan)) == ""
-
-
-def test_the_batch_that_is_timed_is_that_of_the_notebook():
-    assert notebook_parameters(ROOT / "notebooks" / "05_backbones.ipynb")["batch"] == 8
 
 
 def test_markdown_has_intervals_behind_values_signs_before_gains_and_dashes_for_gaps():
