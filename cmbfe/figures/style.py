@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from cmbfe.data.labelled.images import magnitude_of
+from cmbfe.data.labelled.images import magnitude_of, read_image
+from cmbfe.data.labelled.labels import Labels
 from cmbfe.files import whole_file
 
 COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
@@ -23,7 +24,7 @@ MIMIC_COLOUR = "#56B4E9"
 PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
 BASELINE_COLOURS = dict(zip(("radial-symmetry", "thresholding", "cascade"), PRESET_COLOURS, strict=True))
 """Of the same palette, as are those of default-box presets."""
-DOTS_PER_INCH = 150
+DOTS_PER_INCH, CUT_OUT_PX = 150, 32
 
 
 @contextmanager
@@ -132,6 +133,32 @@ def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray
     x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
     half = side_px // 2
     return np.pad(magnitude_of(image), half)[y : y + side_px, x : x + side_px]
+
+
+def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, columns: int = 8) -> Figure:
+    """Microbleeds drawn at random in the first row, below a row for each kind of mimic; images lie in `folder`."""
+    kinds = {category["id"]: category["name"] for category in mimics["categories"]}
+    rows = {"microbleed": labels["annotations"]}
+    for number, kind in kinds.items():
+        rows[kind] = [box for box in mimics["annotations"] if box["category_id"] == number]
+    rows = {kind: boxes for kind, boxes in rows.items() if boxes}
+    rng = np.random.default_rng(seed)
+    drawn = [(kind, boxes[i]) for kind, boxes in rows.items() for i in rng.integers(0, len(boxes), columns)]
+    files = {image["id"]: folder / image["file_name"] for image in labels["images"]}
+    figure, axes = image_grid(columns, len(rows), size_inches=1.3)
+    for axis, (kind, box) in zip(axes, drawn, strict=True):
+        show_image(axis, cut_out(read_image(files[box["image_id"]]), box["bbox"], CUT_OUT_PX), title=kind)
+    plt.close(figure)
+    return figure
+
+
+def sizes_figure(sizes_mm: pd.Series) -> Figure:
+    """A histogram of the sizes of boxes over the 2 to 10 mm that the paper gives microbleeds."""
+    with new_figure(figsize=(6.4, 3)) as (figure, axis):
+        axis.hist(sizes_mm, bins=20, color="0.5")
+        axis.axvspan(2, 10, color="0.9", zorder=0)
+        axis.set(xlabel="longer side of the box, mm", ylabel="boxes", title="Size of the microbleeds' boxes")
+    return figure
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
