@@ -51,10 +51,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The installed version; of a source that is not installed that of pyproject.toml with "+source".
-
-    "unknown" where neither is there: a file that names its maker must not fail for it.
-    """
+    """The installed version; of a source that is not installed pyproject.toml's with "+source"; else "unknown"."""
     from importlib import metadata
     from pathlib import Path
 

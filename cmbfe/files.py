@@ -40,8 +40,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; it becomes `path` if the block succeeds, else vanishes.
 
-    An earlier result at `path` is replaced; it is recognised by the file `marker` in it, so that a mistyped
-    path never costs anybody a folder of something else.
+    An earlier result at `path`, recognised by the file `marker` in it, is replaced.
 
     Args:
         inputs: files and folders that the result is made from: they must not lie in what is replaced.
@@ -54,13 +53,13 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
         raise InputError(f"{path}: is a file; give a folder")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
         raise InputError(f"{path}: holds other things and no {marker} of an earlier run; give an empty folder")
-    path_given, path = path, path.resolve()
+    given, path = path, path.resolve()
     for file in inputs:
         if Path(file).resolve().is_relative_to(path):
-            raise InputError(f"{path_given}: holds the input {file}, which would be lost; give another folder")
+            raise InputError(f"{given}: holds the input {file}, which would be lost; give another folder")
     absent = [folder for folder in path.parents if not folder.exists()]
     if not (above := path.parents[len(absent)]).is_dir():
-        raise InputError(f"{path_given}: {above} is a file; give another folder")
+        raise InputError(f"{given}: {above} is a file; give another folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -7,6 +7,8 @@ from joblib import parallel_config
 
 from cmbfe.errors import InputError
 
+BACKENDS = ("loky", "threading")
+
 
 @contextmanager
 def at_work(backend: str, jobs: int) -> Iterator[None]:
@@ -27,11 +29,8 @@ def at_work(backend: str, jobs: int) -> Iterator[None]:
         yield
 
 
-BACKENDS = ("loky", "threading")
-
-
 def check_backend(backend: str) -> None:
-    """Raise `InputError` for one that does not; an address is that of a dask scheduler."""
+    """Raise `InputError` for a backend that does not give results one after another."""
     if backend not in BACKENDS and "://" not in backend:
         raise InputError(f"backend {backend}: give {', '.join(BACKENDS)}, or the address of a dask scheduler")
 

@@ -267,13 +267,12 @@ class CrossValidation(Section):
 
 
 class Arm(Section):
-    """One comparison of the study: a detector, plain and under each treatment, and what differs from the settings."""
+    """A detector, plain and under each treatment, and what differs from the settings."""
 
     detector: Annotated[str, Field(pattern=r"^[a-z0-9-]+$"), AfterValidator(_without_fe)] = "ssd300"
     """Without FE: one of ours, or of torchvision's (`cmbfe.detector.torchvision_detectors`)."""
     treatments: Annotated[tuple[str, ...], Field(min_length=1)] = ("fe",)
-    """What is compared with the plain detector: fe, an alternative of FE (`cmbfe.detector.alternatives`), phase as a
-    second channel, or fe-phase, both."""
+    """fe, an alternative of FE (`cmbfe.detector.alternatives`), phase as a second channel, or fe-phase, both."""
     seeds: Annotated[int, Field(ge=2)] | None = None
     """Only the first so many of the study's seeds."""
     patients: Count | None = None
@@ -307,7 +306,7 @@ class PhaseArm(Arm):
 
 
 class Study(Section):
-    """Arms times seeds: SSD against SSD-FE, the open readings one at a time, and other detectors (`make study`)."""
+    """Arms times seeds: FE against none, the open readings one at a time, other detectors (`make study`)."""
 
     seeds: FromOne = (1, 2, 3, 4, 5)
     """A seed fixes the training patients, their augmentation, initial weights and order."""
@@ -340,11 +339,8 @@ class Study(Section):
     def _covering(self, name: str) -> list[str]:
         """The arms of the same detector that have at least as many seeds."""
         detector, seeds = self.every_arm[name].detector, len(self.seeds_of(name))
-        return [
-            other
-            for other in self.arms
-            if self.arms[other].detector == detector and len(self.seeds_of(other)) >= seeds
-        ]
+        same = [other for other, arm in self.arms.items() if arm.detector == detector]
+        return [other for other in same if len(self.seeds_of(other)) >= seeds]
 
     @property
     def every_arm(self) -> dict[str, Arm]:

@@ -1,4 +1,4 @@
-"""Where things lie. Every path of the pipeline comes from here, relative to the workspace's root."""
+"""Where things lie: every path of the pipeline, in the workspace, or in the folder `root` where it is given."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def figure(name: str) -> Path:
 
 
 def fold_data(number: int, root: Path | None = None) -> Path:
-    """The augmented training set of a fold; `root`, here as elsewhere: another folder than the workspace."""
+    """The augmented training set of a fold."""
     return (root or workspace()) / "data" / "folds" / str(number)
 
 

@@ -11,6 +11,7 @@ from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
 from cmbfe.params import CrossValidation, Params, Study
 from cmbfe.studies.trials.patients import training_labels
+from cmbfe.training.batches import without_phase
 
 ARMS = {
     "ssd300": {},
@@ -34,7 +35,7 @@ def study_params(arms: dict | None = None, **study: object) -> Params:
     return params.model_copy(update=changed)
 
 
-def write_patients(folder: Path, splits: list[str], bleeding: int | None = None) -> Labels:
+def write_patients(folder: Path, splits: list[str], bleeding: int | None = None, phase: bool = True) -> Labels:
     """Patients with an image with a microbleed and one with a calcification only; the first `bleeding` have theirs."""
     images = [
         {"id": 2 * k + j, "file_name": f"P{k}/{j}.png", "width": SIDE, "height": SIDE, "patient_id": f"P{k}"}
@@ -45,8 +46,10 @@ def write_patients(folder: Path, splits: list[str], bleeding: int | None = None)
     known = {"location": "lobar", "visible_diameter_mm": 4.0, "category_id": 1, "area": BOX[2] * BOX[3], "bbox": BOX}
     boxes = [{"id": image["id"], "image_id": image["id"], "lesion_id": image["id"], **known} for image in images]
     for image in images:
-        save_image(folder / image["file_name"], image_with_phase(image["id"]))
+        pixels = image_with_phase(image["id"])
+        save_image(folder / image["file_name"], pixels if phase else pixels[..., 0])
     labels = {"images": images, "annotations": boxes[::2][:bleeding], "categories": CATEGORIES}
+    labels = labels if phase else without_phase(labels)
     write_labels(folder / LABELS_FILE, labels)
     mimics = [{"id": 1, "name": "calcification"}, {"id": 2, "name": "vein"}]
     write_labels(folder / MIMICS_FILE, {**labels, "annotations": boxes[1::2], "categories": mimics})
@@ -66,13 +69,5 @@ def study_patients(root: Path) -> None:
 
 def write_pipeline_patients(root: Path, bleeding: int | None = None) -> Path:
     """Four patients of the pipeline, for folds; the folder of their images. They have no phase."""
-    folder = paths.images(root)
-    labels = write_patients(folder, ["validation"] * 4, bleeding)
-    for file in (LABELS_FILE, MIMICS_FILE):
-        text = (folder / file).read_text()
-        for image in labels["images"]:
-            text = text.replace(f'"phase_file_name": "{image["phase_file_name"]}",', "")
-        (folder / file).write_text(text)
-    for file in folder.rglob("*.phase.png"):
-        file.unlink()
-    return folder
+    write_patients(paths.images(root), ["validation"] * 4, bleeding, phase=False)
+    return paths.images(root)

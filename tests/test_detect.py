@@ -20,13 +20,12 @@ class BrightestPixel(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         assert not self.training
-        found = []
+        detections = []
         for image in images:
             row, column = divmod(int(image[0].argmax()), image.shape[-1])
             boxes = torch.tensor([[column, row, column + 1 / 3, row + 2]])
-            scores = image[0].max()[None]
-            found.append({"boxes": boxes, "scores": scores, "labels": torch.ones(1, dtype=torch.int64)})
-        return found
+            detections.append({"boxes": boxes, "scores": image[0].max()[None]})
+        return detections
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +65,6 @@ def test_results_are_coco_in_the_order_of_the_images_over_several_batches(comput
     ]
 
 
-def test_a_model_left_in_training_mode_is_put_into_evaluation(compute):
+def test_a_model_is_put_into_evaluation_and_no_images_give_no_detections(compute):
     assert len(detect(BrightestPixel().train(), np.zeros((1, 4, 6), np.uint8), [1], compute)) == 1
-
-
-def test_no_images_give_no_detections(compute):
     assert detect(BrightestPixel(), np.zeros((0, 4, 6), np.uint8), [], compute) == []

@@ -13,28 +13,17 @@ from cmbfe.training import devices
 from cmbfe.training.devices import choose_precision, make_compute, started_processes
 
 
-@pytest.mark.parametrize("asked", ["32-true", "bf16-mixed"])
-def test_a_precision_that_is_asked_for_is_used(asked):
-    assert choose_precision(asked, "cpu") == asked
-    assert make_compute("cpu", asked).precision == asked
-
-
-@pytest.mark.parametrize(
-    ("has_amx", "has_avx512_bf16", "expected"),
-    [(True, True, "bf16-mixed"), (True, False, "bf16-mixed"), (False, True, "bf16-mixed"), (False, False, "32-true")],
-)
-def test_auto_is_bf16_on_a_cpu_that_multiplies_it(monkeypatch, has_amx, has_avx512_bf16, expected):
+@pytest.mark.parametrize(("has_amx", "has_avx512_bf16"), [(True, True), (True, False), (False, True), (False, False)])
+def test_auto_is_bf16_on_a_cpu_that_multiplies_it(monkeypatch, has_amx, has_avx512_bf16):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512_bf16)
-    assert choose_precision("auto", "cpu") == expected
+    assert choose_precision("auto", "cpu") == ("bf16-mixed" if has_amx or has_avx512_bf16 else "32-true")
 
 
-@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_auto_is_bf16_on_a_gpu_that_multiplies_it_and_not_where_it_is_emulated(monkeypatch, has_bf16, expected):
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation
-    )
-    assert choose_precision("auto", "cuda") == expected
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bf16_on_a_gpu_that_multiplies_it_and_not_where_it_is_emulated(monkeypatch, has):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has or including_emulation)
+    assert choose_precision("auto", "cuda") == ("bf16-mixed" if has else "32-true")
 
 
 def test_cuda_where_there_is_none_is_refused(monkeypatch):
@@ -45,10 +34,11 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
-def test_convolutions_take_the_precision(precision, dtype):
-    layer = torch.nn.Conv2d(1, 1, 1)
-    with make_compute("cpu", precision).autocast():
+def test_convolutions_take_the_precision_asked_for(precision, dtype):
+    compute, layer = make_compute("cpu", precision), torch.nn.Conv2d(1, 1, 1)
+    with compute.autocast():
         assert layer(torch.ones(1, 1, 2, 2)).dtype == dtype
+    assert str(compute) == f"cpu, precision {precision}, 1 process"
 
 
 @pytest.fixture
@@ -64,15 +54,8 @@ def as_started(monkeypatch) -> Callable[..., None]:
     return set_it
 
 
-TORCHRUN_HAS = {"devices": 4, "nodes": 2}
-TORCHRUN = {
-    "TORCHELASTIC_RUN_ID": "none",
-    "RANK": 5,
-    "LOCAL_RANK": 1,
-    "GROUP_RANK": 1,
-    "LOCAL_WORLD_SIZE": 4,
-    "WORLD_SIZE": 8,
-}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": 5, "LOCAL_RANK": 1, "GROUP_RANK": 1}
+TORCHRUN |= {"LOCAL_WORLD_SIZE": 4, "WORLD_SIZE": 8}
 
 
 def test_processes_are_those_that_torchrun_or_slurm_started(as_started):
@@ -107,16 +90,14 @@ def test_several_processes_become_distributed_data_parallel_with_one_gpu_each(as
     assert compute.fabric.strategy.process_group_backend is None  # Fabric takes gloo for CPUs, NCCL for GPUs
 
 
-@pytest.mark.parametrize("asked", [{"devices": 8}, {"nodes": 3}])
-def test_other_processes_than_asked_for_are_refused(as_started, asked):
+@pytest.mark.parametrize(
+    ("name", "asked", "started", "command"),
+    [("devices", 8, 4, "--nnodes 2 --nproc-per-node 8"), ("nodes", 3, 2, "--nnodes 3 --nproc-per-node 4")],
+)
+def test_other_processes_than_asked_for_are_refused(as_started, name, asked, started, command):
     as_started(**TORCHRUN)
-    (name, number), *_ = asked.items()
-    with pytest.raises(
-        InputError, match=f"training.{name}: {number} asked for, but {TORCHRUN_HAS[name]} started"
-    ) as caught:
-        make_compute("cpu", **asked)
-    has = TORCHRUN_HAS | asked
-    assert f"torchrun --nnodes {has['nodes']} --nproc-per-node {has['devices']} -m cmbfe train" in str(caught.value)
+    with pytest.raises(InputError, match=f"training.{name}: {asked} asked for, but {started} started.*{command}"):
+        make_compute("cpu", **{name: asked})
 
 
 def test_more_processes_than_gpus_are_refused(as_started, monkeypatch):
@@ -125,7 +106,3 @@ def test_more_processes_than_gpus_are_refused(as_started, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(InputError, match="4 processes were started on this machine, but it has 3 CUDA devices"):
         make_compute()
-
-
-def test_what_is_printed_is_what_is_computed_in():
-    assert str(make_compute("cpu", "32-true")) == "cpu, precision 32-true, 1 process"

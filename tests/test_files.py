@@ -29,26 +29,21 @@ def test_an_interrupted_writer_leaves_the_previous_file_and_nothing_else(tmp_pat
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_replaces_an_earlier_result_and_nothing_else(tmp_path):
-    out = tmp_path / "out"
-    for content in ("first", "second"):
+def test_a_folder_replaces_an_earlier_result_also_the_current_folder(tmp_path, monkeypatch):
+    for content in ("first", "second", "current"):
+        out = "." if content == "current" else tmp_path / "out"
         with whole_folder(out, "mark.json") as temporary:
             (temporary / "mark.json").write_text(content)
-    assert (out / "mark.json").read_text() == "second"
-
-    foreign = tmp_path / "documents"
-    foreign.mkdir()
-    (foreign / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="documents"), whole_folder(foreign, "mark.json"):
-        pass
-    assert (foreign / "thesis.txt").read_text() == "precious"
+        assert (tmp_path / "out" / "mark.json").read_text() == content
+        monkeypatch.chdir(tmp_path / "out")
 
 
-def test_a_folder_in_the_place_of_a_file_or_below_one_is_refused(tmp_path):
-    file = tmp_path / "out"
+def test_a_folder_of_something_else_and_one_in_the_place_of_a_file_or_below_are_refused(tmp_path):
+    file = tmp_path / "documents" / "thesis.txt"
+    file.parent.mkdir()
     file.write_text("precious")
-    for folder in (file, file / "deep"):
-        with pytest.raises(InputError, match="is a file"), whole_folder(folder, "mark.json"):
+    for folder, reason in ((file.parent, "documents"), (file, "is a file"), (file / "deep", "is a file")):
+        with pytest.raises(InputError, match=reason), whole_folder(folder, "mark.json"):
             pass
     assert file.read_text() == "precious"
 
@@ -62,23 +57,15 @@ def test_a_failed_folder_leaves_nothing_and_no_folder_above_it_that_was_not_ther
     assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
-@pytest.mark.parametrize("inside", ["result/input.json", "result/deep/input.json", "result"])
-def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path, inside):
-    (tmp_path / "result" / "deep").mkdir(parents=True)
-    (tmp_path / "result" / "mark.json").write_text("earlier")
-    with (
-        pytest.raises(InputError, match=r"holds the input .*, which would be lost"),
-        whole_folder(tmp_path / "result", "mark.json", inputs=["elsewhere.json", tmp_path / inside]),
-    ):
-        pass
-    assert (tmp_path / "result" / "mark.json").read_text() == "earlier"
-
-
-def test_the_current_folder_can_be_the_result(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with whole_folder(".", "mark.json") as temporary:
-        (temporary / "mark.json").write_text("new")
-    assert (tmp_path / "mark.json").read_text() == "new"
+def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path):
+    result = tmp_path / "result"
+    (result / "deep").mkdir(parents=True)
+    (result / "mark.json").write_text("earlier")
+    for inside in (result / "input.json", result / "deep" / "input.json", result):
+        inputs = ["elsewhere.json", inside]
+        with pytest.raises(InputError, match="holds the input"), whole_folder(result, "mark.json", inputs):
+            pass
+    assert (result / "mark.json").read_text() == "earlier"
 
 
 def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path):
@@ -106,16 +93,13 @@ def test_json_without_value_is_null_and_equal_content_gives_equal_bytes(tmp_path
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"{\n,}", "line 2"), (b"\xff\xfe\x00", "text"), (None, "no such file")]
-)
-def test_unreadable_json_is_named_in_one_line(tmp_path, content, reason):
+def test_unreadable_json_is_named(tmp_path):
     file = tmp_path / "labels.json"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(InputError, match=r"labels\.json") as caught:
-        read_json(file)
-    assert reason in str(caught.value)
+    for content, reason in ((None, "no such file"), (b"{\n,}", "line 2"), (b"\xff\xfe\x00", "text")):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(InputError, match=rf"labels\.json: .*{reason}"):
+            read_json(file)
 
 
 def test_compressed_json_is_the_same_content_and_equal_content_gives_equal_bytes(tmp_path):
@@ -134,8 +118,8 @@ def test_compressed_json_is_the_same_content_and_equal_content_gives_equal_bytes
 
 def test_a_list_has_a_line_per_element(tmp_path):
     detections = [{"score": 0.5, "bbox": [1, 2, 3, 4]}, {"score": float("nan"), "bbox": []}]
-    write_json(tmp_path / "found.json", detections)
-    lines = (tmp_path / "found.json").read_text().splitlines()
+    write_json(tmp_path / "some.json", detections)
+    lines = (tmp_path / "some.json").read_text().splitlines()
     assert lines == ["[", '{"bbox": [1, 2, 3, 4], "score": 0.5},', '{"bbox": [], "score": null}', "]"]
     write_json(tmp_path / "none.json", [])
     assert (tmp_path / "none.json").read_text() == "[]\n"

@@ -23,11 +23,11 @@ def rows() -> list[dict]:
     return [row(number, ap=number / 1000 if number in (3, 4) else None) for number in range(1, 7)]
 
 
-def write(folder, rows: list[dict], begin: int = 0) -> None:
+def write(folder, rows: list[dict], begin: int = 0, iterations: int = 400) -> None:
     history = rows[:begin]
-    with live_curves(folder, history, iterations=400) as log:
-        for one in rows[begin:]:
-            history.append(one)
+    with live_curves(folder, history, iterations) as log:
+        for new in rows[begin:]:
+            history.append(new)
             log()
 
 
@@ -39,12 +39,12 @@ def test_a_point_is_the_mean_since_the_last_one_and_the_ap_stands_where_it_was_m
     assert last == {"loss": 5.5, "learning_rate": 0.1, "validation_ap": 0.004, "step": 6}
 
 
-@pytest.mark.parametrize("begin", [0, 1, 3, 6])
-def test_an_interruption_leaves_no_trace_in_the_files(tmp_path, rows, begin):
+def test_an_interruption_leaves_no_trace_in_the_files(tmp_path, rows):
     write(tmp_path / "at once", rows)
-    write(tmp_path / "in two", [*rows[:5], row(6, ap=0.9)])  # went further than its checkpoint, and elsewhere
-    write(tmp_path / "in two", rows, begin)
-    assert tree(tmp_path / "in two") == tree(tmp_path / "at once")
+    for begin in (0, 1, 3, 6):
+        write(tmp_path / "in two", [*rows[:5], row(6, ap=0.9)])  # went further than its checkpoint, and elsewhere
+        write(tmp_path / "in two", rows, begin)
+        assert tree(tmp_path / "in two") == tree(tmp_path / "at once")
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, rows, monkeypatch):
@@ -54,10 +54,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, rows, monkeypatch):
 
 
 def test_curves_from_the_history_of_a_training_are_those_that_it_wrote(tmp_path, rows):
-    with live_curves(tmp_path / "live", history := [], len(rows)) as log:
-        for one in rows:
-            history.append(one)
-            log()
+    write(tmp_path / "live", rows, iterations=len(rows))
     pd.DataFrame(rows).to_csv(tmp_path / "history.csv", index=False)
     write_curves(tmp_path / "again", pd.read_csv(tmp_path / "history.csv"))
     assert tree(tmp_path / "again") == tree(tmp_path / "live")

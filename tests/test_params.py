@@ -1,5 +1,6 @@
 """Settings: every profile loads; what is wrong is refused with the key's path."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,12 @@ def load(tmp_path: Path, settings: dict) -> None:
     load_params(file)
 
 
-@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
-def test_every_profile_loads_and_is_named_after_its_file(name):
-    assert load_params(profile_file(name)).profile == name
+@pytest.mark.parametrize(("name", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])
+def test_every_profile_loads_is_named_after_its_file_and_comes_back_as_saved(tmp_path, name, folds):
+    params = load_params(profile_file(name))
+    assert (params.profile, len(params.crossvalidation.folds)) == (name, folds)
+    save_params(params, tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml") == params
 
 
 def test_the_committed_params_are_the_laptop_profile():
@@ -64,7 +68,14 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
         ("training.batch", 0, "greater than or equal to 1"),
         ("training.batch", 2.5, "integer"),
         ("training.batch", True, "integer"),
-        ("training", {}, "missing"),
+        ("training.batch", None, "missing key"),
+        ("detector.fe.betta", 1.5, "unknown key"),
+        ("training.longer", {"ssd300-fe": 2.0}, "ssd300-fe"),
+        ("training.longer", {"ssd300": 0.001}, ".ssd300: "),
+        ("training.longer", {"ssd300": 1e300}, ".ssd300: "),
+        ("training.milestones", [4, 3], "rise"),
+        ("training.milestones", [3, 3], "rise"),
+        ("training", {"iterations": 5, "milestones": [3, 5]}, "milestone"),
         ("detector.width", 1.5, "less than or equal to 1"),
         ("detector.default_boxes", "imagenet", "voc"),
         ("detector.fe.placement", "head", "trunk"),
@@ -90,30 +101,13 @@ def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, 
     section = settings
     for name in above:
         section = section[name]
-    section[key] = value
-    with pytest.raises(InputError) as caught:
-        load(tmp_path, settings)
-    assert path in str(caught.value)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_key_is_refused_with_its_path(tmp_path, settings):
-    settings["detector"]["fe"]["betta"] = 1.5
-    with pytest.raises(InputError, match=r"detector\.fe\.betta: unknown key"):
-        load(tmp_path, settings)
-
-
-def test_a_missing_key_is_refused_with_its_path(tmp_path, settings):
-    del settings["training"]["batch"]
-    with pytest.raises(InputError, match=r"training\.batch: missing key"):
-        load(tmp_path, settings)
-
-
-@pytest.mark.parametrize("milestones", [[4, 3], [3, 3], [3, 5], [3, 9]])
-def test_milestones_rise_and_lie_before_the_end(tmp_path, settings, milestones):
-    settings["training"] |= {"iterations": 5, "milestones": milestones}
-    with pytest.raises(InputError, match="milestone"):
+    if value is None:
+        del section[key]
+    elif isinstance(value, dict):
+        section[key] = section.get(key, {}) | value
+    else:
+        section[key] = value
+    with pytest.raises(InputError, match=f"^[^\n]*{re.escape(path)}[^\n]*{re.escape(reason)}[^\n]*$"):
         load(tmp_path, settings)
 
 
@@ -136,27 +130,15 @@ def test_exact_counts_fit_the_cohort(tmp_path, settings, changes, reason):
         load(tmp_path, settings)
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [\n", "\x00"])
-def test_a_file_that_is_no_settings_is_refused_in_one_line(tmp_path, text):
+def test_a_file_that_is_absent_or_no_settings_and_an_unknown_profile_are_named_in_one_line(tmp_path):
     file = tmp_path / "params.yaml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=r"params\.yaml") as caught:
-        load_params(file)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_absent_file_and_an_unknown_profile_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.yaml"):
-        load_params(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match="laptop, paper, smoke"):
-        write_profile("desktop", tmp_path / "params.yaml")
-    assert not list(tmp_path.iterdir())
-
-
-def test_saved_settings_load_as_the_same_settings(tmp_path):
-    params = load_params(profile_file("paper"))
-    save_params(params, tmp_path / "params.yaml")
-    assert load_params(tmp_path / "params.yaml") == params
+        write_profile("desktop", file)
+    for text in (None, "", "- a\n- b\n", "a: [\n", "\x00"):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(InputError, match=r"^[^\n]*params\.yaml: [^\n]*$"):
+            load_params(file)
 
 
 def test_a_detector_and_its_twin_train_longer_by_its_factor():
@@ -166,34 +148,11 @@ def test_a_detector_and_its_twin_train_longer_by_its_factor():
     assert training.of("ssd512-fe").iterations == 120_000
 
 
-def test_a_factor_for_something_that_is_no_detector_is_refused(tmp_path):
-    text = profile_file("smoke").read_text() + "\n"
-    (tmp_path / "params.yaml").write_text(
-        text.replace("  checkpoint_every: 2\n", "  checkpoint_every: 2\n  longer: {ssd300-fe: 2.0}\n")
-    )
-    with pytest.raises(InputError, match=r"training\.longer\.ssd300-fe"):
-        load_params(tmp_path / "params.yaml")
-
-
-@pytest.mark.parametrize("factor", ["0.001", "1.0e+300", "0.0"])
-def test_a_factor_below_1_or_beyond_reason_is_refused(tmp_path, factor):
-    text = profile_file("smoke").read_text() + "\n"
-    text = text.replace("  checkpoint_every: 2\n", f"  checkpoint_every: 2\n  longer: {{ssd300: {factor}}}\n")
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"training\.longer\.ssd300"):
-        load_params(tmp_path / "params.yaml")
-
-
 def test_settings_from_before_the_cross_validation_still_load(tmp_path, settings):
     del settings["crossvalidation"]
     load(tmp_path, settings)
     section = load_params(tmp_path / "params.yaml").crossvalidation
     assert (section.detector, section.folds) == ("ssd512", (1, 2, 3))
-
-
-@pytest.mark.parametrize(("name", "folds"), [("smoke", 2), ("laptop", 3), ("paper", 10)])
-def test_each_profile_has_its_number_of_folds(name, folds):
-    assert load_params(profile_file(name)).crossvalidation.folds == tuple(range(1, folds + 1))
 
 
 def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_unchanged_arm():
@@ -244,8 +203,5 @@ PLAIN = {"ssd300": {}}
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_run_is_refused(tmp_path, settings, study, reason):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^[^\n]*study[^\n]*{re.escape(reason)}[^\n]*$"):
         load(tmp_path, {**settings, "study": settings["study"] | study})
-    assert "study" in str(caught.value)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)

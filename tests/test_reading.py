@@ -71,12 +71,9 @@ def test_a_gain_is_the_mean_over_seeds_and_is_held_against_fe_as_it_is():
     assert table["paper_gain"].tolist() == pytest.approx([0.02, *[np.nan] * 4], nan_ok=True)
     alone = gains_table({"placement-source": runs()["placement-source"]}, study_params())
     assert np.isnan(alone["over_fe"]).all()  # nothing that it could be held against
-
-
-def test_seeds_stand_one_by_one():
-    table = seeds_table(runs()).sort_index()
-    assert table.loc[("ssd300", "fe"), "gain"].tolist() == [0.25, 0.125]
-    assert table.loc[("ssdlite-small", "segmentation"), "gain"].tolist() == [0.25, 0.125]
+    of_seeds = seeds_table(runs()).sort_index()["gain"]
+    for arm, treatment in (("ssd300", "fe"), ("ssdlite-small", "segmentation")):
+        assert of_seeds.loc[arm, treatment].tolist() == [0.25, 0.125]
 
 
 def test_a_study_that_still_runs_is_read_as_far_as_it_is_tested(tmp_path):
@@ -95,13 +92,9 @@ def test_a_study_that_still_runs_is_read_as_far_as_it_is_tested(tmp_path):
     assert list(read_study(names, params, tmp_path)) == ["placement-source"]  # with the plain one of ssd300
     save("ssd300", "fe", [3, 4])
     study = read_study(names, params, tmp_path)
-    hits = {
-        arm: {name: [len(one.score) for one in of_seeds] for name, of_seeds in study[arm].items()} for arm in study
-    }
-    assert hits == {
-        "ssd300": {"plain": [1, 2], "fe": [3, 4]},
-        "placement-source": {"plain": [1, 2], "fe": [5, 5]},
-    }
+    hits = {arm: {name: [len(seed.score) for seed in seeds] for name, seeds in study[arm].items()} for arm in study}
+    plain = {"plain": [1, 2]}
+    assert hits == {"ssd300": plain | {"fe": [3, 4]}, "placement-source": plain | {"fe": [5, 5]}}
     paths.study_result("ssd300", tmp_path).joinpath("fe-2.npz").unlink()
     assert list(read_study(names, params, tmp_path)) == ["placement-source"]
 
@@ -118,7 +111,7 @@ def test_sensitivity_of_some_is_that_at_one_false_positive_per_image():
     scores = [(1, 0.9, T), (2, 0.2, T)]
     for allowed, expected in ((3, 1.0), (4, 0.5)):
         false = [(3, 0.5, [x, 60, 10, 10]) for x in range(allowed)]
-        matches = match(labels, [detection(*one) for one in (*scores, *false)])
+        matches = match(labels, [detection(*given) for given in (*scores, *false)])
         assert sensitivity_of(matches, frozenset({1, 2})) == expected  # three images, three false positives
     assert sensitivity_of(matches, frozenset({1})) == 1.0
     assert sensitivity_of(matches, frozenset({2})) == 0.0
@@ -219,8 +212,8 @@ def test_the_sentence_says_what_the_interval_says(low, high, said):
 
 def fold(first: int, hits: list[float], false: list[float] = ()) -> Matches:
     """Two patients with a microbleed and an image each, from image `first` on; scores of hits and false positives."""
-    found = [detection(first + number, score, T) for number, score in enumerate(hits)]
-    return match(cohort(first, 2), found + [detection(first, score, FAR) for score in false])
+    detections = [detection(first + number, score, T) for number, score in enumerate(hits)]
+    return match(cohort(first, 2), detections + [detection(first, score, FAR) for score in false])
 
 
 def folds() -> dict:
@@ -248,10 +241,8 @@ def test_the_table_of_folds_by_hand():
 
 def test_all_folds_together_are_as_matched_at_once_and_paired_over_all_patients():
     params, whole = study_params(), folds()["all"]
-    labels = cohort(1, 4)
-    at_once = match(
-        labels, [detection(i, s, T) for i, s in ((1, 0.9), (2, 0.8), (3, 0.3))] + [detection(3, 0.95, FAR)]
-    )
+    hits = [detection(image, score, T) for image, score in ((1, 0.9), (2, 0.8), (3, 0.3))]
+    at_once = match(cohort(1, 4), [*hits, detection(3, 0.95, FAR)])
     for name in ("score", "outcome", "truth", "patient", "truth_patient", "images_per_patient"):
         np.testing.assert_array_equal(getattr(whole["plain"], name), getattr(at_once, name))
     assert whole["plain"].patients == at_once.patients == ["P1", "P2", "P3", "P4"]

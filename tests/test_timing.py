@@ -29,6 +29,8 @@ def test_medians_and_ratios_are_those_of_the_rounds(monkeypatch):
     assert cost.loc["forward", ["seconds", "seconds_fe", "ratio"]].tolist() == [4.0, 5.0, 1.25]
     assert cost.loc["forward", ["ratio_low", "ratio_high"]].tolist() == [1.0, 1.5]
     assert cost.loc["step"].tolist() == [1.0] * 5
+    with pytest.raises(InputError, match="rounds: 1"):
+        timing.cost_of_fe(*twins, 1, 1, make_compute("cpu", "32-true"))
 
 
 @pytest.mark.parametrize("boxes", [0, 3])
@@ -42,12 +44,6 @@ def test_a_random_batch_is_one_that_a_detector_trains_on(boxes):
     assert torch.equal(model.stem[0].weight, before)
     timing.training_step(model, (images, targets), make_compute("cpu", "32-true"))()
     assert torch.equal(model.stem[0].weight, before) is (boxes == 0)
-
-
-def test_one_round_has_no_quartiles():
-    twins = [build(name, width=0.1) for name in ("ssd300", "ssd300-fe")]
-    with pytest.raises(InputError, match="rounds: 1"):
-        timing.cost_of_fe(*twins, 1, 1, make_compute("cpu", "32-true"))
 
 
 def test_ratios_are_taken_within_each_round():
@@ -65,7 +61,7 @@ def test_images_in_memory_are_those_of_the_random_batch():
     assert all((boxes == target["boxes"].numpy()).all() for boxes, target in zip(batch.boxes, targets, strict=True))
 
 
-def test_the_machine_is_told_with_its_precision():
+def test_the_machine_is_named_with_its_precision():
     said = timing.machine(make_compute("cpu", "32-true"))
     assert "32-true" in said
     assert torch.__version__ in said

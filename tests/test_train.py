@@ -1,10 +1,7 @@
 """Training: reproducible bit for bit, also when interrupted; never mixed with other settings, data or code."""
 
 import json
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +16,8 @@ from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
-from cmbfe.params import Params, load_params, profile_file
+from cmbfe.parallel import one_thread
+from cmbfe.params import load_params, profile_file
 from cmbfe.training import iteration
 from cmbfe.training import loop as training
 from cmbfe.training.batches import batch_indices
@@ -36,10 +34,8 @@ class Stopped(Exception):
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     # Of the module, so that it comes before `finished`: another number of threads adds up in another order.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +53,24 @@ def finished(tmp_path_factory, data) -> Path:
     return out
 
 
-def run(data: Path, out: Path, variant: str = "ssd300-fe", seed: int = 7, **settings: object) -> pd.DataFrame:
-    return train(variant, tiny_params(seed, **settings), data, out, progress=False)
+def run(
+    data: Path,
+    out: Path,
+    variant: str = "ssd300-fe",
+    seed: int = 7,
+    validation: Path | None = None,
+    fe: dict | None = None,
+    **settings: object,
+) -> pd.DataFrame:
+    """Train with `tiny_params`; fe: changes of detector.fe, settings: of training."""
+    params = tiny_params(seed, **settings)
+    enhancement = params.detector.fe.model_copy(update=fe or {})
+    params = params.model_copy(update={"detector": params.detector.model_copy(update={"fe": enhancement})})
+    return train(variant, params, data, out, progress=False, validation=validation)
 
 
-@contextmanager
-def interrupted(after: int) -> Iterator[None]:
-    """A training in this block is interrupted once `after` iterations are done."""
+def is_interrupted(data: Path, out: Path, after: int, **settings: object) -> bool:
+    """Run a training that is interrupted once `after` iterations are done; False where it came to its end."""
     step = Run.step
 
     def step_or_stop(state: Run, parts: list) -> dict:
@@ -71,23 +78,21 @@ def interrupted(after: int) -> Iterator[None]:
             raise Stopped
         return step(state, parts)
 
-    with mock.patch.object(Run, "step", step_or_stop), pytest.raises(Stopped):
-        yield
+    with mock.patch.object(Run, "step", step_or_stop):
+        try:
+            run(data, out, **settings)
+        except Stopped:
+            return True
+    return False
 
 
 def interrupt(data: Path, out: Path, after: int, **settings: object) -> None:
-    """Run a training that is interrupted once `after` iterations are done."""
-    with interrupted(after):
-        run(data, out, **settings)
+    assert is_interrupted(data, out, after, **settings)
 
 
 def is_started(data: Path, out: Path, **settings: object) -> bool:
     """Whether `train` begins a training, which is then stopped before its first iteration."""
-    try:
-        interrupt(data, out, after=0, **settings)
-    except pytest.fail.Exception:
-        return False
-    return True
+    return is_interrupted(data, out, after=0, **settings)
 
 
 def weights(out: Path) -> bytes:
@@ -105,10 +110,6 @@ def test_the_result_is_a_model_with_its_settings_and_history(finished):
     assert history["iteration"].tolist() == [1, 2, 3, 4]
     assert np.isfinite(history[losses]).all(axis=None)
     assert history["validation_ap"].isna().all()
-
-
-def test_the_learning_rate_falls_after_each_milestone(finished):
-    history = pd.read_csv(finished / "history.csv")
     np.testing.assert_allclose(history["learning_rate"], [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-12)
 
 
@@ -129,64 +130,36 @@ def test_an_interrupted_training_ends_with_the_same_files_bit_for_bit(finished, 
     assert len(history) == 4
 
 
-def test_interrupted_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
-    finished, data, tmp_path, monkeypatch, capsys
-):
-    save = torch.save
-
-    def half_of_the_third(state: dict, path: Path) -> None:
-        save(state, path)
-        if len(state["history"]) == 3:
-            path.write_bytes(path.read_bytes()[:1000])
-            raise Stopped
-
-    monkeypatch.setattr(torch, "save", half_of_the_third)
-    with pytest.raises(Stopped):
-        run(data, tmp_path / "out", checkpoint_every=1)
-    monkeypatch.undo()
-    run(data, tmp_path / "out", checkpoint_every=1)
-    assert "after 2 iterations" in capsys.readouterr().out
-    assert weights(tmp_path / "out") == weights(finished)
-
-
-@pytest.mark.parametrize("bytes_left", [0, 100_000])
-def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(finished, data, tmp_path, capsys, bytes_left):
+def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(finished, data, tmp_path, capsys):
     interrupt(data, tmp_path / "out", after=3, checkpoint_every=1)
-    (newest,) = (tmp_path / "out" / "checkpoints").glob("iteration000000003.pt")
-    newest.write_bytes(newest.read_bytes()[:bytes_left])
+    before, newest = sorted((tmp_path / "out" / "checkpoints").iterdir())
+    assert (before.name, newest.name) == ("iteration000000002.pt", "iteration000000003.pt")
+    newest.write_bytes(newest.read_bytes()[:100_000])
+    left = newest.with_name(".iteration000000003.4711.partial.pt")  # by a killed writer
+    left.write_bytes(b"half")
     run(data, tmp_path / "out", checkpoint_every=1)
     said = capsys.readouterr().out
-    assert f"{newest}: unreadable checkpoint passed over" in said
+    assert f"{newest}: unreadable" in said
     assert "after 2 iterations" in said
+    assert tree(tmp_path / "out").keys() == tree(finished).keys()
     assert weights(tmp_path / "out") == weights(finished)
 
 
-def test_only_the_two_newest_checkpoints_are_kept(data, tmp_path):
-    interrupt(data, tmp_path / "out", after=3, checkpoint_every=1)
-    names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
-    assert names == ["iteration000000002.pt", "iteration000000003.pt"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "difference"),
-    [
+def test_a_checkpoint_of_other_settings_is_refused_and_left_and_the_difference_said(finished, data, tmp_path):
+    out = tmp_path / "out"
+    interrupt(data, out, after=3)
+    before = tree(out)
+    for settings, difference in (
         ({"learning_rate": 2e-3}, "training.learning_rate: 0.001 there, 0.002 here"),
         ({"seed": 8}, "seed: 7 there, 8 here"),
         ({"variant": "ssd300"}, "variant: ssd300-fe there, ssd300 here"),
         ({"precision": "bf16-mixed"}, "training.precision: 32-true there, bf16-mixed here"),
-    ],
-)
-def test_a_checkpoint_of_other_settings_is_refused_and_left_and_the_difference_said(
-    finished, data, tmp_path, settings, difference
-):
-    interrupt(data, tmp_path / "out", after=3)
-    before = tree(tmp_path / "out")
-    with pytest.raises(InputError, match=re.escape(difference)) as caught:
-        run(data, tmp_path / "out", **settings)
-    assert str(tmp_path / "out" / "checkpoints" / "iteration000000002.pt") in str(caught.value)
-    assert tree(tmp_path / "out") == before
-    run(data, tmp_path / "out")
-    assert tree(tmp_path / "out") == tree(finished)
+    ):
+        with pytest.raises(InputError, match=f"{out / 'checkpoints' / 'iteration000000002.pt'}: .*{difference}"):
+            run(data, out, **settings)
+        assert tree(out) == before
+    run(data, out)
+    assert tree(out) == tree(finished)
 
 
 def test_a_checkpoint_of_other_code_is_resumed_with_a_warning_that_the_result_keeps(
@@ -203,32 +176,34 @@ def test_a_checkpoint_of_other_code_is_resumed_with_a_warning_that_the_result_ke
     assert weights(tmp_path / "out") == weights(finished)
 
 
-@pytest.mark.parametrize("settings", [{"checkpoint_every": 1}, {"decoded_gib": 0.0}, {"devices": 1, "nodes": 1}])
-def test_where_and_how_often_a_training_saves_may_change_on_the_way(finished, data, tmp_path, capsys, settings):
+def test_where_and_how_often_a_training_saves_may_change_on_the_way(finished, data, tmp_path, capsys):
     interrupt(data, tmp_path / "out", after=3)
-    run(data, tmp_path / "out", **settings)
-    assert "after 2 iterations" in capsys.readouterr().out
+    run(data, tmp_path / "out", checkpoint_every=1, decoded_gib=0.0, devices=1, nodes=1)
+    said = capsys.readouterr().out
+    assert "after 2 iterations" in said
+    assert "decoded anew for each batch" in said
     differing = {name for name, content in tree(tmp_path / "out").items() if content != tree(finished)[name]}
     assert differing == {"params.yaml"}
 
 
-def test_a_finished_training_is_not_repeated(finished, data, capsys):
-    before = tree(finished)
-    assert not is_started(data, finished)
-    history = run(data, finished)
-    assert f"{finished}: trained already" in capsys.readouterr().out
+def test_a_finished_training_is_not_repeated_and_checkpoints_left_at_its_very_end_go(
+    finished, data, tmp_path, capsys
+):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "checkpoints").mkdir()
+    assert not is_started(data, out)
+    history = run(data, out)
+    assert f"{out}: trained already" in capsys.readouterr().out
     pd.testing.assert_frame_equal(history, pd.read_csv(finished / "history.csv"))
-    assert tree(finished) == before
+    assert tree(out) == tree(finished)
 
 
-@pytest.mark.parametrize("settings", [{"seed": 8}, {"learning_rate": 2e-3}, {"iterations": 5}, {"variant": "ssd300"}])
-def test_a_finished_training_is_repeated_with_other_settings(finished, data, tmp_path, settings):
-    assert is_started(data, shutil.copytree(finished, tmp_path / "out"), **settings)
-
-
-def test_a_finished_training_is_repeated_with_other_code(finished, data, tmp_path, monkeypatch):
+def test_a_finished_training_is_repeated_with_other_settings_or_code(finished, data, tmp_path, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "out")
+    for settings in ({"seed": 8}, {"learning_rate": 2e-3}, {"iterations": 5}, {"variant": "ssd300"}):
+        assert is_started(data, out, **settings)
     monkeypatch.setattr(training, "code_hash", lambda measures: "edited")
-    assert is_started(data, shutil.copytree(finished, tmp_path / "out"))
+    assert is_started(data, out)
 
 
 @pytest.mark.parametrize(
@@ -374,18 +349,12 @@ def validation(tmp_path_factory) -> Path:
     return folder
 
 
-def measured(*values: float) -> mock.Mock:
-    """Stands for the measurement: gives these values one after the other."""
-    return mock.Mock(side_effect=values)
-
-
 def test_the_validation_ap_is_measured_where_due_and_at_the_end_and_the_first_best_model_is_kept(
     data, validation, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "validation_ap", measured(0.5, 0.5))
+    monkeypatch.setattr(training, "validation_ap", mock.Mock(side_effect=[0.5, 0.5]))
     settings = {"iterations": 3, "milestones": (), "validate_every": 2}
-    params = tiny_params(**settings)
-    history = train("ssd300-fe", params, data, tmp_path / "out", progress=False, validation=validation)
+    history = run(data, tmp_path / "out", validation=validation, **settings)
     assert history["validation_ap"].tolist()[1:] == [0.5, 0.5]
     assert np.isnan(history["validation_ap"][0])
     best = tmp_path / "out" / "best"
@@ -393,28 +362,23 @@ def test_the_validation_ap_is_measured_where_due_and_at_the_end_and_the_first_be
     run(data, tmp_path / "two", iterations=2, milestones=())
     assert weights(best) == weights(tmp_path / "two")
     assert weights(best) != weights(tmp_path / "out")
-    assert load_params(best / "params.yaml") == params
+    assert load_params(best / "params.yaml") == tiny_params(**settings)
 
 
-def test_measuring_changes_nothing_in_the_training_and_sees_a_model_in_evaluation_mode(
+def test_measuring_changes_nothing_in_the_training_and_no_best_model_outlives_its_validation(
     finished, data, validation, tmp_path
 ):
-    history = train(
-        "ssd300-fe", tiny_params(validate_every=1), data, tmp_path / "out", progress=False, validation=validation
-    )
+    history = run(data, tmp_path / "out", validation=validation, validate_every=1)
     assert history["validation_ap"].between(0, 1).all()
     assert weights(tmp_path / "out") == weights(finished)
+    assert (tmp_path / "out" / "best").is_dir()
+    run(data, tmp_path / "out")
+    assert not (tmp_path / "out" / "best").exists()
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(
-    data, validation, tmp_path, monkeypatch, after
-):
-    params = tiny_params(validate_every=1, checkpoint_every=2)
+def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(data, validation, tmp_path, monkeypatch):
+    settings = {"validation": validation, "validate_every": 1, "checkpoint_every": 2}
     values = {1: 0.1, 2: 0.7, 3: 0.3, 4: 0.2}
-
-    def whole(out: Path) -> None:
-        train("ssd300-fe", params, data, out, progress=False, validation=validation)
 
     def by_iteration(model: SSD, *_: object) -> float:
         return values[state[0].iteration]
@@ -428,34 +392,13 @@ def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(
 
     monkeypatch.setattr(Run, "__init__", remember)
     monkeypatch.setattr(training, "validation_ap", by_iteration)
-    whole(tmp_path / "at once")
-    with interrupted(after):
-        whole(tmp_path / "in two")
-    whole(tmp_path / "in two")
-    assert json.loads((tmp_path / "in two" / "best" / "validation.json").read_text()) == {"ap": 0.7, "iteration": 2}
-    assert tree(tmp_path / "in two") == tree(tmp_path / "at once")
-
-
-def test_a_training_without_validation_keeps_no_best_model_of_an_earlier_one(data, validation, tmp_path):
-    out = tmp_path / "out"
-    train("ssd300-fe", tiny_params(), data, out, progress=False, validation=validation)
-    assert (out / "best").is_dir()
-    run(data, out)
-    assert not (out / "best").exists()
-
-
-def test_images_beyond_the_budget_are_decoded_for_each_batch_with_the_same_result(finished, data, tmp_path, capsys):
-    run(data, tmp_path / "out", decoded_gib=0.0)
-    assert "decoded anew for each batch" in capsys.readouterr().out
-    assert weights(tmp_path / "out") == weights(finished)
-
-
-def test_what_a_killed_writer_left_behind_is_removed(finished, data, tmp_path):
-    interrupt(data, tmp_path / "out", after=3)
-    left = tmp_path / "out" / "checkpoints" / ".iteration000000003.4711.partial.pt"
-    left.write_bytes(b"half")
-    interrupt(data, tmp_path / "out", after=3)
-    assert not left.exists()
+    run(data, tmp_path / "at once", **settings)
+    for after in (1, 3):
+        out = tmp_path / f"interrupted after {after}"
+        interrupt(data, out, after, **settings)
+        run(data, out, **settings)
+        assert json.loads((out / "best" / "validation.json").read_text()) == {"ap": 0.7, "iteration": 2}
+        assert tree(out) == tree(tmp_path / "at once")
 
 
 def test_accumulated_batches_and_one_batch_of_all_their_images_give_the_same_update(data, tmp_path):
@@ -466,9 +409,10 @@ def test_accumulated_batches_and_one_batch_of_all_their_images_give_the_same_upd
     assert parts["classification"][2] != parts["classification"][0]
 
 
-def test_the_learning_rate_rises_in_equal_steps_over_the_warm_up(data, tmp_path):
-    history = run(data, tmp_path / "out", warm_up_iterations=2, milestones=(3,))
-    np.testing.assert_allclose(history["learning_rate"], [5e-4, 1e-3, 1e-3, 1e-4], rtol=1e-12)
+def test_the_learning_rate_rises_in_equal_steps_over_the_warm_up_and_falls_after_each_milestone():
+    settings = tiny_params(warm_up_iterations=4, milestones=(5, 7)).training
+    factors = [iteration.learning_rate_factor(settings, number) for number in range(8)]
+    np.testing.assert_allclose(factors, [0.25, 0.5, 0.75, 1, 1, 0.1, 0.1, 0.01], rtol=1e-12)
 
 
 def test_a_clipped_gradient_changes_the_weights_and_an_unreached_limit_does_not(finished, data, tmp_path):
@@ -476,12 +420,6 @@ def test_a_clipped_gradient_changes_the_weights_and_an_unreached_limit_does_not(
     run(data, tmp_path / "unreached", clip_gradient_norm=1e12)
     assert weights(tmp_path / "clipped") != weights(finished)
     assert weights(tmp_path / "unreached") == weights(finished)
-
-
-def with_fe(**settings: object) -> Params:
-    params = tiny_params()
-    fe = params.detector.fe.model_copy(update=settings)
-    return params.model_copy(update={"detector": params.detector.model_copy(update={"fe": fe})})
 
 
 def test_fe_that_fades_begins_at_full_strength_and_ends_near_none(data, tmp_path, monkeypatch):
@@ -494,12 +432,12 @@ def test_fe_that_fades_begins_at_full_strength_and_ends_near_none(data, tmp_path
         return row
 
     monkeypatch.setattr(Run, "step", spy)
-    train("ssd300-fe", with_fe(schedule="cosine"), data, tmp_path / "out", progress=False)
+    run(data, tmp_path / "out", fe={"schedule": "cosine"})
     np.testing.assert_allclose(seen, [1, (1 + np.sqrt(0.5)) / 2, 0.5, (1 - np.sqrt(0.5)) / 2], rtol=1e-12)
 
 
 def test_assisted_excitation_trains_in_the_place_of_fe(finished, data, tmp_path):
-    train("ssd300-fe", with_fe(layer="assisted_excitation"), data, tmp_path / "out", progress=False)
+    run(data, tmp_path / "out", fe={"layer": "assisted_excitation"})
     assert load_model(tmp_path / "out").config.layer == "assisted_excitation"
     assert weights(tmp_path / "out") != weights(finished)
 
@@ -555,17 +493,10 @@ def test_a_box_that_cannot_be_trained_on_is_named_by_its_image(data, tmp_path, m
         run(data, tmp_path / "out")
 
 
-def test_gpus_that_stay_idle_are_told_with_the_command_that_uses_them(monkeypatch):
+def test_idle_gpus_are_named_with_the_command_that_uses_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    one = mock.Mock(device=torch.device("cuda"))
-    assert "8 GPUs: torchrun --nproc-per-node 8 -m cmbfe train" in training._idle_gpus(one)
+    compute = mock.Mock(device=torch.device("cuda"))
+    assert "torchrun --nproc-per-node 8" in training._idle_gpus(compute)
     monkeypatch.setattr(training, "started_processes", lambda: (8, 1))
-    assert training._idle_gpus(one) == ""
+    assert training._idle_gpus(compute) == ""
     assert training._idle_gpus(mock.Mock(device=torch.device("cpu"))) == ""
-
-
-def test_checkpoints_of_a_training_killed_at_its_very_end_are_tidied_away(finished, data, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
-    (out / "checkpoints").mkdir()
-    run(data, out)
-    assert tree(out) == tree(finished)

@@ -48,10 +48,6 @@ def done(tmp_path_factory) -> Path:
     return root
 
 
-def results(root: Path) -> dict[str, bytes | None]:
-    return tree(root / "results" / "study")
-
-
 def patients_of(labels: dict) -> set[str]:
     return {image["patient_id"] for image in labels["images"]}
 
@@ -78,19 +74,16 @@ def test_an_arm_trains_the_plain_detector_and_each_treatment_one_that_changes_fe
     }
 
 
-@pytest.mark.parametrize(
-    ("arm", "treatment", "variant"),
-    [
+def test_a_treatment_names_a_detector_of_the_training_loop():
+    for arm, treatment, variant in (
         ("ssd300", "plain", "ssd300"),
         ("ssd300", "fe", "ssd300-fe"),
         ("ssdlite-small", "segmentation", "ssdlite-small-segmentation"),
         ("phase", "phase", "ssd300"),
         ("phase", "fe-phase", "ssd300-fe"),
         (CROSSVALIDATION, "fe", "ssd300-fe"),
-    ],
-)
-def test_a_treatment_names_a_detector_of_the_training_loop(arm, treatment, variant):
-    assert variant_of(arm, treatment, study_params()) == variant
+    ):
+        assert variant_of(arm, treatment, study_params()) == variant
 
 
 def test_a_training_has_the_settings_of_its_arm_and_seed(done):
@@ -116,7 +109,7 @@ def test_an_arm_of_fewer_patients_is_trained_on_these_only(done):
 def test_every_seed_has_training_patients_of_its_own_and_smaller_sets_are_part_of_larger(done):
     labels, params = read_labels(paths.study_data(done) / "pictures" / LABELS_FILE), study_params()
     chosen = {seed: training_labels(labels, seed, 2, params) for seed in (1, 2)}
-    assert [len(patients_of(one)) for one in chosen.values()] == [2, 2]
+    assert [len(patients_of(of_seed)) for of_seed in chosen.values()] == [2, 2]
     assert not patients_of(chosen[1]) & patients_of(chosen[2])
     assert patients_of(training_labels(labels, 1, 1, params)) < patients_of(chosen[1])
     assert not patients_of(read_test_labels(params, done)) & (patients_of(chosen[1]) | patients_of(chosen[2]))
@@ -134,12 +127,12 @@ def test_the_cohort_is_as_large_as_its_parts_and_none_of_the_pipelines_patients(
 def test_trainings_beside_each_other_give_the_same_bytes_and_a_finished_one_is_not_repeated(done, tmp_path, capsys):
     study_patients(tmp_path)
     run_arm("ssd300", study_params(), tmp_path, jobs=2, progress=False)
-    mine = results(tmp_path)
-    assert {name: results(done)[name] for name in mine} == mine
+    mine, expected = (tree(root / "results" / "study") for root in (tmp_path, done))
+    assert {name: expected[name] for name in mine} == mine
     capsys.readouterr()
     run_arm("ssd300", study_params(), tmp_path, progress=False)
     assert capsys.readouterr().out.count("trained already") == 4
-    assert results(tmp_path) == mine
+    assert tree(tmp_path / "results" / "study") == mine
 
 
 def test_a_test_is_computed_each_time_without_training_or_detecting(done, tmp_path, monkeypatch):
@@ -160,7 +153,7 @@ def test_detectors_with_phase_start_from_the_trained_ones_and_differ_in_the_imag
     start = paths.study_model("ssd300", "fe", 2, done)
     folders = [start, *(paths.study_model("phase", name, 2, done) for name in ("fe", "fe-phase"))]
     first = [load_file(folder / "model.safetensors")["stem.0.weight"] for folder in folders]
-    assert all(0 < float((one - first[0]).abs().max()) < 0.1 for one in first[1:])
+    assert all(0 < float((weight - first[0]).abs().max()) < 0.1 for weight in first[1:])
     assert not torch.equal(*first[1:])
 
 
@@ -227,16 +220,10 @@ def test_what_cannot_be_folded_is_refused_before_anything_is_written(tmp_path, f
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("arm", "reason"),
-    [("nothing", "no arm 'nothing'"), ("ssd300", "cmbfe study patients")],
-)
-def test_an_unknown_arm_and_one_without_patients_are_refused(tmp_path, arm, reason):
-    with pytest.raises(InputError, match=reason):
-        run_arm(arm, study_params(), tmp_path)
-
-
-def test_a_start_that_is_not_trained_and_a_test_before_any_training_are_refused(tmp_path):
+def test_what_lacks_an_arm_patients_a_start_or_a_training_is_refused(tmp_path):
+    for arm, reason in (("nothing", "no arm 'nothing'"), ("ssd300", "cmbfe study patients")):
+        with pytest.raises(InputError, match=reason):
+            run_arm(arm, study_params(), tmp_path)
     study_patients(tmp_path)
     with pytest.raises(InputError, match="starts from ssd300, which is not trained"):
         run_arm("phase", study_params(), tmp_path)
@@ -264,14 +251,11 @@ def test_the_test_microbleeds_are_listed_with_size_and_contrast(done):
     assert set(cmbs["location"]) == {"lobar"}
 
 
-@pytest.mark.parametrize(("inside", "expected"), [(100, 0.0), (50, 0.5), (0, 1.0), (150, -0.5)])
-def test_contrast_is_the_share_of_the_surroundings_that_is_missing_inside(inside, expected):
-    image = np.full((40, 40), 100, np.uint8)
-    image[15:25, 15:25] = inside
-    assert contrast(image, [15, 15, 10, 10]) == pytest.approx(expected)
-
-
-def test_contrast_of_a_box_smaller_than_a_pixel_or_filling_the_image_is_a_number():
+def test_contrast_is_the_share_of_the_surroundings_that_is_missing_inside():
+    for inside, expected in ((100, 0.0), (50, 0.5), (0, 1.0), (150, -0.5)):
+        image = np.full((40, 40), 100, np.uint8)
+        image[15:25, 15:25] = inside
+        assert contrast(image, [15, 15, 10, 10]) == pytest.approx(expected)
     image = np.full((10, 10), 100, np.uint8)
     image[4, 4] = 0
     assert contrast(image, [4.4, 4.4, 0.3, 0.3]) == 0.0  # no pixel is around so small a box

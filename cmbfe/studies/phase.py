@@ -1,6 +1,6 @@
 """What phase as a second channel does: AP and false positives of each kind, paired over patients and seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,23 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cmbfe.metrics import curves
 from cmbfe.metrics.cases import NOTHING, POOR_BOX
-from cmbfe.metrics.curves import (
-    Value,
-    average_precision,
-    false_positives_per_cmb,
-    largest_sensitivity,
-    precision_at_sensitivity,
-)
+from cmbfe.metrics.curves import Value
 from cmbfe.metrics.intervals import difference_over_seeds
 from cmbfe.metrics.matching import FALSE_POSITIVE, IGNORED, Matches
 from cmbfe.params import PHASE, Params
+from cmbfe.studies.reading import ALL, mean_over_seeds, named
 from cmbfe.studies.trials.arms import FE, PLAIN, result_files
 from cmbfe.studies.trials.phase import kinds_file, load_kinds
 
 Kinds = list[np.ndarray]
 """By seed: the kind of each detection of a false positive, str [D]; empty text for others."""
-ALL = "all"
 PAIRS = {"": (PLAIN, PHASE), "-fe": (FE, f"{FE}-{PHASE}")}
 """Ending of the detector's name -> treatments without phase and with it."""
 
@@ -46,7 +41,7 @@ def false_positives_per_patient(matches: Matches, sensitivity: float, weights: n
     """False positives per patient at the highest threshold of that sensitivity; NaN where it is never reached."""
     cmbs = np.bincount(matches.truth_patient, minlength=len(matches.patients))
     shares = np.ones(len(cmbs)) if weights is None else weights
-    return false_positives_per_cmb(matches, sensitivity, weights) * (shares @ cmbs) / shares.sum(axis=-1)
+    return curves.false_positives_per_cmb(matches, sensitivity, weights) * (shares @ cmbs) / shares.sum(axis=-1)
 
 
 def effect_table(
@@ -65,41 +60,31 @@ def effect_table(
         runs: treatment -> matches by seed. kinds: the same of `read_kinds`. mimics: kinds of mimics that have a row.
     """
     at = params.study.phase.sensitivity
-    metrics = {
-        "average precision": average_precision,
-        "largest sensitivity": largest_sensitivity,
-        f"precision at {at:.0%} sensitivity": partial(precision_at_sensitivity, sensitivity=at),
-    }
     per_patient = partial(false_positives_per_patient, sensitivity=at)
+    metrics = {
+        "average precision": (curves.average_precision, ALL),
+        "largest sensitivity": (curves.largest_sensitivity, ALL),
+        f"precision at {at:.0%} sensitivity": (partial(curves.precision_at_sensitivity, sensitivity=at), ALL),
+        **{f"false positives: {kind}": (per_patient, kind) for kind in (*mimics, POOR_BOX, NOTHING, ALL)},
+    }
     rows = {}
-    for ending, pair in PAIRS.items():
-        if not set(pair) <= set(runs):
+    for ending, treatments in PAIRS.items():
+        if not set(treatments) <= set(runs):
             continue
-        name = f"{params.study.phase.detector}{ending}"
-        compared = partial(_compared, pair=pair, runs=runs, kinds=kinds, params=params, resamples=resamples)
-        for metric, function in metrics.items():
-            rows[name, metric] = compared(function, ALL)
-        for kind in (*mimics, POOR_BOX, NOTHING, ALL):
-            rows[name, f"false positives: {kind}"] = compared(per_patient, kind)
+        detector = f"{params.study.phase.detector}{ending}"
+        for name, (metric, kind) in metrics.items():
+            without, with_phase = (
+                [of_kind(*matches_and_kinds, kind) for matches_and_kinds in zip(runs[key], kinds[key], strict=True)]
+                for key in treatments
+            )
+            difference = difference_over_seeds(metric, with_phase, without, resamples, params.seed)
+            means = mean_over_seeds(metric, without), mean_over_seeds(metric, with_phase)
+            rows[detector, name] = {
+                "without_phase": means[0],
+                "with_phase": means[1],
+                **named("difference", difference),
+            }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["detector", "metric"])
-
-
-def _compared(
-    metric: Callable[..., Value],
-    kind: str,
-    pair: tuple[str, str],
-    runs: Mapping[str, Sequence[Matches]],
-    kinds: Mapping[str, Kinds],
-    params: Params,
-    resamples: int,
-) -> dict[str, float]:
-    without, with_phase = (
-        [of_kind(matches, own, kind) for matches, own in zip(runs[name], kinds[name], strict=True)] for name in pair
-    )
-    difference = difference_over_seeds(metric, with_phase, without, resamples, params.seed)
-    means = [float(np.mean([metric(matches) for matches in of_seeds])) for of_seeds in (without, with_phase)]
-    ends = {"difference": difference.mean, "difference_low": difference.low, "difference_high": difference.high}
-    return {"without_phase": means[0], "with_phase": means[1], **ends}
 
 
 def verdict(row: Mapping[str, float], what: str, lower_is_better: bool = False) -> str:

@@ -10,15 +10,7 @@ import pandas as pd
 
 from cmbfe import paths
 from cmbfe.errors import InputError
-from cmbfe.metrics import intervals
-from cmbfe.metrics.curves import (
-    average_precision,
-    cpm,
-    froc_auc,
-    precision_at_sensitivity,
-    sensitivity_at_false_positives,
-    threshold_at_false_positives,
-)
+from cmbfe.metrics import curves, intervals
 from cmbfe.metrics.intervals import Metric, SeedSummary, difference_over_seeds
 from cmbfe.metrics.matching import Matches, load_matches
 from cmbfe.paper import facts
@@ -31,34 +23,26 @@ MEAN, ALL = "mean", "all"
 """Rows of the folds' table after those of the folds: their mean, and all folds' detections together."""
 
 Runs = dict[str, list[Matches]]
-"""Treatment, `PLAIN` first -> what the detectors of an arm found, by seed."""
+"""Treatment, `PLAIN` first -> the matches of an arm's detectors, by seed."""
 
 
 def read_arm(name: str, params: Params, root: Path) -> Runs:
-    """What an arm's detectors found; treatments that lack a seed are left out.
+    """The matches of an arm's detectors; treatments that lack a seed are left out.
 
     Raises:
         InputError: no such arm, or a file cannot be read.
     """
-    files = {
-        treatment: result_files(name, treatment, params, root)
-        for treatment in (PLAIN, *arm_of(name, params).treatments)
-    }
-    return {
-        treatment: [load_matches(file) for file in of_seeds]
-        for treatment, of_seeds in files.items()
-        if all(file.is_file() for file in of_seeds)
-    }
+    treatments = (PLAIN, *arm_of(name, params).treatments)
+    files = {treatment: result_files(name, treatment, params, root) for treatment in treatments}
+    whole = {name: of_seeds for name, of_seeds in files.items() if all(file.is_file() for file in of_seeds)}
+    return {treatment: [load_matches(file) for file in of_seeds] for treatment, of_seeds in whole.items()}
 
 
 def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Runs]:
-    """Arm -> what its detectors found, for those with a whole treatment: a study can be read while it still runs.
-
-    Args:
-        names: arms, such as `arms.of_ours` or `arms.of_torchvision`.
+    """Arm -> `read_arm`, for those with all seeds of a treatment and without: a study can be read while it still runs.
 
     Raises:
-        InputError: none has all its seeds with a treatment and without, or a file cannot be read.
+        InputError: there is none, or a file cannot be read.
     """
     runs = {name: read_arm(name, params, root) for name in names}
     complete = {name: of_arm for name, of_arm in runs.items() if PLAIN in of_arm and len(of_arm) > 1}
@@ -71,11 +55,10 @@ def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Ru
 def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
     """A row per arm and treatment: mean AP over seeds without it and with it, and the gain.
 
-    `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with FE as the settings have
-    it, on the same seeds and test patients: with that of the arm itself or, for FE in an arm that changes something,
-    with that of the unchanged arm of the same detector (NaN for FE there, and where there is none). Both have 95 %
-    intervals over patients and seeds; the two spreads behind that of the gain stand beside it, and what the paper's
-    Table 2 prints (`paper_gain`; FE in arms without changes only).
+    `gain` compares the treatment with the plain detector of the arm, `over_fe` with FE on the same seeds and test
+    patients: that of the arm itself or, for FE in an arm that changes something, that of the unchanged arm of the same
+    detector (else NaN). Both have 95 % intervals over patients and seeds. Beside them: the deviations over seeds and
+    over patients behind that of the gain, and the gain in the paper's Table 2 (FE in arms without changes only).
     """
     rows = {}
     for name, of_arm in runs.items():
@@ -83,18 +66,18 @@ def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
         for treatment, treated in of_arm.items():
             if treatment == PLAIN:
                 continue
-            gain = _difference(average_precision, treated, of_arm[PLAIN], params)
+            gain = difference(curves.average_precision, treated, of_arm[PLAIN], params)
             rows[name, treatment] = {
                 "detector": arm.detector,
                 "setting": text_of(name, params),
                 "seeds": len(treated),
-                "ap": _mean(average_precision, of_arm[PLAIN]),
-                "ap_treated": _mean(average_precision, treated),
-                **_named("gain", gain),
+                "ap": mean_over_seeds(curves.average_precision, of_arm[PLAIN]),
+                "ap_treated": mean_over_seeds(curves.average_precision, treated),
+                **named("gain", gain),
                 "paper_gain": _paper_gain(name, treatment, params),
                 "gain_seed_deviation": gain.seed_deviation,
                 "gain_patient_deviation": gain.patient_deviation,
-                **_named("over_fe", _over_fe(name, treatment, runs, params)),
+                **named("over_fe", _over_fe(name, treatment, runs, params)),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["arm", "treatment"])
 
@@ -102,14 +85,14 @@ def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
 def seeds_table(runs: Mapping[str, Runs]) -> pd.DataFrame:
     """A row per arm, treatment and seed: AP without the treatment and with it, and the gain."""
     rows = [
-        {"arm": name, "treatment": treatment, "seed": seed}
-        | {"ap": average_precision(plain), "ap_treated": average_precision(one)}
+        (name, treatment, seed, curves.average_precision(without), curves.average_precision(treated))
         for name, of_arm in runs.items()
-        for treatment, treated in of_arm.items()
+        for treatment, of_seeds in of_arm.items()
         if treatment != PLAIN
-        for seed, (plain, one) in enumerate(zip(of_arm[PLAIN], treated, strict=False), 1)
+        for seed, (without, treated) in enumerate(zip(of_arm[PLAIN], of_seeds, strict=False), 1)
     ]
-    table = pd.DataFrame(rows).set_index(["arm", "treatment", "seed"])
+    columns = ["arm", "treatment", "seed", "ap", "ap_treated"]
+    table = pd.DataFrame(rows, columns=columns).set_index(columns[:3])
     return table.assign(gain=table["ap_treated"] - table["ap"])
 
 
@@ -121,29 +104,23 @@ def unchanged(runs: Mapping[str, Runs], params: Params) -> list[str]:
 def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
     """A row per arm without changes and metric: means over seeds, and the gain by FE with its interval.
 
-    A metric that one of the trainings never reaches has no gain (NaN).
+    The gain is NaN where one of the trainings never reaches the sensitivity.
     """
     at = params.evaluation.sensitivity
     metrics: dict[str, Metric] = {
-        "AP, all points": average_precision,
-        "AP, 11 points": partial(average_precision, points=11),
-        f"precision at {at:.0%} sensitivity": partial(precision_at_sensitivity, sensitivity=at),
+        "AP, all points": curves.average_precision,
+        "AP, 11 points": partial(curves.average_precision, points=11),
+        f"precision at {at:.0%} sensitivity": partial(curves.precision_at_sensitivity, sensitivity=at),
         f"sensitivity at {FALSE_POSITIVES:g} false positive per image": partial(
-            sensitivity_at_false_positives, false_positives=FALSE_POSITIVES
+            curves.sensitivity_at_false_positives, false_positives=FALSE_POSITIVES
         ),
-        "area of the FROC": partial(froc_auc, x_max=params.evaluation.froc_x_max),
-        "CPM": cpm,
+        "area of the FROC": partial(curves.froc_auc, x_max=params.evaluation.froc_x_max),
+        "CPM": curves.cpm,
     }
     rows = [
-        {
-            "arm": name,
-            "metric": metric_name,
-            "value": _mean(metric, runs[name][PLAIN]),
-            "value_fe": _mean(metric, runs[name][FE]),
-            **_named("gain", _difference(metric, runs[name][FE], runs[name][PLAIN], params)),
-        }
-        for name in unchanged(runs, params)
-        for metric_name, metric in metrics.items()
+        {"arm": arm, "metric": name} | _fe_and_plain("value", metric, runs[arm], params)
+        for arm in unchanged(runs, params)
+        for name, metric in metrics.items()
     ]
     return pd.DataFrame(rows).set_index(["arm", "metric"])
 
@@ -165,39 +142,24 @@ def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) ->
         for number in range(3):
             chosen = frozenset(cmbs.index[third == number])
             metric = partial(sensitivity_of, chosen=chosen)
-            for name in unchanged(runs, params):
-                without, with_fe = runs[name][PLAIN], runs[name][FE]
-                rows.append(
-                    {
-                        "arm": name,
-                        "by": shown,
-                        "from": edges[number],
-                        "to": edges[number + 1],
-                        "cmbs": len(chosen),
-                        "sensitivity": _mean(metric, without),
-                        "sensitivity_fe": _mean(metric, with_fe),
-                        **_named("gain", _difference(metric, with_fe, without, params)),
-                    }
-                )
+            limits = {"from": edges[number], "to": edges[number + 1], "cmbs": len(chosen)}
+            rows += [
+                {"arm": arm, "by": shown, **limits} | _fe_and_plain("sensitivity", metric, runs[arm], params)
+                for arm in unchanged(runs, params)
+            ]
     return pd.DataFrame(rows).set_index(["arm", "by"])
 
 
-def sensitivity_of(
-    matches: Matches,
-    chosen: frozenset[int],
-    false_positives: float = FALSE_POSITIVES,
-    weights: np.ndarray | None = None,
-) -> float | np.ndarray:
-    """Sensitivity for some ground truths, at the threshold with so many false positives per image in all.
+def sensitivity_of(matches: Matches, chosen: frozenset[int], weights: np.ndarray | None = None) -> float | np.ndarray:
+    """Sensitivity for some ground truths, at the threshold with `FALSE_POSITIVES` per image over all patients.
 
-    The threshold is that of all patients, in every resample. NaN in a resample without any of them.
+    The threshold is the same in every resample. NaN in a resample without any of them.
     """
     is_chosen = np.isin(matches.truth_ids, list(chosen))
-    hit = is_chosen & (matches.truth_score >= threshold_at_false_positives(matches, false_positives))
-    per_patient = [
-        np.bincount(matches.truth_patient[some], minlength=len(matches.patients)) for some in (hit, is_chosen)
-    ]
-    each = np.ones((1, len(matches.patients))) if weights is None else weights
+    hit = is_chosen & (matches.truth_score >= curves.threshold_at_false_positives(matches, FALSE_POSITIVES))
+    patients = len(matches.patients)
+    per_patient = [np.bincount(matches.truth_patient[some], minlength=patients) for some in (hit, is_chosen)]
+    each = np.ones((1, patients)) if weights is None else weights
     hits, truths = (each @ counts.astype(float) for counts in per_patient)
     values = np.divide(hits, truths, out=np.full(len(each), np.nan), where=truths > 0)
     return float(values[0]) if weights is None else values
@@ -217,27 +179,28 @@ def pooled(folds: Sequence[Matches]) -> Matches:
     Each fold's scores come from a training of its own: trainings that score differently for equal evidence lower the
     AP of all together, not that of a fold.
     """
-    patients = np.cumsum([0, *(len(one.patients) for one in folds)])
-    truths = np.cumsum([0, *(len(one.truth_ids) for one in folds)])
-    order = np.argsort(-np.concatenate([one.score for one in folds]), kind="stable")
-
-    def ranked(name: str) -> np.ndarray:
-        return np.concatenate([getattr(one, name) for one in folds])[order]
-
+    patients = np.cumsum([0, *(len(fold.patients) for fold in folds)])
+    truths = np.cumsum([0, *(len(fold.truth_ids) for fold in folds)])
     moved = [
-        replace(one, patient=one.patient + at, truth=np.where(one.truth >= 0, one.truth + first, -1))
-        for one, at, first in zip(folds, patients, truths, strict=False)
+        replace(
+            fold,
+            patient=fold.patient + at,
+            truth=np.where(fold.truth >= 0, fold.truth + first, -1),
+            truth_patient=fold.truth_patient + at,
+        )
+        for fold, at, first in zip(folds, patients, truths, strict=False)
     ]
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(fold, name) for fold in moved])
+
+    order = np.argsort(-joined("score"), kind="stable")
     return Matches(
-        score=ranked("score"),
-        outcome=ranked("outcome"),
-        truth=np.concatenate([one.truth for one in moved])[order],
+        **{name: joined(name)[order] for name in ("score", "outcome", "truth", "patient")},
         detection=np.full(len(order), -1),
-        patient=np.concatenate([one.patient for one in moved])[order],
-        truth_ids=[identity for one in folds for identity in one.truth_ids],
-        truth_patient=np.concatenate([one.truth_patient + at for one, at in zip(folds, patients, strict=False)]),
-        patients=[patient for one in folds for patient in one.patients],
-        images_per_patient=np.concatenate([one.images_per_patient for one in folds]),
+        truth_ids=[identity for fold in folds for identity in fold.truth_ids],
+        patients=[patient for fold in folds for patient in fold.patients],
+        **{name: joined(name) for name in ("truth_patient", "images_per_patient")},
     )
 
 
@@ -252,8 +215,8 @@ def read_folds(params: Params, root: Path) -> dict[str, dict[str, Matches]]:
         folder = paths.study_result(CROSSVALIDATION, root)
         raise InputError(f"{folder}: not every fold is trained and tested; cmbfe study {CROSSVALIDATION} does it")
     by_fold = {
-        str(number): {treatment: of_folds[index] for treatment, of_folds in runs.items()}
-        for index, number in enumerate(params.crossvalidation.folds)
+        str(number): {treatment: of_folds[number - 1] for treatment, of_folds in runs.items()}
+        for number in params.crossvalidation.folds
     }
     return by_fold | {ALL: {treatment: pooled(of_folds) for treatment, of_folds in runs.items()}}
 
@@ -261,8 +224,7 @@ def read_folds(params: Params, root: Path) -> dict[str, dict[str, Matches]]:
 def folds_table(folds: Mapping[str, Mapping[str, Matches]], params: Params) -> pd.DataFrame:
     """A row per fold, their mean, and all patients together: AP without FE and with, and the gain, paired by patient.
 
-    95 % intervals are over patients (NaN for the mean). The paper's values stand beside the mean and "all", as it does
-    not say which of the two it prints.
+    95 % intervals are over patients (NaN for the mean). The paper does not say whether it prints the mean or "all".
     """
     detector = params.crossvalidation.detector
     rows = {name: _fold_row(of_fold[PLAIN], of_fold[FE], params) for name, of_fold in folds.items()}
@@ -277,17 +239,13 @@ def folds_table(folds: Mapping[str, Mapping[str, Matches]], params: Params) -> p
 
 def _fold_row(plain: Matches, twin: Matches, params: Params) -> dict[str, float | int]:
     """Counts, AP without FE and with, and the gain, each with its interval."""
-    with_fe, without, gain = intervals.compare(
-        average_precision, twin, plain, params.evaluation.bootstrap_samples, params.seed
-    )
-    counts = {
-        "patients": len(plain.patients),
-        "pictures": int(plain.images_per_patient.sum()),
-        "cmbs": len(plain.truth_ids),
-    }
+    resamples = params.evaluation.bootstrap_samples
+    with_fe, without, gain = intervals.compare(curves.average_precision, twin, plain, resamples, params.seed)
+    images = int(plain.images_per_patient.sum())
+    row = {"patients": len(plain.patients), "pictures": images, "cmbs": len(plain.truth_ids)}
     for name, interval in {"our_ap": without, "our_ap_fe": with_fe, "our_gain": gain}.items():
-        counts |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return counts
+        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row
 
 
 def _over_fe(name: str, treatment: str, runs: Mapping[str, Runs], params: Params) -> SeedSummary | None:
@@ -301,7 +259,7 @@ def _over_fe(name: str, treatment: str, runs: Mapping[str, Runs], params: Params
     ours = runs[name][treatment]
     if against is None or len(against) < len(ours) or against[0].patients != ours[0].patients:
         return None
-    return _difference(average_precision, ours, against, params)
+    return difference(curves.average_precision, ours, against, params)
 
 
 def _paper_gain(name: str, treatment: str, params: Params) -> float:
@@ -310,15 +268,24 @@ def _paper_gain(name: str, treatment: str, params: Params) -> float:
     return with_fe - without if arm.changes_nothing and treatment == FE else np.nan
 
 
-def _difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches], params: Params) -> SeedSummary:
+def _fe_and_plain(name: str, metric: Metric, of_arm: Runs, params: Params) -> dict[str, float]:
+    """A metric without FE and with it, means over seeds, and the gain with its interval."""
+    means = {name: mean_over_seeds(metric, of_arm[PLAIN]), f"{name}_fe": mean_over_seeds(metric, of_arm[FE])}
+    return means | named("gain", difference(metric, of_arm[FE], of_arm[PLAIN], params))
+
+
+def difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches], params: Params) -> SeedSummary:
+    """The mean difference over seeds of a metric, ours - theirs, of the seeds of ours."""
     theirs = theirs[: len(ours)]
     return difference_over_seeds(metric, ours, theirs, params.evaluation.bootstrap_samples, params.seed)
 
 
-def _mean(metric: Metric, of_seeds: Sequence[Matches]) -> float:
+def mean_over_seeds(metric: Metric, of_seeds: Sequence[Matches]) -> float:
+    """The mean of a metric over seeds."""
     return float(np.mean([metric(matches) for matches in of_seeds]))
 
 
-def _named(name: str, difference: SeedSummary | None) -> dict[str, float]:
+def named(name: str, difference: SeedSummary | None) -> dict[str, float]:
+    """A difference and the ends of its interval as columns of a table; NaN where there is none."""
     ends = (np.nan,) * 3 if difference is None else (difference.mean, difference.low, difference.high)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))

@@ -49,8 +49,8 @@ def trained_by(name: str, params: Params) -> tuple[str, ...]:
 
 def variant_of(name: str, treatment: str, params: Params) -> str:
     """The detector that is trained under a treatment, as `cmbfe.training.loop.train` names it."""
-    kinds = [kind for kind in treatment.split("-") if kind != PHASE] if sees_phase(treatment) else [treatment]
-    return "-".join([arm_of(name, params).detector, *(kind for kind in kinds if kind != PLAIN)])
+    alternative = {PLAIN: "", PHASE: "", f"{FE}-{PHASE}": FE}.get(treatment, treatment)
+    return "-".join(filter(None, (arm_of(name, params).detector, alternative)))
 
 
 def sees_phase(treatment: str) -> bool:

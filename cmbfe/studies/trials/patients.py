@@ -31,7 +31,7 @@ _COHORT = 0x57D1
 
 
 def study_phantom(params: Params) -> tuple[Phantom, int]:
-    """The study's cohort, those of all seeds and the test patients together, and the seed that it is drawn by."""
+    """The study's cohort, training patients of all seeds and test patients, and the seed that it is drawn by."""
     study = params.study
     # The phantom's cohort has three splits; nobody looks at the one validation patient.
     counts = {"train": study.training_patients[-1] * len(study.seeds), "test": study.test_patients, "validation": 1}
@@ -41,8 +41,6 @@ def study_phantom(params: Params) -> tuple[Phantom, int]:
 
 def make_patients(params: Params, root: Path, jobs: int = -1, progress: bool = True) -> None:
     """Simulate the study's patients, make their images, augment the training sets, and list the test microbleeds.
-
-    A killed run keeps the patients that are complete.
 
     Raises:
         InputError: as `write_cohort`, `import_dicom` and `augment_training_set`.

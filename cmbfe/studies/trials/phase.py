@@ -1,8 +1,7 @@
 """What the arm with phase leaves besides its matches: the kind of each false positive, and examples to look at.
 
-Detectors of this arm start from trained ones: from scratch and with the study's schedule, a detector that sees phase
-hardly begins to learn (docs/study.md). What they start from was trained on three equal channels, which are those of
-images without any phase.
+Its detectors start from trained ones of three equal channels: from scratch, with the study's schedule, a detector that
+sees phase hardly begins to learn (docs/study.md).
 """
 
 from collections import defaultdict

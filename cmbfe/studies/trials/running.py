@@ -1,8 +1,7 @@
 """The study's trainings and their tests, each on one thread, so that no result depends on how many run at a time.
 
-The step `train` trains and detects in the test images, and leaves both in models/study; a finished training is not
-repeated (`cmbfe.training.loop.train`). The step `test` matches and measures, in seconds: a change of a metric repeats
-no training and no detection.
+The step `train` trains and detects in the test images, and leaves both in models/study. The step `test` matches and
+measures, in seconds: a change of a metric repeats no training and no detection.
 """
 
 from functools import partial
@@ -100,19 +99,22 @@ def _run(
     name: str, params: Params, root: Path, steps: tuple[Step, ...], treatment: str, seed: int
 ) -> tuple[str, int, float | None]:
     """One training and its test; the AP where it was tested."""
-    settings = settings_of(name, treatment, seed, params)
     model = paths.study_model(name, treatment, seed, root)
-    data = paths.fold_data(seed, root) if name == CROSSVALIDATION else _training_set(name, seed, params, root)
+    labels, images = _test_set(name, seed, params, root)
     if "train" in steps:
+        if name == CROSSVALIDATION:
+            data = paths.fold_data(seed, root)
+        else:
+            data = paths.study_training_set(seed, params.study.patients_of(name), root)
+        settings, start = settings_of(name, treatment, seed, params), _start(name, treatment, seed, params, root)
         with one_thread():
-            start = _start(name, treatment, seed, params, root)
             train(variant_of(name, treatment, params), settings, data, model, progress=False, start=start)
-            _detect(name, seed, settings, model, params, root)
-    return treatment, seed, _test(name, treatment, seed, params, root) if "test" in steps else None
-
-
-def _training_set(name: str, seed: int, params: Params, root: Path) -> Path:
-    return paths.study_training_set(seed, params.study.patients_of(name), root)
+            _detect(model, settings, labels, images)
+    if "test" not in steps:
+        return treatment, seed, None
+    out = paths.study_result(name, root) / f"{treatment}-{seed}.npz"
+    mimics = read_mimics(params, root) if name == PHASE else None
+    return treatment, seed, _test(model, labels, params, out, mimics)
 
 
 def _test_set(name: str, seed: int, params: Params, root: Path) -> tuple[Labels, Path]:
@@ -124,25 +126,25 @@ def _test_set(name: str, seed: int, params: Params, root: Path) -> tuple[Labels,
     return labels, paths.study_data(root) / "pictures"
 
 
-def _detect(name: str, seed: int, settings: Params, model: Path, params: Params, root: Path) -> None:
-    """Write what a trained detector finds on its test images, FE off, into its folder."""
-    labels, images = _test_set(name, seed, params, root)
+def _detect(model: Path, settings: Params, labels: Labels, images: Path) -> None:
+    """Write the detections of a trained detector in its test images, FE off, into its folder."""
     compute = make_compute(settings.training.accelerator, settings.training.precision)
     detector = load_detector(model).to(compute.device)
     shown = labels if settings.images.phase else without_phase(labels)
     write_json(model / DETECTIONS_FILE, detect_in(detector, shown, images, compute))
 
 
-def _test(name: str, treatment: str, seed: int, params: Params, root: Path) -> float:
-    """Write matches and metrics of a training's detections; its AP."""
-    labels, _ = _test_set(name, seed, params, root)
-    model = paths.study_model(name, treatment, seed, root)
+def _test(model: Path, labels: Labels, params: Params, out: Path, mimics: Labels | None) -> float:
+    """Write matches and metrics of a training's detections, and the kinds of false positives where mimics are given.
+
+    Returns:
+        The AP.
+    """
     detections = read_detections(model / DETECTIONS_FILE, labels)
     matches = match(labels, detections, iou=params.evaluation.iou)
-    out = paths.study_result(name, root) / f"{treatment}-{seed}.npz"
     save_matches(matches, out)
-    if name == PHASE:
-        save_kinds(kinds_of(matches, detections, labels, read_mimics(params, root)), kinds_file(out))
+    if mimics is not None:
+        save_kinds(kinds_of(matches, detections, labels, mimics), kinds_file(out))
     metrics = summary(matches, params.evaluation.sensitivity)
     write_json(out.with_suffix(".json"), metrics | {"warnings": read_json(model / FINISHED_FILE)["warnings"]})
     return metrics["ap"]

@@ -1,0 +1,191 @@
+"""From files to batches: boxes exact, order seeded, every image once per pass, input in [0, 1], batches made ahead."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_world import BOX, SIDE, labelled_images
+
+from cmbfe.data.labelled.images import read_image, save_image
+from cmbfe.errors import InputError
+from cmbfe.training.batches import (
+    LabelledImages,
+    MadeAhead,
+    batch_indices,
+    content_hash,
+    decode_to_file,
+    fits,
+    list_labelled,
+    load_labelled,
+    mapped_from_file,
+    parts_of_iteration,
+    to_input,
+    to_targets,
+)
+
+CPU = torch.device("cpu")
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_batches_cover_every_image_once_per_pass(images, batch, seed):
+    iterations = -(-3 * images // batch)
+    order = np.concatenate([batch_indices(images, batch, i, seed) for i in range(iterations)])
+    for start in range(0, 3 * images, images):
+        assert sorted(order[start : start + images]) == list(range(images))
+
+
+def test_passes_and_seeds_differ_in_their_order_and_an_iteration_is_a_function_of_its_number():
+    first, second = (batch_indices(50, 50, i, seed=1).tolist() for i in range(2))
+    assert first != second
+    assert first != batch_indices(50, 50, 0, seed=2).tolist()
+    assert second == batch_indices(50, 50, 1, seed=1).tolist()
+
+
+def test_images_come_in_the_labels_order_with_their_own_boxes(tmp_path):
+    labels = labelled_images(tmp_path, 3)
+    labels["images"].reverse()
+    labels["annotations"] = [
+        {"id": 1, "image_id": 3, "category_id": 1, "bbox": BOX},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 4]},
+        {"id": 3, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]},
+    ]
+    loaded = load_labelled(labels, tmp_path)
+    assert loaded.names == ("P3/000.png", "P2/000.png", "P1/000.png")
+    assert [len(boxes) for boxes in loaded.boxes] == [2, 0, 1]
+    np.testing.assert_array_equal(loaded.boxes[0][1], [1, 2, 4, 6])
+    np.testing.assert_array_equal(loaded.boxes[2], [[0, 0, 5, 4]])
+    assert loaded.boxes[1].shape == (0, 4)
+    np.testing.assert_array_equal(loaded.images[2], read_image(tmp_path / "P1" / "000.png"))
+
+
+def test_images_that_are_missing_or_of_another_size_are_refused_and_named(tmp_path):
+    labels, second = labelled_images(tmp_path, 3), tmp_path / "P2" / "000.png"
+    labels["images"][1]["width"] = 2 * SIDE  # boxes drawn on larger images would lie beside what they mark
+    with pytest.raises(InputError, match=r"P2.000\.png: 64 x 64 px, but its labels are of 128 x 64 px"):
+        load_labelled(labels, tmp_path)
+    labels["images"][1]["width"] = SIDE
+    save_image(second, np.zeros((SIDE, SIDE + 1), np.uint8))
+    with pytest.raises(InputError, match=r"P2.000\.png: 65 x 64 px, but .*P1.000\.png has 64 x 64 px"):
+        load_labelled(labels, tmp_path)
+    second.unlink()
+    with pytest.raises(InputError, match=r"P2.000\.png: no such image"):
+        load_labelled(labels, tmp_path)
+    with pytest.raises(InputError, match="name no image"):
+        load_labelled({"images": [], "annotations": [], "categories": []}, tmp_path)
+
+
+def test_the_input_is_three_equal_channels_from_0_to_1():
+    images = to_input(np.array([[[0, 51], [102, 255]]], np.uint8), CPU)
+    assert images.shape == (1, 3, 2, 2)
+    assert images.dtype == torch.float32
+    for channel in images[0]:
+        torch.testing.assert_close(channel, torch.tensor([[0, 0.2], [0.4, 1]]))
+
+
+def test_targets_hold_the_boxes_and_the_label_of_microbleeds():
+    boxes = [np.array([[1, 2, 3, 4.5]], np.float32), np.empty((0, 4), np.float32)]
+    with_box, without = to_targets(boxes, CPU)
+    assert with_box["boxes"].tolist() == [[1, 2, 3, 4.5]]
+    assert with_box["labels"].tolist() == [1]
+    assert (without["boxes"].shape, without["labels"].shape) == ((0, 4), (0,))
+
+
+def test_images_come_the_same_from_memory_from_a_mapped_file_and_from_their_own_files(tmp_path):
+    labels = labelled_images(tmp_path, 4)
+    listed = list_labelled(labels, tmp_path)
+    decode_to_file(listed, tmp_path / "decoded.npy")
+    mapped = mapped_from_file(listed, tmp_path / "decoded.npy")
+    assert isinstance(mapped.images, np.memmap)
+    loaded = load_labelled(labels, tmp_path)
+    order = np.array([2, 0, 2])
+    for data in (listed, mapped):
+        assert data.names == loaded.names
+        np.testing.assert_array_equal(data.images[order], loaded.images[order])
+
+
+def test_an_image_that_cannot_be_decoded_leaves_no_file(tmp_path):
+    labels, third = labelled_images(tmp_path, 3), tmp_path / "P3" / "000.png"
+    third.write_bytes(third.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"P3.000\.png"):
+        decode_to_file(list_labelled(labels, tmp_path), tmp_path / "decoded.npy")
+    assert not [*tmp_path.glob("*.npy"), *tmp_path.glob(".*")]
+
+
+def test_the_budget_is_in_bytes_of_decoded_images(tmp_path):
+    listed = list_labelled(labelled_images(tmp_path, 4), tmp_path)
+    gib = 4 * SIDE * SIDE / 2**30
+    assert [fits(listed, budget) for budget in (gib, gib * 0.999, 0.0)] == [True, False, False]
+
+
+def test_the_content_hash_changes_with_pixels_boxes_and_order_only(tmp_path):
+    labels = labelled_images(tmp_path, 3)
+    first, *others = labels["annotations"]
+    moved = {**labels, "annotations": [{**first, "bbox": [1, 2, 3, 4]}, *others]}
+    turned = {**labels, "images": labels["images"][::-1]}
+    hashes = [content_hash(list_labelled(one, tmp_path)) for one in (labels, labels, moved, turned)]
+    save_image(tmp_path / "P2" / "000.png", np.zeros((SIDE, SIDE), np.uint8))
+    hashes.append(content_hash(list_labelled(labels, tmp_path)))
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 4
+
+
+@given(
+    st.integers(1, 30), st.integers(0, 20), st.sampled_from([(4, 1, 1), (4, 2, 1), (4, 1, 2), (6, 3, 2), (2, 2, 2)])
+)
+def test_the_shares_of_all_processes_are_the_batch_and_images_keep_their_boxes(images, iteration, sizes):
+    batch, accumulate, processes = sizes
+    # Images of one pixel that holds their number, with one box whose x is the number.
+    boxes = tuple(np.array([[number, 0, number + 1, 1]], np.float32) for number in range(images))
+    pixels = np.arange(images, dtype=np.uint8)[:, None, None]
+    data = LabelledImages(tuple(map(str, range(images))), pixels, boxes)
+    seen = []
+    for number in range(processes):
+        parts = parts_of_iteration(data, 7, batch, accumulate, (number, processes), iteration)
+        assert [len(part.names) for part in parts] == [batch // processes] * accumulate
+        for part in parts:
+            assert part.names == [str(pixel) for pixel in part.images[:, 0, 0]]
+            assert [boxes[0, 0] for boxes in part.boxes] == part.images[:, 0, 0].tolist()
+            seen += map(int, part.names)
+    assert sorted(seen) == sorted(batch_indices(images, batch * accumulate, iteration, seed=7).tolist())
+
+
+@given(st.integers(0, 30), st.integers(1, 10))
+def test_everything_comes_once_and_in_order(count, ahead):
+    assert list(MadeAhead(lambda number: number**2, range(count), ahead)) == [n**2 for n in range(count)]
+
+
+def test_no_more_is_made_ahead_than_asked_for():
+    made: list[int] = []
+    batches = iter(MadeAhead(made.append, range(100), ahead=3))
+    next(batches)
+    batches.close()
+    assert max(made) <= 3
+
+
+def test_an_error_comes_where_its_batch_is_asked_for():
+    def make(number: int) -> int:
+        if number == 2:
+            raise InputError("image 2: cannot be read")
+        return number
+
+    batches = iter(MadeAhead(make, range(5), ahead=4))
+    assert [next(batches), next(batches)] == [0, 1]
+    with pytest.raises(InputError, match="image 2"):
+        next(batches)
+
+
+def test_waiting_is_counted_where_making_is_slower_than_using_and_not_where_it_is_faster():
+    def make(number: int) -> int:
+        time.sleep(0.02)
+        return number
+
+    slow, fast = MadeAhead(make, range(5), ahead=1), MadeAhead(make, range(5), ahead=5)
+    assert list(slow) == list(range(5))
+    for _ in fast:
+        time.sleep(0.05)
+    assert slow.waited > 0.09
+    assert fast.waited < slow.waited
