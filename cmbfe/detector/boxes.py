@@ -69,10 +69,9 @@ SIZES: dict[str, dict[int, tuple[float, ...]]] = {
 grid on 320 px, it uses the steps 100, 150, 300 of a 300 px input), "coco" is the one of 300 times 320/300.
 
 "cmb": ours, for labels of 2-10 mm at 240 mm field of view: 4-21 px at 512, 2.5-12.5 px at 300, 2.7-13.3 px at 320.
-Boxes double from map to map as the grid's step does, so one number is free. A small box must fit the object and a
-large one must forgive up to half a step of offset; the number is the one for which most squares of 2-10 mm, anywhere,
-reach IoU 0.5 with some default box: 12 px at 512 (58 % of them), 8 px at 300 (26 %) and 320 (8 %: a step of 16 px is
-coarser than the objects). "coco" reaches 38 % at 512; "coco" elsewhere and "voc" reach none.
+Boxes double from map to map as the grid's step does, so one number is free: that for which most squares of 2-10 mm,
+anywhere, reach IoU 0.5 with some default box: 12 px at 512 (58 % of them), 8 px at 300 (26 %) and 320 (8 %: a step of
+16 px is coarser than the objects). "coco" reaches 38 % at 512; "coco" elsewhere and "voc" reach none.
 """
 
 
@@ -136,8 +135,7 @@ def coverage(boxes: Tensor, default: Tensor, input_size: int) -> pd.DataFrame:
     `reachable` (best IoU at least 0.5). A box out of reach is learnt as a forced match only.
     """
     placed = corners(default, input_size)
-    parts = [box_iou(part, placed).amax(dim=1) for part in boxes.split(256)]  # bounds memory: 256 x P numbers
-    best = torch.cat(parts)
+    best = torch.cat([box_iou(part, placed).amax(dim=1) for part in boxes.split(256)])  # bounds memory
     size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
     return pd.DataFrame({"size_px": size, "best_iou": best, "reachable": best >= 0.5})
 
@@ -148,11 +146,10 @@ def coverage_of_presets(boxes: Tensor) -> pd.DataFrame:
     boxes: Tensor[K, 4] xyxy as fractions of the image, which every detector resizes to its own input. Columns: `box`
     (row in `boxes`), `input_px`, `default_boxes` (the preset) and those of `coverage`.
     """
-    parts = []
-    for input_size in GRIDS:
-        for preset in SIZES:
-            part = coverage(boxes * input_size, default_boxes(preset, input_size), input_size)
-            part.insert(0, "default_boxes", preset)
-            part.insert(0, "input_px", input_size)
-            parts.append(part.rename_axis("box").reset_index())
-    return pd.concat(parts, ignore_index=True)
+    parts = {
+        (size, preset): coverage(boxes * size, default_boxes(preset, size), size)
+        for size in GRIDS
+        for preset in SIZES
+    }
+    table = pd.concat(parts, names=["input_px", "default_boxes", "box"]).reset_index()
+    return table[["box", *table.columns.drop("box")]]

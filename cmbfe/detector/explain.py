@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cmbfe.detector.fe import enhance, enhancement_mask
+from cmbfe.detector.fe import box_mask, enhance, enhancement_mask
 from cmbfe.detector.ssd import PLACEMENTS, SSD
 
 
@@ -23,16 +23,14 @@ def enhancement_steps(model: SSD, image: Tensor, boxes: Tensor) -> dict[str, Ten
         `image` P, `inside` (P in the boxes, 0 elsewhere), `mask` M, `resized` (M on the feature map), and of the
         channel that FE changes most: `features` X, `enhanced` X + M X, `difference`.
     """
-    config = model.config
-    mask = enhancement_mask(image[None], [boxes], config.beta)
-    everywhere = enhancement_mask(torch.zeros_like(image[None]) + 0.5, [boxes], beta=2.0)  # 1 - 0.5 / 1 in the boxes
+    mask = enhancement_mask(image[None], [boxes], model.config.beta)
     features, difference = enhancement_difference(model, image, boxes)
-    resized = enhance(torch.ones_like(features[None, :1]), mask, config.resize) - 1
+    resized = enhance(torch.ones_like(features[None, :1]), mask, model.config.resize) - 1
     channel = int(difference.abs().sum((1, 2)).argmax())
     pixels = image.mean(dim=0)
     return {
         "image": pixels,
-        "inside": pixels * (everywhere[0, 0] > 0),
+        "inside": pixels * box_mask(image[None], [boxes])[0, 0],
         "mask": mask[0, 0],
         "resized": resized[0, 0],
         "features": features[channel],
@@ -63,15 +61,10 @@ def change_by_channel(features: Tensor, difference: Tensor) -> pd.DataFrame:
         features, difference: Tensor[C, h, w], from `enhancement_difference`.
     """
     squares = difference.square().sum((1, 2))
-    table = pd.DataFrame(
-        {
-            "channel": range(len(features)),
-            "relative_change": [
-                _relative_change(*pair) for pair in zip(features + difference, features, strict=True)
-            ],
-            "share_of_difference": (squares / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)).tolist(),
-        }
-    ).sort_values("share_of_difference", ascending=False, kind="stable")
+    share = squares / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
+    change = [_relative_change(*pair) for pair in zip(features + difference, features, strict=True)]
+    columns = {"channel": range(len(features)), "relative_change": change, "share_of_difference": share.tolist()}
+    table = pd.DataFrame(columns).sort_values("share_of_difference", ascending=False, kind="stable")
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
@@ -85,7 +78,8 @@ def change_by_map(model: SSD, image: Tensor, boxes: Tensor) -> pd.DataFrame:
     inputs, mask = model.prepare(image[None]), enhancement_mask(image[None], [boxes], model.config.beta)
     rows = {}
     for placement in PLACEMENTS:
-        twin = SSD(replace(model.config, variant=_with_fe(model.config.variant), placement=placement)).train()
+        variant = model.config.variant.removesuffix("-fe") + "-fe"
+        twin = SSD(replace(model.config, variant=variant, placement=placement)).train()
         twin.load_state_dict(model.state_dict())
         for module in twin.modules():  # FE works in training mode only; batch norms must not move meanwhile
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -100,7 +94,3 @@ def _relative_change(enhanced: Tensor, plain: Tensor) -> float:
     # A narrow network can have a coarse map that is zero all over: then FE changes nothing of it.
     tiny = torch.finfo(plain.dtype).tiny
     return float((enhanced - plain).norm() / plain.norm().clamp(min=tiny))
-
-
-def _with_fe(variant: str) -> str:
-    return variant.removesuffix("-fe") + "-fe"

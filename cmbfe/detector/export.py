@@ -3,7 +3,7 @@
 The graph holds all that `SSD` does in evaluation, non-maximum suppression included.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from cmbfe import __version__
 from cmbfe.detector.boxes import corners, decode
-from cmbfe.detector.ssd import CANDIDATES_PER_CLASS, SSD
+from cmbfe.detector.ssd import CANDIDATES_PER_CLASS, SSD, per_box
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 
@@ -74,7 +74,7 @@ class Difference(NamedTuple):
     box_px: float
     """The same of box corners, px of the images."""
     box_share: float
-    """The same, as a share of the longer side of the image."""
+    """The same, as a share of the image's longer side."""
     suppressed_otherwise: int
     """Images of which PyTorch, given onnxruntime's boxes and scores, would keep other boxes."""
     detected_otherwise: int
@@ -103,11 +103,14 @@ def export_onnx(
     with whole_file(out) as temporary:
         onnx.save(to_onnx(detector), temporary)
         on_step()
-        difference = Difference(0, 0, 0, 0, 0, 0)
-        session = _session(temporary)
+        session, differences = _session(temporary), []
         for batch in chain(_random_batches(detector), images):
-            difference = _together(difference, _difference(detector, session, batch))
+            differences.append(_difference(detector, session, batch))
             on_step()
+        count, score, box_px, box_share, *otherwise = zip(*differences, strict=True)
+        # np.max, unlike max, keeps what is not a number.
+        largest = [float(np.max(values)) for values in (score, box_px, box_share)]
+        difference = Difference._make([sum(count), *largest, *map(sum, otherwise)])
         _check(difference, out)
     return difference
 
@@ -183,18 +186,6 @@ def _same(rows: np.ndarray, others: np.ndarray) -> bool:
     return len(rows) == len(others) and bool(equal.any(axis=0).all() and equal.any(axis=1).all())
 
 
-def _together(first: Difference, other: Difference) -> Difference:
-    """Counts are added; np.maximum, unlike max, keeps what is not a number."""
-    return Difference(
-        first.images + other.images,
-        float(np.maximum(first.score, other.score)),
-        float(np.maximum(first.box_px, other.box_px)),
-        float(np.maximum(first.box_share, other.box_share)),
-        first.suppressed_otherwise + other.suppressed_otherwise,
-        first.detected_otherwise + other.detected_otherwise,
-    )
-
-
 def _check(difference: Difference, out: Path) -> None:
     if not (difference.score <= TOLERANCE and difference.box_share <= TOLERANCE):
         raise InputError(
@@ -225,8 +216,8 @@ class Network(nn.Module):
         rows, columns = images.shape[2:]
         normalised = (images - detector.mean) / detector.std
         maps = detector.feature_maps(resizing(rows, side) @ normalised @ resizing(columns, side).T)
-        logits = _put_together(detector.classification, maps, detector.config.num_classes)
-        regression = _put_together(detector.regression, maps, 4)
+        logits = per_box(detector.classification, maps, detector.config.num_classes)
+        regression = per_box(detector.regression, maps, 4)
         width_height = torch.stack([torch.full((), each, dtype=torch.float32) for each in (columns, rows)])
         return *every_box(detector, logits, regression), torch.cat([width_height, width_height]) / side
 
@@ -250,12 +241,6 @@ def every_box(detector: SSD, logits: Tensor, regression: Tensor) -> tuple[Tensor
     default = corners(detector.default_boxes, detector.input_size)
     boxes = clip_boxes_to_image(decode(regression, default), (detector.input_size,) * 2)
     return boxes, logits.softmax(dim=-1)[..., 1]
-
-
-def _put_together(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
-    """As `SSD.predict` does it; there, len() would fix the number of images in the graph."""
-    outputs = [head(features).permute(0, 2, 3, 1).flatten(1) for head, features in zip(heads, maps, strict=True)]
-    return torch.cat([output.unflatten(1, (-1, values)) for output in outputs], dim=1)
 
 
 def to_onnx(detector: SSD) -> "onnx.ModelProto":
@@ -296,7 +281,14 @@ def to_onnx(detector: SSD) -> "onnx.ModelProto":
         producer_version=__version__,
         doc_string=DESCRIPTION + NOTICE,
     )
-    set_model_props(model, _metadata(detector))
+    properties = {
+        "variant": detector.config.variant,
+        "input_size_px": str(detector.input_size),
+        "class": "cmb",
+        "software": f"cmbfe {__version__}",
+        "notice": NOTICE,
+    }
+    set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -313,16 +305,6 @@ def suppression(detector: SSD) -> "onnx.GraphProto":
         threshold=float(config.score_threshold),
     )
     return onnx.parser.parse_graph(text)
-
-
-def _metadata(detector: SSD) -> dict[str, str]:
-    return {
-        "variant": detector.config.variant,
-        "input_size_px": str(detector.input_size),
-        "class": "cmb",
-        "software": f"cmbfe {__version__}",
-        "notice": NOTICE,
-    }
 
 
 def _without_traces(model: "onnx.ModelProto") -> "onnx.ModelProto":

@@ -1,11 +1,9 @@
-"""Feature enhancement behind a named layer of any detector, by hooks: the detector's own code is not touched.
+"""Feature enhancement (paper section 2.3) behind a named layer of any detector, by hooks.
 
-    with_fe = enhance_during_training(model, "backbone")  # a torchvision detector, or one that is called like it
-    losses = model(images, targets)                       # features inside the ground truth's boxes are enhanced
-    detections = model.eval()(images)                     # nothing is left of it
-    with_fe.remove()                                      # and now in training neither
-
-Paper: section 2.3. Section 4 says that experiments with Faster R-CNN or YOLO are lacking.
+with_fe = enhance_during_training(model, "backbone")  # a torchvision detector, or one that is called like it
+losses = model(images, targets)                       # features inside the ground truth's boxes are enhanced
+detections = model.eval()(images)                     # those of the bare detector
+with_fe.remove()
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from cmbfe.errors import InputError
 
 
 class GuidedLayer(Protocol):
-    """What may stand behind a layer: an nn.Module that the ground truth guides, such as `FeatureEnhancement`."""
+    """An nn.Module that the ground truth guides, such as `FeatureEnhancement`."""
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Of images Tensor[N, C, H, W] in [0, 1] and their boxes (N tensors [K, 4], xyxy px): Tensor[N, 1, H, W]."""
@@ -33,7 +31,7 @@ class GuidedLayer(Protocol):
         """Features Tensor[N, C, h, w] of the same shape, changed by the mask."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Weights of its own, which training alone has a use for."""
+        """Weights of its own, which training alone uses."""
 
 
 @runtime_checkable
@@ -54,31 +52,27 @@ def enhance_during_training(
     normalises and pads the images by torchvision's `GeneralizedRCNNTransform`, the mask is that of the images and
     boxes that come out of it. Without one, the images must be of one size, and the features must span all of it.
 
-    The parameters, the state dict and evaluation are those of the bare detector. A deep copy has FE of its own. Hooks
-    are no part of a state dict: call this again after building a detector anew. TorchScript refuses hooks; remove it
-    before scripting.
+    Parameters, state dict and evaluation are those of the bare detector. A deep copy has FE of its own. Hooks are no
+    part of a state dict: call this again after building a detector anew, and remove it before TorchScript.
 
     Args:
         layer: name as in `model.named_modules()`, such as "backbone" or "backbone.body.layer2". It gives a Tensor
             [N, C, h, w], or a dict, list or tuple of them, all of which are enhanced.
-        fe: what stands there; default: `FeatureEnhancement()`, the paper's. Its `strength` may change later. Weights of
-            its own are no part of the detector's (`Enhancement.parameters`); losses of its own (`SideTask`) join those
-            that the detector gives in training.
+        fe: what stands there; default: the paper's `FeatureEnhancement()`. Its weights are no part of the detector's
+            (`Enhancement.parameters`); its losses (`SideTask`) join those that the detector gives in training.
         schedule: how its strength falls where `Enhancement.set_progress` is called: "constant" (not) or "cosine".
 
     Raises:
         InputError: no such layer or schedule; later, in a call in training: no targets, images of several sizes
             without a torchvision transform, or a layer that gives no feature maps.
     """
-    names = [layer] if isinstance(layer, str) else list(layer)
+    names = [layer] if isinstance(layer, str) else layer
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules or not name:
             near = ", ".join(name for name in modules if name and "." not in name)
             raise InputError(f"no layer {name!r} in {type(model).__name__}; its outermost layers: {near}")
-    transforms = [module for module in modules.values() if isinstance(module, GeneralizedRCNNTransform)]
-    layers = {name: modules[name] for name in names}
-    return Enhancement(model, layers, transforms, fe or FeatureEnhancement(), schedule)
+    return Enhancement(model, {name: modules[name] for name in names}, fe or FeatureEnhancement(), schedule)
 
 
 class Enhancement:
@@ -87,15 +81,9 @@ class Enhancement:
     A class, since what hooks remember must be copied and pickled with the detector, which a closure is not.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Mapping[str, nn.Module],
-        transforms: Sequence[GeneralizedRCNNTransform],
-        fe: GuidedLayer,
-        schedule: str = "constant",
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], fe: GuidedLayer, schedule: str) -> None:
         strength(schedule, 0, 1)  # an unknown schedule is refused now
+        transforms = [module for module in model.modules() if isinstance(module, GeneralizedRCNNTransform)]
         self.fe, self.schedule = fe, schedule
         self.is_resized_inside = bool(transforms)
         self.is_in_call = False
@@ -108,19 +96,19 @@ class Enhancement:
         ]
 
     def remove(self) -> None:
-        """Take FE out of the detector; nothing happens where it is out already."""
+        """Take FE out of the detector."""
         for handle in self.handles:
             handle.remove()
         self.mask = None
 
     def set_progress(self, iteration: int, iterations: int) -> None:
-        """Let what stands there fade, where it does: its strength in an iteration, counted from 0."""
+        """Set the strength of what fades, in an iteration counted from 0."""
         if self.schedule != "constant":
             fading: Any = self.fe  # only what fades has a strength
             fading.strength = strength(self.schedule, iteration, iterations)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Weights of what stands there, for the optimiser; FE has none."""
+        """Weights of what stands there; FE has none."""
         return list(self.fe.parameters())
 
     def __enter__(self) -> Self:
@@ -194,10 +182,8 @@ def _one_batch(images: Any) -> Tensor:
 
 def _before_normalisation(images: Tensor, transform: GeneralizedRCNNTransform) -> Tensor:
     """Images [N, 3, H, W] in [0, 1] again, as FE's mask compares grey values with their mean."""
-    mean, deviation = (
-        images.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std)
-    )
-    return images * deviation + mean
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
+    return images * std + mean
 
 
 def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str) -> Any:

@@ -1,10 +1,10 @@
 """The eight detectors: SSD (Liu et al. 2016) on three trunks, each with and without feature enhancement (FE)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,40 +31,51 @@ class Variant(NamedTuple):
     fe: bool
 
 
-SPECS = {
-    "ssd512": Variant("vgg16", 512, fe=False),
-    "ssd512-fe": Variant("vgg16", 512, fe=True),
-    "ssd300": Variant("vgg16", 300, fe=False),
-    "ssd300-fe": Variant("vgg16", 300, fe=True),
-    "mobilenet320": Variant("mobilenet_v2", 320, fe=False),
-    "mobilenet320-fe": Variant("mobilenet_v2", 320, fe=True),
-    "resnet34-300": Variant("resnet34", 300, fe=False),
-    "resnet34-300-fe": Variant("resnet34", 300, fe=True),
+TRUNKS = {
+    "ssd512": ("vgg16", 512),
+    "ssd300": ("vgg16", 300),
+    "mobilenet320": ("mobilenet_v2", 320),
+    "resnet34-300": ("resnet34", 300),
 }
+SPECS = {name + suffix: Variant(*trunk, fe=bool(suffix)) for name, trunk in TRUNKS.items() for suffix in ("", "-fe")}
 VARIANTS = tuple(SPECS)
 PLACEMENTS = ("trunk", "source", "both")
+MAKE: dict[str, Callable[[int, float], Trunk]] = {
+    "vgg16": vgg16,
+    "resnet34": lambda input_size, width: resnet34(width),
+    "mobilenet_v2": lambda input_size, width: mobilenet_v2(width),
+}
 CANDIDATES_PER_CLASS = 400
 """Best-scored boxes of each class that enter non-maximum suppression; torchvision's value."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """All that defines a detector but its weights; see `build` for the meaning of each."""
+    """All that defines a detector but its weights.
+
+    Raises:
+        InputError: a name that does not exist, or a number out of bounds.
+    """
 
     variant: str
     num_classes: int = 2
     """Background and microbleed; other numbers only for weights from elsewhere."""
     default_boxes: str = "voc"
+    """Preset "voc", "coco" or "cmb" (A10)."""
     width: float = 1.0
+    """Factor on all channels; map sizes stay."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Images in [0, 1] enter the trunk as (image - mean) / std, per channel."""
     beta: float = 1.5
+    """This and the next three are FE's readings A6, A2, A4 and A5, without effect on variants without FE."""
     resize: str = "bilinear"
     placement: str = "trunk"
     weighting: str = "equation"
     layer: str = "enhancement"
+    """What stands in FE's place; "assisted_excitation" has no beta and no weighting."""
     minimum_negatives: int = 0
+    """Negatives per image that teach even without a match."""
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
     detections_per_image: int = 200
@@ -75,7 +86,6 @@ class Config:
         return SPECS[self.variant]
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for a name that does not exist."""
         for key, known in (
             ("variant", VARIANTS),
             ("default_boxes", SIZES),
@@ -86,15 +96,14 @@ class Config:
         ):
             if getattr(self, key) not in known:
                 raise InputError(f"{key} {getattr(self, key)!r}: expected one of {', '.join(known)}")
-        if not 0 < self.width <= 1:
-            raise InputError(f"width {self.width!r}: expected a number above 0, at most 1")
-        if not 0 < self.beta < float("inf"):
-            raise InputError(f"beta {self.beta!r}: expected a number above 0")
-        if self.detections_per_image < 1 or self.minimum_negatives < 0:
-            raise InputError(
-                f"detections_per_image {self.detections_per_image}, minimum_negatives {self.minimum_negatives}: "
-                "expected at least 1 and at least 0"
-            )
+        for key, is_valid, expected in (
+            ("width", 0 < self.width <= 1, "a number above 0, at most 1"),
+            ("beta", 0 < self.beta < float("inf"), "a number above 0"),
+            ("detections_per_image", self.detections_per_image >= 1, "at least 1"),
+            ("minimum_negatives", self.minimum_negatives >= 0, "at least 0"),
+        ):
+            if not is_valid:
+                raise InputError(f"{key} {getattr(self, key)!r}: expected {expected}")
 
 
 class L2Norm(nn.Module):
@@ -135,14 +144,14 @@ class SSD(nn.Module):
         self.config = config
         self.input_size = spec.input_size
         self.map_sizes = GRIDS[spec.input_size].maps
-        trunk = _trunk(spec, config.width)
+        trunk = MAKE[spec.trunk](spec.input_size, config.width)
         self.stem, self.blocks = trunk.stem, nn.ModuleList(trunk.blocks)
         self.l2norm = L2Norm(trunk.channels[0]) if spec.trunk == "vgg16" else nn.Identity()
-        layer = _separable_head if spec.trunk == "mobilenet_v2" else _plain_head
-        boxes_per_cell = GRIDS[spec.input_size].boxes_per_cell
-        heads = list(zip(trunk.channels, boxes_per_cell, self.map_sizes, strict=True))
-        self.classification = nn.ModuleList(layer(c, n * config.num_classes, m) for c, n, m in heads)
-        self.regression = nn.ModuleList(layer(c, n * 4, m) for c, n, m in heads)
+        heads = list(zip(trunk.channels, GRIDS[spec.input_size].boxes_per_cell, self.map_sizes, strict=True))
+        self.classification, self.regression = (
+            nn.ModuleList(_head(spec.trunk, channels, boxes * values, cells) for channels, boxes, cells in heads)
+            for values in (config.num_classes, 4)
+        )
         self.fe = _training_layer(config) if spec.fe else None
         boxes = default_boxes(config.default_boxes, spec.input_size)
         self.register_buffer("default_boxes", boxes, persistent=False)
@@ -174,24 +183,25 @@ class SSD(nn.Module):
 
     def resize(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """Images at the input's size, Tensor[N, C, S, S], bilinear; those of that size are left as they are."""
-        return _resized(images, self.input_size)
+        size = (self.input_size, self.input_size)
+        batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
+        return torch.cat([x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear") for x in batches])
 
     def predict(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits Tensor[N, P, classes] and box regressions Tensor[N, P, 4] of prepared images."""
         maps = self.feature_maps(inputs, mask)
-        classes = self.config.num_classes
-        logits = [_per_box(head(x), classes) for head, x in zip(self.classification, maps, strict=True)]
-        regression = [_per_box(head(x), 4) for head, x in zip(self.regression, maps, strict=True)]
-        return torch.cat(logits, dim=1), torch.cat(regression, dim=1)
+        logits = per_box(self.classification, maps, self.config.num_classes)
+        return logits, per_box(self.regression, maps, 4)
 
     def feature_maps(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The maps that the heads see, finest first; with a mask, enhanced where `placement` (A4) says."""
+        fe = None if mask is None else self.fe
         features = self.stem(inputs)
-        if self.fe is not None and mask is not None and self.config.placement in ("trunk", "both"):
-            features = self.fe(features, mask)
+        if fe is not None and self.config.placement in ("trunk", "both"):
+            features = fe(features, mask)
         source = self.l2norm(features)
-        if self.fe is not None and mask is not None and self.config.placement in ("source", "both"):
-            source = self.fe(source, mask)
+        if fe is not None and self.config.placement in ("source", "both"):
+            source = fe(source, mask)
         maps = [source]
         for block in self.blocks:
             features = block(features)
@@ -227,60 +237,30 @@ class SSD(nn.Module):
         Separable heads begin with a standard deviation of 0.03, as torchvision's SSDLite: after Xavier their logits
         are so large that hard negatives begin with three times the loss.
         """
-        separable = self.config.spec.trunk == "mobilenet_v2"
-        for module in [*self.stem.modules(), *self.blocks.modules()]:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in [*self.classification.modules(), *self.regression.modules()]:
-            if isinstance(module, nn.Conv2d):
-                if separable:
-                    nn.init.normal_(module.weight, std=0.03)
+        for part in (self.stem, self.blocks, self.classification, self.regression):
+            for convolution in (module for module in part.modules() if isinstance(module, nn.Conv2d)):
+                if part in (self.stem, self.blocks):
+                    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+                elif self.config.spec.trunk == "mobilenet_v2":
+                    nn.init.normal_(convolution.weight, std=0.03)
                 else:
-                    nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                    nn.init.xavier_uniform_(convolution.weight)
+                if convolution.bias is not None:
+                    nn.init.zeros_(convolution.bias)
 
 
-def build(
-    variant: str,
-    *,
-    default_boxes: str = "voc",
-    width: float = 1.0,
-    weights: str | Path | None = None,
-    beta: float = 1.5,
-    resize: str = "bilinear",
-    placement: str = "trunk",
-    weighting: str = "equation",
-    layer: str = "enhancement",
-    minimum_negatives: int = 0,
-    score_threshold: float = 0.01,
-    nms_threshold: float = 0.45,
-    detections_per_image: int = 200,
-) -> SSD:
+def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -> SSD:
     """The detector `variant` (one of VARIANTS) with one class, microbleed.
 
-    default_boxes (A10): preset "voc", "coco" or "cmb". width: factor on all channels, map sizes stay. weights of the
-    trunk: None (Kaiming), "imagenet" (torchvision downloads them) or a .safetensors or .pth file with torchvision's
-    names. beta, resize, placement, weighting: FE readings A6, A2, A4, A5, without effect on variants without FE. layer:
-    what stands in FE's place, "enhancement" or "assisted_excitation", which has no beta and no weighting.
-    minimum_negatives: negatives per image that teach even without a match. The last three: what `detections` keeps.
+    Args:
+        weights: of the trunk: None (Kaiming), "imagenet" (torchvision downloads them) or a .safetensors or .pth file
+            with torchvision's names.
+        settings: fields of `Config`, such as default_boxes="cmb".
+
+    Raises:
+        InputError: a setting that `Config` refuses, or a file that does not fill the trunk.
     """
-    config = Config(
-        variant,
-        default_boxes=default_boxes,
-        width=width,
-        beta=beta,
-        resize=resize,
-        placement=placement,
-        weighting=weighting,
-        layer=layer,
-        minimum_negatives=minimum_negatives,
-        score_threshold=score_threshold,
-        nms_threshold=nms_threshold,
-        detections_per_image=detections_per_image,
-    )
+    config = Config(variant, **settings)
     if weights is None:
         return SSD(config)
     trunk = config.spec.trunk
@@ -297,18 +277,10 @@ def _training_layer(config: Config) -> FeatureEnhancement | AssistedExcitation:
     return FeatureEnhancement(config.beta, config.resize, config.weighting)
 
 
-def _trunk(spec: Variant, width: float) -> Trunk:
-    if spec.trunk == "vgg16":
-        return vgg16(spec.input_size, width)
-    return {"resnet34": resnet34, "mobilenet_v2": mobilenet_v2}[spec.trunk](width)
-
-
-def _plain_head(channels: int, outputs: int, cells: int) -> nn.Module:
-    return nn.Conv2d(channels, outputs, 3, padding=1)
-
-
-def _separable_head(channels: int, outputs: int, cells: int) -> nn.Module:
-    """SSDLite's head (Sandler et al. 2018, section 6.2); on a 1x1 map only its pointwise half has anything to do."""
+def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
+    """MobileNet's is SSDLite's (Sandler et al. 2018, section 6.2); on a 1x1 map its pointwise half alone has a use."""
+    if trunk != "mobilenet_v2":
+        return nn.Conv2d(channels, outputs, 3, padding=1)
     pointwise = nn.Conv2d(channels, outputs, 1)
     if cells == 1:
         return pointwise
@@ -316,22 +288,10 @@ def _separable_head(channels: int, outputs: int, cells: int) -> nn.Module:
     return nn.Sequential(depthwise, pointwise)
 
 
-def _per_box(output: Tensor, values: int) -> Tensor:
-    """Tensor[N, boxes * values, h, w] -> Tensor[N, h * w * boxes, values]."""
-    return output.permute(0, 2, 3, 1).reshape(len(output), -1, values)
-
-
-def _resized(images: Sequence[Tensor] | Tensor, size: int) -> Tensor:
-    """Tensor[N, C, size, size], bilinear as in torchvision's detectors."""
-    batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-    return torch.cat(
-        [
-            batch
-            if batch.shape[-2:] == (size, size)
-            else F.interpolate(batch, (size, size), mode="bilinear", align_corners=False)
-            for batch in batches
-        ]
-    )
+def per_box(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
+    """What the heads say of every default box, Tensor[N, P, values]; no len(), which a traced graph would fix."""
+    outputs = [head(features).permute(0, 2, 3, 1).flatten(1) for head, features in zip(heads, maps, strict=True)]
+    return torch.cat([output.unflatten(1, (-1, values)) for output in outputs], dim=1)
 
 
 def _grey(images: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:

@@ -36,9 +36,6 @@ class TorchvisionConfig:
     """Side of the images, px."""
 
 
-Build = Callable[[int], nn.Module]
-"""Side of the images, px -> a detector that keeps `KEPT` boxes of each."""
-
 CLASSES = 2
 """Background and microbleed, label 1."""
 KEPT = 10
@@ -73,32 +70,28 @@ def _microbleeds_only(model: nn.Module, args: tuple[Any, ...], made: Any) -> Any
     return [{key: values[image["labels"] == 1] for key, values in image.items()} for image in made]
 
 
-def _resnet(body: ResNet, levels: int, channels: int) -> BackboneWithFPN:
-    """A feature pyramid on the first so many stages of a ResNet: steps of 4, 8, ... px, and one coarser map."""
-    width = body.inplanes // 8
-    names = {f"layer{level + 1}": str(level) for level in range(levels)}
-    return BackboneWithFPN(body, names, [width * 2**level for level in range(levels)], channels)
+def _pyramid(trunk: str, is_small: bool) -> BackboneWithFPN:
+    """A feature pyramid on the first four stages of a trunk, or two: steps of 4, 8, ... px, and one coarser map."""
+    levels, channels = (2, 32) if is_small else (4, 256)
+    if trunk == "mobilenet":
+        body = mobilenet_v3_large(weights=None, norm_layer=_NORM).features
+        stages = [str(block) for block in (2, 4, 7, 13)[:levels]]  # those that halve the map, from a step of 4 px on
+        inputs = [body.get_submodule(stage).out_channels for stage in stages]
+    else:
+        body = ResNet(BasicBlock, [1, 1, 1, 1]) if is_small else resnet50(weights=None)
+        stages = [f"layer{level + 1}" for level in range(levels)]
+        inputs = [body.inplanes // 8 * 2**level for level in range(levels)]
+    return BackboneWithFPN(body, {stage: str(level) for level, stage in enumerate(stages)}, inputs, channels)
 
 
-def _mobilenet(levels: int, channels: int) -> BackboneWithFPN:
-    """The same on MobileNet-V3."""
-    body = mobilenet_v3_large(weights=None, norm_layer=_NORM).features
-    stages = (2, 4, 7, 13)[:levels]  # the blocks that halve the map, from a step of 4 px on
-    names = {str(stage): str(level) for level, stage in enumerate(stages)}
-    return BackboneWithFPN(body, names, [body[stage].out_channels for stage in stages], channels)
+def _squares(first: float, backbone: BackboneWithFPN) -> AnchorGenerator:
+    """One square anchor per cell, twice as large from map to map; the pyramid has one map more than stages."""
+    maps = len(backbone.body.return_layers) + 1
+    return AnchorGenerator(tuple((first * 2**level,) for level in range(maps)), ((1.0,),) * maps)
 
 
-def _shallow_resnet() -> ResNet:
-    """One block per stage, "ResNet-10"."""
-    return ResNet(BasicBlock, [1, 1, 1, 1])
-
-
-def _squares(first: float, levels: int) -> AnchorGenerator:
-    """One square anchor per cell, twice as large from map to map; the pyramid has one map more than levels."""
-    return AnchorGenerator(tuple((first * 2**level,) for level in range(levels + 1)), ((1.0,),) * (levels + 1))
-
-
-def _faster_rcnn(backbone: BackboneWithFPN, size: int, levels: int) -> FasterRCNN:
+def _faster_rcnn(size: int, trunk: str, is_small: bool) -> FasterRCNN:
+    backbone = _pyramid(trunk, is_small)
     channels = backbone.out_channels
     hidden = 4 * channels  # 1024 behind the published 256
     proposals = 8 * channels  # 2048, torchvision has 2000: narrow heads look at fewer
@@ -106,7 +99,7 @@ def _faster_rcnn(backbone: BackboneWithFPN, size: int, levels: int) -> FasterRCN
         backbone,
         min_size=size,
         max_size=size,
-        rpn_anchor_generator=_squares(SMALLEST_ANCHOR * size, levels),
+        rpn_anchor_generator=_squares(SMALLEST_ANCHOR * size, backbone),
         rpn_pre_nms_top_n_train=proposals,
         rpn_post_nms_top_n_train=proposals // 2,
         rpn_pre_nms_top_n_test=proposals // 2,
@@ -119,21 +112,23 @@ def _faster_rcnn(backbone: BackboneWithFPN, size: int, levels: int) -> FasterRCN
     )
 
 
-def _retinanet(backbone: BackboneWithFPN, size: int, levels: int) -> RetinaNet:
+def _retinanet(size: int, is_small: bool) -> RetinaNet:
+    backbone = _pyramid("resnet", is_small)
     return RetinaNet(
         backbone,
         CLASSES,
         min_size=size,
         max_size=size,
-        anchor_generator=_squares(SMALLEST_ANCHOR * size, levels),
+        anchor_generator=_squares(SMALLEST_ANCHOR * size, backbone),
         score_thresh=SCORE,
         detections_per_img=KEPT,
         topk_candidates=10 * KEPT,
     )
 
 
-def _fcos(backbone: BackboneWithFPN, size: int, levels: int, convolutions: int) -> FCOS:
-    head = FCOSHead(backbone.out_channels, 1, CLASSES, convolutions)
+def _fcos(size: int, is_small: bool) -> FCOS:
+    backbone = _pyramid("resnet", is_small)
+    head = FCOSHead(backbone.out_channels, 1, CLASSES, 2 if is_small else 4)
     # A box's four sides, in steps of its map, come out of a ReLU: from torchvision's 0 all of them died in 70 steps.
     nn.init.ones_(head.regression_head.bbox_reg.bias)
     return FCOS(
@@ -141,7 +136,7 @@ def _fcos(backbone: BackboneWithFPN, size: int, levels: int, convolutions: int) 
         CLASSES,
         min_size=size,
         max_size=size,
-        anchor_generator=_squares(4, levels),  # of each map's step: they carry its centres
+        anchor_generator=_squares(4, backbone),  # of each map's step: they carry its centres
         head=head,
         score_thresh=SCORE,
         detections_per_img=KEPT,
@@ -149,10 +144,10 @@ def _fcos(backbone: BackboneWithFPN, size: int, levels: int, convolutions: int) 
     )
 
 
-def _ssdlite(size: int, first: int, last: int | None) -> SSD:
-    """SSDlite on MobileNet-V3: its first map is that of block `first`'s expansion, its second that of block `last`."""
-    body = mobilenet_v3_large(weights=None, norm_layer=_NORM, reduced_tail=True).features[:last]
-    backbone = SSDLiteFeatureExtractorMobileNet(body, first, _NORM)
+def _ssdlite(size: int, is_small: bool) -> SSD:
+    """SSDlite on MobileNet-V3: its first map is that of block 4's expansion, its second that of the last block."""
+    body = mobilenet_v3_large(weights=None, norm_layer=_NORM, reduced_tail=True).features[: 8 if is_small else None]
+    backbone = SSDLiteFeatureExtractorMobileNet(body, 4, _NORM)
     scales = [SMALLEST_ANCHOR * 2**level for level in range(6)]
     boxes = DefaultBoxGenerator([[] for _ in scales], scales=[*scales, 1.0])
     channels = retrieve_out_channels(backbone, (size, size))
@@ -169,17 +164,17 @@ def _ssdlite(size: int, first: int, last: int | None) -> SSD:
     )
 
 
-DETECTORS: dict[str, Build] = {
-    "faster-rcnn-resnet50": lambda size: _faster_rcnn(_resnet(resnet50(weights=None), 4, 256), size, 4),
-    "faster-rcnn-resnet-small": lambda size: _faster_rcnn(_resnet(_shallow_resnet(), 2, 32), size, 2),
-    "faster-rcnn-mobilenet": lambda size: _faster_rcnn(_mobilenet(4, 256), size, 4),
-    "faster-rcnn-mobilenet-small": lambda size: _faster_rcnn(_mobilenet(2, 32), size, 2),
-    "retinanet-resnet50": lambda size: _retinanet(_resnet(resnet50(weights=None), 4, 256), size, 4),
-    "retinanet-small": lambda size: _retinanet(_resnet(_shallow_resnet(), 2, 32), size, 2),
-    "fcos-resnet50": lambda size: _fcos(_resnet(resnet50(weights=None), 4, 256), size, 4, convolutions=4),
-    "fcos-small": lambda size: _fcos(_resnet(_shallow_resnet(), 2, 32), size, 2, convolutions=2),
-    "ssdlite-mobilenet": lambda size: _ssdlite(size, first=4, last=None),
-    "ssdlite-small": lambda size: _ssdlite(size, first=4, last=8),
+DETECTORS: dict[str, Callable[[int], nn.Module]] = {
+    "faster-rcnn-resnet50": partial(_faster_rcnn, trunk="resnet", is_small=False),
+    "faster-rcnn-resnet-small": partial(_faster_rcnn, trunk="resnet", is_small=True),
+    "faster-rcnn-mobilenet": partial(_faster_rcnn, trunk="mobilenet", is_small=False),
+    "faster-rcnn-mobilenet-small": partial(_faster_rcnn, trunk="mobilenet", is_small=True),
+    "retinanet-resnet50": partial(_retinanet, is_small=False),
+    "retinanet-small": partial(_retinanet, is_small=True),
+    "fcos-resnet50": partial(_fcos, is_small=False),
+    "fcos-small": partial(_fcos, is_small=True),
+    "ssdlite-mobilenet": partial(_ssdlite, is_small=False),
+    "ssdlite-small": partial(_ssdlite, is_small=True),
 }
 """Trunk, pyramid and heads of the wide ones are torchvision's, with maps from a step of 4 px on:
 

@@ -47,10 +47,7 @@ def from_torchvision(state_dict: dict[str, Tensor]) -> SSD:
 
 
 def save_model(model: nn.Module, folder: Path | str) -> None:
-    """Write model.safetensors and config.json into `folder`, each atomically; other files there stay.
-
-    model: one of ours, or of `torchvision_detectors`.
-    """
+    """Write model.safetensors and config.json of our detectors or `torchvision_detectors`, each atomically."""
     folder = Path(folder)
     made_from: Any = model.config
     config = asdict(made_from)
@@ -87,19 +84,12 @@ def load_detector(folder: Path | str) -> nn.Module:
 
 def _built(content: Any, path: Path) -> nn.Module:
     """The detector of a config.json, with fresh weights."""
-    if not (isinstance(content, dict) and "detector" in content):
-        return SSD(_config(content, path))
-    try:
-        return torchvision_detectors.build(**content)
-    except (TypeError, InputError) as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _config(content: Any, path: Path) -> Config:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, got {type(content).__name__}")
     try:
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return Config(**settings)
+        if "detector" in content:
+            return torchvision_detectors.build(**content)
+        settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+        return SSD(Config(**settings))
     except (TypeError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
