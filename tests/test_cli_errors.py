@@ -82,34 +82,28 @@ def test_bad_labels_are_named(refused, tmp_path, change):
     file = dump(tmp_path / "in" / LABELS_FILE, labels)
     found = dump(tmp_path / "found.json", [])
     out = tmp_path / "deep" / "out"
-    for arguments in (
-        ["import", "dicom", tmp_path / "in", out],
-        ["evaluate", file, found, "--out", out],
-        ["train", "ssd300", "--data", tmp_path / "in", *SMOKE, "--out", out],
-    ):
+    training = ["train", "ssd300", "--data", tmp_path / "in", *SMOKE, "--out", out]
+    for arguments in (["import", "dicom", tmp_path / "in", out], ["evaluate", file, found, "--out", out], training):
         assert f"{file}: annotation 1: " in refused(*arguments)
 
 
 def test_an_image_that_cannot_be_read_is_named(refused, tmp_path, model):
     labelled_images(tmp_path / "in", 3)
     (tmp_path / "in" / "P2" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n nonsense")
-    out = tmp_path / "deep" / "out"
-    for arguments in (
-        ["detect", tmp_path / "in", "--model", model, "--out", out],
-        ["train", "ssd300", "--data", tmp_path / "in", *SMOKE, "--out", out],
+    for command in (
+        ["detect", tmp_path / "in", "--model", model],
+        ["train", "ssd300", "--data", tmp_path / "in", *SMOKE],
     ):
-        assert "000.png: " in refused(*arguments)
+        assert "000.png: " in refused(*command, "--out", tmp_path / "deep" / "out")
 
 
+UNKNOWN = {"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}
 SPOILED_EVALUATIONS = {
     "no labels": (lambda truth, found: truth.unlink(), "truth.json: no such file"),
     "no detections": (lambda truth, found: found.unlink(), "found.json: no such file"),
     "no JSON": (lambda truth, found: found.write_text("{"), "found.json: not JSON: line 1"),
     "no COCO results": (lambda truth, found: found.write_text("{}"), "found.json: "),
-    "unknown image": (
-        lambda truth, found: dump(found, [{"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}]),
-        "99",
-    ),
+    "unknown image": (lambda truth, found: dump(found, [UNKNOWN]), "99"),
     "no such split": (None, "'tset'; there are: train"),
 }
 
@@ -137,10 +131,8 @@ SPOILED_MODELS = {
     "no folder": (shutil.rmtree, "params.yaml"),
     "no settings": (lambda folder: (folder / "params.yaml").unlink(), "params.yaml"),
     "deep settings": (lambda folder: (folder / "params.yaml").write_text("[" * 100_000), ""),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), ""),
     "no such variant": (lambda folder: (folder / "config.json").write_text('{"variant": "ssd9"}'), "config.json"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "zeros": (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "model.safetensors"),
     "truncated weights": (lambda folder: truncated(folder / "model.safetensors", 9), "model.safetensors"),
     "NaN": (not_a_number, ""),
@@ -162,10 +154,8 @@ def test_detect_never_costs_its_own_model_or_threshold(refused, tmp_path):
     out = tmp_path / "out"
     point = dump(out / "metrics.json", {"threshold": 0.5})
     (out / "images.json").touch()  # as an earlier result of detect
-    for options in (
-        ["--model", save_tiny_model(out / "model")],
-        ["--model", save_tiny_model(tmp_path / "m"), "--operating-point", point],
-    ):
+    inside, elsewhere = save_tiny_model(out / "model"), save_tiny_model(tmp_path / "m")
+    for options in (["--model", inside], ["--model", elsewhere, "--operating-point", point]):
         line = refused("detect", tmp_path / "in", "--out", out, *options)
         assert f"{out}: holds {options[-1]}" in line
 

@@ -65,9 +65,8 @@ def test_the_difference_is_drawn_by_channel_in_one_scale_and_over_the_input():
     differences = {"channel 7": np.zeros((10, 10)), "channel 2": np.zeros((10, 10))}
     differences["channel 7"][4, 5] = 3.0
     differences["channel 2"][4, 5] = 1.0
-    figure = difference_figure(
-        HEAD, np.array([[50.0, 40, 56, 46]]), differences, pixel_mm=0.5, title="450 iterations"
-    )
+    boxes = np.array([[50.0, 40, 56, 46]])
+    figure = difference_figure(HEAD, boxes, differences, pixel_mm=0.5, title="450 iterations")
     by_title = {axes.get_title(): axes for axes in figure.axes}
     first, second = by_title["(b) channel 7"], by_title["(b) channel 2"]
     np.testing.assert_array_equal(first.images[0].get_array(), differences["channel 7"])

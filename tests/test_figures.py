@@ -151,14 +151,15 @@ def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_o
 
 @pytest.mark.parametrize("paper_gain", [0.02, np.nan])
 def test_a_cross_validation_joins_twins_and_gives_every_gain_its_interval(paper_gain):
-    columns = {
-        "our_ap": [0.6, 0.8, 0.7, 0.65],
-        "our_ap_fe": [0.7, 0.7, 0.7, 0.66],
-        "our_gain": [0.1, -0.1, 0.0, 0.01],
-    }
-    columns |= {"our_gain_low": [0.0, 0.0, np.nan, -0.05], "our_gain_high": [0.2, 0.2, np.nan, 0.06]}
-    columns |= {"detector": "ssd512", "paper_gain": paper_gain}
-    aps, gains = evidence.crossvalidation_figure(pd.DataFrame(columns, index=["1", "2", "mean", "all"])).axes
+    names = ["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]
+    rows = [
+        (0.6, 0.7, 0.1, 0, 0.2),
+        (0.8, 0.7, -0.1, 0, 0.2),
+        (0.7, 0.7, 0, *[np.nan] * 2),
+        (0.65, 0.66, 0.01, -0.05, 0.06),
+    ]
+    table = pd.DataFrame(rows, ["1", "2", "mean", "all"], names).assign(detector="ssd512", paper_gain=paper_gain)
+    aps, gains = evidence.crossvalidation_figure(table).axes
     assert [label.get_text() for label in aps.get_xticklabels()] == ["1", "2", "all"]
     drawn = {line.get_label(): line for line in aps.get_lines()}
     for name, values in (("SSD", [0.6, 0.8, 0.65]), ("SSD-FE", [0.7, 0.7, 0.66])):

@@ -139,8 +139,7 @@ def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_b
 
 def test_detectors_of_one_arm_get_different_colours():
     chosen = drawing.colours(["mine", "yours", "theirs", "a-fe"])
-    assert chosen["mine"] == style.COLOURS["SSD"]
-    assert chosen["a-fe"] == style.COLOURS["SSD-FE"]
+    assert (chosen["mine"], chosen["a-fe"]) == (style.COLOURS["SSD"], style.COLOURS["SSD-FE"])
     assert len(set(chosen.values())) == 4
 
 
