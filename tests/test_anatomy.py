@@ -98,8 +98,8 @@ def test_wider_ventricles_and_atrophy_give_more_fluid():
 
 
 def test_pallidum_is_darker_than_putamen_and_both_than_white_matter_at_the_papers_echo_time():
-    maps = tissue_maps(tissue_shares(head(), build()), head().iron, 77.3, 15.0)
-    signal = maps.amplitude * np.exp(-0.045 * maps.r2star)
+    amplitude, r2star, _ = tissue_maps(tissue_shares(head(), build()), head().iron)
+    signal = amplitude * np.exp(-0.045 * r2star)
     pallidum, putamen, white, fluid = (
         signal[at_template(p)] for p in ((19, -4, -1), (27, 2, 2), (26, -20, 26), (6, 8, 14))
     )
@@ -109,8 +109,7 @@ def test_pallidum_is_darker_than_putamen_and_both_than_white_matter_at_the_paper
 
 def test_grey_matter_is_brighter_than_white_at_the_papers_timing():
     grey, white = (
-        spoiled_amplitude(tissue, 77.3, 15.0) * np.exp(-0.045 * tissue.r2star_per_s)
-        for tissue in (GREY_MATTER, WHITE_MATTER)
+        spoiled_amplitude(tissue) * np.exp(-0.045 * tissue.r2star_per_s) for tissue in (GREY_MATTER, WHITE_MATTER)
     )
     assert 1.05 < grey / white < 1.3
 

@@ -38,6 +38,7 @@ def sketch(seed: object, *, matrix: int, slices: int, **_: object) -> SimulatedP
         slice_thickness_mm=2.0,
         phase=rng.integers(-3141, 3142, magnitude.shape, dtype=np.int16),
         slice_spacing_mm=1.0,
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
     )
 
 

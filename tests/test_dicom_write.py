@@ -54,8 +54,6 @@ def test_the_phase_is_a_series_of_its_own_on_the_same_slices(tmp_path):
     assert len({header.StudyInstanceUID for header in headers}) == 1
     assert len({header.FrameOfReferenceUID for header in headers}) == 1
     assert len({header.SeriesNumber for header in headers}) == 2
-    write_series(tmp_path / "alone", patient(phase=None), "P0001", 7)
-    assert [one.kind for one in find_series(tmp_path / "alone")] == ["magnitude"]
 
 
 def test_headers_hold_no_private_data_and_names_are_plainly_synthetic(tmp_path):

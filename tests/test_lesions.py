@@ -5,8 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cmbfe.phantom.body import Body, make_body
-from cmbfe.phantom.crossings import find_crossings, vein_findings
+from cmbfe.phantom.anatomy import Body, make_body
 from cmbfe.phantom.lesions import (
     APART_MM,
     LOCATION_SHARES,
@@ -26,6 +25,7 @@ from cmbfe.phantom.lesions import (
 )
 from cmbfe.phantom.scan import draw_scan
 from cmbfe.phantom.template import load_template
+from cmbfe.phantom.visibility import find_crossings, vein_findings
 
 
 @lru_cache

@@ -20,8 +20,8 @@ from cmbfe.phantom.looks import (
     scan_chain,
     visible_size,
 )
-from cmbfe.phantom.physics import ECHO_TIMES_MS
 from cmbfe.phantom.simulate import SimulatedPatient
+from cmbfe.phantom.tissue import ECHO_TIMES_MS
 
 PLAN = {"seed": [7, 0], "matrix_px": 128, "slices": 8, "cmbs_per_patient": 3.0}
 

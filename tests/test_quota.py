@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmbfe.errors import InputError
-from cmbfe.phantom.quota import Quota, band_of, draw_quotas, pick_exactly
+from cmbfe.phantom.plan import Quota, band_of, draw_quotas, pick_exactly
 
 TABLE_1 = [(33, 467, 845), (17, 167, 323), (8, 89, 133)]
 

@@ -1,12 +1,14 @@
-"""Heads: the template deformed to a patient, with skull, scalp, air and iron, as maps for the signal equation."""
+"""A patient before the lesions: the template deformed to a head with skull, scalp, air and iron; veins, field, coil."""
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
-from cmbfe.phantom.scan import Axes
+from cmbfe.phantom.physics import Scene, coil_sensitivity, field_from_susceptibility, gradient_spread, shim
+from cmbfe.phantom.scan import Axes, Scan
 from cmbfe.phantom.template import Template, iron_volume
 from cmbfe.phantom.tissue import (
     AIR,
@@ -20,14 +22,18 @@ from cmbfe.phantom.tissue import (
     SCALP,
     WHITE_MATTER,
     Tissue,
+    blood_chi,
     spoiled_amplitude,
 )
+from cmbfe.phantom.veins import Veins, grow_veins, rasterise, unit
 
 WARP_ORIGIN_MM = np.array([-110.0, -145.0, -100.0])
 WARP_STEP_MM = 25.0
 WARP_SHAPE = (10, 12, 9)
 SCAN_TO_TEMPLATE_AXES = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
 """Scan (up, back, left) to template (right, front, up)."""
+BODY_MM = 1.0  # in-plane spacing of the grid on which tissues are evaluated; the template itself has 1 mm
+AIR_MM = 2.5  # spacing of the grid over the whole head on which the field of air and bone is simulated
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,13 @@ class Build:
     """What makes one head differ from the template; drawn by `draw_build`, applied by `template_position`."""
 
     age_years: float
-    scale: np.ndarray
-    """Size against the template along x, y, z; ICBM-152 is larger than a mean head."""
-    angles_degrees: np.ndarray
-    """Pitch, roll and yaw of the head against the slices."""
+    scale: np.ndarray  # size against the template along x, y, z; ICBM-152 is larger than a mean head
+    angles_degrees: np.ndarray  # pitch, roll and yaw of the head against the slices
     ventricle_growth_mm: float
-    atrophy: float
-    """0: young, 1: wide sulci and a wide gap under the skull."""
+    atrophy: float  # 0: young, 1: wide sulci and a wide gap under the skull
     skull_mm: float
     scalp_mm: float
-    warp_mm: np.ndarray
-    """Displacements [3, *WARP_SHAPE] on a grid over the head."""
+    warp_mm: np.ndarray  # displacements [3, *WARP_SHAPE] on a grid over the head
 
 
 def draw_build(rng: np.random.Generator) -> Build:
@@ -107,18 +109,18 @@ def covering(axis: np.ndarray, step_mm: float) -> np.ndarray:
     return np.linspace(axis[0], axis[-1], max(int(np.ceil((axis[-1] - axis[0]) / step_mm)), 3) + 1)
 
 
-def refine(values: np.ndarray, axes: Axes, finer: Axes, degree: int = 3) -> np.ndarray:
-    """Interpolate `values` [z, y, x] from one grid to another by splines along each axis, float32."""
+def refine(values: np.ndarray, axes: Axes, finer: Axes) -> np.ndarray:
+    """Interpolate `values` [z, y, x] from one grid to another by cubic splines along each axis, float32."""
     for axis, (given, wanted) in enumerate(zip(axes, finer, strict=True)):
         if len(given) == len(wanted) and np.allclose(given, wanted):
             continue
-        weights = make_interp_spline(given, np.eye(len(given)), k=degree)(np.clip(wanted, given[0], given[-1]))
+        weights = make_interp_spline(given, np.eye(len(given)), k=3)(np.clip(wanted, given[0], given[-1]))
         values = np.moveaxis(np.tensordot(weights.astype(np.float32), values, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def refine_linearly(values: np.ndarray, axes: Axes, finer: Axes) -> np.ndarray:
-    """As `refine` with degree 1, faster for large grids."""
+    """As `refine`, but linear: faster for large grids."""
     for axis, (given, wanted) in enumerate(zip(axes, finer, strict=True)):
         if len(given) == len(wanted) and np.allclose(given, wanted):
             continue
@@ -135,12 +137,10 @@ def refine_linearly(values: np.ndarray, axes: Axes, finer: Axes) -> np.ndarray:
 class Head:
     """Shapes on a grid in scan coordinates [z, y, x], float32."""
 
-    position: np.ndarray
-    """Template coordinates mm, [3, z, y, x]."""
+    position: np.ndarray  # template coordinates mm, [3, z, y, x]
     t1: np.ndarray
     white: np.ndarray
-    iron: np.ndarray
-    """mg per 100 g beyond ordinary grey matter."""
+    iron: np.ndarray  # mg per 100 g beyond ordinary grey matter
     hull: np.ndarray
     cavity: np.ndarray
     eye: np.ndarray
@@ -199,26 +199,109 @@ def tissue_shares(head: Head, build: Build, edge_mm: float = 2.0) -> dict[Tissue
     }
 
 
-@dataclass(frozen=True)
-class Maps:
-    """What the signal equation needs, on a grid [z, y, x], float32."""
+def tissue_maps(shares: dict[Tissue, np.ndarray], iron: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn shares into the maps of the signal equation; partial volumes and iron (mg per 100 g) add linearly.
 
-    amplitude: np.ndarray
-    """Transverse magnetisation after the pulse, relative to water's M0."""
-    r2star: np.ndarray
-    """1/s."""
-    chi: np.ndarray
-    """ppm relative to CSF; air and bone count as CSF here, their field is simulated apart."""
-
-
-def tissue_maps(
-    shares: dict[Tissue, np.ndarray], iron: np.ndarray, repetition_time_ms: float, flip_angle_degrees: float
-) -> Maps:
-    """Turn shares into the maps of the signal equation; partial volumes and iron (mg per 100 g) add linearly."""
+    Returns:
+        Float32 [z, y, x] each: amplitude after the pulse, relative to water's M0; R2* in 1/s; susceptibility in ppm
+        relative to CSF, for which air and bone count here, as their field is simulated apart.
+    """
     amplitude, r2star, chi = (np.zeros(iron.shape, np.float32) for _ in range(3))
     for tissue, share in shares.items():
-        amplitude += share * np.float32(spoiled_amplitude(tissue, repetition_time_ms, flip_angle_degrees))
+        amplitude += share * np.float32(spoiled_amplitude(tissue))
         r2star += share * np.float32(tissue.r2star_per_s)
         if tissue not in (AIR, BONE):
             chi += share * np.float32(tissue.chi_ppm)
-    return Maps(amplitude, r2star + np.float32(R2STAR_PER_IRON) * iron, chi + np.float32(CHI_PPM_PER_IRON) * iron)
+    return amplitude, r2star + np.float32(R2STAR_PER_IRON) * iron, chi + np.float32(CHI_PPM_PER_IRON) * iron
+
+
+@dataclass(frozen=True)
+class Body:
+    """A patient before the lesions."""
+
+    build: Build
+    scan: Scan
+    axes: Axes  # of the grid on which `head` and `fluid` lie: the scan's fine slices, BODY_MM in the plane
+    head: Head
+    fluid: np.ndarray  # share of cerebrospinal fluid, [z, y, x]
+    veins: Veins  # in scan coordinates
+    scene: Scene
+
+
+def _measured_window(scan: Scan, build: Build, template: Template) -> Scan:
+    """The scan, narrowed to the rows and columns that hold some of the head."""
+    axes = tuple(covering(axis, 4.0) for axis in scan.fine_axes_mm)
+    head = make_head(build, axes, template)
+    solid = tissue_shares(head, build, 8.0)[AIR] < 0.9
+    parts = []
+    for axis, other in ((1, 2), (2, 1)):
+        used = axes[axis][solid.any(axis=(0, other))]
+        centre = scan.row_centre_mm if axis == 1 else 0.0
+        pixels = (np.array([used[0] - 8, used[-1] + 8]) - centre) / scan.pixel_mm + scan.matrix / 2
+        low, high = int(np.clip(pixels[0], 0, scan.matrix)), int(np.clip(np.ceil(pixels[1]), 0, scan.matrix))
+        parts.append((low, high - (high - low) % 2))
+    return replace(scan, rows=parts[0], columns=parts[1])
+
+
+def air_field(build: Build, scan: Scan, template: Template) -> tuple[np.ndarray, Axes]:
+    """Field ppm of air and bone over the whole head, shimmed on the brain, with its grid's axes.
+
+    Edges are smoothed by one voxel of AIR_MM: sharper ones ring on a grid that coarse.
+    """
+    axes = (np.arange(-130, 131, AIR_MM), np.arange(-125, 156, AIR_MM), np.arange(-110, 111, AIR_MM))
+    head = make_head(build, axes, template)
+    shares = tissue_shares(head, build, 2 * AIR_MM)
+    chi = ndimage.gaussian_filter(shares[AIR] * AIR.chi_ppm + shares[BONE] * BONE.chi_ppm, 1.0)
+    field = field_from_susceptibility(chi, (AIR_MM,) * 3, scan.field_direction, padding_mm=100.0)
+    fine = scan.fine_axes_mm
+    within = (axes[0] >= fine[0][0]) & (axes[0] <= fine[0][-1])
+    return shim(field, axes, (head.hull < 0) & within[:, None, None]), axes
+
+
+def _veins_of(build: Build, rng: np.random.Generator, template: Template) -> Veins:
+    """Grow veins in the template and carry them into scan coordinates."""
+    veins = grow_veins(rng, template)
+    directions = np.linalg.inv(scan_to_template(build)) @ veins.directions
+    return replace(
+        veins,
+        points=scan_position(build, veins.points, template),
+        directions=unit(directions),
+        length_mm=veins.length_mm * np.linalg.norm(directions, axis=0),
+    )
+
+
+def susceptibility(body: Body) -> np.ndarray:
+    """Susceptibility ppm of tissue and veins on the scene's grid, as `make_body` took it; air and bone are apart."""
+    _, _, chi = tissue_maps(tissue_shares(body.head, body.build), body.head.iron)
+    fine = refine_linearly(chi, body.axes, body.scan.fine_axes_mm)
+    return fine + body.scene.blood * np.float32(body.scene.blood_chi)
+
+
+def _tissue(build: Build, axes: Axes, fine: Axes, template: Template) -> tuple[Head, np.ndarray, list[np.ndarray]]:
+    """The head and its share of fluid on `axes`; amplitude, R2* and susceptibility on the fine grid."""
+    head = make_head(build, axes, template)
+    shares = tissue_shares(head, build)
+    return head, shares[CSF], [refine_linearly(part, axes, fine) for part in tissue_maps(shares, head.iron)]
+
+
+def make_body(rng: np.random.Generator, scan: Scan, template: Template, workers: int = 1) -> Body:
+    """Build a head, its veins and their field; everything of a patient but lesions and noise."""
+    build = draw_build(rng)
+    scan = _measured_window(scan, build, template)
+    fine = scan.fine_axes_mm
+    axes = (fine[0], covering(fine[1], BODY_MM), covering(fine[2], BODY_MM))
+    # Side by side, for none needs another; of the three only the veins draw, so that threads change no number.
+    with ThreadPoolExecutor(workers) as pool:
+        tissue = pool.submit(_tissue, build, axes, fine, template)
+        far = pool.submit(air_field, build, scan, template)
+        veins = _veins_of(build, rng, template)
+        blood, along = rasterise(veins, fine, scan.field_direction)
+    head, fluid, (amplitude, r2star, chi) = tissue.result()
+    venous = blood_chi(saturation=np.clip(rng.normal(0.64, 0.04), 0.5, 0.75), haematocrit=rng.normal(0.42, 0.02))
+    chi += blood * np.float32(venous)
+    field = field_from_susceptibility(chi, scan.fine_spacing_mm, scan.field_direction, workers=workers)
+    field += refine(*far.result(), fine)
+    sparse = tuple(covering(axis, 10.0) for axis in fine)
+    coil = refine(coil_sensitivity(rng, sparse), sparse, fine)
+    scene = Scene(amplitude, r2star, field, gradient_spread(field), blood, along, coil, float(venous))
+    return Body(build, scan, axes, head, fluid, veins, scene)

@@ -40,14 +40,7 @@ def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 
     with whole_folder(folder, PATIENT_FILE) as temporary:
         series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])
         findings = [
-            {
-                "finding_id": finding.finding_id,
-                "kind": finding.kind,
-                "location": finding.location,
-                "true_diameter_mm": finding.true_diameter_mm,
-                "visible_diameter_mm": finding.visible_diameter_mm,
-                "boxes": {str(index): _as_coco(box) for index, box in finding.boxes.items()},
-            }
+            {**vars(finding), "boxes": {str(index): _as_coco(box) for index, box in finding.boxes.items()}}
             for finding in patient.findings
         ]
         known = {
@@ -62,9 +55,7 @@ def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 
 
 def _is_made(folder: Path, plan: Mapping) -> bool:
     """Whether the folder holds this very patient already, whole: then a killed run need not repeat it."""
-    if not (folder / PATIENT_FILE).is_file():
-        return False
-    known = read_json(folder / PATIENT_FILE)
+    known = read_json(folder / PATIENT_FILE) if (folder / PATIENT_FILE).is_file() else None
     return isinstance(known, dict) and known.get("plan") == dict(plan)
 
 
@@ -118,14 +109,6 @@ def _labels(patients: Mapping[str, Mapping], categories: list[dict]) -> Labels:
     return {"images": images, "annotations": numbered, "categories": categories}
 
 
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder")
-    foreign = [entry.name for entry in out.iterdir() if not _is_ours(entry)] if out.is_dir() else []
-    if foreign:
-        raise InputError(f"{out}: holds {sorted(foreign)[0]!r}, which is no phantom patient; give an empty folder")
-
-
 def _is_ours(entry: Path) -> bool:
     is_patient = re.fullmatch(r"P\d{4,}", entry.name) and (entry / PATIENT_FILE).is_file()
     return entry.name in (LABELS_FILE, MIMICS_FILE, ".gitignore") or bool(is_patient) or is_partial(entry)
@@ -137,7 +120,11 @@ def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mappi
     Raises:
         InputError: `out` is a file, or holds something that is no phantom patient.
     """
-    _refuse_foreign(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder")
+    foreign = [entry.name for entry in out.iterdir() if not _is_ours(entry)] if out.is_dir() else []
+    if foreign:
+        raise InputError(f"{out}: holds {min(foreign)!r}, which is no phantom patient; give an empty folder")
     return {name: plan for name, plan in plans.items() if not _is_made(out / name, plan)}
 
 

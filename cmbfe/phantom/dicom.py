@@ -12,24 +12,19 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from cmbfe.files import whole_file
 from cmbfe.phantom.simulate import SimulatedPatient
+from cmbfe.phantom.tissue import FIELD_STRENGTH_T, FLIP_ANGLE_DEGREES, REPETITION_TIME_MS
 
-# Paper section 2.1. TL 32 is read as the echo train length.
 ECHO_TIME_MS = 45.0
-REPETITION_TIME_MS = 77.3
-ECHO_TRAIN_LENGTH = 32
+ECHO_TRAIN_LENGTH = 32  # the paper's "TL 32"
 BANDWIDTH_KHZ = 62.5
-FLIP_ANGLE_DEGREES = 15
-FIELD_STRENGTH_T = 3.0
-STUDY_DATE = "20210101"
-"""The same for everybody: nobody was scanned."""
+STUDY_DATE = "20210101"  # the same for everybody: nobody was scanned
 
 
 @dataclass(frozen=True)
 class SeriesKind:
     """What tells a patient's two series apart."""
 
-    name: str
-    """Goes into the UIDs."""
+    name: str  # goes into the UIDs
     number: int
     description: str
     image_type: tuple[str, str]
@@ -55,56 +50,41 @@ def slice_position_mm(patient: SimulatedPatient, index: int) -> list[float]:
     return [round(float(mm), 4) for mm in corner + index * patient.slice_spacing_mm * normal]
 
 
-def _patient_and_study(patient_id: str, study_uid: str) -> Dataset:
+def _of_patient(patient: SimulatedPatient, patient_id: str, seed: int) -> Dataset:
+    """What all files of a patient share: who, study, acquisition, geometry."""
     header = Dataset()
+    header.SOPClassUID = MRImageStorage
     header.PatientName = f"Phantom^{patient_id}"
     header.PatientID = patient_id
-    header.PatientBirthDate = ""
-    header.PatientSex = ""
-    header.StudyInstanceUID = study_uid
+    header.StudyInstanceUID = uid(seed, patient_id, "study")
     header.StudyDate = STUDY_DATE
     header.StudyTime = "000000"
-    header.ReferringPhysicianName = ""
     header.StudyID = "1"
     header.StudyDescription = "Simulated head"
-    header.AccessionNumber = ""
-    return header
-
-
-def _series(header: Dataset, kind: SeriesKind, series_uid: str) -> None:
-    header.SeriesInstanceUID = series_uid
-    header.SeriesNumber = kind.number
-    header.SeriesDescription = kind.description
-    header.ImageType = ["ORIGINAL", "PRIMARY", *kind.image_type]
+    for unknown in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "ScanOptions"):
+        setattr(header, unknown, "")
     header.BodyPartExamined = "HEAD"  # unpaired: no Laterality then
     header.PatientPosition = "HFS"
-
-
-def _acquisition(header: Dataset, columns: int) -> None:
     header.Modality = "MR"
     header.Manufacturer = "cmbfe phantom"
     header.MagneticFieldStrength = FIELD_STRENGTH_T
     header.ScanningSequence = "GR"
     header.SequenceVariant = "SP"
-    header.ScanOptions = ""
     header.MRAcquisitionType = "3D"
     header.EchoTime = ECHO_TIME_MS
     header.RepetitionTime = REPETITION_TIME_MS
     header.EchoTrainLength = ECHO_TRAIN_LENGTH
     header.FlipAngle = FLIP_ANGLE_DEGREES
     header.NumberOfAverages = 1
-    header.PixelBandwidth = round(2 * BANDWIDTH_KHZ * 1000 / columns, 3)
-
-
-def _geometry(header: Dataset, patient: SimulatedPatient, index: int) -> None:
+    header.FrameOfReferenceUID = uid(seed, patient_id, "frame of reference")
+    header.PositionReferenceIndicator = ""
     header.Rows, header.Columns = patient.magnitude.shape[1:]
+    header.PixelBandwidth = round(2 * BANDWIDTH_KHZ * 1000 / header.Columns, 3)
     header.PixelSpacing = [patient.pixel_spacing_mm] * 2
     header.SliceThickness = patient.slice_thickness_mm
     header.SpacingBetweenSlices = patient.slice_spacing_mm
     header.ImageOrientationPatient = [round(value, 8) for value in patient.orientation]
-    header.ImagePositionPatient = slice_position_mm(patient, index)
-    header.SliceLocation = round(index * patient.slice_spacing_mm, 4)
-    header.PositionReferenceIndicator = ""
+    return header
 
 
 def _pixels(header: Dataset, image: np.ndarray) -> None:
@@ -122,17 +102,18 @@ def _write_one(
     folder: Path, patient: SimulatedPatient, images: np.ndarray, kind: SeriesKind, patient_id: str, seed: int
 ) -> tuple[str, list[str]]:
     """Write one series of a patient; its UID and its slices' SOP instance UIDs."""
-    study_uid, series_uid = uid(seed, patient_id, "study"), uid(seed, patient_id, kind.name)
+    series_uid = uid(seed, patient_id, kind.name)
     sop_uids = [uid(seed, patient_id, kind.name, index) for index in range(len(images))]
     for index, image in enumerate(images):
-        header = _patient_and_study(patient_id, study_uid)
-        header.SOPClassUID = MRImageStorage
+        header = _of_patient(patient, patient_id, seed)
+        header.SeriesInstanceUID = series_uid
+        header.SeriesNumber = kind.number
+        header.SeriesDescription = kind.description
+        header.ImageType = ["ORIGINAL", "PRIMARY", *kind.image_type]
         header.SOPInstanceUID = sop_uids[index]
-        header.FrameOfReferenceUID = uid(seed, patient_id, "frame of reference")
         header.InstanceNumber = index + 1
-        _series(header, kind, series_uid)
-        _acquisition(header, image.shape[1])
-        _geometry(header, patient, index)
+        header.ImagePositionPatient = slice_position_mm(patient, index)
+        header.SliceLocation = round(index * patient.slice_spacing_mm, 4)
         _pixels(header, image)
         header.file_meta = FileMetaDataset()
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -142,13 +123,12 @@ def _write_one(
 
 
 def write_series(folder: Path, patient: SimulatedPatient, patient_id: str, seed: int) -> tuple[str, list[str]]:
-    """Write the magnitude series (slice0001.dcm, ...) and, where there is one, the phase (slice0001_phase.dcm, ...).
+    """Write the magnitude series (slice0001.dcm, ...) and the phase (slice0001_phase.dcm, ...).
 
     Pixels of the phase are mrad as signed integers, without rescaling: the MR image IOD has none.
 
     Returns:
         Series UID and the slices' SOP instance UIDs, from feet to head, of the magnitude.
     """
-    if patient.phase is not None:
-        _write_one(folder, patient, patient.phase, PHASE, patient_id, seed)
+    _write_one(folder, patient, patient.phase, PHASE, patient_id, seed)
     return _write_one(folder, patient, patient.magnitude, MAGNITUDE, patient_id, seed)

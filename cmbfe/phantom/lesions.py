@@ -9,12 +9,12 @@ References:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cmbfe.data.labelled.labels import LOCATIONS
-from cmbfe.phantom.body import Body
+from cmbfe.phantom.anatomy import Body
 
 LOCATION_SHARES = (0.55, 0.28, 0.17)
 """Lobar lesions lead in the population (Vernooij 2008); hospital cohorts with hypertension hold more deep ones."""
@@ -30,40 +30,31 @@ class Lesion:
 
     kind: str
     location: str
-    centre_mm: np.ndarray
-    """Scan coordinates (up, back, left)."""
-    offsets_mm: np.ndarray
-    """[balls, 3] from the centre."""
-    radii_mm: np.ndarray
-    """[balls]."""
-    chi_ppm: float
-    """Against the surrounding tissue."""
-    r2star_per_s: float
-    """Beyond the surrounding tissue's."""
-    density: float
-    """Signal-giving water inside, relative to the surroundings."""
+    centre_mm: np.ndarray  # scan coordinates (up, back, left)
+    offsets_mm: np.ndarray  # [balls, 3] from the centre
+    radii_mm: np.ndarray  # [balls]
+    chi_ppm: float  # against the surrounding tissue
+    r2star_per_s: float  # beyond the surrounding tissue's
+    density: float  # signal-giving water inside, relative to the surroundings
 
     @property
     def true_diameter_mm(self) -> float:
-        """Diameter of the ball with the volume of the cluster; of a flow void, the vessel's calibre."""
+        """Diameter of the ball with the volume of the cluster, by samples; of a flow void, the vessel's calibre."""
         if self.kind == "flow void":
             return float(2 * self.radii_mm[0])
-        return float((6 / np.pi * self._volume_mm3()) ** (1 / 3))
-
-    def _volume_mm3(self, samples: int = 40) -> float:
         low = (self.offsets_mm - self.radii_mm[:, None]).min(0)
         extent = (self.offsets_mm + self.radii_mm[:, None]).max(0) - low
-        grid = np.moveaxis(np.indices((samples,) * 3), 0, -1).reshape(-1, 1, 3) + 0.5
-        distance = np.linalg.norm(low + grid / samples * extent - self.offsets_mm, axis=-1)
-        return float((distance < self.radii_mm).any(1).mean() * extent.prod())
+        grid = np.moveaxis(np.indices((40, 40, 40)), 0, -1).reshape(-1, 1, 3) + 0.5
+        distance = np.linalg.norm(low + grid / 40 * extent - self.offsets_mm, axis=-1)
+        volume = float((distance < self.radii_mm).any(1).mean() * extent.prod())
+        return float((6 / np.pi * volume) ** (1 / 3))
 
 
 @dataclass(frozen=True)
 class Finding:
     """A dark spot that is known: a microbleed (`kind` "cmb") or one of its mimics."""
 
-    finding_id: str
-    """Unique within the patient; the `lesion_id` of the labels."""
+    finding_id: str  # unique within the patient; the `lesion_id` of the labels
     kind: str
     """"cmb", or the mimic's kind: "vein", "calcification", "iron", "flow void"."""
     location: str
@@ -71,8 +62,7 @@ class Finding:
     true_diameter_mm: float
     visible_diameter_mm: float
     """Diameter of what is dark in the image; larger than the true one where the signal blooms."""
-    boxes: dict[int, Box] = field(default_factory=dict)
-    """Slice index -> box px around what is dark on that slice."""
+    boxes: dict[int, Box]  # slice index -> box px around what is dark on that slice
 
 
 Draw = Callable[[np.random.Generator, np.ndarray, str], Lesion]
@@ -188,8 +178,7 @@ MIMICS: tuple[tuple[str, float, Draw], ...] = (
     ("cistern", 14.0, draw_flow_void),
     ("deep", 3.0, draw_flow_void),
 )
-APART_MM = 9.0
-"""Least distance between findings, so that each can be measured on its own."""
+APART_MM = 9.0  # least distance between findings, so that each can be measured on its own
 TRIES = 60
 LOCATION_OF_REGION = {"basal ganglia": "deep", "choroid plexus": "deep", "cistern": "lobar"}
 
@@ -199,10 +188,8 @@ class Places:
     """Where findings may still be put."""
 
     body: Body
-    inside: dict[str, np.ndarray]
-    """Flat indices on the body's grid of each region's voxels."""
-    taken: list[np.ndarray]
-    """Centres mm of what lies there already; grows."""
+    inside: dict[str, np.ndarray]  # flat indices on the body's grid of each region's voxels
+    taken: list[np.ndarray]  # centres mm of what lies there already; grows
 
     def within(self, lowest_mm: float, highest_mm: float) -> "Places":
         """The same places between two heights; what is taken in one is taken in the other."""
@@ -228,6 +215,13 @@ class Places:
                 return place
         return None
 
+    def take(self, rng: np.random.Generator, region: str) -> np.ndarray | None:
+        """As `find`, and the place is taken."""
+        place = self.find(rng, region)
+        if place is not None:
+            self.taken.append(place)
+        return place
+
 
 def open_places(body: Body) -> Places:
     """All regions of a body, with nothing in them."""
@@ -245,8 +239,7 @@ def draw_mimics(rng: np.random.Generator, places: Places) -> list[Lesion]:
     mimics = []
     for region, mean, draw in MIMICS:
         for _ in range(rng.poisson(mean * places.share(region))):
-            centre = places.find(rng, region)
+            centre = places.take(rng, region)
             if centre is not None:
-                places.taken.append(centre)
                 mimics.append(draw(rng, centre, LOCATION_OF_REGION.get(region, region)))
     return mimics

@@ -11,17 +11,16 @@ import pandas as pd
 
 from cmbfe.data.dicom.series import SeriesHeaders, read_volume
 from cmbfe.data.labelled.labels import Labels
-from cmbfe.phantom.body import susceptibility
+from cmbfe.phantom.anatomy import susceptibility
 from cmbfe.phantom.lesions import Lesion
-from cmbfe.phantom.physics import ECHO_TIMES_MS, FLIP_ANGLE_DEGREES, REPETITION_TIME_MS, Scene
+from cmbfe.phantom.physics import Scene
 from cmbfe.phantom.plan import request_of
 from cmbfe.phantom.scan import Scan
-from cmbfe.phantom.simulate import Drawn, clean_echo, draw_patient
-from cmbfe.phantom.tissue import WHITE_MATTER, spoiled_amplitude
+from cmbfe.phantom.simulate import clean_echo, draw_patient
+from cmbfe.phantom.tissue import ECHO_TIMES_MS, WHITE_MATTER, spoiled_amplitude
 from cmbfe.phantom.visibility import DARKENED, footprint_of, with_and_without
 
-SURROUNDINGS_MM = 4.0
-"""How far around a box its surroundings reach."""
+SURROUNDINGS_MM = 4.0  # how far around a box its surroundings reach
 PUBLISHED = {
     "visible_mm": ("visible diameter, mm", "2-10, most below 5", "Greenberg 2009, Lancet Neurol 8:165"),
     "blooming": ("visible over true diameter", "above 1", "Schrag 2010, Acta Neuropathol 119:291"),
@@ -34,27 +33,14 @@ PUBLISHED = {
 class Chain:
     """One slice, step by step; maps [rows, columns] of the pixels that the head fills."""
 
-    slice_index: int
-    """The slice with most microbleeds."""
-    rows: slice
-    """Of the series' images, where the maps lie."""
+    slice_index: int  # the slice with most microbleeds, or the middle one
+    rows: slice  # of the series' images, where the maps lie
     columns: slice
-    anatomy: np.ndarray
-    """T1-weighted brightness of the deformed template, 1 mm."""
-    susceptibility: np.ndarray
-    """ppm, tissue and veins."""
-    field: np.ndarray
-    """ppm, before the lesions."""
-    magnitude: dict[float, np.ndarray]
-    """Echo time ms -> magnitude with lesions, without noise."""
-    phase: dict[float, np.ndarray]
-    """Echo time ms -> phase rad, as received."""
-
-
-def busiest_slice(drawn: Drawn) -> int:
-    """The slice that shows most microbleeds; the middle one where there are none."""
-    boxes = Counter(number for finding, _ in drawn.microbleeds for number in finding.boxes)
-    return min(boxes, key=lambda number: (-boxes[number], number)) if boxes else drawn.body.scan.slices // 2
+    anatomy: np.ndarray  # T1-weighted brightness of the deformed template, 1 mm
+    susceptibility: np.ndarray  # ppm, tissue and veins
+    field: np.ndarray  # ppm, before the lesions
+    magnitude: dict[float, np.ndarray]  # echo time ms -> magnitude with lesions, without noise
+    phase: dict[float, np.ndarray]  # echo time ms -> phase rad, as received
 
 
 def scan_chain(plan: Mapping) -> Chain:
@@ -62,7 +48,8 @@ def scan_chain(plan: Mapping) -> Chain:
     rng = np.random.default_rng(plan["seed"])
     drawn = draw_patient(rng, **request_of(plan, rng))
     body, scan = drawn.body, drawn.body.scan
-    number = busiest_slice(drawn)
+    boxes = Counter(number for finding, _ in drawn.microbleeds for number in finding.boxes)
+    number = min(boxes, key=lambda number: (-boxes[number], number)) if boxes else scan.slices // 2
     height = scan.kept[0].start + number * scan.kept[0].step
     kept = (height, *scan.kept[1:])
     echoes = {
@@ -80,26 +67,19 @@ def scan_chain(plan: Mapping) -> Chain:
     )
 
 
-def block_scan(matrix: int = 64, slices: int = 24, pixel_mm: float = 0.46875) -> Scan:
-    """A block of `slices` 2 mm slices, 1 mm apart, around the origin, across the static field."""
-    return Scan(matrix, slices, matrix * pixel_mm, 2.0, 1.0, -(slices - 1) / 2, 0.0, 0.0)
+def block_scan(matrix: int = 64, slices: int = 24) -> Scan:
+    """A block of 2 mm slices, 1 mm apart, around the origin, across the static field; pixels as the paper's."""
+    return Scan(matrix, slices, matrix * 0.46875, 2.0, 1.0, -(slices - 1) / 2, 0.0, 0.0)
 
 
 def uniform_scene(scan: Scan) -> Scene:
     """White matter everywhere, no veins, a perfect field and coil."""
     shape = tuple(len(axis) for axis in scan.fine_axes_mm)
-    amplitude = spoiled_amplitude(WHITE_MATTER, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES)
-    nothing = np.zeros(shape, np.float32)
-    return Scene(
-        amplitude=np.full(shape, amplitude, np.float32),
-        r2star=np.full(shape, WHITE_MATTER.r2star_per_s, np.float32),
-        field=nothing,
-        spread=nothing,
-        blood=nothing,
-        along=nothing,
-        coil=np.ones(shape, np.float32),
-        blood_chi=0.5,
+    amplitude, r2star, nothing, everywhere = (
+        np.full(shape, value, np.float32)
+        for value in (spoiled_amplitude(WHITE_MATTER), WHITE_MATTER.r2star_per_s, 0, 1)
     )
+    return Scene(amplitude, r2star, nothing, nothing, nothing, nothing, coil=everywhere, blood_chi=0.5)
 
 
 def ball(diameter_mm: float, chi_ppm: float, kind: str = "cmb", r2star_per_s: float = 150.0) -> Lesion:

@@ -8,20 +8,14 @@ References:
     [Gudbjartsson 1995] H. Gudbjartsson, S. Patz, Magn Reson Med 34:910: Rician noise.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
 
 from cmbfe.phantom.scan import Axes, Scan, Window
-from cmbfe.phantom.tissue import GYROMAGNETIC_MHZ_PER_T, VENOUS_BLOOD, spoiled_amplitude
+from cmbfe.phantom.tissue import FIELD_STRENGTH_T, GYROMAGNETIC_MHZ_PER_T, VENOUS_BLOOD, spoiled_amplitude
 
-FIELD_STRENGTH_T = 3.0
-REPETITION_TIME_MS = 77.3  # paper section 2.1, as are the flip angle and the mean echo time
-FLIP_ANGLE_DEGREES = 15.0
-ECHO_TIMES_MS = (25.0, 35.0, 45.0, 55.0, 65.0)
-"""SWAN averages a train of echoes; the paper gives one TE, 45.0 ms, read as the train's mean."""
 RADIANS_PER_PPM_MS = 2 * np.pi * GYROMAGNETIC_MHZ_PER_T * FIELD_STRENGTH_T * 1e-3
 """Phase that 1 ppm of field adds in 1 ms."""
 ROUNDING = 0.35
@@ -116,27 +110,18 @@ def gradient_spread(field_ppm: np.ndarray) -> np.ndarray:
 class Scene:
     """Everything that gives signal, on the fine grid [z, y, x], float32."""
 
-    amplitude: np.ndarray
-    """Transverse magnetisation of tissue after the pulse, relative to water's M0."""
-    r2star: np.ndarray
-    """Of tissue, 1/s."""
-    field: np.ndarray
-    """ppm."""
-    spread: np.ndarray
-    """Variance of the field inside each voxel, ppm^2."""
-    blood: np.ndarray
-    """Volume share of venous blood, 0 to 1."""
-    along: np.ndarray
-    """Squared cosine between vein and static field."""
-    coil: np.ndarray
-    """Relative sensitivity."""
-    blood_chi: float
-    """Susceptibility of the blood against tissue, ppm."""
+    amplitude: np.ndarray  # transverse magnetisation of tissue after the pulse, relative to water's M0
+    r2star: np.ndarray  # of tissue, 1/s
+    field: np.ndarray  # ppm
+    spread: np.ndarray  # variance of the field inside each voxel, ppm^2
+    blood: np.ndarray  # volume share of venous blood, 0 to 1
+    along: np.ndarray  # squared cosine between vein and static field
+    coil: np.ndarray  # relative sensitivity
+    blood_chi: float  # susceptibility of the blood against tissue, ppm
 
     def crop(self, window: Window) -> "Scene":
         """The part of the scene in a window."""
-        names = ("amplitude", "r2star", "field", "spread", "blood", "along", "coil")
-        return Scene(*(getattr(self, name)[window] for name in names), self.blood_chi)
+        return Scene(*(part[window] for part in list(vars(self).values())[:-1]), self.blood_chi)
 
 
 def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
@@ -157,26 +142,25 @@ def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
     at = np.nonzero(scene.blood > 0.002)
     share = scene.blood[at]
     own = scene.blood_chi / 2 * (scene.along[at] - 1 / 3) * (1 - share)
-    blood = spoiled_amplitude(VENOUS_BLOOD, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES)
-    blood *= np.exp(-echo_time_ms * 1e-3 * VENOUS_BLOOD.r2star_per_s)
+    blood = spoiled_amplitude(VENOUS_BLOOD) * np.exp(-echo_time_ms * 1e-3 * VENOUS_BLOOD.r2star_per_s)
     turned = np.exp(1j * (phase[at] + radians * own)).astype(np.complex64)
     signal[at] = (1 - share) * signal[at] + share * np.float32(blood) * turned
     signal *= scene.coil
     return signal
 
 
-def acquire(signal: np.ndarray, spacing_mm: Spacing, voxel_mm: Spacing, workers: int = 1) -> np.ndarray:
+def acquire(signal: np.ndarray, spacing_mm: Spacing, voxel_mm: Spacing) -> np.ndarray:
     """Keep of a complex signal what a scan with voxels of `voxel_mm` measures: crop in k-space, edges rounded.
 
     Frequencies beyond 1 / (2 voxel) are lost; a Fermi window (half height at 0.9 of that, width 0.04) rounds the
     edge against ringing, as scanners do. The grid stays the same; `signal` is overwritten.
     """
-    spectrum = fft.fftn(signal, workers=workers, overwrite_x=True)
+    spectrum = fft.fftn(signal, overwrite_x=True)
     for axis, (mm, voxel) in enumerate(zip(spacing_mm, voxel_mm, strict=True)):
         frequency = np.abs(fft.fftfreq(signal.shape[axis], mm)) * 2 * voxel
         window = (frequency <= 1) / (1 + np.exp((frequency - 0.9) / 0.04))
         spectrum *= np.expand_dims(window.astype(np.float32), tuple(a for a in range(3) if a != axis))
-    return fft.ifftn(spectrum, workers=workers, overwrite_x=True)
+    return fft.ifftn(spectrum, overwrite_x=True)
 
 
 def coil_sensitivity(rng: np.random.Generator, axes: Axes) -> np.ndarray:
@@ -220,11 +204,6 @@ def receiver_noise(rng: np.random.Generator, scan: Scan) -> np.ndarray:
     between = np.arange(scan.slices // 2)[:, None] + 4.5 - np.arange(measured)[None, :]
     noise[1::2] = np.tensordot(np.sinc(between).astype(np.float32), drawn, axes=1)
     return noise.view(np.complex64)[..., 0]
-
-
-def combine_echoes(magnitudes: Sequence[np.ndarray]) -> np.ndarray:
-    """SWAN image: the mean of the echoes' magnitudes."""
-    return np.mean(magnitudes, axis=0)
 
 
 def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:

@@ -13,8 +13,7 @@ from cmbfe.errors import InputError
 
 FINEST_NEEDED_MM = 0.95
 """Largest in-plane spacing at which physics is done; coarser images are cropped in k-space from a finer grid."""
-MARGIN_SLICES = 4
-"""Fine slices simulated beyond each end of the slab, so that nothing wraps around into it."""
+MARGIN_SLICES = 4  # fine slices simulated beyond each end of the slab, so that nothing wraps around into it
 BRAIN_HEIGHT_MM = 150.0
 
 
@@ -31,10 +30,8 @@ class Scan:
     slices: int
     field_of_view_mm: float
     thickness_mm: float
-    spacing_mm: float
-    """Distance between slice centres."""
-    lowest_mm: float
-    """Scan coordinate of the first slice's centre."""
+    spacing_mm: float  # distance between slice centres
+    lowest_mm: float  # scan coordinate of the first slice's centre
     row_centre_mm: float
     """Scan coordinate of the middle row: the head's middle lies behind the anterior commissure."""
     tilt_degrees: float

@@ -3,32 +3,26 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from cmbfe.errors import InputError
-from cmbfe.phantom.body import Body, make_body
-from cmbfe.phantom.crossings import vein_findings
+from cmbfe.phantom.anatomy import Body, make_body
 from cmbfe.phantom.lesions import Finding, Lesion, Places, draw_location, draw_microbleed, draw_mimics, open_places
-from cmbfe.phantom.physics import (
-    ECHO_TIMES_MS,
-    FLIP_ANGLE_DEGREES,
-    REPETITION_TIME_MS,
-    acquire,
-    echo_signal,
-    filtered_phase,
-    receiver_noise,
-)
-from cmbfe.phantom.quota import Quota, band_of, pick_exactly
+from cmbfe.phantom.physics import acquire, echo_signal, filtered_phase, receiver_noise
+from cmbfe.phantom.plan import Quota, band_of, pick_exactly
 from cmbfe.phantom.scan import Scan, draw_scan
 from cmbfe.phantom.template import load_template
-from cmbfe.phantom.tissue import WHITE_MATTER, spoiled_amplitude
-from cmbfe.phantom.visibility import Footprint, footprint_of, visible_boxes, with_and_without
+from cmbfe.phantom.tissue import ECHO_TIMES_MS, WHITE_MATTER, spoiled_amplitude
+from cmbfe.phantom.visibility import Footprint, footprint_of, vein_findings, visible_boxes, with_and_without
 
 MEAN_CMBS = 5.0
 """Visible microbleeds per patient where no number is asked for: Poisson around this, at least one."""
 WHITE_MATTER_UNITS = 1000.0
 """What white matter measures in the middle of the head, in the scanner's arbitrary units."""
+ECHO_SNR = 11.0
+"""White matter's signal at the mean echo time, in the middle of the head, over the noise of one echo per channel."""
 VOID_BELOW = 0.5
 """Share of white matter's brightness below which the surroundings of a lesion count as a signal void."""
 MOST_CANDIDATES = 400
@@ -38,48 +32,32 @@ MOST_CANDIDATES = 400
 class SimulatedPatient:
     """One patient's series in scan geometry: slices from feet to head, rows from front to back."""
 
-    magnitude: np.ndarray
-    """uint16 [slices, rows, columns], arbitrary units as on a scanner."""
+    magnitude: np.ndarray  # uint16 [slices, rows, columns], arbitrary units as on a scanner
     findings: tuple[Finding, ...]
     pixel_spacing_mm: float
     slice_thickness_mm: float
-    phase: np.ndarray | None = None
-    """int16 [slices, rows, columns], filtered phase in mrad; None where the simulation has no phase."""
-    slice_spacing_mm: float | None = None
-    """Distance between slice centres; None where it is the thickness. Half the thickness where slices overlap."""
-    orientation: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    phase: np.ndarray  # int16 [slices, rows, columns], filtered phase in mrad
+    slice_spacing_mm: float  # distance between slice centres: half the thickness where slices overlap
+    orientation: tuple[float, float, float, float, float, float]
     """Directions of rows and columns in the patient (DICOM ImageOrientationPatient): a few degrees off axial."""
-    invisible_microbleeds: int = 0
-    """Microbleeds that are in the simulation, but not dark enough anywhere to be labelled."""
 
 
 def white_matter_signal(echo_time_ms: float) -> float:
     """Signal of white matter at an echo time, where the coil's sensitivity is 1."""
-    decay = np.exp(-echo_time_ms * 1e-3 * WHITE_MATTER.r2star_per_s)
-    return float(spoiled_amplitude(WHITE_MATTER, REPETITION_TIME_MS, FLIP_ANGLE_DEGREES) * decay)
-
-
-def measure(lesion: Lesion, body: Body, footprint: Footprint, number: int) -> Finding:
-    """Find out what can be seen of a lesion, by simulating its surroundings with it and without it."""
-    changed, unchanged, first = with_and_without(body.scene, footprint, body.scan, ECHO_TIMES_MS)
-    least = VOID_BELOW * np.mean([white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS])
-    boxes, diameter = visible_boxes(changed, unchanged, first, body.scan.pixel_mm, least)
-    name = f"{lesion.kind.replace(' ', '-')}-{number:03d}"
-    return Finding(name, lesion.kind, lesion.location, lesion.true_diameter_mm, diameter, boxes)
+    return float(spoiled_amplitude(WHITE_MATTER) * np.exp(-echo_time_ms * 1e-3 * WHITE_MATTER.r2star_per_s))
 
 
 Measured = tuple[Finding, Footprint]
 
 
-def _draw_one(rng: np.random.Generator, body: Body, places: Places, number: int) -> Measured | None:
-    location = draw_location(rng, places)
-    centre = places.find(rng, location)
-    if centre is None:
-        return None
-    places.taken.append(centre)
-    lesion = draw_microbleed(rng, centre, location)
+def measure(lesion: Lesion, body: Body, number: int) -> Measured:
+    """What can be seen of a lesion, by simulating its surroundings with it and without it, and its footprint."""
     footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
-    return measure(lesion, body, footprint, number), footprint
+    changed, unchanged, first = with_and_without(body.scene, footprint, body.scan, ECHO_TIMES_MS)
+    least = VOID_BELOW * np.mean([white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS])
+    boxes, diameter = visible_boxes(changed, unchanged, first, body.scan.pixel_mm, least)
+    name = f"{lesion.kind.replace(' ', '-')}-{number:03d}"
+    return Finding(name, lesion.kind, lesion.location, lesion.true_diameter_mm, diameter, boxes), footprint
 
 
 def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
@@ -110,9 +88,10 @@ def draw_microbleeds(
     for number in range(1, MOST_CANDIDATES + 1):
         if quota is None and sum(bool(finding.boxes) for finding, _ in drawn) == count:
             return drawn
-        measured = _draw_one(rng, body, places, number)
-        if measured is not None:
-            drawn.append(measured)
+        location = draw_location(rng, places)
+        centre = places.take(rng, location)
+        if centre is not None:
+            drawn.append(measure(draw_microbleed(rng, centre, location), body, number))
         if quota is not None and sum(len(finding.boxes) for finding, _ in drawn) >= quota.boxes:
             chosen = pick_exactly(rng, [sorted(finding.boxes) for finding, _ in drawn], *quota)
             if chosen is not None:
@@ -123,15 +102,14 @@ def draw_microbleeds(
 
 def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.ndarray:
     """One echo of a body with lesions as the scan measures it, complex [slices, rows, columns], without noise."""
-    scan = body.scan
     signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
     for footprint in footprints:
         signal[footprint.window] *= footprint.factors[echo]
-    return acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept]
+    return acquire(signal, body.scan.fine_spacing_mm, body.scan.voxel_mm)[body.scan.kept]
 
 
 def _scan_echo(
-    body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator, noise_level: float
+    body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """One echo: magnitude of the whole images, magnitude without noise of the measured window, filtered phase.
 
@@ -139,18 +117,17 @@ def _scan_echo(
     """
     signal = clean_echo(body, footprints, echo)
     image = receiver_noise(rng, body.scan)
-    image *= np.float32(noise_level)
+    image *= np.float32(white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / ECHO_SNR)
     image[body.scan.measured_window] += signal
     return np.abs(image), np.abs(signal), filtered_phase(image) if echo == 0 else None
 
 
 def render(
-    body: Body, footprints: Sequence[Footprint], rng: np.random.Generator, echo_snr: float, workers: int
+    body: Body, footprints: Sequence[Footprint], rng: np.random.Generator, workers: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scan a body with lesions.
 
     Args:
-        echo_snr: white matter's signal at the mean echo time, in the middle of the head, over the noise per channel.
         workers: echoes simulated at a time; more need more memory, and give the same images.
 
     Returns:
@@ -158,13 +135,8 @@ def render(
         rad; SWAN magnitude without noise of the scan's measured window.
     """
     echoes = range(len(ECHO_TIMES_MS))
-    noise_level = white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / echo_snr
     with ThreadPoolExecutor(workers) as pool:
-        scanned = pool.map(
-            lambda echo, own_rng: _scan_echo(body, footprints, echo, own_rng, noise_level),
-            echoes,
-            rng.spawn(len(echoes)),
-        )
+        scanned = pool.map(partial(_scan_echo, body, footprints), echoes, rng.spawn(len(echoes)))
         magnitude, clean, phase = next(scanned)
         for noisy, without_noise, _ in scanned:
             magnitude += noisy
@@ -173,26 +145,14 @@ def render(
     return magnitude * units, phase, clean * units
 
 
-def _check_request(slices: int, cmb_count: int | None, quota: Quota | None) -> None:
-    if cmb_count is not None and cmb_count < 0:
-        raise InputError(f"{cmb_count} microbleeds: give 0 or more")
-    if quota is not None and not 0 <= quota.images <= min(slices, quota.boxes):
-        raise InputError(
-            f"{quota.boxes} boxes on {quota.images} images do not fit into {slices} slices; "
-            "give at most as many images as there are slices, and at least one box for each"
-        )
-
-
 @dataclass(frozen=True)
 class Drawn:
     """A patient with all lesions, before the scan."""
 
-    rng: np.random.Generator
-    """Goes on with the scan's noise."""
+    rng: np.random.Generator  # draws the scan's noise next
     body: Body
     microbleeds: list[Measured]
-    mimics: list[Measured]
-    """Without the veins, which are part of the body."""
+    mimics: list[Measured]  # without the veins, which are part of the body
 
     @property
     def footprints(self) -> list[Footprint]:
@@ -212,31 +172,31 @@ def draw_patient(
 ) -> Drawn:
     """Everything of `simulate_patient` but the scan; arguments and errors are described there."""
     quota = None if quota is None else Quota(*quota)
-    _check_request(slices, cmb_count, quota)
+    if cmb_count is not None and cmb_count < 0:
+        raise InputError(f"{cmb_count} microbleeds: give 0 or more")
+    if quota is not None and not 0 <= quota.images <= min(slices, quota.boxes):
+        raise InputError(
+            f"{quota.boxes} boxes on {quota.images} images do not fit into {slices} slices; "
+            "give at most as many images as there are slices, and at least one box for each"
+        )
     rng = np.random.default_rng(seed)
     scan = draw_scan(rng, matrix, slices, field_of_view_mm, slice_thickness_mm)
     body = make_body(rng, scan, load_template(), workers)
     places = open_places(body)
     count = max(int(rng.poisson(MEAN_CMBS)), 1) if cmb_count is None else cmb_count
     microbleeds = draw_microbleeds(rng, body, places, count, quota)
-    mimics = []
-    for number, lesion in enumerate(draw_mimics(rng, places), 1):
-        footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
-        mimics.append((measure(lesion, body, footprint, number), footprint))
+    mimics = [measure(lesion, body, number) for number, lesion in enumerate(draw_mimics(rng, places), 1)]
     return Drawn(rng, body, microbleeds, mimics)
 
 
 def simulate_patient(
     seed: int | Sequence[int] | np.random.SeedSequence | np.random.Generator,
-    *,
-    echo_snr: float = 11.0,
     workers: int = 1,
     **request: object,
 ) -> SimulatedPatient:
     """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
 
     Args:
-        echo_snr: white matter's signal at TE 45 ms over the noise of one echo.
         workers: threads; they change the time, not the arrays.
         request: of `draw_patient`. `matrix`: rows and columns, px. `slices`: images, placed as `draw_scan` says.
             `field_of_view_mm` (240) and `slice_thickness_mm` (2). `cmb_count`: visible microbleeds; None draws a
@@ -248,7 +208,7 @@ def simulate_patient(
     """
     drawn = draw_patient(seed, workers=workers, **request)
     body, scan = drawn.body, drawn.body.scan
-    magnitude, phase, clean = render(body, drawn.footprints, drawn.rng, echo_snr, workers)
+    magnitude, phase, clean = render(body, drawn.footprints, drawn.rng, workers)
     seen = tuple(finding for finding, _ in drawn.microbleeds + drawn.mimics if finding.boxes)
     tilt = np.deg2rad(scan.tilt_degrees)
     return SimulatedPatient(
@@ -259,5 +219,4 @@ def simulate_patient(
         phase=np.round(phase * 1000).astype(np.int16),
         slice_spacing_mm=scan.spacing_mm,
         orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(np.sin(tilt))),
-        invisible_microbleeds=sum(not finding.boxes for finding, _ in drawn.microbleeds),
     )

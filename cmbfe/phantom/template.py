@@ -15,8 +15,7 @@ from scipy.special import expit
 from cmbfe.phantom.tissue import iron
 
 COARSE_MM = 2.0
-PADDING = 20
-"""Coarse voxels around the template's box: its box ends at the brain, heads do not."""
+PADDING = 20  # coarse voxels around the template's box: its box ends at the brain, heads do not
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,13 @@ class Template:
 
     t1: Volume
     """T1-weighted brightness, 1 at its brightest; about 0.27 in CSF, 0.65 in grey, 0.87 in white matter."""
-    white: Volume
-    """Share of white matter in the brain's tissue, 0 to 1."""
-    hull: Volume
-    """Distance from the brain's smooth hull, mm, negative inside."""
-    ventricle: Volume
-    """Distance from the lateral ventricles, mm, negative inside."""
-    nuclei: Mapping[str, Volume]
-    """Membership 0 to 1 of each iron-rich nucleus, in a box around it."""
-    cavity: Volume
-    """1 in the air of sinuses and mastoid cells."""
+    white: Volume  # share of white matter in the brain's tissue, 0 to 1
+    hull: Volume  # distance from the brain's smooth hull, mm, negative inside
+    ventricle: Volume  # distance from the lateral ventricles, mm, negative inside
+    nuclei: Mapping[str, Volume]  # membership 0 to 1 of each iron-rich nucleus, in a box around it
+    cavity: Volume  # 1 in the air of sinuses and mastoid cells
     eye: Volume
-    face: Volume
-    """Distance from the surface of face and neck, mm, negative inside."""
+    face: Volume  # distance from the surface of face and neck, mm, negative inside
 
 
 @lru_cache(maxsize=1)
@@ -127,13 +120,7 @@ Triple = tuple[float, float, float]
 
 
 def ellipsoid(
-    x: np.ndarray,
-    y: np.ndarray,
-    z: np.ndarray,
-    centre: Triple,
-    axes: Triple,
-    rotation: float = 0.0,
-    edge_mm: float = 0.5,
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: Triple, axes: Triple, rotation: float = 0.0
 ) -> np.ndarray:
     """Soft membership 0 to 1 of an ellipsoid and its mirror image in the other half of the head; edge about 1 mm.
 
@@ -169,8 +156,7 @@ def _nuclei(t1: Volume) -> dict[str, Volume]:
     shapes: dict[str, Volume] = {}
     for number, (name, centre, axes, rotation, white_above) in enumerate(NUCLEI):
         reach = max(axes) + 4
-        low = np.array([-centre[0] - reach, centre[1] - reach, centre[2] - reach])
-        high = np.array([centre[0] + reach, centre[1] + reach, centre[2] + reach])
+        low, high = np.array(centre) * (-1, 1, 1) - reach, np.array(centre) + reach
         first, last = (np.round(corner - t1.origin_mm).astype(int) for corner in (low, high))
         window = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
         x, y, z = np.meshgrid(
@@ -178,22 +164,21 @@ def _nuclei(t1: Volume) -> dict[str, Volume]:
         )
         member = ellipsoid(x, y, z, centre, axes, rotation)
         if name == "dentate":  # a folded sheet, not a ball
-            member = member * (
-                1 - ellipsoid(x, y, z, (centre[0] - 1.5, *centre[1:]), tuple(0.6 * a for a in axes), rotation)
-            )
+            core = ellipsoid(x, y, z, (centre[0] - 1.5, *centre[1:]), tuple(0.6 * a for a in axes), rotation)
+            member = member * (1 - core)
         brightness = t1.values[window]
         member = member * expit((white_above - brightness) / 0.012) * expit((brightness - 0.5) / 0.03)
         shapes[f"{name}/{number}"] = Volume(member.astype(np.float32), t1.origin_mm + first, t1.spacing_mm)
     return shapes
 
 
-def iron_volume(template: Template, age_years: float, cortical: float = 3.0) -> Volume:
-    """Iron in mg per 100 g beyond that of ordinary grey matter (`cortical`), at an age."""
+def iron_volume(template: Template, age_years: float) -> Volume:
+    """Iron in mg per 100 g beyond the 3 of ordinary grey matter, at an age."""
     total = np.zeros_like(template.t1.values)
     for name, shape in template.nuclei.items():
         first = np.round(shape.origin_mm - template.t1.origin_mm).astype(int)
         window = tuple(slice(a, a + n) for a, n in zip(first, shape.values.shape, strict=True))
-        extra = np.float32(iron(name.split("/")[0], age_years) - cortical)
+        extra = np.float32(iron(name.split("/")[0], age_years) - 3.0)
         total[window] = np.maximum(total[window], extra * shape.values)
     return Volume(total, template.t1.origin_mm, template.t1.spacing_mm)
 

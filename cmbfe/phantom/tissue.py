@@ -1,4 +1,5 @@
-"""What tissues are made of at 3 T: proton density, T1, R2*, susceptibility; each value with its source.
+"""What tissues are made of at 3 T (proton density, T1, R2*, susceptibility; each value with its source), and the
+paper's acquisition that sees them.
 
 Susceptibilities are volume susceptibilities (SI) in ppm relative to cerebrospinal fluid, which is close to water
 (-9.05 ppm). R2* is the decay of the tissue itself; the decay by fields of larger objects is simulated.
@@ -23,18 +24,21 @@ from dataclasses import dataclass
 import numpy as np
 
 GYROMAGNETIC_MHZ_PER_T = 42.577
+FIELD_STRENGTH_T = 3.0
+REPETITION_TIME_MS = 77.3  # paper section 2.1, as are the flip angle and the mean echo time
+FLIP_ANGLE_DEGREES = 15
+ECHO_TIMES_MS = (25.0, 35.0, 45.0, 55.0, 65.0)
+"""SWAN averages a train of echoes; the paper gives one TE, 45.0 ms, read as the train's mean."""
 
 
 @dataclass(frozen=True)
 class Tissue:
     """Bulk values at 3 T."""
 
-    proton_density: float
-    """Relative to water."""
+    proton_density: float  # relative to water
     t1_ms: float
     r2star_per_s: float
-    chi_ppm: float
-    """Relative to cerebrospinal fluid."""
+    chi_ppm: float  # relative to cerebrospinal fluid
 
 
 WHITE_MATTER = Tissue(0.71, 1084, 1000 / 53.2, -0.030)  # Whittall 1997, Stanisz 2005, Peters 2007, Duyn 2017
@@ -48,7 +52,9 @@ MUSCLE = Tissue(0.75, 1412, 42.0, 0.0)  # Gold 2004
 AIR = Tissue(0.0, 1000, 50.0, 9.4)  # Schenck 1996
 
 
-def spoiled_amplitude(tissue: Tissue, repetition_time_ms: float, flip_angle_degrees: float) -> float:
+def spoiled_amplitude(
+    tissue: Tissue, repetition_time_ms: float = REPETITION_TIME_MS, flip_angle_degrees: float = FLIP_ANGLE_DEGREES
+) -> float:
     """Transverse magnetisation right after the pulse of a spoiled gradient echo in its steady state.
 
     Ernst's equation, M0 sin(a) (1 - E1) / (1 - E1 cos(a)) with E1 = exp(-TR / T1); relative to water's M0.
@@ -75,8 +81,7 @@ IRON_MG_PER_100G = {
     "dentate": (10.0, 0.05, 0.35),
     "thalamus": (4.4, 0.09, 0.37),
 }
-CHI_PPM_PER_IRON = 0.0089
-"""ppm per mg iron in 100 g of wet tissue (0.89 ppb per mg/kg), Langkammer 2012."""
+CHI_PPM_PER_IRON = 0.0089  # ppm per mg iron in 100 g of wet tissue (0.89 ppb per mg/kg), Langkammer 2012
 R2STAR_PER_IRON = 1.15
 """1/s per mg iron in 100 g: putamen and caudate of Peters 2007 against their iron of Hallgren 1958."""
 

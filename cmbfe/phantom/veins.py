@@ -17,8 +17,7 @@ from scipy.interpolate import make_interp_spline
 from cmbfe.phantom.scan import Axes
 from cmbfe.phantom.template import Template, Volume, load_template
 
-STEP_MM = 0.4
-"""Distance between the points of a vein, in template mm."""
+STEP_MM = 0.4  # distance between the points of a vein, in template mm
 
 SAMPLE_MM2 = 0.16
 """Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
@@ -31,28 +30,20 @@ Steering = Callable[[np.ndarray], np.ndarray]
 class Veins:
     """All veins as points."""
 
-    points: np.ndarray
-    """[3, n] mm."""
-    directions: np.ndarray
-    """[3, n], unit vectors along the vein."""
-    radii_mm: np.ndarray
-    """[n]."""
-    length_mm: np.ndarray
-    """[n], length of the piece that a point stands for."""
-    vein: np.ndarray
-    """[n], number of the vein that a point belongs to."""
+    points: np.ndarray  # [3, n] mm
+    directions: np.ndarray  # [3, n], unit vectors along the vein
+    radii_mm: np.ndarray  # [n]
+    length_mm: np.ndarray  # [n], length of the piece that a point stands for
+    vein: np.ndarray  # [n], number of the vein that a point belongs to
 
 
 @dataclass(frozen=True)
 class Terrain:
     """What veins follow, on the template's 1 mm grid."""
 
-    fluid: Volume
-    """Share of cerebrospinal fluid, smoothed: cortical veins keep to it."""
-    depth: np.ndarray
-    """Distance from the brain's hull, mm, negative inside."""
-    from_ventricle: np.ndarray
-    """Distance from the lateral ventricles, mm."""
+    fluid: Volume  # share of cerebrospinal fluid, smoothed: cortical veins keep to it
+    depth: np.ndarray  # distance from the brain's hull, mm, negative inside
+    from_ventricle: np.ndarray  # distance from the lateral ventricles, mm
 
 
 @lru_cache(maxsize=1)
@@ -263,24 +254,15 @@ def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
     )
 
 
-@dataclass(frozen=True)
-class VeinMap:
-    """Veins on a grid [z, y, x], float32."""
-
-    share: np.ndarray
-    """Volume share of blood, 0 to 1."""
-    along: np.ndarray
-    """Mean squared cosine between the vein and the static field; 0 where there is no vein."""
-
-
-def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> VeinMap:
-    """Volume share of veins in each voxel.
-
-    Each point stands for a short cylinder, filled with sample points; each sample's volume is shared linearly among
-    its eight neighbours.
+def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put veins on a grid: each point is a short cylinder of samples, shared linearly among eight voxels.
 
     Args:
         veins: in the coordinates of `axes`, mm; what lies outside the grid is left out.
+
+    Returns:
+        Float32 [z, y, x] each: volume share of blood, 0 to 1; mean squared cosine between the vein and the static
+        field, 0 where there is no vein.
     """
     origin, second = (np.array([axis[number] for axis in axes])[:, None] for number in (0, 1))
     spacing = second - origin
@@ -294,7 +276,7 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> VeinMap:
     squared = (veins.directions * field_direction[:, None]).sum(0)[source] ** 2
     share, along = _splat(index, (weight, weight * squared), shape)
     np.divide(along, share, out=along, where=share > 0)
-    return VeinMap(np.minimum(share, 1), along)
+    return np.minimum(share, 1), along
 
 
 def _near(veins: Veins, axes: Axes) -> Veins:

@@ -1,25 +1,40 @@
-"""What a lesion does to the signal around it, and what of that can be seen: boxes measured, not drawn."""
+"""What a lesion does to the signal around it, and what of that can be seen: boxes measured, not drawn. Likewise vein
+cross-sections, the mimic that a single slice cannot tell from a microbleed."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from cmbfe.phantom.lesions import Box, Lesion
-from cmbfe.phantom.physics import RADIANS_PER_PPM_MS, Scene, acquire, ball_field, combine_echoes, echo_signal
-from cmbfe.phantom.scan import Scan, Window
+from cmbfe.data.labelled.labels import LOCATIONS
+from cmbfe.phantom.anatomy import Body
+from cmbfe.phantom.lesions import Box, Finding, Lesion, location_at
+from cmbfe.phantom.physics import RADIANS_PER_PPM_MS, Scene, acquire, ball_field, echo_signal
+from cmbfe.phantom.scan import Axes, Scan, Window
 
 DARKENED = 0.15
 """A voxel belongs to a lesion when the lesion takes more than this share of the local brightness."""
-NOTICED = 0.55
-"""A slice shows a lesion when its darkest voxel loses more than this share."""
+NOTICED = 0.55  # a slice shows a lesion when its darkest voxel loses more than this share
 SMALLEST_MM = 3.0
 """Diameter of the darkened area below which a slice does not show a lesion. Microbleeds are 2-10 mm on T2*-weighted
 images (S. M. Greenberg et al., Lancet Neurol 8:165, 2009); the rim from DARKENED to half the contrast adds 1 mm."""
 NEGLIGIBLE_RAD = 0.08
+SAMPLE_MM = 0.25
 MARGIN = 6
 """Voxels around a lesion's reach that its crop holds besides, against the edges of a small Fourier transform."""
+
+STEEPEST = 0.5
+"""Least cosine between a vein and the slices' normal for its cross-section to look like a dot."""
+LEAST_LOSS = 0.35  # share of the surroundings' brightness that a dot's darkest pixel lacks at least
+CALIBRE_MM = (0.2, 2.0)  # radii of the veins that are measured; sinuses are no mimics
+WINDOW_MM = 6.0
+DIAMETER_MM = (1.2, 8.0)
+"""Visible diameters that count: from a little below the least of a microbleed, for a mimic need not be labelled."""
+ELONGATION = 2.0  # longest box side over the shortest up to which a dark patch is a dot
+FILLED = 0.5  # share of its box that a dot fills at least; a disc fills 0.79
 
 
 @dataclass(frozen=True)
@@ -27,26 +42,18 @@ class Footprint:
     """A lesion's factors on the signal of each echo inside a window of the fine grid."""
 
     window: tuple[slice, slice, slice]
-    factors: np.ndarray
-    """complex64 [echoes, z, y, x]."""
+    factors: np.ndarray  # complex64 [echoes, z, y, x]
 
 
-def _moment(lesion: Lesion) -> float:
-    return abs(lesion.chi_ppm) * float((lesion.radii_mm**3).sum())
-
-
-def _reach_mm(lesion: Lesion, echo_time_ms: float) -> float:
-    """Distance from the centre beyond which the lesion's phase stays under NEGLIGIBLE_RAD."""
-    far = (2 / 3 * _moment(lesion) * RADIANS_PER_PPM_MS * echo_time_ms / NEGLIGIBLE_RAD) ** (1 / 3)
+def _reach_mm(lesion: Lesion, echo_time_ms: float) -> tuple[float, float]:
+    """Two distances from the centre: beyond the first the lesion's phase stays under NEGLIGIBLE_RAD; within the second
+    it turns by more than half a radian per mm, so that voxels are sampled finely.
+    """
+    moment = abs(lesion.chi_ppm) * float((lesion.radii_mm**3).sum())
+    far = (2 / 3 * moment * RADIANS_PER_PPM_MS * echo_time_ms / NEGLIGIBLE_RAD) ** (1 / 3)
+    steep = (4 * moment * RADIANS_PER_PPM_MS * echo_time_ms) ** 0.25
     solid = (np.linalg.norm(lesion.offsets_mm, axis=1) + lesion.radii_mm).max()
-    return float(min(max(far, solid + 2.0), 22.0))
-
-
-def _core_mm(lesion: Lesion, echo_time_ms: float) -> float:
-    """Distance within which the phase turns by more than half a radian per mm, so that voxels are sampled finely."""
-    steep = (4 * _moment(lesion) * RADIANS_PER_PPM_MS * echo_time_ms) ** 0.25
-    solid = (np.linalg.norm(lesion.offsets_mm, axis=1) + lesion.radii_mm).max()
-    return float(max(steep, solid + 1.0))
+    return float(min(max(far, solid + 2.0), 22.0)), float(max(steep, solid + 1.0))
 
 
 def _mean_factors(
@@ -68,13 +75,13 @@ def _mean_factors(
     return np.array(factors, np.complex64)
 
 
-def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float], sample_mm: float = 0.25) -> Footprint:
-    """Simulate a lesion on its own: field by closed form, dephasing by samples at most `sample_mm` apart.
+def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float]) -> Footprint:
+    """Simulate a lesion on its own: field by closed form, dephasing by samples at most SAMPLE_MM apart.
 
     The signal of the tissue around it is multiplied by the factors; inside a voxel that tissue counts as uniform.
     """
     axes = scan.fine_axes_mm
-    reach = _reach_mm(lesion, max(echo_times_ms))
+    reach, core_mm = _reach_mm(lesion, max(echo_times_ms))
     window = tuple(
         slice(max(int(np.searchsorted(axis, c - reach)), 0), int(np.searchsorted(axis, c + reach)))
         for axis, c in zip(axes, lesion.centre_mm, strict=True)
@@ -86,26 +93,24 @@ def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float], sam
     shape = offsets.shape[:3]
     offsets = offsets.reshape(-1, 1, 3)
     factors = _mean_factors(lesion, offsets, scan.field_direction, echo_times_ms)
-    core = np.flatnonzero(np.linalg.norm(offsets[:, 0], axis=1) < _core_mm(lesion, max(echo_times_ms)))
-    samples = _samples(scan.fine_spacing_mm, sample_mm)
+    core = np.flatnonzero(np.linalg.norm(offsets[:, 0], axis=1) < core_mm)
+    samples = _samples(scan.fine_spacing_mm)
     for part in np.array_split(core, len(core) * len(samples) // 1_000_000 + 1):
         factors[:, part] = _mean_factors(lesion, offsets[part] + samples, scan.field_direction, echo_times_ms)
     return Footprint(window, factors.reshape(-1, *shape))
 
 
-def _samples(spacing_mm: tuple[float, float, float], sample_mm: float) -> np.ndarray:
+def _samples(spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Offsets [samples, 3] that divide a voxel evenly."""
-    axes = []
-    for mm in spacing_mm:
-        count = int(np.ceil(mm / sample_mm))
-        axes.append(((np.arange(count) + 0.5) / count - 0.5) * mm)
+    counts = [int(np.ceil(mm / SAMPLE_MM)) for mm in spacing_mm]
+    axes = (((np.arange(n) + 0.5) / n - 0.5) * mm for n, mm in zip(counts, spacing_mm, strict=True))
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
 
 
 def with_and_without(
     scene: Scene, footprint: Footprint, scan: Scan, echo_times_ms: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """SWAN magnitudes without noise, with and without a lesion, on the kept pixels around it.
+    """SWAN magnitudes (means over the echoes) without noise, with and without a lesion, on the kept pixels around it.
 
     Returns:
         Two arrays [slices, rows, columns], and the indices in the series of their first slice, row and column.
@@ -121,7 +126,7 @@ def with_and_without(
         with_lesion[inner] *= factor
         for version, magnitudes in ((with_lesion, changed), (signal, unchanged)):
             magnitudes.append(np.abs(acquire(version, scan.fine_spacing_mm, scan.voxel_mm)[kept]))
-    return combine_echoes(changed), combine_echoes(unchanged), first
+    return np.mean(changed, axis=0), np.mean(unchanged, axis=0), first
 
 
 def _kept_inside(scan: Scan, window: Window) -> tuple[Window, tuple[int, int, int]]:
@@ -166,3 +171,106 @@ def visible_boxes(
         box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         boxes[number] = tuple(float(v + first[2 - i % 2]) for i, v in enumerate(box))
     return boxes, largest
+
+
+class Crossing(NamedTuple):
+    """A vein that passes through a kept slice; row and column in px of the measured window, pixel centres at whole
+    numbers."""
+
+    vein: int
+    slice_index: int
+    row: float
+    column: float
+    calibre_mm: float
+    location: str
+
+
+def _index(points: np.ndarray, axes: Axes) -> np.ndarray:
+    """Fractional indices [3, n] on a grid of points [3, n] mm."""
+    return np.stack([np.interp(part, axis, np.arange(len(axis))) for part, axis in zip(points, axes, strict=True)])
+
+
+def find_crossings(body: Body) -> list[Crossing]:
+    """Crossings of kept slices by steep veins inside the brain; of each vein and slice the nearest point."""
+    veins, scan = body.veins, body.scan
+    place = (veins.points[0] - scan.lowest_mm) / scan.spacing_mm
+    number = np.round(place).astype(int)
+    usable = (np.abs(veins.directions[0]) > STEEPEST) & (number >= 0) & (number < scan.slices)
+    usable &= (veins.radii_mm > CALIBRE_MM[0]) & (veins.radii_mm < CALIBRE_MM[1])
+    chosen = np.flatnonzero(usable)
+    on_body = _index(veins.points[:, chosen], body.axes)
+    chosen = chosen[ndimage.map_coordinates(body.head.hull, on_body, order=1, mode="nearest") < -1.5]
+    chosen = chosen[np.argsort(np.abs(place - number)[chosen], kind="stable")]
+    _, first = np.unique(veins.vein[chosen].astype(np.int64) * scan.slices + number[chosen], return_index=True)
+    points = np.sort(chosen[first])
+    fine = _index(veins.points[:, points], scan.fine_axes_mm) / scan.oversampling
+    voxel = np.round(_index(veins.points[:, points], body.axes)).astype(int)
+    location = location_at(body.head.position[(slice(None), *voxel)])
+    calibre = 2 * veins.radii_mm[points]
+    columns = (veins.vein[points], number[points], fine[1], fine[2], calibre, location)
+    return [
+        Crossing(int(vein), int(at), float(row), float(column), float(width), LOCATIONS[place])
+        for vein, at, row, column, width, place in zip(*columns, strict=True)
+    ]
+
+
+def _dot(image: np.ndarray, row: float, column: float, pixel_mm: float, least: float) -> tuple[Box, float] | None:
+    """Box px and diameter mm of the dark dot at a place of one slice; None where nothing there looks like a dot."""
+    reach = round(WINDOW_MM / pixel_mm)
+    top, left = max(round(row) - reach, 0), max(round(column) - reach, 0)
+    patch = image[top : round(row) + reach + 1, left : round(column) + reach + 1]
+    centre = (round(row) - top, round(column) - left)
+    if not (0 <= centre[0] < patch.shape[0] and 0 <= centre[1] < patch.shape[1]):
+        return None
+    surroundings = np.median(patch)
+    if surroundings < least:
+        return None
+    lost = 1 - patch / surroundings
+    near = max(round(1.0 / pixel_mm), 1)
+    around = tuple(slice(max(c - near, 0), c + near + 1) for c in centre)
+    if lost[around].max() < LEAST_LOSS:
+        return None
+    peak = np.unravel_index(lost[around].argmax(), lost[around].shape)
+    labels, _ = ndimage.label(lost > DARKENED)
+    part = ndimage.find_objects((labels == labels[around][peak]).astype(np.int8))[0]
+    area = (labels[part] == labels[around][peak]).sum()
+    height, width = (side.stop - side.start for side in part)
+    diameter = 2 * np.sqrt(area / np.pi) * pixel_mm
+    whole = all(side.start > 0 and side.stop < size for side, size in zip(part, patch.shape, strict=True))
+    round_ = max(height, width) <= ELONGATION * min(height, width) and area >= FILLED * height * width
+    if not (whole and round_ and DIAMETER_MM[0] <= diameter <= DIAMETER_MM[1]):
+        return None
+    box = (left + part[1].start, top + part[0].start, left + part[1].stop, top + part[0].stop)
+    return tuple(float(edge) for edge in box), float(diameter)
+
+
+def vein_findings(body: Body, image: np.ndarray, others: Sequence[Finding], least: float) -> list[Finding]:
+    """Findings of kind "vein": one per vein, with a box on each slice where its cross-section is a dark dot.
+
+    Args:
+        image: SWAN magnitude without noise [slices, rows, columns] of the scan's measured window.
+        others: findings whose boxes no vein's box may overlap.
+        least: brightness of the surroundings below which nothing stands out.
+    """
+    _, rows, columns = body.scan.measured_window
+    used: dict[int, list[Box]] = defaultdict(list)
+    for finding in others:
+        for number, box in finding.boxes.items():
+            used[number].append(box)
+    dots: dict[int, list[tuple[Crossing, Box, float]]] = defaultdict(list)
+    for crossing in find_crossings(body):
+        dot = _dot(image[crossing.slice_index], crossing.row, crossing.column, body.scan.pixel_mm, least)
+        if dot is None:
+            continue
+        (left, top, right, bottom), diameter = dot
+        box = (left + columns.start, top + rows.start, right + columns.start, bottom + rows.start)
+        taken = used[crossing.slice_index]
+        if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            taken.append(box)
+            dots[crossing.vein].append((crossing, box, diameter))
+    veins = []
+    for count, vein in enumerate(sorted(dots), 1):
+        widest, _, diameter = max(dots[vein], key=lambda dot: dot[2])  # the most conspicuous dot
+        boxes = {crossing.slice_index: box for crossing, box, _ in dots[vein]}
+        veins.append(Finding(f"vein-{count:03d}", "vein", widest.location, widest.calibre_mm, diameter, boxes))
+    return veins
