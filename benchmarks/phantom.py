@@ -22,7 +22,6 @@ from cmbfe.phantom.cohort import simulate
 from cmbfe.phantom.dicom import write_series
 from cmbfe.phantom.plan import patient_plan
 from cmbfe.phantom.template import load_template
-from cmbfe.phantom.veins import load_terrain
 
 GIB = 2**20  # ru_maxrss is in KiB
 
@@ -36,7 +35,6 @@ def measure(patient_id: str, plan: Mapping, workers: int) -> dict[str, float | t
     """Make one patient; seconds of each step, the process's peak memory and the series' megabytes."""
     steps = [clocks()]
     load_template()
-    load_terrain()
     steps.append(clocks())
     patient = simulate(plan, workers)
     steps.append(clocks())

@@ -26,17 +26,17 @@ AXES = (np.arange(-8.0, 24.0, 4.0), np.arange(-90.0, 120.0, 2.0), np.arange(-90.
 
 
 @lru_cache
-def build(seed: int = 3) -> Build:
-    return draw_build(np.random.default_rng(seed))
+def build() -> Build:
+    return draw_build(np.random.default_rng(3))
 
 
 @lru_cache
-def head(seed: int = 3) -> Head:
-    return make_head(build(seed), AXES, load_template())
+def head() -> Head:
+    return make_head(build(), AXES, load_template())
 
 
 def at_template(place: tuple[float, float, float]) -> np.ndarray:
-    """Index on AXES of the voxel nearest to a template place, in the head of seed 3."""
+    """Index on AXES of the voxel nearest to a template place."""
     distance = np.linalg.norm(head().position - np.array(place).reshape(3, 1, 1, 1), axis=0)
     return np.unravel_index(distance.argmin(), distance.shape)
 
@@ -60,31 +60,19 @@ def test_up_in_the_scan_is_up_in_the_template_and_left_is_left():
     assert (left - origin)[0] < -25
 
 
-def test_shares_of_tissue_sum_to_one_and_air_surrounds_the_head():
+def test_shares_of_tissue_sum_to_one_and_lie_where_they_should():
     shares = tissue_shares(head(), build())
-    total = sum(shares.values())
-    np.testing.assert_allclose(total, 1, atol=1e-5)
+    np.testing.assert_allclose(sum(shares.values()), 1, atol=1e-5)
     assert all((share >= -1e-6).all() for share in shares.values())
     assert (shares[AIR][:, 0] > 0.99).all()
     assert shares[AIR][at_template((30.0, -20.0, 20.0))] < 0.01
-
-
-def test_known_places_hold_the_tissue_they_should():
-    shares = tissue_shares(head(), build())
     assert shares[WHITE_MATTER][at_template((26.0, -20.0, 26.0))] > 0.9
     assert shares[CSF][at_template((6.0, 8.0, 14.0))] > 0.7
     assert head().iron[at_template((19.0, -4.0, -1.0))] > 10
     assert head().iron[at_template((26.0, -20.0, 26.0))] < 0.01
 
 
-def test_two_seeds_give_two_heads_and_one_seed_gives_one():
-    assert np.abs(head(3).t1 - head(4).t1).mean() > 0.02
-    again = make_head(draw_build(np.random.default_rng(3)), AXES, load_template())
-    np.testing.assert_array_equal(again.t1, head(3).t1)
-
-
 def test_wider_ventricles_and_atrophy_give_more_fluid():
-    shares = tissue_shares(head(), build())
     in_brain = head().hull < -2
     narrow, wide = (
         make_head(replace(build(), ventricle_growth_mm=growth), AXES, load_template()) for growth in (0.0, 4.0)
@@ -94,7 +82,6 @@ def test_wider_ventricles_and_atrophy_give_more_fluid():
     aged = tissue_shares(head(), replace(build(), atrophy=1.0))
     young = tissue_shares(head(), replace(build(), atrophy=0.0))
     assert aged[CSF][in_brain].sum() > 1.1 * young[CSF][in_brain].sum()
-    assert shares[CSF][in_brain].sum() > 0
 
 
 def test_pallidum_is_darker_than_putamen_and_both_than_white_matter_at_the_papers_echo_time():
@@ -115,13 +102,11 @@ def test_grey_matter_is_brighter_than_white_at_the_papers_timing():
 
 
 def test_spoiled_amplitude_follows_ernst():
-    # M0 sin(a) at full recovery; Ernst's angle maximises the rest.
-    long = spoiled_amplitude(WHITE_MATTER, 1e6, 90.0)
-    assert long == pytest.approx(WHITE_MATTER.proton_density)
+    """M0 sin(a) at full recovery; Ernst's angle maximises the rest."""
+    assert spoiled_amplitude(WHITE_MATTER, 1e6, 90.0) == pytest.approx(WHITE_MATTER.proton_density)
     ernst = np.rad2deg(np.arccos(np.exp(-77.3 / WHITE_MATTER.t1_ms)))
-    best = spoiled_amplitude(WHITE_MATTER, 77.3, ernst)
-    assert best > spoiled_amplitude(WHITE_MATTER, 77.3, ernst - 2)
-    assert best > spoiled_amplitude(WHITE_MATTER, 77.3, ernst + 2)
+    below, best, above = (spoiled_amplitude(WHITE_MATTER, 77.3, ernst + change) for change in (-2, 0, 2))
+    assert best > max(below, above)
 
 
 def test_iron_grows_with_age_as_hallgren_and_sourander_found():

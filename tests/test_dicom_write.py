@@ -16,18 +16,16 @@ TILT = np.deg2rad(10)
 NO_CHECKER = "dciodvfy, which checks DICOM files against the standard, is not installed (Debian: dicom3tools)"
 
 
-def patient(**changes: object) -> SimulatedPatient:
-    magnitude = np.random.default_rng(0).integers(0, 65536, (5, 32, 32), dtype=np.uint16)
-    settings = {
-        "magnitude": magnitude,
-        "phase": np.random.default_rng(1).integers(-3141, 3142, (5, 32, 32), dtype=np.int16),
-        "findings": (),
-        "pixel_spacing_mm": 0.46875,
-        "slice_thickness_mm": 2.0,
-        "slice_spacing_mm": 1.0,
-        "orientation": (1.0, 0.0, 0.0, 0.0, float(np.cos(TILT)), float(np.sin(TILT))),
-    }
-    return SimulatedPatient(**{**settings, **changes})
+def patient() -> SimulatedPatient:
+    return SimulatedPatient(
+        magnitude=np.random.default_rng(0).integers(0, 65536, (5, 32, 32), dtype=np.uint16),
+        phase=np.random.default_rng(1).integers(-3141, 3142, (5, 32, 32), dtype=np.int16),
+        findings=(),
+        pixel_spacing_mm=0.46875,
+        slice_thickness_mm=2.0,
+        slice_spacing_mm=1.0,
+        orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(TILT)), float(np.sin(TILT))),
+    )
 
 
 def test_the_reader_finds_the_magnitude_that_was_written_from_feet_to_head(tmp_path):
@@ -85,29 +83,14 @@ def test_headers_hold_the_papers_acquisition(tmp_path, name):
     assert header.SeriesDescription.startswith("SWAN")
 
 
-def test_the_middle_of_a_image_lies_on_the_axis_of_the_scanner():
-    person = patient()
-    corner = np.array(slice_position_mm(person, 0))
-    along_row, along_column = np.reshape(person.orientation, (2, 3))
-    middle = corner + 15.5 * person.pixel_spacing_mm * (along_row + along_column)
-    np.testing.assert_allclose(middle, 0, atol=1e-3)
-
-
-def test_slices_step_along_their_normal_by_their_spacing():
+def test_slices_are_centred_on_the_scanners_axis_and_step_along_their_normal_by_their_spacing():
     positions = np.array([slice_position_mm(patient(), index) for index in range(3)])
+    along_row, along_column = np.reshape(patient().orientation, (2, 3))
+    np.testing.assert_allclose(positions[0] + 15.5 * 0.46875 * (along_row + along_column), 0, atol=1e-3)
     np.testing.assert_allclose(np.diff(positions, axis=0), [[0, -np.sin(TILT), np.cos(TILT)]] * 2, atol=2e-4)
 
 
 def test_uids_are_valid_and_depend_on_seed_and_patient_alone(tmp_path):
-    assert uid(7, "P0001", "study") == uid(7, "P0001", "study")
     assert UID(uid(7, "P0001", "study")).is_valid
     written = {write_series(tmp_path / f"{seed}{name}", patient(), name, seed)[0] for seed in (7, 8) for name in "AB"}
     assert len(written) == 4
-
-
-def test_the_same_patient_and_seed_give_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        write_series(tmp_path / name, patient(), "P0001", 7)
-    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.dcm")} for name in ("a", "b"))
-    assert first == second
-    assert len(first) == 10

@@ -1,4 +1,4 @@
-"""Who is in a cohort, before anything is simulated, and what the dry run prints of it."""
+"""Who is in a cohort, before anything is simulated, what the dry run prints of it, and how exact numbers come true."""
 
 import re
 import shutil
@@ -7,16 +7,32 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cmbfe
+from cmbfe.errors import InputError
 from cmbfe.paper import facts
 from cmbfe.params import Phantom, Splits, load_params, profile_file
 from cmbfe.phantom import cohort
-from cmbfe.phantom.plan import code_sha256, costs, patient_plan, plan_table, report, resized
+from cmbfe.phantom.plan import (
+    Quota,
+    band_of,
+    code_sha256,
+    costs,
+    draw_quotas,
+    patient_plan,
+    pick_exactly,
+    plan_table,
+    report,
+    resized,
+)
 
 PAPER, LAPTOP = (load_params(profile_file(name)) for name in ("paper", "laptop"))
 PACKAGE = Path(cmbfe.__file__).parent
+TABLE_1 = [(33, 467, 845), (17, 167, 323), (8, 89, 133)]
 SMALL = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
 
 
@@ -32,25 +48,16 @@ def test_the_paper_profile_plans_table_1_exactly(seed):
     assert Counter(plan["slices"] for plan in plans) == {114: 57, 115: 1}
 
 
-def test_a_plan_depends_on_the_seed_alone():
-    assert patient_plan(PAPER.phantom, 7) == patient_plan(PAPER.phantom, 7)
-    quotas = [[plan["quota"] for plan in patient_plan(PAPER.phantom, seed).values()] for seed in (7, 8)]
-    assert quotas[0] != quotas[1]
-
-
 def test_without_exact_counts_every_patient_has_the_settings_numbers():
     plans = patient_plan(SMALL, 7)
+    assert plans == patient_plan(SMALL, 7)
     assert list(plans) == ["P0001", "P0002", "P0003", "P0004"]
     assert all(plan["slices"] == 3 and "quota" not in plan for plan in plans.values())
 
 
-def test_exact_counts_hold_for_the_cohorts_own_size_only():
+def test_a_cohort_of_another_size_keeps_the_papers_proportions_but_no_exact_counts():
     assert resized(PAPER.phantom, 58) == PAPER.phantom
-    assert resized(PAPER.phantom, 6).exact is None
     assert not [plan for plan in patient_plan(resized(PAPER.phantom, 6), 7).values() if "quota" in plan]
-
-
-def test_a_cohort_of_another_size_keeps_the_papers_proportions():
     assert resized(SMALL, 58).patients == Splits(train=33, test=17, validation=8)
     assert resized(SMALL, 58).slices == SMALL.slices
     assert [plan["split"] for plan in patient_plan(resized(SMALL, 1), 7).values()] == ["train"]
@@ -105,7 +112,81 @@ def test_without_exact_numbers_it_lists_the_microbleeds_that_the_simulation_draw
 @pytest.mark.parametrize(("patients", "size"), [(58, "6.9"), (29, "3.4")])
 def test_costs_are_linear_in_patients(patients, size):
     plans = dict(list(patient_plan(PAPER.phantom, 1).items())[:patients])
-    time, memory, disk = costs(plans, cores=2)
+    _, memory, disk = costs(plans, cores=2)
     assert f" {size}" in disk
-    assert "with 2 at a time" in time
     assert "3.5 GiB a patient, 7.0 GiB with 2" in memory
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), split=st.sampled_from(TABLE_1))
+def test_quotas_of_the_papers_splits_add_up_and_can_be_filled(seed, split):
+    patients, images, boxes = split
+    quotas = draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices=114)
+    assert len(quotas) == patients
+    assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
+    for quota in quotas:
+        assert 4 <= quota.images <= min(quota.boxes, 114)
+        # A microbleed shows on 4 slices or more, so that fewer than 8 boxes are one microbleed's.
+        assert quota.images == quota.boxes or quota.boxes >= 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1000), patients=st.integers(1, 6), slices=st.integers(3, 30), data=st.data())
+def test_quotas_of_any_cohort_add_up_or_are_refused(seed, patients, slices, data):
+    images = data.draw(st.integers(patients, patients * slices))
+    boxes = data.draw(st.integers(images, 4 * images))
+    try:
+        quotas = draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices)
+    except InputError:
+        return
+    assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
+    assert all(1 <= q.images <= min(q.boxes, slices) for q in quotas)
+
+
+def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
+    drawn = [[q.boxes for q in draw_quotas(np.random.default_rng(seed), *TABLE_1[0], 114)] for seed in range(20)]
+    assert all(np.mean(boxes) > np.median(boxes) for boxes in drawn)
+    assert all(max(boxes) > 2 * np.mean(boxes) for boxes in drawn)
+    assert len(set(map(tuple, drawn))) == 20
+
+
+@pytest.mark.parametrize(("images", "boxes"), [(2, 9), (9, 8), (31, 40), (0, 0)])
+def test_numbers_that_no_cohort_has_are_refused(images, boxes):
+    with pytest.raises(InputError, match="3 patients"):
+        draw_quotas(np.random.default_rng(0), 3, images, boxes, slices=10)
+
+
+def test_a_band_is_the_thinner_the_more_boxes_share_a_image():
+    assert band_of(Quota(images=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
+    bands = [band_of(Quota(images=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
+    assert bands == sorted(bands, reverse=True)
+    assert 10 <= bands[-1] < 12
+
+
+@pytest.mark.parametrize(
+    ("lesions", "images", "boxes", "taken"),
+    [
+        # Images 1-3 by the first lesion, 3-4 by the second; the third alone would leave an image too many.
+        ([[1, 2, 3], [3, 4], [7, 8, 9, 10]], 4, 5, [True, True, False]),
+        ([[1, 2], [4, 5]], 3, 3, None),
+        ([[], [1]], 1, 1, [False, True]),
+    ],
+)
+def test_worked_cases_have_one_solution_or_none(lesions, images, boxes, taken):
+    assert pick_exactly(np.random.default_rng(0), lesions, images=images, boxes=boxes) == taken
+
+
+run = st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda pair: list(range(pair[0], pair[0] + pair[1])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(run, min_size=1, max_size=8), st.data())
+def test_what_is_chosen_fills_the_quota(lesions, data):
+    hidden = data.draw(st.lists(st.sampled_from(range(len(lesions))), min_size=1, unique=True))
+    images = len({image for number in hidden for image in lesions[number]})
+    boxes = sum(len(lesions[number]) for number in hidden)
+    chosen = pick_exactly(np.random.default_rng(0), lesions, images, boxes)
+    if chosen is not None:
+        taken = [lesion for lesion, use in zip(lesions, chosen, strict=True) if use]
+        assert sum(map(len, taken)) == boxes
+        assert len({image for lesion in taken for image in lesion}) == images

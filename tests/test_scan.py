@@ -21,14 +21,10 @@ def test_every_kept_pixel_lies_on_the_fine_grid(matrix, slices):
     np.testing.assert_allclose(y - x, scan.row_centre_mm)
 
 
-def test_coarse_images_are_simulated_on_a_finer_grid():
-    scan = draw_scan(np.random.default_rng(0), 128, 10, 240.0, 2.0)
+def test_coarse_images_are_simulated_on_a_finer_grid_of_the_measured_rows_and_columns():
+    scan = replace(draw_scan(np.random.default_rng(0), 128, 10, 240.0, 2.0), rows=(10, 60), columns=(20, 80))
     assert scan.oversampling == 2
     assert scan.fine_spacing_mm == (1.0, 0.9375, 0.9375)
-
-
-def test_measured_window_narrows_rows_and_columns():
-    scan = replace(draw_scan(np.random.default_rng(0), 128, 10, 240.0, 2.0), rows=(10, 60), columns=(20, 80))
     _, y, x = (axis[kept] for axis, kept in zip(scan.fine_axes_mm, scan.kept, strict=True))
     assert (len(y), len(x)) == (50, 60)
     assert x[0] == pytest.approx((20 - 63.5) * 1.875)

@@ -27,8 +27,7 @@ def test_same_seed_gives_the_same_arrays_and_labels_and_another_seed_others():
     np.testing.assert_array_equal(first.magnitude, again.magnitude)
     np.testing.assert_array_equal(first.phase, again.phase)
     assert first.findings == again.findings
-    other = patient(seed=2)
-    assert (first.magnitude != other.magnitude).mean() > 0.5
+    assert (first.magnitude != patient(seed=2).magnitude).mean() > 0.5
 
 
 def test_series_has_the_sizes_and_types_of_a_scan():
@@ -44,22 +43,16 @@ def test_series_has_the_sizes_and_types_of_a_scan():
 
 
 def test_white_matter_is_near_its_units_and_air_is_near_the_noise():
-    simulated = laptop_patient()
-    middle = simulated.magnitude[8, 96:160, 96:160]
-    assert 0.6 * WHITE_MATTER_UNITS < np.median(middle) < 1.6 * WHITE_MATTER_UNITS
-    corners = simulated.magnitude[:, :10, :10]
-    assert 20 < np.median(corners) < 250
+    magnitude = laptop_patient().magnitude
+    assert 0.6 * WHITE_MATTER_UNITS < np.median(magnitude[8, 96:160, 96:160]) < 1.6 * WHITE_MATTER_UNITS
+    assert 20 < np.median(magnitude[:, :10, :10]) < 250
 
 
-def test_every_visible_microbleed_asked_for_is_labelled():
+def test_every_visible_microbleed_asked_for_is_labelled_inside_the_images():
     assert len(of_kind(patient(seed=1), "cmb")) == 3
-    assert len(of_kind(laptop_patient(), "cmb")) == 5
-    healthy = simulate_patient(1, matrix=128, slices=4, cmb_count=0)
-    assert of_kind(healthy, "cmb") == []
-
-
-def test_boxes_lie_inside_the_images_and_identifiers_are_unique():
+    assert of_kind(simulate_patient(1, matrix=128, slices=4, cmb_count=0), "cmb") == []
     simulated = laptop_patient()
+    assert len(of_kind(simulated, "cmb")) == 5
     assert len({finding.finding_id for finding in simulated.findings}) == len(simulated.findings)
     for finding in simulated.findings:
         assert finding.boxes
@@ -71,25 +64,11 @@ def test_boxes_lie_inside_the_images_and_identifiers_are_unique():
 
 
 def test_microbleeds_are_dark_dots_of_two_to_about_ten_millimetres_larger_than_their_deposits():
-    simulated = laptop_patient()
-    for finding in of_kind(simulated, "cmb"):
+    for finding in of_kind(laptop_patient(), "cmb"):
         assert 2.0 <= finding.visible_diameter_mm < 13.0
         assert finding.visible_diameter_mm > finding.true_diameter_mm
         slices = sorted(finding.boxes)
         assert slices == list(range(slices[0], slices[-1] + 1))
-
-
-def test_inside_of_a_microbleeds_box_is_darker_than_around_it():
-    simulated = laptop_patient()
-    ratios = []
-    for finding in of_kind(simulated, "cmb"):
-        for number, box in finding.boxes.items():
-            left, top, right, bottom = (int(edge) for edge in box)
-            inside = simulated.magnitude[number, top:bottom, left:right]
-            around = simulated.magnitude[number, max(top - 8, 0) : bottom + 8, max(left - 8, 0) : right + 8]
-            ratios.append(inside.min() / np.median(around))
-    assert np.median(ratios) < 0.6
-    assert max(ratios) < 0.85
 
 
 def test_mimics_of_each_kind_are_recorded_and_veins_lead():
@@ -133,15 +112,15 @@ def near(box: tuple[float, float, float, float], places: np.ndarray) -> np.ndarr
 
 
 def test_a_blob_detector_finds_the_microbleeds_only_among_many_mimics():
-    found, missed, wrong = 0, 0, 0
+    hit, missed, wrong = 0, 0, 0
     simulated = [patient(seed, 256, 16, 5) for seed in (5, 6)]
-    for one in simulated:
-        for number, image in enumerate(one.magnitude.astype(np.float32)):
-            boxes = [finding.boxes[number] for finding in of_kind(one, "cmb") if number in finding.boxes]
-            places = blobs(image, one.pixel_spacing_mm, threshold=0.11)
-            hits = [set(np.flatnonzero(near(box, places))) for box in boxes]
-            found += sum(bool(hit) for hit in hits)
-            missed += sum(not hit for hit in hits)
-            wrong += len(places) - len(set().union(*hits))
-    assert found / (found + missed) > 0.9
+    for series in simulated:
+        for number, image in enumerate(series.magnitude.astype(np.float32)):
+            boxes = [finding.boxes[number] for finding in of_kind(series, "cmb") if number in finding.boxes]
+            places = blobs(image, series.pixel_spacing_mm, threshold=0.11)
+            inside = [set(np.flatnonzero(near(box, places))) for box in boxes]
+            hit += sum(map(bool, inside))
+            missed += sum(not blob for blob in inside)
+            wrong += len(places) - len(set().union(*inside))
+    assert hit / (hit + missed) > 0.9
     assert wrong / len(simulated) > 50

@@ -1,5 +1,7 @@
 """What lesions do to the signal: blooming, look-alikes, and boxes measured from images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,18 +20,15 @@ from cmbfe.phantom.visibility import DARKENED, NOTICED, footprint_of, visible_bo
 ECHOES = (25.0, 45.0, 65.0)
 
 
-def test_centre_of_a_microbleed_is_below_six_tenths_of_white_matter():
-    assert darkening(ball(2.0, 1.0), ECHOES).max() > 0.4
-    assert darkening(ball(3.0, 1.0), ECHOES).max() > 0.8
-
-
 @pytest.mark.parametrize("diameter", [1.5, 2.5, 4.0])
-def test_visible_diameter_exceeds_the_true_one_and_grows_with_echo_time(diameter):
+def test_visible_diameter_exceeds_the_true_one_and_grows_with_echo_time_and_susceptibility(diameter):
     lesion = ball(diameter, 1.0)
     diameters = [visible_size(lesion, (echo_time,))[0] for echo_time in (15.0, 25.0, 45.0, 65.0)]
     assert diameters == sorted(diameters)
     assert diameters[-1] > diameters[0]
     assert diameters[2] > diameter
+    of_strength = [visible_size(ball(diameter, chi), ECHOES)[0] for chi in (0.5, 1.0, 2.0)]
+    assert of_strength == sorted(set(of_strength))
 
 
 def test_volume_grows_from_20_to_40_ms_as_published():
@@ -38,11 +37,6 @@ def test_volume_grows_from_20_to_40_ms_as_published():
         visible_size(ball(d, 1.0), (40.0,))[1] / visible_size(ball(d, 1.0), (20.0,))[1] for d in (2.0, 2.5, 3.0)
     ]
     assert 2.30 - 1.20 < np.mean(factors) < 2.30 + 1.20
-
-
-def test_visible_diameter_grows_with_susceptibility():
-    diameters = [visible_size(ball(2.0, chi), ECHOES)[0] for chi in (0.5, 1.0, 2.0)]
-    assert diameters == sorted(set(diameters))
 
 
 def test_a_calcification_of_the_same_size_looks_alike_in_magnitude():
@@ -92,17 +86,12 @@ def test_closed_form_agrees_with_a_finer_simulation_of_field_and_signal():
 
 def test_a_cluster_of_balls_has_the_field_of_their_sum():
     scan = block_scan()
-    two = Lesion(
-        "cmb", "lobar", np.zeros(3), np.array([[0, -2.0, 0], [0, 2.0, 0]]), np.array([0.8, 0.8]), 0.5, 0.0, 1.0
-    )
-    ones = [
-        Lesion("cmb", "lobar", np.zeros(3), np.array([[0, shift, 0]]), np.array([0.8]), 0.5, 0.0, 1.0)
-        for shift in (-2.0, 2.0)
-    ]
-    together = footprint_of(two, scan, (5.0,))
+    single = Lesion("cmb", "lobar", np.zeros(3), np.zeros((1, 3)), np.array([0.8]), 0.5, 0.0, 1.0)
+    offsets = np.array([[0, -2.0, 0], [0, 2.0, 0]])
+    together = footprint_of(replace(single, offsets_mm=offsets, radii_mm=np.array([0.8, 0.8])), scan, (5.0,))
     product = np.ones_like(together.factors)
-    for one in ones:
-        part = footprint_of(one, scan, (5.0,))
+    for offset in offsets:
+        part = footprint_of(replace(single, offsets_mm=offset[None]), scan, (5.0,))
         inner = tuple(
             slice(p.start - t.start, p.stop - t.start) for p, t in zip(part.window, together.window, strict=True)
         )
@@ -130,14 +119,11 @@ def test_box_holds_the_voxels_darkened_beyond_the_threshold_and_no_others():
 
 
 def test_faint_lesion_and_lesion_in_a_signal_void_have_no_box():
-    unchanged = np.full((1, 20, 20), 100.0)
-    faint = unchanged.copy()
-    faint[0, 5:12, 5:12] = 100 * (1 - NOTICED) + 1
-    assert visible_boxes(faint, unchanged, (0, 0, 0), 0.5, least=50.0)[0] == {}
-    dark = unchanged / 10
-    changed = dark.copy()
-    changed[0, 5:12, 5:12] = 0
-    assert visible_boxes(changed, dark, (0, 0, 0), 0.5, least=50.0)[0] == {}
+    for around, inside in ((100.0, 100 * (1 - NOTICED) + 1), (10.0, 0.0)):
+        unchanged = np.full((1, 20, 20), around)
+        changed = unchanged.copy()
+        changed[0, 5:12, 5:12] = inside
+        assert visible_boxes(changed, unchanged, (0, 0, 0), 0.5, least=50.0)[0] == {}
 
 
 def test_lesion_at_the_edge_of_the_grid_is_cut_not_lost():

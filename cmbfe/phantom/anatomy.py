@@ -148,10 +148,7 @@ class Head:
 
 
 def make_head(build: Build, axes: Axes, template: Template) -> Head:
-    """Evaluate a head's shapes at the points of a grid.
-
-    The deformation is evaluated every 4 mm and the smooth shapes every 2.5 mm, and interpolated from there.
-    """
+    """A head's shapes on a grid, interpolated from the deformation every 4 mm and smooth shapes every 2.5 mm."""
     sparse = tuple(covering(axis, 4.0) for axis in axes)
     grid = np.stack(np.meshgrid(*sparse, indexing="ij")).astype(np.float32)
     deformed = template_position(build, grid, template)
@@ -246,7 +243,7 @@ def _measured_window(scan: Scan, build: Build, template: Template) -> Scan:
 def air_field(build: Build, scan: Scan, template: Template) -> tuple[np.ndarray, Axes]:
     """Field ppm of air and bone over the whole head, shimmed on the brain, with its grid's axes.
 
-    Edges are smoothed by one voxel of AIR_MM: sharper ones ring on a grid that coarse.
+    Edges are smoothed by a voxel: sharper ones ring on a grid that coarse.
     """
     axes = (np.arange(-130, 131, AIR_MM), np.arange(-125, 156, AIR_MM), np.arange(-110, 111, AIR_MM))
     head = make_head(build, axes, template)

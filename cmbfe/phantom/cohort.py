@@ -15,7 +15,6 @@ from cmbfe.files import is_partial, read_json, whole_folder, write_json
 from cmbfe.parallel import at_work
 from cmbfe.params import Phantom
 from cmbfe.phantom.dicom import write_series
-from cmbfe.phantom.lesions import Box
 from cmbfe.phantom.plan import patient_plan, request_of
 from cmbfe.phantom.simulate import SimulatedPatient, simulate_patient
 
@@ -30,17 +29,16 @@ def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
     return simulate_patient(rng, workers=workers, **request_of(plan, rng))
 
 
-def _as_coco(box: Box) -> list[float]:
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-
-
 def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 1) -> None:
     """Write one patient's series and patient.json; atomic."""
     patient = simulate(plan, workers)
     with whole_folder(folder, PATIENT_FILE) as temporary:
         series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])
         findings = [
-            {**vars(finding), "boxes": {str(index): _as_coco(box) for index, box in finding.boxes.items()}}
+            {
+                **vars(finding),
+                "boxes": {str(n): [x, y, right - x, end - y] for n, (x, y, right, end) in finding.boxes.items()},
+            }
             for finding in patient.findings
         ]
         known = {

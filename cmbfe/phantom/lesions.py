@@ -65,9 +65,6 @@ class Finding:
     boxes: dict[int, Box]  # slice index -> box px around what is dark on that slice
 
 
-Draw = Callable[[np.random.Generator, np.ndarray, str], Lesion]
-
-
 def _cluster(rng: np.random.Generator, radius: float, satellites: int) -> tuple[np.ndarray, np.ndarray]:
     """A main ball at the origin with smaller ones that bulge out of it."""
     direction = rng.standard_normal((satellites, 3))
@@ -168,7 +165,7 @@ WHOLE_BRAIN_MM3 = {
 }
 """Volume of each region in a whole head (one head, measured); a slab holds findings in proportion."""
 
-MIMICS: tuple[tuple[str, float, Draw], ...] = (
+MIMICS: tuple[tuple[str, float, Callable[..., Lesion]], ...] = (
     # region, mean number in a whole head, what
     ("basal ganglia", 0.7, draw_calcification),
     ("choroid plexus", 1.5, draw_calcification),

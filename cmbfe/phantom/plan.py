@@ -28,6 +28,7 @@ FEWEST_BOXES = 4
 SKEW = 0.8
 """Standard deviation of the logarithm of the patients' boxes beyond the fewest: most patients have few microbleeds,
 some have dozens (S. M. Greenberg et al., Lancet Neurol 8:165, 2009)."""
+TRIES = 200
 
 
 class Quota(NamedTuple):
@@ -75,8 +76,8 @@ def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int
     """Share out a split's images with microbleeds and their boxes: right-skewed, and none without.
 
     Boxes beyond the fewest go by log-normal weights. Images follow from boxes, as if these fell anywhere into a band
-    of slices whose thickness goes by the square root of their number: the more boxes, the more of them share an image.
-    How thick makes the sum come out. Lone microbleeds share no image.
+    of slices as thick as the square root of their number, times what makes the sum come out. Lone microbleeds share
+    no image.
 
     Args:
         slices: of the patient who has fewest.
@@ -107,19 +108,19 @@ def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int
 
 
 def pick_exactly(
-    rng: np.random.Generator, lesions: Sequence[Sequence[int]], images: int, boxes: int, tries: int = 200
+    rng: np.random.Generator, lesions: Sequence[Sequence[int]], images: int, boxes: int
 ) -> list[bool] | None:
     """Choose lesions whose boxes number exactly `boxes`, on exactly `images` different images.
 
-    Fills up in random order, many times: each lesion is taken when what is then left can still be filled.
+    Tries random orders, in which each lesion is taken when what is then left can still be filled.
 
     Args:
-        lesions: for each lesion the images that show it; one that no image shows is never chosen.
+        lesions: for each lesion the images that show it; without any it is never chosen.
 
     Returns:
         Whether each lesion is taken, or None where no try succeeds.
     """
-    for _ in range(tries):
+    for _ in range(TRIES):
         taken = [False] * len(lesions)
         shown: set[int] = set()
         left = boxes
@@ -193,12 +194,10 @@ def request_of(plan: Mapping, rng: np.random.Generator) -> dict:
 def resized(settings: Phantom, patients: int) -> Phantom:
     """The same cohort with another number of patients, in Table 1's proportions; exact counts hold for one size only.
 
-    One patient is for training, two are for training and test; settings in a file have patients in every split.
-
     Raises:
         InputError: no patient.
     """
-    counts = Splits.model_construct(**scaled_counts(patients))  # unchecked: a split may be empty
+    counts = Splits.model_construct(**scaled_counts(patients))  # unchecked: of one or two patients a split is empty
     if counts == settings.patients:
         return settings
     return settings.model_copy(update={"patients": counts, "exact": None})
@@ -250,13 +249,12 @@ def report(plans: Mapping[str, Mapping], missing: int, cores: int | None = None)
     """
     patients = plan_table(plans)
     matrix = next(iter(plans.values()))["matrix_px"]
-    size = f"{len(patients)} patients, {patients['slices'].sum()} slices of {matrix} x {matrix} px"
     if "boxes" in patients:
         numbers = "Exact numbers: lesions are drawn and selected until images with microbleeds (CMBs) and boxes hold."
     else:
         numbers = "Numbers of visible microbleeds (CMBs), drawn by the seed; the simulation tells on how many images."
     parts = [
-        f"{size}\n{numbers}",
+        f"{len(patients)} patients, {patients['slices'].sum()} slices of {matrix} x {matrix} px\n{numbers}",
         split_table(patients).to_string(index_names=False),
         patients.to_string(index_names=False),
         "\n".join(costs(plans, cores or joblib.cpu_count())),

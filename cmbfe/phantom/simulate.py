@@ -74,10 +74,7 @@ def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) ->
 def draw_microbleeds(
     rng: np.random.Generator, body: Body, places: Places, count: int, quota: Quota | None
 ) -> list[Measured]:
-    """Draw microbleeds until `count` are visible, or until some subset fills the quota exactly.
-
-    Args:
-        quota: decides instead of `count`.
+    """Draw microbleeds until `count` are visible, or with a quota, until some subset fills it exactly.
 
     Raises:
         InputError: the slab has no room for that.
@@ -125,10 +122,7 @@ def _scan_echo(
 def render(
     body: Body, footprints: Sequence[Footprint], rng: np.random.Generator, workers: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scan a body with lesions.
-
-    Args:
-        workers: echoes simulated at a time; more need more memory, and give the same images.
+    """Scan a body with lesions, `workers` echoes at a time; more need more memory, and give the same images.
 
     Returns:
         SWAN magnitude [slices, rows, columns] in units where white matter is WHITE_MATTER_UNITS; filtered phase in

@@ -4,14 +4,14 @@ Template coordinates are ICBM-152 millimetres (x right, y front, z up). The maps
 54:313 (2011), as bundled with nilearn; no network is needed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 from scipy.special import expit
 
+from cmbfe.phantom.scan import Window
 from cmbfe.phantom.tissue import iron
 
 COARSE_MM = 2.0
@@ -53,10 +53,13 @@ class Template:
     white: Volume  # share of white matter in the brain's tissue, 0 to 1
     hull: Volume  # distance from the brain's smooth hull, mm, negative inside
     ventricle: Volume  # distance from the lateral ventricles, mm, negative inside
-    nuclei: Mapping[str, Volume]  # membership 0 to 1 of each iron-rich nucleus, in a box around it
+    nuclei: list[tuple[str, Window, np.ndarray]]  # iron-rich: name, box in t1, membership 0 to 1 in it
     cavity: Volume  # 1 in the air of sinuses and mastoid cells
     eye: Volume
     face: Volume  # distance from the surface of face and neck, mm, negative inside
+    fluid: Volume  # share of cerebrospinal fluid, smoothed: cortical veins keep to it
+    depth: np.ndarray  # hull's distances on the 1 mm grid of t1
+    from_ventricle: np.ndarray  # the ventricles', likewise
 
 
 @lru_cache(maxsize=1)
@@ -75,21 +78,23 @@ def load_template() -> Template:
     coarse = Volume(ndimage.zoom(brightness, 0.5, order=1, grid_mode=True, mode="nearest"), origin + 0.5, COARSE_MM)
     hull = Volume(_hull_distance(coarse.values > 0.05), coarse.origin_mm - PADDING * COARSE_MM, COARSE_MM)
     ventricle = ndimage.gaussian_filter(_signed_distance(_lateral_ventricles(coarse)), 1.0).astype(np.float32)
+    ventricle = Volume(ventricle, coarse.origin_mm, COARSE_MM)
     x, y, z = np.meshgrid(*hull.axes_mm, indexing="ij", sparse=True)
+    cavity = np.max([ellipsoid(x, y, z, *shape) for shape in CAVITIES], axis=0)
+    points = np.stack(np.meshgrid(*t1.axes_mm, indexing="ij")).astype(np.float32)
     return Template(
         t1=t1,
         white=Volume(white / np.maximum(white + grey, 0.05), origin, 1.0),
         hull=hull,
-        ventricle=Volume(ventricle, coarse.origin_mm, COARSE_MM),
+        ventricle=ventricle,
         nuclei=_nuclei(t1),
-        cavity=_like(hull, np.max([ellipsoid(x, y, z, *shape) for shape in CAVITIES], axis=0)),
-        eye=_like(hull, ellipsoid(x, y, z, *EYE)),
-        face=_like(hull, _face_distance(x, y, z)),
+        cavity=replace(hull, values=cavity.astype(np.float32)),
+        eye=replace(hull, values=ellipsoid(x, y, z, *EYE).astype(np.float32)),
+        face=replace(hull, values=_face_distance(x, y, z).astype(np.float32)),
+        fluid=replace(t1, values=ndimage.gaussian_filter(np.clip((0.62 - brightness) / 0.25, 0, 1), 0.8)),
+        depth=hull.at(points),
+        from_ventricle=ventricle.at(points),
     )
-
-
-def _like(volume: Volume, values: np.ndarray) -> Volume:
-    return Volume(values.astype(np.float32), volume.origin_mm, volume.spacing_mm)
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
@@ -151,10 +156,10 @@ NUCLEI = (
 """Places and sizes by eye on the template, checked against its T1 contrast; not an atlas."""
 
 
-def _nuclei(t1: Volume) -> dict[str, Volume]:
+def _nuclei(t1: Volume) -> list[tuple[str, Window, np.ndarray]]:
     """Membership of each nucleus: an ellipsoid, trimmed where the template shows white matter or fluid."""
-    shapes: dict[str, Volume] = {}
-    for number, (name, centre, axes, rotation, white_above) in enumerate(NUCLEI):
+    nuclei = []
+    for name, centre, axes, rotation, white_above in NUCLEI:
         reach = max(axes) + 4
         low, high = np.array(centre) * (-1, 1, 1) - reach, np.array(centre) + reach
         first, last = (np.round(corner - t1.origin_mm).astype(int) for corner in (low, high))
@@ -168,19 +173,16 @@ def _nuclei(t1: Volume) -> dict[str, Volume]:
             member = member * (1 - core)
         brightness = t1.values[window]
         member = member * expit((white_above - brightness) / 0.012) * expit((brightness - 0.5) / 0.03)
-        shapes[f"{name}/{number}"] = Volume(member.astype(np.float32), t1.origin_mm + first, t1.spacing_mm)
-    return shapes
+        nuclei.append((name, window, member.astype(np.float32)))
+    return nuclei
 
 
 def iron_volume(template: Template, age_years: float) -> Volume:
     """Iron in mg per 100 g beyond the 3 of ordinary grey matter, at an age."""
     total = np.zeros_like(template.t1.values)
-    for name, shape in template.nuclei.items():
-        first = np.round(shape.origin_mm - template.t1.origin_mm).astype(int)
-        window = tuple(slice(a, a + n) for a, n in zip(first, shape.values.shape, strict=True))
-        extra = np.float32(iron(name.split("/")[0], age_years) - 3.0)
-        total[window] = np.maximum(total[window], extra * shape.values)
-    return Volume(total, template.t1.origin_mm, template.t1.spacing_mm)
+    for name, window, member in template.nuclei:
+        total[window] = np.maximum(total[window], np.float32(iron(name, age_years) - 3.0) * member)
+    return replace(template.t1, values=total)
 
 
 CAVITIES = (

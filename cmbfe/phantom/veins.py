@@ -8,14 +8,12 @@ Radii follow anatomy: medullary veins 0.1-0.5 mm, cortical veins 0.2-2 mm, deep 
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 
 import numpy as np
-from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
 from cmbfe.phantom.scan import Axes
-from cmbfe.phantom.template import Template, Volume, load_template
+from cmbfe.phantom.template import Template, Volume
 
 STEP_MM = 0.4  # distance between the points of a vein, in template mm
 
@@ -34,30 +32,7 @@ class Veins:
     directions: np.ndarray  # [3, n], unit vectors along the vein
     radii_mm: np.ndarray  # [n]
     length_mm: np.ndarray  # [n], length of the piece that a point stands for
-    vein: np.ndarray  # [n], number of the vein that a point belongs to
-
-
-@dataclass(frozen=True)
-class Terrain:
-    """What veins follow, on the template's 1 mm grid."""
-
-    fluid: Volume  # share of cerebrospinal fluid, smoothed: cortical veins keep to it
-    depth: np.ndarray  # distance from the brain's hull, mm, negative inside
-    from_ventricle: np.ndarray  # distance from the lateral ventricles, mm
-
-
-@lru_cache(maxsize=1)
-def load_terrain() -> Terrain:
-    """Derive the terrain from the template once per process."""
-    template = load_template()
-    t1 = template.t1
-    fluid = np.clip((0.62 - t1.values) / 0.25, 0, 1)
-    points = np.stack(np.meshgrid(*t1.axes_mm, indexing="ij")).astype(np.float32)
-    return Terrain(
-        Volume(ndimage.gaussian_filter(fluid, 0.8), t1.origin_mm, t1.spacing_mm),
-        template.hull.at(points),
-        template.ventricle.at(points),
-    )
+    vein: np.ndarray  # [n], number of each point's vein
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -83,9 +58,9 @@ def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Steering, steps: 
 
 def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins:
     """Flatten paths [steps, 3, n] with masks and radii [steps, n] into points; directions by differences."""
-    directions = np.moveaxis(unit(np.moveaxis(np.gradient(path, axis=0), 1, 0)), 0, 1)
+    points = np.moveaxis(path, 1, 0)[:, alive]
+    directions = unit(np.moveaxis(np.gradient(path, axis=0), 1, 0))[:, alive]
     number = np.broadcast_to(np.arange(path.shape[2]), alive.shape)
-    points, directions = (np.moveaxis(array, 1, 0)[:, alive] for array in (path, directions))
     return Veins(points, directions, radii[alive], np.full(points.shape[1], STEP_MM), number[alive])
 
 
@@ -109,11 +84,11 @@ def _at_paths(volume: Volume, path: np.ndarray) -> np.ndarray:
     return volume.at(np.moveaxis(path, 1, 0).reshape(3, -1)).reshape(path.shape[0], -1)
 
 
-def cortical_veins(rng: np.random.Generator, template: Template, terrain: Terrain, count: int) -> Veins:
+def cortical_veins(rng: np.random.Generator, template: Template, count: int) -> Veins:
     """Veins that start in sulci, climb to the surface and run over it towards the nearest sinus."""
-    fluid = terrain.fluid
-    mask = (fluid.values > 0.3) & (terrain.depth < -1) & (terrain.depth > -32) & (template.t1.values > 0)
-    mask &= terrain.from_ventricle > 6
+    fluid = template.fluid
+    mask = (fluid.values > 0.3) & (template.depth < -1) & (template.depth > -32) & (template.t1.values > 0)
+    mask &= template.from_ventricle > 6
     starts = _draw_where(rng, mask, fluid, count)
     above = starts[2] > -12
 
@@ -141,10 +116,10 @@ def cortical_veins(rng: np.random.Generator, template: Template, terrain: Terrai
     return _from_paths(path, alive, calibre * (0.7 + 0.9 * order / steps))
 
 
-def medullary_veins(rng: np.random.Generator, template: Template, terrain: Terrain, count: int) -> Veins:
+def medullary_veins(rng: np.random.Generator, template: Template, count: int) -> Veins:
     """Thin veins of the deep white matter that converge on the walls of the lateral ventricles."""
-    far = terrain.from_ventricle
-    mask = (template.white.values > 0.8) & (far > 6) & (far < 28) & (terrain.depth < -8) & (template.t1.values > 0.7)
+    far = template.from_ventricle
+    mask = (template.white.values > 0.8) & (far > 6) & (far < 28) & (template.depth < -8) & (template.t1.values > 0.7)
     mask[:, :, template.t1.axes_mm[2] < 0] = False
     starts = _draw_where(rng, mask, template.t1, count)
     steps = 75
@@ -156,9 +131,9 @@ def medullary_veins(rng: np.random.Generator, template: Template, terrain: Terra
     return _from_paths(path, alive, radii)
 
 
-def superficial_medullary_veins(rng: np.random.Generator, template: Template, terrain: Terrain, count: int) -> Veins:
+def superficial_medullary_veins(rng: np.random.Generator, template: Template, count: int) -> Veins:
     """Short veins from the white matter under the cortex out to the surface."""
-    mask = (template.white.values > 0.6) & (terrain.depth > -18) & (terrain.depth < -5) & (template.t1.values > 0.6)
+    mask = (template.white.values > 0.6) & (template.depth > -18) & (template.depth < -5) & (template.t1.values > 0.6)
     starts = _draw_where(rng, mask, template.t1, count)
     steps = 50
     path = _grow(rng, starts, lambda points: unit(template.hull.gradient_at(points, 3.0)), steps, 0.3)
@@ -192,34 +167,26 @@ TRANSVERSE_SIGMOID = ((45, -78, -24), (58, -55, -30), (52, -42, -42), (36, -40, 
 """Control points mm (x > 0 side) of the transverse and sigmoid sinus, from beside the torcula on."""
 
 
-def _polyline(points: np.ndarray, radii: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth curve [steps, 3] through control points [n, 3] at STEP_MM, with radii [steps]."""
+def _smooth(points: np.ndarray, radii: tuple[float, float]) -> Veins:
+    """A vein through control points [n, 3] mm, with its radii mm at the first and the last."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    curve = make_interp_spline(length, points, k=min(3, len(points) - 1))
     along = np.arange(0, length[-1], STEP_MM)
-    return curve(along), np.interp(along, (0, length[-1]), radii)
-
-
-def _from_curves(curves: list[tuple[np.ndarray, np.ndarray]]) -> Veins:
-    """Curves [n, 3] with radii [n], each as one vein."""
-    parts = []
-    for curve, radii in curves:
-        directions = unit(np.gradient(curve, axis=0).T)
-        parts.append(Veins(curve.T, directions, radii, np.full(len(curve), STEP_MM), np.zeros(len(curve), int)))
-    return join(parts)
+    curve = make_interp_spline(length, points, k=min(3, len(points) - 1))(along)
+    directions, steps = unit(np.gradient(curve, axis=0).T), np.full(len(curve), STEP_MM)
+    return Veins(curve.T, directions, np.interp(along, (0, length[-1]), radii), steps, np.zeros(len(curve), int))
 
 
 def deep_veins(rng: np.random.Generator) -> Veins:
     """Named deep veins, each moved and resized a little; the two sides differ."""
-    curves = []
+    veins = []
     for _, points, radii in DEEP_VEINS:
         for side in (-1, 1):
             moved = np.array(points, float) * (side, 1, 1) + rng.normal(0, 1.0, (len(points), 3))
-            curves.append(_polyline(moved, tuple(np.array(radii) * rng.uniform(0.7, 1.3))))
+            veins.append(_smooth(moved, tuple(np.array(radii) * rng.uniform(0.7, 1.3))))
     for _, points, radii in MIDLINE_VEINS:
         moved = np.array(points, float) + rng.normal(0, 0.7, (len(points), 3))
-        curves.append(_polyline(moved, tuple(np.array(radii) * rng.uniform(0.8, 1.2))))
-    return _from_curves(curves)
+        veins.append(_smooth(moved, tuple(np.array(radii) * rng.uniform(0.8, 1.2))))
+    return join(veins)
 
 
 def dural_sinuses(rng: np.random.Generator, template: Template) -> Veins:
@@ -230,26 +197,24 @@ def dural_sinuses(rng: np.random.Generator, template: Template) -> Veins:
     along = np.array([0, -17.0, 8.0])[:, None, None] + rays[:, :, None] * reach
     outside = template.hull.at(along.reshape(3, -1)).reshape(len(angles), -1) > -2.0
     surface = along[:, np.arange(len(angles)), outside.argmax(1)].T
-    sagittal = _polyline(surface, (1.5 * rng.uniform(0.8, 1.2), 3.8))
+    veins = [_smooth(surface, (1.5 * rng.uniform(0.8, 1.2), 3.8))]
     torcula = surface[-1]
-    curves = [sagittal]
     for side in (-1, 1):
         size = rng.uniform(0.6, 1.3)
         lateral = np.array([(22, torcula[1] + 6, torcula[2] - 1), *TRANSVERSE_SIGMOID]) * (side, 1, 1)
-        curves.append(_polyline(np.vstack([torcula, lateral]), (3.0 * size, 2.6 * size)))
-    return _from_curves(curves)
+        veins.append(_smooth(np.vstack([torcula, lateral]), (3.0 * size, 2.6 * size)))
+    return join(veins)
 
 
 def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
     """Grow a whole tree in template coordinates; the numbers of small veins are Poisson."""
-    terrain = load_terrain()
     return join(
         [
             dural_sinuses(rng, template),
             deep_veins(rng),
-            cortical_veins(rng, template, terrain, int(rng.poisson(650))),
-            medullary_veins(rng, template, terrain, int(rng.poisson(260))),
-            superficial_medullary_veins(rng, template, terrain, int(rng.poisson(250))),
+            cortical_veins(rng, template, int(rng.poisson(650))),
+            medullary_veins(rng, template, int(rng.poisson(260))),
+            superficial_medullary_veins(rng, template, int(rng.poisson(250))),
         ]
     )
 

@@ -94,17 +94,12 @@ def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float]) -> 
     offsets = offsets.reshape(-1, 1, 3)
     factors = _mean_factors(lesion, offsets, scan.field_direction, echo_times_ms)
     core = np.flatnonzero(np.linalg.norm(offsets[:, 0], axis=1) < core_mm)
-    samples = _samples(scan.fine_spacing_mm)
+    counts = [int(np.ceil(mm / SAMPLE_MM)) for mm in scan.fine_spacing_mm]
+    within = (((np.arange(n) + 0.5) / n - 0.5) * mm for n, mm in zip(counts, scan.fine_spacing_mm, strict=True))
+    samples = np.stack(np.meshgrid(*within, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
     for part in np.array_split(core, len(core) * len(samples) // 1_000_000 + 1):
         factors[:, part] = _mean_factors(lesion, offsets[part] + samples, scan.field_direction, echo_times_ms)
     return Footprint(window, factors.reshape(-1, *shape))
-
-
-def _samples(spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Offsets [samples, 3] that divide a voxel evenly."""
-    counts = [int(np.ceil(mm / SAMPLE_MM)) for mm in spacing_mm]
-    axes = (((np.arange(n) + 0.5) / n - 0.5) * mm for n, mm in zip(counts, spacing_mm, strict=True))
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
 
 
 def with_and_without(
@@ -205,13 +200,9 @@ def find_crossings(body: Body) -> list[Crossing]:
     points = np.sort(chosen[first])
     fine = _index(veins.points[:, points], scan.fine_axes_mm) / scan.oversampling
     voxel = np.round(_index(veins.points[:, points], body.axes)).astype(int)
-    location = location_at(body.head.position[(slice(None), *voxel)])
-    calibre = 2 * veins.radii_mm[points]
-    columns = (veins.vein[points], number[points], fine[1], fine[2], calibre, location)
-    return [
-        Crossing(int(vein), int(at), float(row), float(column), float(width), LOCATIONS[place])
-        for vein, at, row, column, width, place in zip(*columns, strict=True)
-    ]
+    location = np.array(LOCATIONS)[location_at(body.head.position[(slice(None), *voxel)])]
+    columns = (veins.vein[points], number[points], fine[1], fine[2], 2 * veins.radii_mm[points], location)
+    return [Crossing(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _dot(image: np.ndarray, row: float, column: float, pixel_mm: float, least: float) -> tuple[Box, float] | None:
