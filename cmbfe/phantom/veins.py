@@ -7,7 +7,7 @@ Radii follow anatomy: medullary veins 0.1-0.5 mm, cortical veins 0.2-2 mm, deep 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import make_interp_spline
@@ -19,9 +19,7 @@ STEP_MM = 0.4  # distance between the points of a vein, in template mm
 
 SAMPLE_MM2 = 0.16
 """Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
-WIDEST_MM = 6.0
-
-Steering = Callable[[np.ndarray], np.ndarray]
+WIDEST_MM = 6.0  # more than the widest sinus: how far outside a grid a point may still reach into it
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-6)
 
 
-def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Steering, steps: int, wander: float) -> np.ndarray:
-    """Walk from `starts` [3, n]; each step turns towards `steer(points)` and a little at random.
-
-    Returns:
-        Points [steps, 3, n].
-    """
+def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Callable, steps: int, wander: float) -> np.ndarray:
+    """Walk from `starts` [3, n] to points [steps, 3, n]; each turns towards `steer(points)` and a little at random."""
     path = [starts]
     heading = unit(steer(starts) + 0.3 * rng.standard_normal(starts.shape))
     drift = np.zeros_like(starts)
@@ -68,7 +62,7 @@ def join(parts: list[Veins]) -> Veins:
     """All veins of several lists, numbered anew so that no two share a number."""
     offsets = np.cumsum([0] + [int(part.vein.max(initial=-1)) + 1 for part in parts[:-1]])
     numbered = [replace(part, vein=part.vein + offset) for part, offset in zip(parts, offsets, strict=True)]
-    joined = ([getattr(part, field.name) for part in numbered] for field in fields(Veins))
+    joined = zip(*(vars(part).values() for part in numbered), strict=True)
     return Veins(*(np.concatenate(values, axis=-1) for values in joined))
 
 
@@ -92,17 +86,13 @@ def cortical_veins(rng: np.random.Generator, template: Template, count: int) -> 
     starts = _draw_where(rng, mask, fluid, count)
     above = starts[2] > -12
 
-    def towards_sinus(points: np.ndarray) -> np.ndarray:
-        """Superior sagittal sinus from above the temporal lobe, transverse sinuses from below."""
-        side = np.where(above, 0.0, np.sign(points[0]) * 45.0)
-        back = np.where(above, points[1] - 8.0, -75.0)
-        return np.stack([side, back, np.where(above, 85.0, -25.0)]) - points
-
     def steer(points: np.ndarray) -> np.ndarray:
         outward = unit(template.hull.gradient_at(points, 2.0))
         distance = template.hull.at(points)
         surface = np.clip((distance + 4.0) / 3.0, 0, 1)  # 0 deep in a sulcus, 1 on the brain's surface
-        goal = unit(towards_sinus(points))
+        # To the superior sagittal sinus from above the temporal lobe, to the transverse sinuses from below.
+        side, back = np.where(above, 0.0, np.sign(points[0]) * 45.0), np.where(above, points[1] - 8.0, -75.0)
+        goal = unit(np.stack([side, back, np.where(above, 85.0, -25.0)]) - points)
         goal = unit(goal - outward * (goal * outward).sum(0))
         lift = outward * np.where(distance < -1.0, 1 - surface, -np.clip(distance + 1.0, 0, 2))
         return lift + surface * goal + 2.0 * fluid.gradient_at(points, 1.0)
@@ -229,10 +219,11 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> tuple[np
         Float32 [z, y, x] each: volume share of blood, 0 to 1; mean squared cosine between the vein and the static
         field, 0 where there is no vein.
     """
-    origin, second = (np.array([axis[number] for axis in axes])[:, None] for number in (0, 1))
+    origin, second, last = (np.array([axis[number] for axis in axes])[:, None] for number in (0, 1, -1))
     spacing = second - origin
     shape = tuple(len(axis) for axis in axes)
-    veins = _near(veins, axes)
+    near = np.all((veins.points > origin - WIDEST_MM) & (veins.points < last + WIDEST_MM), axis=0)
+    veins = Veins(*(values[..., near] for values in vars(veins).values()))
     samples, volumes, source = _fill(veins)
     index = (samples - origin) / spacing
     inside = np.all((index >= 0) & (index < np.array(shape)[:, None] - 1), axis=0)
@@ -244,16 +235,8 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> tuple[np
     return np.minimum(share, 1), along
 
 
-def _near(veins: Veins, axes: Axes) -> Veins:
-    """The points no further outside the grid than the widest sinus."""
-    keep = np.ones(veins.points.shape[1], bool)
-    for part, axis in zip(veins.points, axes, strict=True):
-        keep &= (part > axis[0] - WIDEST_MM) & (part < axis[-1] + WIDEST_MM)
-    return Veins(*(getattr(veins, field.name)[..., keep] for field in fields(veins)))
-
-
 def _fill(veins: Veins) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample points [3, m] mm inside the veins, the volume mm^3 of each, and the vein point it belongs to."""
+    """Sample points [3, m] mm inside the veins, the volume mm^3 of each, and its vein point."""
     section = np.pi * veins.radii_mm**2
     counts = np.maximum(np.ceil(section / SAMPLE_MM2), 1).astype(int)
     source = np.repeat(np.arange(len(counts)), counts)
