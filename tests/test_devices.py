@@ -104,5 +104,5 @@ def test_more_processes_than_gpus_are_refused(as_started, monkeypatch):
     as_started(**TORCHRUN)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    with pytest.raises(InputError, match="4 processes were started on this machine, but it has 3 CUDA devices"):
+    with pytest.raises(InputError, match=r"4 processes .* 3 CUDA devices"):
         make_compute()

@@ -1,4 +1,4 @@
-"""Learning curves while a training runs, as DVCLive keeps them: `dvc plots show` and any table reader see them grow."""
+"""Learning curves while a training runs, as DVCLive keeps them."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,7 @@ def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -
     """Write curves to `folder` for the block: call what is yielded whenever `history` has a new row; None writes none.
 
     metrics.json has the last values, plots/metrics/NAME.tsv one row (step, value) per point; a point is the mean since
-    the last one, the validation AP as it was measured. A resumed training begins the files anew from its history, so
-    that they are those of an uninterrupted one.
+    the last one, the validation AP as it was measured. A resumed training writes them anew from its history.
     """
     if folder is None:
         yield lambda: None
@@ -32,10 +31,7 @@ def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -
 
 
 def write_curves(folder: Path, history: pd.DataFrame) -> None:
-    """Write the curves of a whole training anew, from its history: the files that it wrote itself.
-
-    DVC removes them before a stage, and a training that is done already writes none.
-    """
+    """Write the curves of a finished training anew, from its history: DVC removes them before a stage."""
     rows = history.astype(object).where(history.notna(), None).to_dict("records")
     with live_curves(folder, rows, len(rows)):
         pass

@@ -13,7 +13,7 @@ from cmbfe.errors import InputError
 
 @dataclass(frozen=True)
 class Compute:
-    """A device with the precision that is used on it."""
+    """The device of this process, with the precision that is used on it."""
 
     fabric: Fabric
     precision: str
@@ -21,7 +21,6 @@ class Compute:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process."""
         return self.fabric.device
 
     @property
@@ -99,9 +98,8 @@ def make_compute(
                 f"--nproc-per-node {devices if devices != 'auto' else each} -m cmbfe train …"
             )
     if device_type == "cuda" and each > torch.cuda.device_count():
-        started = f"{each} processes were started on this machine, but it has {torch.cuda.device_count()}"
         hint = "start one process for each, or say training.accelerator: cpu"
-        raise InputError(f"{started} CUDA devices; {hint}")
+        raise InputError(f"{each} processes started here, but {torch.cuda.device_count()} CUDA devices; {hint}")
     if device_type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same sums, in the same order, each time
     fabric = Fabric(accelerator=device_type, devices=each, num_nodes=machines, strategy=strategy)

@@ -39,11 +39,7 @@ class Run:
         compute: Compute,
         attached: Enhancement | None = None,
     ) -> None:
-        """Args:
-        model: one of ours or, called alike, of torchvision's.
-        fe_schedule: of the strength of our detectors' own FE layer.
-        attached: FE or an alternative behind a layer of the model; its weights are trained along.
-        """
+        """fe_schedule: of a detector's own FE layer. attached: what stands behind a layer; its weights train along."""
         self.settings, self.fe_schedule, self.compute, self.attached = settings, fe_schedule, compute, attached
         model = model.to(memory_format=torch.channels_last)
         if compute.processes > 1 and compute.device.type == "cuda":  # it has no form for CPUs
@@ -70,8 +66,7 @@ class Run:
         Losses are means over the batches and over all processes.
 
         Raises:
-            InputError: a loss or the gradient is not finite, or a target cannot be trained on; names iteration,
-                learning rate and images. The weights are then those of the iteration before.
+            InputError: a loss or the gradient is not finite, or a target cannot be trained on; the weights stay.
         """
         if (own := getattr(self.bare_model, "fe", None)) is not None:
             own.strength = strength(self.fe_schedule, self.iteration, self.settings.iterations)

@@ -22,17 +22,8 @@ from cmbfe.detector.weights import WEIGHTS_FILE, load_detector, save_model
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, sha256_of, whole_file, write_json
 from cmbfe.params import Params, Training, save_params
-from cmbfe.training.batches import (
-    LabelledImages,
-    MadeAhead,
-    content_hash,
-    decode_to_file,
-    fits,
-    list_labelled,
-    mapped_from_file,
-    parts_of_iteration,
-    without_phase,
-)
+from cmbfe.training import batches
+from cmbfe.training.batches import LabelledImages, MadeAhead, content_hash, list_labelled, without_phase
 from cmbfe.training.checkpoints import remove_partial_files
 from cmbfe.training.curves import live_curves
 from cmbfe.training.devices import Compute, make_compute, started_processes
@@ -63,18 +54,12 @@ def build_from_params(variant: str, params: Params) -> SSD:
     """
     if variant not in SPECS:
         raise InputError(f"no variant named {variant!r}; there are: {', '.join(SPECS)}")
-    settings = params.detector
     torch.manual_seed(params.seed)
     return build(
         variant,
-        default_boxes=settings.default_boxes,
-        width=settings.width,
-        weights=getattr(settings.weights, SPECS[variant].trunk),
-        minimum_negatives=settings.minimum_negatives,
-        score_threshold=settings.score_threshold,
-        nms_threshold=settings.nms_threshold,
-        detections_per_image=settings.detections_per_image,
-        **settings.fe.model_dump(exclude={"schedule", "behind"}),
+        weights=getattr(params.detector.weights, SPECS[variant].trunk),
+        **params.detector.model_dump(exclude={"weights", "fe"}),
+        **params.detector.fe.model_dump(exclude={"schedule", "behind"}),
     )
 
 
@@ -113,17 +98,15 @@ class Task:
 
     @property
     def settings(self) -> Training:
-        """The schedule of this variant."""
         return self.params.training.of(self.variant)
 
     @property
     def writes(self) -> bool:
-        """Whether this process is the one that writes the files."""
+        """Whether this process writes the files."""
         return self.compute.number == 0
 
     @cached_property
     def measured_on(self) -> Labels | None:
-        """The labels that the AP is measured on."""
         if self.validation is None:
             return None
         labels = validation_labels(self.validation, self.params.seed)
@@ -144,7 +127,6 @@ class Task:
 
     @cached_property
     def code(self) -> str:
-        """Hash of the code that the training runs through."""
         return code_hash(measures=self.validation is not None)
 
 
@@ -201,12 +183,12 @@ def train(
 
 
 def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, progress: bool) -> None:
-    """Every iteration that is left: step, validation and checkpoint where they are due, curves, bar."""
+    """Every iteration that is left."""
     settings, begin, stepping = task.settings, run.iteration, 0.0
     share = (task.compute.number, task.compute.processes)
-    draw = partial(parts_of_iteration, images, task.params.seed, settings.batch, settings.accumulate, share)
-    batches = MadeAhead(draw, range(begin, settings.iterations))
-    bar = tqdm(batches, desc=task.variant, initial=begin, total=settings.iterations, unit="iteration",
+    draw = partial(batches.parts_of_iteration, images, task.params.seed, settings.batch, settings.accumulate, share)
+    ahead = MadeAhead(draw, range(begin, settings.iterations))
+    bar = tqdm(ahead, desc=task.variant, initial=begin, total=settings.iterations, unit="iteration",
                disable=not (progress and task.writes), mininterval=1, bar_format=BAR)  # fmt: skip
     run.model.train()
     with live_curves(live if task.writes else None, run.history, settings.iterations) as log:
@@ -220,12 +202,12 @@ def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, p
             bar.set_postfix({name: f"{row[name]:.3g}" for name in row if name != "iteration" and row[name] is not None},
                             refresh=False)  # fmt: skip
     if done := run.iteration - begin:
-        waiting = f"{batches.waited / stepping:.1%} of that waiting for images"
+        waiting = f"{ahead.waited / stepping:.1%} of that waiting for images"
         task.compute.fabric.print(f"{stepping / done:.3f} s per iteration, and {waiting}")
 
 
 def _measure_and_save(run: Run, task: Task, out: Path) -> None:
-    """After an iteration: the validation AP and the best model, then a checkpoint, each where it is due."""
+    """Validation AP and best model, then a checkpoint, each where it is due."""
     settings, row = task.settings, run.history[-1]
     is_last = run.iteration == settings.iterations
     if task.measured_on and (is_last or run.iteration % settings.validate_every == 0):
@@ -301,7 +283,7 @@ def _idle_gpus(compute: Compute) -> str:
 def _prepared(task: Task, out: Path) -> LabelledImages:
     """Make `out`, tidy it, and decode the images into it if they fit the budget; else they stay in their files."""
     checkpoints, budget, barrier = out / CHECKPOINTS, task.settings.decoded_gib, task.compute.fabric.barrier
-    decoded = checkpoints / DECODED_FILE if fits(task.listed, budget) else None
+    decoded = checkpoints / DECODED_FILE if batches.fits(task.listed, budget) else None
     if task.writes:
         new = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
         checkpoints.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to is noticed now
@@ -309,7 +291,7 @@ def _prepared(task: Task, out: Path) -> LabelledImages:
             remove_partial_files(folder)
         try:
             if decoded:
-                decode_to_file(task.listed, decoded)
+                batches.decode_to_file(task.listed, decoded)
         except InputError:
             for folder in new:
                 folder.rmdir()
@@ -318,7 +300,7 @@ def _prepared(task: Task, out: Path) -> LabelledImages:
     if decoded is None:
         task.compute.fabric.print(f"images take more than {budget:g} GiB: decoded anew for each batch")
         return task.listed
-    mapped = mapped_from_file(task.listed, decoded)
+    mapped = batches.mapped_from_file(task.listed, decoded)
     barrier()
     if task.writes:
         with suppress(OSError):  # Windows keeps it; elsewhere a mapped file lives on without its name
@@ -328,7 +310,7 @@ def _prepared(task: Task, out: Path) -> LabelledImages:
 
 def _finish(run: Run, task: Task, out: Path, warnings: list[str]) -> None:
     """Write the result; checkpoints are removed after it."""
-    (out / FINISHED_FILE).unlink(missing_ok=True)  # an earlier result is finished no more once its files change
+    (out / FINISHED_FILE).unlink(missing_ok=True)  # from here on its files change
     save_params(task.params, out / PARAMS_FILE)
     save_model(run.bare_model, out)
     with whole_file(out / HISTORY_FILE) as temporary:

@@ -97,13 +97,7 @@ def in_turn(
 
 
 def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: int) -> tuple[float, float, float]:
-    """Work number `first` over work number `second`, of each round on its own: median, then the quartiles.
-
-    Raises:
-        InputError: there are no two rounds.
-    """
-    if len(timed) < 2:
-        raise InputError(f"rounds: {len(timed)} is too few for quartiles; give at least 2")
+    """Work number `first` over work number `second`, of each round on its own: median, then the quartiles."""
     low, middle, high = statistics.quantiles([times[first] / times[second] for times in timed], n=4)
     return middle, low, high
 
@@ -111,8 +105,8 @@ def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: 
 def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compute: Compute) -> pd.DataFrame:
     """Time of a detector and its FE twin on `batch` images; a row each for "forward" and "step".
 
-    Both models are trained on noise while they are timed: give copies. Columns `seconds` and `seconds_fe` (medians over
-    rounds) and `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
+    Both are trained on noise meanwhile: give copies. Columns `seconds` and `seconds_fe` (medians over rounds) and
+    `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
     """
     if rounds < 2:
         raise InputError(f"rounds: {rounds} is too few for quartiles; give at least 2")
