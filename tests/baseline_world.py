@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cmbfe.baselines.volumes import Volume
+from cmbfe.baselines.candidates import Volume
 from cmbfe.data.labelled.images import save_image
 from cmbfe.params import Baselines
 

@@ -7,6 +7,7 @@ from baseline_world import SHAPE, SPACING_MM, ball, volume, write_images
 from cmbfe.baselines.candidates import (
     LEVELS,
     Candidates,
+    Volume,
     best_of_each_slice,
     boxes_around,
     check_both_kinds,
@@ -17,9 +18,10 @@ from cmbfe.baselines.candidates import (
     extents,
     fit_boxes,
     peaks_per_slice,
+    read_volume,
+    stacks_of,
     true_places,
 )
-from cmbfe.baselines.volumes import Volume, read_volume, stacks_of
 from cmbfe.errors import InputError
 
 NOWHERE = np.zeros((0, 3), np.int64)

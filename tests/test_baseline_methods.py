@@ -6,9 +6,8 @@ import torch
 from baseline_world import SETTINGS, SHAPE, SPACING_MM, ball, volume
 
 from cmbfe.baselines import cascade, radial_symmetry, thresholding
-from cmbfe.baselines.candidates import cubes
+from cmbfe.baselines.candidates import Volume, cubes
 from cmbfe.baselines.cascade import SCREENED, probabilities, screening_network
-from cmbfe.baselines.volumes import Volume
 
 RADII_MM = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
 transform = radial_symmetry.radial_symmetry

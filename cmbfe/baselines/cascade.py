@@ -1,9 +1,7 @@
-"""A cascade of two three-dimensional networks, after Dou et al. 2016.
+"""A cascade of two three-dimensional networks, after Dou et al., IEEE Transactions on Medical Imaging 35:1182, 2016.
 
 A small fully convolutional network screens the whole volume and leaves candidates; a larger one looks at the
 neighbourhood of each. The first is trained in two rounds; the second round adds what the first took for a microbleed.
-
-Q. Dou et al., IEEE Transactions on Medical Imaging 35:1182, 2016.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,6 +15,7 @@ from tqdm import trange
 
 from cmbfe.baselines.candidates import (
     Candidates,
+    Volume,
     boxes_around,
     check_both_kinds,
     classes,
@@ -26,7 +25,6 @@ from cmbfe.baselines.candidates import (
     peaks_per_slice,
     true_places,
 )
-from cmbfe.baselines.volumes import Volume
 from cmbfe.parallel import one_thread
 from cmbfe.params import Baselines
 

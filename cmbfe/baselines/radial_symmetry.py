@@ -15,8 +15,15 @@ import numpy as np
 from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
-from cmbfe.baselines.candidates import Candidates, cubes, darkest_near, extents, peaks_per_slice, train_on_features
-from cmbfe.baselines.volumes import Volume
+from cmbfe.baselines.candidates import (
+    Candidates,
+    Volume,
+    cubes,
+    darkest_near,
+    extents,
+    peaks_per_slice,
+    train_on_features,
+)
 from cmbfe.params import Baselines
 
 STRICTNESS = 2.0

@@ -7,8 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cmbfe.baselines import Baseline, cascade, radial_symmetry, thresholding
-from cmbfe.baselines.candidates import Candidates, best_of_each_slice
-from cmbfe.baselines.volumes import Stack, Volume, read_volume, stacks_of
+from cmbfe.baselines.candidates import Candidates, Stack, Volume, best_of_each_slice, read_volume, stacks_of
 from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
 from cmbfe.data.labelled.splits import read_test_set

@@ -1,9 +1,7 @@
-"""Local statistical thresholding and a support vector machine, after Barnes et al. 2011.
+"""Local statistical thresholding and a support vector machine, after Barnes et al., Magn Reson Imaging 29:844, 2011.
 
 What is darker than its surroundings by some standard deviations is marked; connected marks are regions, and shape and
 brightness of a region tell a microbleed from a vessel.
-
-S. R. S. Barnes et al., Magnetic Resonance Imaging 29:844, 2011.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,8 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from cmbfe.baselines.candidates import Candidates, darkest_in, extents, train_on_features
-from cmbfe.baselines.volumes import Volume
+from cmbfe.baselines.candidates import Candidates, Volume, darkest_in, extents, train_on_features
 from cmbfe.params import Baselines
 
 LARGEST_MM = 15.0

@@ -33,9 +33,8 @@ def enhancement_figure(
 
     Args:
         steps: what `cmbfe.detector.explain.enhancement_steps` gives, as arrays [rows, columns].
-        boxes: [K, 4] xyxy px of the image.
-        centre: row of the box in the middle of the zoom; `side`: of the zoom, px of the image.
-        pixel_mm: size of a pixel of the image; no scale bar without it.
+        boxes: [K, 4] xyxy px of the image; `centre` is the row of the one in the middle.
+        side: of the zoom, px of the image. pixel_mm: size of a pixel; no scale bar without it.
     """
     size = steps["image"].shape[0]
     middle = boxes[centre].reshape(2, 2).mean(axis=0)
@@ -101,10 +100,9 @@ def difference_figure(
 
 
 def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
-    """Left, top and side, px, of the square that holds all that is brighter than an eighth of the grey scale.
+    """Left, top and side, px, of the square around all that is brighter than an eighth of the grey scale.
 
-    Args:
-        image: uint8 [S, S]. margin: around it, as a share of S.
+    `image` is uint8 [S, S], and `margin` a share of S.
     """
     bright = [np.flatnonzero((image > 32).any(axis=axis)) for axis in (0, 1)]
     if not len(bright[0]):

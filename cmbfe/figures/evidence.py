@@ -76,11 +76,7 @@ def froc_figure(
 
 
 def draw_froc(axes: Axes, curve: pd.DataFrame, label: str, colour: str, x_max: float, per: str = "image") -> None:
-    """Draw one detector's sensitivity against its false positives per image or `per` patient.
-
-    Args:
-        curve: columns `false_positives` and `sensitivity`; its last sensitivity is kept to the right edge.
-    """
+    """Draw column `sensitivity` against `false_positives` per image or patient; the last one is kept to the edge."""
     x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
     y = [*curve["sensitivity"], curve["sensitivity"].max()]
     axes.plot(x, y, color=colour, label=label)
@@ -119,8 +115,7 @@ def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Se
 def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Share of microbleeds among the detections of each score; on the diagonal scores are probabilities.
 
-    Args:
-        curves: variant -> what `cmbfe.metrics.calibration.reliability` gives.
+    `curves`: variant -> what `cmbfe.metrics.calibration.reliability` gives.
     """
     with new_figure(figsize=(4.6, 4.2)) as (figure, axes):
         for variant, table in curves.items():
@@ -141,10 +136,9 @@ def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) ->
 
 
 def crossvalidation_figure(table: pd.DataFrame) -> Figure:
-    """AP of each fold and of all together, twins joined by a line; beside it the gains with their intervals.
+    """AP of each fold and of all together, twins joined by a line, and gains with intervals.
 
-    Args:
-        table: what `cmbfe.studies.reading.folds_table` gives.
+    `table` is what `cmbfe.studies.reading.folds_table` gives.
     """
     table = table.drop(index="mean")
     places, names = np.arange(len(table)), list(table.index)

@@ -61,7 +61,7 @@ class Gallery:
     series: dict[str, list[dict[str, Any]]]
     """Name of a series (its patient) -> COCO `images` in the order of the slices."""
     truth: dict[Any, np.ndarray] | None
-    """Image id -> ground-truth boxes, float64 [K, 4] x, y, w, h px, of every labelled image; None without labels."""
+    """Image id -> boxes, float64 [K, 4] x, y, w, h px, of every labelled image; None without labels."""
     detections: dict[str, dict[Any, Boxes]]
     """Detector -> image id -> its detections."""
     curves: dict[str, pd.DataFrame]

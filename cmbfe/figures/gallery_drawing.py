@@ -23,7 +23,7 @@ LAYER_COLOUR = "#009E73"
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each detector: that of its arm where it is the arm's first, else one of the palette's others."""
+    """A colour for each detector: that of its arm for the arm's first, else one of the palette's others."""
     chosen: dict[str, str] = {}
     others = iter(style.PRESET_COLOURS * 100)
     for name in names:

@@ -8,15 +8,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 @cache
 def templates(package: str) -> Environment:
-    """The templates of a package and, to build on, those of the figures: page, tables and SVG.
-
-    Args:
-        package: such as "cmbfe.findings", with a folder `templates`.
-    """
+    """The folder `templates` of a package and, to build on, those of the figures: page, tables and SVG."""
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("cmbfe.figures")])
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.filters["data_uri"] = data_uri
     return environment
 

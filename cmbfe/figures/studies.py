@@ -1,6 +1,7 @@
 """Figures of the study: gains of all arms, kinds of microbleeds, phase, folds."""
 
 from collections.abc import Mapping
+from itertools import chain
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,8 +44,8 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
         left.set_yticks(places, names)
         left.set(xlabel="AP with less without", title="Gain", ylim=(len(gains) - 0.5, -0.5))
         right.set(xlabel="average precision, mean over seeds", title="Without and with", xlim=(0, 1))
-        handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))  # one of each label
-        handles |= dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+        drawn = [zip(*reversed(axes.get_legend_handles_labels()), strict=True) for axes in (left, right)]
+        handles = dict(chain(*drawn))  # one of each label
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -52,8 +53,7 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
 def kinds_figure(kinds: pd.DataFrame) -> Figure:
     """Gain by FE in the sensitivity of each third of the microbleeds, by contrast and by size; a colour per detector.
 
-    Args:
-        kinds: what `cmbfe.studies.reading.kinds_table` gives.
+    `kinds` is what `cmbfe.studies.reading.kinds_table` gives.
     """
     properties = kinds.index.get_level_values("by").unique()
     names = kinds.index.get_level_values("arm").unique()

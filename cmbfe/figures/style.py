@@ -29,7 +29,7 @@ DOTS_PER_INCH, CUT_OUT_PX = 150, 32
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """The project's figure style, for the block only: no global setting changes."""
+    """The project's figure style, for the block only."""
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
         yield
 
@@ -54,11 +54,7 @@ def colour(name: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG for the web, and as SVG for papers beside it; equal figures give equal bytes.
-
-    Args:
-        path: of the PNG; the SVG has the same name but for its suffix.
-    """
+    """Write a figure as PNG to `path` and as SVG beside it; equal figures give equal bytes."""
     how = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
     with whole_file(path) as temporary:
         figure.savefig(temporary, metadata={"Software": None}, **how)
@@ -112,10 +108,9 @@ def image_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[F
 def labelled_images_figure(
     arrays: Sequence[np.ndarray], images: Sequence[Mapping], drawn: Mapping[str, Sequence[Mapping]]
 ) -> Figure:
-    """A row of images with the boxes of several label or result files.
+    """A row of images, uint8 [rows, columns] each, with the boxes of several label or result files.
 
     Args:
-        arrays: uint8 [rows, columns] each.
         images: COCO image of each, with `id`.
         drawn: colour -> COCO annotations or results of any images; later colours lie on top.
     """
@@ -176,11 +171,7 @@ def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns
 
 
 def blooming_figure(table: pd.DataFrame) -> Figure:
-    """Visible diameter against echo time, a line for each true diameter, which a dotted line marks.
-
-    Args:
-        table: columns `true_mm`, `echo_time_ms` and `visible_mm`.
-    """
+    """Columns `visible_mm` against `echo_time_ms`, a line for each `true_mm`, which a dotted line marks."""
     with new_figure(figsize=(6.4, 3.6)) as (figure, axes):
         for true_mm, part in table.groupby("true_mm"):
             (line,) = axes.plot(part["echo_time_ms"], part["visible_mm"], "o-", label=f"{true_mm:g} mm")
@@ -194,8 +185,7 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
 def coverage_figure(coverage: pd.DataFrame) -> Figure:
     """Best IoU of each ground-truth box with any default box, against its size; a panel per input size.
 
-    Args:
-        coverage: what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
+    `coverage` is what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
     """
     inputs = sorted(coverage["input_px"].unique())
     with new_figure(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True, squeeze=False) as (figure, axes):
