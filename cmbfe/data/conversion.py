@@ -120,12 +120,6 @@ def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool 
     ]
 
 
-def _moved(labels: Labels, pixels: Mapping[Any, dict], images: list[dict]) -> Labels:
-    """The labels on images instead of the DICOM slices; `images`: all of them."""
-    annotations = [{**box, "image_id": pixels[box["image_id"]]["id"]} for box in labels["annotations"]]
-    return {"images": images, "annotations": annotations, "categories": labels["categories"]}
-
-
 def given_splits(labels: Labels, images: Mapping[Any, dict], source: Path) -> dict[str, str]:
     """Patient of the DICOM headers -> split that the labels give; those without are left out.
 
@@ -166,9 +160,13 @@ def _labels_to_write(
     is_labelled = LABELS_FILE in given
     known = given_splits(given[LABELS_FILE], pixels[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
     splits = splits_of(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
-    images = [{**image, "split": splits[image["patient_id"]]} for image in images]
-    unlabelled = {"images": images, "annotations": [], "categories": CATEGORIES}
-    return {LABELS_FILE: unlabelled} | {name: _moved(labels, pixels[name], images) for name, labels in given.items()}
+    for image in images:
+        image["split"] = splits[image["patient_id"]]
+    moved = {LABELS_FILE: {"images": images, "annotations": [], "categories": CATEGORIES}}
+    for name, labels in given.items():
+        boxes = [{**box, "image_id": pixels[name][box["image_id"]]["id"]} for box in labels["annotations"]]
+        moved[name] = {"images": images, "annotations": boxes, "categories": labels["categories"]}
+    return moved
 
 
 def import_dicom(

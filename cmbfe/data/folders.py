@@ -30,14 +30,17 @@ def look_into(source: Path) -> None:
         pass
 
 
+def files_below(source: Path) -> Iterator[Path]:
+    """Whatever is no folder, in `folders_below`; hidden files and DICOMDIR are left out."""
+    for folder in folders_below(source):
+        for path in folder.iterdir():
+            if path.name != "DICOMDIR" and not path.name.startswith(".") and not path.is_dir():
+                yield path
+
+
 def files_named(source: Path, suffix: str) -> list[Path]:
-    """Files with a suffix, whatever its case, in `folders_below`, sorted; hidden ones are left out."""
-    return sorted(
-        path
-        for folder in folders_below(source)
-        for path in folder.iterdir()
-        if path.suffix.lower() == suffix and not path.name.startswith(".") and path.is_file()
-    )
+    """Files with a suffix, whatever its case, of `files_below`, sorted."""
+    return sorted(path for path in files_below(source) if path.suffix.lower() == suffix and path.is_file())
 
 
 def resolved(path: Path) -> Path:

@@ -9,8 +9,6 @@ import SimpleITK as sitk
 
 MINIMUM_SHRUNK_SIZE = 4
 """A side is not shrunk below this many voxels: N4's B-spline grid has four control points a side."""
-
-
 THREADS = 2
 """Of N4, on any machine: its fit adds up per thread, so that another number gives other last bits."""
 
@@ -32,8 +30,7 @@ def _threads(number: int) -> Iterator[None]:
 def head_mask(volume: np.ndarray) -> np.ndarray:
     """Return the head as a filled mask: Otsu's threshold, then every hole in a slice closed.
 
-    Filled, because the dark voxels inside the head are the microbleeds and veins: a mask that leaves them out
-    makes N4 scale their surroundings and not them.
+    The dark voxels inside the head are microbleeds and veins: without them N4 scales only their surroundings.
     """
     bright = sitk.OtsuThreshold(sitk.GetImageFromArray(volume.astype(np.float32)), 0, 1)
     return np.stack([_without_holes(image) for image in sitk.GetArrayViewFromImage(bright)])
@@ -42,8 +39,7 @@ def head_mask(volume: np.ndarray) -> np.ndarray:
 def _without_holes(mask: np.ndarray) -> np.ndarray:
     """A mask of 0 and 1 with every hole closed: what cannot be reached from outside over the sides of pixels.
 
-    By OpenCV: the same as scipy's `binary_fill_holes` in a seventh of the time, and as SimpleITK's, which takes seconds
-    where air is speckled.
+    By OpenCV: the same as scipy's `binary_fill_holes` in a seventh of the time.
     """
     around = np.pad(mask, 1)
     outside = 2

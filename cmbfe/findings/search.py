@@ -18,9 +18,9 @@ from pydicom.uid import UID
 from tqdm import tqdm
 
 from cmbfe.data.dicom.pixels import input_errors
-from cmbfe.data.dicom.series import SeriesHeaders, files_below, series_of_one_uid, stacks_of
+from cmbfe.data.dicom.series import SeriesHeaders, series_of_one_uid, stacks_of
 from cmbfe.data.dicom.slices import Slice, read_slices
-from cmbfe.data.folders import folders_below, look_into, resolved
+from cmbfe.data.folders import files_below, folders_below, look_into, resolved
 from cmbfe.data.labelled.images import is_phase_file, phase_file, read_with_phase
 from cmbfe.data.phase import phase_of
 from cmbfe.data.sources.volumes import open_volume
@@ -193,8 +193,9 @@ def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[Dicom
     Raises:
         InputError: nothing to detect in; the line says why.
     """
-    paths = [path for path in sorted(files_below(source)) if not resolved(path).is_relative_to(out.resolve())]
-    paths = paths if source.is_dir() else [source]
+    paths = [source]
+    if source.is_dir():
+        paths = [path for path in sorted(files_below(source)) if not resolved(path).is_relative_to(out.resolve())]
     slices, broken = _read_headers(paths, source)
     headers, left_out = _readable_series(slices, _blamed(slices, broken))
     magnitude = [series for series in headers if series.kind == "magnitude"]

@@ -45,11 +45,10 @@ class SliceLookup:
         places: dict[Any, Place] = {}
         taken: dict[Place, str] = {}
         for image in labels["images"]:
-            said = f"{where}: image {image['id']} ({image['file_name']})"
-            place = places[image["id"]] = self._of_image(image, said)
-            if place in taken:
-                raise InputError(f"{said}: is the slice of image {taken[place]} too; keep one")
-            taken[place] = f"{image['id']} ({image['file_name']})"
+            name = f"image {image['id']} ({image['file_name']})"
+            place = places[image["id"]] = self._of_image(image, f"{where}: {name}")
+            if taken.setdefault(place, name) != name:
+                raise InputError(f"{where}: {name}: is the slice of {taken[place]} too; keep one")
         return places
 
     def _of_image(self, image: Mapping[str, Any], said: str) -> Place:
@@ -58,17 +57,15 @@ class SliceLookup:
         what = "this name" if uid is None else f"its UID {uid}"
         if not found:
             raise InputError(f"{said}: no slice of a magnitude series has {what}; correct it, or get the DICOM file")
-        if len({self._file(place) for place in found}) < len(found):
-            raise InputError(f"{said}: {len(found)} slices have {what}; export one file per slice")
         if len(found) > 1:
-            hint = f"give the path below {self.source}, or the key sop_instance_uid"
+            are_frames = len({self._file(place) for place in found}) < len(found)
+            path = f"give the path below {self.source}, or the key sop_instance_uid"
+            hint = "export one file per slice" if are_frames else path
             raise InputError(f"{said}: {len(found)} slices have {what}; {hint}")
         headers = self.series[found[0][0]]
-        if (headers.columns, headers.rows) != (image["width"], image["height"]):
-            sizes = (
-                f"{image['width']} x {image['height']} px, but the DICOM slice has {headers.columns} x {headers.rows}"
-            )
-            raise InputError(f"{said}: {sizes}; correct one")
+        label, ours = (image["width"], image["height"]), (headers.columns, headers.rows)
+        if label != ours:
+            raise InputError(f"{said}: {label[0]} x {label[1]} px, but the DICOM slice has {ours[0]} x {ours[1]}")
         return found[0]
 
     def _named(self, name: str) -> list[Place]:

@@ -30,20 +30,13 @@ PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 FRAME_MACROS = (
-    "MRImageFrameTypeSequence",
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "PixelMeasuresSequence",
-    "PixelValueTransformationSequence",
-    "MREchoSequence",
-    "MRTimingAndRelatedParametersSequence",
-    "MRDiffusionSequence",
-    "FrameContentSequence",
+    *("MRImageFrameTypeSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
+    *("PixelValueTransformationSequence", "MREchoSequence", "MRTimingAndRelatedParametersSequence"),
+    *("MRDiffusionSequence", "FrameContentSequence"),
 )
 """Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that say what one frame is."""
 
 ATTRIBUTE = "BurnedInAnnotation"
-
 StopWhen = Callable[[BaseTag, str | None, int], bool]
 
 _ONE_THREAD = threading.RLock()
@@ -75,8 +68,7 @@ def one_line(error: Exception) -> str:
 
 
 def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None) -> FileDataset:
-    """Parse the header of an open file, with or without preamble; sets the transfer syntax where it is
-    absent."""
+    """Parse the header of an open file, with or without preamble; sets the transfer syntax where it is absent."""
     header = read_partial(file, stop_when=stop_when, force=True, specific_tags=list(tags) if tags else None)
     if "TransferSyntaxUID" not in header.file_meta:
         is_implicit, is_little_endian = header.original_encoding
@@ -86,11 +78,9 @@ def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None
 
 
 def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, length: int) -> None:
-    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable
-    here.
+    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable here.
 
-    Nothing is decoded: uncompressed data are compared with the matrix, compressed ones walked fragment by
-    fragment. Bytes after the pixel data do not matter.
+    Nothing is decoded: uncompressed data are compared with the matrix, compressed ones walked fragment by fragment.
     """
     syntax = UID(header.file_meta.TransferSyntaxUID)
     if syntax.is_private or not syntax.is_transfer_syntax:
@@ -107,10 +97,7 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
     frames = number_of_frames(header)
     expected = ceil(header.Rows * header.Columns * frames * header.BitsAllocated / 8)
     if not syntax.is_encapsulated and length < expected:
-        raise InputError(
-            f"{path}: pixel data too short: {length} bytes where {frames} × {header.Rows} × {header.Columns} "
-            f"px of {header.BitsAllocated} bits need {expected}"
-        )
+        raise InputError(f"{path}: pixel data too short: {length} bytes, where its matrix needs {expected}")
 
 
 def number_of_frames(header: Dataset) -> int:
@@ -147,10 +134,8 @@ def frame_header(header: Dataset, frame: int) -> Dataset:
     flat = Dataset()
     flat.update({element.tag: element for element in header if element.VR != "SQ"})
     flat.set_original_encoding(*header.original_encoding)
-    for groups in (
-        *header.get("SharedFunctionalGroupsSequence", []),
-        header.PerFrameFunctionalGroupsSequence[frame],
-    ):
+    own = header.PerFrameFunctionalGroupsSequence[frame]
+    for groups in (*header.get("SharedFunctionalGroupsSequence", []), own):
         for macro in FRAME_MACROS:
             flat.update(groups[macro].value[0] if groups.get(macro) else {})
     return flat
@@ -201,13 +186,9 @@ def refuse_burned_in(files: Iterable[Path]) -> None:
     Raises:
         BurnedInAnnotation: (0028,0301) is YES in one of them.
     """
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        return tag in PIXEL_TAGS
-
     for path in files:
         with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
-            said = str(parse(file, at_pixels, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")
+            said = str(parse(file, lambda tag, *_: tag in PIXEL_TAGS, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")
         if said.strip().upper() == "YES":
             raise BurnedInAnnotation(
                 f"{path}: {ATTRIBUTE} (0028,0301) is YES: its image holds text, which may name the patient; "

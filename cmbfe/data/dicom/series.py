@@ -1,17 +1,14 @@
 """DICOM series from a folder: which there are, where their slices lie in the patient, and their images.
 
-Slices go by geometry alone: in order of increasing projection of their position on the slice normal, the
-cross product of the row and the column direction, so that axial series run from feet to head. File names and
-InstanceNumber play no part.
+Slices go by geometry alone: in order of increasing projection of their position on the slice normal (row direction x
+column direction), so that axial series run from feet to head.
 
-Files of one SeriesInstanceUID become separate series where patient, study, kind (magnitude, phase, …), echo
-number, ImageType, PhotometricInterpretation or matrix differ, or echo time, pixel spacing or orientation
-beyond the tolerances below, or where several complete acquisitions cover the same positions (dynamic scans,
-b-values). Only then does `series_uid` carry a suffix: `-KIND` for the first series of that kind and
-`-KIND-2`, `-KIND-3`, … for further ones, in the order of the criteria named.
+Files of one SeriesInstanceUID become separate series where patient, study, kind (magnitude, phase, …), echo number,
+ImageType, PhotometricInterpretation or matrix differ, or echo time, pixel spacing or orientation beyond the tolerances
+below, or where complete acquisitions cover the same positions (dynamic scans, b-values). Only then does `series_uid`
+carry a suffix: `-KIND`, `-KIND-2`, `-KIND-3`, … in the order of the criteria named.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -24,30 +21,32 @@ from tqdm import tqdm
 
 from cmbfe.data.dicom.pixels import read_frames
 from cmbfe.data.dicom.slices import Slice, read_slices
+from cmbfe.data.folders import files_below
 from cmbfe.data.own_process import own_process
 from cmbfe.errors import InputError
 
 SAME_POSITION_MM = 0.01
 """Slices nearer to each other than this lie at one position."""
 UNEVEN_STEP_MM = 0.25
-"""A step between neighbours may be this far from the median step. GE rounds positions to 0.1 mm, which moves
-a step by up to 0.1 mm, and the median as much; a missing slice moves it by a whole slice spacing. Of slices
-nearer than 0.5 mm, half a spacing is allowed."""
+"""How far a step between neighbours may be from the median step (at most half of it). GE rounds positions to 0.1 mm,
+which moves a step by up to 0.1 mm, and the median as much."""
 SAME_DIRECTION = 1e-3
 """Direction cosines of one stack agree within this (0.06°)."""
 SAME_SPACING_MM = 1e-3
 SAME_ECHO_TIME_MS = 0.1
 SCOUT_PLANES_COSINE = 0.7
 """Planes of one series whose normals are further apart than this (about 45°) make it a localizer."""
-
-
+OF_EVERY_SLICE = (
+    *("patient_id", "series_uid", "study_uid", "description", "rows", "columns"),
+    *("pixel_spacing_mm", "orientation", "echo_time_ms", "photometric"),
+)
+"""What a series has of its first slice."""
 DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
 
 
 @dataclass(frozen=True)
 class SeriesHeaders:
-    """A series as its headers describe it, before pixels are decoded; what is per slice is in anatomical
-    order."""
+    """A series as its headers describe it; what is per slice is in anatomical order."""
 
     patient_id: str
     series_uid: str
@@ -83,13 +82,13 @@ class SeriesHeaders:
 def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:
     """Find every series under `folder` (any depth, links followed), or in one file, and check its headers.
 
-    Sorted by patient and series UID; the result does not depend on file names. Hidden files and folders,
-    DICOMDIR and what is no DICOM image are passed over (rules in `dicom_slices`). No pixel is decoded, but
-    all pixel data must be there.
+    Sorted by patient and series UID, whatever the file names. Hidden files and folders, DICOMDIR and what is no DICOM
+    image are passed over (rules in `slices`). No pixel is decoded, but all pixel data must be there.
 
-    Raises `InputError`, one line with file and reason: no DICOM image there; a file named like DICOM that is
-    none; an image that is cut off, damaged, in colour, without pixel data or without geometry; two slices at
-    one position; a missing slice. Positions of localizers are not checked.
+    Raises:
+        InputError: no DICOM image there; a file named like DICOM that is none; an image that is cut off, damaged, in
+            colour, without pixel data or without geometry; two slices at one position or a missing slice (localizers
+            may have any).
     """
     folder = Path(folder)
     if not folder.exists():
@@ -111,7 +110,9 @@ def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
     """Decode a series: float32 [slices, rows, columns] in the order of `series.files`, modality LUT applied.
 
     MONOCHROME1 (low is white) is inverted within the volume's own range, so that high is always bright.
-    Raises `InputError` naming the file whose pixels cannot be decoded.
+
+    Raises:
+        InputError: pixels that cannot be decoded; names the file.
     """
     volume = np.empty((len(series.files), series.rows, series.columns), np.float32)
     places = defaultdict(list)
@@ -145,19 +146,6 @@ def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -
     return left, back, head
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file under a folder that is not hidden; links to folders are followed, each folder once."""
-    visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in names if name != "DICOMDIR" and not name.startswith("."))
-
-
 def stacks_of(slices: list[Slice]) -> Iterator[list[Slice]]:
     """Slices that belong together, in anatomical order; no file name affects the order of the stacks."""
     exact = defaultdict(list)
@@ -166,7 +154,8 @@ def stacks_of(slices: list[Slice]) -> Iterator[list[Slice]]:
         exact[(*key, item.image_type, item.photometric, item.rows, item.columns)].append(item)
     for key in sorted(exact):
         for alike in _alike(exact[key]):
-            yield from _acquisitions(sorted(alike, key=lambda item: (_height(alike[0], item), item.sop_instance_uid)))
+            ranked = zip(_heights(alike), (item.sop_instance_uid for item in alike), range(len(alike)), strict=True)
+            yield from _acquisitions([alike[index] for _, _, index in sorted(ranked)])
 
 
 def _alike(slices: list[Slice]) -> list[list[Slice]]:
@@ -195,13 +184,9 @@ def _normal(item: Slice) -> np.ndarray:
     return np.cross(along_row, along_column)
 
 
-def _height(stack_member: Slice, item: Slice) -> float:
-    """Position (mm) of a slice along the normal of its stack."""
-    return float(_normal(stack_member) @ item.position_mm)
-
-
 def _heights(stack: list[Slice]) -> np.ndarray:
-    return np.array([_height(stack[0], item) for item in stack])
+    """Positions (mm) of slices along the normal of the first."""
+    return np.array([float(_normal(stack[0]) @ item.position_mm) for item in stack])
 
 
 def _acquisitions(stack: list[Slice]) -> list[list[Slice]]:
@@ -248,23 +233,14 @@ def _headers(stack: list[Slice], kind: str) -> SeriesHeaders:
             raise InputError(f"{first.path}: single slice without SpacingBetweenSlices or SliceThickness")
         spacing = first.nominal_spacing_mm
     return SeriesHeaders(
-        patient_id=first.patient_id,
-        series_uid=first.series_uid,
-        description=first.description,
+        **{name: getattr(first, name) for name in OF_EVERY_SLICE},
         kind=kind,
         files=tuple(item.path for item in stack),
         frames=tuple(item.frame for item in stack),
         sop_instance_uids=tuple(item.sop_instance_uid for item in stack),
-        rows=first.rows,
-        columns=first.columns,
-        pixel_spacing_mm=first.pixel_spacing_mm,
         slice_spacing_mm=spacing,
-        orientation=first.orientation,
         positions_mm=tuple(item.position_mm for item in stack),
-        echo_time_ms=first.echo_time_ms,
-        photometric=first.photometric,
         is_compressed=any(item.is_compressed for item in stack),
-        study_uid=first.study_uid,
     )
 
 
@@ -280,11 +256,9 @@ def _check_positions(stack: list[Slice]) -> None:
                 f"{upper.path}: two slices at one position: {upper.name} and {lower.name} are both at "
                 f"{height:.2f} mm along the slice normal{copy}; keep one"
             )
-    if not steps.size:
-        return
-    spacing = float(np.median(steps))
+    spacing = float(np.median(steps)) if steps.size else 0.0
     tolerance = min(UNEVEN_STEP_MM, spacing / 2)
-    if np.abs(steps - spacing).max() <= tolerance:
+    if (np.abs(steps - spacing) <= tolerance).all():
         return
     worst = int(np.argmax(steps)) if steps.max() > spacing + tolerance else int(np.argmin(steps))
     what = f"slice missing at {heights[worst] + spacing:.2f} mm" if steps[worst] > spacing else "slices too close"

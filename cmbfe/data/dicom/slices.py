@@ -1,9 +1,8 @@
 """The header of one DICOM file, checked and brought into one form: a `Slice` per frame.
 
-What counts as DICOM: a file with the letters DICM at byte 128, whatever its name; without them (as older
-files are) one that is named like DICOM or has no extension, and begins with an element of group 0002 or 0008.
-Files named like DICOM that are neither raise; other files, and DICOM objects that are no images (reports,
-presentation states, segmentations, dose, DICOMDIR), are passed over.
+What counts as DICOM: a file with the letters DICM at byte 128; without them one that is named like DICOM or has no
+extension, and begins with an element of group 0002 or 0008. Files named like DICOM that are neither raise; other files,
+and DICOM objects that are no images (reports, segmentations, DICOMDIR, …), are passed over.
 """
 
 import re
@@ -52,11 +51,7 @@ HEADER_KEYWORDS = (
     *("BitsAllocated", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *ACQUISITION_KEYS,
 )
-HEADER_TAGS = (
-    *(int(Tag(keyword)) for keyword in HEADER_KEYWORDS),
-    *range(0x00430010, 0x00430020),
-    0x0043102F,
-)
+HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *range(0x00430010, 0x00430020), 0x0043102F)
 
 
 @dataclass(frozen=True)
@@ -72,14 +67,13 @@ class Slice:
     series_uid: str
     description: str
     kind: str
-    """"magnitude", "phase", "real", "imaginary", "projection", "localizer" or "other"."""
+    """See `SeriesHeaders`; so the other fields of the same names."""
     image_type: tuple[str, ...]
     photometric: str
     rows: int
     columns: int
     pixel_spacing_mm: tuple[float, float]
     orientation: tuple[float, ...]
-    """Direction cosines: x, y, z along a row, then x, y, z down a column."""
     position_mm: tuple[float, float, float]
     """x, y, z of the centre of the first pixel."""
     echo_number: float
@@ -87,7 +81,6 @@ class Slice:
     nominal_spacing_mm: float | None
     """SpacingBetweenSlices, else SliceThickness, else None."""
     is_compressed: bool
-    """Whether native code has to decode the pixels."""
     acquisition: tuple[str, ...]
     """Values of `ACQUISITION_KEYS`, empty where absent."""
 
@@ -100,9 +93,12 @@ class Slice:
 def read_slices(path: Path, named: bool = False) -> list[Slice]:
     """Read one file's header; an empty list if the file is to be passed over.
 
-    `named`: the user named this very file, so that it is read whatever it is called and raises if it is no
-    DICOM. Raises `InputError` for anything that looks like a DICOM image and cannot be used: cut off, without
-    pixel data or geometry, in colour, damaged.
+    Args:
+        named: the user named this very file: it is read whatever it is called, and must be DICOM.
+
+    Raises:
+        InputError: what looks like a DICOM image and cannot be used: cut off, damaged, without pixel data or geometry,
+            in colour.
     """
     with input_errors(path, "damaged DICOM header"):
         if path.exists() and not path.is_file():

@@ -14,7 +14,6 @@ DETECTIONS_FILE = "detections.json.gz"
 """In results/<variant>/: the detections in the test images."""
 VALIDATION_FILE = "validation_detections.json.gz"
 """Beside it: those in the validation images."""
-
 IMAGES_FILE = "images.json"
 """Beside detections: the COCO `images` that they belong to. Also what an earlier result is recognised by: other folders
 too hold a detections.json."""
@@ -66,9 +65,8 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
     looked_at = set(ours.values())
     lacking = [image for image in counted["images"] if image["id"] not in looked_at]
     if all_looked_at and lacking:
-        raise InputError(
-            f"{beside}: {len(lacking)} images of the labels are not in it, {lacking[0]['file_name']} first"
-        )
+        first = lacking[0]["file_name"]
+        raise InputError(f"{beside}: {len(lacking)} images of the labels are not in it, {first} first")
     read = read_detections(given, theirs)
     return [
         {**detection, "image_id": ours[detection["image_id"]]} for detection in read if detection["image_id"] in ours
@@ -82,9 +80,8 @@ def _same_images(
     known, own = _by_key(ours, "the labels"), _by_key(theirs, str(beside))
     joined: dict[Any, Any] = {}
     for image in theirs:
-        one = next((known[key] for key in _keys(image) if key in known and key in own), None)
-        if one is not None:
-            joined[image["id"]] = one
+        if (same := next((known[key] for key in _keys(image) if key in known and key in own), None)) is not None:
+            joined[image["id"]] = same
     if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
         raise InputError(f"{beside}: has two images that by UID or name are image {several[0]} of the labels")
     return joined
@@ -94,9 +91,8 @@ def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, 
     """Key -> id of the one image that has it; what several have (the UID of a file with frames) names none."""
     for image in images:
         if not (isinstance(image["file_name"], str) and PurePosixPath(image["file_name"]).name):
-            raise InputError(
-                f"{where}: image {image['id']}: file_name {image['file_name']!r} is not the name of a file"
-            )
+            name = image["file_name"]
+            raise InputError(f"{where}: image {image['id']}: file_name {name!r} is not the name of a file")
     times = Counter(key for image in images for key in _keys(image))
     return {key: image["id"] for image in images for key in _keys(image) if times[key] == 1}
 

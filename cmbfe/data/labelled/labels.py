@@ -1,19 +1,17 @@
 """COCO labels and COCO detections: read, checked once at the door, written.
 
-Labels are the plain dictionary of a COCO file, so that any COCO tool reads what this project writes:
+Labels are the dictionary of a COCO file. Our own files have more keys, which are checked wherever they are present:
 
-* `images`: `id`, `file_name`, `width`, `height` (px); in our own files also `patient_id`, `series_uid`,
-  `slice_index`, `pixel_spacing_mm` ([row, column]), `split` and, of images with phase, `phase_file_name`;
-* `annotations`: `id`, `image_id`, `category_id`, `bbox` [x, y, w, h] in px; in our own files also
-  `lesion_id`, the same on every slice of one three-dimensional microbleed;
-* `categories`: `id`, `name`; 1 is `cmb`.
+* `images`: `patient_id`, `series_uid`, `slice_index`, `pixel_spacing_mm` ([row, column]), `split` and, of images with
+  phase, `phase_file_name`;
+* `annotations`: `lesion_id`, the same on every slice of one three-dimensional microbleed.
 
-Files of other tools may lack our own keys. What a key says is checked wherever the key is present.
+Category 1 is `cmb`.
 """
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,10 @@ from cmbfe.metrics.matching import Detections, Labels
 CATEGORIES = [{"id": 1, "name": "cmb"}]
 LOCATIONS = ("lobar", "deep", "infratentorial")
 """Values of an annotation's `location`, where it is known."""
-
-LOCATIONS = ("lobar", "deep", "infratentorial")
-"""What an annotation's `location` may be."""
-
 LABELS_FILE = "annotations.json"
 """Name of the labels beside the images or DICOM series that they belong to."""
 MIMICS_FILE = "mimics.json"
 """Name of the phantom's file of mimics, which are never training targets."""
-
 EDGE_TOLERANCE_PX = 0.01
 """How far a label's box may stick out of its image: other tools round coordinates to two decimals."""
 OF_IMAGES = ("patient_id", "series_uid", "sop_instance_uid", "split")
@@ -44,7 +37,6 @@ LARGEST_PX = 1e9
 """Beyond it lies no image, and areas would leave the range of numbers."""
 LARGEST_SLICE = 10**9
 LARGEST_SPACING_MM = 1e6
-LARGEST_FLOAT = sys.float_info.max
 
 
 def read_labels(path: Path | str) -> Labels:
@@ -57,10 +49,10 @@ def read_labels(path: Path | str) -> Labels:
 
 
 def read_foreign_labels(path: Path | str) -> Labels:
-    """Read COCO labels, with what this project takes from them beyond COCO checked as well.
+    """Read COCO labels of other tools, with what this project takes from them beyond COCO checked as well.
 
-    Ids of patients, series and lesions, splits and locations may be numbers or text; null, NaN and blanks, which other
-    tools write for what they do not know, count as a key that is not there. Splits become text.
+    Ids of patients, series and lesions, splits and locations may be numbers or text; null, NaN and blanks count as a
+    key that is not there. Splits become text.
 
     Raises:
         InputError: as `read_labels`; such a key with another value, a region flag that is text, or a length that is
@@ -69,13 +61,8 @@ def read_foreign_labels(path: Path | str) -> Labels:
     where = str(path)
     with within_python(path):
         labels = check_labels(read_json(path), where)
-    images = [_cleaned(image, OF_IMAGES, f"{where}: image {image['id']}") for image in labels["images"]]
+    images = [_foreign_image(image, f"{where}: image {image['id']}") for image in labels["images"]]
     boxes = [_cleaned(box, OF_BOXES, f"{where}: annotation {box['id']}") for box in labels["annotations"]]
-    for image in images:
-        if "split" in image:
-            image["split"] = str(image["split"])
-        _check_lengths(image, f"{where}: image {image['id']}")
-        refuse_half_characters(image["file_name"], f"{where}: image {image['id']}: file_name")
     for box in boxes:
         for flag in REGION_FLAGS:
             if not isinstance(box.get(flag, 0) or 0, int | float):
@@ -102,8 +89,7 @@ def refuse_other_channels(path: Path, phase: bool) -> None:
     """Raise `InputError` unless the images of a label file have phase exactly where the settings ask for it."""
     for image in read_labels(path)["images"]:
         if ("phase_file_name" in image) != phase:
-            has = "no phase" if phase else "phase"
-            wanted = str(phase).lower()
+            has, wanted = "no phase" if phase else "phase", str(phase).lower()
             raise InputError(f"{path}: {image['file_name']} has {has}, but images.phase is {wanted} in the settings")
 
 
@@ -141,10 +127,9 @@ def check_labels(labels: Any, where: str) -> Labels:
     """Return `labels` if they are sound; `where` (a file name) begins the text of every error.
 
     Raises:
-        InputError: a missing key, a duplicate id, an annotation of an unknown image or category, a box without
-            extent, with a value that is not finite or that leaves its image by over `EDGE_TOLERANCE_PX`, an
-            impossible image size or pixel spacing, a `patient_id` that only some images have, or a patient
-            who is in two splits.
+        InputError: a missing key, a duplicate id, an annotation of an unknown image or category, a box without extent,
+            with a value that is not finite or that leaves its image by over `EDGE_TOLERANCE_PX`, an impossible image
+            size or pixel spacing, a `patient_id` that only some images have, or a patient in two splits.
     """
     if not isinstance(labels, dict):
         raise InputError(f"{where}: not a COCO label file: the top level is not an object")
@@ -157,7 +142,9 @@ def check_labels(labels: Any, where: str) -> Labels:
     images = {image["id"]: image for image in labels["images"]}
     categories = {category["id"] for category in labels["categories"]}
     for annotation in labels["annotations"]:
-        _check_annotation(annotation, images, categories, f"{where}: annotation {annotation['id']}")
+        entry = f"{where}: annotation {annotation['id']}"
+        _check_box(annotation, images, categories, entry)
+        _check_extent(annotation["bbox"], images[annotation["image_id"]], entry)
     _check_patients(labels["images"], where)
     return labels
 
@@ -165,12 +152,11 @@ def check_labels(labels: Any, where: str) -> Labels:
 def check_detections(detections: Any, labels: Labels, where: str) -> Detections:
     """Return `detections` if they are sound; `where` (a file name) begins the text of every error.
 
-    A box may leave its image and may have no extent (it then hits nothing): detectors do make such boxes,
-    and each is a false positive like any other.
+    A box may leave its image and may have no extent: detectors make such boxes, and each is a false positive.
 
     Raises:
-        InputError: a missing key, an image or category that `labels` does not have, a negative size, or a box or
-            score that is not finite.
+        InputError: a missing key, an image or category that `labels` does not have, a negative size, or a box or score
+            that is not finite.
     """
     if not isinstance(detections, list):
         raise InputError(f"{where}: not a COCO results file: the top level is not a list")
@@ -178,10 +164,8 @@ def check_detections(detections: Any, labels: Labels, where: str) -> Detections:
     categories = {category["id"] for category in labels["categories"]}
     for index, detection in enumerate(detections):
         entry = f"{where}: detection {index}"
-        _check_keys(detection, ("image_id", "category_id", "bbox", "score"), entry)
-        _check_known(detection["image_id"], images, f"{entry}: image_id", "image")
-        _check_known(detection["category_id"], categories, f"{entry}: category_id", "category")
-        _check_box(detection["bbox"], entry)
+        _check_box(detection, images, categories, entry)
+        _check_keys(detection, ("score",), entry)
         if not _is_number(detection["score"]):
             raise InputError(f"{entry}: score {detection['score']!r} is not a finite number")
     return detections
@@ -210,34 +194,31 @@ def _check_image(image: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: slice_index {index!r} is not an integer")
 
 
-def _check_annotation(
-    annotation: dict[str, Any], images: dict[Any, dict[str, Any]], categories: set[Any], where: str
-) -> None:
-    _check_keys(annotation, ("image_id", "category_id", "bbox"), where)
-    _check_known(annotation["image_id"], images, f"{where}: image_id", "image")
-    _check_known(annotation["category_id"], categories, f"{where}: category_id", "category")
-    _check_box(annotation["bbox"], where)
-    x, y, width, height = annotation["bbox"]
-    for size, name in ((width, "width"), (height, "height")):
-        if size == 0:
-            raise InputError(f"{where}: the box {annotation['bbox']} has zero {name}; redraw it or remove it")
-    image = images[annotation["image_id"]]
-    beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
-    if beyond > EDGE_TOLERANCE_PX:
-        raise InputError(
-            f"{where}: the box {annotation['bbox']} lies {beyond:g} px outside its image "
-            f"({image['width']} x {image['height']} px); clip it"
-        )
-
-
-def _check_box(box: Any, where: str) -> None:
+def _check_box(entry: Any, images: Collection[Any], categories: Collection[Any], where: str) -> None:
+    """Of an annotation or a detection: its image, its category, and a box of four numbers."""
+    _check_keys(entry, ("image_id", "category_id", "bbox"), where)
+    for key, known in (("image_id", images), ("category_id", categories)):
+        # A list or an object as an id is not hashable: `in` would raise TypeError.
+        if not isinstance(entry[key], int | str) or entry[key] not in known:
+            raise InputError(f"{where}: {key}: {entry[key]!r} is the id of no {key[:-3]} in the labels")
+    box = entry["bbox"]
     if not isinstance(box, list | tuple) or len(box) != 4:
         raise InputError(f"{where}: bbox {box!r} is not [x, y, width, height]")
-    if not all(_is_number(value) for value in box):
+    if not all(map(_is_number, box)):
         raise InputError(f"{where}: bbox {box!r} holds a value that is not a finite number")
-    for size, name in zip(box[2:], ("width", "height"), strict=True):
-        if size < 0:
-            raise InputError(f"{where}: the box {list(box)} has a negative {name}; it must be [x, y, w, h]")
+    if min(box[2:]) < 0:
+        raise InputError(f"{where}: the box {list(box)} has a negative size; it must be [x, y, w, h]")
+
+
+def _check_extent(box: Sequence[float], image: Mapping[str, Any], where: str) -> None:
+    x, y, width, height = box
+    if not (width and height):
+        zero = "height" if width else "width"
+        raise InputError(f"{where}: the box {box} has zero {zero}; redraw it or remove it")
+    beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
+    if beyond > EDGE_TOLERANCE_PX:
+        size = f"{image['width']} x {image['height']} px"
+        raise InputError(f"{where}: the box {box} lies {beyond:g} px outside its image ({size}); clip it")
 
 
 def _check_patients(images: list[dict[str, Any]], where: str) -> None:
@@ -261,15 +242,9 @@ def _check_keys(entry: Any, keys: Iterable[str], where: str) -> None:
             raise InputError(f"{where}: the key {key!r} is missing")
 
 
-def _check_known(identity: Any, known: Iterable[Any], where: str, kind: str) -> None:
-    # A list or an object as an id is not hashable: `in` would raise TypeError.
-    if not isinstance(identity, int | str) or identity not in known:
-        raise InputError(f"{where}: {identity!r} is the id of no {kind} in the labels")
-
-
 def _is_number(value: Any) -> bool:
     # A comparison, as math.isfinite raises on integers beyond the range of a float.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_positive(value: Any) -> bool:
@@ -288,18 +263,16 @@ def _cleaned(entry: dict[str, Any], keys: tuple[str, ...], where: str) -> dict[s
 
 
 def _is_missing(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, float) and np.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+    is_nan = isinstance(value, float) and np.isnan(value)
+    return value is None or is_nan or (isinstance(value, str) and not value.strip())
 
 
-def _check_lengths(image: dict[str, Any], where: str) -> None:
-    for key in ("width", "height"):
-        if image[key] > LARGEST_PX:
-            raise InputError(f"{where}: {key} {image[key]} is beyond {LARGEST_PX:g} px")
-    if abs(image.get("slice_index", 0)) > LARGEST_SLICE:
-        raise InputError(f"{where}: slice_index {image['slice_index']} is beyond {LARGEST_SLICE}")
-    if max(image.get("pixel_spacing_mm", [1])) > LARGEST_SPACING_MM:
-        raise InputError(f"{where}: pixel_spacing_mm {image['pixel_spacing_mm']} is beyond {LARGEST_SPACING_MM:g} mm")
+def _foreign_image(image: dict[str, Any], where: str) -> dict[str, Any]:
+    """A cleaned image whose lengths are within reason; its split is text."""
+    image = _cleaned(image, OF_IMAGES, where)
+    refuse_half_characters(image["file_name"], f"{where}: file_name")
+    lengths = {"width": LARGEST_PX, "height": LARGEST_PX, "slice_index": LARGEST_SLICE}
+    for key, largest in (lengths | {"pixel_spacing_mm": LARGEST_SPACING_MM}).items():
+        if np.max(np.abs(image.get(key, 0))) > largest:
+            raise InputError(f"{where}: {key} {image[key]} is beyond {largest:g}")
+    return image | ({"split": str(image["split"])} if "split" in image else {})

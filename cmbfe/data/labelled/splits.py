@@ -51,13 +51,16 @@ def split_patients(patient_ids: Sequence[str], counts: Mapping[str, int], seed: 
     Raises:
         InputError: a patient id occurs twice, or the counts do not add up to the number of patients.
     """
-    if len(set(patient_ids)) != len(patient_ids):
-        raise InputError("a patient id occurs twice; the split is by patient")
     if sum(counts.values()) != len(patient_ids):
         raise InputError(f"the splits ask for {sum(counts.values())} patients, but there are {len(patient_ids)}")
     names = [name for name, count in counts.items() for _ in range(count)]
-    shuffled = np.random.default_rng([seed, 0x5B117]).permutation(sorted(patient_ids))
-    return {str(patient): name for patient, name in zip(shuffled, names, strict=True)}
+    return dict(zip(_shuffled(patient_ids, [seed, 0x5B117]), names, strict=True))
+
+
+def _shuffled(patient_ids: Sequence[str], seed: Sequence[int]) -> list[str]:
+    if len(set(patient_ids)) != len(patient_ids):
+        raise InputError("a patient id occurs twice; splits and folds are by patient")
+    return [str(patient) for patient in np.random.default_rng(seed).permutation(sorted(patient_ids))]
 
 
 def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str, int]:
@@ -69,14 +72,9 @@ def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str
     Raises:
         InputError: a patient id occurs twice, fewer than two folds, or fewer patients than folds.
     """
-    if len(set(patient_ids)) != len(patient_ids):
-        raise InputError("a patient id occurs twice; folds are by patient")
     if not 2 <= folds <= len(patient_ids):
-        raise InputError(
-            f"{folds} folds of {len(patient_ids)} patients: give two folds or more, and a patient to each"
-        )
-    shuffled = np.random.default_rng([seed, 0xF01D]).permutation(sorted(patient_ids))
-    return {str(patient): place % folds + 1 for place, patient in enumerate(shuffled)}
+        raise InputError(f"{folds} folds of {len(patient_ids)} patients: give two folds or more, a patient to each")
+    return {patient: place % folds + 1 for place, patient in enumerate(_shuffled(patient_ids, [seed, 0xF01D]))}
 
 
 def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels:

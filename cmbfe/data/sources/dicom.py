@@ -3,28 +3,45 @@
 Images are the slices as the scanner shows them, never turned: labels, `cmbfe detect` and DICOM SR name their pixels.
 """
 
+import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.conversion import magnitude_among, volume_images
+from cmbfe.data.conversion import given_splits, magnitude_among, volume_images
+from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
+from cmbfe.data.folders import files_named
 from cmbfe.data.labelled.images import ZERO_PHASE
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_foreign_labels
 from cmbfe.data.phase import phase_images, phase_of
-from cmbfe.data.sources.dicom_labels import Labelled, labels_of_series
-from cmbfe.data.sources.labelled import records
+from cmbfe.data.sources.labelled import Box, boxes_of_images, labels_file, microbleed_category, other_boxes, records
 from cmbfe.data.sources.series import Found, Frame, Loaded
+from cmbfe.data.sources.voc import read_voc
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
+from cmbfe.errors import InputError
+from cmbfe.params import Images
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
 OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and head: shown as the scanner does"
 OTHER_SERIES = "magnitude series that no label names, of patients that labels name"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The boxes of one series."""
+
+    boxes: tuple[tuple[Box, ...], ...]
+    """Microbleeds of each slice."""
+    mimics: tuple[tuple[Box, ...], ...]
+    unnamed: int = 0
+    """Slices that no label names."""
 
 
 @dataclass(frozen=True)
@@ -57,72 +74,135 @@ class DicomSeries:
     def load(self, size: int | None) -> Loaded:
         """See `Series`. The volume stays in memory as long as the result does."""
         refuse_burned_in(self.files)
-        headers, count = self.headers, len(self.headers.files)
+        headers, slice_mm, count = self.headers, self.headers.slice_spacing_mm, len(self.headers.files)
         refuse_lines(headers.files[0], headers.rows, headers.columns)
         frame = Frame(headers.rows, headers.columns, *headers.pixel_spacing_mm, size)
-        frames, nothing = [frame] * count, Labelled(((),) * count, ((),) * count, count)
-        labelled = self.labelled or nothing
+        labelled = self.labelled or Labelled(((),) * count, ((),) * count)
         affine = affine_of(headers)
         axes = "".join(nib.aff2axcodes(RAS_TO_LPS @ affine))
-        unnamed = labelled.unnamed if self.labelled else 0
-        notes = {UNLABELLED_SLICES: unnamed, NO_PATIENT: int(not self.patient), OTHER_VIEW: int(axes != AXES)}
-        volume, spacing_mm = read_volume(headers), (headers.slice_spacing_mm, *headers.pixel_spacing_mm)
-        phases = None if self.phase is None else phase_images(self.phase)
-        height, width = frame.shape
-        image = {"width": width, "height": height, "pixel_spacing_mm": list(frame.spacing_mm)}
-        return Loaded(
-            images=[
-                {**image, "slice_index": index, "sop_instance_uid": uid}
-                for index, uid in enumerate(headers.sop_instance_uids)
-            ],
-            boxes=records(labelled.boxes, frames),
-            mimics=records(labelled.mimics, frames),
-            place={
-                "axes": axes,
-                "affine": frame.affine(affine).tolist(),
-                "slice_spacing_mm": headers.slice_spacing_mm,
-            },
-            notes={note: number for note, number in notes.items() if number},
-            draw=lambda settings: _framed(frame, volume_images(volume, spacing_mm, settings), phases),
-            has_phase=phases is not None,
+        volume, spacing_mm = read_volume(headers), (slice_mm, *headers.pixel_spacing_mm)
+        phases = (
+            None if self.phase is None else [frame.image(image, ZERO_PHASE) for image in phase_images(self.phase)]
         )
 
+        def draw(settings: Images) -> Iterator[np.ndarray]:
+            images = map(frame.image, volume_images(volume, spacing_mm, settings))
+            return images if phases is None else (np.stack(pair, -1) for pair in zip(images, phases, strict=True))
 
-def _framed(frame: Frame, images: np.ndarray, phases: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Images scaled and centred; with their phases [rows, columns, 2]."""
-    if phases is None:
-        return (frame.image(image) for image in images)
-    pairs = zip(images, phases, strict=True)
-    return (np.stack([frame.image(image), frame.image(phase, ZERO_PHASE)], axis=-1) for image, phase in pairs)
+        return Loaded(
+            images=[
+                {**frame.entry, "slice_index": index, "sop_instance_uid": uid}
+                for index, uid in enumerate(headers.sop_instance_uids)
+            ],
+            boxes=records(labelled.boxes, [frame] * count),
+            mimics=records(labelled.mimics, [frame] * count),
+            place={"axes": axes, "affine": frame.affine(affine).tolist(), "slice_spacing_mm": slice_mm},
+            notes={
+                UNLABELLED_SLICES: labelled.unnamed,
+                NO_PATIENT: int(not self.patient),
+                OTHER_VIEW: int(axes != AXES),
+            },
+            draw=draw,
+            has_phase=phases is not None,
+        )
 
 
 def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:
     """Find the magnitude series under a folder, and the boxes of their slices.
 
     Args:
-        labels: COCO file, or folder with Pascal VOC XML; None: what lies in `source` (`dicom_labels`).
+        source: folder of the series. Its mimics.json (COCO), if there is one, names what only looks like a microbleed.
+        labels: COCO file, or folder with one or with VOC XML; None: `source`'s annotations.json or VOC XML, if any.
         phase: whether each needs the series of its phase.
 
     Raises:
-        InputError: whatever `dicom.find_series` finds wrong, no magnitude series, one without phase where that is asked
-            for, or labels that do not fit.
+        InputError: whatever `find_series` finds wrong, no magnitude series, one without phase where that is asked for,
+            unsound labels, an image that is no slice (`SliceLookup`), or a patient in two splits.
     """
     found = find_series(source, progress=True)
     magnitude = magnitude_among(found, source)
-    of_series = labels_of_series(magnitude, source, labels)
-    known = {headers.patient_id for headers, own in zip(magnitude, of_series.labelled, strict=True) if own}
-    pairs = list(zip(magnitude, of_series.labelled, strict=True))
+    labelled, splits, mimic_kinds, left_out = _labels_of(magnitude, source, labels)
+    pairs = list(zip(magnitude, labelled, strict=True))
+    known = {headers.patient_id for headers, own in pairs if own}
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
     unused = [headers for headers in found if headers.kind != "magnitude" and headers not in phases]
-    left_out = Counter(f"series of kind {headers.kind}" for headers in unused)
-    left_out.update({OTHER_SERIES: len(pairs) - len(kept), **of_series.left_out})
+    left_out.update(f"series of kind {headers.kind}" for headers in unused)
+    left_out[OTHER_SERIES] = len(pairs) - len(kept)
     series = tuple(
-        DicomSeries(headers, own, of_series.splits.get(headers.patient_id), its_phase)
+        DicomSeries(headers, own, splits.get(headers.patient_id), its_phase)
         for (headers, own), its_phase in zip(kept, phases, strict=True)
     )
-    return Found(series, {what: count for what, count in left_out.items() if count}, of_series.mimic_kinds)
+    return Found(series, left_out, mimic_kinds)
+
+
+def _labels_of(
+    series: Sequence[SeriesHeaders], source: Path, given: Path | None
+) -> tuple[list[Labelled | None], dict[str, str], tuple[str, ...], Counter[str]]:
+    """Labels of each series (None where none names a slice of it), splits, kinds of mimics, and what is left out."""
+    where, labels = _read(source, given)
+    if labels is None:
+        return [None] * len(series), {}, (), Counter()
+    slices = SliceLookup(series, source)
+    places = slices.of_images(labels, where)
+    category = microbleed_category(labels, where)
+    boxes = {places[image]: own for image, own in boxes_of_images(labels, {category: ""}).items()}
+    mimics, kinds = _mimics(source, slices)
+    named = set(places.values())
+    patients = {image: {"patient_id": series[number].patient_id} for image, (number, _) in places.items()}
+    labelled = [_labelled(number, len(own.files), named, boxes, mimics) for number, own in enumerate(series)]
+    return labelled, given_splits(labels, patients, where), tuple(kinds.values()), other_boxes(labels, category)
+
+
+def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:
+    """The labels and where they were read from; None where nobody gave any."""
+    if given is not None and not given.exists():
+        raise InputError(f"{given}: no such file or folder with labels")
+    if given is not None and given.is_file():
+        return given, read_foreign_labels(given)
+    folder = given or source
+    coco = folder / LABELS_FILE
+    for file in (coco, folder / MIMICS_FILE):
+        if (file.exists() or file.is_symlink()) and not file.is_file():
+            raise InputError(f"{file}: is no file, but a folder or a link to nothing; get the labels again")
+    xml = folder.is_dir() and any(_may_be_voc(path) for path in files_named(folder, ".xml"))
+    if xml and coco.is_file():
+        raise InputError(f"{folder}: holds {LABELS_FILE} and VOC XML; say which labels to take with --labels")
+    if xml:
+        return folder, read_voc(folder)
+    if given is not None:
+        coco = labels_file(given)
+    return coco, read_foreign_labels(coco) if folder.is_dir() and coco.is_file() else None
+
+
+def _may_be_voc(path: Path) -> bool:
+    """Whether an XML file is VOC's; one that cannot be read might be."""
+    try:
+        return next(ET.iterparse(path, events=("start",)))[1].tag == "annotation"
+    except (ET.ParseError, OSError, ValueError, LookupError):
+        return True
+
+
+def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[tuple[int, int], list[Box]], dict[object, str]]:
+    """The mimics of each slice, and category -> kind."""
+    file = source / MIMICS_FILE
+    if not file.is_file():
+        return {}, {}
+    mimics = read_foreign_labels(file)
+    kinds = {category["id"]: str(category.get("name", "mimic")) for category in mimics["categories"]}
+    places = slices.of_images(mimics, file)
+    return {places[image]: own for image, own in boxes_of_images(mimics, kinds).items()}, kinds
+
+
+def _labelled(
+    number: int, count: int, named: set[tuple[int, int]], *boxes: Mapping[tuple[int, int], list[Box]]
+) -> Labelled | None:
+    """The labels of a series' slices; None where no label names one. `boxes`: those of microbleeds, and of mimics."""
+    unnamed = sum((number, index) not in named for index in range(count))
+    if unnamed == count:
+        return None
+    return Labelled(*(tuple(tuple(of.get((number, index), ())) for index in range(count)) for of in boxes), unnamed)
 
 
 def affine_of(series: SeriesHeaders) -> np.ndarray:

@@ -36,9 +36,7 @@ def find_dou(source: Path, box_mm: float) -> Found:
         wanted = source / "ground_truth" / f"{missing[0]}.mat"
         raise InputError(f"{wanted}: no such file, but {volumes[missing[0]]} needs it; get it, or remove the volume")
     if unknown := sorted(labels.keys() - volumes.keys()):
-        raise InputError(
-            f"{labels[unknown[0]]}: no volume nii/{unknown[0]}.nii belongs to it; get it, or remove this"
-        )
+        raise InputError(f"{labels[unknown[0]]}: no volume nii/{unknown[0]}.nii is there; get it, or remove this")
     # scipy's reader faults on damaged files.
     with own_process(read_numbers, "damaged, it crashes the reader of MATLAB files; get the file again") as read:
         centres = {name: read(labels[name], ("cen", "gt_num")) for name in volumes}

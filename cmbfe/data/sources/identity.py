@@ -1,8 +1,7 @@
 """Pseudonyms: which names of patients and series reach an output, and the one file that leads back to them.
 
 A pseudonym is a keyed hash (HMAC-SHA256) of the id under a secret salt, so that nobody can find the id by hashing all
-ids that could be. The salt is random for each import unless a key file holds one: imports with one key file give a
-patient one pseudonym.
+ids that could be. The salt is random for each import unless a key file holds one.
 """
 
 import hashlib
@@ -26,13 +25,10 @@ DIGITS = 16
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Names for the outputs.
-
-    Attributes:
-        salt: secret; None keeps the names of the source.
-    """
+    """Names for the outputs."""
 
     salt: bytes | None
+    """Secret; None keeps the names of the source."""
 
     def patient(self, patient: str) -> str:
         """The patient's name in the outputs: `p` and 16 hexadecimal digits. The letter keeps it from being a number."""
@@ -81,9 +77,8 @@ def read_key(key_file: Path | None) -> dict[str, Any] | None:
     with within_python(key_file):
         key = read_json(key_file)
     try:
-        is_key = len(bytes.fromhex(key["salt"])) == SALT_BYTES and {type(key["patients"]), type(key["series"])} == {
-            dict
-        }
+        are_maps = {type(key["patients"]), type(key["series"])} == {dict}
+        is_key = are_maps and len(bytes.fromhex(key["salt"])) == SALT_BYTES
     except (TypeError, KeyError, ValueError):
         is_key = False
     if not is_key:
@@ -98,9 +93,9 @@ def write_key(key_file: Path, names: Pseudonyms, series: Iterable[tuple[str, str
         series: (patient, series) as the source calls them; no two series have one name.
     """
     key = read_key(key_file) or {"salt": (names.salt or b"").hex(), "patients": {}, "series": {}}
-    for patient, one in series:
+    for patient, name in series:
         key["patients"][names.patient(patient)] = patient
-        key["series"][names.series(patient, one)] = one
+        key["series"][names.series(patient, name)] = name
     _write_private(key_file, key)
 
 

@@ -1,8 +1,8 @@
 """From a source to images, labels and report: patients in parallel, atomic, and resumed after a kill.
 
 Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each atomically. The output appears when
-all are there, and the hidden folder goes. The same command resumes from what a kill leaves of it; a patient whose files
-or settings have changed since is made anew.
+all are there. The same command resumes from what a kill leaves; a patient whose files or settings have changed is made
+anew.
 """
 
 import hashlib
@@ -85,8 +85,6 @@ def import_source(
 ) -> dict[str, Any]:
     """Turn a data set into images, annotations.json, mimics.json, series.json and report.json.
 
-    Only DICOM of the phantom names mimics; commands that ask for the file find that there are none.
-
     All labels and volumes of patients that are not made yet are read and checked before the first image is made.
 
     Args:
@@ -121,13 +119,12 @@ def import_source(
         used = {"pictures": settings.model_dump(mode="json"), "size": options.size, "box_mm": options.box_mm}
         write_json(temporary / SETTINGS_FILE, {"kind": kind, "seed": seed, **used})
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
-        if not any(series.is_labelled for series in found.series):
-            notes[UNLABELLED] = 1
+        notes[UNLABELLED] = int(not any(series.is_labelled for series in found.series))
         result = {"kind": kind, **report(labels, found.left_out, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
             write_key(options.key_file, names, [(series.patient, series.name) for series in found.series])
-        for patient in patients:  # last, as a patient that has moved is no longer there to go on from
+        for patient in patients:  # last, as a patient that has moved is lost to an import that resumes
             for folder in patient.folders:
                 (patient.work / folder).rename(temporary / folder)
     return result
@@ -147,11 +144,9 @@ def _check(kind: str, source: Path, settings: Images, options: Options, out: Pat
         refuse_key_file(options.key_file, out, options.keep_ids)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    if source.is_dir() and resolved(out).is_relative_to(resolved(source)):
-        raise InputError(
-            f"{out}: lies in the source {source}, and would be read as part of it; give a folder elsewhere"
-        )
     if source.is_dir():
+        if resolved(out).is_relative_to(resolved(source)):
+            raise InputError(f"{out}: lies in the source {source}, and would be read as part of it; give another")
         look_into(source)
 
 
@@ -190,9 +185,8 @@ def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
     given: dict[str, str] = {}
     for series in all_series:
         if series.split and given.setdefault(series.patient, series.split) != series.split:
-            raise InputError(
-                f"patient {series.patient!r} is in the splits {given[series.patient]} and {series.split}; keep one"
-            )
+            both = f"{given[series.patient]} and {series.split}"
+            raise InputError(f"patient {series.patient!r} is in the splits {both}; keep one")
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
     others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
@@ -219,19 +213,16 @@ def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> li
 
 
 def _made_of(patient: Patient, settings: Images, options: Options) -> str:
-    """Hash of everything that a patient's images depend on."""
-    files = [(str(file), *_state(file)) for series in patient.series for file in series.files]
+    """Hash of everything that a patient's images depend on; files count by size and time of the last change."""
+    files = []
+    for file in (file for series in patient.series for file in series.files):
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}; get it, or remove what names it") from None
+        files.append((str(file), state.st_size, state.st_mtime_ns))
     content = (settings.model_dump(mode="json"), options.size, patient.series, patient.folders, files)
     return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _state(file: Path) -> tuple[int, int]:
-    """Size and time of the last change."""
-    try:
-        state = file.stat()
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; get it, or remove what names it") from None
-    return state.st_size, state.st_mtime_ns
 
 
 def _make(patients: Sequence[Patient], settings: Images, options: Options, progress: bool) -> None:
@@ -257,17 +248,13 @@ def take_import(source: Path, out: Path) -> Labels:
         InputError: no import, images of several sizes or of unknown pixel size, or a split without a microbleed.
     """
     if missing := [name for name in IMPORTED if not (source / name).is_file()]:
-        raise InputError(
-            f"{source}: no {missing[0]}; data.source in params.yaml names a folder that cmbfe import made"
-        )
+        raise InputError(f"{source}: no {missing[0]}; data.source in params.yaml names a folder of cmbfe import")
     labels = read_labels(source / LABELS_FILE)
     sizes = Counter((image["width"], image["height"]) for image in labels["images"])
     if len(sizes) > 1:
         raise InputError(f"{source}: images of {len(sizes)} sizes; import again with --size, as training needs one")
     if any("pixel_spacing_mm" not in image for image in labels["images"]):
-        raise InputError(
-            f"{source / LABELS_FILE}: images without pixel_spacing_mm; figures and tables need sizes in mm"
-        )
+        raise InputError(f"{source / LABELS_FILE}: images without pixel_spacing_mm; figures need sizes in mm")
     split_of = {image["id"]: image["split"] for image in labels["images"]}
     shown = {split_of[box["image_id"]] for box in labels["annotations"]}
     if empty := [split for split in ("train", "validation", "test") if split not in shown]:

@@ -3,8 +3,8 @@
 COCO: a folder with annotations.json (or one other .json), or that file itself. File names are relative to the file's
 folder. `patient_id` says whose an image is; without it, its folder does.
 
-They are decoded and encoded again, not copied, so that what a file holds besides its pixels (EXIF, comments) stays
-behind. Of the labels, sizes, slice indices, pixel spacing, splits and boxes go on (with `TRAITS`), and no other text.
+Images are decoded and encoded again, so that EXIF and comments stay behind. Of the labels, sizes, slice indices, pixel
+spacing, splits, boxes and `TRAITS` are kept, and no other text.
 """
 
 from collections import Counter, defaultdict
@@ -89,24 +89,22 @@ class ImageSeries:
 
     def load(self, size: int | None) -> Loaded:
         """See `Series`. Every image is decoded once to check it, and again when it is drawn."""
-        frames = [_frame(image, size) for image in self.images]
+        images, frames = [], []
         for image in self.images:
             rows, columns = read_image(image.file).shape
             if (rows, columns) != (image.height, image.width):
                 said = f"{image.width} x {image.height}"
                 raise InputError(f"{image.file}: has {columns} x {rows} px, but its label says {said}; correct one")
-        drawn = list(zip(self.images, frames, strict=True))
+            frames.append(Frame(rows, columns, *(image.pixel_spacing_mm or (1.0, 1.0)), size))
+            images.append({**frames[-1].entry, "slice_index": image.slice_index})
+            if not image.pixel_spacing_mm:
+                del images[-1]["pixel_spacing_mm"]
         try:
             boxes = records([image.boxes for image in self.images], frames)
         except InputError as error:
             raise InputError(f"{self.images[0].file.parent}: {error}") from None
-        return Loaded(
-            images=[_image(image, frame) for image, frame in drawn],
-            boxes=boxes,
-            place={},
-            notes={},
-            draw=lambda _: (frame.image(read_image(image.file)) for image, frame in drawn),
-        )
+        pairs = list(zip(self.images, frames, strict=True))
+        return Loaded(images, boxes, draw=lambda _: (frame.image(read_image(image.file)) for image, frame in pairs))
 
 
 def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
@@ -132,17 +130,6 @@ def _clipped(bbox: Sequence[float], frame: Frame, index: int) -> list[float]:
     if min(inside[2:]) <= 0:
         raise InputError(f"the box {list(bbox)} of image {index + 1} lies outside it; redraw it or remove it")
     return inside
-
-
-def _frame(image: Image, size: int | None) -> Frame:
-    row_mm, column_mm = image.pixel_spacing_mm or (1.0, 1.0)
-    return Frame(image.height, image.width, row_mm, column_mm, size)
-
-
-def _image(image: Image, frame: Frame) -> dict[str, Any]:
-    height, width = frame.shape
-    spacing = {"pixel_spacing_mm": list(frame.spacing_mm)} if image.pixel_spacing_mm else {}
-    return {"width": width, "height": height, "slice_index": image.slice_index, **spacing}
 
 
 def found_in_labels(labels: Labels, where: Path, image_file: Callable[[str], Path]) -> Found:
@@ -171,14 +158,15 @@ def _grouped(
     """(patient, series) -> its images, with the file of each."""
     groups = defaultdict(list)
     for image in labels["images"]:
-        if not isinstance(image["file_name"], str) or "\0" in image["file_name"]:
-            raise InputError(f"{where}: image {image['id']}: file_name {image['file_name']!r} is no name of a file")
-        folder = Path(image["file_name"]).parent.as_posix()
+        name = image["file_name"]
+        if not isinstance(name, str) or "\0" in name:
+            raise InputError(f"{where}: image {image['id']}: file_name {name!r} is no name of a file")
+        folder = Path(name).parent.as_posix()
         if "patient_id" not in image and folder == ".":
             reason = "has no patient_id and lies in no folder; give it one of them, as images are split by patient"
-            raise InputError(f"{where}: image {image['id']} ({image['file_name']}) {reason}")
+            raise InputError(f"{where}: image {image['id']} ({name}) {reason}")
         key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
-        groups[key].append((image, image_file(image["file_name"])))
+        groups[key].append((image, image_file(name)))
     files = Counter(file for group in groups.values() for _, file in group)
     if (repeated := files.most_common(1)[0])[1] > 1:
         raise InputError(f"{where}: {repeated[1]} images are the file {repeated[0]}; keep one")
@@ -196,10 +184,10 @@ def microbleed_category(labels: Labels, where: Path) -> Any:
     return wanted[0]
 
 
-def other_boxes(labels: Labels, category: Any) -> dict[str, int]:
+def other_boxes(labels: Labels, category: Any) -> Counter[str]:
     """How many boxes are of other categories, for `Found.left_out`."""
     others = sum(box["category_id"] != category for box in labels["annotations"])
-    return {f"boxes of other categories than {CATEGORIES[0]['name']}": others} if others else {}
+    return Counter({f"boxes of other categories than {CATEGORIES[0]['name']}": others})
 
 
 def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[Box]]:
@@ -222,7 +210,7 @@ def _box(box: dict[str, Any], kind: str) -> Box:
 
 
 def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> ImageSeries:
-    group = sorted(group, key=lambda one: (one[0].get("slice_index", 0), one[0]["file_name"]))
+    group = sorted(group, key=lambda pair: (pair[0].get("slice_index", 0), pair[0]["file_name"]))
     is_indexed = all("slice_index" in image for image, _ in group)
     if is_indexed:
         indices = Counter(image["slice_index"] for image, _ in group)

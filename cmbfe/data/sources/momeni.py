@@ -11,7 +11,6 @@ Folders that are not there are passed over. A patient is the leading number, wha
 volumes of a subject, and all its visits, are in one split.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,19 +19,15 @@ from typing import Any
 
 import pandas as pd
 
-from cmbfe.data.sources.series import Found, Points, VolumeSeries
+from cmbfe.data.sources.series import Found, Points, VolumeSeries, number_in
 from cmbfe.errors import InputError
 
 NAME_COLUMN = "nifti file name"
 """Heads the first column of a workbook, with a trailing blank; x, y, z of one microbleed after the other follow. Empty
 cells may hold blanks as text, numbers may be text, rows may be repeated."""
-REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = (
-    "rCMB_DefiniteSubject",
-    "NoCMBSubject",
-    "sCMB_DefiniteSubject",
-    "sCMB_NoCMBSubject",
-)
-FOLDERS = (REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC)
+FOLDERS = ("rCMB_DefiniteSubject", "NoCMBSubject", "sCMB_DefiniteSubject", "sCMB_NoCMBSubject")
+REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = FOLDERS
+REPEATED = "repeated rows of workbooks (their places are joined)"
 MARK_ON_REAL, MARK_SYNTHETIC = "_rsCMB", "_sCMB"
 NAME = re.compile(r"(?P<subject>\d+)_(?P<visit>T\d+)_.+")
 
@@ -64,15 +59,14 @@ def find_momeni(source: Path, box_mm: float) -> Found:
     root = _root(source)
     folders = [root / name for name in FOLDERS if (root / name).is_dir()]
     volumes = _volumes(root, folders)
-    rows, left_out = _rows(root, need=[folder.name for folder in folders] != [NONE])
+    rows, repeated = _rows(root, need=[folder.name for folder in folders] != [NONE])
     known = {name: row for name, row in rows.items() if root / _folder(name) in folders}
     for name, row in known.items():
         if name not in volumes or volumes[name].parent.name != _folder(name):
             where = f", but lies in {volumes[name].parent.name}" if name in volumes else ""
-            reason = f"{name} is no volume of {_folder(name)}{where}"
-            raise InputError(f"{row.where}: {reason}; correct the name or get the volume")
-    if elsewhere := len(rows) - len(known):
-        left_out["rows of workbooks whose folder is not there"] = elsewhere
+            reason = f"{name} is no volume of {_folder(name)}{where}; correct the name or get the volume"
+            raise InputError(f"{row.where}: {reason}")
+    left_out = {REPEATED: repeated, "rows of workbooks whose folder is not there": len(rows) - len(known)}
     series = tuple(_series(name, path, rows, box_mm) for name, path in volumes.items())
     return Found(series, left_out)
 
@@ -108,8 +102,8 @@ def _folder(name: str) -> str:
     return SYNTHETIC_ON_REAL if MARK_ON_REAL in name else SYNTHETIC if MARK_SYNTHETIC in name else REAL
 
 
-def _rows(root: Path, need: bool) -> tuple[dict[str, Row], dict[str, int]]:
-    """Name of a volume -> its row of all workbooks, and what was left out of them."""
+def _rows(root: Path, need: bool) -> tuple[dict[str, Row], int]:
+    """Name of a volume -> its row of all workbooks, and how many rows repeat another."""
     workbooks = [path for path in sorted(root.glob("*.xlsx")) if not path.name.startswith("~$")]
     if need and not workbooks:
         raise InputError(f"{root}: no workbook *.xlsx, which places the microbleeds; get those of the data set")
@@ -122,27 +116,19 @@ def _rows(root: Path, need: bool) -> tuple[dict[str, Row], dict[str, int]]:
             repeated += before is not None
             places = row.places if before is None else tuple(dict.fromkeys((*before.places, *row.places)))
             rows[name] = Row(name, places, workbook, row.where)
-    return rows, {"repeated rows of workbooks (their places are joined)": repeated} if repeated else {}
+    return rows, repeated
 
 
 def _series(name: str, path: Path, rows: Mapping[str, Row], box_mm: float) -> VolumeSeries:
-    subject = NAME.fullmatch(name)["subject"]
-    if path.parent.name == NONE:
-        points = Points((), "voxel-1", (), path)
-    else:
-        own = _row(name, path, rows)
-        places = own.places
-        if path.parent.name == SYNTHETIC_ON_REAL:
-            places += _row(name.split(MARK_ON_REAL)[0], path, rows).places
-        places = tuple(dict.fromkeys(places))
-        points = Points(places, "voxel-1", (box_mm,) * len(places), own.workbook)
-    return VolumeSeries(subject, f"{path.parent.name}/{name}", path, points=points)
-
-
-def _row(name: str, path: Path, rows: Mapping[str, Row]) -> Row:
-    if name not in rows:
-        raise InputError(f"{path}: no workbook has a row for {name}; add it, or remove the volume")
-    return rows[name]
+    places, file, folder = (), path, path.parent.name
+    if folder != NONE:
+        names = [name, name.split(MARK_ON_REAL)[0]] if folder == SYNTHETIC_ON_REAL else [name]
+        if missing := [needed for needed in names if needed not in rows]:
+            raise InputError(f"{path}: no workbook has a row for {missing[0]}; add it, or remove the volume")
+        places = tuple(dict.fromkeys(place for known in names for place in rows[known].places))
+        file = rows[name].workbook
+    points = Points(places, "voxel-1", (box_mm,) * len(places), file)
+    return VolumeSeries(NAME.fullmatch(name)["subject"], f"{folder}/{name}", path, points=points)
 
 
 def read_workbook(path: Path) -> list[Row]:
@@ -174,8 +160,8 @@ def _is_headed(header: Sequence[Any]) -> bool:
 def _rows_of_sheet(path: Path, title: str, cells: Sequence[Sequence[Any]]) -> Iterator[Row]:
     for number, (name, *values) in enumerate(cells[1:], 2):
         where = f"{path}: sheet {title!r}, row {number}"
-        numbers = [_number(value, f"{where}, column {n}") for n, value in enumerate(values, 2)]
-        name = str(name).strip()
+        name, *texts = (str(value).strip() for value in (name, *values))
+        numbers = [number_in(text, f"{where}, column {n}") if text else None for n, text in enumerate(texts, 2)]
         if not name and all(value is None for value in numbers):
             continue
         places = tuple(_places(numbers, where))
@@ -186,19 +172,6 @@ def _rows_of_sheet(path: Path, title: str, cells: Sequence[Sequence[Any]]) -> It
         yield Row(name, places, path, where)
 
 
-def _number(value: Any, where: str) -> float | None:
-    text = str(value).strip()
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: holds {text!r}, which is no number; correct or clear it")
-    return number
-
-
 def _places(numbers: Sequence[float | None], where: str) -> Iterator[tuple[float, float, float]]:
     for first in range(0, len(numbers), 3):
         place = tuple(numbers[first : first + 3])
@@ -206,7 +179,5 @@ def _places(numbers: Sequence[float | None], where: str) -> Iterator[tuple[float
         if len(known) == 3:
             yield place
         elif known:
-            count = first // 3 + 1
-            raise InputError(
-                f"{where}: place {count} has {len(known)} of its three numbers x, y, z; complete or clear it"
-            )
+            has = f"place {first // 3 + 1} has {len(known)} of its three numbers x, y, z"
+            raise InputError(f"{where}: {has}; complete or clear it")

@@ -6,7 +6,6 @@ mask: "{patient}/{series}/cmb.nii.gz"      # or points: with coordinates:, or ne
 
 import csv
 import glob
-import math
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries
+from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries, number_in
 from cmbfe.errors import InputError
 from cmbfe.files import within_python
 from cmbfe.params import read_yaml
@@ -88,17 +87,16 @@ def find_nifti(source: Path, box_mm: float) -> Found:
     description = read_description(file)
     volumes = _volumes(description, file)
     split_of = _split_of(description, {patient for patient, _ in volumes}, file)
-    series = [
-        one
+    each = (
+        _series(patient, name, path, description, file, box_mm, split_of.get(patient))
         for (patient, name), path in volumes.items()
-        if (one := _series(patient, name, path, description, file, box_mm, split_of.get(patient)))
-    ]
+    )
+    series = [kept for kept in each if kept]
     if not series:
         raise InputError(f"{file}: every volume was left out, as none has a label; correct mask or points")
     if description.points:
         _refuse_unknown(description, file, list(volumes))
-    left_out = len(volumes) - len(series)
-    return Found(tuple(series), {"volumes without a label": left_out} if left_out else {})
+    return Found(tuple(series), {"volumes without a label": len(volumes) - len(series)})
 
 
 def read_description(path: Path) -> Description:
@@ -164,21 +162,19 @@ def _split_of(description: Description, patients: set[str], file: Path) -> dict[
 def _series(
     patient: str, name: str, path: Path, description: Description, file: Path, box_mm: float, split: str | None
 ) -> VolumeSeries | None:
-    label = _label(description, file, patient, name)
-    series = f"{patient}/{name}"
-    if label is None:
-        return VolumeSeries(patient, series, path, split=split)
-    if not label.is_file():
+    label, mask, points = _label(description, file, patient, name), None, None
+    if label is not None and not label.is_file():
         if description.without_label == "leave out":
             return None
         if description.without_label == "error":
             hint = "get it, or say what such a volume is: without_label: no microbleeds, or leave out"
             raise InputError(f"{label}: no such file, the label of {path.name}; {hint}")
-        return VolumeSeries(patient, series, path, points=Points((), "voxel-0", (), path), split=split)
-    if description.mask:
-        return VolumeSeries(patient, series, path, mask=label, split=split)
-    points = _points(label, patient, name, description, box_mm)
-    return VolumeSeries(patient, series, path, points=points, split=split)
+        points = Points((), "voxel-0", (), path)
+    elif description.mask:
+        mask = label
+    elif label is not None:
+        points = _points(label, patient, name, description, box_mm)
+    return VolumeSeries(patient, f"{patient}/{name}", path, mask, points, split)
 
 
 def _points(path: Path, patient: str, series: str, description: Description, box_mm: float) -> Points:
@@ -188,25 +184,15 @@ def _points(path: Path, patient: str, series: str, description: Description, box
         for line, row in _read_table(path).items()
         if row.get("patient", patient) == patient and row.get("series", series) == series
     ]
-    places = tuple(tuple(_number(row[axis], path, line) for axis in "xyz") for line, row in own)
+    places = tuple(tuple(number_in(row[axis], f"{path}: row {line}") for axis in "xyz") for line, row in own)
     diameters = tuple(
         _diameter(row["diameter_mm"], path, line) if "diameter_mm" in row else side for line, row in own
     )
     return Points(places, description.coordinates, diameters, path)
 
 
-def _number(text: str, path: Path, line: int) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{path}: row {line}: holds a value that is no number ({text!r}); correct or remove the row")
-    return number
-
-
 def _diameter(text: str, path: Path, line: int) -> float:
-    diameter = _number(text, path, line)
+    diameter = number_in(text, f"{path}: row {line}")
     if not SMALLEST_MM < diameter <= LARGEST_MM:
         range_mm = f"above {SMALLEST_MM:g} and up to {LARGEST_MM:g}"
         raise InputError(f"{path}: row {line}: diameter_mm is not {range_mm}, but {text}; correct it")

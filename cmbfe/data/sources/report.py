@@ -24,7 +24,7 @@ def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]
 
     Args:
         left_out: things of the source that are in no image, by reason -> how many.
-        notes: what was changed or assumed -> how often.
+        notes: what was changed or assumed -> how often. Zeros are not mentioned, in neither.
 
     Returns:
         JSON without any name: counts in all and by split, `box_size_mm` and `lesion_slices` (quantile -> value; the
@@ -33,20 +33,22 @@ def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]
     """
     sizes = Counter((image["width"], image["height"]) for image in labels["images"])
     splits = sorted({image["split"] for image in labels["images"]})
-    notes = dict(notes) | ({SIZES_DIFFER: len(sizes)} if len(sizes) > 1 else {})
+    several = len(sizes) if len(sizes) > 1 else 0
     slices = Counter(box["lesion_id"] for box in labels["annotations"])
     return {
         **_counts(labels, None),
         "splits": {split: _counts(labels, split) for split in splits},
-        "picture_px": [
-            {"width": width, "height": height, "pictures": n} for (width, height), n in sorted(sizes.items())
-        ],
+        "picture_px": [{"width": size[0], "height": size[1], "pictures": n} for size, n in sorted(sizes.items())],
         "box_size_mm": _quantiles(_sizes_mm(labels)),
         "lesion_slices": _quantiles(list(slices.values())),
         "coverage": _coverage(labels),
-        "left_out": [{"what": what, "count": count} for what, count in sorted(left_out.items())],
-        "notes": [{"what": what, "count": count} for what, count in sorted(notes.items())],
+        "left_out": _listed(left_out),
+        "notes": _listed({**notes, SIZES_DIFFER: several}),
     }
+
+
+def _listed(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"what": what, "count": count} for what, count in sorted(counts.items()) if count]
 
 
 def _counts(labels: Labels, split: str | None) -> dict[str, int]:
@@ -120,9 +122,8 @@ def summary(report: Mapping[str, Any]) -> str:
     lines = [f"{report['patients']} patients, {report['series']} series, {report['pictures']} images"]
     lines += [f"  {split}: {_line(counts)}" for split, counts in report["splits"].items()]
     if size := report["box_size_mm"]:
-        lines.append(
-            f"boxes measure {size['0.5']:.1f} mm (median; {size['0.05']:.1f} to {size['0.95']:.1f} for 90 %)"
-        )
+        range_mm = f"{size['0.05']:.1f} to {size['0.95']:.1f}"
+        lines.append(f"boxes measure {size['0.5']:.1f} mm (median; {range_mm} for 90 %)")
     if report["coverage"]:
         rows = sorted(report["coverage"], key=lambda row: -row["reachable_share"])
         shares = [f"{row['default_boxes']}-{row['input_px']} {row['reachable_share']:.0%}" for row in rows]

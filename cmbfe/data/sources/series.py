@@ -1,5 +1,6 @@
 """What every format is turned into: series that can be checked, and then written as images with boxes."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from cmbfe.data.sources.volumes import (
     read_volume,
     refuse_lines,
 )
+from cmbfe.errors import InputError
 from cmbfe.params import Images
 
 BACKGROUND = "voxels that were no finite number became background"
@@ -74,6 +76,11 @@ class Frame:
         """Of the result: between rows, between columns."""
         return self.row_mm / self.scale[1], self.column_mm / self.scale[0]
 
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What COCO says of the result: `width`, `height`, `pixel_spacing_mm`."""
+        return {"width": self.shape[1], "height": self.shape[0], "pixel_spacing_mm": list(self.spacing_mm)}
+
     def image(self, image: np.ndarray, around: int = 0) -> np.ndarray:
         """Scale a uint8 image [rows, columns] (linear; smoothed where it shrinks, against aliasing) and centre it."""
         if self.inner == self.shape == image.shape:
@@ -107,12 +114,12 @@ class Loaded:
     """`width`, `height`, `slice_index` and, where known, `pixel_spacing_mm` of each image."""
     boxes: list[dict[str, Any]]
     """`image` (0-based), `bbox` px and `lesion` (number within the series); `ignore` where the source says so."""
-    place: dict[str, Any]
-    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty where nobody knows."""
-    notes: dict[str, int]
-    """What a report should mention -> how often."""
     draw: Callable[[Images], Iterator[np.ndarray]]
     """Makes the uint8 images, one after another."""
+    place: dict[str, Any] = field(default_factory=dict)
+    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty where nobody knows."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What a report should mention -> how often; 0 is not mentioned."""
     mimics: list[dict[str, Any]] = field(default_factory=list)
     """As `boxes`, with `kind`: what only looks like a microbleed."""
     has_phase: bool = False
@@ -145,12 +152,23 @@ class Series(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds: its series, and how many things were left out, by reason."""
+    """What a source holds: its series, and how many things were left out, by reason (0: none)."""
 
     series: tuple[Series, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     mimic_kinds: tuple[str, ...] = ()
     """Kinds of mimics that somebody has looked for."""
+
+
+def number_in(text: str, where: str) -> float:
+    """The finite number that a cell of a table holds; raises `InputError` where it holds none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: holds {text!r}, which is no number; correct or remove it")
+    return number
 
 
 @dataclass(frozen=True)
@@ -196,24 +214,22 @@ class VolumeSeries:
     def load(self, size: int | None) -> Loaded:
         """See `Series`. The volume stays in memory as long as the result does."""
         volume = read_volume(self.image)
-        notes = {BACKGROUND: volume.not_finite, NO_PLACE: int(not volume.has_place)}
         slices, rows, columns = volume.voxels.shape
         refuse_lines(self.image, rows, columns)
+        slice_mm, *sides_mm = volume.spacing_mm
+        is_other_plane = max(sides_mm) > 2 * min(sides_mm)
+        notes = {BACKGROUND: volume.not_finite, NO_PLACE: not volume.has_place, OTHER_PLANE: is_other_plane}
         lesions = self._lesions(volume, notes)
-        slice_mm, row_mm, column_mm = volume.spacing_mm
-        notes[OTHER_PLANE] = int(max(row_mm, column_mm) > 2 * min(row_mm, column_mm))
-        frame = Frame(rows, columns, row_mm, column_mm, size)
-        height, width = frame.shape
-        image = {"width": width, "height": height, "pixel_spacing_mm": list(frame.spacing_mm)}
+        frame = Frame(rows, columns, *sides_mm, size)
         return Loaded(
-            images=[{**image, "slice_index": index} for index in range(slices)],
+            images=[{**frame.entry, "slice_index": index} for index in range(slices)],
             boxes=[
                 {"image": index, "bbox": frame.box(box), "lesion": number}
                 for number, boxes in enumerate(lesions, 1)
                 for index, box in sorted(boxes.items())
             ],
             place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
-            notes={note: count for note, count in notes.items() if count},
+            notes={note: int(count) for note, count in notes.items()},
             draw=lambda settings: (
                 frame.image(image) for image in volume_images(volume.voxels, volume.spacing_mm, settings)
             ),
@@ -224,7 +240,7 @@ class VolumeSeries:
         if self.mask is not None:
             mask = read_mask(self.mask, volume, self.image)
             notes[BACKGROUND] += mask.not_finite
-            notes[LABEL_VALUES] = int(not np.isin(mask.voxels, (0, 1)).all())
+            notes[LABEL_VALUES] = not np.isin(mask.voxels, (0, 1)).all()
             lesions += lesions_of_mask(mask.voxels)
         if self.points is not None:
             where = f"{self.points.file}: {self.image.name}"

@@ -32,7 +32,7 @@ def find_valdo(source: Path) -> Found:
         raise InputError(f"{source}: holds {repeated[1]} folders {repeated[0]}; keep one")
     series = tuple(_series(folder) for folder in folders)
     others = sum(_path(folder, other) is not None for folder in folders for other in OTHERS)
-    return Found(series, {"T1 and T2 volumes (images are T2*)": others} if others else {})
+    return Found(series, {"T1 and T2 volumes (images are T2*)": others})
 
 
 def _series(folder: Path) -> VolumeSeries:

@@ -31,12 +31,9 @@ AXES = "LPS"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_PLACE_VOXELS = 0.5
 """A label belongs to its volume where no corner of the two lies further apart than this."""
-
 PART_BYTES = 2**22
 LARGEST_CONDITION = 1e4
 """Of an affine: voxels 10,000 times as long as wide, or axes within 0.01 degrees of one plane, are a damaged header."""
-
-
 Boxes = dict[int, list[float]]
 """Slice -> box of one microbleed."""
 
@@ -91,9 +88,8 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"{path}: {_by(image.shape)} voxels are no three-dimensional volume; give one volume a file")
     if image.get_data_dtype().kind not in "iuf":
-        raise InputError(
-            f"{path}: voxels of type {image.get_data_dtype()} are no real numbers; give a magnitude image"
-        )
+        kind = image.get_data_dtype()
+        raise InputError(f"{path}: voxels of type {kind} are no real numbers; give a magnitude image")
     has_place = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
     affine = image.affine if has_place or affine_if_none is None else affine_if_none
     turn = _turn(path, affine)
@@ -123,9 +119,7 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
     mask = read_volume(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
     if mask.voxels.shape != volume.voxels.shape:
         shapes = _by(reversed(mask.voxels.shape)), _by(reversed(volume.voxels.shape))
-        raise InputError(
-            f"{path}: {shapes[0]} voxels, but {volume_path.name} has {shapes[1]}; draw the label on that"
-        )
+        raise InputError(f"{path}: {shapes[0]} voxels, but {volume_path.name} has {shapes[1]}; draw it on that")
     if mask.has_place:
         corners = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
         corners = corners * np.subtract(volume.voxels.shape[::-1], 1)
