@@ -11,26 +11,14 @@ from cmbfe.data.imgaug_on_numpy2 import BoundingBox, BoundingBoxesOnImage
 from cmbfe.data.labelled.images import read_image, save_image
 from cmbfe.data.labelled.labels import read_labels
 from cmbfe.errors import InputError
-from cmbfe.params import Augmentation
+from cmbfe.params import load_params, profile_file
 
-PAPER = Augmentation(
-    target_images=4434,
-    flip_probability=0.5,
-    intensity_factor=(1.2, 1.5),
-    blur_sigma_px=(0.0, 3.0),
-    translation_px=15.0,
-    rotation_degrees=(-30.0, 30.0),
-    scale=(0.8, 0.95),
-    minimum_visible_share=0.5,
-)
+PAPER = load_params(profile_file("paper")).augmentation
 UNCHANGED = PAPER.model_copy(
     update={
-        "flip_probability": 0.0,
-        "intensity_factor": (1.0, 1.0),
-        "blur_sigma_px": (0.0, 0.0),
-        "translation_px": 0.0,
-        "rotation_degrees": (0.0, 0.0),
-        "scale": (1.0, 1.0),
+        **{"flip_probability": 0.0, "translation_px": 0.0},
+        **dict.fromkeys(("intensity_factor", "scale"), (1.0, 1.0)),
+        **dict.fromkeys(("blur_sigma_px", "rotation_degrees"), (0.0, 0.0)),
     }
 )
 

@@ -99,17 +99,14 @@ def test_a_slice_between_the_others_is_an_error(tmp_path):
     assert "slices too close" in error_of(tmp_path)
 
 
-def test_two_slices_at_one_position_are_named(tmp_path):
+def test_two_slices_at_one_position_are_named_and_so_are_copies(tmp_path):
     images = mr_series(random_volume())
+    paths = write(tmp_path / "copy", images)
+    shutil.copy(paths[1], tmp_path / "copy" / "copy.dcm")
+    assert "copies of one image" in error_of(tmp_path / "copy")
     images[2].ImagePositionPatient = images[1].ImagePositionPatient
-    write(tmp_path, images)
-    assert re.search(r"two slices at one position: .*001\.dcm|002\.dcm", error_of(tmp_path))
-
-
-def test_a_second_copy_of_a_slice_is_named_as_such(tmp_path):
-    paths = write(tmp_path, mr_series(random_volume()))
-    shutil.copy(paths[1], tmp_path / "copy.dcm")
-    assert "copies of one image" in error_of(tmp_path)
+    write(tmp_path / "in", images)
+    assert re.search(r"two slices at one position: .*001\.dcm|002\.dcm", error_of(tmp_path / "in"))
 
 
 @pytest.mark.parametrize(
@@ -189,14 +186,3 @@ def test_each_file_of_pydicoms_collection_gives_images_or_one_line(path, capfd):
     assert "\n" not in result
     assert capfd.readouterr() == ("", "")
     assert warnings.filters == filters
-
-
-def test_pydicoms_collection_in_one_folder_gives_one_line():
-    assert error_of(COLLECTION).startswith(str(COLLECTION))
-
-
-def test_folders_of_pydicoms_collection_give_images_or_one_line():
-    folders = [folder for folder in sorted(COLLECTION.rglob("*")) if folder.is_dir()]
-    outcomes = [outcome(folder) for folder in folders]
-    assert any(text.startswith("images") for text in outcomes)
-    assert not any("\n" in text for text in outcomes)

@@ -17,20 +17,16 @@ from pydicom.uid import (
 from cmbfe.data.dicom.series import find_series, read_volume
 
 
-def test_rescale_of_each_slice_is_applied(tmp_path):
+@pytest.mark.parametrize("intercept", ["-100", None])
+def test_rescale_of_each_slice_is_applied(tmp_path, intercept):
     volume = random_volume(2)
-    images = mr_series(volume)
+    images = mr_series(volume, RescaleIntercept=intercept)
     for image, slope in zip(images, ["0.5", "3"], strict=True):
-        image.RescaleSlope, image.RescaleIntercept = slope, "-100"
+        image.RescaleSlope = slope
     write(tmp_path, images)
     pixels = read_volume(find_series(tmp_path)[0])
-    np.testing.assert_array_equal(pixels, volume * np.array([0.5, 3.0])[:, None, None] - 100)
+    np.testing.assert_array_equal(pixels, volume * np.array([0.5, 3.0])[:, None, None] + float(intercept or 0))
     assert pixels.dtype == np.float32
-
-
-def test_rescale_slope_without_intercept_is_applied(tmp_path):
-    write(tmp_path, mr_series(random_volume(2), RescaleSlope="2"))
-    np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), 2.0 * random_volume(2))
 
 
 def test_modality_lookup_table_is_applied(tmp_path):

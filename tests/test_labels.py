@@ -43,13 +43,9 @@ def changed(where: tuple, value: object) -> dict:
 
 
 def test_labels_come_back_from_the_file_as_they_went_in(tmp_path):
-    write_labels(tmp_path / "labels.json", two_images())
-    assert read_labels(tmp_path / "labels.json") == two_images()
-
-
-def test_writing_twice_gives_the_same_bytes(tmp_path):
-    write_labels(tmp_path / "a.json", two_images())
-    write_labels(tmp_path / "b.json", two_images())
+    for name in ("a.json", "b.json"):
+        write_labels(tmp_path / name, two_images())
+    assert read_labels(tmp_path / "a.json") == two_images()
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
@@ -116,12 +112,6 @@ def test_faulty_labels_are_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_results_file_given_as_labels_is_named_as_such(tmp_path):
-    (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(InputError, match=r"results\.json: not a COCO label file"):
-        read_labels(tmp_path / "results.json")
-
-
 def test_a_split_keeps_its_images_and_their_boxes_and_no_others():
     train = labels_of_split(two_images(), "train")
     test = labels_of_split(two_images(), "test")
@@ -159,9 +149,11 @@ def test_a_faulty_detection_raises_one_line_that_names_file_entry_and_reason(fau
     assert "\n" not in str(caught.value)
 
 
-def test_detections_must_be_a_list():
+def test_labels_and_detections_are_not_taken_for_each_other():
     with pytest.raises(InputError, match="not a COCO results file"):
         check_detections(two_images(), two_images(), "detections.json")
+    with pytest.raises(InputError, match=r"results\.json: not a COCO label file"):
+        check_labels([], "results.json")
 
 
 def test_detections_without_extent_or_beyond_the_image_are_kept_as_false_positives():
@@ -187,14 +179,11 @@ def test_null_is_a_key_that_is_not_there(tmp_path, nothing):
     assert "lesion_id" not in labels["annotations"][0]
 
 
-def test_a_split_may_be_a_number(tmp_path):
-    labels = read_foreign_labels(foreign(tmp_path, {"split": 1}))
-    assert {image["split"] for image in labels["images"]} == {"1"}
-
-
 @pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
-def test_region_flags_are_numbers_or_null(tmp_path, flag):
-    assert read_foreign_labels(foreign(tmp_path, box={"iscrowd": flag}))["annotations"][0]["iscrowd"] == flag
+def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
+    labels = read_foreign_labels(foreign(tmp_path, {"split": 1}, {"iscrowd": flag}))
+    assert labels["annotations"][0]["iscrowd"] == flag
+    assert {image["split"] for image in labels["images"]} == {"1"}
 
 
 FOREIGN_FAULTS = (

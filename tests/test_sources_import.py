@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import nibabel as nib
 import pytest
@@ -11,15 +12,13 @@ from nifti_files import SHAPE, affine_of, head, mask, save
 from source_world import IMAGES, dou, imported, valdo
 from tiny_world import labelled_images, tree
 
-from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, labels_of_split, read_labels
-from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, read_labels
 from cmbfe.data.sources import importer, writing
 from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.findings.search import image_files, image_series
-from cmbfe.metrics.lesions import match_lesions
 from cmbfe.training.batches import load_labelled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,18 +60,7 @@ def test_detections_of_the_whole_import_belong_to_its_labels(whole, tmp_path):
     """`cmbfe detect` numbers a folder of images by their paths: `cmbfe evaluate` then takes these labels."""
     found = [name for series in image_series(image_files(whole, tmp_path), whole) for name in series.names]
     images = read_labels(whole / LABELS_FILE)["images"]
-    assert list(enumerate(found, 1)) == [(one["id"], one["file_name"]) for one in images]
-
-
-def test_labels_serve_the_lesion_level_and_the_folds(whole):
-    labels, mimics = read_labels(whole / LABELS_FILE), read_labels(whole / MIMICS_FILE)
-    exact = [{**box, "score": 0.5 + 0.01 * box["id"]} for box in labels["annotations"]]
-    assert (match_lesions(labels, exact).truth_score > 0).sum() == 3
-    assert mimics["annotations"] == []
-    test = labels_of_split(labels, "test")
-    chosen = paper_test_set(labels, mimics, 0, fewer=True)
-    assert len(chosen["images"]) == len({box["image_id"] for box in test["annotations"]})
-    assert paper_test_set(labels_of_fold(labels, 1, 2, seed=2), mimics, 0, fewer=True)["images"]
+    assert list(enumerate(found, 1)) == [(image["id"], image["file_name"]) for image in images]
 
 
 def test_the_report_counts_what_is_there(whole):
@@ -96,15 +84,24 @@ def test_the_same_source_gives_the_same_bytes_with_any_number_of_processes(whole
     assert tree(tmp_path / "out") == tree(whole)
 
 
-@pytest.mark.parametrize("step", ["_write_series", "write_labels", "report"])
-def test_a_killed_import_keeps_whole_patients_and_goes_on(whole, source, tmp_path, monkeypatch, step):
+KILLS = {
+    # where -> module, at which call of the function, patients that are lost
+    "_write_series": (writing, 3, 1),
+    "write_labels": (writing, 1, 0),
+    "report": (importer, 1, 0),
+    "rename": (Path, 2, 1),
+}
+
+
+@pytest.mark.parametrize("step", KILLS)
+def test_a_killed_import_keeps_finished_patients_and_resumes(whole, source, tmp_path, monkeypatch, step):
+    module, call, lost = KILLS[step]
     out, made = tmp_path / "out", []
-    module = importer if step == "report" else writing
     original, write_series = getattr(module, step), writing._write_series
 
     def dies(*arguments):
         made.append(arguments)
-        if len(made) == (3 if step == "_write_series" else 1):
+        if len(made) == call:
             raise Killed
         return original(*arguments)
 
@@ -112,64 +109,34 @@ def test_a_killed_import_keeps_whole_patients_and_goes_on(whole, source, tmp_pat
         patch.setattr(module, step, dies)
         with pytest.raises(Killed):
             imported("dou", source, out)
-    assert not out.exists()
     assert {path.name for path in tmp_path.iterdir()} == {".out.import.partial"}
+    (tmp_path / ".out.1234.partial").mkdir()  # as a kill by the system leaves it
     again = []
     monkeypatch.setattr(writing, "_write_series", lambda *arguments: (again.append(1), write_series(*arguments))[1])
     imported("dou", source, out)
-    assert len(again) == (1 if step == "_write_series" else 0)
+    assert len(again) == lost
     assert tree(out) == tree(whole)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
-def test_a_kill_while_patients_move_into_the_output_loses_only_these(whole, source, tmp_path, monkeypatch):
-    """What lies in the abandoned output is removed and made again."""
-    out, rename = tmp_path / "out", Path.rename
-    moved = []
-
-    def dies(path, target):
-        moved.append(path)
-        if len(moved) == 2:
-            raise Killed
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", dies)
-        with pytest.raises(Killed):
-            imported("dou", source, out)
-    (tmp_path / ".out.1234.partial").mkdir()
-    imported("dou", source, out)
-    assert tree(out) == tree(whole)
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
-
-
-def killed_before_the_report(source, out, monkeypatch):
-    """All patients are finished, and nothing is joined yet."""
-    with monkeypatch.context() as patch:
-        patch.setattr(importer, "report", lambda *_: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
-            imported("dou", source, out)
-
-
-def test_a_patient_that_has_changed_since_the_kill_is_made_anew(source, tmp_path, monkeypatch):
+def test_after_a_kill_bad_input_costs_no_finished_patient_and_a_changed_one_is_made_anew(
+    source, tmp_path, monkeypatch
+):
     copy, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(source, copy)
-    killed_before_the_report(copy, out, monkeypatch)
-    save(copy / "nii" / "03.nii", head(seed=77), affine_of("LPS"))
-    imported("dou", copy, out)
-    imported("dou", copy, tmp_path / "fresh")
-    assert tree(out) == tree(tmp_path / "fresh")
-
-
-def test_bad_input_found_while_going_on_costs_no_finished_patient(source, tmp_path, monkeypatch):
-    copy, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(source, copy)
-    killed_before_the_report(copy, out, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(importer, "report", mock.Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            imported("dou", copy, out)
     before = tree(tmp_path / ".out.import.partial")
     (copy / "nii" / "03.nii").write_text("spoiled")
     with pytest.raises(InputError, match=r"03\.nii: not readable as NIfTI"):
         imported("dou", copy, out)
     assert tree(tmp_path / ".out.import.partial") == before
+    save(copy / "nii" / "03.nii", head(seed=77), affine_of("LPS"))
+    imported("dou", copy, out)
+    imported("dou", copy, tmp_path / "fresh")
+    assert tree(out) == tree(tmp_path / "fresh")
 
 
 def test_an_earlier_import_is_replaced_whole_and_survives_a_failure(source, tmp_path):
@@ -235,24 +202,19 @@ def test_a_description_may_say_splits_and_what_a_missing_label_means(tmp_path):
     assert read_json(tmp_path / "left" / "report.json")["left_out"][0]["count"] == 1
 
 
-def test_volumes_without_labels_are_for_testing(tmp_path):
-    for patient in "abcd":
-        save(tmp_path / "in" / f"{patient}.nii.gz", head(), affine_of("LPS"))
-    write_json(tmp_path / "in" / "import.yaml", {"images": "{patient}.nii.gz"})
-    labels = imported("nifti", tmp_path / "in", tmp_path / "out")
-    assert {image["split"] for image in labels["images"]} == {"test"}
-    assert read_json(tmp_path / "out" / "report.json")["coverage"] == []
-
-
-def test_a_volume_without_a_place_is_taken_by_the_rule_and_noted(tmp_path):
+def test_volumes_without_labels_are_for_testing_and_those_without_a_place_are_noted(tmp_path):
     """NIfTI without sform and qform: nibabel takes columns to run to the left."""
     image = nib.Nifti1Image(head(), None)
     image.header.set_zooms((0.5, 0.7, 2.0))
-    (tmp_path / "in").mkdir()
+    for patient in "abcd":
+        save(tmp_path / "in" / f"{patient}.nii", head(), affine_of("LPS"))
     nib.save(image, tmp_path / "in" / "a.nii")
     write_json(tmp_path / "in" / "import.yaml", {"images": "{patient}.nii"})
-    imported("nifti", tmp_path / "in", tmp_path / "out")
-    assert any("gives no place" in note["what"] for note in read_json(tmp_path / "out" / "report.json")["notes"])
+    labels = imported("nifti", tmp_path / "in", tmp_path / "out")
+    assert {image["split"] for image in labels["images"]} == {"test"}
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["coverage"] == []
+    assert [note["count"] for note in report["notes"] if "gives no place" in note["what"]] == [1]
 
 
 def test_the_command_line_reports_and_names_the_output(run_cmbfe, source, tmp_path):
@@ -274,10 +236,7 @@ def test_the_descriptions_in_the_documentation_are_sound(tmp_path):
 
 
 def test_an_error_of_any_kind_leaves_nothing_behind(source, tmp_path, monkeypatch):
-    def failing(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(importer, "write_dataset", failing)
+    monkeypatch.setattr(importer, "write_dataset", mock.Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         imported("dou", source, tmp_path / "out")
     assert not any(tmp_path.iterdir())

@@ -1,7 +1,6 @@
 """Volumes turned to one orientation, microbleeds as boxes on slices, and frames: places stay what they were."""
 
 import gzip
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,14 +10,7 @@ from hypothesis import strategies as st
 from nifti_files import affine_of, head, save
 
 from cmbfe.data.sources.series import Frame
-from cmbfe.data.sources.volumes import (
-    RAS_TO_LPS,
-    apply,
-    lesions_of_mask,
-    lesions_of_points,
-    read_volume,
-    refuse_lines,
-)
+from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, lesions_of_mask, lesions_of_points, read_volume
 from cmbfe.errors import InputError
 
 AXES = st.permutations(["LR", "PA", "IS"]).flatmap(lambda axes: st.tuples(*map(st.sampled_from, axes))).map("".join)
@@ -109,10 +101,3 @@ def test_a_header_that_announces_more_than_there_is_takes_no_memory(tmp_path, na
     (tmp_path / name).write_bytes(gzip.compress(bytes(content)) if name.endswith(".gz") else bytes(content))
     with pytest.raises(InputError, match="108000000000352 bytes are announced, 384 are there"):
         read_volume(tmp_path / name)
-
-
-@pytest.mark.parametrize("size", [(1, 9), (9, 1)])
-def test_a_line_is_no_image(size):
-    with pytest.raises(InputError, match=r"x\.nii: its slices have"):
-        refuse_lines(Path("x.nii"), *size)
-    refuse_lines(Path("x.nii"), 2, 2)

@@ -48,8 +48,7 @@ def augment(
     """Augment one image and move its boxes with the pixels.
 
     A turned box becomes the upright box around its corners, as imgaug does it, or around the ellipse inside it
-    (`turned_box`). It is clipped to the image; a box is dropped where less than `minimum_visible_share` of it is left
-    inside, because what the radiologist marked is then gone.
+    (`turned_box`), clipped to the image. It is dropped where less than `minimum_visible_share` of it is left inside.
 
     Args:
         image: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves along, neither
@@ -63,20 +62,17 @@ def augment(
     known = KeypointsOnImage([Keypoint(*point) for point in _frames(boxes).reshape(-1, 2)], shape=magnitude.shape)
     moved_image, moved = pipeline(settings, seed)(image=magnitude, keypoints=known)
     if image.ndim == 3:
-        moved_phase = _moved_only(settings, seed, fill=ZERO_PHASE)(image=np.ascontiguousarray(image[..., 1]))
+        # The same flips and affine map alone, with the same draws: each step has a generator of its own.
+        flip_up_down, flip_left_right, _, _, affine = pipeline(settings, seed, fill=ZERO_PHASE)
+        moves = augmenters.Sequential([flip_up_down, flip_left_right, affine])
+        moved_phase = moves(image=np.ascontiguousarray(image[..., 1]))
         moved_image = np.stack([moved_image, moved_phase], axis=-1)
     corners = _upright(moved.to_xy_array().astype(np.float64).reshape(-1, 3, 2), settings.turned_box)
     rows, columns = magnitude.shape
     clipped = corners.clip(0, [columns, rows, columns, rows])
-    visible = _area(clipped) >= settings.minimum_visible_share * _area(corners)
-    kept = np.flatnonzero(visible & (_area(clipped) > 0))
+    area, whole_area = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (clipped, corners))
+    kept = np.flatnonzero((area >= settings.minimum_visible_share * whole_area) & (area > 0))
     return moved_image, clipped[kept], kept
-
-
-def _moved_only(settings: Augmentation, seed: int, fill: int) -> Any:
-    """The pipeline's flips and affine map alone, with the same draws: each step has a generator of its own."""
-    flip_up_down, flip_left_right, _, _, affine = pipeline(settings, seed, fill)
-    return augmenters.Sequential([flip_up_down, flip_left_right, affine])
 
 
 def _frames(boxes: np.ndarray) -> np.ndarray:
@@ -93,10 +89,6 @@ def _upright(frames: np.ndarray, turned_box: TurnedBox) -> np.ndarray:
     return np.concatenate([middle - half, middle + half], axis=1)
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
 def draws(images: int, target: int, seed: int) -> list[tuple[int, int]]:
     """Return `target` pairs (image, repeat): all images equally often, a seeded draw for the remainder.
 
@@ -106,9 +98,8 @@ def draws(images: int, target: int, seed: int) -> list[tuple[int, int]]:
         raise InputError("no training image has a microbleed; there is nothing to augment")
     repeats, rest = divmod(target, images)
     extra = np.random.default_rng([seed, 0xA06]).permutation(images)[:rest]
-    return [(index, repeat) for index in range(images) for repeat in range(repeats)] + [
-        (int(index), repeats) for index in sorted(extra)
-    ]
+    every = [(index, repeat) for index in range(images) for repeat in range(repeats)]
+    return every + [(int(index), repeats) for index in sorted(extra)]
 
 
 def _augment_file(

@@ -1,7 +1,6 @@
 """A function in a process of its own: native code that damaged data make abort or fault takes nothing else along.
 
-`concurrent.futures.ProcessPoolExecutor` does not do here: it runs the caller's script once more, and a worker of dask
-may have no children of that kind.
+Not by `ProcessPoolExecutor`: it runs the caller's script once more, and a worker of dask may have no such children.
 """
 
 import importlib

@@ -39,10 +39,8 @@ def phase_images(series: SeriesHeaders) -> np.ndarray:
     volume = read_volume(series)
     low, high = float(volume.min()), float(volume.max())
     if low < -LARGEST_MRAD or high > LARGEST_MRAD or low >= 0:
-        raise InputError(
-            f"{series.files[0]}: phase from {low:g} to {high:g}; expected mrad, {-LARGEST_MRAD} to {LARGEST_MRAD} "
-            "around 0: convert it, or set RescaleSlope and RescaleIntercept"
-        )
+        expected = f"expected mrad, {-LARGEST_MRAD} to {LARGEST_MRAD} around 0"
+        raise InputError(f"{series.files[0]}: phase from {low:g} to {high:g}; {expected}: set RescaleSlope")
     return to_8_bit_phase(volume)
 
 
@@ -54,16 +52,12 @@ def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> Serie
     """
     fitting = [series for series in others if series.kind == "phase" and _lies_on(series, magnitude)]
     if len(fitting) > 1:  # a scan of several echoes has a phase for each
-        fitting = [
-            series for series in fitting if abs(series.echo_time_ms - magnitude.echo_time_ms) <= SAME_ECHO_TIME_MS
-        ]
+        echo_ms = magnitude.echo_time_ms
+        fitting = [series for series in fitting if abs(series.echo_time_ms - echo_ms) <= SAME_ECHO_TIME_MS]
     if len(fitting) == 1:
         return fitting[0]
-    what = "no phase series" if not fitting else f"{len(fitting)} phase series"
-    raise InputError(
-        f"{magnitude.files[0]}: {what} of the same study on the slices of this magnitude series; the images' second "
-        "channel is phase (images.phase)"
-    )
+    what = f"{len(fitting) or 'no'} phase series of the same study on the slices of this magnitude series"
+    raise InputError(f"{magnitude.files[0]}: {what}; images.phase needs one")
 
 
 def _lies_on(series: SeriesHeaders, other: SeriesHeaders) -> bool:

@@ -252,18 +252,14 @@ def _check_positions(stack: list[Slice]) -> None:
         if step < SAME_POSITION_MM:
             same = (lower.sop_instance_uid, lower.frame) == (upper.sop_instance_uid, upper.frame)
             copy = ", copies of one image" if same else ""
-            raise InputError(
-                f"{upper.path}: two slices at one position: {upper.name} and {lower.name} are both at "
-                f"{height:.2f} mm along the slice normal{copy}; keep one"
-            )
+            both = f"{upper.name} and {lower.name} are both at {height:.2f} mm along the slice normal{copy}"
+            raise InputError(f"{upper.path}: two slices at one position: {both}; keep one")
     spacing = float(np.median(steps)) if steps.size else 0.0
     tolerance = min(UNEVEN_STEP_MM, spacing / 2)
     if (np.abs(steps - spacing) <= tolerance).all():
         return
     worst = int(np.argmax(steps)) if steps.max() > spacing + tolerance else int(np.argmin(steps))
     what = f"slice missing at {heights[worst] + spacing:.2f} mm" if steps[worst] > spacing else "slices too close"
-    raise InputError(
-        f"{stack[worst].path}: {what}: between {stack[worst].name} ({heights[worst]:.2f} mm) and "
-        f"{stack[worst + 1].name} ({heights[worst + 1]:.2f} mm) the step is {steps[worst]:.2f} mm, "
-        f"elsewhere {spacing:.2f} mm along the slice normal"
-    )
+    lower, upper = (f"{stack[n].name} ({heights[n]:.2f} mm)" for n in (worst, worst + 1))
+    step = f"the step is {steps[worst]:.2f} mm, elsewhere {spacing:.2f} mm along the slice normal"
+    raise InputError(f"{stack[worst].path}: {what}: between {lower} and {upper} {step}")

@@ -178,9 +178,9 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         photometric=text("PhotometricInterpretation"),
         rows=int(header.Rows),
         columns=int(header.Columns),
-        pixel_spacing_mm=(spacing[0], spacing[1]),
+        pixel_spacing_mm=spacing,
         orientation=orientation,
-        position_mm=(position[0], position[1], position[2]),
+        position_mm=position,
         echo_number=_number(header, "EchoNumbers") or 0,
         echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
         nominal_spacing_mm=next((value for value in thickness if value and value > 0), None),
@@ -189,7 +189,7 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
     )
 
 
-def _geometry(path: Path, header: Dataset) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
     """Pixel spacing, orientation and position; raises `InputError` where one of them is missing or malformed."""
     no_place = "the image has no place in the patient"
     checks = (
@@ -203,8 +203,7 @@ def _geometry(path: Path, header: Dataset) -> tuple[tuple[float, ...], tuple[flo
         if numbers is None or not is_sound(numbers):
             raise InputError(f"{path}: {keyword} is missing or not {what}")
         values.append(numbers)
-    spacing, orientation, position = values
-    return spacing, orientation, position
+    return values
 
 
 def _image_type(header: Dataset) -> tuple[str, ...]:

@@ -96,15 +96,11 @@ def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels
 
 
 def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = False) -> Labels:
-    """The test set of the paper's Figures 4 and 5: images with microbleeds, and as many with mimics only.
+    """The test split's images with microbleeds, and as many with mimics only (the paper's Figures 4 and 5).
 
     Args:
-        labels: all images with the microbleeds.
-        mimics: the same images with the mimics.
+        labels, mimics: the same images with microbleeds, and with mimics.
         fewer: take all images with mimics only where there are not as many, instead of raising.
-
-    Returns:
-        The labels of the test split, restricted to those images.
 
     Raises:
         InputError: no image in the test split, or fewer images with mimics only than with microbleeds (unless
@@ -115,10 +111,8 @@ def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = Fals
     with_mimics = {box["image_id"] for box in mimics["annotations"]}
     mimics_only = sorted({image["id"] for image in test["images"]} & with_mimics - with_cmbs)
     if len(mimics_only) < len(with_cmbs) and not fewer:
-        raise InputError(
-            f"the test split has {len(with_cmbs)} images with microbleeds but {len(mimics_only)} with mimics only; "
-            "raise phantom.slices or lower phantom.cmbs_per_patient"
-        )
+        counts = f"{len(with_cmbs)} images with microbleeds but {len(mimics_only)} with mimics only"
+        raise InputError(f"the test split has {counts}; raise phantom.slices or lower phantom.cmbs_per_patient")
     wanted = min(len(with_cmbs), len(mimics_only))
     drawn = np.random.default_rng([seed, 0x7E57]).choice(mimics_only, wanted, replace=False)
     chosen = with_cmbs | set(drawn.tolist())

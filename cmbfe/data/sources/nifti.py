@@ -61,15 +61,13 @@ class Description(BaseModel):
             "give mask or points, not both": self.mask is not None and self.points is not None,
             "points need coordinates, and only they do": (self.points is None) != (self.coordinates is None),
             "* is for images only": any("*" in pattern for pattern in patterns[1:]),
-            "paths are relative to this file, and lie below its folder": any(map(_leads_away, patterns)),
+            "paths are relative to this file, and lie below its folder": any(
+                Path(pattern).is_absolute() or ".." in Path(pattern).parts for pattern in patterns
+            ),
         }
         if wrong := [problem for problem, is_there in problems.items() if is_there]:
             raise ValueError(wrong[0])
         return self
-
-
-def _leads_away(pattern: str) -> bool:
-    return Path(pattern).is_absolute() or ".." in Path(pattern).parts
 
 
 def find_nifti(source: Path, box_mm: float) -> Found:
@@ -152,10 +150,8 @@ def _split_of(description: Description, patients: set[str], file: Path) -> dict[
         for patient in members:
             if patient not in patients:
                 raise InputError(f"{file}: splits.{split}: no volume is of patient {patient!r}")
-            if split_of.setdefault(patient, split) != split:
-                raise InputError(
-                    f"{file}: splits: patient {patient!r} is in {split_of[patient]} and {split}; keep one"
-                )
+            if (other := split_of.setdefault(patient, split)) != split:
+                raise InputError(f"{file}: splits: patient {patient!r} is in {other} and {split}; keep one")
     return split_of
 
 
@@ -225,20 +221,16 @@ def _read_table(path: Path) -> Table:
 
 def _refuse_unknown(description: Description, file: Path, volumes: list[tuple[str, str]]) -> None:
     """Raise `InputError` for a point that is on no volume: a misspelt name loses lesions."""
-    has_series = "{series}" in description.images
     of_file = defaultdict(set)
     for key in volumes:
         of_file[_label(description, file, *key)].add(key)
     for path in sorted(path for path in of_file if path.is_file()):
         table = _read_table(path)
         columns = [number for number, key in enumerate(NAMES) if key in next(iter(table.values()), {})]
-        if NAMES.index("series") in columns and not has_series:
-            raise InputError(
-                f"{path}: has a column series, but images has no {{series}}; add it, or remove the column"
-            )
+        if NAMES.index("series") in columns and "{series}" not in description.images:
+            raise InputError(f"{path}: has a column series, but images has no {{series}}; add it, or remove this")
         known = {tuple(key[number] for number in columns) for key in of_file[path]}
         for line, row in table.items():
             if tuple(row[NAMES[number]] for number in columns) not in known:
                 whose = " and ".join(f"{NAMES[number]} {row[NAMES[number]]!r}" for number in columns)
-                hint = "correct the name or remove the row"
-                raise InputError(f"{path}: no volume is of its {whose} (row {line}); {hint}")
+                raise InputError(f"{path}: no volume is of its {whose} (row {line}); correct or remove the row")

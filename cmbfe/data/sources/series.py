@@ -36,7 +36,7 @@ Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image is scaled and centred on a square of black; `size` None leaves it as it is. Training takes one size.
+    """How an image is scaled and centred on a square of black; `size` None leaves it as it is.
 
     The longer side in mm fills the square, so that pixels become as wide as high (to the rounding of the shorter side).
     """

@@ -30,24 +30,22 @@ def find_voc(source: Path) -> Found:
             `found_in_labels` refuses.
     """
     labels = read_voc(source)
+    files: dict[str, str] = {}
+    for image in labels["images"]:
+        # The folder Annotations is nobody's name: without it, an image in it lies in no patient's folder.
+        own = Path(*(part for part in Path(image["file_name"]).parts if part != ANNOTATIONS)).as_posix()
+        files[own], image["file_name"] = image["file_name"], own
 
-    def image_file(name: str) -> Path:
-        beside = source / name
+    def image_file(own: str) -> Path:
+        name = files[own]
         parts = [IMAGES if part == ANNOTATIONS else part for part in Path(name).parts]
-        candidates = [beside, source / Path(*parts), source.parent / IMAGES / name]
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is None:
-            raise InputError(f"{beside}: no such image, beside its XML or in {IMAGES}; get it, or remove the XML")
-        return found
+        candidates = [source / name, source / Path(*parts), source.parent / IMAGES / name]
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise InputError(f"{candidates[0]}: no such image, beside its XML or in {IMAGES}; get it, or remove the XML")
 
-    images = [{**image, "file_name": _without_annotations(image["file_name"])} for image in labels["images"]]
-    paths = {new["file_name"]: old["file_name"] for new, old in zip(images, labels["images"], strict=True)}
-    return found_in_labels({**labels, "images": images}, source, lambda name: image_file(paths[name]))
-
-
-def _without_annotations(name: str) -> str:
-    """The folder Annotations is nobody's name: without it, an image in it lies in no patient's folder."""
-    return Path(*(part for part in Path(name).parts if part != ANNOTATIONS)).as_posix()
+    return found_in_labels(labels, source, image_file)
 
 
 def read_voc(folder: Path | str) -> Labels:
@@ -66,7 +64,10 @@ def read_voc(folder: Path | str) -> Labels:
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     for number, path in enumerate(paths, 1):
-        root = _parse(path)
+        try:
+            root = ET.parse(path).getroot()
+        except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: expat lacks the encoding
+            raise InputError(f"{path}: not readable as XML: {error}") from None
         image = {"id": number, **_image(root, path)}
         image["file_name"] = (path.relative_to(folder).parent / image["file_name"]).as_posix()
         images.append(image)
@@ -75,20 +76,12 @@ def read_voc(folder: Path | str) -> Labels:
         check_labels({"images": [image], "annotations": numbered, "categories": CATEGORIES}, str(path))
         boxes += own
     first = CATEGORIES[0]["name"]
-    found = {box["name"] for box in boxes} or {first}
-    names = sorted(found, key=lambda name: (name != first, name))
+    names = sorted({box["name"] for box in boxes} or {first}, key=lambda name: (name != first, name))
     annotations = [
         {"id": number, "category_id": names.index(box.pop("name")) + 1, **box} for number, box in enumerate(boxes, 1)
     ]
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     return check_labels({"images": images, "annotations": annotations, "categories": categories}, str(folder))
-
-
-def _parse(path: Path) -> ET.Element:
-    try:
-        return ET.parse(path).getroot()
-    except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: an encoding that expat lacks
-        raise InputError(f"{path}: not readable as XML: {error}") from None
 
 
 def _image(root: ET.Element, path: Path) -> dict[str, Any]:

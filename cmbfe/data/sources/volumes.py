@@ -1,12 +1,9 @@
 """A NIfTI volume in the one orientation of this project, with the way back to the patient.
 
 Voxels are turned and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
-to the head ("LPS", as axial DICOM images are shown): each file axis takes the place of the patient axis it lies
-nearest to. Places in mm are DICOM's patient coordinates (x to the left, y to the back, z to the head); NIfTI's own
-point to the right and to the front. `affine` maps (column, row, slice) to mm; whole numbers are voxel centres, so that
-the centre of a box x, y, w, h in px lies at column x + w / 2 - 0.5 and row y + h / 2 - 0.5.
-
-Microbleeds of a mask or of points become boxes on slices: COCO's, x, y, w, h in px, where pixel j covers [j, j + 1].
+to the head ("LPS", as axial DICOM images are shown). Places in mm are DICOM's patient coordinates (x to the left, y to
+the back, z to the head); NIfTI's own point to the right and to the front. `affine` maps (column, row, slice) to mm;
+whole numbers are voxel centres: the centre of a box x, y, w, h px lies at column x + w / 2 - 0.5, row y + h / 2 - 0.5.
 """
 
 import gzip
@@ -70,12 +67,10 @@ def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
-    """Read a NIfTI volume and turn it to LPS.
+    """Read a NIfTI volume and turn it to LPS; of its header, only shape and affine go on.
 
     Args:
         affine_if_none: [4, 4], the file's voxel indices to mm, RAS, for a header that gives no place.
-
-    Only voxels, shape and affine are taken from the file; its free text (descrip, aux_file, …) goes nowhere.
 
     Raises:
         InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
@@ -248,10 +243,8 @@ def lesions_of_points(
         if (place < -0.5).any() or (place > np.subtract(shape[::-1], 0.5)).any():
             found = ", ".join(f"{value:.1f}" for value in place)
             size = " × ".join(map(str, shape[::-1]))
-            raise InputError(
-                f"{where}: point {number} lies outside its volume: column, row, slice {found} of {size}; "
-                "check whether voxels count from 0 or 1, and the order of the axes"
-            )
+            place = f"point {number} lies outside its volume: column, row, slice {found} of {size}"
+            raise InputError(f"{where}: {place}; check whether voxels count from 0 or 1, and the order of the axes")
         lesions.append(_ball(place, diameter, shape, spacing_mm))
     return lesions
 

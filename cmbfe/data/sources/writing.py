@@ -100,14 +100,13 @@ def write_dataset(
 def _images(
     record: Mapping[str, Any], folder: str, suffix: str, whose: dict[str, str], names: Pseudonyms
 ) -> list[dict[str, Any]]:
-    # A scanner's UIDs may hold its serial number and the time of the study.
-    secret = () if names.salt is None else ("sop_instance_uid",)
-    kept = [{key: value for key, value in image.items() if key not in secret} for image in record["images"]]
-    files = [f"{folder}/{name}" for name in _image_names(len(kept), suffix)]
-    phases = [phase_entry(file, record["has_phase"]) for file in files]
-    return [
-        {"file_name": file, **whose, **image, **phase} for file, image, phase in zip(files, kept, phases, strict=True)
-    ]
+    images = []
+    for name, image in zip(_image_names(len(record["images"]), suffix), record["images"], strict=True):
+        file = f"{folder}/{name}"
+        images.append({"file_name": file, **whose, **image, **phase_entry(file, record["has_phase"])})
+        if names.salt is not None:  # a scanner's UIDs may hold its serial number and the time of the study
+            images[-1].pop("sop_instance_uid", None)
+    return images
 
 
 def _annotations(
@@ -129,9 +128,9 @@ def _annotations(
 def _numbered(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
 ) -> Labels:
-    """Labels whose images are numbered in the order of their paths, as `cmbfe detect` numbers a folder of images.
+    """Labels whose images are numbered in the order of their paths.
 
-    The detections of a whole import thereby belong to its annotations.json.
+    `cmbfe detect` numbers a folder of images so: the detections of a whole import belong to its annotations.json.
     """
     images = sorted(images, key=lambda image: Path(image["file_name"]))
     number = {image["file_name"]: index for index, image in enumerate(images, 1)}
