@@ -51,36 +51,34 @@ def test_by_id_where_nothing_says_which_image_is_which(tmp_path, labels):
         assert [one["image_id"] for one in detections_of(given, labels)] == [2]
 
 
-def test_by_name_whatever_the_suffix_and_without_those_of_other_images(tmp_path, labels):
-    images = {1: {"file_name": "P2/000.jpg"}, 2: {"file_name": "P9/000.jpg"}, 3: {"file_name": "P1/000.jpg"}}
+@pytest.mark.parametrize(
+    ("ours", "theirs", "joined"),
+    [
+        # names, or names and UIDs, of images 1 and 2; of theirs by id; and which of theirs each of ours is
+        (["P1/000.png", "P2/000.png"], {1: "P2/000.jpg", 2: "P9/000.jpg", 3: "P1/000.jpg"}, {1: 3, 2: 1}),
+        ([("P1/000.png", "1.2.3"), "P2/000.png"], {7: ("P2/000.png", "1.2.3")}, {1: 7}),
+        ([("P1/0.png", "1.2"), ("P2/0.png", "1.2")], {2: ("P2/0.png", "1.2"), 1: ("P1/0.png", "1.2")}, {1: 1, 2: 2}),
+        (["IM.0001", "IM.0002"], {3: ("IM.0001", None), 4: "IM.0002"}, {1: 3, 2: 4}),
+    ],
+    ids=[
+        "by name whatever the suffix",
+        "UID before name",
+        "frames of one file",
+        "a number behind a dot is no suffix",
+    ],
+)
+def test_images_are_joined_by_uid_else_by_name(tmp_path, labels, ours, theirs, joined):
+    def entry(image: str | tuple) -> dict:
+        return dict(
+            zip(("file_name", "sop_instance_uid"), [image] if isinstance(image, str) else image, strict=False)
+        )
+
+    for image, own in zip(labels["images"], ours, strict=True):
+        image.update(entry(own))
+    images = {key: entry(image) for key, image in theirs.items()}
     file = detected(tmp_path, images, [detection(key, key / 10, T) for key in images])
-    joined = detections_of(file, labels, all_looked_at=True)
-    assert {one["image_id"]: one["score"] for one in joined} == {2: 0.1, 1: 0.3}
-
-
-def test_the_uid_of_the_dicom_instance_goes_before_the_name(tmp_path, labels):
-    labels["images"][0]["sop_instance_uid"] = "1.2.3"
-    images = {7: {"file_name": "P2/000.png", "sop_instance_uid": "1.2.3"}}
-    file = detected(tmp_path, images, [detection(7, 0.5, T)])
-    assert [one["image_id"] for one in detections_of(file, labels)] == [1]
-
-
-def test_frames_of_one_dicom_file_are_told_apart_by_name(tmp_path, labels):
-    for image in labels["images"]:
-        image["sop_instance_uid"] = "1.2.3"
-    images = {key: {"file_name": f"P{key}/000.png", "sop_instance_uid": "1.2.3"} for key in (2, 1)}
-    file = detected(tmp_path, images, [detection(key, key / 10, T) for key in images])
-    assert {one["image_id"]: one["score"] for one in detections_of(file, labels)} == {2: 0.2, 1: 0.1}
-
-
-def test_a_number_behind_a_dot_is_no_suffix(tmp_path, labels):
-    images = {3: {"file_name": "IM.0001", "sop_instance_uid": None}, 4: {"file_name": "IM.0002"}}
-    for image, name in zip(labels["images"], ("IM.0001", "IM.0002"), strict=True):
-        image["file_name"] = name
-    file = detected(tmp_path, images, [detection(4, 0.5, T), detection(3, 0.9, T)])
-    assert [one["image_id"] for one in detections_of(file, labels, all_looked_at=True)] == [2, 1]
-    labels["images"].pop()
-    assert [one["image_id"] for one in detections_of(file, labels)] == [1]
+    scores = {box["image_id"]: box["score"] for box in detections_of(file, labels, all_looked_at=len(joined) == 2)}
+    assert scores == {image: key / 10 for image, key in joined.items()}
 
 
 def test_two_images_never_become_one(tmp_path, labels):

@@ -125,9 +125,7 @@ def test_labels_say_where_the_phase_is_and_its_bytes_are_part_of_the_data(tmp_pa
     save_image(tmp_path / "P2" / "000.phase.png", np.full((SIDE, SIDE), 128, np.uint8))
     assert content_hash(list_labelled(labels, tmp_path)) != before
     del labels["images"][1]["phase_file_name"]
-    with pytest.raises(
-        InputError, match=r"P2.000\.png: its labels name no phase \(phase_file_name\), those of others"
-    ):
+    with pytest.raises(InputError, match=r"P2.000\.png: its labels name no phase"):
         list_labelled(labels, tmp_path)
 
 
@@ -141,29 +139,23 @@ def test_images_and_settings_that_differ_in_phase_are_refused(tmp_path, phase):
 
 
 def test_an_import_puts_the_phase_beside_the_magnitude_which_stays_as_it_was(tmp_path):
-    images = head_with_phase(tmp_path / "in")
-    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
-    labels = import_dicom(tmp_path / "in", tmp_path / "phase", WITH_PHASE, 0, jobs=1, progress=False)
-    import_dicom(tmp_path / "in", tmp_path / "plain", IMAGES, 0, jobs=1, progress=False)
-    made, plain = (images_of(tmp_path / name) for name in ("phase", "plain"))
-    assert (len(made), len(plain)) == (8, 4)
-    assert plain.items() <= made.items()
-    assert labels["images"][1]["phase_file_name"] == "P1/001.phase.png"
-    phase = read_image(tmp_path / "phase" / "P1" / "001.phase.png")
-    assert (phase[15, 35], phase[45, 10], phase[0, 0]) == (168, 47, 128)  # 1000 and -2000 mrad are 40 and -81 steps
-
-
-def test_a_users_import_with_phase_is_that_of_the_pipeline_and_says_what_is_left_out(tmp_path):
+    """In the pipeline's import and in a user's, which says what is left out."""
     images = head_with_phase(tmp_path / "in")
     phase_series(tmp_path / "in" / "other", volume=phase_volume(2), SeriesDescription="two slices")
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images, split="train")))
-    import_dicom(tmp_path / "in", tmp_path / "old", WITH_PHASE, 0, jobs=1, progress=False)
-    labels = made_by_import(tmp_path / "in", tmp_path / "new")
-    assert labels["images"] == read_labels(tmp_path / "old" / LABELS_FILE)["images"]
-    assert len(images_of(tmp_path / "new")) == 8
-    assert images_of(tmp_path / "new") == images_of(tmp_path / "old")
+    old = import_dicom(tmp_path / "in", tmp_path / "old", WITH_PHASE, 0, jobs=1, progress=False)
+    import_dicom(tmp_path / "in", tmp_path / "plain", IMAGES, 0, jobs=1, progress=False)
+    new = made_by_import(tmp_path / "in", tmp_path / "new")
+    made, plain = (images_of(tmp_path / name) for name in ("new", "plain"))
+    assert (len(made), len(plain)) == (8, 4)
+    assert plain.items() <= made.items()
+    assert made == images_of(tmp_path / "old")
+    assert new["images"] == old["images"]
+    assert new["images"][1]["phase_file_name"] == "P1/001.phase.png"
+    phase = read_image(tmp_path / "new" / "P1" / "001.phase.png")
+    assert (phase[15, 35], phase[45, 10], phase[0, 0]) == (168, 47, 128)  # 1000 and -2000 mrad are 40 and -81 steps
     left_out = json.loads((tmp_path / "new" / "report.json").read_text())["left_out"]
-    assert [(one["what"], one["count"]) for one in left_out] == [("series of kind phase", 1)]
+    assert left_out == [{"what": "series of kind phase", "count": 1}]
 
 
 def test_what_is_put_around_a_scaled_image_has_no_phase(tmp_path):
@@ -191,7 +183,7 @@ def test_a_phase_of_another_kind_study_patient_or_place_is_none(tmp_path, other)
     phase_series(tmp_path / "phase", **other)
     found = find_series(tmp_path)
     magnitude = next(one for one in found if one.files[0].parent.name == "magnitude")
-    with pytest.raises(InputError, match="no phase series of the same study on the slices of this magnitude series"):
+    with pytest.raises(InputError, match="no phase series"):
         phase_of(magnitude, found)
 
 
@@ -206,17 +198,13 @@ def test_of_several_phases_the_echo_tells_and_two_alike_are_refused(tmp_path):
         phase_of(magnitude, find_series(tmp_path))
 
 
-def test_phase_that_is_not_in_mrad_is_refused(tmp_path):
+def test_no_phase_and_phase_that_is_not_in_mrad_are_refused(tmp_path):
     dicom_head(tmp_path / "in" / "magnitude")
+    with pytest.raises(InputError, match="no phase series"):
+        import_dicom(tmp_path / "in", tmp_path / "out", WITH_PHASE, 0, jobs=1, progress=False)
     phase_series(tmp_path / "in" / "phase", volume=phase_volume() * 2)
-    with pytest.raises(InputError, match="phase from -4000 to 2000; expected mrad, -3142 to 3142 around 0"):
+    with pytest.raises(InputError, match="phase from -4000 to 2000; expected mrad"):
         import_dicom(tmp_path / "in", tmp_path / "out", WITH_PHASE, 0, jobs=1, progress=False)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_import_that_has_no_phase_is_refused_where_it_is_asked_for(tmp_path):
-    dicom_head(tmp_path / "in")
-    with pytest.raises(InputError, match="no phase series of the same study on the slices of this magnitude series"):
-        import_dicom(tmp_path / "in", tmp_path / "out", WITH_PHASE, 0, jobs=1, progress=False)
     with pytest.raises(InputError, match="phase is read of dicom only, not of voc"):
         made_by_import(tmp_path / "in", tmp_path / "out", kind="voc")
