@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -13,7 +12,15 @@ from tqdm import tqdm
 from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
 from cmbfe.data.labelled.images import phase_entry, save_image
-from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels, write_labels
+from cmbfe.data.labelled.labels import (
+    CATEGORIES,
+    LABELS_FILE,
+    MIMICS_FILE,
+    Labels,
+    read_labels,
+    split_of_patients,
+    write_labels,
+)
 from cmbfe.data.labelled.splits import scaled_counts, split_patients
 from cmbfe.data.n4 import correct_bias
 from cmbfe.data.phase import phase_images, phase_of
@@ -120,20 +127,6 @@ def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool 
     ]
 
 
-def given_splits(labels: Labels, images: Mapping[Any, dict], source: Path) -> dict[str, str]:
-    """Patient of the DICOM headers -> split that the labels give; those without are left out.
-
-    Raises:
-        InputError: a patient in two splits.
-    """
-    splits: dict[str, str] = {}
-    for image in labels["images"]:
-        patient = images[image["id"]]["patient_id"]
-        if "split" in image and splits.setdefault(patient, str(image["split"])) != str(image["split"]):
-            raise InputError(f"{source}: patient {patient!r} is in two splits: {splits[patient]}, {image['split']}")
-    return splits
-
-
 def splits_of(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
     """The labels' own split where they have one, else one drawn by patient in Table 1's proportions."""
     if given:
@@ -158,7 +151,9 @@ def _labels_to_write(
         for name, labels in given.items()
     }
     is_labelled = LABELS_FILE in given
-    known = given_splits(given[LABELS_FILE], pixels[LABELS_FILE], source / LABELS_FILE) if is_labelled else {}
+    slices = given[LABELS_FILE]["images"] if is_labelled else []
+    pairs = ((pixels[LABELS_FILE][image["id"]]["patient_id"], image.get("split")) for image in slices)
+    known = split_of_patients(pairs, source / LABELS_FILE)
     splits = splits_of(sorted({image["patient_id"] for image in images}), known, is_labelled, seed)
     for image in images:
         image["split"] = splits[image["patient_id"]]

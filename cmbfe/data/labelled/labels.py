@@ -10,7 +10,7 @@ Category 1 is `cmb`.
 """
 
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,16 +222,25 @@ def _check_extent(box: Sequence[float], image: Mapping[str, Any], where: str) ->
 
 
 def _check_patients(images: list[dict[str, Any]], where: str) -> None:
-    nameless = [image["id"] for image in images if "patient_id" not in image]
-    if nameless and len(nameless) < len(images):
-        raise InputError(f"{where}: image {nameless[0]} has no patient_id, but others have")
-    splits = defaultdict(set)
-    for image in images:
-        if "patient_id" in image and "split" in image:
-            splits[str(image["patient_id"])].add(str(image["split"]))
-    for patient, found in splits.items():
-        if len(found) > 1:
-            raise InputError(f"{where}: patient {patient!r} is in two splits: {', '.join(sorted(found))}")
+    named = [image for image in images if "patient_id" in image]
+    if named and len(named) < len(images):
+        nameless = next(image["id"] for image in images if "patient_id" not in image)
+        raise InputError(f"{where}: image {nameless} has no patient_id, but others have")
+    split_of_patients(((str(image["patient_id"]), image.get("split")) for image in named), where)
+
+
+def split_of_patients(pairs: Iterable[tuple[str, Any]], where: object) -> dict[str, str]:
+    """Patient -> split, of pairs of both; a split that is None counts for nothing.
+
+    Raises:
+        InputError: a patient in two splits.
+    """
+    splits: dict[str, str] = {}
+    for patient, split in pairs:
+        if split is not None and splits.setdefault(patient, str(split)) != str(split):
+            both = ", ".join(sorted((splits[patient], str(split))))
+            raise InputError(f"{where}: patient {patient!r} is in two splits: {both}; keep one")
+    return splits
 
 
 def _check_keys(entry: Any, keys: Iterable[str], where: str) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.conversion import given_splits, magnitude_among, volume_images
+from cmbfe.data.conversion import magnitude_among, volume_images
 from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
 from cmbfe.data.folders import files_named
 from cmbfe.data.labelled.images import ZERO_PHASE
-from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_foreign_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_foreign_labels, split_of_patients
 from cmbfe.data.phase import phase_images, phase_of
 from cmbfe.data.sources.labelled import Box, boxes_of_images, labels_file, microbleed_category, other_boxes, records
 from cmbfe.data.sources.series import Found, Frame, Loaded
@@ -150,9 +150,10 @@ def _labels_of(
     boxes = {places[image]: own for image, own in boxes_of_images(labels, {category: ""}).items()}
     mimics, kinds = _mimics(source, slices)
     named = set(places.values())
-    patients = {image: {"patient_id": series[number].patient_id} for image, (number, _) in places.items()}
+    pairs = ((series[places[image["id"]][0]].patient_id, image.get("split")) for image in labels["images"])
+    splits = split_of_patients(pairs, where)
     labelled = [_labelled(number, len(own.files), named, boxes, mimics) for number, own in enumerate(series)]
-    return labelled, given_splits(labels, patients, where), tuple(kinds.values()), other_boxes(labels, category)
+    return labelled, splits, tuple(kinds.values()), other_boxes(labels, category)
 
 
 def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:

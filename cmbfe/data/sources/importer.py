@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.folders import look_into, resolved
-from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels, split_of_patients
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
@@ -107,7 +107,7 @@ def import_source(
     _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
     found = KINDS[kind](source.resolve(), options, settings)
-    splits = _drawn_splits(found.series, seed)
+    splits = _drawn_splits(found.series, seed, source)
     given = [path for path in (source, options.labels) if path]
     inputs = [*given, *(file for series in found.series for file in series.files)]
     _tidy(out)
@@ -177,16 +177,12 @@ def _work(out: Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _drawn_splits(all_series: Sequence[Series], seed: int) -> dict[str, str]:
+def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict[str, str]:
     """Patient, as the source names it -> split: the source's own, else one drawn by patient.
 
     It is drawn from the source's names: pseudonyms are random, and would give another split each time.
     """
-    given: dict[str, str] = {}
-    for series in all_series:
-        if series.split and given.setdefault(series.patient, series.split) != series.split:
-            both = f"{given[series.patient]} and {series.split}"
-            raise InputError(f"patient {series.patient!r} is in the splits {both}; keep one")
+    given = split_of_patients(((series.patient, series.split) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
     others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}

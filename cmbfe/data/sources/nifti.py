@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cmbfe.data.labelled.labels import split_of_patients
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries, number_in
 from cmbfe.errors import InputError
 from cmbfe.files import within_python
@@ -145,14 +146,11 @@ def _label(description: Description, file: Path, patient: str, series: str) -> P
 
 
 def _split_of(description: Description, patients: set[str], file: Path) -> dict[str, str]:
-    split_of: dict[str, str] = {}
-    for split, members in description.splits.items():
-        for patient in members:
-            if patient not in patients:
-                raise InputError(f"{file}: splits.{split}: no volume is of patient {patient!r}")
-            if (other := split_of.setdefault(patient, split)) != split:
-                raise InputError(f"{file}: splits: patient {patient!r} is in {other} and {split}; keep one")
-    return split_of
+    pairs = [(patient, split) for split, members in description.splits.items() for patient in members]
+    for patient, split in pairs:
+        if patient not in patients:
+            raise InputError(f"{file}: splits.{split}: no volume is of patient {patient!r}")
+    return split_of_patients(pairs, f"{file}: splits")
 
 
 def _series(
