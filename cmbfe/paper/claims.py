@@ -1,8 +1,7 @@
 """What the paper claims, sets and leaves open (A1 to A20), as data for the map of the paper.
 
-Its printed tables are in `cmbfe.paper.facts`. Each entry says where the replication keeps its own value: a key path of
-params.yaml, a constant of the code, or a cell of a table in results/tables. Nothing of ours is typed here. Of an open
-point the first reading is the literal or likeliest one, which the profile `paper` takes.
+Each entry says where the replication keeps its own value: a key path of params.yaml, a constant of the code, or a cell
+of a table in results/tables. Of an open point the first reading is the literal or likeliest, as in the profile `paper`.
 """
 
 from typing import NamedTuple

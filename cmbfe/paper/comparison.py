@@ -30,9 +30,8 @@ FALSE_POSITIVES_PER_IMAGE = (1.0, 4.0)
 def table1(labels: Labels) -> pd.DataFrame:
     """Table 1: patients, images with microbleeds and microbleed boxes in each split, paper and ours."""
     images = pd.DataFrame(labels["images"])[["id", "patient_id", "split"]]
-    split_of = images.set_index("id")["split"]
-    image_ids = [annotation["image_id"] for annotation in labels["annotations"]]
-    boxes = pd.DataFrame({"image_id": image_ids, "split": [split_of[image_id] for image_id in image_ids]})
+    boxes = pd.DataFrame(labels["annotations"], columns=["image_id"])
+    boxes["split"] = boxes["image_id"].map(images.set_index("id")["split"])
     ours = pd.DataFrame(
         {
             "our_patients": images.groupby("split")["patient_id"].nunique(),

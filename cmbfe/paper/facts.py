@@ -95,9 +95,8 @@ def contradictions() -> pd.DataFrame:
     rows = []
     for study, (recall, precision, in_table) in TABLE_4.iterrows():
         printed = (in_table, *([FALSE_POSITIVES_IN_TEXT[study]] if study in FALSE_POSITIVES_IN_TEXT else []))
-        how = f"{recall:g} · (1 − {precision:g}) / {precision:g}"
-        follows = false_positives_per_cmb(recall, precision)
-        rows.append((f"false positives per microbleed, {study}", printed, follows, how))
+        what, how = f"false positives per microbleed, {study}", f"{recall:g} · (1 − {precision:g}) / {precision:g}"
+        rows.append((what, printed, false_positives_per_cmb(recall, precision), how))
     _, precision, in_table = TABLE_4.loc["SSD-512"]
     how = f"(1 − {precision:g}) / {precision:g}, per hit and not per microbleed"
     rows.append(("false positives per true positive, SSD-512", (in_table,), (1 - precision) / precision, how))

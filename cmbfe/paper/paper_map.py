@@ -1,9 +1,5 @@
 """The map of the paper: each claim, setting, number, table and figure, where it is made here, and what came out.
 
-    paper_map(params, root)       # every row of the paper
-    open_points(params, root)     # A1 to A20
-    deviations(params)            # of these settings from the profile `paper`
-
 Values of ours are read from params.yaml, from constants of the code and from results/tables, never typed. A value that
 was not made (yet) says so.
 """
@@ -95,8 +91,8 @@ def missing_exhibits(rows: pd.DataFrame) -> list[str]:
 def open_points(params: Params, root: Path) -> pd.DataFrame:
     """A row per open point: `question`, `readings` (ours first), `set_by`, `now`, `status`, `paper_profile`, `effect`.
 
-    `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` is what the study and other
-    tables measured; the change by a reading is AP with FE in that arm less AP with FE as in params.yaml.
+    `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` is what tables say of it;
+    the change by a reading is AP with FE in that arm less AP with FE as in params.yaml.
     """
     now, literal = (known_values(settings, root) for settings in (params, load_params(profile_file("paper"))))
     rows = []
@@ -117,15 +113,11 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
 
 def deviations(params: Params) -> pd.DataFrame:
     """Every setting but the study's that differs from the profile `paper`: columns `paper_profile`, `ours`."""
-    literal, ours = (setting_values(settings) for settings in (load_params(profile_file("paper")), params))
-    keys = [key for key in literal | ours if not key.startswith("study.") and key != "profile"]
-    rows = {
-        key: {"paper_profile": _setting_text(literal, key), "ours": _setting_text(ours, key)}
-        for key in keys
-        if literal.get(key) != ours.get(key)
-    }
-    columns = ["paper_profile", "ours"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
+    both = [setting_values(settings) for settings in (load_params(profile_file("paper")), params)]
+    keys = [key for key in both[0] | both[1] if not key.startswith("study.") and key != "profile"]
+    differing = [key for key in keys if both[0].get(key) != both[1].get(key)]
+    rows = [[_setting_text(values, key) for values in both] for key in differing]
+    return pd.DataFrame(rows, differing, ["paper_profile", "ours"]).rename_axis("setting")
 
 
 def _row(
@@ -136,10 +128,10 @@ def _row(
 
 
 def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -> dict[str, str]:
-    ours, printed = known[setting.key], setting.printed
+    ours, printed, matrix_px = known[setting.key], setting.printed, params.phantom.matrix_px
     status = AS_PRINTED if ours == printed else DIFFERS
-    if setting.is_px and params.phantom.matrix_px != claims.IMAGE_PX:
-        shrunk = np.multiply(printed, params.phantom.matrix_px / claims.IMAGE_PX)
+    if setting.is_px and matrix_px != claims.IMAGE_PX:
+        shrunk = np.multiply(printed, matrix_px / claims.IMAGE_PX)
         status = SCALED if np.array_equal(shrunk, ours) else DIFFERS
     where = "params.yaml" if setting.key in setting_values(params) else "code"
     shown, where = _setting_text(known, setting.key), f"{where}: {setting.key}"
@@ -209,12 +201,12 @@ def _effect(point: OpenPoint, params: Params, root: Path) -> str:
     """What the study's arms and other tables say of an open point."""
     arms = [name for name, arm in params.study.arms.items() if set(arm.settings) & set(point.keys)]
     changes = [(name, read_cell(Cell("study", f"{name},fe", "over_fe"), root)) for name in arms]
-    said = [f"{name}: change of AP {_shown(reading)}" for name, reading in changes if reading is not None]
-    if arms and not said:
-        said = [f"{', '.join(arms)}: {NOT_YET}"]
+    lines = [f"{name}: change of AP {_shown(reading)}" for name, reading in changes if reading is not None]
+    if arms and not lines:
+        lines = [f"{', '.join(arms)}: {NOT_YET}"]
     values = [(value, read_cell(value.ours, root)) for value in point.measured]
-    said += [f"{value.name} {as_text(reading)}" for value, reading in values if reading is not None]
-    return "; ".join(said) or "no arm of the study"
+    lines += [f"{value.name} {as_text(reading)}" for value, reading in values if reading is not None]
+    return "; ".join(lines) or "no arm of the study"
 
 
 def _file(cell: Cell) -> str:

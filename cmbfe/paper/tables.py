@@ -30,10 +30,9 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def markdown_of(frame: pd.DataFrame, headings: Mapping[str, str]) -> str:
-    """Columns of a data frame, by their names, with their headings.
+    """Columns of a data frame with their headings.
 
-    An interval (columns NAME_low and NAME_high) stands behind its value, gains and changes have their sign, and what
-    does not exist is a dash.
+    An interval (columns NAME_low and NAME_high) stands behind its value, gains have their sign, a gap is a dash.
     """
     rows = [[_cell(row, column) for column in headings] for row in frame.astype(object).to_dict("records")]
     return markdown(list(headings.values()), rows)

@@ -47,14 +47,10 @@ def intervals_without_zero(rows: pd.DataFrame, name: str) -> str:
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
     """How many seeds narrow each detector's interval to `HALF_WIDTH` on either side; a sentence."""
-    needed = [
-        f"{seeds_for_half_width(row['gain_seed_deviation'], HALF_WIDTH)} seeds of {row['detector']}"
-        for _, row in plain.iterrows()
-    ]
-    return (
-        f"With this spread, {' or '.join(needed)} would narrow the interval to ± {100 * HALF_WIDTH:g} AP point; "
-        f"{plain['seeds'].iloc[0]} were trained."
-    )
+    seeds = [seeds_for_half_width(deviation, HALF_WIDTH) for deviation in plain["gain_seed_deviation"]]
+    needed = " or ".join(f"{count} seeds of {name}" for count, name in zip(seeds, plain["detector"], strict=True))
+    width, trained = f"± {100 * HALF_WIDTH:g} AP point", plain["seeds"].iloc[0]
+    return f"With this spread, {needed} would narrow the interval to {width}; {trained} were trained."
 
 
 def folds(table: pd.DataFrame) -> str:
@@ -73,8 +69,6 @@ def others(effects: pd.DataFrame) -> str:
     compared = effects[effects.groupby("arm")["treatment"].transform("size") > 1]
     if not compared.empty:
         best = compared.loc[compared["gain"].idxmax()]
-        said.append(
-            f"Of FE and its relatives in {best['detector']}, {best['treatment']} has the largest gain "
-            f"({interval(best, 'gain')})."
-        )
+        gain = f"{best['treatment']} has the largest gain ({interval(best, 'gain')})"
+        said.append(f"Of FE and its relatives in {best['detector']}, {gain}.")
     return " ".join(said)
