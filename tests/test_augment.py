@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from tiny_world import SIDE, labelled_images, tree
 
 from cmbfe.data.augment import augment, augment_training_set, draws, pipeline
 from cmbfe.data.imgaug_on_numpy2 import BoundingBox, BoundingBoxesOnImage
-from cmbfe.data.labelled.images import read_image, save_image
+from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import read_labels
 from cmbfe.errors import InputError
 from cmbfe.params import load_params, profile_file
@@ -127,22 +128,10 @@ def test_without_a_training_image_there_is_nothing_to_augment():
         draws(0, 10, 1)
 
 
-def small_set(folder) -> dict:
-    images, annotations = [], []
-    for number, split in enumerate(["train", "train", "test", "train"], 1):
-        image, box = dot_image(100 + number, 120)
-        save_image(folder / f"p{number}.png", image)
-        images.append({"id": number, "file_name": f"p{number}.png", "width": 256, "height": 256, "split": split,
-                       "patient_id": f"P{number}"})  # fmt: skip
-        if number != 4:
-            x_min, y_min, x_max, y_max = box[0].tolist()
-            annotations.append({"id": number, "image_id": number, "category_id": 1, "lesion_id": f"L{number}",
-                                "bbox": [x_min, y_min, x_max - x_min, y_max - y_min]})  # fmt: skip
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cmb"}]}
-
-
 def test_the_set_is_made_of_training_images_with_microbleeds_and_is_the_same_for_the_same_seed(tmp_path):
-    labels = small_set(tmp_path / "in")
+    labels = labelled_images(tmp_path / "in", 4)
+    labels["images"][2]["split"] = "test"
+    labels["annotations"].pop()
     wanted = PAPER.model_copy(update={"target_images": 7})
     for out in ("a", "b"):
         augment_training_set(labels, tmp_path / "in", tmp_path / out, wanted, seed=3, jobs=1, progress=False)
@@ -150,7 +139,6 @@ def test_the_set_is_made_of_training_images_with_microbleeds_and_is_the_same_for
     assert len(made["images"]) == 7
     assert {image["source_image_id"] for image in made["images"]} == {1, 2}
     assert {image["split"] for image in made["images"]} == {"train"}
-    files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*") if file.is_file())
-    assert len(files) == 8
-    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    assert read_image(tmp_path / "a" / made["images"][0]["file_name"]).shape == (256, 256)
+    assert len(list((tmp_path / "a").rglob("*.png"))) == 7
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert read_image(tmp_path / "a" / made["images"][0]["file_name"]).shape == (SIDE, SIDE)

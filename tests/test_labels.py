@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,17 +94,20 @@ FAULTS = {
 }
 
 
+def refused(read: Callable, path: Path, content: object, *more: object) -> str:
+    """What is wrong with a file of this content, in one line that begins with the file."""
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        read(path, *more)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_label_file_raises_one_line_that_names_file_entry_and_reason(fault, tmp_path):
     where, value, text = FAULTS[fault]
-    path = tmp_path / "labels.json"
-    path.write_text(json.dumps(changed(where, value)))
-    with pytest.raises(InputError) as caught:
-        read_labels(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert text in message
-    assert "\n" not in message
+    assert text in refused(read_labels, tmp_path / "labels.json", changed(where, value))
 
 
 def test_faulty_labels_are_not_written(tmp_path):
@@ -141,12 +145,8 @@ DETECTION_FAULTS = {
 @pytest.mark.parametrize("fault", DETECTION_FAULTS)
 def test_a_faulty_detection_raises_one_line_that_names_file_entry_and_reason(fault, tmp_path):
     faulty, named = DETECTION_FAULTS[fault]
-    path = tmp_path / "detections.json"
-    path.write_text(json.dumps([DETECTION, faulty]))
-    with pytest.raises(InputError) as caught:
-        read_detections(path, two_images())
-    assert str(caught.value).startswith(f"{path}: detection 1: {named}")
-    assert "\n" not in str(caught.value)
+    line = refused(read_detections, tmp_path / "detections.json", [DETECTION, faulty], two_images())
+    assert line.startswith(f"detection 1: {named}")
 
 
 def test_labels_and_detections_are_not_taken_for_each_other():
@@ -161,27 +161,31 @@ def test_detections_without_extent_or_beyond_the_image_are_kept_as_false_positiv
     assert check_detections(detections, two_images(), "detections.json") == detections
 
 
-def foreign(folder: Path, image: dict | None = None, box: dict | None = None) -> Path:
-    """A file of `two_images` with keys changed in every image and in the box."""
+def foreign(image: dict | None = None, box: dict | None = None) -> dict:
+    """`two_images` with keys changed in every image and in the box."""
     labels = two_images()
-    for one in labels["images"]:
-        one.update(image or {})
+    for entry in labels["images"]:
+        entry.update(image or {})
     labels["annotations"][0].update(box or {})
+    return labels
+
+
+def read_foreign(folder: Path, labels: dict) -> dict:
     (folder / "truth.json").write_text(json.dumps(labels))
-    return folder / "truth.json"
+    return read_foreign_labels(folder / "truth.json")
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), " "])
 def test_null_is_a_key_that_is_not_there(tmp_path, nothing):
-    file = foreign(tmp_path, {"patient_id": nothing, "split": nothing}, {"lesion_id": nothing})
-    labels = read_foreign_labels(file)
+    labels = foreign({"patient_id": nothing, "split": nothing}, {"lesion_id": nothing})
+    labels = read_foreign(tmp_path, labels)
     assert not any({"patient_id", "split"} & set(image) for image in labels["images"])
     assert "lesion_id" not in labels["annotations"][0]
 
 
 @pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
 def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
-    labels = read_foreign_labels(foreign(tmp_path, {"split": 1}, {"iscrowd": flag}))
+    labels = read_foreign(tmp_path, foreign({"split": 1}, {"iscrowd": flag}))
     assert labels["annotations"][0]["iscrowd"] == flag
     assert {image["split"] for image in labels["images"]} == {"1"}
 
@@ -203,11 +207,7 @@ FOREIGN_FAULTS = (
 
 @pytest.mark.parametrize(("image", "box", "named"), FOREIGN_FAULTS)
 def test_what_else_a_key_of_another_tool_says_is_refused_in_one_line(tmp_path, image, box, named):
-    path = foreign(tmp_path, image, box)
-    with pytest.raises(InputError) as caught:
-        read_foreign_labels(path)
-    assert str(caught.value).startswith(f"{path}: {named}")
-    assert "\n" not in str(caught.value)
+    assert refused(read_foreign_labels, tmp_path / "truth.json", foreign(image, box)).startswith(named)
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])

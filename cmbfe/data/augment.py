@@ -141,18 +141,12 @@ def _numbered(results: Sequence[tuple[dict, list[dict]]], categories: list[dict]
 
 
 def augment_training_set(
-    labels: Labels,
-    source: Path,
-    out: Path,
-    settings: Augmentation,
-    seed: int,
-    jobs: int = -1,
-    progress: bool = True,
+    labels: Labels, source: Path, out: Path, settings: Augmentation, seed: int, jobs: int = -1, progress: bool = True
 ) -> Labels:
     """Write the augmented training set: exactly `target_images` images made from those with microbleeds.
 
     Args:
-        labels: the labels of all images; those of split "train" with at least one box are augmented.
+        labels: of all images; those of split "train" with at least one box are augmented.
         source: the folder that the file names are relative to.
         out: gets images and annotations.json; atomic.
 

@@ -22,8 +22,7 @@ class SliceLookup:
     """The slices of series, by UID and by name.
 
     An image of labels names its slice by `sop_instance_uid`, or by a `file_name` (VOC: `filename`) that is the SOP
-    instance UID or the DICOM file's own name: with or without suffix, as images exported for labelling keep the name,
-    and with as many of its folders as tell it apart.
+    instance UID or the DICOM file's own name: with or without suffix, and with as many of its folders as tell it apart.
     """
 
     def __init__(self, series: Sequence[SeriesHeaders], source: Path) -> None:
@@ -39,8 +38,7 @@ class SliceLookup:
         """Id of each image -> its slice, no two the same.
 
         Raises:
-            InputError: an image that is no slice of these series, several, the slice of another image, or of another
-                size.
+            InputError: an image that is no slice, several, the slice of another image, or of another size.
         """
         places: dict[Any, Place] = {}
         taken: dict[Place, str] = {}

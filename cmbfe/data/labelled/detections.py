@@ -24,9 +24,6 @@ def match_results(
 ) -> dict[str, Matches]:
     """Variant -> its detections in results/, matched to their images' labels (A14).
 
-    Args:
-        labels: of the test set or, with `file` VALIDATION_FILE, of the validation images.
-
     Raises:
         InputError: a variant has no detections there, or they belong to other images.
     """
@@ -51,8 +48,7 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
         all_looked_at: refuse detections that are not of every image of the labels.
 
     Raises:
-        InputError: files that cannot be read, images without a name, two images that are one of the labels, or
-            none of the images is in the labels.
+        InputError: unsound files, two images that are one of the labels, or none of the images is in the labels.
     """
     if isinstance(given, list):
         return check_detections(given, counted, "detections")

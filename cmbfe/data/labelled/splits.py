@@ -15,7 +15,7 @@ TABLE_1_PATIENTS = {"train": 33, "test": 17, "validation": 8}
 
 
 def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIENTS) -> dict[str, int]:
-    """Scale a cohort's split to `patients` patients: largest remainders, at least one patient per split.
+    """Scale a cohort's split to `patients` (1 or more): largest remainders, at least one patient per split.
 
     Fewer patients than splits fill the first splits with one each.
 
@@ -23,9 +23,6 @@ def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIEN
     {'train': 33, 'test': 17, 'validation': 8}
     >>> scaled_counts(2)
     {'train': 1, 'test': 1, 'validation': 0}
-
-    Raises:
-        InputError: no patient.
     """
     if patients < 1:
         raise InputError(f"{patients} patients: give at least 1")
@@ -43,10 +40,7 @@ def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIEN
 
 
 def split_patients(patient_ids: Sequence[str], counts: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Draw a split for each patient; the order of `patient_ids` does not matter.
-
-    Returns:
-        patient id -> split name, with exactly `counts[name]` patients in each split.
+    """Patient id -> split, drawn with exactly `counts[name]` patients in each; the order of ids does not matter.
 
     Raises:
         InputError: a patient id occurs twice, or the counts do not add up to the number of patients.
@@ -64,10 +58,7 @@ def _shuffled(patient_ids: Sequence[str], seed: Sequence[int]) -> list[str]:
 
 
 def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str, int]:
-    """Draw a fold for each patient; sizes differ by one at most, and the order of `patient_ids` does not matter.
-
-    Returns:
-        patient id -> fold, from 1 to `folds`.
+    """Patient id -> fold from 1 to `folds`; sizes differ by one at most, and the order of ids does not matter.
 
     Raises:
         InputError: a patient id occurs twice, fewer than two folds, or fewer patients than folds.

@@ -17,10 +17,7 @@ SUFFIXES = (".nii", ".nii.gz")
 
 
 def find_dou(source: Path, box_mm: float) -> Found:
-    """Find the volumes under `source`/nii and their points under `source`/ground_truth.
-
-    Args:
-        box_mm: side of the boxes around the points.
+    """Find the volumes under `source`/nii and their points, with boxes of `box_mm`, under `source`/ground_truth.
 
     Raises:
         InputError: a volume without points, points without a volume, or points that cannot be read.

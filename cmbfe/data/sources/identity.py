@@ -52,8 +52,7 @@ def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
     """Check where a key file is wanted, before anything is made.
 
     Raises:
-        InputError: it would lie inside `out`, which is meant to be passed on; ids are kept, so that there is nothing to
-            map; it is a folder, or lies where nothing can be written.
+        InputError: it would lie inside `out`, which is passed on; ids are kept; it is a folder, or cannot be written.
     """
     if keep_ids:
         raise InputError(f"{key_file}: there is no key where ids are kept; give --key-file or --keep-ids, not both")

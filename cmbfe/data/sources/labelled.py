@@ -35,8 +35,7 @@ def find_coco(source: Path) -> Found:
     """Find the images that a COCO file names.
 
     Raises:
-        InputError: no COCO file or several, unsound labels (`labels.check_labels`), a name that leads elsewhere, or
-            whatever `found_in_labels` refuses.
+        InputError: not one COCO file, a name that leads elsewhere, or as `read_foreign_labels` and `found_in_labels`.
     """
     file = labels_file(source) if source.is_dir() else source
     root = file.parent.resolve()
@@ -133,15 +132,14 @@ def _clipped(bbox: Sequence[float], frame: Frame, index: int) -> list[float]:
 
 
 def found_in_labels(labels: Labels, where: Path, image_file: Callable[[str], Path]) -> Found:
-    """The series of COCO labels: by patient (else the image's folder), and by series (else the image's folder).
+    """The series of COCO labels, by patient and series, each of them else the image's folder.
 
     Args:
         where: begins the text of errors.
         image_file: the file of an image's `file_name`.
 
     Raises:
-        InputError: no image, one whose patient nobody knows, two that are one file or one slice, or categories none
-            of which is a microbleed.
+        InputError: no image, one of no known patient, two that are one file or slice, or no category of microbleeds.
     """
     if not labels["images"]:
         raise InputError(f"{where}: holds no images")

@@ -53,8 +53,7 @@ def find_momeni(source: Path, box_mm: float) -> Found:
         box_mm: side of the boxes around the points.
 
     Raises:
-        InputError: none of the folders, a file with another name than theirs, no workbook or an unreadable one, a
-            volume without a row, a row without a volume.
+        InputError: none of the folders, another name than theirs, no sound workbook, or a volume or a row alone.
     """
     root = _root(source)
     folders = [root / name for name in FOLDERS if (root / name).is_dir()]
@@ -135,8 +134,8 @@ def read_workbook(path: Path) -> list[Row]:
     """Read the rows of every sheet whose first column is headed `NIFTI File Name`; empty ones are passed over.
 
     Raises:
-        InputError: no Excel workbook, no such sheet or none with a row, a name without places, places without a name, a
-            place that is not complete, or a cell that is neither a number nor blank; names sheet and row.
+        InputError: no Excel workbook, no such sheet or none with a row, a name without places or places without a
+            name, or a place that is not three numbers; names sheet and row.
     """
     try:
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl")
@@ -144,17 +143,17 @@ def read_workbook(path: Path) -> list[Row]:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {reason}") from None
     cells_of = {title: sheet.to_numpy().tolist() for title, sheet in sheets.items()}
-    wanted = {title: cells for title, cells in cells_of.items() if cells and _is_headed(cells[0])}
+    wanted = {
+        title: cells
+        for title, cells in cells_of.items()
+        if cells and cells[0] and str(cells[0][0]).strip().casefold() == NAME_COLUMN
+    }
     if not wanted:
         raise InputError(f"{path}: no sheet has a first column 'NIFTI File Name'; get the workbook again")
     rows = [row for title, cells in wanted.items() for row in _rows_of_sheet(path, title, cells)]
     if not rows:
         raise InputError(f"{path}: holds no row below its header; get the workbook again")
     return rows
-
-
-def _is_headed(header: Sequence[Any]) -> bool:
-    return bool(header) and str(header[0]).strip().casefold() == NAME_COLUMN
 
 
 def _rows_of_sheet(path: Path, title: str, cells: Sequence[Sequence[Any]]) -> Iterator[Row]:

@@ -72,15 +72,14 @@ class Description(BaseModel):
 
 
 def find_nifti(source: Path, box_mm: float) -> Found:
-    """Find the volumes that a description names.
+    """Find the volumes that a description (the YAML file, or import.yaml of a folder) names.
 
     Args:
-        source: the YAML file, or a folder with an import.yaml.
         box_mm: side of the boxes around points, unless the description says one.
 
     Raises:
-        InputError: no description or an unsound one, no volume, two of one patient and series, a missing label, points
-            that cannot be read, or a patient of `splits` that has no volume.
+        InputError: an unsound description, no volume, two of one patient and series, a missing label, unsound points,
+            or a patient of `splits` without a volume.
     """
     file = source / DESCRIPTION_FILE if source.is_dir() else source
     description = read_description(file)
@@ -99,11 +98,7 @@ def find_nifti(source: Path, box_mm: float) -> Found:
 
 
 def read_description(path: Path) -> Description:
-    """Read and check the YAML file.
-
-    Raises:
-        InputError: as `cmbfe.params.read_yaml`, or values that do not fit together.
-    """
+    """Read the YAML file; raises `InputError` as `read_yaml`, or for values that do not fit together."""
     with within_python(path):
         return read_yaml(path, Description, "keys such as images and mask")
 

@@ -27,9 +27,9 @@ def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]
         notes: what was changed or assumed -> how often. Zeros are not mentioned, in neither.
 
     Returns:
-        JSON without any name: counts in all and by split, `box_size_mm` and `lesion_slices` (quantile -> value; the
-        size of a box is the square root of its area), `image_px`, `coverage` (a row for each input size and preset of
-        default boxes: share of boxes that reach IoU 0.5 with some default box, `detector.boxes.coverage`), `left_out`.
+        JSON without any name: counts in all and by split; quantiles of `box_size_mm` (root of the area) and
+        `lesion_slices`; `picture_px`; `coverage` (share of boxes that reach IoU 0.5 with some default box, by input
+        size and preset); `left_out` and `notes`.
     """
     sizes = Counter((image["width"], image["height"]) for image in labels["images"])
     splits = sorted({image["split"] for image in labels["images"]})
@@ -120,7 +120,9 @@ def coverage_table(coverage: pd.DataFrame) -> pd.DataFrame:
 def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines, for the terminal."""
     lines = [f"{report['patients']} patients, {report['series']} series, {report['pictures']} images"]
-    lines += [f"  {split}: {_line(counts)}" for split, counts in report["splits"].items()]
+    for split, counts in report["splits"].items():
+        images = f"{counts['patients']} patients, {counts['pictures']} images, {counts['pictures_with_cmbs']} with"
+        lines.append(f"  {split}: {images} {counts['boxes']} boxes of {counts['lesions']} microbleeds")
     if size := report["box_size_mm"]:
         range_mm = f"{size['0.05']:.1f} to {size['0.95']:.1f}"
         lines.append(f"boxes measure {size['0.5']:.1f} mm (median; {range_mm} for 90 %)")
@@ -131,8 +133,3 @@ def summary(report: Mapping[str, Any]) -> str:
     lines += [f"left out: {entry['count']} {entry['what']}" for entry in report["left_out"]]
     lines += [f"note: {entry['count']}: {entry['what']}" for entry in report["notes"]]
     return "\n".join(lines)
-
-
-def _line(counts: Mapping[str, int]) -> str:
-    shown = f"{counts['boxes']} boxes of {counts['lesions']} microbleeds"
-    return f"{counts['patients']} patients, {counts['pictures']} images, {counts['pictures_with_cmbs']} with {shown}"

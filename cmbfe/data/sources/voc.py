@@ -26,8 +26,7 @@ def find_voc(source: Path) -> Found:
     """Find the images of all VOC files (*.xml) under a folder; `patient_id` as for COCO.
 
     Raises:
-        InputError: no VOC file or an unsound one (`read_voc`), an image that is not there, or whatever
-            `found_in_labels` refuses.
+        InputError: as `read_voc` and `found_in_labels`, or an image that is not there.
     """
     labels = read_voc(source)
     files: dict[str, str] = {}
@@ -51,8 +50,7 @@ def find_voc(source: Path) -> Found:
 def read_voc(folder: Path | str) -> Labels:
     """Read all VOC files (*.xml) under a folder as COCO labels; file names are relative to that folder.
 
-    Images and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, if there is
-    one or no box at all, and others follow by name.
+    Images and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, others by name.
 
     Raises:
         InputError: no XML file, one that is malformed or lacks an element, or unsound labels; names the file.

@@ -104,12 +104,10 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
 
 
 def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
-    """Read a label that belongs to a volume, turned to lie on it voxel by voxel.
-
-    A label whose header says no place is taken to lie as its volume does.
+    """Read a label that belongs to a volume, turned to lie on it voxel by voxel (as the volume, if it says no place).
 
     Raises:
-        InputError: as `read_volume`; another shape than the volume's, or another place.
+        InputError: as `read_volume`; another shape or place than the volume's.
     """
     mask = read_volume(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
     if mask.voxels.shape != volume.voxels.shape:
