@@ -200,24 +200,21 @@ def test_a_fold_trains_on_the_other_patients_and_is_tested_on_its_own(done):
     assert [{**image, "split": "validation"} for image in folded["images"]] == whole["images"]
 
 
-@pytest.mark.parametrize(
-    ("folds", "bleeding", "backend", "reason"),
-    [
+def test_what_cannot_be_folded_is_refused_before_anything_is_written(tmp_path):
+    for folds, bleeding, backend, reason in (
         (5, 4, "loky", "5 folds of 4 patients"),
         (4, 3, "loky", "have no microbleed"),
         (2, 0, "loky", "fold 1: .* have no microbleed"),
         (2, 4, "no such backend", "no such backend"),
         (2, 4, "tcp://", "tcp://"),
-    ],
-)
-def test_what_cannot_be_folded_is_refused_before_anything_is_written(tmp_path, folds, bleeding, backend, reason):
-    write_pipeline_patients(tmp_path, bleeding)
-    before, params = tree(tmp_path), study_params()
-    crossvalidation = params.crossvalidation.model_copy(update={"folds": tuple(range(1, folds + 1))})
-    params = params.model_copy(update={"crossvalidation": crossvalidation})
-    with pytest.raises(InputError, match=reason):
-        run_arm(CROSSVALIDATION, params, tmp_path, backend=backend, progress=False)
-    assert tree(tmp_path) == before
+    ):
+        write_pipeline_patients(tmp_path, bleeding)
+        before, params = tree(tmp_path), study_params()
+        crossvalidation = params.crossvalidation.model_copy(update={"folds": tuple(range(1, folds + 1))})
+        params = params.model_copy(update={"crossvalidation": crossvalidation})
+        with pytest.raises(InputError, match=reason):
+            run_arm(CROSSVALIDATION, params, tmp_path, backend=backend, progress=False)
+        assert tree(tmp_path) == before
 
 
 def test_what_lacks_an_arm_patients_a_start_or_a_training_is_refused(tmp_path):

@@ -49,11 +49,6 @@ class ImageFiles:
     def _read(self, index: int) -> np.ndarray:
         return read_with_phase(self.paths[index], self.phases[index] if self.phases else None)
 
-    @property
-    def files(self) -> list[Path]:
-        """Every file: the images', then the phases'."""
-        return [*self.paths, *(self.phases or ())]
-
     def decode(self, into: np.ndarray | None = None) -> np.ndarray:
         """All images, several at a time; `into` an array of this shape, or into a new one."""
         images = np.empty(self.shape, np.uint8) if into is None else into
@@ -117,11 +112,7 @@ def without_phase(labels: Labels) -> Labels:
 
 
 def load_labelled(labels: Labels, folder: Path) -> LabelledImages:
-    """Decode every image of `labels`, whose file names are relative to `folder`.
-
-    Raises:
-        InputError: no images, one that cannot be read, or one whose size is not what the labels say.
-    """
+    """`list_labelled` with the images decoded; `InputError` also for any that is unreadable or of another size."""
     listed = list_labelled(labels, folder)
     return replace(listed, images=listed.images.decode())
 
@@ -140,7 +131,7 @@ def decode_to_file(data: LabelledImages, file: Path) -> None:
 
 
 def mapped_from_file(data: LabelledImages, file: Path) -> LabelledImages:
-    """The same images out of a file that `decode_to_file` wrote; processes share what is read of it."""
+    """The images out of a file of `decode_to_file`; processes share what is read of it."""
     return replace(data, images=np.load(file, mmap_mode="r"))
 
 
@@ -151,8 +142,9 @@ def content_hash(data: LabelledImages) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
 
+    files = [*data.images.paths, *(data.images.phases or ())]
     with ThreadPoolExecutor() as pool:
-        content = hashlib.sha256(b"".join(pool.map(of_file, data.images.files)))
+        content = hashlib.sha256(b"".join(pool.map(of_file, files)))
     for name, boxes in zip(data.names, data.boxes, strict=True):
         content.update(f"{name} {len(boxes)} boxes".encode() + boxes.tobytes())
     return content.hexdigest()

@@ -77,9 +77,9 @@ def boxes_of(kind: str, test: Labels, mimics: Labels) -> list[dict]:
 
 
 def typical(boxes: list[dict]) -> dict | None:
-    """The box in the middle slice of a lesion that is larger than most: at the third quartile of these boxes' areas.
+    """The box at the third quartile of the areas of boxes in the middle slice of a lesion.
 
-    Lesions on an even number of slices have no middle one. The sign of the phase is another above and below it.
+    Lesions on an even number of slices have none. The sign of the phase is another above and below the middle.
     """
     of_lesion = defaultdict(list)
     for box in sorted(boxes, key=lambda box: box["image_id"]):  # slices of a series are numbered in their order
