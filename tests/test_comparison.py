@@ -35,17 +35,15 @@ ALL, HALF = range(1, 11), range(1, 6)
 def test_table_2_has_values_gains_and_the_papers_beside_them():
     table = table2({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)}, SETTINGS, seed=0)
     assert table["our_ap"].tolist() == pytest.approx([0.5, 1.0])
-    assert table.loc["ssd512-fe", "our_gain"] == pytest.approx(0.5)
-    assert table.loc["ssd512-fe", "our_gain_low"] < 0.5 < table.loc["ssd512-fe", "our_gain_high"]
     assert table["paper_ap"].tolist() == [0.733, 0.756]
     assert table.loc["ssd512-fe", "paper_gain"] == pytest.approx(0.023)
     assert table.loc["ssd512", ["our_gain", "paper_gain"]].isna().all()
     assert table["our_largest_sensitivity"].tolist() == [0.5, 1.0]
-    for name, gain in (("largest_sensitivity", 0.5), ("ap_11_point", 1 - 6 / 11)):
-        low, value, high = (table.loc["ssd512-fe", f"our_{name}_gain{end}"] for end in ("_low", "", "_high"))
+    for name, gain in (("", 0.5), ("largest_sensitivity_", 0.5), ("ap_11_point_", 1 - 6 / 11)):
+        low, value, high = (table.loc["ssd512-fe", f"our_{name}gain{end}"] for end in ("_low", "", "_high"))
         assert value == pytest.approx(gain)
         assert low < value < high
-        assert table.loc["ssd512", f"our_{name}_low"] < table.loc["ssd512", f"our_{name}"]
+    assert table.loc["ssd512", "our_ap_11_point_low"] < table.loc["ssd512", "our_ap_11_point"]
 
 
 def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detectors_only():
@@ -76,13 +74,10 @@ def test_table_4_ends_with_the_baselines_their_published_values_beside_ours():
     assert row[["our_sensitivity", "our_precision"]].isna().all()  # 90 % is never reached
     assert row["our_ap_over_ssd512"] == pytest.approx(0.3)
     assert row["our_ap_over_ssd512_low"] < 0.3 < row["our_ap_over_ssd512_high"]
-    printed = [column for column in table if column.startswith("paper_")]
-    assert row[printed].isna().all()
-    others = table.loc[["SSD-512", "SSD-512-FE", "Liu et al.", "Chen et al."]]
-    assert others[["published_sensitivity", "our_ap_over_ssd512"]].isna().all(axis=None)
+    assert row.filter(like="paper_").isna().all()
+    assert table[["published_sensitivity", "our_ap_over_ssd512"]].iloc[:-1].isna().all(axis=None)
     assert table.loc["SSD-512", "our_ap"] == 0.5
-    assert np.isnan(table.loc["SSD-512", "our_sensitivity"])  # never reached
-    assert table.loc["SSD-512-FE", "our_sensitivity"] == 0.9
+    assert table["our_sensitivity"].iloc[:2].tolist() == pytest.approx([np.nan, 0.9], nan_ok=True)
 
 
 def test_the_area_of_the_froc_has_an_interval_and_a_paired_gain_and_the_summary_the_ap():

@@ -130,10 +130,7 @@ def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_b
     drawn = drawing.image_overlay(gallery, view)
     strokes = re.findall(r'<rect[^>]*stroke="([^"]+)"', drawn)
     assert strokes == [style.GROUND_TRUTH_COLOUR, style.COLOURS["SSD"], style.COLOURS["SSD-FE"]]
-    assert ">0.90<" in drawn
-    assert ">0.80<" in drawn
-    assert "20 mm" in drawn
-    assert f"h{20 / 3.75:g}" in drawn
+    assert all(text in drawn for text in (">0.90<", ">0.80<", "20 mm", f"h{20 / 3.75:g}"))
     assert "<rect" not in drawing.image_overlay(gallery, replace(view, position=2))
 
 
