@@ -28,27 +28,19 @@ def test_icc_counts_a_constant_offset_as_disagreement():
     assert value == pytest.approx((55 / 3) / (55 / 3 + 2 * 45 / 10))
 
 
-def test_raters_who_differ_on_subjects_who_do_not_agree_in_nothing(recwarn):
-    value, low, high = icc(np.array([[2, 4], [2, 4], [2, 4]]))
-    assert value == 0
+@pytest.mark.parametrize(("ratings", "expected"), [
+    ([[2, 4]] * 3, 0),  # raters who differ by as much on each subject
+    ([[0, 1], [1, 0], [1, 0]], -2),  # mean squares: raters 1/6, error 2/3, value -2/3 / (2/3 - 1/3)
+    ([[0, 1]] * 2 + [[1, 0]] * 2, -2),  # raters 0, error 4/3, value -4/3 / (4/3 - 2/3)
+    ([[0, 1], [1, 0]], np.nan),  # the formula divides by 0
+    (np.zeros((0, 2)), np.nan),
+    ([[1, 2]], np.nan),
+    (np.full((4, 2), 3), np.nan),
+])  # fmt: skip
+def test_subjects_of_equal_means_have_no_interval_and_those_without_variance_no_value(ratings, expected, recwarn):
+    value, low, high = icc(np.array(ratings))
+    assert value == pytest.approx(expected, nan_ok=True)
     assert np.isnan([low, high]).all()
-    assert not recwarn.list
-
-
-@pytest.mark.parametrize("swaps", [(1, 2), (2, 2), (1, 1)])
-def test_subjects_of_one_mean_have_no_interval_and_where_the_formula_divides_by_0_no_value(swaps, recwarn):
-    # Mean squares of n subjects, of whom some are rated [0, 1] and the others [1, 0]: subjects 0.
-    ratings = np.array([[0, 1]] * swaps[0] + [[1, 0]] * swaps[1])
-    value, low, high = icc(ratings)
-    # (1, 2): raters 1/6, error 2/3, value -2/3 / (2/3 - 1/3); (2, 2): raters 0, error 4/3, -4/3 / (4/3 - 2/3).
-    assert value == pytest.approx({(1, 2): -2, (2, 2): -2, (1, 1): np.nan}[swaps], nan_ok=True)
-    assert np.isnan([low, high]).all()
-    assert not recwarn.list
-
-
-@pytest.mark.parametrize("ratings", [np.zeros((0, 2)), np.array([[1, 2]]), np.full((4, 2), 3)])
-def test_icc_without_variance_is_not_a_number(ratings, recwarn):
-    assert np.isnan(icc(ratings)).all()
     assert not recwarn.list
 
 

@@ -41,11 +41,7 @@ def test_padding_matches_nothing():
 
 
 def test_images_of_a_batch_do_not_disturb_each_other():
-    boxes = [
-        torch.tensor([[0.0, 0, 10, 9], [11.0, 1, 19, 10]]),
-        torch.empty(0, 4),
-        torch.tensor([[41.0, 40, 50, 50]]),
-    ]
+    boxes = [torch.tensor(b).view(-1, 4) for b in ([[0.0, 0, 10, 9], [11, 1, 19, 10]], [], [[41.0, 40, 50, 50]])]
     labels = [torch.ones(len(b), dtype=torch.int64) for b in boxes]
     generator = torch.Generator().manual_seed(0)
     logits, regression = torch.randn(3, 4, 2, generator=generator), torch.randn(3, 4, 4, generator=generator)
@@ -97,12 +93,7 @@ def test_without_ground_truth_the_loss_is_finite_and_teaches_only_with_minimum_n
 
 
 def test_losses_stay_float32_under_autocast():
+    logits, regression = (torch.zeros(1, 4, values, dtype=torch.bfloat16) for values in (2, 4))
     with torch.autocast("cpu", torch.bfloat16):
-        losses = ssd_loss(
-            torch.zeros(1, 4, 2, dtype=torch.bfloat16),
-            torch.zeros(1, 4, 4, dtype=torch.bfloat16),
-            DEFAULT,
-            [DEFAULT[:1]],
-            [torch.tensor([1])],
-        )
+        losses = ssd_loss(logits, regression, DEFAULT, [DEFAULT[:1]], [torch.tensor([1])])
     assert {loss.dtype for loss in losses.values()} == {torch.float32}

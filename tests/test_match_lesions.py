@@ -91,7 +91,7 @@ def test_a_microbleed_hit_on_any_of_its_slices_is_found_once():
     assert summary(matches)["cmbs"] == 1
 
 
-def test_two_detections_of_one_microbleed_are_a_hit_and_a_false_positive_or_ignored():
+def test_two_detections_of_a_microbleed_are_a_hit_and_a_false_positive_or_ignored():
     labels = labels_of(series(5), [(image, "a", T) for image in (1, 2, 3)])
     detections = [detection(1, 0.9, T), detection(3, 0.6, T)]
     assert match_lesions(labels, detections).outcome.tolist() == [HIT, FALSE_POSITIVE]

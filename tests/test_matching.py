@@ -86,9 +86,11 @@ def test_the_table_is_the_same_in_blocks_of_a_few_pairs(monkeypatch):
     np.testing.assert_array_equal(whole.truth, parts.truth)
 
 
-def test_each_truth_carries_the_score_of_its_hit():
-    matches = match(labels_of({1: [T, [50, 50, 9, 9]]}), [detection(1, 0.3, T), detection(1, 0.8, T)])
-    assert matches.truth_score.tolist() == [0.8, -np.inf]
+def test_each_truth_carries_the_score_of_its_hit_and_labels_and_detections_stay_as_they_are():
+    labels, detections = labels_of({1: [T, [50, 50, 9, 9]]}), [detection(1, 0.3, T), detection(1, 0.8, T)]
+    before = copy.deepcopy((labels, detections))
+    assert match(labels, detections).truth_score.tolist() == [0.8, -np.inf]
+    assert (labels, detections) == before
 
 
 def test_images_of_a_patient_are_counted_together_and_those_without_microbleeds_too():
@@ -113,13 +115,6 @@ def test_a_detection_without_extent_hits_nothing(recwarn):
     matches = match(labels_of({1: [T]}, regions={1: [T]}), [detection(1, 0.5, [12, 12, 0, 5])])
     assert matches.outcome.tolist() == [FALSE_POSITIVE]
     assert not recwarn.list
-
-
-def test_matching_changes_neither_labels_nor_detections():
-    labels, detections = labels_of({1: [T]}), [detection(1, 0.5, T)]
-    before = copy.deepcopy((labels, detections))
-    match(labels, detections)
-    assert (labels, detections) == before
 
 
 def test_bad_labels_and_detections_are_an_error_in_one_line():

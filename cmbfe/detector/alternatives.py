@@ -58,10 +58,9 @@ class AssistedExcitation(nn.Module):
 class BoxSegmentation(nn.Module):
     """Predicts from a feature map which share of each cell lies inside boxes; the features stay what they are.
 
-    A side task of training after Brazil et al. 2017 (SDS-RCNN). It has the interface of `FeatureEnhancement`, and a
-    loss: a 1x1 convolution gives a logit per cell, whose binary cross-entropy with the boxes' mask, averaged over the
-    map's cells, teaches the trunk where the boxes are. Maps with as many channels share a convolution. These weights
-    are of no use at test time, and no part of the detector.
+    A side task after Brazil et al. 2017 (SDS-RCNN) with the interface of `FeatureEnhancement`. A 1x1 convolution,
+    shared by maps with as many channels, gives a logit per cell; the loss is its binary cross-entropy with the boxes'
+    mask.
     """
 
     def __init__(self, channels: Iterable[int], weight: float = WEIGHT) -> None:
@@ -92,8 +91,6 @@ class BoxSegmentation(nn.Module):
 
 
 class Alternative(NamedTuple):
-    """What a name stands for."""
-
     make: Callable[[Callable[[], tuple[int, ...]]], GuidedLayer]
     """Gives the layer. Its argument asks the detector for the channels of its maps, which costs a forward pass."""
     source: str
@@ -127,15 +124,12 @@ def find(name: str) -> Alternative:
 
 
 def attach(name: str, model: nn.Module, layer: str | Sequence[str]) -> Enhancement:
-    """Put an alternative behind one layer of a detector, or several, in training mode only.
+    """Put an alternative behind layers of a detector in training, as `enhance_during_training` puts FE there.
 
-    Neither the detector's parameters nor its state dict change, and no random number is drawn that it would see.
-
-    Args:
-        model: called as torchvision's detectors, see `enhance_during_training`.
+    The detector's state dict and the random numbers that it draws stay as they are.
 
     Raises:
-        InputError: no alternative of that name, no such layer, or later as `enhance_during_training`.
+        InputError: no alternative of that name, or as `enhance_during_training`.
     """
     alternative = find(name)
     device = next(model.parameters()).device

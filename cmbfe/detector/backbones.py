@@ -88,8 +88,7 @@ def _extra(inputs: int, middle: int, outputs: int, **convolution: Any) -> nn.Seq
 def resnet34(width: float = 1.0) -> Trunk:
     """ResNet-34 through layer3 at stride 8, in the form of NVIDIA's SSD300 (MLPerf): layer3 keeps 38x38 cells.
 
-    The layers carry torchvision's names, so that its weights fit; they are assembled here because torchvision
-    fixes the channels of ResNets of basic blocks.
+    The layers carry torchvision's names, so that its weights fit; torchvision itself has one width.
     """
     c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
     stem = OrderedDict(
@@ -212,10 +211,8 @@ def check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str
     for name, tensor in wanted.items():
         if name not in state:
             raise InputError(f"{source}: layer {name} is missing")
-        if state[name].shape != tensor.shape:
-            raise InputError(
-                f"{source}: layer {name} has shape {list(state[name].shape)}, expected {list(tensor.shape)}"
-            )
-    surplus = sorted(set(state) - set(wanted))
-    if surplus:
+        shape, expected = list(state[name].shape), list(tensor.shape)
+        if shape != expected:
+            raise InputError(f"{source}: layer {name} has shape {shape}, expected {expected}")
+    if surplus := sorted(set(state) - set(wanted)):
         raise InputError(f"{source}: layer {surplus[0]} does not belong to the model")

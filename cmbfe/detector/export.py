@@ -136,7 +136,6 @@ def _random_batches(detector: SSD) -> list[Tensor]:
 
 @torch.inference_mode()
 def _difference(detector: SSD, session: "onnxruntime.InferenceSession", images: Tensor) -> Difference:
-    """images: Tensor[N, 3, H, W] in [0, 1]."""
     boxes, scores, numbers, *raw = session.run(None, {IMAGES: images.numpy()})
     onnx_boxes, onnx_scores = map(torch.from_numpy, raw)
     expected_boxes, expected_scores = every_box(detector, *detector.predict(detector.prepare(images)))
@@ -209,8 +208,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `SSD.forward` in evaluation, in operations that leave number and size of the images open.
 
-        images: Tensor[N, 3, H, W]. Returns Tensor[N, P, 4], Tensor[N, P] and Tensor[4] (W, H, W, H over the input's
-        side).
+        Of Tensor[N, 3, H, W]: Tensor[N, P, 4], Tensor[N, P] and Tensor[4] (W, H, W, H over the input's side).
         """
         detector, side = self.detector, self.detector.input_size
         rows, columns = images.shape[2:]
@@ -244,11 +242,7 @@ def every_box(detector: SSD, logits: Tensor, regression: Tensor) -> tuple[Tensor
 
 
 def to_onnx(detector: SSD) -> "onnx.ModelProto":
-    """A detector on the CPU, in evaluation mode, as an ONNX model; DESCRIPTION says what goes in and comes out.
-
-    Raises:
-        InputError: a detector of several classes.
-    """
+    """A detector on the CPU as an ONNX model, see DESCRIPTION; `InputError` for one of several classes."""
     import onnx
     from onnx import compose
     from onnx.helper import make_model, make_opsetid, set_model_props
@@ -298,13 +292,9 @@ def suppression(detector: SSD) -> "onnx.GraphProto":
     import onnx.parser
 
     config = detector.config
-    text = SUPPRESSION.format(
-        candidates=CANDIDATES_PER_CLASS,
-        kept=config.detections_per_image,
-        iou=float(config.nms_threshold),
-        threshold=float(config.score_threshold),
-    )
-    return onnx.parser.parse_graph(text)
+    iou, threshold = float(config.nms_threshold), float(config.score_threshold)
+    numbers = {"candidates": CANDIDATES_PER_CLASS, "kept": config.detections_per_image}
+    return onnx.parser.parse_graph(SUPPRESSION.format(iou=iou, threshold=threshold, **numbers))
 
 
 def _without_traces(model: "onnx.ModelProto") -> "onnx.ModelProto":

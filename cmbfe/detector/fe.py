@@ -2,7 +2,6 @@
 
 Inside a ground-truth box the mask is M = 1 - P / B_mean with B_mean = beta * mean(P in the box), 0 above B_mean
 and outside boxes; a feature map X becomes X + M * X. The layer has no weights and is absent at test time.
-A strength lets the mask fade over a training. Other layers that stand in FE's place: `cmbfe.detector.alternatives`.
 """
 
 import math
@@ -45,11 +44,8 @@ def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5)
 
 
 def _mean_inside(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Mean of Tensor[N, H, W] over each box's pixels, [N, K]; 0 where a box holds none.
-
-    One matrix product instead of a pass over the image for every box. In float64: on a GPU the user may have
-    allowed products of float32 to be rounded to 10 bits (TF32).
-    """
+    """Mean of Tensor[N, H, W] over each box's pixels, [N, K]; 0 where a box holds none."""
+    # In float64: on a GPU the user may have allowed products of float32 to be rounded to 10 bits (TF32).
     wide = torch.float32 if image.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     sums = (torch.bmm(rows.to(wide), image.to(wide)) * columns).sum(-1)
     return (sums / (rows.sum(-1) * columns.sum(-1)).clamp(min=1)).to(image.dtype)
@@ -102,8 +98,7 @@ def resized_mask(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
 def strength(schedule: str, iteration: int, iterations: int) -> float:
     """Factor on the mask in an iteration, counted from 0: "constant" 1; "cosine" from 1 down to 0 along half a cosine.
 
-    Assisted Excitation fades by the cosine (Derakhshani et al. 2019, section 3), so that the heads end up training on
-    the features that they will see at test time.
+    By the cosine (Derakhshani et al. 2019, section 3) the heads end up training on the features of test time.
     """
     if schedule not in SCHEDULES:
         raise InputError(f"FE schedule {schedule!r}: expected one of {', '.join(SCHEDULES)}")

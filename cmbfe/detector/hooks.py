@@ -144,7 +144,8 @@ class Enhancement:
 
     def _after_layer(self, name: str, layer: nn.Module, args: tuple[Any, ...], features: Any) -> Any:
         # Activation checkpointing calls a layer once more in the backward pass, after the detector's call has ended.
-        if not (self.is_in_call or (self.mask is not None and _is_in_backward())):
+        is_in_backward = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks it
+        if not (self.is_in_call or (self.mask is not None and is_in_backward)):
             return None
         if self.mask is None:
             raise InputError(f"layer {name!r} comes before the detector has resized the images; FE needs a later one")
@@ -163,7 +164,7 @@ def _boxes_of(targets: Any) -> list[Tensor]:
     except (KeyError, TypeError, IndexError):
         raise InputError(
             "FE needs the ground truth in training: call the detector as model(images, targets), targets a list of "
-            '{"boxes": Tensor[K, 4] in xyxy px, ...}, one per image'
+            '{"boxes": Tensor[K, 4] in xyxy px, ...}'
         ) from None
 
 
@@ -198,7 +199,3 @@ def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str) 
         return kind(*changed) if hasattr(features, "_fields") else kind(changed)
     what = f"a tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else kind.__name__
     raise InputError(f"layer {name!r} gives {what}; FE needs feature maps [N, C, h, w], or a dict or list of them")
-
-
-def _is_in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks it

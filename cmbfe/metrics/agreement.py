@@ -52,10 +52,7 @@ def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float
 
 
 def _linear_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa with linear weights of a confusion table of counts; NaN without any, or where all are of one class.
-
-    The weights count the steps between two classes, whether or not there are cases between them.
-    """
+    """Cohen's kappa of a confusion table, weighted by the steps between classes, those without cases included."""
     steps = np.abs(np.subtract.outer(np.arange(len(table)), np.arange(len(table))))
     expected = np.outer(table.sum(axis=0), table.sum(axis=1)) / table.sum() if table.any() else table
     by_chance = (steps * expected).sum()

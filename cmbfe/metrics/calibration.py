@@ -14,8 +14,8 @@ BINS = 10
 OPERATING_VALUES = ("sensitivity", "precision", "false_positives_per_cmb", "false_positives_per_picture")
 
 
-def reliability(matches: Matches, bins: int = BINS) -> pd.DataFrame:
-    """The reliability diagram as a table: `bins` bins of equal width over the scores [0, 1].
+def reliability(matches: Matches) -> pd.DataFrame:
+    """The reliability diagram as a table: `BINS` bins of equal width over the scores [0, 1].
 
     Columns `low`, `high` (a score on an edge is in the upper bin), `detections`, `mean_score`, `precision`
     (the share of hits). Bins without detections are NaN. Ignored detections are left out. Only detections
@@ -28,16 +28,16 @@ def reliability(matches: Matches, bins: int = BINS) -> pd.DataFrame:
     score, hit = matches.score[counts], matches.outcome[counts] == HIT
     if not has_probabilities(matches):
         raise InputError(f"scores reach from {score.min():g} to {score.max():g}: no probabilities to calibrate")
-    number = np.minimum((score * bins).astype(int), bins - 1)
-    detections = np.bincount(number, minlength=bins)
+    number = np.minimum((score * BINS).astype(int), BINS - 1)
+    detections = np.bincount(number, minlength=BINS)
     empty = np.where(detections > 0, detections, np.nan)
     return pd.DataFrame(
         {
-            "low": np.arange(bins) / bins,
-            "high": np.arange(1, bins + 1) / bins,
+            "low": np.arange(BINS) / BINS,
+            "high": np.arange(1, BINS + 1) / BINS,
             "detections": detections,
-            "mean_score": np.bincount(number, score, bins) / empty,
-            "precision": np.bincount(number, hit, bins) / empty,
+            "mean_score": np.bincount(number, score, BINS) / empty,
+            "precision": np.bincount(number, hit, BINS) / empty,
         }
     )
 
@@ -48,15 +48,12 @@ def has_probabilities(matches: Matches) -> bool:
     return bool(((score >= 0) & (score <= 1)).all())
 
 
-def expected_calibration_error(matches: Matches, bins: int = BINS) -> float:
+def expected_calibration_error(matches: Matches) -> float:
     """Mean distance of score and precision over the bins, weighted by detections (Guo et al. 2017).
 
-    NaN without detections.
-
-    Raises:
-        InputError: scores outside [0, 1].
+    NaN without detections; raises as `reliability`.
     """
-    table = reliability(matches, bins).dropna()
+    table = reliability(matches).dropna()
     if table.empty:
         return np.nan
     return float(np.average((table["mean_score"] - table["precision"]).abs(), weights=table["detections"]))

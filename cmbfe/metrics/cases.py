@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from cmbfe.metrics.curves import threshold_at_sensitivity
-from cmbfe.metrics.matching import FALSE_POSITIVE, Detections, Labels, Matches, overlaps
+from cmbfe.metrics.matching import (
+    FALSE_POSITIVE,
+    Detections,
+    Labels,
+    Matches,
+    of_one_category,
+    overlaps,
+    with_boxes,
+)
 
 SAME_PLACE_IOU = 0.1
 """Two detections that overlap by this mark the same thing; TIDE's bound of what is background (Bolya et al. 2020)."""
@@ -37,7 +45,7 @@ def without_counterpart(chosen: Detections, others: Detections, labels: Labels) 
     Args:
         labels: the images of both.
     """
-    near = overlaps(_as_truth(labels, others), _of_one_category(chosen), SAME_PLACE_IOU)
+    near = overlaps(with_boxes(labels, others), of_one_category(chosen), SAME_PLACE_IOU)
     met = set(near.order[near.detection].tolist())
     return [detection for index, detection in enumerate(chosen) if index not in met]
 
@@ -55,13 +63,13 @@ def kinds(chosen: Detections, labels: Labels, mimics: Labels) -> list[str]:
     names = {category["id"]: category["name"] for category in mimics["categories"]}
     decoys = [box for box in mimics["annotations"] if box["image_id"] in images]
     kind_of = [*(names[box["category_id"]] for box in decoys), *[POOR_BOX] * len(labels["annotations"])]
-    things = _of_one_category([*decoys, *labels["annotations"]])
+    things = of_one_category([*decoys, *labels["annotations"]])
     # In the roles of `overlaps`, the things' middles are looked for in the boxes of the false positives.
-    near = overlaps(_as_truth(labels, chosen), things, hit="centre")
-    kinds_found = [NOTHING] * len(chosen)
+    near = overlaps(with_boxes(labels, chosen), things, hit="centre")
+    kinds_of_chosen = [NOTHING] * len(chosen)
     for pair in np.argsort(near.nearness, kind="stable"):  # the nearest comes last and stays
-        kinds_found[near.truth[pair]] = kind_of[near.order[near.detection[pair]]]
-    return kinds_found
+        kinds_of_chosen[near.truth[pair]] = kind_of[near.order[near.detection[pair]]]
+    return kinds_of_chosen
 
 
 def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[str]) -> pd.DataFrame:
@@ -81,15 +89,10 @@ def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[
 def microbleeds_table(
     labels: Labels, matches: Matches, twin: Matches, thresholds: tuple[float, float]
 ) -> pd.DataFrame:
-    """Every microbleed box with its size, and who finds it.
+    """Every microbleed box of `labels` with its size, and who finds it: `matches` without FE, `twin` with.
 
-    Args:
-        labels: what both were matched to. matches, twin: without FE and with.
-        thresholds: of the two.
-
-    Returns:
-        By annotation id: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and `score_fe` (-inf
-        where nothing hits it), `found` and `found_fe`.
+    By annotation id: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and `score_fe` (-inf where
+    nothing hits it), `found` and `found_fe` at the `thresholds` of the two.
     """
     spacing = {image["id"]: image["pixel_spacing_mm"] for image in labels["images"]}
     boxes = {box["id"]: box for box in labels["annotations"]}
@@ -131,13 +134,3 @@ def found_table(microbleeds: pd.DataFrame, small_mm: float) -> pd.DataFrame:
 def _longer_side_mm(box: Mapping[str, Any], spacing: Mapping[Any, Sequence[float]]) -> float:
     row_mm, column_mm = spacing[box["image_id"]]
     return max(box["bbox"][2] * column_mm, box["bbox"][3] * row_mm)
-
-
-def _as_truth(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> Labels:
-    """The images of `labels` with these boxes in the place of the microbleeds."""
-    return {"images": labels["images"], "annotations": _of_one_category(boxes)}
-
-
-def _of_one_category(boxes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"image_id": box["image_id"], "bbox": box["bbox"], "category_id": 1, "score": box.get("score", 0.0)}
-            for box in boxes]  # fmt: skip

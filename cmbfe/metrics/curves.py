@@ -5,9 +5,8 @@
     precision_at_sensitivity(matches, 0.9)
     summary(matches)                                # all of them
 
-Every metric takes `weights` [B, P]: how often each of the P patients is counted in each of B resamples, so
-that B bootstrap values cost one call; None counts everybody once. What is undefined is NaN: every metric
-without any ground truth, and the precision at a sensitivity that no threshold reaches.
+Every metric takes `weights` [B, P]: how often each of P patients is counted in each of B resamples; None counts each
+once. What is undefined is NaN: every metric without ground truth, and precision at a sensitivity never reached.
 """
 
 from typing import Literal
@@ -34,13 +33,13 @@ def average_precision(
     """Area under the precision-sensitivity curve (PAPER.md A13).
 
     Precision at a sensitivity is the highest precision at that sensitivity or a larger one. `points=None`
-    integrates that over all sensitivities (VOC 2010 on), 11 averages it at 0, 0.1, …, 1 (VOC 2007,
-    Everingham et al. 2010) and 101 at 0, 0.01, …, 1 (COCO). Detections of equal score count one
-    after the other in the order of the table, as in pycocotools. NaN without ground truth.
+    integrates that over all sensitivities (VOC 2010 on), 11 averages it at 0, 0.1, …, 1 (VOC 2007, Everingham et al.
+    2010) and 101 at 0, 0.01, …, 1 (COCO). Detections of equal score count in the order of the table, as in pycocotools.
     """
     if points not in (None, 11, 101):
         raise ValueError(f"points is {points!r}; it must be None, 11 or 101")
-    hits, false, truths = _cumulative(matches, _singly(matches), weights)
+    # The curve rises at each hit among the detections that count.
+    hits, false, truths = _cumulative(matches, np.flatnonzero(_counted(matches)[1]), weights)
     precision = np.divide(hits, hits + false, out=np.zeros_like(hits), where=hits > 0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     if points is None:
@@ -62,20 +61,14 @@ def precision_sensitivity(matches: Matches) -> pd.DataFrame:
     """
     ends = _together(matches)
     hits, false, truths = (values[0] for values in _cumulative(matches, ends, None))
-    return pd.DataFrame(
-        {
-            "threshold": _counted(matches)[0][ends],
-            "sensitivity": _ratio(hits, truths),
-            "precision": _ratio(hits, hits + false),
-        }
-    )
+    columns = {"sensitivity": _ratio(hits, truths), "precision": _ratio(hits, hits + false)}
+    return pd.DataFrame({"threshold": _counted(matches)[0][ends], **columns})
 
 
 def precision_at_sensitivity(matches: Matches, sensitivity: Value = 0.9, weights: np.ndarray | None = None) -> Value:
-    """Precision at the highest threshold whose sensitivity is at least `sensitivity`, one for all or one per resample.
+    """Precision at the highest threshold whose sensitivity is at least `sensitivity`, a number or one per resample.
 
-    A point the detector can really be run at: nothing is interpolated and detections of equal score come
-    together. NaN if no threshold reaches it.
+    Nothing is interpolated, and detections of equal score come together. NaN if no threshold reaches it.
     """
     hits, false, _ = _operating_point(matches, sensitivity, weights)
     return _value(_ratio(hits, hits + false), weights)
@@ -143,7 +136,7 @@ def evaluate(
 
 
 def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) -> dict[str, Value]:
-    """All metrics by name, and the counts behind them; NaN where one is undefined."""
+    """All metrics by name, and the counts behind them; NaN where a metric is undefined."""
     percent = f"{100 * sensitivity:g}"
     return {
         "ap": average_precision(matches),
@@ -211,11 +204,6 @@ def _counted(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, hit or not, and patient of the detections that count."""
     counts = matches.outcome != IGNORED
     return matches.score[counts], matches.outcome[counts] == HIT, matches.patient[counts]
-
-
-def _singly(matches: Matches) -> np.ndarray:
-    """Where the precision-sensitivity curve rises: the index of each hit among the detections that count."""
-    return np.flatnonzero(_counted(matches)[1])
 
 
 def _together(matches: Matches) -> np.ndarray:

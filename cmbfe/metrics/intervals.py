@@ -5,9 +5,8 @@
     paired_difference(partial(precision_at_sensitivity, sensitivity=0.9), with_fe, without_fe)
 
 Both intervals are widened for few patients (`tail`); docs/metrics.md has their measured coverage.
-Patients are resampled, never images or boxes: the images of one patient are alike, and a resample of
-them would pretend to more evidence than there is. Two detectors are compared on the same resamples of the
-same patients.
+Patients are resampled, never images or boxes, since the images of one patient are alike. Two detectors are compared on
+the same resamples of the same patients.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,33 +56,21 @@ def bootstrap(metric: Metric, matches: Matches, resamples: int = RESAMPLES, seed
 
 
 def paired_difference(
-    metric: Metric,
-    matches: Matches,
-    baseline: Matches,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    metric: Metric, matches: Matches, baseline: Matches, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """`metric(matches) - metric(baseline)` with its intervals, both detectors on the same resampled patients.
-
-    Raises:
-        InputError: the two were not matched to the same ground truth.
-    """
+    """`metric(matches) - metric(baseline)` with its intervals; see `compare`."""
     return compare(metric, matches, baseline, resamples, seed)[2]
 
 
 def compare(
-    metric: Metric,
-    matches: Matches,
-    baseline: Matches,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    metric: Metric, matches: Matches, baseline: Matches, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[Interval, Interval, Interval]:
-    """Intervals of `metric(matches)`, of `metric(baseline)` and of their paired difference.
+    """Intervals of `metric(matches)`, of `metric(baseline)` and of their difference, on the same resampled patients.
 
     Raises:
         InputError: the two were not matched to the same ground truth.
     """
-    check_paired([matches, baseline])
+    _check_paired([matches, baseline])
 
     def both(weights: np.ndarray) -> np.ndarray:
         ours, theirs = metric(matches, weights=weights), metric(baseline, weights=weights)
@@ -91,15 +78,14 @@ def compare(
 
     patients = len(matches.patients)
     whole, values, without_each = _draw(both, patients, resamples, seed)
-    columns = zip(whole, values.T, without_each.T, strict=True)
-    ours, theirs, difference = (_interval(*column, patients) for column in columns)
+    ours, theirs, difference = map(partial(_interval, patients=patients), whole, values.T, without_each.T)
     return ours, theirs, difference
 
 
-def check_paired(all_matches: Sequence[Matches]) -> None:
+def _check_paired(all_matches: Sequence[Matches]) -> None:
     """Raise `InputError` unless all were matched to the same ground truth of the same patients."""
+    first = all_matches[0]
     for matches in all_matches[1:]:
-        first = all_matches[0]
         if matches.patients != first.patients or matches.truth_ids != first.truth_ids:
             raise InputError("a paired difference needs two detectors on the same images and ground truth")
 
@@ -137,9 +123,8 @@ def _interval(value: float, values: np.ndarray, without_each: np.ndarray, patien
 def tail(patients: int) -> float:
     """Share of resamples beyond each end of an interval: 2.5 %, and less for few patients.
 
-    Resampling n patients underestimates the variance by (n - 1) / n, and takes normal quantiles where few
-    patients need those of t. Hesterberg (2015, The American Statistician 69) widens the
-    interval for both.
+    Resampling n patients underestimates the variance by (n - 1) / n, and takes normal quantiles where few patients need
+    those of t. Hesterberg (2015, The American Statistician 69) widens the interval for both.
 
     >>> [round(tail(patients), 4) for patients in (17, 50, 200, 100_000)]
     [0.0144, 0.0212, 0.024, 0.025]
@@ -219,11 +204,7 @@ class SeedSummary:
 
 
 def difference_over_seeds(
-    metric: Metric,
-    runs: Sequence[Matches],
-    baselines: Sequence[Matches],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    metric: Metric, runs: Sequence[Matches], baselines: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0
 ) -> SeedSummary:
     """Mean over S seeds of `metric(run) - metric(baseline)`, with an interval over patients × seeds.
 
@@ -235,8 +216,12 @@ def difference_over_seeds(
     Raises:
         InputError: fewer than two seeds or patients, or runs that are not paired.
     """
-    _check_seeds(runs, baselines)
+    if len(runs) != len(baselines) or len(runs) < 2:
+        raise InputError(f"{len(runs)} runs and {len(baselines)} baselines: give two or more of each, by seed")
+    _check_paired([*runs, *baselines])
     patients, seeds = len(runs[0].patients), len(runs)
+    if patients < 2:
+        raise InputError("an interval over patients needs two or more of them")
 
     def differences(weights: np.ndarray) -> np.ndarray:
         pairs = zip(runs, baselines, strict=True)
@@ -246,24 +231,12 @@ def difference_over_seeds(
     by_patients = resampled(differences, patients, resamples, seed)
     draws = np.random.default_rng([seed, seeds]).multinomial(seeds - 1, np.full(seeds, 1 / seeds), resamples)
     error = _standard_error((by_patients * draws).sum(axis=1) / (seeds - 1), patients)
-    seed_deviation, patient_deviation = (
-        float(of_each.std(ddof=1)),
-        _standard_error(by_patients.mean(axis=1), patients),
-    )
+    seed_deviation = float(of_each.std(ddof=1))
+    patient_deviation = _standard_error(by_patients.mean(axis=1), patients)
     degrees = _degrees_of_freedom(seed_deviation**2 / seeds, seeds, patient_deviation**2, patients)
     mean, half = float(of_each.mean()), error * float(stats.t.ppf((1 + LEVEL) / 2, degrees))
-    return SeedSummary(
-        mean, mean - half, mean + half, error, tuple(of_each.tolist()), seed_deviation, patient_deviation
-    )
-
-
-def _check_seeds(runs: Sequence[Matches], baselines: Sequence[Matches]) -> None:
-    """Raise `InputError` unless there are two or more pairs of runs, on two or more patients, the same for all."""
-    if len(runs) != len(baselines) or len(runs) < 2:
-        raise InputError(f"{len(runs)} runs and {len(baselines)} baselines: give two or more of each, by seed")
-    check_paired([*runs, *baselines])
-    if len(runs[0].patients) < 2:
-        raise InputError("an interval over patients needs two or more of them")
+    each = tuple(of_each.tolist())
+    return SeedSummary(mean, mean - half, mean + half, error, each, seed_deviation, patient_deviation)
 
 
 def _standard_error(values: np.ndarray, patients: int) -> float:
@@ -281,10 +254,9 @@ def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patient
 
 
 def patients_needed(standard_error: float, patients: int, gain: float, power: float = 0.8) -> int:
-    """How many patients show a difference of `gain`, if `patients` gave its `standard_error`.
+    """How many patients show a difference of `gain` in a two-sided normal test at 5 %.
 
-    The two-sided normal test at 5 % with the given power; the standard error falls with the root of
-    the number of patients.
+    `patients` gave its `standard_error`, which falls with the root of their number.
     """
     if not (standard_error > 0 and gain > 0 and patients > 0):
         raise ValueError(f"standard error {standard_error}, gain {gain} and patients {patients} must be positive")
@@ -293,21 +265,14 @@ def patients_needed(standard_error: float, patients: int, gain: float, power: fl
 
 
 def patients_for_half_width(standard_error: float, patients: int, half_width: float) -> int:
-    """How many patients narrow a 95 % interval to `half_width` on either side, if `patients` gave its `standard_error`.
-
-    The normal interval; the standard error falls with the root of the number of patients.
-    """
+    """How many patients narrow a normal 95 % interval to `half_width` on either side; see `patients_needed`."""
     return int(np.ceil(patients * (stats.norm.ppf((1 + LEVEL) / 2) * standard_error / half_width) ** 2))
 
 
 def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
-    """How many seeds narrow the 95 % interval of a mean over seeds to `half_width` on either side; at least 2.
+    """How many seeds, at least 2, narrow the 95 % t interval of their mean to `half_width` on either side.
 
-    The interval is that of t, for differences with the standard deviation `seed_deviation` over seeds and without
-    uncertainty from patients.
-
-    Raises:
-        InputError: a `half_width` that is not above 0.
+    Patients add no uncertainty. `InputError` for a half width that is not above 0.
     """
     if not half_width > 0:
         raise InputError(f"a half width of {half_width}: above 0 is needed")

@@ -1,13 +1,10 @@
 """From boxes on slices to microbleeds in three dimensions: a microbleed on three slices counts once.
 
-Detections are linked from the best one down. A detection that no better one has claimed begins a 3-D
-detection; it claims, on its own slice and on the slices next to it, up and down until a slice has none,
-every unclaimed detection of the same series whose centre lies within `link_mm` of its own, in the plane of
-the slice. A dot keeps its place from slice to slice, whereas a vessel that runs obliquely leaves the circle
-and makes several 3-D detections. A 3-D detection has the score of its best box, and hits a microbleed if
-any of its boxes hits any box of it.
-
-The result is a `Matches` like that of the image level: every metric of `cmbfe.metrics.curves` works on it.
+Detections are linked from the best one down. A detection that no better one has claimed begins a 3-D detection; it
+claims, on its own slice and on those next to it, up and down until a slice has none, every unclaimed detection of the
+same series whose centre lies within `link_mm` of its own in the plane. A dot keeps its place from slice to slice; an
+oblique vessel makes several 3-D detections. A 3-D detection has the score of its best box, and hits a microbleed if any
+of its boxes hits any box of it.
 """
 
 from typing import Any

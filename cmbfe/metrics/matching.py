@@ -7,7 +7,7 @@ order image id, then file order, as in pycocotools; a detection that overlaps tw
 later one in the file.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,9 +47,8 @@ Duplicates = Literal["false positive", "ignore"]
 class Matches:
     """Detections from the highest score to the lowest, and what each one is.
 
-    D detections, T ground truths (ignore regions not among them), P patients. At the image level a truth
-    is a box on one image; at the lesion level it is a microbleed (`cmbfe.metrics.lesions`). Metrics see no
-    difference.
+    D detections, T ground truths (ignore regions not among them), P patients. At the image level a truth is a box on
+    one image; at the lesion level it is a microbleed (`cmbfe.metrics.lesions`).
     """
 
     score: np.ndarray
@@ -144,18 +143,10 @@ def load_matches(path: Path) -> Matches:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path}: no file of matches: {' '.join(str(error).split())}") from None
-    detections = len(arrays["score"])
-    return Matches(
-        score=arrays["score"].astype(np.float64),
-        outcome=arrays["outcome"],
-        truth=arrays["truth"].astype(np.int64),
-        detection=np.full(detections, -1),
-        patient=arrays["patient"].astype(np.int64),
-        truth_ids=arrays["truth_ids"].tolist(),
-        truth_patient=arrays["truth_patient"].astype(np.int64),
-        patients=arrays["patients"].tolist(),
-        images_per_patient=arrays["images_per_patient"].astype(np.int64),
-    )
+    lists = {name: arrays.pop(name).tolist() for name in ("truth_ids", "patients")}
+    score, outcome = arrays.pop("score").astype(np.float64), arrays.pop("outcome")
+    numbers = {name: array.astype(np.int64) for name, array in arrays.items()}
+    return Matches(score=score, outcome=outcome, detection=np.full(len(score), -1), **numbers, **lists)
 
 
 @dataclass(frozen=True)
@@ -209,17 +200,16 @@ def overlaps(
     truth_image, truth_boxes = _images_and_boxes(truths, position)
     near = _Nearness(hit, iou, distance_mm)
     in_region = _Nearness("iou" if hit == "iou" else "centre", iou, None, of_detection=True)
-    pairs = _pairs(of_image, boxes, truth_image, truth_boxes, spacing, near)
-    ignored = _pairs(of_image, boxes, *_images_and_boxes(regions, position), spacing, in_region)
+    detection, truth, nearness = _pairs(of_image, boxes, truth_image, truth_boxes, spacing, near)
     patients, patient_of_image = _patients(images)
     return Overlaps(
         score=score[order],
         order=order,
         image=of_image,
-        detection=pairs[0],
-        truth=pairs[1],
-        nearness=pairs[2],
-        in_region=ignored[0],
+        detection=detection,
+        truth=truth,
+        nearness=nearness,
+        in_region=_pairs(of_image, boxes, *_images_and_boxes(regions, position), spacing, in_region)[0],
         truths=truths,
         truth_image=truth_image,
         images=images,
@@ -233,13 +223,23 @@ def is_region(annotation: dict[str, Any]) -> bool:
     return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
+def of_one_category(boxes: Sequence[Mapping[str, Any]]) -> Detections:
+    """The boxes as detections of one category, with their scores, or 0."""
+    keys = ("image_id", "bbox")
+    return [{key: box[key] for key in keys} | {"category_id": 1, "score": box.get("score", 0.0)} for box in boxes]
+
+
+def with_boxes(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> Labels:
+    """The images of `labels` with these boxes in the place of the microbleeds."""
+    return {"images": labels["images"], "annotations": of_one_category(boxes)}
+
+
 def assign(
     detection: np.ndarray, truth: np.ndarray, nearness: np.ndarray, detections: int, truths: int
 ) -> np.ndarray:
-    """Give each ground truth to at most one detection, the best-scored one first.
+    """Give each ground truth to at most one detection, the best-scored first: int64 [detections], the truth or -1.
 
-    Candidate k says that detection `detection[k]` (0 is the one with the highest score) may take
-    `truth[k]`, and prefers it by `nearness[k]`. Returns int64 [detections]: the truth taken, or -1.
+    Candidate k: `detection[k]` (0 has the highest score) may take `truth[k]`, and prefers it by `nearness[k]`.
     """
     order = np.lexsort((-truth, -nearness, detection))
     taken, is_free = [-1] * detections, [True] * truths

@@ -6,7 +6,16 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from cmbfe.metrics.matching import Detections, Labels, Matches, is_region, overlaps, pixel_spacings
+from cmbfe.metrics.matching import (
+    Detections,
+    Labels,
+    Matches,
+    is_region,
+    of_one_category,
+    overlaps,
+    pixel_spacings,
+    with_boxes,
+)
 
 SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)
 """Size classes of microbleeds: below, between and from these edges."""
@@ -54,11 +63,7 @@ def sensitivity_by(table: pd.DataFrame, threshold: float, groups: pd.Series) -> 
 
 
 def false_positives_by_mimic(
-    labels: Labels,
-    mimics: Labels,
-    detections: Detections,
-    false_positives: Sequence[int],
-    iou: float = 0.5,
+    labels: Labels, mimics: Labels, detections: Detections, false_positives: Sequence[int], iou: float = 0.5
 ) -> pd.DataFrame:
     """Which mimics fool the detector: false positives by the kind of the mimic that they overlap most.
 
@@ -71,9 +76,8 @@ def false_positives_by_mimic(
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}
     boxes = [box for box in mimics["annotations"] if box["image_id"] in images and not is_region(box)]
     kind_of_box = np.array([kinds[box["category_id"]] for box in boxes], dtype=object)
-    chosen = [{**detections[index], "category_id": 1} for index in false_positives]
-    as_truth = {"images": labels["images"], "annotations": [{**box, "category_id": 1} for box in boxes]}
-    near = overlaps(as_truth, chosen, iou)
+    chosen = of_one_category([detections[index] for index in false_positives])
+    near = overlaps(with_boxes(labels, boxes), chosen, iou)
     order = np.lexsort((-near.nearness, near.detection))
     _, nearest = np.unique(near.detection[order], return_index=True)
     fooled = kind_of_box[near.truth[order][nearest]]
