@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -34,11 +33,7 @@ class Faults:
         """Note errors and requests that leave this machine; the latter are stopped as well."""
         page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self._request(request.url))
-
-    def _request(self, url: str) -> None:
-        if not url.startswith(LOCAL):
-            self.outside.append(url)
+        page.on("request", lambda request: request.url.startswith(LOCAL) or self.outside.append(request.url))
 
 
 @contextmanager
@@ -62,8 +57,3 @@ def open_page(browser: Browser, viewport: dict[str, int], faults: Faults, **sett
         yield page
     finally:
         context.close()
-
-
-def is_image(file: Path) -> bool:
-    """Whether a screenshot holds something: a blank page compresses to next to nothing."""
-    return file.stat().st_size > 5000

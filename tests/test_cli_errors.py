@@ -157,7 +157,7 @@ def test_detect_never_costs_its_own_model_or_threshold(refused, tmp_path):
     inside, elsewhere = save_tiny_model(out / "model"), save_tiny_model(tmp_path / "m")
     for options in (["--model", inside], ["--model", elsewhere, "--operating-point", point]):
         line = refused("detect", tmp_path / "in", "--out", out, *options)
-        assert f"{out}: holds {options[-1]}" in line
+        assert f"{out}: holds the input {options[-1]}" in line
 
 
 @pytest.mark.parametrize("variant", ["ssd1024", "ssd300-fe-fe", ""])

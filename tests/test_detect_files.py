@@ -72,6 +72,7 @@ def test_phase_is_left_out_of_a_series_of_magnitude_and_phase(tmp_path):
     dicom_head(tmp_path / "in", slices=3, names=["4", "5", "6"], **shared, **phase)
     table = detected(tmp_path / "in", tmp_path / "out", slices=3)
     assert set(table["series_uid"]) == {"1.2.3-magnitude"}
+    detected(tmp_path / "in" / "1", tmp_path / "one file", slices=1)
 
 
 def test_several_patients_and_series_are_distinguished(tmp_path):
@@ -102,27 +103,21 @@ def test_images_are_numbered_by_their_paths_also_where_folders_lie_between_files
     for name in ("a/2.png", "b.png", "a/1.png", "c/1.png", "d.png"):
         save_image(tmp_path / "in" / name, IMAGE)
     detected(tmp_path / "in", tmp_path / "out", slices=5)
+    detected(tmp_path / "in" / "b.png", tmp_path / "one file", slices=1)
     images = read(tmp_path / "out" / "images.json")["images"]
     assert [image["file_name"] for image in images] == ["a/1.png", "a/2.png", "b.png", "c/1.png", "d.png"]
     assert [image["id"] for image in images] == [1, 2, 3, 4, 5]
     assert [image["slice_index"] for image in images] == [0, 1, 0, 0, 1]
 
 
-def test_one_file_is_a_source_too(tmp_path):
-    save_image(tmp_path / "in" / "a.png", IMAGE)
-    dicom_head(tmp_path / "dicom", slices=1)
-    detected(tmp_path / "in" / "a.png", tmp_path / "out", slices=1)
-    detected(tmp_path / "dicom" / "000.dcm", tmp_path / "out", slices=1)
-
-
 @pytest.mark.parametrize("make", [dicom_head, labelled_images])
 def test_a_second_run_writes_the_same_bytes_and_takes_no_result_for_input(tmp_path, untrained, make):
     made = make(tmp_path)
     count = len(made if make is dicom_head else made["images"])
-    detected(tmp_path, tmp_path / "found", count, untrained)
-    first = tree(tmp_path / "found")
-    detected(tmp_path, tmp_path / "found", count, untrained)
-    assert tree(tmp_path / "found") == first
+    detected(tmp_path, tmp_path / "out", count, untrained)
+    first = tree(tmp_path / "out")
+    detect(tmp_path, tmp_path / "out", untrained)
+    assert tree(tmp_path / "out") == first
 
 
 def test_overlays_show_what_reaches_the_threshold_and_the_files_hold_all(tmp_path):
@@ -182,8 +177,8 @@ def test_nothing_but_an_earlier_result_is_ever_replaced(tmp_path, out):
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real series do not lie beside the project")
-def test_real_series_are_read_in_anatomical_order_and_magnitude_is_separated_from_phase(tmp_path, untrained):
-    table = detected(REAL / "ge_signa_pd", tmp_path / "ge", 20, untrained)
+def test_real_series_are_read_in_anatomical_order_and_magnitude_is_separated_from_phase(tmp_path):
+    table = detected(REAL / "ge_signa_pd", tmp_path / "ge", 20)
     assert table["slice_index"].drop_duplicates().tolist() == list(range(20))
     assert table["width_mm"].div(table["width_px"]).between(0.3, 1.5).all()
     table = detected(REAL / "philips_swi_headers", tmp_path / "philips", 4)

@@ -21,6 +21,9 @@ def lesion(number: int, boxes: dict[int, list[float]], score: float = 0.875) -> 
     return Lesion(number, hd.UID(), score, (1.0, 2.0, 3.0), 3.5, (3.0, 4.0, 2.0), by_slice, min(boxes))
 
 
+ROUND = {0: [10, 20, 4, 6], 1: [10, 20, 4, 6]}
+
+
 def groups_of(path) -> list:
     return hd.sr.srread(path).content.get_volumetric_roi_measurement_groups()
 
@@ -33,18 +36,18 @@ def series(tmp_path):
 
 def test_a_report_names_the_source_images_and_has_the_boxes(series, tmp_path):
     images, headers = series
-    found = [lesion(1, {0: [10, 20, 4, 6], 1: [10.5, 20.25, 4, 5]}), lesion(2, {2: [40, 50, 1, 3]}, 0.25)]
-    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.16)
+    lesions = [lesion(1, {0: [10, 20, 4, 6], 1: [10.5, 20.25, 4, 5]}), lesion(2, {2: [40, 50, 1, 3]}, 0.25)]
+    write_report(tmp_path / "sr.dcm", headers, lesions, "ssd512", 0.16)
     groups = groups_of(tmp_path / "sr.dcm")
-    assert [group.tracking_uid for group in groups] == [one.uid for one in found]
-    for group, one in zip(groups, found, strict=True):
-        for region, (index, (box, _)) in zip(group.roi, sorted(one.boxes.items()), strict=True):
+    assert [group.tracking_uid for group in groups] == [each.uid for each in lesions]
+    for group, of_group in zip(groups, lesions, strict=True):
+        for region, (index, (box, _)) in zip(group.roi, sorted(of_group.boxes.items()), strict=True):
             assert region.ContentSequence[0].referenced_sop_instance_uid == images[index].SOPInstanceUID
             x, y, width, height = box
             np.testing.assert_array_equal(region.value[[0, 2]], [[x, y], [x + width, y + height]])
             np.testing.assert_array_equal(region.value[0], region.value[-1])
         values = {str(item.name.meaning): item.value for item in group.get_measurements()}
-        assert values == {"Certainty of Finding": 100 * one.score, "Diameter": 3.5}
+        assert values == {"Certainty of Finding": 100 * of_group.score, "Diameter": 3.5}
         assert group.finding_type.meaning == "Cerebral microbleed"
 
 
@@ -66,13 +69,13 @@ def test_a_report_without_microbleeds_counts_none_and_is_of_its_images_patient_a
 
 def test_a_segmentation_has_an_ellipse_in_each_box_and_the_same_tracking_uids(series, tmp_path):
     images, headers = series
-    found = [lesion(1, {0: [10, 20, 4, 6], 1: [10, 20, 4, 6]}), lesion(2, {1: [40.1, 50.1, 0.3, 0.3]}, 0.25)]
+    lesions = [lesion(1, ROUND), lesion(2, {1: [40.1, 50.1, 0.3, 0.3]}, 0.25)]
     write_segmentation(tmp_path / "none.dcm", headers, [], "ssd512")
     assert not (tmp_path / "none.dcm").exists()
-    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    write_segmentation(tmp_path / "seg.dcm", headers, lesions, "ssd512")
     segmentation = hd.seg.segread(tmp_path / "seg.dcm")
     tracking = [segmentation.get_segment_description(number).tracking_uid for number in (1, 2)]
-    assert tracking == [one.uid for one in found]
+    assert tracking == [each.uid for each in lesions]
     uids = [image.SOPInstanceUID for image in images]
     pixels = segmentation.get_pixels_by_source_instance(uids[:2], combine_segments=True)
     assert pixels.shape == (2, SIDE, SIDE)
@@ -89,12 +92,12 @@ def test_without_a_frame_of_reference_or_study_there_is_no_segmentation(tmp_path
         write(tmp_path / "in", mr_series(random_volume(), SAGITTAL))
     else:
         dicom_head(tmp_path / "in", slices=3, **{"FrameOfReferenceUID": "1.2.3", **uids})
-    headers, found = find_series(tmp_path / "in")[0], [lesion(1, {0: [1, 2, 3, 4]})]
+    headers, lesions = find_series(tmp_path / "in")[0], [lesion(1, {0: [1, 2, 3, 4]})]
     with pytest.raises(InputError, match=r"in.\d+\.dcm"):
-        write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+        write_segmentation(tmp_path / "seg.dcm", headers, lesions, "ssd512")
     assert not (tmp_path / "seg.dcm").exists()
     if uids is None:
-        write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.5)
+        write_report(tmp_path / "sr.dcm", headers, lesions, "ssd512", 0.5)
         assert len(groups_of(tmp_path / "sr.dcm")) == 1
 
 
@@ -103,13 +106,13 @@ def test_frames_of_a_multi_frame_file_are_named_whatever_their_order(tmp_path):
     image.FrameOfReferenceUID = "1.2.3"
     write(tmp_path / "in", [image])
     (headers,) = find_series(tmp_path / "in")
-    found = [lesion(1, {0: [2, 3, 4, 4], 1: [2, 3, 4, 4]})]
-    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.5)
+    lesions = [lesion(1, {0: [2, 3, 4, 4], 1: [2, 3, 4, 4]})]
+    write_report(tmp_path / "sr.dcm", headers, lesions, "ssd512", 0.5)
     (group,) = groups_of(tmp_path / "sr.dcm")
     sources = [region.ContentSequence[0] for region in group.roi]
     assert [source.referenced_frame_numbers for source in sources] == [[3], [2]]
     assert {source.referenced_sop_instance_uid for source in sources} == {image.SOPInstanceUID}
-    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    write_segmentation(tmp_path / "seg.dcm", headers, lesions, "ssd512")
     frames = hd.seg.segread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence
     heights = sorted(frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in frames)
     assert heights == [position[2] for position in headers.positions_mm[:2]]
@@ -136,9 +139,8 @@ def test_headers_in_the_standards_other_ways_are_taken(tmp_path):
         image.pop("SliceThickness", None)
         image.save_as(path)
     headers = find_series(tmp_path / "in")[0]
-    found = [lesion(1, {0: [10, 20, 4, 6], 1: [10, 20, 4, 6]})]
-    write_report(tmp_path / "sr.dcm", headers, found, "ssd512", 0.5)
-    write_segmentation(tmp_path / "seg.dcm", headers, found, "ssd512")
+    write_report(tmp_path / "sr.dcm", headers, [lesion(1, ROUND)], "ssd512", 0.5)
+    write_segmentation(tmp_path / "seg.dcm", headers, [lesion(1, ROUND)], "ssd512")
     assert dcmread(tmp_path / "sr.dcm").PatientName == dcmread(tmp_path / "seg.dcm").PatientName == name
     assert len(groups_of(tmp_path / "sr.dcm")[0].roi) == 2
 

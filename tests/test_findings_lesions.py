@@ -51,7 +51,7 @@ def test_a_box_below_the_threshold_joins_two_slices_and_is_no_part_of_the_lesion
     (lesion,) = find_lesions(IMAGES, boxes, AXIAL, 0.5)
     assert sorted(lesion.boxes) == [1, 3]
     apart = find_lesions(IMAGES, [boxes[0], boxes[2]], AXIAL, 0.5)
-    assert [one.slices for one in apart] == [(1, 1), (3, 3)]
+    assert [each.slices for each in apart] == [(1, 1), (3, 3)]
 
 
 def test_lesions_are_those_that_an_evaluation_counts():
@@ -62,8 +62,8 @@ def test_lesions_are_those_that_an_evaluation_counts():
     ]
     counted = match_lesions({"images": IMAGES, "annotations": []}, boxes).score
     for threshold in (0.2, 0.5, 0.9):
-        found = find_lesions(IMAGES, boxes, AXIAL, threshold)
-        assert [one.score for one in found] == counted[counted >= threshold].tolist()
+        lesions = find_lesions(IMAGES, boxes, AXIAL, threshold)
+        assert [lesion.score for lesion in lesions] == counted[counted >= threshold].tolist()
 
 
 def test_nothing_found_makes_no_lesion_and_a_table_with_its_columns_only():

@@ -58,7 +58,8 @@ def test_an_import_has_the_files_that_training_and_viewer_read(whole):
 
 def test_detections_of_the_whole_import_belong_to_its_labels(whole, tmp_path):
     """`cmbfe detect` numbers a folder of images by their paths: `cmbfe evaluate` then takes these labels."""
-    found = [name for series in image_series(image_files(whole, tmp_path), whole) for name in series.names]
+    all_series = image_series(image_files(whole, tmp_path), whole)
+    found = [image["file_name"] for series in all_series for image in series.images]
     images = read_labels(whole / LABELS_FILE)["images"]
     assert list(enumerate(found, 1)) == [(image["id"], image["file_name"]) for image in images]
 

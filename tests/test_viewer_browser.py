@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browser import DESKTOP, Faults, chromium, is_image, open_browser, open_page
+from browser import DESKTOP, Faults, chromium, open_browser, open_page
 from gallery_world import tiny_workspace
 from playwright.sync_api import Page, expect
 
@@ -125,8 +125,7 @@ def test_slider_wheel_and_buttons_change_what_is_seen(workspace, tmp_path):
             source = image.get_attribute("src")
             page.get_by_role("button", name=layer).click()
             expect(image).not_to_have_attribute("src", source)
-        page.screenshot(path=tmp_path / "viewer.png")
-        assert is_image(tmp_path / "viewer.png")
+        assert len(page.screenshot()) > 5000  # a blank page compresses to next to nothing
         expect(page.get_by_text(re.compile("Error"))).to_have_count(0)
     assert faults.outside == []
     assert [error for error in faults.errors if "debugger" not in error] == []

@@ -208,14 +208,14 @@ def detect(
     """
     from functools import partial
 
-    from cmbfe.findings.model import chosen_threshold, load_detector, model_settings, refuse_to_lose
+    from cmbfe.findings.model import chosen_threshold, load_detector, model_settings
     from cmbfe.findings.run import Options, detect_files, in_a_line
 
     settings, variant = model_settings(model)
-    refuse_to_lose([path for path in (model, operating_point) if path], out)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
     options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file)
-    result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend)
+    inputs = [path for path in (model, operating_point) if path]
+    result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend, inputs)
     for series in result.left_out:
         print(f"cmbfe: left out: {' '.join(series.line.split())}", file=sys.stderr)
     print(f"{out}: {in_a_line(result, chosen)}")

@@ -1,6 +1,7 @@
 """The evidence about a detector in one folder: two COCO files in; numbers, tables, figures and a page out."""
 
 import os
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,21 +54,19 @@ def evaluate_files(
     Args:
         truth: COCO labels. What needs keys beyond COCO's (patients, slices, lesions) is left out where they are
             missing, and the result says so.
-        detections: COCO results of those images, by their ids; by their names where `cmbfe detect` made them, on
-            these images and perhaps on others.
+        detections: COCO results of those images, by their ids; those of `cmbfe detect` by the images' names.
         against: COCO results of a second detector, for paired differences (first minus second).
         out: folder for metrics.json, pr.csv, froc.csv, lesions.csv, patients.csv, figures and report.html.
         split: evaluate the images of this split only. mimics: COCO labels of mimics, their categories the kinds.
         threshold: operating point, chosen elsewhere (on validation). Without it, the threshold that reaches 90 %
-            sensitivity on these very images, which flatters the detector; the result says so.
+            sensitivity on these images, which flatters the detector; the result says so.
         iou: smallest intersection over union of a hit.
 
     Returns:
         The content of metrics.json, with NaN where that has null.
 
     Raises:
-        InputError: a bad file, a split that is missing or must be named, a threshold that is no number, an impossible
-            iou.
+        InputError: a bad file, a split that is missing or must be named, a bad threshold or iou.
     """
     if threshold is not None and not np.isfinite(threshold):
         raise InputError(f"threshold is {threshold}; it must be a number")
@@ -76,8 +75,8 @@ def evaluate_files(
     resolved(Path(out))  # a link to itself is said first
     labels = _of_split(read_foreign_labels(truth), split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
-    results = [read_results(path, labels) for path in files]
-    mimic_labels = read_mimics(mimics) if mimics else None
+    results = [_read_results(path, labels) for path in files]
+    mimic_labels = _read_mimics(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
         pairs = zip(_names_of(files), results, strict=True)
@@ -106,10 +105,7 @@ def _of_split(labels: Labels, split: str | None, where: str) -> Labels:
 
 
 def _names_of(files: list[Path]) -> list[str]:
-    """Short names that tell result files apart: their stems, else their folders, else their paths.
-
-    Bytes that are no UTF-8 become question marks.
-    """
+    """Short names that tell result files apart: their stems, else their folders, else their paths; as UTF-8."""
     files = [Path(os.fsencode(path).decode(errors="replace")) for path in files]
     stems, folders = [path.stem for path in files], [path.resolve().parent.name for path in files]
     for names in (stems, folders):
@@ -121,27 +117,23 @@ def _names_of(files: list[Path]) -> list[str]:
 def _matched(name: str, labels: Labels, detections: Detections, iou: float, threshold: float | None) -> Detector:
     """Match a detector at both levels and settle its operating point."""
     images = match(labels, detections, iou)
-    lesions = match_lesions(labels, detections, iou) if _lesion_level_gap(labels) is None else None
+    lesions = None if _lesion_level_gap(labels) else match_lesions(labels, detections, iou)
     if threshold is None:
         threshold = curves.threshold_at_sensitivity(images, SENSITIVITY)
     return Detector(name, detections, images, lesions, threshold)
 
 
-def _lesion_level_gap(labels: Labels) -> str | None:
-    """What the labels lack for the lesion level, or None."""
+def _lesion_level_gap(labels: Labels) -> str:
+    """What the labels lack for the lesion level, or ""."""
     try:
         check_lesion_keys(labels)
     except InputError as gap:
         return str(gap)
-    return None
+    return ""
 
 
-def read_mimics(path: Path | str) -> Labels:
-    """Read COCO labels of mimics, whose categories are their kinds.
-
-    Raises:
-        InputError: as `read_foreign_labels`; a category without a name, or with that of the row of those on no mimic.
-    """
+def _read_mimics(path: Path | str) -> Labels:
+    """COCO labels of mimics; `InputError` also for a category without a name, or with that of no mimic."""
     mimics = read_foreign_labels(path)
     for category in mimics["categories"]:
         name, what = category.get("name"), f"{path}: category {category['id']}: its name"
@@ -153,12 +145,8 @@ def read_mimics(path: Path | str) -> Labels:
     return mimics
 
 
-def read_results(path: Path | str, labels: Labels) -> Detections:
-    """Read COCO results of every image of the labels, as `detections_of` does.
-
-    Raises:
-        InputError: as there; or a box beyond `LARGEST_PX`.
-    """
+def _read_results(path: Path | str, labels: Labels) -> Detections:
+    """COCO results of every image of the labels; `InputError` also for a box beyond `LARGEST_PX`."""
     with within_python(path):
         detections = detections_of(path, labels, all_looked_at=True)
     boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)
@@ -236,10 +224,8 @@ def _subgroup_tables(
     if not detector.has_operating_point:
         return tables
     if detector.lesions:
-        lesions, counts = (
-            lesion_table(labels, detector.lesions),
-            counts_per_patient(detector.lesions, detector.threshold),
-        )
+        lesions = lesion_table(labels, detector.lesions)
+        counts = counts_per_patient(detector.lesions, detector.threshold)
         tables["microbleeds by size"] = sensitivity_by_size(lesions, detector.threshold)
         if lesions["location"].notna().any():
             tables["microbleeds by location"] = sensitivity_by(lesions, detector.threshold, lesions["location"])
@@ -256,17 +242,13 @@ def _write_tables(
     folder: Path, detectors: list[Detector], labels: Labels, groups: list[dict[str, pd.DataFrame]]
 ) -> None:
     """Write curves and tables as CSV, those of two detectors below each other with their names first."""
-    tables = [
-        _curve_tables(detector, labels) | {_file_name(title): table.reset_index() for title, table in own.items()}
-        for detector, own in zip(detectors, groups, strict=True)
-    ]
-    for name in dict.fromkeys(name for own in tables for name in own):
-        parts = [
-            pd.concat({detector.name: own[name]}, names=["detector"]).droplevel(1)
-            for detector, own in zip(detectors, tables, strict=True)
-            if name in own
-        ]
-        pd.concat(parts).to_csv(folder / f"{name}.csv")
+    parts = defaultdict(list)
+    for detector, own in zip(detectors, groups, strict=True):
+        of_groups = {title.split(" (")[0].replace(" ", "_"): table.reset_index() for title, table in own.items()}
+        for name, table in (_curve_tables(detector, labels) | of_groups).items():
+            parts[name].append(pd.concat({detector.name: table}, names=["detector"]).droplevel(1))
+    for name, tables in parts.items():
+        pd.concat(tables).to_csv(folder / f"{name}.csv")
 
 
 def _curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]:
@@ -280,7 +262,3 @@ def _curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]
         if detector.has_operating_point:
             tables["patients"] = counts_per_patient(detector.lesions, detector.threshold).reset_index()
     return tables
-
-
-def _file_name(title: str) -> str:
-    return title.split(" (")[0].replace(" ", "_")

@@ -39,26 +39,21 @@ class Metric(NamedTuple):
     meaning: str
 
 
-_AP, _AT_90 = curves.average_precision, {"sensitivity": SENSITIVITY}
+_AP = curves.average_precision
+_PRECISION = partial(curves.precision_at_sensitivity, sensitivity=SENSITIVITY)
+_PER_CMB = partial(curves.false_positives_per_cmb, sensitivity=SENSITIVITY)
+_MEAN = "mean precision at sensitivities"
+_FPS = "1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per image"
 METRICS = {
     "ap": Metric(_AP, "AP", "area under the precision-sensitivity curve (all points)"),
-    "ap_11_point": Metric(
-        partial(_AP, points=11), "AP, 11-point", "mean precision at sensitivities 0, 0.1, …, 1 (VOC 2007)"
-    ),
-    "ap_101_point": Metric(
-        partial(_AP, points=101), "AP, 101-point", "mean precision at sensitivities 0, 0.01, …, 1 (COCO)"
-    ),
+    "ap_11_point": Metric(partial(_AP, points=11), "AP, 11-point", f"{_MEAN} 0, 0.1, …, 1 (VOC 2007)"),
+    "ap_101_point": Metric(partial(_AP, points=101), "AP, 101-point", f"{_MEAN} 0, 0.01, …, 1 (COCO)"),
     "precision_at_90_sensitivity": Metric(
-        partial(curves.precision_at_sensitivity, **_AT_90),
-        *("precision at 90 % sensitivity", "at the first threshold that reaches it"),
+        _PRECISION, "precision at 90 % sensitivity", "at the first threshold that reaches it"
     ),
-    "false_positives_per_cmb": Metric(
-        partial(curves.false_positives_per_cmb, **_AT_90), "false positives per CMB", "at the same threshold"
-    ),
+    "false_positives_per_cmb": Metric(_PER_CMB, "false positives per CMB", "at the same threshold"),
     "froc_auc": Metric(curves.froc_auc, "FROC area", "mean sensitivity from 0 to 8 false positives per image"),
-    "cpm": Metric(
-        curves.cpm, "CPM, per image", "mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per image"
-    ),
+    "cpm": Metric(curves.cpm, "CPM, per image", f"mean sensitivity at {_FPS}"),
     "cpm_per_patient": Metric(partial(curves.cpm, per="patient"), "CPM, per patient", "the same per patient"),
 }
 """By their names in `curves.summary`."""
@@ -88,19 +83,34 @@ def write_page(
     groups: Sequence[Mapping[str, pd.DataFrame]],
 ) -> None:
     """Write the figures as PNG and SVG, and report.html, which holds everything in one file."""
-    figures = draw_figures(folder, detectors)
-    (folder / PAGE_FILE).write_text(page(detectors, result, groups, figures), encoding="utf-8")
+    figures = _draw_figures(folder, detectors)
+    columns = [{"name": result["detector"], "levels": result["intervals"]}]
+    if "against" in result:
+        columns.append({"name": result["against"]["detector"], "levels": result["against"]["intervals"]})
+        columns.append({"name": "difference", "levels": result["difference"]})
+    environment = templates("cmbfe.evaluation")
+    environment.filters["number"] = _number
+    page = environment.get_template("report.html.jinja").render(
+        title=" against ".join(detector.name for detector in detectors),
+        result=result,
+        columns=columns,
+        metrics=METRICS,
+        figures=[(figure.stem, figure.read_bytes()) for figure in figures],
+        operating_points=_operating_points(result),
+        groups=[(detector.name, tables) for detector, tables in zip(detectors, groups, strict=True)],
+    )
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
 
-def draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
+def _draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
     """Draw what the detectors allow: curves always, the lesion level and calibration where there are any."""
-    drawings = {"pr": draw_precision_sensitivity, "froc": draw_froc}
+    drawings = {"pr": _draw_precision_sensitivity, "froc": _draw_froc}
     if all(detector.lesions for detector in detectors):
-        drawings["froc_lesions"] = draw_lesion_froc
+        drawings["froc_lesions"] = _draw_lesion_froc
         if all(detector.has_operating_point for detector in detectors):
-            drawings["bland_altman"] = draw_bland_altman
+            drawings["bland_altman"] = _draw_bland_altman
     if all(has_probabilities(detector.images) for detector in detectors):
-        drawings["reliability"] = draw_reliability
+        drawings["reliability"] = _draw_reliability
     paths = []
     for name, draw in drawings.items():
         with new_figure(figsize=(5.6, 4.4)) as (figure, axes):
@@ -115,45 +125,41 @@ def draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
     return paths
 
 
-def legend_name(name: str) -> str:
+def _legend_name(name: str) -> str:
     """A detector's name as matplotlib shows it as it stands: `$` begins no formula, a leading `_` hides no entry."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def draw_precision_sensitivity(axes: Axes, detector: Detector, colour: str) -> None:
-    """Precision against sensitivity, with the operating point as a dot."""
+def _draw_precision_sensitivity(axes: Axes, detector: Detector, colour: str) -> None:
     curve = curves.precision_sensitivity(detector.images)
-    evidence.draw_precision_sensitivity(axes, curve, legend_name(detector.name), colour)
+    evidence.draw_precision_sensitivity(axes, curve, _legend_name(detector.name), colour)
     if detector.has_operating_point:
         point = curves.at_threshold(detector.images, detector.threshold)
         axes.plot(point["sensitivity"], point["precision"], "o", color=colour)
     axes.set_title("Precision against sensitivity (dot: operating point)", fontsize="medium")
 
 
-def draw_froc(axes: Axes, detector: Detector, colour: str) -> None:
-    """FROC per image, boxes."""
-    evidence.draw_froc(axes, curves.froc(detector.images), legend_name(detector.name), colour, curves.X_MAX)
+def _draw_froc(axes: Axes, detector: Detector, colour: str) -> None:
+    evidence.draw_froc(axes, curves.froc(detector.images), _legend_name(detector.name), colour, curves.X_MAX)
     axes.set_title("FROC, per image", fontsize="medium")
 
 
-def draw_lesion_froc(axes: Axes, detector: Detector, colour: str) -> None:
-    """FROC per patient, three-dimensional microbleeds."""
+def _draw_lesion_froc(axes: Axes, detector: Detector, colour: str) -> None:
     curve = curves.froc(detector.lesions, "patient")
-    evidence.draw_froc(axes, curve, legend_name(detector.name), colour, PER_PATIENT_X_MAX, "patient")
+    evidence.draw_froc(axes, curve, _legend_name(detector.name), colour, PER_PATIENT_X_MAX, "patient")
     axes.set_title("FROC, microbleeds in 3-D, per patient", fontsize="medium")
 
 
-def draw_reliability(axes: Axes, detector: Detector, colour: str) -> None:
-    """Share of microbleeds among the detections of each score."""
-    evidence.draw_reliability(axes, reliability(detector.images), legend_name(detector.name), colour)
+def _draw_reliability(axes: Axes, detector: Detector, colour: str) -> None:
+    evidence.draw_reliability(axes, reliability(detector.images), _legend_name(detector.name), colour)
 
 
-def draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
+def _draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
     """Difference of the counts per patient against their mean, with bias and limits of agreement."""
     counts = counts_per_patient(detector.lesions, detector.threshold)
     mean, difference = counts[["detected", "truth"]].mean(axis=1), counts["detected"] - counts["truth"]
-    axes.plot(mean, difference, "o", color=colour, label=legend_name(detector.name))
+    axes.plot(mean, difference, "o", color=colour, label=_legend_name(detector.name))
     agreement = bland_altman(counts["truth"].to_numpy(), counts["detected"].to_numpy())
     for height in (agreement.bias, agreement.lower_limit, agreement.upper_limit):
         axes.axhline(height, color=colour, linestyle="-" if height == agreement.bias else "--", linewidth=1)
@@ -161,31 +167,7 @@ def draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
     axes.set_title("Microbleeds per patient (Bland-Altman)", fontsize="medium")
 
 
-def page(
-    detectors: Sequence[Detector],
-    result: Mapping[str, Any],
-    groups: Sequence[Mapping[str, pd.DataFrame]],
-    figures: Sequence[Path],
-) -> str:
-    """The HTML of the whole report, figures inside."""
-    columns = [{"name": result["detector"], "levels": result["intervals"]}]
-    if "against" in result:
-        columns.append({"name": result["against"]["detector"], "levels": result["against"]["intervals"]})
-        columns.append({"name": "difference", "levels": result["difference"]})
-    environment = templates("cmbfe.evaluation")
-    environment.filters["number"] = _number
-    return environment.get_template("report.html.jinja").render(
-        title=" against ".join(detector.name for detector in detectors),
-        result=result,
-        columns=columns,
-        metrics=METRICS,
-        figures=[(figure.stem, figure.read_bytes()) for figure in figures],
-        operating_points=operating_points(result),
-        groups=[(detector.name, tables) for detector, tables in zip(detectors, groups, strict=True)],
-    )
-
-
-def operating_points(result: Mapping[str, Any]) -> list[list[str]]:
+def _operating_points(result: Mapping[str, Any]) -> list[list[str]]:
     """What each detector does at its operating point, a row each."""
     rows = []
     for values in (result, *([result["against"]] if "against" in result else [])):

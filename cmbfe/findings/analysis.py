@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class Task:
     first_id: int
     """Id of its first image."""
     folder: str
-    """Of its overlays."""
     patient: str
     name: str
     keep_uids: bool
@@ -48,18 +47,9 @@ class Findings:
     detections: Detections
     lesions: list[Lesion] | None
     """None for images, whose place is not known."""
-    pixels: dict[int, np.ndarray]
-    """Image id -> image, for those with a detection of at least the threshold (`SHOWN_AT_MOST` of them, the best)."""
+    shown: dict[int, tuple[np.ndarray, Detections]]
+    """Image id -> image and the detections that reach the threshold, of the `SHOWN_AT_MOST` best images with any."""
     threshold: float
-
-    @cached_property
-    def drawn(self) -> dict[int, Detections]:
-        """Image id, as `pixels` has them -> the detections that reach the threshold."""
-        drawn: dict[int, Detections] = {image_id: [] for image_id in self.pixels}
-        for detection in self.detections:
-            if detection["score"] >= self.threshold and detection["image_id"] in drawn:
-                drawn[detection["image_id"]].append(detection)
-        return drawn
 
 
 def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
@@ -71,28 +61,28 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
     loaded = task.series.load(settings)
     images = _named(task, loaded)
     detections: Detections = []
-    shown: dict[int, tuple[float, np.ndarray]] = {}
+    shown: dict[int, tuple[np.ndarray, Detections]] = {}
     waiting: list[Future] = []
-    start = 0
+    following = iter(images)
     with ThreadPoolExecutor(2) as pool:
         for batch in loaded.batches:
-            own = images[start : start + len(batch)]
-            start += len(batch)
+            own = list(islice(following, len(batch)))
             of_batch = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
-            _wait_for(waiting)  # of the batch before: no more than two batches wait to be written
-            waiting = []
+            _wait_for(waiting)  # no more than two batches wait to be written
             for image, pixels in zip(own, batch, strict=True):
-                own_boxes = (box for box in of_batch if box["image_id"] == image["id"])
-                drawn = [box for box in own_boxes if box["score"] >= threshold]
-                waiting.append(pool.submit(_write_overlay, out / OVERLAYS, image, magnitude_of(pixels), drawn))
+                drawn = [box for box in of_batch if box["image_id"] == image["id"] and box["score"] >= threshold]
+                waiting.append(
+                    pool.submit(_write_overlay, out / OVERLAYS / image["file_name"], magnitude_of(pixels), drawn)
+                )
                 if drawn:
-                    shown[image["id"]] = (drawn[0]["score"], pixels)
+                    shown[image["id"]] = (pixels, drawn)
             detections += of_batch
-            shown = _best(shown)
+            if len(shown) > SHOWN_AT_MOST:
+                kept = sorted(shown, key=lambda image_id: -shown[image_id][1][0]["score"])[:SHOWN_AT_MOST]
+                shown = {image_id: shown[image_id] for image_id in sorted(kept)}
         _wait_for(waiting)
     lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
-    pixels_shown = {image_id: pixels for image_id, (_, pixels) in shown.items()}
-    return Findings(task, images, detections, lesions, pixels_shown, threshold)
+    return Findings(task, images, detections, lesions, shown, threshold)
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
@@ -111,18 +101,12 @@ def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
     ]
 
 
-def _write_overlay(folder: Path, image: dict[str, Any], pixels: np.ndarray, drawn: Detections) -> None:
-    with whole_file((folder / image["file_name"]).with_suffix(".png")) as file:
+def _write_overlay(path: Path, pixels: np.ndarray, drawn: Detections) -> None:
+    with whole_file(path.with_suffix(".png")) as file:
         overlay(pixels, drawn).save(file, compress_level=1)
 
 
 def _wait_for(waiting: list[Future]) -> None:
     for future in waiting:
         future.result()
-
-
-def _best(shown: dict[int, tuple[float, np.ndarray]]) -> dict[int, tuple[float, np.ndarray]]:
-    if len(shown) <= SHOWN_AT_MOST:
-        return shown
-    kept = sorted(shown, key=lambda image_id: -shown[image_id][0])[:SHOWN_AT_MOST]
-    return {image_id: shown[image_id] for image_id in sorted(kept)}
+    waiting.clear()

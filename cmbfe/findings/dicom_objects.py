@@ -1,7 +1,7 @@
 """Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made by highdicom.
 
-Both name the source images by UID and, as any object of a PACS must, carry the patient's name, id and dates: they are
-made on request only. Their own UIDs are new in each run; a lesion has one tracking UID in both objects.
+Both name the source images by UID and carry the patient's name, id and dates: they are made on request only. Their own
+UIDs are new in each run; a lesion has one tracking UID in both objects.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,28 +41,31 @@ def write_report(
 ) -> None:
     """Write the lesions of a series as a DICOM SR: TID 1500, a TID 1411 group for each, its boxes as closed polylines.
 
-    The first group (TID 1501) counts them: a series without microbleeds has a report too. Graphic data are px with the
-    upper left corner of the first pixel at 0, as our boxes are.
+    The first group (TID 1501) counts them: a series without microbleeds has a report too. As in boxes, the upper left
+    corner of the first pixel is 0 px.
 
     Raises:
         InputError: the series' headers do not allow a report (no StudyInstanceUID, malformed names, …).
     """
     with input_errors(headers.files[0], "no DICOM SR can be made from its header"):
         images = _images(headers)
-        algorithm = sr.AlgorithmIdentification(
-            MAKER, __version__, [f"detector={detector}", f"threshold={threshold:g}"]
-        )
-        device = sr.DeviceObserverIdentifyingAttributes(
-            generate_uid(entropy_srcs=[MAKER]), MAKER, model_name=detector
-        )
+        settings = [f"detector={detector}", f"threshold={threshold:g}"]
+        algorithm = sr.AlgorithmIdentification(MAKER, __version__, settings)
+        uid = generate_uid(entropy_srcs=[MAKER])
+        device = sr.DeviceObserverIdentifyingAttributes(uid, MAKER, model_name=detector)
         observer = sr.ObserverContext(codes.DCM.Device, device)
+        count = sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(hd.UID(), "Microbleeds of the series"),
+            finding_type=MICROBLEED,
+            finding_category=ABNORMALITY,
+            algorithm_id=algorithm,
+            measurements=[sr.Measurement(codes.SCT.NumberOfLesions, len(lesions), codes.UCUM.NoUnits)],
+            source_images=[sr.SourceImageForMeasurementGroup.from_source_image(image) for image in _distinct(images)],
+        )
         report = sr.MeasurementReport(
             observation_context=sr.ObservationContext(observer),
             procedure_reported=codes.LN.MRIUnspecifiedBodyRegion,
-            imaging_measurements=[
-                _count(images, len(lesions), algorithm),
-                *(_group(lesion, images, headers.frames, algorithm) for lesion in lesions),
-            ],
+            imaging_measurements=[count, *(_group(lesion, images, headers.frames, algorithm) for lesion in lesions)],
             title=codes.DCM.ImagingMeasurementReport,
         )
         document = sr.ComprehensiveSR(
@@ -73,14 +76,15 @@ def write_report(
             is_final=False,
             **_identity("Microbleeds, detected"),
         )
-        _save(document, path)
+        with whole_file(path) as temporary:
+            document.save_as(temporary, enforce_file_format=True)
 
 
 def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str) -> None:
     """Write the lesions of a series as a binary DICOM segmentation: a segment each, the ellipses inside its boxes.
 
-    A detector gives boxes and no outlines: the ellipse is the box's best guess of a round dot. Only slices with
-    a lesion are in it. DICOM knows no empty segmentation: without lesions there is no file.
+    Boxes have no outlines: the ellipse stands for a round dot. Only slices with a lesion are in it, and without lesions
+    there is no file: DICOM knows no empty segmentation.
 
     Raises:
         InputError: the series' headers do not allow one (no FrameOfReferenceUID, …).
@@ -96,7 +100,19 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
             source_images=sources,
             pixel_array=_labels(lesions, headers, frame_of, frames),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(number, lesion, algorithm) for number, lesion in enumerate(lesions, 1)],
+            segment_descriptions=[
+                hd.seg.SegmentDescription(
+                    segment_number=number,
+                    segment_label=_label(lesion),
+                    segmented_property_category=ABNORMALITY,
+                    segmented_property_type=MICROBLEED,
+                    algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                    algorithm_identification=algorithm,
+                    tracking_uid=lesion.uid,
+                    tracking_id=_label(lesion),
+                )
+                for number, lesion in enumerate(lesions, 1)
+            ],
             series_number=SEGMENTATION_NUMBER,
             manufacturer_model_name=detector,
             device_serial_number="0",
@@ -104,17 +120,13 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
             content_label="MICROBLEEDS",
             **_identity("Microbleeds, ellipses in detected boxes"),
         )
-        _save(segmentation, path)
+        with whole_file(path) as temporary:
+            segmentation.save_as(temporary, enforce_file_format=True)
 
 
 def _identity(description: str) -> dict[str, Any]:
     new = {"series_instance_uid": hd.UID(), "sop_instance_uid": hd.UID(), "instance_number": 1}
     return {**new, "manufacturer": MAKER, "series_description": description}
-
-
-def _save(document: Dataset, path: Path) -> None:
-    with whole_file(path) as temporary:
-        document.save_as(temporary, enforce_file_format=True)
 
 
 def _images(headers: SeriesHeaders) -> list[Dataset]:
@@ -151,61 +163,26 @@ def _label(lesion: Lesion) -> str:
     return f"Microbleed {lesion.number}"
 
 
-def _count(
-    images: Sequence[Dataset], lesions: int, algorithm: sr.AlgorithmIdentification
-) -> sr.MeasurementsAndQualitativeEvaluations:
-    """The number of lesions, in all images."""
-    return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(hd.UID(), "Microbleeds of the series"),
-        finding_type=MICROBLEED,
-        finding_category=ABNORMALITY,
-        algorithm_id=algorithm,
-        measurements=[sr.Measurement(codes.SCT.NumberOfLesions, lesions, codes.UCUM.NoUnits)],
-        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(image) for image in _distinct(images)],
-    )
-
-
 def _group(
     lesion: Lesion, images: Sequence[Dataset], frames: Sequence[int], algorithm: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """A lesion: its boxes, its score in percent (CAD's certainty, DCM 111012) and its size."""
     certainty = sr.Measurement(codes.DCM.CertaintyOfFinding, round(100 * lesion.score, 2), codes.UCUM.Percent)
     diameter = sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter)
+    regions = []
+    for index, ((x, y, width, height), _) in sorted(lesion.boxes.items()):
+        corners = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]])
+        frame = [frames[index] + 1] if "NumberOfFrames" in images[index] else None
+        source = sr.SourceImageForRegion.from_source_image(images[index], referenced_frame_numbers=frame)
+        regions.append(sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, corners, source))
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(lesion.uid, _label(lesion)),
-        referenced_regions=[
-            sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, _corners(box), _source(images[index], frames[index]))
-            for index, (box, _) in sorted(lesion.boxes.items())
-        ],
+        referenced_regions=regions,
         finding_type=MICROBLEED,
         finding_category=ABNORMALITY,
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
         algorithm_id=algorithm,
         measurements=[certainty, diameter],
-    )
-
-
-def _source(image: Dataset, frame: int) -> sr.SourceImageForRegion:
-    numbers = [frame + 1] if "NumberOfFrames" in image else None
-    return sr.SourceImageForRegion.from_source_image(image, referenced_frame_numbers=numbers)
-
-
-def _corners(box: Sequence[float]) -> np.ndarray:
-    """A closed polyline around a box [x, y, w, h] px: float64 [5, 2], column and row."""
-    x, y, width, height = box
-    return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]])
-
-
-def _segment(number: int, lesion: Lesion, algorithm: hd.AlgorithmIdentificationSequence) -> hd.seg.SegmentDescription:
-    return hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=_label(lesion),
-        segmented_property_category=ABNORMALITY,
-        segmented_property_type=MICROBLEED,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-        tracking_uid=lesion.uid,
-        tracking_id=_label(lesion),
     )
 
 

@@ -1,7 +1,6 @@
 """What the detector sees on a slice: its feature maps, and what feature enhancement (FE) would add for its detections.
 
-At test time there is no ground truth and no FE. Here the detections stand in its place: the mask M shows which of them
-FE would have strengthened, had they been labelled in training.
+At test time there is no ground truth and no FE. Here the detections stand in its place, as if labelled in training.
 """
 
 import io
@@ -25,8 +24,6 @@ FEWEST_CELLS = 8
 
 def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detections) -> bytes:
     """A figure of one slice as PNG: the image with its detections, M, what FE would add, and the maps of the heads.
-
-    Of each map the channel is drawn that tells the detections from the rest best.
 
     Args:
         pixels: uint8 [rows, columns], with phase [rows, columns, 2].

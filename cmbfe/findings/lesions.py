@@ -8,13 +8,13 @@ import pandas as pd
 from pydicom.uid import generate_uid
 from scipy.spatial import cKDTree
 
+from cmbfe.data.dicom.series import to_patient_mm
 from cmbfe.data.labelled.labels import Detections
 from cmbfe.findings.series import Place
 from cmbfe.metrics.lesions import LINK_MM, link
 from cmbfe.metrics.matching import overlaps
 
 IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
-"""What a table says of an image."""
 COLUMNS = [
     *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
     *("depth_mm", "first_slice", "last_slice", "best_slice", "boxes", "file_name"),
@@ -36,7 +36,7 @@ class Lesion:
     size_mm: float
     """Square root of the area of its best box."""
     extent_mm: tuple[float, float, float]
-    """Of all its boxes: along the rows, along the columns, along the slices."""
+    """Of all its boxes along rows, columns and slices."""
     boxes: dict[int, tuple[list[float], float]]
     """Slice index -> the best box there [x, y, w, h] px, and its score."""
     best_slice: int
@@ -48,10 +48,9 @@ class Lesion:
 
 
 def find_lesions(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> list[Lesion]:
-    """Join the detections of one series by the rule of `cmbfe.metrics.lesions`, those that reach the threshold.
+    """Join the detections of one series that reach the threshold by the rule of `cmbfe.metrics.lesions`.
 
-    A box below the threshold may join two slices, as it does when lesions are counted in an evaluation, and is no part
-    of the lesion otherwise.
+    A box below the threshold may join two slices, as in an evaluation, and is no part of the lesion otherwise.
     """
     near = _within_reach(images, detections, place, threshold)
     ordered = overlaps({"images": list(images), "annotations": []}, near)
@@ -59,14 +58,14 @@ def find_lesions(images: Sequence[dict], detections: Detections, place: Place, t
     slice_of = {image["id"]: image["slice_index"] for image in images}
     lesions = []
     for number in range(int((ordered.score[best] >= threshold).sum())):
-        members = [near[ordered.order[index]] for index in np.flatnonzero(member_of == number)]
+        members = [near[index] for index in ordered.order[member_of == number]]
         kept = [(slice_of[box["image_id"]], box) for box in members if box["score"] >= threshold]
         lesions.append(_lesion(number + 1, kept, place))
     return lesions
 
 
 def _within_reach(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> Detections:
-    """Detections that reach the threshold, and those that they could claim: linking compares each with each."""
+    """Detections that reach the threshold, and those within their reach: linking compares each with each."""
     above = [detection["score"] >= threshold for detection in detections]
     if not any(above):
         return []
@@ -84,18 +83,18 @@ def _lesion(number: int, members: Sequence[tuple[int, dict]], place: Place) -> L
     boxes = np.array([box["bbox"] for _, box in members], float)
     scores = np.array([box["score"] for _, box in members])
     middles = boxes[:, :2] + boxes[:, 2:] / 2
-    centres = [place.to_mm(index, *middle) for index, middle in zip(indices, middles.tolist(), strict=True)]
+    centres = [to_patient_mm(place, index, *middle) for index, middle in zip(indices, middles.tolist(), strict=True)]
     across = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
     depth = (max(indices) - min(indices) + 1) * place.slice_spacing_mm
     of_slice: dict[int, tuple[list[float], float]] = {}
     for index, box in members:
         of_slice.setdefault(index, (box["bbox"], box["score"]))
-    left, back, head = np.average(centres, axis=0, weights=scores if scores.any() else None).tolist()
+    centre = np.average(centres, axis=0, weights=scores if scores.any() else None)
     return Lesion(
         number=number,
         uid=generate_uid(),
         score=members[0][1]["score"],
-        centre_mm=(left, back, head),
+        centre_mm=tuple(centre.tolist()),
         size_mm=float(np.sqrt(boxes[0, 2] * column_mm * boxes[0, 3] * row_mm)),
         extent_mm=(float(across[0] * column_mm), float(across[1] * row_mm), depth),
         boxes=of_slice,
@@ -120,10 +119,7 @@ def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataF
 
 
 def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataFrame:
-    """A row per detection: patient, series, slice, box in px and in mm from the image's corner, score.
-
-    Millimetres are missing where the pixel spacing is not known.
-    """
+    """A row per detection; millimetres, from the image's corner, are missing where the pixel spacing is not known."""
     by_id = {image["id"]: image for image in images}
     own = [by_id[detection["image_id"]] for detection in detections]
     spacing_mm = np.array([image.get("pixel_spacing_mm", (np.nan, np.nan)) for image in own]).reshape(-1, 2)

@@ -1,7 +1,6 @@
 """The detector of a model's folder: its network, how images are made for it, and the score that counts."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from cmbfe.data.folders import resolved
 from cmbfe.detector.weights import CONFIG_FILE, load_model
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, within_python
@@ -49,18 +47,8 @@ def model_settings(folder: Path) -> tuple[Images, str]:
     return settings, str(config.get("variant", "")) if isinstance(config, dict) else ""
 
 
-def refuse_to_lose(inputs: Sequence[Path], out: Path) -> None:
-    """Raise `InputError` where an output would replace what it is made with."""
-    for path in inputs:
-        if resolved(path).is_relative_to(resolved(out)):
-            raise InputError(f"{out}: holds {path}, which would be lost; give another folder")
-
-
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
-    """The threshold to detect with, and where it comes from, in words: given, read from a file, or 0.5.
-
-    Args:
-        file, variant: see `read_threshold`.
+    """The threshold to detect with, and its origin in words: given, or of a file (see `read_threshold`), or 0.5.
 
     Raises:
         InputError: both are given, or as `read_threshold`.
@@ -76,8 +64,7 @@ def read_threshold(file: Path, variant: str) -> float:
     """Read a detector's threshold, as it was chosen on validation patients.
 
     Args:
-        file: results/tables/operating_point.csv of notebook 08_operating_point (a row per variant), or the metrics.json
-            that `cmbfe evaluate` writes.
+        file: operating_point.csv of notebook 08_operating_point, or metrics.json of `cmbfe evaluate`.
         variant: the detector's name, such as ssd512.
 
     Raises:
@@ -92,9 +79,7 @@ def read_threshold(file: Path, variant: str) -> float:
         reason = "it never reaches the wanted sensitivity on the validation patients"
         raise InputError(f"{file}: {variant} has no threshold there: {reason}; give --threshold")
     if isinstance(value, bool) or not 0 <= threshold <= 1:
-        raise InputError(
-            f"{file}: the threshold of {variant} is {str(value)[:40]}, and not from 0 to 1, as scores are"
-        )
+        raise InputError(f"{file}: the threshold of {variant} is {str(value)[:40]}, not from 0 to 1, as scores are")
     return threshold
 
 

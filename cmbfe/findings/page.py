@@ -17,7 +17,6 @@ from cmbfe.findings.lesions import Lesion
 
 ZOOM_SHARE = 1 / 8
 """Side of the enlarged part of a slice."""
-JPEG_QUALITY = 85
 
 
 def section(findings: Findings, feature_maps: Mapping[int, bytes]) -> str:
@@ -40,10 +39,10 @@ def section(findings: Findings, feature_maps: Mapping[int, bytes]) -> str:
             rows=None if findings.lesions is None else [_row(lesion) for lesion in findings.lesions],
             shown={
                 image_id: [(box["bbox"], f"{box['score']:.2f}") for box in detections]
-                for image_id, detections in findings.drawn.items()
+                for image_id, (_, detections) in findings.shown.items()
             },
             shown_at_most=SHOWN_AT_MOST,
-            pixels=((image, _jpeg(magnitude_of(findings.pixels[image_id]))) for image_id, image in used.items()),
+            pixels=((image, _jpeg(magnitude_of(findings.shown[image_id][0]))) for image_id, image in used.items()),
             cards=cards,
             colour=COLOURS["SSD-FE"],
             feature_maps=[(images[image_id]["slice_index"] + 1, png) for image_id, png in feature_maps.items()],
@@ -57,7 +56,7 @@ def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequenc
     Args:
         patient: "" where there is no PatientID.
         sections: HTML of `section`.
-        made: how it was made: `detector`, `threshold` and `threshold_from`.
+        made: `detector`, `threshold` and `threshold_from`.
     """
     template = templates("cmbfe.findings").get_template("patient.html.jinja")
     title = f"Cerebral microbleeds: {patient or 'no PatientID'}"
@@ -66,7 +65,7 @@ def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequenc
 
 
 def _row(lesion: Lesion) -> list[str]:
-    """Its row in the table; slices are counted from 1, as people count."""
+    """Its row in the table."""
     return [
         str(lesion.number),
         f"{lesion.score:.2f}",
@@ -78,6 +77,7 @@ def _row(lesion: Lesion) -> list[str]:
 
 
 def _slices(lesion: Lesion) -> str:
+    """Counted from 1."""
     first, last = (index + 1 for index in lesion.slices)
     return str(first) if first == last else f"{first}–{last}"
 
@@ -88,15 +88,12 @@ def _lesion_cards(findings: Findings) -> list[dict[str, Any]]:
     cards = []
     for lesion in findings.lesions or []:
         image = by_slice[lesion.best_slice]
-        if image["id"] in findings.pixels:
+        if image["id"] in findings.shown:
             box = lesion.boxes[lesion.best_slice][0]
             place = ", ".join(f"{value:z.1f}" for value in lesion.centre_mm)
-            caption = (
-                f"score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, "
-                f"slices {_slices(lesion)}, shown: {lesion.best_slice + 1}"
-            )
+            caption = f"score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, slices {_slices(lesion)}"
             card = {"image": image, "number": lesion.number, "box": box, "window": _window(image, box)}
-            cards.append({**card, "caption": caption})
+            cards.append({**card, "caption": f"{caption}, shown: {lesion.best_slice + 1}"})
     return cards
 
 
@@ -111,15 +108,15 @@ def _window(image: Mapping[str, Any], box: Sequence[float]) -> tuple[float, floa
 def _image_cards(findings: Findings) -> list[dict[str, Any]]:
     cards = []
     for image in findings.images:
-        if detections := findings.drawn.get(image["id"]):
-            best = max(detection["score"] for detection in detections)
+        if image["id"] in findings.shown:
+            _, detections = findings.shown[image["id"]]
             count = f"{len(detections)} detection{'s' if len(detections) > 1 else ''}"
-            caption = f"{image['file_name']}: {count}, the best with {best:.2f}"
+            caption = f"{image['file_name']}: {count}, the best with {detections[0]['score']:.2f}"
             cards.append({"image": image, "number": None, "window": None, "caption": caption})
     return cards
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "jpeg", quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "jpeg", quality=85)
     return file.getvalue()

@@ -1,16 +1,16 @@
 """`cmbfe detect`: every series of a source, several at a time, into one folder, which is written atomically.
 
-`search` finds the series, `analysis` detects in each, and this module writes what comes of them: a series leaves its
-part of every file below `.parts`, and the parts are joined as they stand. Nothing but a few numbers and the headers of
-a series is kept in memory, however many there are.
+A series leaves its part of every file below `.parts`, and the parts are joined as they stand: only a few numbers and
+the headers of a series are kept in memory, however many there are.
 """
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from joblib import Parallel, delayed
@@ -49,10 +49,8 @@ class Options:
     threshold: float = 0.5
     """Detections of at least this score are drawn, and make lesions; detections.json and .csv hold all."""
     threshold_from: str = "given"
-    """Where it comes from, in words."""
     sr: bool = False
     segmentation: bool = False
-    """Write a DICOM SR, a DICOM segmentation for each series."""
     explain: bool = False
     """Draw the feature maps of slices with detections."""
     keep_ids: bool = False
@@ -63,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of one series."""
+    """The row of a series in summary.json."""
 
     patient: str
     series: str
@@ -75,8 +73,7 @@ class Done:
     lesions: int | None
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What came of all series."""
 
     done: list[Done]
@@ -91,6 +88,7 @@ def detect_files(
     options: Options | None = None,
     jobs: int = 1,
     backend: str = "loky",
+    inputs: Sequence[Path] = (),
 ) -> Result:
     """Detect in DICOM, NIfTI or images; docs/detect.md lists the files that are written.
 
@@ -102,6 +100,7 @@ def detect_files(
         jobs: series at a time; -1: one per core.
         backend: of joblib, "loky" or "threading"; or the address of a dask scheduler, whose workers see `source` and
             the folder of `out` under the same paths.
+        inputs: what the detector was read from, which must not lie in `out` either.
 
     Raises:
         InputError: nothing to detect in, options that do not fit the source, or an `out` that holds something else than
@@ -109,13 +108,14 @@ def detect_files(
     """
     options = options or Options()
     check_backend(backend)
-    for path in (source, out):  # a link to itself is said first
+    inputs = [source, *inputs]
+    for path in (out, *inputs):  # a link to itself is said first
         resolved(path)
     if options.key_file:
         refuse_key_file(options.key_file, out, options.keep_ids)
     key = read_key(options.key_file)
     detector = open_detector().name  # whatever is wrong with the model is said before anything is read
-    with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs=[source]) as temporary:
+    with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs) as temporary:
         kind, series, left_out = find(source, out, settings.phase)
         _check(kind, options)
         salt = bytes.fromhex(key["salt"]) if key else new_salt()
@@ -129,17 +129,17 @@ def detect_files(
         if not done:
             more = f" (and {len(left_out) - 1} more series left out)" if len(left_out) > 1 else ""
             raise InputError(left_out[0].line + more)
-        _join(temporary, kind, done, left_out, names, detector, options)
+        made = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
+        _join(temporary, kind, done, left_out, names, made)
         if options.key_file:
-            known = [(each.patient, each.name) for each in series] + [
-                (each.patient, each.series) for each in left_out
-            ]
+            known = [(each.patient, each.name) for each in series]
+            known += [(each.patient, each.series) for each in left_out]
             write_key(options.key_file, names, [pair for pair in dict.fromkeys(known) if any(pair)])
     return Result(done, left_out)
 
 
 def in_a_line(result: Result, threshold: float) -> str:
-    """The numbers of detections, lesions and series left out, for the terminal."""
+    """What came of all series, for the terminal."""
     detections, shown = (sum(getattr(series, name) for series in result.done) for name in ("detections", "shown"))
     lesions = [series.lesions for series in result.done if series.lesions is not None]
     as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
@@ -149,6 +149,7 @@ def in_a_line(result: Result, threshold: float) -> str:
 
 
 def _check(kind: str, options: Options) -> None:
+    """Raise `InputError` for what the kind of source cannot have."""
     for name, is_wanted in {"--sr": options.sr, "--segmentation": options.segmentation}.items():
         if is_wanted and kind != DICOM:
             raise InputError(f"{name} names the DICOM images of a finding by UID: {kind} have none; leave it out")
@@ -159,15 +160,12 @@ def _check(kind: str, options: Options) -> None:
 def _tasks(all_series: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
     patients = [names.patient(series.patient) for series in all_series]
     tasks, first_id = [], 1
-    for number, (series, patient, folder) in enumerate(zip(all_series, patients, _folders(patients), strict=True)):
+    folders = series_folders(patients)
+    for number, (series, patient, folder) in enumerate(zip(all_series, patients, folders, strict=True)):
         name = names.series(series.patient, series.name)
         tasks.append(Task(series, number, first_id, folder, patient, name, options.keep_ids))
         first_id += series.slices
     return tasks
-
-
-def _folders(patients: Sequence[str]) -> list[str]:
-    return series_folders(patients)
 
 
 def _work_on(
@@ -177,11 +175,18 @@ def _work_on(
     detector = open_detector()
     try:
         findings = analyse(task, detector, settings, options.threshold, out)
-        _write_dicom(task, findings, detector, options, out)
+        if isinstance(task.series, DicomSeries):
+            headers, file = task.series.headers, f"{task.folder}.dcm"
+            if options.sr:
+                write_report(out / SR_FOLDER / file, headers, findings.lesions, detector.name, options.threshold)
+            if options.segmentation:
+                write_segmentation(out / SEGMENTATION_FOLDER / file, headers, findings.lesions, detector.name)
     except InputError as error:
         if kind == IMAGES:
             raise
-        _forget(task, out)
+        shutil.rmtree(out / OVERLAYS / task.folder, ignore_errors=True)
+        for folder in (SR_FOLDER, SEGMENTATION_FOLDER):
+            (out / folder / f"{task.folder}.dcm").unlink(missing_ok=True)
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
         return LeftOut(task.series.patient, task.series.name, what, str(error))
     maps = _draw_maps(findings, detector, out) if options.explain else {}
@@ -197,31 +202,14 @@ def _work_on(
     )
 
 
-def _write_dicom(task: Task, findings: Findings, detector: Detector, options: Options, out: Path) -> None:
-    if not isinstance(task.series, DicomSeries):
-        return
-    headers, file = task.series.headers, f"{task.folder}.dcm"
-    if options.sr:
-        write_report(out / SR_FOLDER / file, headers, findings.lesions, detector.name, options.threshold)
-    if options.segmentation:
-        write_segmentation(out / SEGMENTATION_FOLDER / file, headers, findings.lesions, detector.name)
-
-
-def _forget(task: Task, out: Path) -> None:
-    """Remove what a series has left before it failed."""
-    shutil.rmtree(out / OVERLAYS / task.folder, ignore_errors=True)
-    for folder in (SR_FOLDER, SEGMENTATION_FOLDER):
-        (out / folder / f"{task.folder}.dcm").unlink(missing_ok=True)
-
-
 def _draw_maps(findings: Findings, detector: Detector, out: Path) -> dict[int, bytes]:
     """Image id -> PNG of its feature maps: the best slice of each lesion; of images all that are shown."""
     best_slices = {lesion.best_slice for lesion in findings.lesions or []}
     maps = {}
     for image in findings.images:
         is_best = findings.lesions is None or image["slice_index"] in best_slices
-        if is_best and image["id"] in findings.pixels:
-            png = feature_maps_png(detector, findings.pixels[image["id"]], findings.drawn[image["id"]])
+        if is_best and image["id"] in findings.shown:
+            png = feature_maps_png(detector, *findings.shown[image["id"]])
             with whole_file((out / FEATURE_MAPS / image["file_name"]).with_suffix(".png")) as file:
                 file.write_bytes(png)
             maps[image["id"]] = png
@@ -240,43 +228,39 @@ def _write_parts(folder: Path, findings: Findings, maps: dict[int, bytes]) -> No
 
 
 def _join(
-    out: Path,
-    kind: str,
-    done: Sequence[Done],
-    left_out: Sequence[LeftOut],
-    names: Pseudonyms,
-    detector: str,
-    options: Options,
+    out: Path, kind: str, done: Sequence[Done], left_out: Sequence[LeftOut], names: Pseudonyms, made: dict[str, Any]
 ) -> None:
-    """The results from their parts, which go."""
+    """Write the results from their parts, and remove these."""
     parts = sorted((out / PARTS).iterdir(), key=lambda folder: int(folder.name))
-    _join_detections(out / DETECTIONS_FILE, parts)
-    images = [image for part in parts for image in read_json(part / IMAGES_FILE)]
-    write_json(out / IMAGES_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
-    _join_tables(out / TABLE_FILE, parts, detections_table([], []))
-    if kind != IMAGES:
-        _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
-    missing = [_named_without_files(series, names) for series in left_out]
-    made = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
-    _write_pages(out / PAGES, list(zip(done, parts, strict=True)), missing, names.patient(""), made)
-    write_json(out / SUMMARY_FILE, {**made, "series": [_row_of(series) for series in done], "left_out": missing})
-    shutil.rmtree(out / PARTS)
-
-
-def _row_of(done: Done) -> dict[str, Any]:
-    """What summary.json says of a series; its key of the number of images keeps the name it always had."""
-    return {"pictures" if key == "images" else key: value for key, value in asdict(done).items()}
-
-
-def _join_detections(path: Path, parts: Sequence[Path]) -> None:
-    """As `write_json` writes a list: a line per detection."""
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        before = "[\n"
+    with whole_file(out / DETECTIONS_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        before = "[\n"  # as `write_json` writes a list: a line per detection
         for part in parts:
             if text := (part / DETECTIONS_FILE).read_text(encoding="utf-8"):
                 file.write(before + text)
                 before = ",\n"
         file.write("[]\n" if before == "[\n" else "\n]\n")
+    images = [image for part in parts for image in read_json(part / IMAGES_FILE)]
+    write_json(out / IMAGES_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
+    _join_tables(out / TABLE_FILE, parts, detections_table([], []))
+    if kind != IMAGES:
+        _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
+    missing = [  # no path, as paths name patients
+        {
+            "patient": names.patient(series.patient) if series.patient else "",
+            "series": names.series(series.patient, series.series) if series.series else "",
+            "why": series.what,
+        }
+        for series in left_out
+    ]
+    of_patient = defaultdict(list)
+    for series, part in zip(done, parts, strict=True):
+        of_patient[series.patient].append(part)
+    _write_pages(out / PAGES, of_patient, missing, names.patient(""), made)
+    rows = [asdict(series) for series in done]
+    for row in rows:
+        row["pictures"] = row.pop("images")  # the key of the format
+    write_json(out / SUMMARY_FILE, {**made, "series": rows, "left_out": missing})
+    shutil.rmtree(out / PARTS)
 
 
 def _join_tables(path: Path, parts: Sequence[Path], empty: pd.DataFrame) -> None:
@@ -286,28 +270,13 @@ def _join_tables(path: Path, parts: Sequence[Path], empty: pd.DataFrame) -> None
             file.write((part / path.name).read_text(encoding="utf-8"))
 
 
-def _named_without_files(series: LeftOut, names: Pseudonyms) -> dict[str, str]:
-    """What the outputs say of a series that was left out: no path, as paths name patients."""
-    return {
-        "patient": names.patient(series.patient) if series.patient else "",
-        "series": names.series(series.patient, series.series) if series.series else "",
-        "why": series.what,
-    }
-
-
 def _write_pages(
-    folder: Path,
-    done: Sequence[tuple[Done, Path]],
-    left_out: Sequence[dict[str, str]],
-    without_id: str,
-    made: dict[str, Any],
+    folder: Path, parts: dict[str, list[Path]], left_out: list[dict[str, str]], without_id: str, made: dict[str, Any]
 ) -> None:
-    """A page per patient; `without_id`: what the outputs call series without a PatientID."""
-    patients = list(dict.fromkeys(series.patient for series, _ in done))
-    for patient, file in zip(patients, _folders(patients), strict=True):
+    """A page per patient of `parts`; `without_id`: what the outputs call series without a PatientID."""
+    for (patient, own), file in zip(parts.items(), series_folders(parts), strict=True):
         notes = [WITHOUT_ID] if patient == without_id else []
         missing = (series for series in left_out if (series["patient"] or without_id) == patient)
         notes += [f"A series was left out: {series['why']}." for series in missing]
-        parts = [part for series, part in done if series.patient == patient]
-        sections = ((part / PAGE_FILE).read_text(encoding="utf-8") for part in parts)
+        sections = ((part / PAGE_FILE).read_text(encoding="utf-8") for part in own)
         write_page(folder / f"{file}.html", patient, sections, notes, **made)

@@ -5,7 +5,7 @@ would notice a missing slice in its result. Where a broken file does not say whi
 with files in its folder is left out.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -37,7 +37,7 @@ BURNED_IN = "burned-in annotation is flagged in the header"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A series, or files of an unknown one, that was not looked at."""
+    """A series, or files of an unknown series, that was not looked at."""
 
     patient: str
     """As the source names it; "" where that is not known."""
@@ -74,9 +74,7 @@ def find(source: Path, out: Path, phase: bool = False) -> tuple[str, Sequence[Se
     if volumes:
         _refuse_beside(source, f"NIfTI ({volumes[0].name})", "DICOM", filter(_is_dicom, files))
         if phase:
-            raise InputError(
-                f"{source}: the detector sees the phase as well, which is read from DICOM, not from NIfTI"
-            )
+            raise InputError(f"{source}: the detector sees the phase as well, read from DICOM, not from NIfTI")
         return NIFTI, nifti_series(volumes, root), []
     return DICOM, *find_dicom(source, out, phase)
 
@@ -85,15 +83,10 @@ def visible_files(source: Path, out: Path) -> list[Path]:
     """Files under a folder (or the one file given), sorted by path, without hidden ones and those of `out`."""
     if not source.is_dir():
         return [source]
-    below = (file for folder in folders_below(source) for file in folder.iterdir())
-    return sorted(file for file in below if _is_visible(file, out))
-
-
-def _is_visible(file: Path, out: Path) -> bool:
-    if file.name.startswith("."):
-        return False
-    target = resolved(file)
-    return target.is_file() and not target.is_relative_to(out.resolve())
+    below = (file for folder in folders_below(source) for file in folder.iterdir() if not file.name.startswith("."))
+    targets = {file: resolved(file) for file in below}
+    own = out.resolve()
+    return sorted(file for file, target in targets.items() if target.is_file() and not target.is_relative_to(own))
 
 
 def _is_dicom(file: Path) -> bool:
@@ -108,9 +101,7 @@ def _refuse_beside(source: Path, what: str, other: str, files: Iterable[Path]) -
 
 
 def image_files(source: Path, out: Path) -> list[Path]:
-    """PNG and JPG files under a folder (or the one file given), sorted by path; hidden ones and `out` are left out.
-
-    So are NAME.phase.png, which belong to the images beside them.
+    """PNG and JPG files under a folder (or the file given), sorted by path, without hidden ones, phase and `out`.
 
     Raises:
         InputError: two that differ in their suffix only, or DICOM files beside them.
@@ -128,10 +119,7 @@ def image_files(source: Path, out: Path) -> list[Path]:
 def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list[ImageSeries]:
     """Neighbouring files of one folder, which stands for the patient; all are decoded to check them.
 
-    The order of the files is kept: by it images are numbered.
-
-    Args:
-        phase: whether each needs its phase beside it.
+    Images are numbered in the order of the files. With `phase` each needs its phase beside it.
 
     Raises:
         InputError: an image that cannot be read, or has no phase where that is asked for.
@@ -141,21 +129,16 @@ def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list
             raise InputError(f"{file}: {phase_file(file).name} is not beside it; the detector sees the phase as well")
     bar = tqdm(files, desc="checking images", unit="image", delay=1)
     shapes = [read_with_phase(file, phase_file(file) if phase else None).shape[:2] for file in bar]
-    before: dict[Path, int] = defaultdict(int)
+    before = Counter[Path]()
     series = []
     for folder, run in groupby(zip(files, shapes, strict=True), key=lambda pair: pair[0].relative_to(root).parent):
-        own = list(run)
-        series.append(
-            ImageSeries(
-                patient=folder.as_posix() if folder.name else root.resolve().name,
-                root=root,
-                names=tuple(file.relative_to(root).as_posix() for file, _ in own),
-                shapes=tuple(shape for _, shape in own),
-                first_index=before[folder],
-                has_phase=phase,
-            )
-        )
-        before[folder] += len(own)
+        patient = folder.as_posix() if folder.name else root.resolve().name
+        images = [
+            {"file_name": file.relative_to(root).as_posix(), "width": columns, "height": rows, "slice_index": index}
+            for index, (file, (rows, columns)) in enumerate(run, before[folder])
+        ]
+        series.append(ImageSeries(patient, len(images), images, root, phase))
+        before[folder] += len(images)
     return series
 
 
@@ -176,11 +159,8 @@ def _nifti_slices(path: Path) -> int:
         image = open_volume(path)
     except InputError:  # whoever reads it says why
         return 0
-    if not np.isfinite(image.affine).all():
-        return 0
-    to_head = 2
-    axes = io_orientation(image.affine)[:, 0]
-    return next((size for size, axis in zip(image.shape, axes, strict=False) if axis == to_head), 0)
+    axes = io_orientation(image.affine)[:, 0].tolist() if np.isfinite(image.affine).all() else []
+    return image.shape[axes.index(2)] if 2 in axes else 0  # 2: to the head
 
 
 def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[DicomSeries], list[LeftOut]]:
@@ -196,41 +176,28 @@ def find_dicom(source: Path, out: Path, phase: bool = False) -> tuple[list[Dicom
     paths = [source]
     if source.is_dir():
         paths = [path for path in sorted(files_below(source)) if not resolved(path).is_relative_to(out.resolve())]
-    slices, broken = _read_headers(paths, source)
-    headers, left_out = _readable_series(slices, _blamed(slices, broken))
-    magnitude = [series for series in headers if series.kind == "magnitude"]
-    magnitude.sort(key=lambda series: (series.patient_id, series.series_uid))
-    series, without_phase = _with_phases(magnitude, headers) if phase else ([*map(DicomSeries, magnitude)], [])
-    left_out += without_phase
-    left_out += [LeftOut("", "", UNREADABLE, line) for uid, line in broken.values() if not uid]
-    if not series:
-        _refuse(source, paths, headers, [what.line for what in left_out] + [line for _, line in broken.values()])
-    return series, left_out
-
-
-def _with_phases(
-    magnitude: Sequence[SeriesHeaders], headers: Sequence[SeriesHeaders]
-) -> tuple[list[DicomSeries], list[LeftOut]]:
-    """Magnitude series with the series of their phases, and those that have none."""
-    pairs, left_out = [], []
-    for series in magnitude:
-        try:
-            pairs.append(DicomSeries(series, phase_of(series, headers)))
-        except InputError as error:
-            left_out.append(LeftOut(series.patient_id, series.series_uid, NO_PHASE, str(error)))
-    return pairs, left_out
-
-
-def _read_headers(paths: Sequence[Path], source: Path) -> tuple[list[Slice], dict[Path, tuple[str, str]]]:
-    """All slices, and the files that cannot be read with their series' UID ("": unknown) and the reason."""
     slices: list[Slice] = []
-    broken: dict[Path, tuple[str, str]] = {}
+    broken: dict[Path, tuple[str, str]] = {}  # with the UID of its series ("": unknown) and the reason
     for path in tqdm(paths, desc="headers", unit="file", delay=1):
         try:
             slices += read_slices(path, named=path == source)
         except InputError as error:
             broken[path] = (_series_uid(path), str(error))
-    return slices, broken
+    headers, left_out = _readable_series(slices, _blamed(slices, broken))
+    magnitude = [series for series in headers if series.kind == "magnitude"]
+    magnitude.sort(key=lambda series: (series.patient_id, series.series_uid))
+    series = []
+    for each in magnitude:
+        patient, uid = each.patient_id, each.series_uid
+        try:
+            its_phase = phase_of(each, headers) if phase else None
+            series.append(DicomSeries(patient, uid, len(each.files), each, its_phase))
+        except InputError as error:
+            left_out.append(LeftOut(patient, uid, NO_PHASE, str(error)))
+    left_out += [LeftOut("", "", UNREADABLE, line) for uid, line in broken.values() if not uid]
+    if not series:
+        _refuse(source, paths, headers, [what.line for what in left_out] + [line for _, line in broken.values()])
+    return series, left_out
 
 
 def _series_uid(path: Path) -> str:
@@ -250,8 +217,7 @@ def _blamed(slices: Iterable[Slice], broken: dict[Path, tuple[str, str]]) -> dic
     spoilt = {path.parent: line for path, (uid, line) in broken.items() if not uid}
     for a_slice in slices:
         if line := spoilt.get(a_slice.path.parent):
-            reason = f"{line}; it may be a slice of this series: repair or remove it"
-            blamed.setdefault(a_slice.series_uid, reason)
+            blamed.setdefault(a_slice.series_uid, f"{line}; it may be a slice of this series: repair or remove it")
     return blamed
 
 

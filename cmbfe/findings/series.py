@@ -9,9 +9,9 @@ import numpy as np
 
 from cmbfe.data.conversion import series_images, volume_images
 from cmbfe.data.dicom.pixels import refuse_burned_in
-from cmbfe.data.dicom.series import SeriesHeaders, to_patient_mm
+from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.data.labelled.images import phase_file, read_with_phase
-from cmbfe.data.sources.volumes import Volume, read_volume, refuse_lines
+from cmbfe.data.sources.volumes import read_volume, refuse_lines
 from cmbfe.params import Images
 from cmbfe.training.detection import BATCH
 
@@ -28,14 +28,10 @@ class Place:
     """Row spacing (along y), column spacing (along x)."""
     slice_spacing_mm: float
 
-    def to_mm(self, slice_index: int, x: float, y: float) -> tuple[float, float, float]:
-        """Patient coordinates of a point x, y (px) of a slice; a pixel's centre is at + 0.5."""
-        return to_patient_mm(self, slice_index, x, y)
-
 
 @dataclass(frozen=True)
 class Loaded:
-    """A series read: what is known of its slices, and their images, a batch at a time."""
+    """A series as read, a batch of images at a time."""
 
     images: list[dict[str, Any]]
     """COCO `images` without id and names: `width`, `height`, `slice_index` and, where known, more."""
@@ -50,10 +46,8 @@ class Series(Protocol):
 
     patient: str
     name: str
-
-    @property
-    def slices(self) -> int:
-        """How many images it has."""
+    slices: int
+    """How many images it has."""
 
     def load(self, settings: Images) -> Loaded:
         """Read it; raises `InputError`. The volume is in memory as long as `batches` is."""
@@ -63,27 +57,17 @@ class Series(Protocol):
 class DicomSeries:
     """A magnitude series of DICOM files."""
 
+    patient: str
+    """The PatientID; all series without one count as one patient, as in an import."""
+    name: str
+    """The SeriesInstanceUID, see `SeriesHeaders`."""
+    slices: int
     headers: SeriesHeaders
     phase: SeriesHeaders | None = None
     """The series of its phase, for a detector that sees phase."""
 
-    @property
-    def patient(self) -> str:
-        """The PatientID; all series without one count as one patient, as in an import."""
-        return self.headers.patient_id
-
-    @property
-    def name(self) -> str:
-        """The SeriesInstanceUID, see `SeriesHeaders`."""
-        return self.headers.series_uid
-
-    @property
-    def slices(self) -> int:
-        """See `Series`."""
-        return len(self.headers.files)
-
     def load(self, settings: Images) -> Loaded:
-        """See `Series`; `BurnedInAnnotation` where a header says so."""
+        """See `Series`; raises `BurnedInAnnotation` where a header says so."""
         headers = self.headers
         refuse_lines(headers.files[0], headers.rows, headers.columns)
         refuse_burned_in(sorted({*headers.files, *(self.phase.files if self.phase else ())}))
@@ -109,9 +93,17 @@ class NiftiSeries:
     def load(self, settings: Images) -> Loaded:
         """See `Series`."""
         volume = read_volume(self.path)
-        _, rows, columns = volume.voxels.shape
+        slices, rows, columns = volume.voxels.shape
         refuse_lines(self.path, rows, columns)
-        place = _place_of(volume)
+        slice_mm, row_mm, column_mm = volume.spacing_mm
+        along_row, along_column = volume.affine[:3, 0] / column_mm, volume.affine[:3, 1] / row_mm
+        positions = volume.affine[:3, 3] + np.arange(slices)[:, None] * volume.affine[:3, 2]
+        place = Place(
+            orientation=(*along_row.tolist(), *along_column.tolist()),
+            positions_mm=tuple(map(tuple, positions.tolist())),
+            pixel_spacing_mm=(row_mm, column_mm),
+            slice_spacing_mm=slice_mm,
+        )
         images = volume_images(volume.voxels, volume.spacing_mm, settings)
         return Loaded(_entries(rows, columns, place), _in_batches(images), place)
 
@@ -121,36 +113,22 @@ class ImageSeries:
     """The images of one folder, which stands for the patient."""
 
     patient: str
+    slices: int
+    images: list[dict[str, Any]]
+    """As in `Loaded`, their `file_name` below `root`."""
     root: Path
-    names: tuple[str, ...]
-    """Paths below `root`."""
-    shapes: tuple[tuple[int, int], ...]
-    """Rows and columns of each."""
-    first_index: int = 0
-    """Slice index of the first."""
-    name: str = ""
     has_phase: bool = False
     """Whether the phase of each is read with it."""
-
-    @property
-    def slices(self) -> int:
-        """See `Series`."""
-        return len(self.names)
+    name: str = ""
 
     def load(self, settings: Images) -> Loaded:
         """See `Series`; `settings` do not matter, as the images are made."""
-        shapes = zip(self.names, self.shapes, strict=True)
-        images = [
-            {"file_name": name, "width": columns, "height": rows, "slice_index": index}
-            for index, (name, (rows, columns)) in enumerate(shapes, self.first_index)
-        ]
-        return Loaded(images, self._batches())
+        return Loaded(self.images, self._batches())
 
     def _batches(self) -> Iterator[np.ndarray]:
         """Neighbours of one size together."""
         batch: list[np.ndarray] = []
-        for name in self.names:
-            file = self.root / name
+        for file in (self.root / image["file_name"] for image in self.images):
             image = read_with_phase(file, phase_file(file) if self.has_phase else None)
             if batch and (len(batch) == BATCH or batch[0].shape != image.shape):
                 yield np.stack(batch)
@@ -168,16 +146,3 @@ def _entries(rows: int, columns: int, place: Place) -> list[dict[str, Any]]:
     """`Loaded.images` of a volume."""
     image = {"width": columns, "height": rows, "pixel_spacing_mm": list(place.pixel_spacing_mm)}
     return [{**image, "slice_index": index} for index in range(len(place.positions_mm))]
-
-
-def _place_of(volume: Volume) -> Place:
-    slice_mm, row_mm, column_mm = volume.spacing_mm
-    along_row, along_column = volume.affine[:3, 0] / column_mm, volume.affine[:3, 1] / row_mm
-    indices = np.arange(len(volume.voxels))
-    positions = volume.affine[:3, 3] + indices[:, None] * volume.affine[:3, 2]
-    return Place(
-        orientation=(*along_row.tolist(), *along_column.tolist()),
-        positions_mm=tuple(tuple(position) for position in positions.tolist()),
-        pixel_spacing_mm=(row_mm, column_mm),
-        slice_spacing_mm=slice_mm,
-    )
