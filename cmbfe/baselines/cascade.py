@@ -43,10 +43,7 @@ SLAB = 16
 
 
 def screening_network() -> nn.Sequential:
-    """Fully convolutional: [N, 1, d + 4, 2 h + 10, 2 w + 10] to the evidence for a microbleed, [N, 1, d, h, w].
-
-    Without padding; a step in its output is two pixels, as pooling halves rows and columns.
-    """
+    """Fully convolutional, unpadded: [N, 1, d + 4, 2 h + 10, 2 w + 10] to evidence for a microbleed [N, 1, d, h, w]."""
     return nn.Sequential(
         *(nn.Conv3d(1, 12, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
         *(nn.Conv3d(12, 16, 3), nn.ReLU()),
@@ -121,11 +118,8 @@ def fit(
 ) -> None:
     """Train a network to tell neighbourhoods of microbleeds from others, half of each batch each; Adam, one cycle.
 
-    Args:
-        hits, others: float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input.
-
-    Raises:
-        InputError: examples of one kind only.
+    `hits` and `others` are float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input;
+    `InputError` without either.
     """
     check_both_kinds(len(hits), len(others))
     network.train()

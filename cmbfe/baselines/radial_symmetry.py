@@ -1,10 +1,7 @@
-"""Radial symmetry transform and random forest, after Kuijf et al. 2012.
+"""Radial symmetry transform (Loy and Zelinsky, IEEE TPAMI 25:959, 2003), after Kuijf et al., NeuroImage 59:2266, 2012.
 
 Every edge votes for the point that lies a radius away from it in the direction in which it gets darker: the edges of a
-dark ball all vote for its middle. Kuijf's candidates were judged by people; a random forest does it here, as Li et al.
-describe the method.
-
-H. J. Kuijf et al., NeuroImage 59:2266, 2012; the transform: G. Loy and A. Zelinsky, IEEE TPAMI 25:959, 2003.
+dark ball all vote for its middle. Kuijf's candidates were judged by people; here it is a random forest, as in Li et al.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,13 +58,9 @@ def radial_symmetry(voxels: np.ndarray, spacing_mm: Sequence[float], radii_mm: S
 
 
 def _votes(
-    shape: tuple[int, ...],
-    votes: Sequence[np.ndarray],
-    weight: np.ndarray,
-    towards_dark: Sequence[np.ndarray],
-    spacing_mm: Sequence[float],
-    radius_mm: float,
-) -> np.ndarray:
+    shape: tuple[int, ...], votes: Sequence[np.ndarray], weight: np.ndarray, towards_dark: Sequence[np.ndarray],
+    spacing_mm: Sequence[float], radius_mm: float,
+) -> np.ndarray:  # fmt: skip
     """The transform at one radius: votes counted and weighed near their goals, within a quarter of the radius."""
     goal = [
         at + np.rint(radius_mm * direction / step).astype(np.int64)
@@ -86,10 +79,8 @@ def _votes(
 
 
 def _surface_voxels(radius_mm: float, spacing_mm: Sequence[float]) -> float:
-    """About how many voxels lie on the edge of a ball, or of a disc in two dimensions; at least 1.
-
-    An axis whose voxels are longer than the ball is no dimension of it.
-    """
+    """About how many voxels lie on the edge of a ball, or of a disc in two dimensions; at least 1."""
+    # An axis whose voxels are longer than the ball is no dimension of it.
     seen = [step for step in spacing_mm if step <= 2 * radius_mm] or [min(spacing_mm)]
     edge = {1: 2.0, 2: 2 * np.pi * radius_mm, 3: 4 * np.pi * radius_mm**2}[len(seen)]
     return max(1.0, edge * float(np.mean(seen)) / float(np.prod(seen)))

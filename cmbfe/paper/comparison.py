@@ -8,17 +8,8 @@ import pandas as pd
 
 from cmbfe.data.labelled.labels import Labels
 from cmbfe.errors import InputError
-from cmbfe.metrics import intervals
-from cmbfe.metrics.curves import (
-    Matches,
-    Value,
-    average_precision,
-    false_positives_per_cmb,
-    froc_auc,
-    largest_sensitivity,
-    precision_at_sensitivity,
-    sensitivity_at_false_positives,
-)
+from cmbfe.metrics import curves, intervals
+from cmbfe.metrics.curves import Matches, Value, average_precision, precision_at_sensitivity
 from cmbfe.metrics.intervals import Metric
 from cmbfe.paper import facts
 from cmbfe.params import Evaluation
@@ -71,8 +62,8 @@ def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> p
     others = {
         "ap_11_point": partial(average_precision, points=11),
         f"precision_at_{100 * at:g}_sensitivity": partial(precision_at_sensitivity, sensitivity=at),
-        "false_positives_per_cmb": partial(false_positives_per_cmb, sensitivity=at),
-        "largest_sensitivity": largest_sensitivity,
+        "false_positives_per_cmb": partial(curves.false_positives_per_cmb, sensitivity=at),
+        "largest_sensitivity": curves.largest_sensitivity,
     }
     rows = {}
     for variant in (name for name in matches if name in facts.TABLE_2_AP):
@@ -155,9 +146,9 @@ def _ours_of_table4(
     """Our columns of a row: at the paper's sensitivity where it is reached, then what every detector has."""
     metrics = {
         "precision": partial(precision_at_sensitivity, sensitivity=settings.sensitivity),
-        "false_positives_per_cmb": partial(false_positives_per_cmb, sensitivity=settings.sensitivity),
+        "false_positives_per_cmb": partial(curves.false_positives_per_cmb, sensitivity=settings.sensitivity),
         "ap": average_precision,
-        **{f"sensitivity_at_{x:g}_per_picture": partial(sensitivity_at_false_positives, false_positives=x)
+        **{f"sensitivity_at_{x:g}_per_picture": partial(curves.sensitivity_at_false_positives, false_positives=x)
            for x in FALSE_POSITIVES_PER_IMAGE},
     }  # fmt: skip
     ours = {}
@@ -170,7 +161,7 @@ def _ours_of_table4(
 def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
     """The normalised area of the FROC (Figure 5, A15) by variant with its gain, as in `table2`; the paper has none."""
     _check_twins(matches)
-    area = partial(froc_auc, x_max=settings.froc_x_max)
+    area = partial(curves.froc_auc, x_max=settings.froc_x_max)
     rows = {
         variant: {"x_max": settings.froc_x_max, **_with_interval("area", area, matches, variant, settings, seed)}
         for variant in matches
@@ -188,7 +179,7 @@ def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]
 
 def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None) -> Value:
     """The largest recall that all of `twins` reach, but no more than `at_most`; one per resample with `weights`."""
-    reached = [largest_sensitivity(twin, weights) for twin in twins]
+    reached = [curves.largest_sensitivity(twin, weights) for twin in twins]
     common = np.minimum.reduce([*reached, np.full_like(reached[0], at_most)])
     return float(common) if weights is None else common
 
@@ -242,7 +233,7 @@ def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:
 
 
 def _printed(variant: str, column: str) -> float:
-    """A value of the paper's Table 3; NaN for SSD-300, which it lacks."""
+    """A value of the paper's Table 3, which lacks SSD-300: NaN."""
     return float(facts.TABLE_3[column].get(variant, np.nan))
 
 
