@@ -8,21 +8,14 @@ def labels_of(images: dict, regions: dict | None = None, **image_keys) -> dict:
     """COCO labels: image id -> ground-truth boxes [x, y, w, h], and likewise the ignore regions."""
     boxes = [(image, box, 0) for image, found in images.items() for box in found]
     boxes += [(image, box, 1) for image, found in (regions or {}).items() for box in found]
+    every = {"width": 100, "height": 100, **image_keys}
+    annotations = [
+        {"id": k, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+        for k, (image, box, crowd) in enumerate(boxes, 1)
+    ]
     return {
-        "images": [
-            {"id": image, "file_name": f"{image}.png", "width": 100, "height": 100, **image_keys} for image in images
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": 1,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": crowd,
-            }
-            for number, (image, box, crowd) in enumerate(boxes, 1)
-        ],
+        "images": [{"id": image, "file_name": f"{image}.png", **every} for image in images],
+        "annotations": annotations,
         "categories": [{"id": 1, "name": "cmb"}],
     }
 

@@ -5,16 +5,7 @@ from functools import partial
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.metrics.curves import (
-    average_precision,
-    cpm,
-    froc,
-    froc_auc,
-    match,
-    precision_at_sensitivity,
-    precision_sensitivity,
-    summary,
-)
+from cmbfe.metrics.curves import average_precision, froc, match, precision_sensitivity, summary
 from cmbfe.metrics.lesions import match_lesions
 from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED
 
@@ -77,11 +68,8 @@ def test_case_4_two_detections_of_one_microbleed():
 
 
 def test_case_5_on_both_sides_of_iou_one_half():
-    detections = [
-        detection(1, 0.9, [13, 10, 10, 10]),
-        detection(2, 0.8, [14, 10, 10, 10]),
-        detection(3, 0.7, [10, 10, 10, 5]),
-    ]
+    boxes = ([13, 10, 10, 10], [14, 10, 10, 10], [10, 10, 10, 5])
+    detections = [detection(image, 1 - image / 10, box) for image, box in enumerate(boxes, 1)]
     matches = match(labels_of({1: [T], 2: [T], 3: [T]}), detections)
     assert matches.outcome.tolist() == [HIT, FALSE_POSITIVE, HIT]
     check(matches, ap=5 / 9, ap_11_point=6 / 11, sensitivity=2 / 3)
@@ -123,12 +111,8 @@ def test_case_9_nothing_to_find_or_nothing_found(truths, detections, value, recw
 
 
 def test_case_10_an_ignore_region():
-    detections = [
-        detection(1, 0.95, [55, 55, 10, 10]),
-        detection(1, 0.9, T),
-        detection(1, 0.85, [76, 55, 10, 10]),
-        detection(1, 0.8, [60, 60, 10, 10]),
-    ]
+    boxes = ([55, 55, 10, 10], T, [76, 55, 10, 10], [60, 60, 10, 10])
+    detections = [detection(1, 0.95 - k / 20, box) for k, box in enumerate(boxes)]
     matches = match(labels_of({1: [T]}, regions={1: [[50, 50, 30, 30]]}), detections)
     assert matches.outcome.tolist() == [IGNORED, HIT, FALSE_POSITIVE, IGNORED]
     assert curve(matches) == [(1, 1), (1, 1 / 2)]
@@ -157,7 +141,4 @@ def test_case_12_one_microbleed_on_three_slices():
     assert lesions.score.tolist() == [0.9, 0.7]
     assert lesions.outcome.tolist() == [HIT, FALSE_POSITIVE]
     assert lesions.truth_ids == ["P1/1"]
-    assert average_precision(lesions) == exactly(1)
-    assert precision_at_sensitivity(lesions) == exactly(1)
-    assert froc_auc(lesions) == exactly(1)
-    assert cpm(lesions) == exactly(1)
+    check(lesions, ap=1, precision_at_90_sensitivity=1, froc_auc=1, cpm=1)

@@ -84,12 +84,9 @@ def as_the_detector_sees(images, targets, transform):
 def test_the_layers_output_in_training_is_that_of_enhance_by_hand_through_resize_and_padding(detector):
     seen = []
     note = lambda layer, args, maps: seen.append({key: one.clone() for key, one in maps.items()})  # noqa: E731
-    before = detector.backbone.register_forward_hook(note)
-    with enhance_during_training(detector, "backbone"):
-        after = detector.backbone.register_forward_hook(note)
+    hook = detector.backbone.register_forward_hook
+    with hook(note), enhance_during_training(detector, "backbone"), hook(note):
         losses(detector)
-    before.remove()
-    after.remove()
     plain, enhanced = seen
     images, boxes = as_the_detector_sees(*images_and_targets(), detector.transform)
     mask = enhancement_mask(images, boxes)

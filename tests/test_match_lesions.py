@@ -58,11 +58,9 @@ def test_patients_called_1_by_number_and_by_text_are_two():
 
 def test_the_distance_is_in_mm_along_rows_and_columns():
     labels = labels_of(series(2, pixel_mm=(2, 0.5)), [])
-    best = detection(1, 0.9, T)
-    assert groups(labels, [best, detection(2, 0.8, moved(6, 0))]) == [{0, 1}]
-    assert groups(labels, [best, detection(2, 0.8, moved(6.5, 0))]) == [{0}, {1}]
-    assert groups(labels, [best, detection(2, 0.8, moved(0, 1.5))]) == [{0, 1}]
-    assert groups(labels, [best, detection(2, 0.8, moved(0, 2))]) == [{0}, {1}]
+    for step, is_linked in (((6, 0), True), ((6.5, 0), False), ((0, 1.5), True), ((0, 2), False)):
+        linked = groups(labels, [detection(1, 0.9, T), detection(2, 0.8, moved(*step))])
+        assert linked == ([{0, 1}] if is_linked else [{0}, {1}])
 
 
 def test_distance_is_measured_from_the_best_box_so_that_an_oblique_vessel_is_not_one_dot():
@@ -164,21 +162,10 @@ def test_false_positives_are_counted_by_the_kind_of_mimic_that_they_hit():
     labels = example_of_three_lesions()
     kinds = [{"id": 1, "name": "vein"}, {"id": 2, "name": "calcification"}]
     boxes = [(1, [30, 30, 6, 6], 1), (1, [60, 30, 6, 6], 2), (2, [30, 30, 6, 6], 1), (99, T, 2)]
-    mimics = {
-        "images": [],
-        "annotations": [
-            {"id": k, "image_id": image, "bbox": box, "category_id": kind}
-            for k, (image, box, kind) in enumerate(boxes)
-        ],
-        "categories": kinds,
-    }
-    detections = [
-        detection(1, 0.9, [10, 10, 4, 4]),
-        detection(1, 0.8, [30, 30, 6, 6]),
-        detection(1, 0.7, [31, 30, 6, 6]),
-        detection(2, 0.6, [80, 80, 6, 6]),
-        detection(1, 0.5, [60, 30, 6, 6]),
-    ]
+    annotations = [dict(zip(("image_id", "bbox", "category_id"), box, strict=True)) for box in boxes]
+    mimics = {"images": [], "annotations": annotations, "categories": kinds}
+    boxes = [(1, [10, 10, 4, 4]), (1, [30, 30, 6, 6]), (1, [31, 30, 6, 6]), (2, [80, 80, 6, 6]), (1, [60, 30, 6, 6])]
+    detections = [detection(image, 0.9 - k / 10, box) for k, (image, box) in enumerate(boxes)]
     table = false_positives_by_mimic(labels, mimics, detections, [1, 2, 3, 4])
     assert table["mimics"].to_dict() == {"calcification": 1, "vein": 2, "none": 0}
     assert table["false_positives"].to_dict() == {"calcification": 1, "vein": 2, "none": 1}
