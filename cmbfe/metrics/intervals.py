@@ -177,7 +177,7 @@ def froc_band(matches: Matches, false_positives: Sequence[float], resamples: int
 def _band(
     metric: Metric, argument: str, matches: Matches, positions: Sequence[float], resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Columns `low` and `high` by position, each as `cmbfe.metrics.bootstrap` has it.
+    """Columns `low` and `high` by position, each as `bootstrap` has it.
 
     Pointwise: a whole curve leaves such a band more often than one time in twenty. All positions resample the same
     patients. NaN where the value does not exist in too many resamples.
