@@ -25,7 +25,6 @@ __all__ = [
     "evaluate",
     "match",
 ]
-
 _MODULES = {
     "FeatureEnhancement": "cmbfe.detector.fe",
     "build": "cmbfe.detector.ssd",

@@ -407,7 +407,6 @@ class Baselines(Section):
 
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
-
 Content = TypeVar("Content", bound=BaseModel)
 
 

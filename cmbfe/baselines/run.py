@@ -21,7 +21,6 @@ from cmbfe.training.validation import validation_labels
 SETTINGS_FILE = "baseline.json"
 """What a baseline was made with; marks the folder as an earlier result."""
 METRICS_FILE = "metrics.json"
-
 METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
     Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
     Baseline.THRESHOLDING: thresholding.train,

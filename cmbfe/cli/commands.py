@@ -2,9 +2,8 @@
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,18 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class ImportKind(StrEnum):
-    """What `cmbfe import` reads."""
-
-    DICOM = "dicom"
-    VALDO = "valdo"
-    MOMENI = "momeni"
-    DOU = "dou"
-    NIFTI = "nifti"
-    COCO = "coco"
-    VOC = "voc"
+ImportKind = Literal["dicom", "valdo", "momeni", "dou", "nifti", "coco", "voc"]
+"""What `cmbfe import` reads."""
 
 
 def _given_jobs(jobs: int) -> int:
@@ -44,6 +33,7 @@ def jobs_option(what: str) -> Any:
 
 
 Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
+KeyFile = Annotated[Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")]
 TrainingBackend = Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")]
 """A training sets the threads of its whole process: no two share one."""
 
@@ -118,9 +108,7 @@ def import_(
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="keep ids of patients and series, no pseudonyms")
     ] = False,
-    key_file: Annotated[
-        Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
-    ] = None,
+    key_file: KeyFile = None,
     jobs: Annotated[int, jobs_option("patients")] = -1,
     backend: Backend = "loky",
 ) -> None:
@@ -194,9 +182,7 @@ def detect(
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="keep ids of patients, series and images (images do), no pseudonyms")
     ] = False,
-    key_file: Annotated[
-        Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")
-    ] = None,
+    key_file: KeyFile = None,
     jobs: Annotated[int, jobs_option("series")] = 1,
     backend: Backend = "loky",
 ) -> None:
@@ -304,13 +290,6 @@ def baseline(
     print(f"{out}: AP {metrics['ap']:.3f} on {metrics['pictures']} test images")
 
 
-class Step(StrEnum):
-    """What `cmbfe study` does of an arm."""
-
-    TRAIN = "train"
-    TEST = "test"
-
-
 @app.command()
 def study(
     parts: Annotated[
@@ -321,7 +300,7 @@ def study(
     out: Annotated[
         Path, typer.Option(help="folder for data/study, models/study and results/study (default: this one)")
     ] = Path(),
-    only: Annotated[Step | None, typer.Option(help="train or test; default: both")] = None,
+    only: Annotated[Literal["train", "test"] | None, typer.Option(help="one step; default: both")] = None,
     jobs: Annotated[int, jobs_option("patients or trainings")] = -1,
     backend: TrainingBackend = "loky",
 ) -> None:
@@ -345,4 +324,4 @@ def study(
         if part == PATIENTS:
             make_patients(settings, out, jobs)
         else:
-            run_arm(part, settings, out, jobs, backend, steps=(only.value,) if only else STEPS)
+            run_arm(part, settings, out, jobs, backend, steps=(only,) if only else STEPS)

@@ -15,10 +15,8 @@ THREADS = 2
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """So many threads for every filter that SimpleITK makes in this process meanwhile.
-
-    The filter's own `SetNumberOfThreads` does not reach the B-spline fit inside N4.
-    """
+    """So many threads for every filter that SimpleITK makes in this process meanwhile. The filter's own
+    `SetNumberOfThreads` does not reach the B-spline fit inside N4."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(number)
     try:
@@ -37,10 +35,8 @@ def head_mask(volume: np.ndarray) -> np.ndarray:
 
 
 def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """A mask of 0 and 1 with every hole closed: what cannot be reached from outside over the sides of pixels.
-
-    By OpenCV: the same as scipy's `binary_fill_holes` in a seventh of the time.
-    """
+    """A mask of 0 and 1 with every hole closed: what cannot be reached from outside over the sides of pixels. By
+    OpenCV: the same as scipy's `binary_fill_holes` in a seventh of the time."""
     around = np.pad(mask, 1)
     outside = 2
     cv2.floodFill(around, None, (0, 0), outside)

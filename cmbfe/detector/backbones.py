@@ -27,10 +27,8 @@ IMAGENET = {
 }
 CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 """The VGG-16 that SSD starts from takes images in 0..255 less their mean: in [0, 1] that is a std of 1/255."""
-
 STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}
 """How many of torchvision's `features` are the stem; the rest open the first block."""
-
 COUNTER = "num_batches_tracked"
 """A batch normalisation's count of batches, which teaches nothing; older ResNet files on the web lack it."""
 

@@ -161,11 +161,9 @@ def _difference(detector: SSD, session: "onnxruntime.InferenceSession", images: 
 
 
 def _kept(detector: SSD, boxes: Tensor, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What torchvision's suppression keeps of an image, boxes [P, 4] and scores [P], at the limit and beside it.
-
-    As `SSD.detections` does it, but for ties: of equal scores the first comes first, which ONNX prescribes and PyTorch
-    leaves open.
-    """
+    """What torchvision's suppression keeps of an image, boxes [P, 4] and scores [P], at the limit and beside it. As
+    `SSD.detections` does it, but for ties: of equal scores the first comes first, which ONNX prescribes and PyTorch
+    leaves open."""
     config = detector.config
     order = scores.argsort(descending=True, stable=True)[:CANDIDATES_PER_CLASS]
     order = order[scores[order] > config.score_threshold]

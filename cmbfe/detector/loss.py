@@ -13,7 +13,6 @@ from cmbfe.detector.boxes import encode
 from cmbfe.errors import InputError
 
 Target = dict[str, Tensor]
-
 MATCH_IOU = 0.5
 NEGATIVES_PER_MATCH = 3
 

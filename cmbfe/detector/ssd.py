@@ -232,11 +232,9 @@ class SSD(nn.Module):
         return {"boxes": boxes[keep] * to_image, "scores": scores[keep], "labels": labels[keep]}
 
     def _initialise(self) -> None:
-        """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads.
-
-        Separable heads begin with a standard deviation of 0.03, as torchvision's SSDLite: after Xavier their logits
-        are so large that hard negatives begin with three times the loss.
-        """
+        """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads. Separable
+        heads begin with a standard deviation of 0.03, as torchvision's SSDLite: after Xavier their logits are so
+        large that hard negatives begin with three times the loss."""
         for part in (self.stem, self.blocks, self.classification, self.regression):
             for convolution in (module for module in part.modules() if isinstance(module, nn.Conv2d)):
                 if part in (self.stem, self.blocks):

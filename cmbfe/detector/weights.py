@@ -16,7 +16,6 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-
 TORCHVISION_NAMES = {
     "backbone.features.": "stem.",
     "backbone.scale_weight": "l2norm.scale",

@@ -23,10 +23,8 @@ from cmbfe.metrics.matching import Matches
 PAGE_FILE = "report.html"
 ARM_COLOURS = (COLOURS["SSD-FE"], COLOURS["SSD"])
 """Of the first and of the second detector."""
-
 PER_PATIENT_X_MAX = 50.0
 """Right end of the FROC per patient, false positives per patient."""
-
 SENSITIVITY = 0.9
 """Where the paper reads precision and false positives (Tables 3 and 4)."""
 

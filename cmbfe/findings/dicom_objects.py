@@ -188,9 +188,7 @@ def _group(
 
 def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[Dataset], dict[int, int], int]:
     """The images that a segmentation lies on, slice index -> its frame in the segmentation, and the number of frames.
-
-    Of a multi-frame file all frames in their own order, which need not be that of the slices.
-    """
+    Of a multi-frame file all frames in their own order, which need not be that of the slices."""
     images = _images(headers)
     slices = sorted({index for lesion in lesions for index in lesion.boxes})
     if "NumberOfFrames" not in images[0]:
@@ -203,10 +201,9 @@ def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[
 def _labels(
     lesions: Sequence[Lesion], headers: SeriesHeaders, frame_of: Mapping[int, int], frames: int
 ) -> np.ndarray:
-    """uint16 [frames, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one wins.
-
-    A lesion too small for any centre takes the pixel in the middle of each of its boxes. `frame_of`: slice -> frame.
-    """
+    """uint16 [frames, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one
+    wins. A lesion too small for any centre takes the pixel in the middle of each of its boxes. `frame_of`: slice ->
+    frame."""
     labels = np.zeros((frames, headers.rows, headers.columns), np.uint16)
     rows, columns = np.mgrid[: headers.rows, : headers.columns] + 0.5
     for number, lesion in reversed(list(enumerate(lesions, 1))):

@@ -26,10 +26,9 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import OVERLAYS, Findings, Task, analyse
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
-from cmbfe.findings.feature_maps import feature_maps_png
 from cmbfe.findings.lesions import detections_table, lesions_table
 from cmbfe.findings.model import Detector
-from cmbfe.findings.page import section, write_page
+from cmbfe.findings.page import feature_maps_png, section, write_page
 from cmbfe.findings.search import BURNED_IN, DICOM, IMAGES, UNREADABLE, LeftOut, find
 from cmbfe.findings.series import DicomSeries, Series
 from cmbfe.parallel import at_work, check_backend

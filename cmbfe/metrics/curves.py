@@ -21,7 +21,6 @@ X_MAX = 8.0
 """Upper end of the FROC's partial area, false positives per image or patient (PAPER.md A15)."""
 CPM_FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Where the competition performance metric reads the FROC (Setio et al. 2017, LUNA16)."""
-
 Per = Literal["image", "patient"]
 Value = float | np.ndarray
 """A float without weights, float64 [B] with weights [B, P]."""

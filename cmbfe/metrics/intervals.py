@@ -27,7 +27,6 @@ LEVEL = 0.95
 """Confidence of every interval."""
 RESAMPLES_AT_ONCE = 250
 """Resamples in one call of a metric, which bounds the memory."""
-
 Metric = Callable[..., Any]
 """A function of `cmbfe.metrics.curves`: of matches and `weights` [B, P], giving [B]."""
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -177,11 +176,9 @@ def froc_band(matches: Matches, false_positives: Sequence[float], resamples: int
 def _band(
     metric: Metric, argument: str, matches: Matches, positions: Sequence[float], resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Columns `low` and `high` by position, each as `bootstrap` has it.
-
-    Pointwise: a whole curve leaves such a band more often than one time in twenty. All positions resample the same
-    patients. NaN where the value does not exist in too many resamples.
-    """
+    """Columns `low` and `high` by position, each as `bootstrap` has it. Pointwise: a whole curve leaves such a band
+    more often than one time in twenty. All positions resample the same patients. NaN where the value does not exist
+    in too many resamples."""
     intervals = [bootstrap(partial(metric, **{argument: x}), matches, resamples, seed) for x in positions]
     ends = {"low": [interval.low for interval in intervals], "high": [interval.high for interval in intervals]}
     return pd.DataFrame(ends, index=pd.Index(list(positions), name=argument))

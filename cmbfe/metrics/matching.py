@@ -21,13 +21,10 @@ Labels = dict[str, Any]
 """A COCO file's content: lists under "images", "annotations" and "categories"."""
 Detections = list[dict[str, Any]]
 """A COCO results file's content: `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score` each."""
-
 HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1
 """What a detection is; ignored ones count neither way."""
-
 PAIRS_AT_ONCE = 2_000_000
 """Detection-truth pairs compared in one block, which bounds the memory (about 0.3 GiB)."""
-
 ARRAYS = {
     "score": np.float32,
     "outcome": np.int8,
@@ -38,7 +35,6 @@ ARRAYS = {
     "images_per_patient": np.uint16,
 }
 """Type in the file of each array of `Matches`."""
-
 Hit = Literal["iou", "centre", "distance"]
 Duplicates = Literal["false positive", "ignore"]
 

@@ -84,7 +84,6 @@ class OpenPoint(NamedTuple):
 
 
 IMAGE_PX = 512
-
 SETTINGS = (
     Setting("2.1", "field strength, T", 3.0, "acquisition.field_strength_t", "01_data"),
     Setting("2.1", "echo time, ms", 45.0, "acquisition.echo_time_ms", "01_data"),
@@ -143,14 +142,12 @@ CLAIMS = (
     *(Claim("3, Table 2", f"FE raises the AP of {name}, over several seeds", _gain(facts.TABLE_2_AP, name),
             Cell("study", f"{name},fe", "gain"), "11_ablation") for name in ("ssd512", "ssd300")),
 )  # fmt: skip
-
 COSTS = tuple(
     Value(f"time with FE over time without, {name}", 1 + facts.EXTRA_TIME,
           Cell("table3", f"{name}-fe", "our_fe_time_ratio"))
     for name in ("ssd512", "mobilenet320", "resnet34-300")
 )  # fmt: skip
 """What FE costs in a forward pass of training, against the paper's one figure for all backbones."""
-
 MIMICS = Value("mimics of an average patient (the paper: over 100)", 100.0, Cell("mimics", "all", "per_patient"))
 
 

@@ -18,8 +18,6 @@ from cmbfe.phantom.anatomy import Body
 
 LOCATION_SHARES = (0.55, 0.28, 0.17)
 """Lobar lesions lead in the population (Vernooij 2008); hospital cohorts with hypertension hold more deep ones."""
-
-
 Box = tuple[float, float, float, float]
 """Corners x_min, y_min, x_max, y_max in px; pixel (row i, column j) covers [j, j + 1] x [i, i + 1]."""
 
@@ -164,7 +162,6 @@ WHOLE_BRAIN_MM3 = {
     "cistern": 94_000,
 }
 """Volume of each region in a whole head (one head, measured); a slab holds findings in proportion."""
-
 MIMICS: tuple[tuple[str, float, Callable[..., Lesion]], ...] = (
     # region, mean number in a whole head, what
     ("basal ganglia", 0.7, draw_calcification),

@@ -15,8 +15,6 @@ FINEST_NEEDED_MM = 0.95
 """Largest in-plane spacing at which physics is done; coarser images are cropped in k-space from a finer grid."""
 MARGIN_SLICES = 4  # fine slices simulated beyond each end of the slab, so that nothing wraps around into it
 BRAIN_HEIGHT_MM = 150.0
-
-
 Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Increasing coordinates mm of a grid's voxel centres along z (up), y (back), x (left)."""
 Window = tuple[slice, slice, slice]

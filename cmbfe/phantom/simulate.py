@@ -108,10 +108,8 @@ def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.nda
 def _scan_echo(
     body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """One echo: magnitude of the whole images, magnitude without noise of the measured window, filtered phase.
-
-    The phase is made of the first echo only, the one where veins stay within half a turn.
-    """
+    """One echo: magnitude of the whole images, magnitude without noise of the measured window, filtered phase. The
+    phase is made of the first echo only, the one where veins stay within half a turn."""
     signal = clean_echo(body, footprints, echo)
     image = receiver_noise(rng, body.scan)
     image *= np.float32(white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / ECHO_SNR)

@@ -16,7 +16,6 @@ from cmbfe.phantom.scan import Axes
 from cmbfe.phantom.template import Template, Volume
 
 STEP_MM = 0.4  # distance between the points of a vein, in template mm
-
 SAMPLE_MM2 = 0.16
 """Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
 WIDEST_MM = 6.0  # more than the widest sinus: how far outside a grid a point may still reach into it
@@ -151,8 +150,6 @@ MIDLINE_VEINS = (
     ("vermian", ((0, -68, -34), (0, -72, -22), (0, -66, -8), (0, -52, 0)), (0.3, 0.8)),
     ("inferior sagittal", ((0, 20, 26), (0, -5, 32), (0, -30, 24), (0, -46, 8)), (0.5, 0.9)),
 )
-
-
 TRANSVERSE_SIGMOID = ((45, -78, -24), (58, -55, -30), (52, -42, -42), (36, -40, -58))
 """Control points mm (x > 0 side) of the transverse and sigmoid sinus, from beside the torcula on."""
 

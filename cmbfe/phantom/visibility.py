@@ -25,7 +25,6 @@ NEGLIGIBLE_RAD = 0.08
 SAMPLE_MM = 0.25
 MARGIN = 6
 """Voxels around a lesion's reach that its crop holds besides, against the edges of a small Fourier transform."""
-
 STEEPEST = 0.5
 """Least cosine between a vein and the slices' normal for its cross-section to look like a dot."""
 LEAST_LOSS = 0.35  # share of the surroundings' brightness that a dot's darkest pixel lacks at least

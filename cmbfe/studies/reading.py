@@ -21,7 +21,6 @@ FALSE_POSITIVES = 1.0
 """Per image, where sensitivities of kinds of microbleeds are compared."""
 MEAN, ALL = "mean", "all"
 """Rows of the folds' table after those of the folds: their mean, and all folds' detections together."""
-
 Runs = dict[str, list[Matches]]
 """Treatment, `PLAIN` first -> the matches of an arm's detectors, by seed."""
 

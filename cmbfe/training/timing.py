@@ -23,7 +23,6 @@ from cmbfe.training.iteration import Run
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
 Work = Callable[[], object]
-
 WARM_UP_ROUNDS = 2
 
 

@@ -28,17 +28,14 @@ from cmbfe.errors import InputError
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 """Float Pixel Data, Double Float Pixel Data, Pixel Data."""
 UNDEFINED_LENGTH = 0xFFFFFFFF
-
 FRAME_MACROS = (
     *("MRImageFrameTypeSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
     *("PixelValueTransformationSequence", "MREchoSequence", "MRTimingAndRelatedParametersSequence"),
     *("MRDiffusionSequence", "FrameContentSequence"),
 )
 """Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that say what one frame is."""
-
 ATTRIBUTE = "BurnedInAnnotation"
 StopWhen = Callable[[BaseTag, str | None, int], bool]
-
 _ONE_THREAD = threading.RLock()
 """Warning filters belong to the whole process: threads take turns at changing them."""
 

@@ -94,10 +94,8 @@ def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, 
 
 
 def _keys(image: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What an image may be known by, surest first: SOP instance UID, path, path without its suffix.
-
-    It may be a PNG here and a JPG there. `IM.0001` has no suffix, but a number.
-    """
+    """What an image may be known by, surest first: SOP instance UID, path, path without its suffix. It may be a PNG
+    here and a JPG there. `IM.0001` has no suffix, but a number."""
     path, uid = PurePosixPath(image["file_name"]), image.get("sop_instance_uid")
     stem = path.with_suffix("") if path.suffix[1:].isalpha() else path
     return [*([("uid", str(uid))] if uid is not None else []), ("path", str(path)), ("stem", str(stem))]

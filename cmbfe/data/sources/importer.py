@@ -160,10 +160,8 @@ def _tidy(out: Path) -> None:
 
 @contextmanager
 def _work(out: Path) -> Iterator[Path]:
-    """The folder in which patients wait for the others; it goes when all is done.
-
-    What fails leaves nothing behind, but for what a killed import had made before.
-    """
+    """The folder in which patients wait for the others; it goes when all is done. What fails leaves nothing behind,
+    but for what a killed import had made before."""
     out = out.resolve()
     work = out.with_name(f".{out.name}.import.partial")
     is_new = not work.exists()
@@ -178,10 +176,8 @@ def _work(out: Path) -> Iterator[Path]:
 
 
 def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict[str, str]:
-    """Patient, as the source names it -> split: the source's own, else one drawn by patient.
-
-    It is drawn from the source's names: pseudonyms are random, and would give another split each time.
-    """
+    """Patient, as the source names it -> split: the source's own, else one drawn by patient. It is drawn from the
+    source's names: pseudonyms are random, and would give another split each time."""
     given = split_of_patients(((series.patient, series.split) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}

@@ -29,7 +29,6 @@ BACKGROUND = "voxels that were no finite number became background"
 NO_PLACE = "volumes whose header gives no place (sform and qform codes 0): left-right and mm follow nibabel's rule"
 LABEL_VALUES = "labels with values other than 0 and 1: everything above 0 is microbleed"
 OTHER_PLANE = "volumes whose pixels are over twice as long as wide: acquired in another plane than their axial images"
-
 Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
 """Of points: voxel indices of the file counted from 0 or from 1, or mm towards right-front-head or left-back-head."""
 

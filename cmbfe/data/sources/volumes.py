@@ -175,9 +175,7 @@ def _voxels(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
 
 def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:
     """Raise an error unless the file holds what its header announces, and what was packed has not changed since.
-
-    Before memory is taken for it. nibabel stops reading before the checksum at the end of a .gz.
-    """
+    Before memory is taken for it. nibabel stops reading before the checksum at the end of a .gz."""
     voxels = Path(image.file_map["image"].filename)
     wanted = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
     size = voxels.stat().st_size

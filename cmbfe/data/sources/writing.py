@@ -128,10 +128,8 @@ def _annotations(
 def _numbered(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
 ) -> Labels:
-    """Labels whose images are numbered in the order of their paths.
-
-    `cmbfe detect` numbers a folder of images so: the detections of a whole import belong to its annotations.json.
-    """
+    """Labels whose images are numbered in the order of their paths. `cmbfe detect` numbers a folder of images so: the
+    detections of a whole import belong to its annotations.json."""
     images = sorted(images, key=lambda image: Path(image["file_name"]))
     number = {image["file_name"]: index for index, image in enumerate(images, 1)}
     annotations = sorted(annotations, key=lambda box: number[box["file_name"]])
