@@ -6,7 +6,7 @@ from pathlib import Path
 import gdcm
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -79,6 +79,29 @@ def mr_series(
     places = positions(len(volume), orientation, spacing)
     attributes = {"ImageOrientationPatient": list(orientation), **attributes}
     return [mr_slice(pixels, place, **attributes) for pixels, place in zip(volume, places, strict=True)]
+
+
+def enhanced(volume: np.ndarray, kinds: list[str]) -> Dataset:
+    """A multi-frame MR object: for each kind all slices, from the head down."""
+    frames = []
+    for kind in kinds:
+        for place in positions(len(volume) // len(kinds))[::-1]:
+            frame, plane, values, frame_type = Dataset(), Dataset(), Dataset(), Dataset()
+            plane.ImagePositionPatient = place
+            values.RescaleSlope, values.RescaleIntercept, values.RescaleType = "2", "1", "US"
+            frame_type.FrameType, frame_type.ComplexImageComponent = ["ORIGINAL", "PRIMARY", "OTHER"], kind
+            frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [plane], [values]
+            frame.MRImageFrameTypeSequence = [frame_type]
+            frames.append(frame)
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = list(AXIAL)
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 2.0
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    image = mr_slice(volume, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    image.NumberOfFrames = len(volume)
+    image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [shared], frames
+    return image
 
 
 def write(folder: Path, images: Sequence[Dataset], names: Sequence[str] | None = None) -> list[Path]:

@@ -1,38 +1,31 @@
-"""Heads made from the template: geometry, tissues, and the contrast they give."""
+"""Heads made from the template, their veins and the slab that is scanned: geometry, tissues, contrast."""
 
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cmbfe.phantom.anatomy import (
-    Build,
-    Head,
-    covering,
-    draw_build,
-    make_head,
-    refine,
-    refine_linearly,
-    scan_position,
-    template_position,
-    tissue_maps,
-    tissue_shares,
-)
+from cmbfe.errors import InputError
+from cmbfe.phantom import anatomy
+from cmbfe.phantom.scan import Scan, draw_scan, slab_spacing
 from cmbfe.phantom.template import load_template
 from cmbfe.phantom.tissue import AIR, CSF, GREY_MATTER, WHITE_MATTER, blood_chi, iron, spoiled_amplitude
+from cmbfe.phantom.veins import STEP_MM, Veins, grow_veins, rasterise
 
 AXES = (np.arange(-8.0, 24.0, 4.0), np.arange(-90.0, 120.0, 2.0), np.arange(-90.0, 91.0, 2.0))
 
 
 @lru_cache
-def build() -> Build:
-    return draw_build(np.random.default_rng(3))
+def build() -> anatomy.Build:
+    return anatomy.draw_build(np.random.default_rng(3))
 
 
 @lru_cache
-def head() -> Head:
-    return make_head(build(), AXES, load_template())
+def head() -> anatomy.Head:
+    return anatomy.make_head(build(), AXES, load_template())
 
 
 def at_template(place: tuple[float, float, float]) -> np.ndarray:
@@ -45,14 +38,14 @@ def test_scan_and_template_positions_invert_each_other():
     rng = np.random.default_rng(0)
     points = rng.uniform(-50, 50, (3, 200)).astype(np.float32)
     template = load_template()
-    back = template_position(build(), scan_position(build(), points, template), template)
+    back = anatomy.template_position(build(), anatomy.scan_position(build(), points, template), template)
     assert np.abs(back - points).max() < 0.3
 
 
 def test_up_in_the_scan_is_up_in_the_template_and_left_is_left():
     template = load_template()
     origin, up, back, left = (
-        template_position(build(), np.array(p, np.float32).reshape(3, 1), template)[:, 0]
+        anatomy.template_position(build(), np.array(p, np.float32).reshape(3, 1), template)[:, 0]
         for p in ((10, 10, 10), (40, 10, 10), (10, 40, 10), (10, 10, 40))
     )
     assert (up - origin)[2] > 25
@@ -61,7 +54,7 @@ def test_up_in_the_scan_is_up_in_the_template_and_left_is_left():
 
 
 def test_shares_of_tissue_sum_to_one_and_lie_where_they_should():
-    shares = tissue_shares(head(), build())
+    shares = anatomy.tissue_shares(head(), build())
     np.testing.assert_allclose(sum(shares.values()), 1, atol=1e-5)
     assert all((share >= -1e-6).all() for share in shares.values())
     assert (shares[AIR][:, 0] > 0.99).all()
@@ -75,17 +68,18 @@ def test_shares_of_tissue_sum_to_one_and_lie_where_they_should():
 def test_wider_ventricles_and_atrophy_give_more_fluid():
     in_brain = head().hull < -2
     narrow, wide = (
-        make_head(replace(build(), ventricle_growth_mm=growth), AXES, load_template()) for growth in (0.0, 4.0)
+        anatomy.make_head(replace(build(), ventricle_growth_mm=growth), AXES, load_template())
+        for growth in (0.0, 4.0)
     )
-    few, many = (tissue_shares(h, build())[CSF][h.hull < -25].sum() for h in (narrow, wide))
+    few, many = (anatomy.tissue_shares(h, build())[CSF][h.hull < -25].sum() for h in (narrow, wide))
     assert many > 1.15 * few
-    aged = tissue_shares(head(), replace(build(), atrophy=1.0))
-    young = tissue_shares(head(), replace(build(), atrophy=0.0))
+    aged = anatomy.tissue_shares(head(), replace(build(), atrophy=1.0))
+    young = anatomy.tissue_shares(head(), replace(build(), atrophy=0.0))
     assert aged[CSF][in_brain].sum() > 1.1 * young[CSF][in_brain].sum()
 
 
 def test_pallidum_is_darker_than_putamen_and_both_than_white_matter_at_the_papers_echo_time():
-    amplitude, r2star, _ = tissue_maps(tissue_shares(head(), build()), head().iron)
+    amplitude, r2star, _ = anatomy.tissue_maps(anatomy.tissue_shares(head(), build()), head().iron)
     signal = amplitude * np.exp(-0.045 * r2star)
     pallidum, putamen, white, fluid = (
         signal[at_template(p)] for p in ((19, -4, -1), (27, 2, 2), (26, -20, 26), (6, 8, 14))
@@ -129,11 +123,141 @@ def test_refining_reproduces_a_linear_map_whatever_the_degree():
         z, y, x = np.meshgrid(*axes, indexing="ij")
         return (2 * z - y + 0.5 * x).astype(np.float32)
 
-    for refined in (refine(plane(coarse), coarse, fine), refine_linearly(plane(coarse), coarse, fine)):
+    for refined in (
+        anatomy.refine(plane(coarse), coarse, fine),
+        anatomy.refine_linearly(plane(coarse), coarse, fine),
+    ):
         np.testing.assert_allclose(refined, plane(fine), atol=1e-4)
 
 
 def test_covering_reaches_both_ends_in_steps_no_longer_than_asked():
-    axis = covering(np.array([0.0, 1.0, 11.0]), 4.0)
+    axis = anatomy.covering(np.array([0.0, 1.0, 11.0]), 4.0)
     assert (axis[0], axis[-1]) == (0, 11)
     assert np.diff(axis).max() <= 4.0
+
+
+UP = np.array([1.0, 0.0, 0.0])
+
+
+@lru_cache
+def all_veins() -> Veins:
+    return grow_veins(np.random.default_rng(0), load_template())
+
+
+def straight_vein(radius: float, tilt_degrees: float) -> Veins:
+    """A vein of 16 mm through the origin, tilted from the first axis towards the second."""
+    tilt = np.deg2rad(tilt_degrees)
+    along = np.arange(-8, 8, STEP_MM) + STEP_MM / 2
+    same = np.ones(len(along))
+    direction = np.outer([np.cos(tilt), np.sin(tilt), 0.0], same)
+    return Veins(direction * along, direction, radius * same, STEP_MM * same, np.zeros(len(along), int))
+
+
+GRID = (np.arange(-12.0, 13.0, 1.0), np.arange(-12.0, 12.1, 0.5), np.arange(-5.0, 5.1, 0.5))
+
+
+@pytest.mark.parametrize("radius", [0.2, 0.5, 1.5])
+@pytest.mark.parametrize("tilt", [0.0, 30.0, 90.0])
+def test_rastered_volume_is_the_cylinders(radius, tilt):
+    share = rasterise(straight_vein(radius, tilt), GRID, UP)[0]
+    assert share.sum() * 1.0 * 0.5 * 0.5 == pytest.approx(np.pi * radius**2 * 16.0, rel=0.08)
+    assert share.min() >= 0
+    assert share.max() <= 1
+
+
+def test_a_wide_vein_fills_voxels_and_a_thin_one_a_share_of_them():
+    assert rasterise(straight_vein(2.0, 0.0), GRID, UP)[0][12, 24, 10] == pytest.approx(1, abs=0.1)
+    thin = rasterise(straight_vein(0.2, 0.0), GRID, UP)[0][12, 24, 10]
+    assert 0.05 < thin < 0.6
+
+
+@pytest.mark.parametrize("tilt", [0.0, 45.0, 90.0])
+def test_squared_cosine_to_the_field_is_kept(tilt):
+    share, along = rasterise(straight_vein(0.5, tilt), GRID, UP)
+    assert along[share > 0.1] == pytest.approx(np.cos(np.deg2rad(tilt)) ** 2, abs=1e-5)
+
+
+def test_veins_outside_the_grid_are_left_out():
+    vein = straight_vein(0.5, 0.0)
+    moved = replace(vein, points=vein.points + 100.0)
+    assert rasterise(moved, GRID, UP)[0].sum() == 0
+
+
+def test_directions_are_unit_vectors_along_the_veins():
+    veins = all_veins()
+    np.testing.assert_allclose(np.linalg.norm(veins.directions, axis=0), 1, atol=1e-6)
+    same = np.diff(veins.vein) == 0
+    step = np.diff(veins.points, axis=1)
+    near = same & (np.linalg.norm(step, axis=0) < 2 * STEP_MM)
+    cosine = np.abs((step * veins.directions[:, 1:]).sum(0) / np.linalg.norm(step, axis=0))[near]
+    assert np.median(cosine) > 0.9
+
+
+def test_radii_span_the_anatomical_range_and_veins_cross_slices_at_all_angles():
+    radii = all_veins().radii_mm
+    assert radii.min() < 0.2
+    assert 2 < radii.max() < 5
+    cosine = np.abs(all_veins().directions[2, radii < 1.5])
+    counts, _ = np.histogram(cosine, bins=5, range=(0, 1))
+    assert counts.min() > 0.08 * counts.sum()
+
+
+def test_small_veins_stay_in_or_near_the_brain_and_the_sagittal_sinus_in_the_midline():
+    veins = all_veins()
+    hull = load_template().hull.at(veins.points.astype(np.float32))
+    assert np.mean(hull[veins.radii_mm < 1.5] < 3) > 0.97
+    top = (veins.radii_mm > 2) & (veins.points[2] > 30)
+    assert top.any()
+    assert np.abs(veins.points[0, top]).max() < 5
+
+
+@pytest.mark.parametrize(("matrix", "slices"), [(512, 114), (256, 24), (128, 10), (96, 7)])
+def test_every_kept_pixel_lies_on_the_fine_grid(matrix, slices):
+    scan = draw_scan(np.random.default_rng(0), matrix, slices, 240.0, 2.0)
+    z, y, x = (axis[kept] for axis, kept in zip(scan.fine_axes_mm, scan.kept, strict=True))
+    assert (len(z), len(y), len(x)) == (slices, matrix, matrix)
+    np.testing.assert_allclose(z, scan.lowest_mm + scan.spacing_mm * np.arange(slices))
+    np.testing.assert_allclose(x, (np.arange(matrix) - (matrix - 1) / 2) * 240 / matrix)
+    np.testing.assert_allclose(y - x, scan.row_centre_mm)
+
+
+def test_coarse_images_are_simulated_on_a_finer_grid_of_the_measured_rows_and_columns():
+    scan = replace(draw_scan(np.random.default_rng(0), 128, 10, 240.0, 2.0), rows=(10, 60), columns=(20, 80))
+    assert scan.oversampling == 2
+    assert scan.fine_spacing_mm == (1.0, 0.9375, 0.9375)
+    _, y, x = (axis[kept] for axis, kept in zip(scan.fine_axes_mm, scan.kept, strict=True))
+    assert (len(y), len(x)) == (50, 60)
+    assert x[0] == pytest.approx((20 - 63.5) * 1.875)
+
+
+def test_slices_overlap_only_where_they_would_pass_the_brain():
+    assert slab_spacing(114, 2.0) == 1.0
+    assert slab_spacing(24, 2.0) == 2.0
+    assert [Scan(64, 4, 240, 2, spacing, 0, 0, 0).slice_step for spacing in (1, 2)] == [1, 2]
+
+
+def test_a_full_slab_covers_the_brain_and_a_thin_one_moves():
+    full = [draw_scan(np.random.default_rng(seed), 512, 114, 240.0, 2.0) for seed in range(20)]
+    assert all(abs(scan.lowest_mm + 46.5) < 4 for scan in full)
+    thin = [draw_scan(np.random.default_rng(seed), 128, 10, 240.0, 2.0) for seed in range(40)]
+    lowest = [scan.lowest_mm for scan in thin]
+    assert min(lowest) < -25
+    assert max(lowest) > 25
+    assert all(-46 <= low <= 66 - 18 for low in lowest)
+
+
+@given(st.integers(32, 600), st.integers(1, 150), st.integers(0, 2**32 - 1))
+def test_field_direction_is_a_unit_vector_and_the_number_of_fine_slices_is_even(matrix, slices, seed):
+    scan = draw_scan(np.random.default_rng(seed), matrix, slices, 240.0, 2.0)
+    assert np.linalg.norm(scan.field_direction) == pytest.approx(1)
+    assert len(scan.fine_axes_mm[0]) % 2 == 0
+    assert max(scan.fine_spacing_mm[1:]) <= 0.95
+
+
+@pytest.mark.parametrize(
+    ("matrix", "slices", "field_of_view", "thickness"),
+    [(8, 10, 240, 2), (128, 0, 240, 2), (128, 10, 20, 2), (128, 10, 240, 40)],
+)
+def test_sizes_that_no_scan_has_are_refused(matrix, slices, field_of_view, thickness):
+    with pytest.raises(InputError, match=r"give"):
+        draw_scan(np.random.default_rng(0), matrix, slices, field_of_view, thickness)

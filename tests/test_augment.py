@@ -46,19 +46,12 @@ def test_boxes_move_with_the_pixels(seed):
     assert np.abs(middle - [column + 0.5, row + 0.5]).max() < 0.75  # px; a centre of mass of whole pixels
 
 
-def test_without_any_change_image_and_box_are_the_same():
+@pytest.mark.parametrize(("flip", "step", "box"), [(0.0, 1, [44, 54, 56, 66]), (1.0, -1, [200, 190, 212, 202])])
+def test_image_and_box_are_the_same_without_any_change_and_mirrored_by_a_flip(flip, step, box):
     image, boxes = dot_image(50, 60)
-    moved, moved_boxes, _ = augment(image, boxes, UNCHANGED, 1)
-    assert (moved == image).all()
-    assert np.allclose(moved_boxes, boxes, atol=1e-3)
-
-
-def test_a_flip_mirrors_the_box():
-    image, boxes = dot_image(50, 60)
-    flip = UNCHANGED.model_copy(update={"flip_probability": 1.0})
-    moved, moved_boxes, _ = augment(image, boxes, flip, 1)
-    assert (moved == image[::-1, ::-1]).all()
-    assert np.allclose(moved_boxes, [[200, 190, 212, 202]], atol=1e-3)
+    moved, moved_boxes, _ = augment(image, boxes, UNCHANGED.model_copy(update={"flip_probability": flip}), 1)
+    assert (moved == image[::step, ::step]).all()
+    assert np.allclose(moved_boxes, [box], atol=1e-3)
 
 
 @settings(max_examples=30, deadline=None)

@@ -9,7 +9,7 @@ from dicom_series import mr_series, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tiny_world import SIDE, dicom_head, dicom_labels, tiny_params, tree
+from tiny_world import SIDE, dicom_head, dicom_labels, refused, tiny_params, tree
 
 from cmbfe.data.conversion import import_dicom, series_folders, to_8_bit
 from cmbfe.data.labelled.images import read_image
@@ -26,6 +26,7 @@ def imported(source: Path, out: Path, seed: int = 0, jobs: int = 1, **changes: o
 def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
     volume = np.arange(101, dtype=float)
     assert to_8_bit(volume, (10, 61)).tolist() == [0] * 11 + [5 * n for n in range(1, 51)] + [255] * 40
+    assert not to_8_bit(np.full((2, 4, 4), 700.0), (0.5, 99.5)).any()  # without contrast: black
 
 
 @settings(deadline=None)
@@ -37,10 +38,6 @@ def test_the_window_keeps_the_order_of_brightness(volume, percentiles):
     image = to_8_bit(volume, percentiles)
     assert image.dtype == np.uint8
     assert (np.diff(image.ravel()[volume.ravel().argsort()].astype(int)) >= 0).all()
-
-
-def test_a_volume_without_contrast_becomes_black():
-    assert not to_8_bit(np.full((2, 4, 4), 700.0), (0.5, 99.5)).any()
 
 
 def test_one_window_serves_the_whole_series(tmp_path):
@@ -139,14 +136,10 @@ def test_a_split_is_drawn_by_patient_where_the_labels_have_none(tmp_path):
     assert set(map(frozenset, without_labels.values())) == {frozenset({"test"})}
 
 
-def change(key: str, value: object) -> object:
-    return lambda labels: labels["images"][1].update({key: value})
-
-
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (change("sop_instance_uid", ["1.2.3"]), r"image 11 \(11.dcm\)"),
+        (lambda labels: labels["images"][1].update(sop_instance_uid=["1.2.3"]), r"image 11 \(11.dcm\)"),
         (lambda labels: labels["images"][1].pop("sop_instance_uid"), "image 11"),
         (lambda labels: [i.update(split=s) for i, s in zip(labels["images"], "ab", strict=False)], "patient 'P1'"),
         (lambda labels: labels["annotations"][0].update(bbox=[1, 1, 0, 5]), "annotation 1"),
@@ -156,10 +149,8 @@ def test_bad_labels_are_named_before_anything_is_written(tmp_path, spoil, named)
     labels = dicom_labels(dicom_head(tmp_path / "in"))
     spoil(labels)
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match=rf"annotations\.json: .*{named}"):
+    with refused(tmp_path, rf"annotations\.json: .*{named}"):
         imported(tmp_path / "in", tmp_path / "deep" / "out")
-    assert tree(tmp_path) == before
 
 
 def test_an_earlier_import_is_replaced_whole(tmp_path):
@@ -176,10 +167,8 @@ def test_labelled_dicom_series_are_never_taken_for_an_earlier_import(tmp_path, o
     for name in ("in", "elsewhere"):
         images = dicom_head(tmp_path / name)
         (tmp_path / name / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match="holds"):
+    with refused(tmp_path, "holds"):
         imported(tmp_path / "in", tmp_path / out)
-    assert tree(tmp_path) == before
 
 
 def test_the_same_series_and_seed_give_the_same_bytes_with_any_number_of_processes(tmp_path):

@@ -9,15 +9,13 @@ import pytest
 from findings_world import detect
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_world import SIDE, dicom_head, labelled_images, save_tiny_model, tiny_head, tree
+from tiny_world import SIDE, dicom_head, labelled_images, refused, save_tiny_model, tiny_head, tree
 
 from cmbfe.data.labelled.images import save_image
 from cmbfe.detector.weights import load_model
-from cmbfe.errors import InputError
 from cmbfe.findings.model import Detector
 from cmbfe.training.devices import make_compute
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 IMAGE = tiny_head()[0].astype(np.uint8)
 
 
@@ -135,22 +133,12 @@ def corrupt_second_image(folder: Path) -> None:
     (folder / "P2" / "000.png").write_bytes((folder / "P2" / "000.png").read_bytes()[:200])
 
 
-def images_and_dicom(folder: Path) -> None:
-    dicom_head(folder)
-    save_image(folder / "preview.png", IMAGE)
-
-
-def one_name_twice(folder: Path) -> None:
-    save_image(folder / "a.png", IMAGE)
-    save_image(folder / "a.jpg", IMAGE)
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (corrupt_second_image, r"P2.000\.png"),
-        (images_and_dicom, r"in: holds"),
-        (one_name_twice, r"a\.\w+: .*suffix"),
+        (lambda folder: dicom_head(folder) and save_image(folder / "preview.png", IMAGE), r"in: holds"),
+        (lambda folder: [save_image(folder / name, IMAGE) for name in ("a.png", "a.jpg")], r"a\.\w+: .*suffix"),
         (lambda folder: dicom_head(folder, ImageType=["ORIGINAL", "PRIMARY", "P"]), "in: no magnitude series"),
         (Path.mkdir, "in: the folder is empty"),
         (lambda folder: None, "in: no such file or folder"),
@@ -158,10 +146,8 @@ def one_name_twice(folder: Path) -> None:
 )
 def test_a_source_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path, make, reason):
     make(tmp_path / "in")
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match=reason):
+    with refused(tmp_path, reason):
         detect(tmp_path / "in", tmp_path / "deep" / "out")
-    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("out", ["in", ".", "results", "file"])
@@ -170,16 +156,5 @@ def test_nothing_but_an_earlier_result_is_ever_replaced(tmp_path, out):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "detections.json").write_text("[]")  # as the pipeline has it, beside its metrics
     (tmp_path / "file").write_text("precious")
-    before = tree(tmp_path)
-    with pytest.raises(InputError):
+    with refused(tmp_path, str(tmp_path)):
         detect(tmp_path / "in", tmp_path / out)
-    assert tree(tmp_path) == before
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="the real series do not lie beside the project")
-def test_real_series_are_read_in_anatomical_order_and_magnitude_is_separated_from_phase(tmp_path):
-    table = detected(REAL / "ge_signa_pd", tmp_path / "ge", 20)
-    assert table["slice_index"].drop_duplicates().tolist() == list(range(20))
-    assert table["width_mm"].div(table["width_px"]).between(0.3, 1.5).all()
-    table = detected(REAL / "philips_swi_headers", tmp_path / "philips", 4)
-    assert table["series_uid"].str.endswith("-magnitude").all()

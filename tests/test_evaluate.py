@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from metric_examples import detection
-from tiny_world import tree
+from scipy.special import expit
+from tiny_world import refused, tree
 
 from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.errors import InputError
@@ -44,12 +45,8 @@ def cohort(patients: int = 6, slices: int = 4) -> dict:
 def detections_of(labels: dict, seed: int, quality: float = 1.0) -> list[dict]:
     """Each box detected at a random score, and a random false positive on each image."""
     rng = np.random.default_rng(seed)
-    hits = [detection(box["image_id"], sigmoid(rng.normal(quality)), box["bbox"]) for box in labels["annotations"]]
-    return hits + [detection(image["id"], sigmoid(rng.normal()), [30, 80, 9, 9]) for image in labels["images"]]
-
-
-def sigmoid(value: float) -> float:
-    return 1 / (1 + float(np.exp(-value)))
+    hits = [detection(box["image_id"], expit(rng.normal(quality)), box["bbox"]) for box in labels["annotations"]]
+    return hits + [detection(image["id"], expit(rng.normal()), [30, 80, 9, 9]) for image in labels["images"]]
 
 
 def write(folder, **contents):
@@ -228,17 +225,9 @@ def test_detections_that_cmbfe_made_of_some_of_the_images_only_are_refused(tmp_p
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, labels, file, spoil):
     found = detections_of(labels, 0)
     spoil(labels, found)
-    with pytest.raises(InputError, match=rf"{file}\.json") as caught:
-        run(write(tmp_path, truth=labels, found=found), tmp_path / "out")
-    assert "\n" not in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"truth.json", "found.json"}
-
-
-@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])
-def test_what_python_cannot_read_is_no_traceback(tmp_path, labels, text):
-    (tmp_path / "found.json").write_text(text)
-    with pytest.raises(InputError, match=r"found\.json"):
-        run([*write(tmp_path, truth=labels), tmp_path / "found.json"], tmp_path / "out")
+    paths = write(tmp_path, truth=labels, found=found)
+    with refused(tmp_path, rf"{file}\.json"):
+        run(paths, tmp_path / "out")
 
 
 @pytest.mark.parametrize("category", [{}, {"name": 3}, {"name": "none"}])

@@ -3,12 +3,11 @@
 import highdicom as hd
 import numpy as np
 import pytest
-from dicom_series import SAGITTAL, mr_series, random_volume, write
+from dicom_series import SAGITTAL, enhanced, mr_series, random_volume, write
 from findings_world import BOXES, detect
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
-from test_dicom_pixels import enhanced
-from tiny_world import SIDE, dicom_head
+from tiny_world import SIDE, dicom_head, refused
 
 from cmbfe.data.dicom.series import find_series
 from cmbfe.errors import InputError
@@ -93,9 +92,8 @@ def test_without_a_frame_of_reference_or_study_there_is_no_segmentation(tmp_path
     else:
         dicom_head(tmp_path / "in", slices=3, **{"FrameOfReferenceUID": "1.2.3", **uids})
     headers, lesions = find_series(tmp_path / "in")[0], [lesion(1, {0: [1, 2, 3, 4]})]
-    with pytest.raises(InputError, match=r"in.\d+\.dcm"):
+    with refused(tmp_path, r"in.\d+\.dcm"):
         write_segmentation(tmp_path / "seg.dcm", headers, lesions, "ssd512")
-    assert not (tmp_path / "seg.dcm").exists()
     if uids is None:
         write_report(tmp_path / "sr.dcm", headers, lesions, "ssd512", 0.5)
         assert len(groups_of(tmp_path / "sr.dcm")) == 1

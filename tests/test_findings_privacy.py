@@ -1,61 +1,30 @@
 """Nobody's name, id, date or text of a header is in an output, unless it was asked for."""
 
-import base64
 import json
-import re
+from pathlib import Path
 
 import pytest
 from findings_world import detect
-from nifti_files import affine_of, head, save
 from PIL import Image
-from tiny_world import dicom_head, tiny_params, tree
+from test_sources_identity import IDENTIFYING, PLANTED, found_in, planted_dicom, planted_nifti
+from tiny_world import dicom_head, tiny_params
 
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.data.sources.importer import Options as ImportOptions
 from cmbfe.data.sources.importer import import_source
 
-PLANTED = {
-    "PatientName": "Quibble^Zacharias",
-    "PatientBirthDate": "19470813",
-    "PatientAddress": "Xylophone Lane 77",
-    "StudyDate": "20191224",
-    "AcquisitionDate": "20191224",
-    "StudyDescription": "Wobblecheck",
-    "SeriesDescription": "SWAN Fizzwhistle",
-    "InstitutionName": "Hospital Grumblethorpe",
-    "ReferringPhysicianName": "Snickerdoodle^Ottokarius",
-    "AccessionNumber": "ACC778899",
-    "StudyID": "STU445566",
-    "PatientComments": "Flibbertigibbet",
-}
-ID, SERIES = "MRN00990099", "1.2.826.99.4711.20191224"
+ID, SERIES = "sub-101", IDENTIFYING["SeriesInstanceUID"]
+TEXTS = tuple(text for text in PLANTED if len(text) > 5)
+"""Shorter ones may be in a UID or in pixels by chance."""
 
 
-def identifiers() -> list[bytes]:
-    texts = [ID, SERIES, *PLANTED.values()]
-    return [part.encode() for text in texts for part in {text, *re.split(r"[\^ ]", text)} if len(part) > 6]
-
-
-def leaks(out) -> list[tuple[str, bytes]]:
-    """Names and contents of every output, images of pages unpacked, in which an identifier is found."""
-    contents = {name: content or b"" for name, content in tree(out).items()}
-    for name, content in list(contents.items()):
-        for number, packed in enumerate(re.findall(rb"base64,([A-Za-z0-9+/=]+)", content)):
-            contents[f"{name} image {number}"] = base64.b64decode(packed)
-    return [
-        (name, planted)
-        for name, content in contents.items()
-        for planted in identifiers()
-        if planted.lower() in content.lower() or planted.lower() in name.lower().encode()
-    ]
-
-
-def plant(folder, **more: object) -> None:
-    dicom_head(folder / f"{ID}_Quibble", ID, slices=2, SeriesInstanceUID=SERIES, **PLANTED, **more)
+def leaks(out: Path) -> dict[str, str]:
+    """Outputs in which something planted is found, and what."""
+    return {name: text for text, name in (entry.split(" in ", 1) for entry in found_in(out, TEXTS))}
 
 
 def test_no_planted_identifier_is_in_any_output(tmp_path):
-    plant(tmp_path / "in", FrameOfReferenceUID="1.2.3")
+    planted_dicom(tmp_path / "in", FrameOfReferenceUID="1.2.3")
     dicom_head(tmp_path / "in" / "burned", ID, slices=1, SeriesInstanceUID=SERIES + ".2", BurnedInAnnotation="YES")
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
     pages = list((tmp_path / "out" / "pages").iterdir())
@@ -65,28 +34,27 @@ def test_no_planted_identifier_is_in_any_output(tmp_path):
         *("detections.json", "detections.csv", "images.json", "lesions.csv", "summary.json"),
         *("overlays", "pages"),
     }
-    assert leaks(tmp_path / "out") == []
+    assert leaks(tmp_path / "out") == {}
     infos = [Image.open(path).info for path in (tmp_path / "out" / "overlays").rglob("*.png")]
-    assert infos == [{}, {}]
+    assert infos == [{}] * 4
     detect(tmp_path / "in", tmp_path / "kept")  # ids are kept on request, and the search finds them
-    assert {planted for _, planted in leaks(tmp_path / "kept")} >= {ID.encode(), SERIES.encode()}
+    assert {entry.split()[0] for entry in found_in(tmp_path / "kept")} >= {ID, "19670314"}
 
 
 def test_names_and_texts_of_nifti_files_do_not_get_out_either(tmp_path):
-    folder = tmp_path / "in" / f"{ID}_Quibble"
-    save(folder / "20191224" / "swi.nii", head(), affine_of("LPS"), descrip="Zacharias", aux_file="Wobblecheck")
+    planted_nifti(tmp_path / "in")
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
-    assert leaks(tmp_path / "out") == []
+    assert leaks(tmp_path / "out") == {}
 
 
 def test_a_report_for_the_pacs_carries_the_patient_and_nothing_else_does(tmp_path):
-    plant(tmp_path / "in", FrameOfReferenceUID="1.2.3")
+    planted_dicom(tmp_path / "in", FrameOfReferenceUID="1.2.3")
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False, sr=True, segmentation=True)
-    assert {name.split("/")[0] for name, _ in leaks(tmp_path / "out")} == {"sr", "segmentation"}
+    assert {name.split("/")[0] for name in leaks(tmp_path / "out")} == {"sr", "segmentation"}
 
 
 def test_pseudonyms_are_new_each_time_unless_a_key_file_leads_back(tmp_path):
-    plant(tmp_path / "in")
+    planted_dicom(tmp_path / "in")
     key = tmp_path / "key.json"
     runs = [{"keep_ids": False}, {"keep_ids": False}, {"key_file": key}, {"key_file": key}]
     done = [detect(tmp_path / "in", tmp_path / str(number), **run).done[0] for number, run in enumerate(runs)]

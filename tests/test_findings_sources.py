@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from findings_world import BOXES, SameBoxes, detect, same_boxes
 from nifti_files import SHAPE, affine_of, head, save
 from phase_world import head_with_phase, image_with_phase, phase_series
 from PIL import Image
-from tiny_world import dicom_head, labelled_images, tiny_params, tree
+from tiny_world import dicom_head, labelled_images, refused, tiny_params, tree
 
 from cmbfe.data.labelled.images import save_image
 from cmbfe.errors import InputError
@@ -77,9 +76,8 @@ def test_a_volume_that_is_cut_off_or_without_a_place_is_left_out_and_the_others_
     assert patients(result) == ["a"]
     assert "b.nii" in only_reason(result)
     assert summary(tmp_path / "out")["left_out"] == [{"patient": "b", "series": "b.nii", "why": "cannot be read"}]
-    with pytest.raises(InputError, match=r"b\.nii"):
+    with refused(tmp_path, r"b\.nii"):
         detect(tmp_path / "in" / "b.nii", tmp_path / "alone")
-    assert not (tmp_path / "alone").exists()
 
 
 @pytest.mark.parametrize(
@@ -123,27 +121,23 @@ def test_flagged_burned_in_annotation_costs_its_series_and_moves_no_id(tmp_path)
     assert not (tmp_path / "out" / "overlays" / "A").exists()
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [image["id"] for image in images] == [4, 5]
-    with pytest.raises(InputError, match=r"a.002\.dcm: BurnedInAnnotation"):
+    with refused(tmp_path, r"a.002\.dcm: BurnedInAnnotation"):
         detect(tmp_path / "in" / "a", tmp_path / "alone")
-    assert not (tmp_path / "alone").exists()
 
 
 @pytest.mark.parametrize("make", [dicom_head, labelled_images])
 def test_two_kinds_in_one_folder_are_refused(tmp_path, make):
     make(tmp_path / "in")
     save(tmp_path / "in" / "a.nii", head(), affine_of("LPS"))
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match="in: holds"):
+    with refused(tmp_path, "in: holds"):
         detect(tmp_path / "in", tmp_path / "out")
-    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("option", ["sr", "segmentation", "key_file"])
 def test_what_images_do_not_have_is_refused_before_anything_is_made(tmp_path, option):
     labelled_images(tmp_path / "in", 1)
-    with pytest.raises(InputError, match=f"--{option}".replace("_", "-")):
+    with refused(tmp_path, f"--{option}".replace("_", "-")):
         detect(tmp_path / "in", tmp_path / "out", **{option: tmp_path / "key.json"})
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
@@ -169,13 +163,6 @@ def test_a_link_to_itself_is_named(tmp_path, source):
     (tmp_path / "in" / "loop").symlink_to("loop")
     with pytest.raises(InputError, match="loop"):
         detect(tmp_path / source, tmp_path / "out")
-
-
-def test_a_program_under_the_name_of_an_image_is_not_run(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(InputError, match=r"a\.png"):
-        detect(tmp_path / "in", tmp_path / "out")
 
 
 def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
@@ -224,9 +211,8 @@ def test_a_series_without_phase_is_left_out_and_named_and_alone_it_is_an_error(t
     result, _ = detect_phase(tmp_path / "in", tmp_path / "out")
     assert patients(result) == ["P1"]
     assert "phase" in only_reason(result)
-    with pytest.raises(InputError, match="no phase series"):
+    with refused(tmp_path, "no phase series"):
         detect_phase(tmp_path / "in" / "P2", tmp_path / "alone")
-    assert not (tmp_path / "alone").exists()
 
 
 def test_images_have_their_phase_beside_them_and_it_is_no_image_of_its_own(tmp_path):
@@ -250,25 +236,21 @@ def test_phase_of_other_slices_and_nifti_have_no_phase(tmp_path):
             detect_phase(tmp_path / source, tmp_path / "out")
 
 
-def ending(source: Path, out: Path) -> str:
-    """ "outputs" or "line"; anything else goes through."""
-    try:
-        detect(source, out, sr=True)
-    except InputError as error:
-        line = str(error)
-        assert (str(source) in line, "\n" in line, out.exists()) == (True, False, False)
-        return "line"
-    assert (out / "images.json").exists()
-    shutil.rmtree(out)
-    return "outputs"
-
-
 def test_each_of_pydicoms_files_ends_with_outputs_or_one_clear_line(tmp_path):
-    endings = {path.name: ending(path, tmp_path / "out") for path in PYDICOM_FILES}
-    assert len(PYDICOM_FILES) > 150
-    assert endings["MR_small.dcm"] == endings["MR_small_RLE.dcm"] == "outputs"
-    assert endings["MR_truncated.dcm"] == "line"
-    assert Counter(endings.values())["line"] > 100
+    outputs = set()
+    for number, path in enumerate(PYDICOM_FILES):
+        out = tmp_path / str(number)
+        try:
+            detect(path, out, sr=True)
+        except InputError as error:
+            line = str(error)
+            assert (str(path) in line, "\n" in line, out.exists()) == (True, False, False)
+        else:
+            assert (out / "images.json").exists()
+            outputs.add(path.name)
+    assert len(PYDICOM_FILES) > len(outputs) + 100
+    assert {"MR_small.dcm", "MR_small_RLE.dcm"} <= outputs
+    assert "MR_truncated.dcm" not in outputs
 
 
 def test_pydicoms_files_in_one_folder_or_in_one_each(tmp_path):
@@ -277,9 +259,8 @@ def test_pydicoms_files_in_one_folder_or_in_one_each(tmp_path):
         for target in (f"together/{number:03d}_{path.name}", f"apart/{number:03d}/{path.name}"):
             (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / target)
-    with pytest.raises(InputError) as refused:
+    with refused(tmp_path, "together"):
         detect(tmp_path / "together", tmp_path / "out")
-    assert "\n" not in str(refused.value)
     result = detect(tmp_path / "apart", tmp_path / "out")
     assert result.done
     assert all(series.line and "\n" not in series.line for series in result.left_out)

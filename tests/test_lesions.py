@@ -6,24 +6,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from cmbfe.phantom import lesions
 from cmbfe.phantom.anatomy import Body, make_body
-from cmbfe.phantom.lesions import (
-    APART_MM,
-    LOCATION_SHARES,
-    LOCATIONS,
-    MIMICS,
-    Lesion,
-    Places,
-    draw_calcification,
-    draw_flow_void,
-    draw_iron,
-    draw_location,
-    draw_microbleed,
-    draw_mimics,
-    location_at,
-    open_places,
-    regions,
-)
 from cmbfe.phantom.scan import draw_scan
 from cmbfe.phantom.template import load_template
 from cmbfe.phantom.visibility import find_crossings, vein_findings
@@ -37,14 +21,20 @@ def body() -> Body:
 
 
 def test_true_diameter_of_one_ball_is_its_own_and_of_a_cluster_more():
-    one = Lesion("cmb", "lobar", np.zeros(3), np.zeros((1, 3)), np.array([1.5]), 1.0, 100.0, 1.0)
+    one = lesions.Lesion("cmb", "lobar", np.zeros(3), np.zeros((1, 3)), np.array([1.5]), 1.0, 100.0, 1.0)
     assert one.true_diameter_mm == pytest.approx(3.0, rel=0.02)
     two = replace(one, offsets_mm=np.array([[0, 0, 0], [0, 4.0, 0]]), radii_mm=np.array([1.5, 1.5]))
     assert two.true_diameter_mm == pytest.approx(3.0 * 2 ** (1 / 3), rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("draw", "sign"), [(draw_microbleed, 1), (draw_calcification, -1), (draw_iron, 1), (draw_flow_void, 0)]
+    ("draw", "sign"),
+    [
+        (lesions.draw_microbleed, 1),
+        (lesions.draw_calcification, -1),
+        (lesions.draw_iron, 1),
+        (lesions.draw_flow_void, 0),
+    ],
 )
 def test_signs_of_susceptibility_tell_the_kinds_apart(draw, sign):
     drawn = [draw(np.random.default_rng(seed), np.zeros(3), "lobar") for seed in range(20)]
@@ -63,12 +53,12 @@ def test_signs_of_susceptibility_tell_the_kinds_apart(draw, sign):
     ],
 )
 def test_template_places_have_the_location_of_the_rating_scale(place, name):
-    assert LOCATIONS[int(location_at(np.array(place, float)))] == name
+    assert lesions.LOCATIONS[int(lesions.location_at(np.array(place, float)))] == name
 
 
 def test_regions_of_microbleeds_do_not_overlap_and_lie_in_the_kept_slices():
-    masks = regions(body())
-    assert (sum(masks[name].astype(int) for name in LOCATIONS) <= 1).all()
+    masks = lesions.regions(body())
+    assert (sum(masks[name].astype(int) for name in lesions.LOCATIONS) <= 1).all()
     scan = body().scan
     kept = (body().axes[0] > scan.lowest_mm - 1) & (body().axes[0] < scan.lowest_mm + 39 * 2 + 1)
     for mask in masks.values():
@@ -78,29 +68,31 @@ def test_regions_of_microbleeds_do_not_overlap_and_lie_in_the_kept_slices():
 
 def test_places_keep_findings_apart_and_inside_their_region():
     rng = np.random.default_rng(0)
-    places = open_places(body())
-    lobar = regions(body())["lobar"]
+    places = lesions.open_places(body())
+    lobar = lesions.regions(body())["lobar"]
     for number in range(30):
         place = places.take(rng, "lobar")
         assert lobar[tuple(int(np.argmin(np.abs(axis - p))) for axis, p in zip(body().axes, place, strict=True))]
-        assert all(np.linalg.norm(place - other) > APART_MM for other in places.taken[:number])
-    assert Places(body(), {"lobar": np.array([], int)}, []).find(rng, "lobar") is None
+        assert all(np.linalg.norm(place - other) > lesions.APART_MM for other in places.taken[:number])
+    assert lesions.Places(body(), {"lobar": np.array([], int)}, []).find(rng, "lobar") is None
 
 
 def test_locations_come_in_their_shares_where_the_slab_holds_each_in_proportion():
     rng = np.random.default_rng(0)
-    places = open_places(body())
-    drawn = [draw_location(rng, places) for _ in range(2000)]
-    weights = np.array([s * places.share(name) for s, name in zip(LOCATION_SHARES, LOCATIONS, strict=True)])
-    for name, weight in zip(LOCATIONS, weights / weights.sum(), strict=True):
+    places = lesions.open_places(body())
+    drawn = [lesions.draw_location(rng, places) for _ in range(2000)]
+    weights = np.array(
+        [s * places.share(name) for s, name in zip(lesions.LOCATION_SHARES, lesions.LOCATIONS, strict=True)]
+    )
+    for name, weight in zip(lesions.LOCATIONS, weights / weights.sum(), strict=True):
         assert drawn.count(name) / 2000 == pytest.approx(weight, abs=0.04)
 
 
 def test_mimics_come_in_the_stated_mean_numbers():
     rng = np.random.default_rng(0)
-    inside = open_places(body()).inside
-    numbers = [len(draw_mimics(rng, Places(body(), inside, []))) for _ in range(40)]
-    expected = sum(mean * open_places(body()).share(region) for region, mean, _ in MIMICS)
+    inside = lesions.open_places(body()).inside
+    numbers = [len(lesions.draw_mimics(rng, lesions.Places(body(), inside, []))) for _ in range(40)]
+    expected = sum(mean * lesions.open_places(body()).share(region) for region, mean, _ in lesions.MIMICS)
     assert np.mean(numbers) == pytest.approx(expected, rel=0.2)
 
 

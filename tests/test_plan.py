@@ -17,18 +17,7 @@ from cmbfe.errors import InputError
 from cmbfe.paper import facts
 from cmbfe.params import Phantom, Splits, load_params, profile_file
 from cmbfe.phantom import cohort
-from cmbfe.phantom.plan import (
-    Quota,
-    band_of,
-    code_sha256,
-    costs,
-    draw_quotas,
-    patient_plan,
-    pick_exactly,
-    plan_table,
-    report,
-    resized,
-)
+from cmbfe.phantom import plan as planning
 
 PAPER, LAPTOP = (load_params(profile_file(name)) for name in ("paper", "laptop"))
 PACKAGE = Path(cmbfe.__file__).parent
@@ -38,7 +27,7 @@ SMALL = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix
 
 @pytest.mark.parametrize("seed", [0, 7, PAPER.seed, 2**32 - 1])
 def test_the_paper_profile_plans_table_1_exactly(seed):
-    plans = patient_plan(PAPER.phantom, seed).values()
+    plans = planning.patient_plan(PAPER.phantom, seed).values()
     for split, expected in facts.TABLE_1.drop(index="total").iterrows():
         quotas = [plan["quota"] for plan in plans if plan["split"] == split]
         assert len(quotas) == expected["patients"]
@@ -49,18 +38,20 @@ def test_the_paper_profile_plans_table_1_exactly(seed):
 
 
 def test_without_exact_counts_every_patient_has_the_settings_numbers():
-    plans = patient_plan(SMALL, 7)
-    assert plans == patient_plan(SMALL, 7)
+    plans = planning.patient_plan(SMALL, 7)
+    assert plans == planning.patient_plan(SMALL, 7)
     assert list(plans) == ["P0001", "P0002", "P0003", "P0004"]
     assert all(plan["slices"] == 3 and "quota" not in plan for plan in plans.values())
 
 
 def test_a_cohort_of_another_size_keeps_the_papers_proportions_but_no_exact_counts():
-    assert resized(PAPER.phantom, 58) == PAPER.phantom
-    assert not [plan for plan in patient_plan(resized(PAPER.phantom, 6), 7).values() if "quota" in plan]
-    assert resized(SMALL, 58).patients == Splits(train=33, test=17, validation=8)
-    assert resized(SMALL, 58).slices == SMALL.slices
-    assert [plan["split"] for plan in patient_plan(resized(SMALL, 1), 7).values()] == ["train"]
+    assert planning.resized(PAPER.phantom, 58) == PAPER.phantom
+    assert not [
+        plan for plan in planning.patient_plan(planning.resized(PAPER.phantom, 6), 7).values() if "quota" in plan
+    ]
+    assert planning.resized(SMALL, 58).patients == Splits(train=33, test=17, validation=8)
+    assert planning.resized(SMALL, 58).slices == SMALL.slices
+    assert [plan["split"] for plan in planning.patient_plan(planning.resized(SMALL, 1), 7).values()] == ["train"]
 
 
 EDITS = """
@@ -81,13 +72,13 @@ def test_an_edit_in_the_phantom_makes_patients_anew_and_one_elsewhere_does_not(t
     shutil.copytree(PACKAGE, tmp_path / "cmbfe", ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.check_output([sys.executable, "-c", EDITS], cwd=tmp_path, env={}, text=True)
     before, after_data, after_phantom = done.split()
-    assert before == code_sha256() == after_data
+    assert before == planning.code_sha256() == after_data
     assert after_phantom != before
 
 
 def test_every_patient_and_every_split_has_its_line():
-    plans = patient_plan(PAPER.phantom, PAPER.seed)
-    lines = report(plans, missing=58, cores=2).splitlines()
+    plans = planning.patient_plan(PAPER.phantom, PAPER.seed)
+    lines = planning.report(plans, missing=58, cores=2).splitlines()
     rows = {
         line.split()[0]: line.split()[1:] for line in lines if re.match(r"P\d{4} |train|test|validation|total", line)
     }
@@ -100,19 +91,19 @@ def test_every_patient_and_every_split_has_its_line():
 
 
 def test_without_exact_numbers_it_lists_the_microbleeds_that_the_simulation_draws(monkeypatch):
-    plans = patient_plan(resized(LAPTOP.phantom, 5), 7)
+    plans = planning.patient_plan(planning.resized(LAPTOP.phantom, 5), 7)
     asked: list[int] = []
     monkeypatch.setattr(cohort, "simulate_patient", lambda *_, cmb_count, **__: asked.append(cmb_count))
     for plan in plans.values():
         cohort.simulate(plan)
-    assert list(plan_table(plans)["CMBs"]) == asked
-    assert "drawn by the seed" in report(plans, missing=0)
+    assert list(planning.plan_table(plans)["CMBs"]) == asked
+    assert "drawn by the seed" in planning.report(plans, missing=0)
 
 
 @pytest.mark.parametrize(("patients", "size"), [(58, "6.9"), (29, "3.4")])
 def test_costs_are_linear_in_patients(patients, size):
-    plans = dict(list(patient_plan(PAPER.phantom, 1).items())[:patients])
-    _, memory, disk = costs(plans, cores=2)
+    plans = dict(list(planning.patient_plan(PAPER.phantom, 1).items())[:patients])
+    _, memory, disk = planning.costs(plans, cores=2)
     assert f" {size}" in disk
     assert "3.5 GiB a patient, 7.0 GiB with 2" in memory
 
@@ -121,7 +112,7 @@ def test_costs_are_linear_in_patients(patients, size):
 @given(seed=st.integers(0, 2**32 - 1), split=st.sampled_from(TABLE_1))
 def test_quotas_of_the_papers_splits_add_up_and_can_be_filled(seed, split):
     patients, images, boxes = split
-    quotas = draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices=114)
+    quotas = planning.draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices=114)
     assert len(quotas) == patients
     assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
     for quota in quotas:
@@ -136,7 +127,7 @@ def test_quotas_of_any_cohort_add_up_or_are_refused(seed, patients, slices, data
     images = data.draw(st.integers(patients, patients * slices))
     boxes = data.draw(st.integers(images, 4 * images))
     try:
-        quotas = draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices)
+        quotas = planning.draw_quotas(np.random.default_rng(seed), patients, images, boxes, slices)
     except InputError:
         return
     assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
@@ -144,7 +135,9 @@ def test_quotas_of_any_cohort_add_up_or_are_refused(seed, patients, slices, data
 
 
 def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
-    drawn = [[q.boxes for q in draw_quotas(np.random.default_rng(seed), *TABLE_1[0], 114)] for seed in range(20)]
+    drawn = [
+        [q.boxes for q in planning.draw_quotas(np.random.default_rng(seed), *TABLE_1[0], 114)] for seed in range(20)
+    ]
     assert all(np.mean(boxes) > np.median(boxes) for boxes in drawn)
     assert all(max(boxes) > 2 * np.mean(boxes) for boxes in drawn)
     assert len(set(map(tuple, drawn))) == 20
@@ -153,12 +146,12 @@ def test_numbers_of_microbleeds_are_right_skewed_and_differ_by_seed():
 @pytest.mark.parametrize(("images", "boxes"), [(2, 9), (9, 8), (31, 40), (0, 0)])
 def test_numbers_that_no_cohort_has_are_refused(images, boxes):
     with pytest.raises(InputError, match="3 patients"):
-        draw_quotas(np.random.default_rng(0), 3, images, boxes, slices=10)
+        planning.draw_quotas(np.random.default_rng(0), 3, images, boxes, slices=10)
 
 
 def test_a_band_is_the_thinner_the_more_boxes_share_a_image():
-    assert band_of(Quota(images=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
-    bands = [band_of(Quota(images=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
+    assert planning.band_of(planning.Quota(images=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
+    bands = [planning.band_of(planning.Quota(images=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
     assert bands == sorted(bands, reverse=True)
     assert 10 <= bands[-1] < 12
 
@@ -173,7 +166,7 @@ def test_a_band_is_the_thinner_the_more_boxes_share_a_image():
     ],
 )
 def test_worked_cases_have_one_solution_or_none(lesions, images, boxes, taken):
-    assert pick_exactly(np.random.default_rng(0), lesions, images=images, boxes=boxes) == taken
+    assert planning.pick_exactly(np.random.default_rng(0), lesions, images=images, boxes=boxes) == taken
 
 
 run = st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda pair: list(range(pair[0], pair[0] + pair[1])))
@@ -185,7 +178,7 @@ def test_what_is_chosen_fills_the_quota(lesions, data):
     hidden = data.draw(st.lists(st.sampled_from(range(len(lesions))), min_size=1, unique=True))
     images = len({image for number in hidden for image in lesions[number]})
     boxes = sum(len(lesions[number]) for number in hidden)
-    chosen = pick_exactly(np.random.default_rng(0), lesions, images, boxes)
+    chosen = planning.pick_exactly(np.random.default_rng(0), lesions, images, boxes)
     if chosen is not None:
         taken = [lesion for lesion, use in zip(lesions, chosen, strict=True) if use]
         assert sum(map(len, taken)) == boxes

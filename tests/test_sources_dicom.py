@@ -9,7 +9,7 @@ import pytest
 from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, uid, write
 from pydicom.dataset import Dataset
 from source_world import IMAGES, imported, write_voc
-from tiny_world import BOX, SIDE, dicom_head, dicom_labels, tiny_head, tree
+from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head, tree
 
 from cmbfe.data.conversion import import_dicom
 from cmbfe.data.labelled.images import read_image
@@ -165,14 +165,12 @@ def named(*names: str) -> Callable[[Path, list[Dataset]], None]:
     return lambda root, images: (root / LABELS_FILE).write_text(json.dumps(labels_by_name(names)))
 
 
-def burned_in(root: Path, images: list[Dataset]) -> None:
-    images[2].BurnedInAnnotation = "YES"
-    write(root / "a", images)
+def third(**attributes: str) -> Callable[[Path, list[Dataset]], None]:
+    def spoil(root: Path, images: list[Dataset]) -> None:
+        images[2].update(attributes)
+        write(root / "a", images)
 
-
-def not_decodable(root: Path, images: list[Dataset]) -> None:
-    images[2].RescaleSlope, images[2].RescaleIntercept = "1e300", "0"
-    write(root / "a", images)
+    return spoil
 
 
 def coco_and_voc(root: Path, images: list[Dataset]) -> None:
@@ -181,8 +179,8 @@ def coco_and_voc(root: Path, images: list[Dataset]) -> None:
 
 
 SPOILED = {
-    "burned-in text": (burned_in, r"a/002\.dcm: BurnedInAnnotation \(0028,0301\) is YES"),
-    "pixels": (not_decodable, r"a/002\.dcm: pixel values are not finite"),
+    "burned-in text": (third(BurnedInAnnotation="YES"), r"a/002\.dcm: BurnedInAnnotation \(0028,0301\) is YES"),
+    "pixels": (third(RescaleSlope="1e300", RescaleIntercept="0"), r"a/002\.dcm: pixel values are not finite"),
     "unknown name": (named("a/000.dcm", "a/0001.dcm"), r"image 2 \(a/0001.dcm\): no slice .* has this name"),
     "another folder": (named("c/000.dcm", "a/001.dcm"), r"image 1 \(c/000.dcm\): no slice .* has this name"),
     "ambiguous name": (named("000.dcm", "a/001.dcm"), r"image 1 \(000.dcm\): 2 slices have this name; give the path"),
@@ -212,11 +210,8 @@ def test_bad_dicom_or_labels_are_named_in_one_line_and_leave_nothing_behind(tmp_
     dicom_head(tmp_path / "in" / "b", "P2")
     spoil, reason = SPOILED[case]
     spoil(tmp_path / "in", images)
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match=reason) as refused:
+    with refused(tmp_path, reason):
         imported("dicom", tmp_path / "in", tmp_path / "deep" / "out")
-    assert "\n" not in str(refused.value)
-    assert tree(tmp_path) == before
 
 
 def test_labels_that_are_not_there_or_not_for_this_kind_are_refused(tmp_path):

@@ -1,7 +1,9 @@
 """Privacy of imports: no name, id or free text of the source in any output; pseudonyms and their key."""
 
+import base64
 import gzip
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -9,10 +11,9 @@ import numpy as np
 import pytest
 from nifti_files import affine_of, head, save
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import Dataset
 from source_world import dou, imported, valdo, workbook
-from tiny_world import SIDE, dicom_head, dicom_labels, tiny_params, tree
+from tiny_world import dicom_head, dicom_labels, tiny_params, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key
@@ -83,12 +84,12 @@ IDENTIFYING = {
 }
 
 
-def planted_dicom(folder: Path) -> Path:
+def planted_dicom(folder: Path, **more: object) -> Path:
     request = Dataset()
     request.RequestedProcedureDescription, request.ScheduledProcedureStepID = "MUSTERMANN", "90210"
     series = folder / "MUSTERMANN_ERIKA" / "19670314"
     names = [f"90210_{number}.dcm" for number in range(4)]
-    fields = {**IDENTIFYING, "RequestAttributesSequence": [request]}
+    fields = {**IDENTIFYING, "RequestAttributesSequence": [request], **more}
     images = dicom_head(series, "sub-101", names=names, **fields)
     for number, (image, name) in enumerate(zip(images, names, strict=True)):
         image.private_block(0x0009, "secretclinic", create=True).add_new(1, "LO", "MUSTERMANN")
@@ -113,12 +114,13 @@ PLANTERS = {
 
 
 def found_in(folder: Path, texts: tuple[str, ...] = PLANTED) -> list[str]:
-    """Names and contents below a folder that hold one of the texts, in whatever case; gzip and PNG are looked into."""
+    """Where below a folder one of the texts is, in whatever case: in names or contents, also of gzip and PNG."""
     found = []
     for name, content in tree(folder).items():
         parts = [name.encode(), content or b""]
         if content and content[:2] == b"\x1f\x8b":
             parts.append(gzip.decompress(content))
+        parts += [base64.b64decode(packed) for packed in re.findall(rb"base64,([A-Za-z0-9+/=]+)", content or b"")]
         if name.endswith((".png", ".jpg")):
             with Image.open(folder / name) as image:
                 image.load()  # PNG may hold text after its pixels
@@ -157,15 +159,6 @@ def test_no_planted_identifier_is_in_a_model_or_in_its_detections(run_cmbfe, tmp
         assert status == 0, err
     assert {path.name for path in found.iterdir()} >= {"detections.csv", "overlays"}
     assert [found_in(folder) for folder in (images, model, found)] == [[], [], []]
-
-
-def test_what_is_looked_for_would_be_found(tmp_path):
-    """In compressed text of a PNG too."""
-    text = PngInfo()
-    text.add_text("Comment", "secretclinic" * 9, zip=True)
-    Image.new("L", (SIDE, SIDE)).save(tmp_path / "one.png", pnginfo=text)
-    assert b"secretclinic" not in (tmp_path / "one.png").read_bytes()
-    assert found_in(tmp_path) == ["secretclinic in one.png"]
 
 
 def test_a_salt_is_random_unless_the_key_file_has_one_which_keeps_earlier_patients(tmp_path):

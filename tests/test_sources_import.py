@@ -1,8 +1,9 @@
-"""An import as a whole: parallel, resumed after a kill, atomic, reported, and what others do with it."""
+"""An import as a whole: parallel, resumed after a kill, atomic, reported, and taken by the pipeline and others."""
 
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -10,15 +11,19 @@ import nibabel as nib
 import pytest
 from nifti_files import SHAPE, affine_of, head, mask, save
 from source_world import IMAGES, dou, imported, valdo
-from tiny_world import labelled_images, tree
+from tiny_world import SIDE, labelled_images, refused, tiny_params, tree
 
+from cmbfe import paths
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, read_labels
+from cmbfe.data.labelled.splits import read_test_set
 from cmbfe.data.sources import importer, writing
+from cmbfe.data.sources.importer import take_import
 from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.findings.search import image_files, image_series
+from cmbfe.params import Data
 from cmbfe.training.batches import load_labelled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,11 +134,9 @@ def test_after_a_kill_bad_input_costs_no_finished_patient_and_a_changed_one_is_m
         patch.setattr(importer, "report", mock.Mock(side_effect=Killed))
         with pytest.raises(Killed):
             imported("dou", copy, out)
-    before = tree(tmp_path / ".out.import.partial")
     (copy / "nii" / "03.nii").write_text("spoiled")
-    with pytest.raises(InputError, match=r"03\.nii: not readable as NIfTI"):
+    with refused(tmp_path, r"03\.nii: not readable as NIfTI"):
         imported("dou", copy, out)
-    assert tree(tmp_path / ".out.import.partial") == before
     save(copy / "nii" / "03.nii", head(seed=77), affine_of("LPS"))
     imported("dou", copy, out)
     imported("dou", copy, tmp_path / "fresh")
@@ -143,12 +146,10 @@ def test_after_a_kill_bad_input_costs_no_finished_patient_and_a_changed_one_is_m
 def test_an_earlier_import_is_replaced_whole_and_survives_a_failure(source, tmp_path):
     out = tmp_path / "out"
     imported("dou", source, out)
-    before = tree(out)
     broken = valdo(tmp_path / "in", {"sub-101": DOTS})
     (broken / "sub-101" / "sub-101_space-T2S_CMB.nii.gz").write_text("x")
-    with pytest.raises(InputError, match="not readable as NIfTI"):
+    with refused(tmp_path, "not readable as NIfTI"):
         imported("valdo", broken, out)
-    assert tree(out) == before
     imported("valdo", valdo(tmp_path / "in", {"sub-101": DOTS}), out)
     assert {path.name for path in out.iterdir()} == FILES | {"sub-101"}
 
@@ -241,3 +242,65 @@ def test_an_error_of_any_kind_leaves_nothing_behind(source, tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         imported("dou", source, tmp_path / "out")
     assert not any(tmp_path.iterdir())
+
+
+def an_import(folder: Path, **image_keys: object) -> Path:
+    """An import of six images in three splits, a microbleed on every second."""
+    labels = labelled_images(folder / "in", 6)
+    for number, image in enumerate(labels["images"]):
+        image |= {"split": ["train", "validation", "test"][number // 2], "pixel_spacing_mm": [1, 1], **image_keys}
+    labels["annotations"] = labels["annotations"][::2]
+    (folder / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    imported("coco", folder / "in", folder / "mine", keep_ids=False)
+    return folder / "mine"
+
+
+def test_an_import_becomes_the_images_of_the_pipeline(tmp_path):
+    mine = an_import(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    labels = take_import(mine, tmp_path / "pictures")
+    assert tree(tmp_path / "pictures") == tree(mine)
+    assert labels == read_json(mine / LABELS_FILE)
+
+
+def test_the_test_set_has_images_without_microbleeds_where_nobody_has_named_mimics(tmp_path, monkeypatch):
+    mine = an_import(tmp_path)
+    monkeypatch.setattr(paths, "images", lambda: mine)
+    test = read_test_set(tiny_params())
+    assert {image["split"] for image in test["images"]} == {"test"}
+    assert len(test["images"]) == 2
+    assert len(test["annotations"]) == 1
+    write_json(mine / MIMICS_FILE, {**read_json(mine / MIMICS_FILE), "categories": [{"id": 1, "name": "vein"}]})
+    with pytest.raises(InputError, match="1 images with microbleeds but 0 with mimics only"):
+        read_test_set(tiny_params())
+
+
+def spoilt(change) -> Callable[[Path], None]:
+    def spoil(mine: Path) -> None:
+        labels = read_json(mine / LABELS_FILE)
+        change(labels)
+        write_json(mine / LABELS_FILE, labels)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda mine: (mine / "report.json").unlink(), r"report\.json"),
+        (spoilt(lambda labels: labels["images"][0].update(width=SIDE + 1)), "2 sizes"),
+        (spoilt(lambda labels: labels["images"][0].pop("pixel_spacing_mm")), "pixel_spacing_mm"),
+        (spoilt(lambda labels: labels["annotations"].clear()), "split train"),
+    ],
+)
+def test_what_the_pipeline_cannot_train_on_is_refused(tmp_path, spoil, named):
+    mine = an_import(tmp_path)
+    spoil(mine)
+    with refused(tmp_path, f"^{mine}.*{named}"):
+        take_import(mine, tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("data", [{"source": "data/valdo"}, {"notebook": "own_data"}])
+def test_notebook_and_source_that_do_not_belong_together_are_refused(data):
+    with pytest.raises(ValueError, match=r"notebook \w+ does not take source"):
+        Data(**data)

@@ -5,16 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cmbfe.phantom import physics
 from cmbfe.phantom.lesions import Lesion
 from cmbfe.phantom.looks import ball, block_scan, darkening, uniform_scene, visible_size
-from cmbfe.phantom.physics import (
-    RADIANS_PER_PPM_MS,
-    acquire,
-    echo_signal,
-    field_from_susceptibility,
-    filtered_phase,
-)
-from cmbfe.phantom.tissue import ECHO_TIMES_MS
 from cmbfe.phantom.visibility import DARKENED, NOTICED, footprint_of, visible_boxes, with_and_without
 
 ECHOES = (25.0, 45.0, 65.0)
@@ -50,9 +43,13 @@ def test_a_calcification_has_the_opposite_sign_in_phase():
     phases = []
     for chi in (0.6, -0.6):
         footprint = footprint_of(ball(2.0, chi), scan, (25.0,))
-        signal = echo_signal(scene, 25.0)
+        signal = physics.echo_signal(scene, 25.0)
         signal[footprint.window] *= footprint.factors[0]
-        phases.append(filtered_phase(acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept], low_pass=128))
+        phases.append(
+            physics.filtered_phase(
+                physics.acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept], low_pass=128
+            )
+        )
     # Beside the ball on its central slice, across the field, a paramagnetic one lowers the field.
     centre = np.array(phases[0].shape) // 2
     beside = (slice(centre[0] - 1, centre[0] + 1), centre[1], [centre[2] - 4, centre[2] + 3])
@@ -70,9 +67,11 @@ def test_closed_form_agrees_with_a_finer_simulation_of_field_and_signal():
     axes = [(np.arange(96) - 47.5) * mm for mm in spacing]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     inside = z**2 + y**2 + x**2 < radius**2
-    field = field_from_susceptibility(chi * inside.astype(np.float32), spacing, np.array([1.0, 0, 0]), padding_mm=8.0)
+    field = physics.field_from_susceptibility(
+        chi * inside.astype(np.float32), spacing, np.array([1.0, 0, 0]), padding_mm=8.0
+    )
     left = np.where(inside, lesion.density * np.exp(-0.2 * echo_time), 1.0)
-    fine = left * np.exp(1j * RADIANS_PER_PPM_MS * echo_time * field)
+    fine = left * np.exp(1j * physics.RADIANS_PER_PPM_MS * echo_time * field)
     coarse = fine.reshape(12, 8, 24, 4, 24, 4).mean(axis=(1, 3, 5))
     grid = [np.array(axis).reshape(-1, size).mean(1) for axis, size in zip(axes, (8, 4, 4), strict=True)]
     picked = [
@@ -134,7 +133,3 @@ def test_lesion_at_the_edge_of_the_grid_is_cut_not_lost():
     boxes, _ = visible_boxes(changed, unchanged, first, scan.pixel_mm, least=0.0)
     assert 0 in boxes
     assert all(0 <= box[0] < box[2] <= 64 and 0 <= box[1] < box[3] <= 64 for box in boxes.values())
-
-
-def test_mean_of_the_echo_times_is_the_papers():
-    assert np.mean(ECHO_TIMES_MS) == 45.0

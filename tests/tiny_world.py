@@ -1,14 +1,17 @@
 """A whole pipeline in seconds: settings, an untrained detector, labelled images and DICOM heads, all tiny."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from dicom_series import mr_series, uid, write
 from pydicom.dataset import Dataset
 
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, Labels, write_labels
+from cmbfe.errors import InputError
 from cmbfe.params import Params, load_params, profile_file, save_params
 
 SIDE = 64
@@ -90,3 +93,13 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+@contextmanager
+def refused(folder: Path, match: str) -> Iterator[None]:
+    """The block ends with an InputError, one line that matches, and has changed nothing below the folder."""
+    before = tree(folder)
+    with pytest.raises(InputError, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+    assert tree(folder) == before
