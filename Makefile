@@ -14,7 +14,7 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 export PYTHONDONTWRITEBYTECODE =
 
 # The notebooks that `make repro` leaves out; they read results that are in git.
-READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other-detectors)
+READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other_detectors)
 
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 CHOOSE_PROFILE = $(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
@@ -47,7 +47,7 @@ $(INSTALLED): $(PACKAGES) pyproject.toml
 	$(PIP) --editable .
 	@touch $@
 
-repro: env  ## every table and figure; PROFILE=smoke, laptop or paper rewrites params.yaml first
+repro: env  ## every table and figure but those of the studies; PROFILE=smoke, laptop or paper rewrites params.yaml first
 	$(CHOOSE_PROFILE)
 	$(DVC) repro dvc.yaml
 

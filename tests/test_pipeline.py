@@ -118,6 +118,12 @@ def test_a_stage_depends_on_folders_of_code_and_on_what_its_notebook_imports(nam
     assert not (name in MAKES and "cmbfe/figures" in deps)
 
 
+def test_make_readings_names_stages_of_the_studies():
+    named = re.search(r"^READINGS := \$\(addprefix studies/dvc.yaml:,(.*)\)$", (ROOT / "Makefile").read_text(), re.M)
+    assert set(named[1].split()) == {"crossvalidation", "ablation", "other_detectors"}
+    assert {f"studies:{stage}" for stage in named[1].split()} <= set(stages())
+
+
 def test_a_training_depends_on_the_code_by_which_a_finished_one_is_known():
     code = {dep for dep in stages("dvc.yaml")["train"]["deps"] if dep.startswith("cmbfe/")}
     assert code == TRAINING_FOLDERS | {f"cmbfe/{room}" for room in VALIDATION_ROOMS}

@@ -1,4 +1,4 @@
-"""No stale results: a metric that changes changes results at the next `dvc repro`, and repeats no training."""
+"""No stale results: a changed metric changes results at the next `dvc repro`, and repeats no training of the study."""
 
 import os
 import re

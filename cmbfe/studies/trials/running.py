@@ -1,7 +1,7 @@
 """The study's trainings and their tests, each on one thread, so that no result depends on how many run at a time.
 
 The step `train` trains and detects in the test images, and leaves both in models/study. The step `test` matches and
-measures, in seconds: a change of a metric repeats no training and no detection.
+measures, in seconds: a change of a metric repeats neither training nor detection of an arm.
 """
 
 from functools import partial
