@@ -20,9 +20,9 @@ def labels_of(images: dict, regions: dict | None = None, **image_keys) -> dict:
     }
 
 
-def one_image_each(patients: int, box: list) -> dict:
-    """COCO labels of patients P1, P2, ... with an image each, numbered from 1, and this microbleed on it."""
-    labels = labels_of({image: [box] for image in range(1, patients + 1)})
+def one_image_each(patients: int, box: list, first: int = 1) -> dict:
+    """COCO labels of patients P1, P2, ... with an image each, numbered from `first`, and this microbleed on it."""
+    labels = labels_of({image: [box] for image in range(first, first + patients)})
     for image in labels["images"]:
         image["patient_id"] = f"P{image['id']}"
     return labels

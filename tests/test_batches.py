@@ -125,12 +125,15 @@ def test_the_content_hash_changes_with_pixels_boxes_and_order_only(tmp_path):
     labels = labelled_images(tmp_path, 3)
     first, *others = labels["annotations"]
     moved = {**labels, "annotations": [{**first, "bbox": [1, 2, 3, 4]}, *others]}
+    elsewhere = {**labels, "annotations": [{**first, "image_id": 2}, *others]}
     turned = {**labels, "images": labels["images"][::-1]}
-    hashes = [content_hash(list_labelled(one, tmp_path)) for one in (labels, labels, moved, turned)]
-    save_image(tmp_path / "P2" / "000.png", np.zeros((SIDE, SIDE), np.uint8))
+    hashes = [content_hash(list_labelled(each, tmp_path)) for each in (labels, labels, moved, elsewhere, turned)]
+    pixels = read_image(tmp_path / "P2" / "000.png").copy()
+    pixels[0, 0] += 1
+    save_image(tmp_path / "P2" / "000.png", pixels)
     hashes.append(content_hash(list_labelled(labels, tmp_path)))
     assert hashes[0] == hashes[1]
-    assert len(set(hashes)) == 4
+    assert len(set(hashes)) == 5
 
 
 @given(

@@ -94,9 +94,6 @@ def test_cases_are_cut_out_in_their_order_and_a_group_without_any_says_none():
     assert len(first.patches) == 1
     headings = [part.get_suptitle() for part in figure.subfigs[:-1]]
     assert headings == ["SSD only (20)", "SSD-FE only (0)"]
-
-
-def test_a_figure_without_any_case_can_be_drawn():
     figure = cases_figure({"SSD only (0)": [], "SSD-FE only (0)": []}, IMAGES, {}, pixel_mm=1.0)
     assert not [axes for axes in figure.axes if axes.get_images()]
 

@@ -76,12 +76,6 @@ def test_a_package_that_is_missing_is_named_with_its_extra(run_cmbfe, module, ex
     assert f"cmbfe[{extra}]" in err
 
 
-def test_a_profile_is_written(run_cmbfe, tmp_path):
-    status, out, _ = run_cmbfe("profile", "smoke", "--out", tmp_path / "deep" / "params.yaml")
-    assert (status, out) == (0, f"wrote {tmp_path / 'deep' / 'params.yaml'}\n")
-    assert load_params(tmp_path / "deep" / "params.yaml").profile == "smoke"
-
-
 def test_import_train_detect_and_evaluate_take_each_others_files(run_cmbfe, tmp_path):
     """Each command's output is the next one's input."""
     slices = dicom_head(tmp_path / "raw")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 import pytest
-from metric_examples import detection, labels_of
+from metric_examples import detection, one_image_each
 
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
@@ -22,11 +22,8 @@ COST = pd.DataFrame(
 
 def matches(hit: Iterable[int], false: int, score_of_false: float = 0.1) -> Matches:
     """Ten images with a microbleed each, of ten patients; hits on those of `hit`, and false positives on the first."""
-    labels = labels_of({image: [BOX] for image in range(1, 11)})
-    for image in labels["images"]:
-        image["patient_id"] = f"P{image['id']}"
     hits = [detection(image, 0.9 - image / 100, BOX) for image in hit]
-    return match(labels, [*hits, *(detection(1, score_of_false, FAR) for _ in range(false))])
+    return match(one_image_each(10, BOX), [*hits, *(detection(1, score_of_false, FAR) for _ in range(false))])
 
 
 ALL, HALF = range(1, 11), range(1, 6)

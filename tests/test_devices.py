@@ -1,4 +1,4 @@
-"""Device and precision: what is asked for is given or refused, and `auto` follows the hardware."""
+"""Device, precision, threads and backend: what is asked for is given or refused, and `auto` follows the hardware."""
 
 from collections.abc import Callable
 from unittest import mock
@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from cmbfe.errors import InputError
+from cmbfe.parallel import check_backend, one_thread
 from cmbfe.training import devices
 from cmbfe.training.devices import choose_precision, make_compute, started_processes
 
@@ -106,3 +107,20 @@ def test_more_processes_than_gpus_are_refused(as_started, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(InputError, match=r"4 processes .* 3 CUDA devices"):
         make_compute()
+
+
+def test_backends_that_stream_pass_and_others_are_named():
+    for backend in ("loky", "threading", "tcp://host:8786"):
+        check_backend(backend)
+    for backend in ("multiprocessing", "sequential", ""):
+        with pytest.raises(InputError, match=f"^backend {backend}: give loky, threading"):
+            check_backend(backend)
+
+
+def test_the_number_of_threads_is_afterwards_as_it_was_also_after_an_error():
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    with pytest.raises(ValueError, match="inside"), one_thread():
+        raise ValueError("inside")
+    assert torch.get_num_threads() == before

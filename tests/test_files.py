@@ -11,22 +11,17 @@ from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, sha256_of, whole_file, whole_folder, within_python, write_json
 
 
-def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
+def test_a_file_appears_only_when_its_block_succeeds_and_else_the_previous_stays(tmp_path):
     target = tmp_path / "deep" / "table.csv"
     with whole_file(target) as temporary:
         temporary.write_text("a")
         assert not target.exists()
     assert target.read_text() == "a"
-
-
-def test_an_interrupted_writer_leaves_the_previous_file_and_nothing_else(tmp_path):
-    target = tmp_path / "table.csv"
-    target.write_text("old")
     interrupted = mock.Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt), whole_file(target) as temporary:
         interrupted(temporary.write_text("half"))
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "a"
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_folder_replaces_an_earlier_result_also_the_current_folder(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from metric_examples import detection, labels_of
+from metric_examples import detection, labels_of, one_image_each
 from study_world import study_params
 
 from cmbfe import paths
@@ -36,17 +36,9 @@ from cmbfe.studies.trials.arms import CROSSVALIDATION, of_ours, of_torchvision, 
 T, FAR, FARTHER = [10, 10, 10, 10], [60, 60, 10, 10], [60, 10, 10, 10]
 
 
-def cohort(first: int, patients: int) -> dict:
-    """Labels of patients with an image and a microbleed each."""
-    labels = labels_of({image: [T] for image in range(first, first + patients)})
-    for image in labels["images"]:
-        image["patient_id"] = f"P{image['id']}"
-    return labels
-
-
 def matched(hits: int, patients: int = 8) -> Matches:
     """So many microbleeds are found, and nothing else: AP is the share."""
-    return match(cohort(1, patients), [detection(image, 0.9, T) for image in range(1, hits + 1)])
+    return match(one_image_each(patients, T), [detection(image, 0.9, T) for image in range(1, hits + 1)])
 
 
 def runs() -> dict:
@@ -165,7 +157,7 @@ def with_kinds(calcifications: int, others: int = 4, patients: int = 8) -> tuple
     hits = [detection(image, 0.5, T) for image in range(1, patients + 1)]
     mistaken = [detection(image, 0.9, FAR) for image in range(1, calcifications + 1)]
     mistaken += [detection(image, 0.8, FARTHER) for image in range(1, others + 1)]
-    matches = match(cohort(1, patients), hits + mistaken)
+    matches = match(one_image_each(patients, T), hits + mistaken)
     names = np.array([""] * len(hits) + ["calcification"] * calcifications + [NOTHING] * others)
     return matches, names[matches.detection]
 
@@ -213,7 +205,7 @@ def test_the_sentence_says_what_the_interval_says(low, high, said):
 def fold(first: int, hits: list[float], false: list[float] = ()) -> Matches:
     """Two patients with a microbleed and an image each, from image `first` on; scores of hits and false positives."""
     detections = [detection(first + number, score, T) for number, score in enumerate(hits)]
-    return match(cohort(first, 2), detections + [detection(first, score, FAR) for score in false])
+    return match(one_image_each(2, T, first), detections + [detection(first, score, FAR) for score in false])
 
 
 def folds() -> dict:
@@ -242,7 +234,7 @@ def test_the_table_of_folds_by_hand():
 def test_all_folds_together_are_as_matched_at_once_and_paired_over_all_patients():
     params, whole = study_params(), folds()["all"]
     hits = [detection(image, score, T) for image, score in ((1, 0.9), (2, 0.8), (3, 0.3))]
-    at_once = match(cohort(1, 4), [*hits, detection(3, 0.95, FAR)])
+    at_once = match(one_image_each(4, T), [*hits, detection(3, 0.95, FAR)])
     for name in ("score", "outcome", "truth", "patient", "truth_patient", "images_per_patient"):
         np.testing.assert_array_equal(getattr(whole["plain"], name), getattr(at_once, name))
     assert whole["plain"].patients == at_once.patients == ["P1", "P2", "P3", "P4"]

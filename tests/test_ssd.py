@@ -154,7 +154,7 @@ def test_targets_are_scaled_with_their_image_and_left_as_given():
     assert torch.equal(wide, box * torch.tensor([2.0, 1.0, 2.0, 1.0]))
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.endswith("-fe")])  # twins differ in FE alone
+@pytest.mark.parametrize("variant", ["ssd300-fe", "mobilenet320-fe", "resnet34-300-fe"])  # ssd512-fe: test_train
 def test_a_step_at_full_width_and_batch_4_runs_in_bf16_with_losses_in_float32(variant):
     torch.manual_seed(0)
     model = build(variant).to(memory_format=torch.channels_last).train()

@@ -238,19 +238,12 @@ def test_the_hash_of_the_code_changes_with_what_a_training_runs_through_alone(tm
         assert [new != old for new, old in zip(hashes(), before, strict=True)] == changes
 
 
-@pytest.mark.parametrize("changed", ["image", "box", "box on another image"])
-def test_a_finished_training_is_repeated_with_other_data(finished, tmp_path, changed):
+def test_a_finished_training_is_repeated_with_other_data(finished, tmp_path):
     labels = labelled_images(tmp_path)
     out = shutil.copytree(finished, tmp_path / "out")
     assert not is_started(tmp_path, out)
-    if changed == "image":
-        pixels = np.array(Image.open(tmp_path / "P3" / "000.png"))
-        pixels[0, 0] += 1
-        Image.fromarray(pixels).save(tmp_path / "P3" / "000.png")
-    else:
-        change = {"bbox": [BOX[0] + 0.5, *BOX[1:]]} if changed == "box" else {"image_id": 4}
-        labels["annotations"][2].update(change)
-        (tmp_path / LABELS_FILE).write_text(json.dumps(labels))
+    labels["annotations"][2]["bbox"] = [BOX[0] + 0.5, *BOX[1:]]
+    (tmp_path / LABELS_FILE).write_text(json.dumps(labels))
     assert is_started(tmp_path, out)
 
 
@@ -300,13 +293,6 @@ def test_boxes_reach_the_model_in_float32_while_convolutions_are_bf16(data, tmp_
         np.testing.assert_allclose(boxes.numpy(), [[x, y, x + width, y + height]], rtol=1e-6)
 
 
-def test_an_unknown_variant_is_refused_and_an_earlier_result_stays(finished, data):
-    before = tree(finished)
-    with pytest.raises(InputError, match=r"'ssd1024'.*ssd300-fe"):
-        run(data, finished, "ssd1024")
-    assert tree(finished) == before
-
-
 def test_a_result_stays_until_the_next_is_finished_and_half_replaced_is_taken_for_neither(
     finished, data, tmp_path, monkeypatch
 ):
@@ -336,7 +322,8 @@ def test_the_paper_profiles_ssd512_begins_with_imagenet_weights_and_finite_losse
     paper = load_params(profile_file("paper"))
     weights = paper.detector.weights.model_copy(update={"vgg16": str(VGG_FILE)})
     detector = paper.detector.model_copy(update={"weights": weights})
-    schedule = paper.training.model_copy(update={"iterations": 1, "milestones": (), "accelerator": "cpu"})
+    short = {"iterations": 1, "milestones": (), "accelerator": "cpu", "batch": 1}
+    schedule = paper.training.model_copy(update=short)
     params = paper.model_copy(update={"detector": detector, "training": schedule})
     history = train("ssd512-fe", params, data, tmp_path / "out", progress=False)
     assert np.isfinite(history[["classification", "box_regression", "gradient_norm"]]).all(axis=None)
