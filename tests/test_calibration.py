@@ -1,12 +1,14 @@
-"""Reliability of scores, and operating points chosen on the validation patients: on tables counted by hand."""
+"""Reliability of scores, operating points of the validation patients, counts per patient: by hand and as published."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from metric_examples import detection, labels_of, one_image_each
 
 from cmbfe.errors import InputError
+from cmbfe.metrics.agreement import bland_altman, class_agreement, clinical_class, counts_per_patient, icc
 from cmbfe.metrics.calibration import expected_calibration_error, operating_points, reliability
-from cmbfe.metrics.curves import Matches, at_threshold, match, threshold_at_sensitivity
+from cmbfe.metrics.curves import Matches, match
 
 T = [10, 10, 10, 10]
 FAR = [50, 50, 10, 10]
@@ -33,19 +35,6 @@ def test_the_extremes_of_calibration():
     assert np.isnan(expected_calibration_error(scored()))
     with pytest.raises(InputError, match=r"scores reach from -1.5 to 3"):
         reliability(scored((3, True), (-1.5, False)))
-
-
-def test_a_threshold_chosen_on_validation_is_applied_to_test_as_it_is():
-    validation = scored((0.9, True), (0.8, False), (0.6, True))
-    threshold = threshold_at_sensitivity(validation, 0.6)
-    assert threshold == 0.6
-    values = at_threshold(scored((0.95, True), (0.7, False), (0.59, True), (0.6, False)), threshold)
-    assert values == {
-        "sensitivity": 1 / 4,
-        "precision": 1 / 3,
-        "false_positives_per_cmb": 2 / 4,
-        "false_positives_per_picture": 2 / 4,
-    }
 
 
 def cohort(hits: list[float], false: list[float]) -> Matches:
@@ -75,3 +64,95 @@ def test_a_sensitivity_that_the_validation_patients_never_show_leaves_no_operati
     row = operating_points({"ssd300": never}, {"ssd300": test}, 0.9, 100, seed=0).loc["ssd300"]
     assert np.isnan(row[["threshold", "sensitivity", "precision_low"]].astype(float)).all()
     assert row["calibration_error"] == pytest.approx(0.1)
+
+
+def test_icc_equals_the_example_of_shrout_and_fleiss():
+    # Psychological Bulletin 86 (1979), Table 2: six targets, four judges; ICC(2,1) is .29 in their Table 4.
+    ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    value, low, high = icc(np.array(ratings))
+    assert value == pytest.approx(0.29, abs=0.005)
+    assert (low, high) == pytest.approx((0.019, 0.761), abs=0.0005)
+    assert icc(np.array([[1, 1], [2, 2], [5, 5]])) == (1, 1, 1)
+
+
+def test_icc_counts_a_constant_offset_as_disagreement():
+    truth = np.arange(10)
+    value, low, high = icc(np.stack([truth, truth + 3], axis=1))
+    assert low < value < high
+    # Mean squares: subjects 2 * 55/6, raters 10 * 4.5/1, error 0.
+    assert value == pytest.approx((55 / 3) / (55 / 3 + 2 * 45 / 10))
+
+
+@pytest.mark.parametrize(("ratings", "expected"), [
+    ([[2, 4]] * 3, 0),  # raters who differ by as much on each subject
+    ([[0, 1], [1, 0], [1, 0]], -2),  # mean squares: raters 1/6, error 2/3, value -2/3 / (2/3 - 1/3)
+    ([[0, 1]] * 2 + [[1, 0]] * 2, -2),  # raters 0, error 4/3, value -4/3 / (4/3 - 2/3)
+    ([[0, 1], [1, 0]], np.nan),  # the formula divides by 0
+    (np.zeros((0, 2)), np.nan),
+    ([[1, 2]], np.nan),
+    (np.full((4, 2), 3), np.nan),
+])  # fmt: skip
+def test_subjects_of_equal_means_have_no_interval_and_those_without_variance_no_value(ratings, expected, recwarn):
+    value, low, high = icc(np.array(ratings))
+    assert value == pytest.approx(expected, nan_ok=True)
+    assert np.isnan([low, high]).all()
+    assert not recwarn.list
+
+
+def test_bland_altman_limits_by_hand():
+    # Differences 0, 2, 1, 1: mean 1, standard deviation sqrt(2/3), t(0.975, 3) = 3.1824.
+    result = bland_altman(np.array([1, 2, 3, 4]), np.array([1, 4, 4, 5]))
+    deviation = np.sqrt(2 / 3)
+    assert result.bias == pytest.approx(1)
+    assert (result.bias_low, result.bias_high) == pytest.approx(
+        (1 - 3.182446 * deviation / 2, 1 + 3.182446 * deviation / 2)
+    )
+    assert (result.lower_limit, result.upper_limit) == pytest.approx((1 - 1.96 * deviation, 1 + 1.96 * deviation))
+    assert result.limit_margin == pytest.approx(3.182446 * np.sqrt(3 * (2 / 3) / 4))
+
+
+def test_bland_altman_of_one_patient_has_a_difference_and_no_limits(recwarn):
+    result = bland_altman(np.array([1]), np.array([3]))
+    assert result.bias == 2
+    assert np.isnan(result.upper_limit)
+    assert np.isnan(bland_altman(np.array([]), np.array([])).bias)
+    assert not recwarn.list
+
+
+def test_clinical_classes_are_0_1_2_to_4_and_5_or_more():
+    assert list(clinical_class(np.array([0, 1, 2, 4, 5, 100]))) == ["0", "1", "2-4", "2-4", "5+", "5+"]
+
+
+def counted():
+    labels = labels_of({1: [T, [40, 40, 9, 9]], 2: [], 3: [T]})
+    detections = [detection(1, 0.9, T), detection(2, 0.8, T), detection(3, 0.2, T)]
+    return counts_per_patient(match(labels, detections), 0.5)
+
+
+def test_counts_hold_every_patient_and_the_confusion_table_counts_each_once():
+    assert counted().index.tolist() == [1, 2, 3]
+    assert counted()[["truth", "detected"]].to_numpy().tolist() == [[2, 1], [0, 1], [1, 0]]
+    table, values = class_agreement(counted())
+    assert table.shape == (4, 4)
+    assert table.loc["2-4", "1"] == table.loc["0", "1"] == table.loc["1", "0"] == 1
+    assert table.to_numpy().sum() == 3
+    assert values["accuracy"] == 0
+    # Linear weights: observed 1 + 1 + 1 apart; expected from the margins (1,1,1) and (1,2,0): (0+1+2 +
+    # 2(1+0+1)) / 3.
+    assert values["kappa"] == pytest.approx(1 - 3 / ((0 + 1 + 2) / 3 + 2 * (1 + 0 + 1) / 3))
+
+
+def test_a_class_without_patients_counts_as_a_step_in_kappa():
+    counts = pd.DataFrame({"truth": [2, 2, 5, 0, 0], "detected": [2, 2, 0, 0, 2]})
+    for column in ("truth", "detected"):
+        counts[f"{column}_class"] = clinical_class(counts[column].to_numpy())
+    # Steps between the classes, observed: 0, 0, 3, 0, 2, mean 1; expected, over all 25 pairs: (4 + 4 + 9 + 6 + 6) / 25.
+    assert class_agreement(counts)[1]["kappa"] == pytest.approx(1 - 1 / (29 / 25))
+
+
+def test_patients_of_one_class_have_an_accuracy_and_no_kappa(recwarn):
+    matches = match(labels_of({1: [T], 2: [T]}), [detection(1, 0.9, T), detection(2, 0.9, T)])
+    _, values = class_agreement(counts_per_patient(matches, 0.5))
+    assert values["accuracy"] == 1
+    assert np.isnan(values["kappa"])
+    assert not recwarn.list

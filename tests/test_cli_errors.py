@@ -170,15 +170,12 @@ def test_settings_that_cannot_be_read_are_named(refused, tmp_path):
         assert f"{absent}: cannot be read" in refused(*arguments, "--params", absent)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--patients", "0", "--dry-run"], "0 patients"),
-        (["--jobs", "0"], "--jobs 0"),
-        (["--backend", "threads"], "backend threads"),
-        (["--profile", "huge"], "'huge'"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "reason"), [
+    (["--patients", "0", "--dry-run"], "0 patients"),
+    (["--jobs", "0"], "--jobs 0"),
+    (["--backend", "threads"], "backend threads"),
+    (["--profile", "huge"], "'huge'"),
+])  # fmt: skip
 def test_a_phantom_that_cannot_be_is_refused(refused, tmp_path, arguments, reason):
     assert reason in refused("phantom", tmp_path / "out", *arguments)
 

@@ -92,16 +92,13 @@ def test_the_paper_profile_has_every_setting_of_the_paper_and_no_deviation(root)
     assert paper_map.deviations(of("paper")).empty
 
 
-@pytest.mark.parametrize(
-    ("what", "expected"),
-    [
-        ("iterations", ["120,000", "450", paper_map.DIFFERS]),
-        ("beta", ["1.5", "1.5", paper_map.AS_PRINTED]),
-        ("translation up to, px", ["15", "7.5", paper_map.SCALED]),
-        ("blur, sigma, px", ["0, 3", "0, 1", paper_map.DIFFERS]),
-        ("initial weights of VGG-16", ["imagenet", "null", paper_map.DIFFERS]),
-    ],
-)
+@pytest.mark.parametrize(("what", "expected"), [
+    ("iterations", ["120,000", "450", paper_map.DIFFERS]),
+    ("beta", ["1.5", "1.5", paper_map.AS_PRINTED]),
+    ("translation up to, px", ["15", "7.5", paper_map.SCALED]),
+    ("blur, sigma, px", ["0, 3", "0, 1", paper_map.DIFFERS]),
+    ("initial weights of VGG-16", ["imagenet", "null", paper_map.DIFFERS]),
+])  # fmt: skip
 def test_settings_of_the_laptop_profile_stand_beside_the_papers(what, expected, root):
     rows = paper_map.paper_map(of("laptop"), root).set_index("what")
     assert rows.loc[what, ["paper", "ours", "status"]].tolist() == expected
@@ -128,16 +125,13 @@ def test_without_results_nothing_is_measured_and_exhibits_with_a_missing_file_ar
     assert paper_map.missing_exhibits(paper_map.paper_map(of("smoke"), root)) == ["Figure 6"]
 
 
-@pytest.mark.parametrize(
-    ("values", "status"),
-    [
-        ("0.02,0.01,0.03", paper_map.HOLDS),
-        ("0.02,-0.01,0.05", paper_map.INCONCLUSIVE),
-        ("-0.02,-0.03,-0.01", paper_map.OPPOSITE),
-        ("0.02,,", paper_map.INCONCLUSIVE),
-        (",,", paper_map.NOT_REACHED),
-    ],
-)
+@pytest.mark.parametrize(("values", "status"), [
+    ("0.02,0.01,0.03", paper_map.HOLDS),
+    ("0.02,-0.01,0.05", paper_map.INCONCLUSIVE),
+    ("-0.02,-0.03,-0.01", paper_map.OPPOSITE),
+    ("0.02,,", paper_map.INCONCLUSIVE),
+    (",,", paper_map.NOT_REACHED),
+])  # fmt: skip
 def test_a_claim_is_judged_by_its_interval_and_fewer_false_positives_are_one(values, status, root):
     write(root, "table2", f"variant,our_gain,our_gain_low,our_gain_high\nssd512-fe,{values}\n")
     column = "our_false_positives_per_cmb_gain"
@@ -161,15 +155,12 @@ def test_an_open_point_shows_what_the_study_measured(root):
     assert both == "placement-both: change of AP not reached"
 
 
-@pytest.mark.parametrize(
-    ("point", "expected"),
-    [
-        ("A10", ["cmb", "voc", paper_map.ANOTHER]),
-        ("A4", ["trunk", "trunk", paper_map.LITERAL]),
-        ("A8", ["4; 8", "4; 8", paper_map.LITERAL]),
-        ("A3", ["", "", paper_map.IN_CODE]),
-    ],
-)
+@pytest.mark.parametrize(("point", "expected"), [
+    ("A10", ["cmb", "voc", paper_map.ANOTHER]),
+    ("A4", ["trunk", "trunk", paper_map.LITERAL]),
+    ("A8", ["4; 8", "4; 8", paper_map.LITERAL]),
+    ("A3", ["", "", paper_map.IN_CODE]),
+])  # fmt: skip
 def test_an_open_point_says_whether_the_value_in_force_is_the_literal_one(point, expected, root):
     points = paper_map.open_points(of("laptop"), root)
     assert points.loc[point, ["now", "paper_profile", "status"]].tolist() == expected

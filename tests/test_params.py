@@ -50,43 +50,40 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
     assert len(params.variants) == 8
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "reason"),
-    [
-        ("training.learning_rate", "1e-4", "number"),  # what YAML makes of 1e-4 without a point
-        ("training.learning_rate", 0.0, "greater than 0"),
-        ("training.learning_rate", float("inf"), "finite"),
-        ("training.batch", 0, "greater than or equal to 1"),
-        ("training.batch", 2.5, "integer"),
-        ("training.batch", True, "integer"),
-        ("training.batch", None, "missing key"),
-        ("detector.fe.betta", 1.5, "unknown key"),
-        ("training.longer", {"ssd300-fe": 2.0}, "ssd300-fe"),
-        ("training.longer", {"ssd300": 0.001}, ".ssd300: "),
-        ("training.longer", {"ssd300": 1e300}, ".ssd300: "),
-        ("training.milestones", [4, 3], "rise"),
-        ("training.milestones", [3, 3], "rise"),
-        ("training", {"iterations": 5, "milestones": [3, 5]}, "milestone"),
-        ("detector.width", 1.5, "less than or equal to 1"),
-        ("detector.default_boxes", "imagenet", "voc"),
-        ("detector.fe.placement", "head", "trunk"),
-        ("augmentation.scale", [0.95, 0.8], "a range rises"),
-        ("augmentation.flip_probability", -0.1, "greater than or equal to 0"),
-        ("phantom.patients.test", 0, "greater than or equal to 1"),
-        ("images.format", "bmp", "jpg"),
-        ("variants", [], "at least 1 item"),
-        ("variants", ["ssd300", "ssd300"], "twice"),
-        ("variants", ["ssd1024"], "ssd300"),
-        ("seed", -1, "greater than or equal to 0"),
-        ("crossvalidation.folds", [1], "two or more"),
-        ("crossvalidation.folds", [], "two or more"),
-        ("crossvalidation.folds", [0, 1], "from 1"),
-        ("crossvalidation.folds", [1, 3], "from 1"),
-        ("crossvalidation.folds", [2, 1], "from 1"),
-        ("crossvalidation.folds", [1, 2.5], "integer"),
-        ("crossvalidation.detector", "ssd300-fe", "ssd300"),
-    ],
-)
+@pytest.mark.parametrize(("path", "value", "reason"), [
+    ("training.learning_rate", "1e-4", "number"),  # what YAML makes of 1e-4 without a point
+    ("training.learning_rate", 0.0, "greater than 0"),
+    ("training.learning_rate", float("inf"), "finite"),
+    ("training.batch", 0, "greater than or equal to 1"),
+    ("training.batch", 2.5, "integer"),
+    ("training.batch", True, "integer"),
+    ("training.batch", None, "missing key"),
+    ("detector.fe.betta", 1.5, "unknown key"),
+    ("training.longer", {"ssd300-fe": 2.0}, "ssd300-fe"),
+    ("training.longer", {"ssd300": 0.001}, ".ssd300: "),
+    ("training.longer", {"ssd300": 1e300}, ".ssd300: "),
+    ("training.milestones", [4, 3], "rise"),
+    ("training.milestones", [3, 3], "rise"),
+    ("training", {"iterations": 5, "milestones": [3, 5]}, "milestone"),
+    ("detector.width", 1.5, "less than or equal to 1"),
+    ("detector.default_boxes", "imagenet", "voc"),
+    ("detector.fe.placement", "head", "trunk"),
+    ("augmentation.scale", [0.95, 0.8], "a range rises"),
+    ("augmentation.flip_probability", -0.1, "greater than or equal to 0"),
+    ("phantom.patients.test", 0, "greater than or equal to 1"),
+    ("images.format", "bmp", "jpg"),
+    ("variants", [], "at least 1 item"),
+    ("variants", ["ssd300", "ssd300"], "twice"),
+    ("variants", ["ssd1024"], "ssd300"),
+    ("seed", -1, "greater than or equal to 0"),
+    ("crossvalidation.folds", [1], "two or more"),
+    ("crossvalidation.folds", [], "two or more"),
+    ("crossvalidation.folds", [0, 1], "from 1"),
+    ("crossvalidation.folds", [1, 3], "from 1"),
+    ("crossvalidation.folds", [2, 1], "from 1"),
+    ("crossvalidation.folds", [1, 2.5], "integer"),
+    ("crossvalidation.detector", "ssd300-fe", "ssd300"),
+])  # fmt: skip
 def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, value, reason):
     *above, key = path.split(".")
     section = settings
@@ -102,15 +99,12 @@ def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, 
         load(tmp_path, settings)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"images": 50}, "12 slices for each, but slices is 10"),
-        ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 images do not fit 2 train patients"),
-        ({"images_with_cmbs": {"train": 1, "test": 2, "validation": 2}}, "do not fit 2 train patients"),
-        ({"images_with_cmbs": {"train": 4, "test": 11, "validation": 2}}, "do not fit 1 test patients"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"images": 50}, "12 slices for each, but slices is 10"),
+    ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 images do not fit 2 train patients"),
+    ({"images_with_cmbs": {"train": 1, "test": 2, "validation": 2}}, "do not fit 2 train patients"),
+    ({"images_with_cmbs": {"train": 4, "test": 11, "validation": 2}}, "do not fit 1 test patients"),
+])  # fmt: skip
 def test_exact_counts_fit_the_cohort(tmp_path, settings, changes, reason):
     counts = {"train": 4, "test": 2, "validation": 2}
     exact = {"images": 41, "images_with_cmbs": counts, "boxes": {**counts, "test": 20}}
