@@ -1,19 +1,28 @@
-"""Tables 1 to 4: values worked out by hand, twins read at one recall, the paper's numbers where it prints them."""
+"""Tables 1 to 4 by hand; what the paper prints, held against its own sums, and the map that holds ours against it."""
 
+import json
+import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from metric_examples import detection, one_image_each
 
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
 from cmbfe.metrics.curves import Matches, match
+from cmbfe.paper import facts, paper_map, words
+from cmbfe.paper.claims import EXHIBITS, OPEN_POINTS, SETTINGS, Cell
 from cmbfe.paper.comparison import common_recall, froc_table, summary_of_ap, table1, table2, table3, table4
-from cmbfe.params import Evaluation
+from cmbfe.paper.paper_map import Reading, known_values, read_cell
+from cmbfe.paper.tables import as_text, markdown_of, with_block
+from cmbfe.params import Evaluation, Params, load_params, profile_file
 
-SETTINGS = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
+EVALUATION = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
 BOX, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
 COST = pd.DataFrame(
     {"seconds": [2.0, 4.0], "seconds_fe": [2.2, 4.1], "ratio": [1.1, 1.025]}, index=["forward", "step"]
@@ -30,7 +39,7 @@ ALL, HALF = range(1, 11), range(1, 6)
 
 
 def test_table_2_has_values_gains_and_the_papers_beside_them():
-    table = table2({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)}, SETTINGS, seed=0)
+    table = table2({"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)}, EVALUATION, seed=0)
     assert table["our_ap"].tolist() == pytest.approx([0.5, 1.0])
     assert table["paper_ap"].tolist() == [0.733, 0.756]
     assert table.loc["ssd512-fe", "paper_gain"] == pytest.approx(0.023)
@@ -45,7 +54,7 @@ def test_table_2_has_values_gains_and_the_papers_beside_them():
 
 def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detectors_only():
     # Nine of ten microbleeds, 90 %, come before the first false positive, without FE and with.
-    table = table4({"ssd512": matches(range(1, 10), 12), "ssd512-fe": matches(ALL, 2)}, {}, SETTINGS, seed=0)
+    table = table4({"ssd512": matches(range(1, 10), 12), "ssd512-fe": matches(ALL, 2)}, {}, EVALUATION, seed=0)
     assert table.index.tolist() == ["SSD-512", "SSD-512-FE", "Liu et al.", "Chen et al."]
     by_arithmetic = table["paper_false_positives_per_cmb_by_arithmetic"].tolist()
     assert by_arithmetic == pytest.approx([0.278, 0.229, 0.393, 0.370], abs=5e-4)
@@ -59,7 +68,7 @@ def test_table_4_has_the_printed_rows_their_arithmetic_and_ours_for_our_detector
 
 def test_table_4_ends_with_the_baselines_their_published_values_beside_ours():
     pair = {"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 2)}
-    table = table4(pair, {"cascade": matches(range(1, 9), 10)}, SETTINGS, seed=0)
+    table = table4(pair, {"cascade": matches(range(1, 9), 10)}, EVALUATION, seed=0)
     row = table.loc["cascade"]
     assert table.index[-1] == "cascade"
     assert row["after"] == "Dou et al. 2016"
@@ -80,7 +89,7 @@ def test_table_4_ends_with_the_baselines_their_published_values_beside_ours():
 def test_the_area_of_the_froc_has_an_interval_and_a_paired_gain_and_the_summary_the_ap():
     pair = {"ssd512": matches(HALF, 5), "ssd512-fe": matches(ALL, 0)}
     assert summary_of_ap(pair) == {"ap": {"ssd512": 0.5, "ssd512-fe": 1.0}, "gain_by_fe": {"ssd512": 0.5}}
-    table = froc_table(pair, SETTINGS, seed=0)
+    table = froc_table(pair, EVALUATION, seed=0)
     assert table["our_area"].tolist() == pytest.approx([0.5, 1.0])  # all hits come before the first false positive
     assert table["x_max"].tolist() == [8.0, 8.0]
     assert table.loc["ssd512-fe", "our_gain"] == pytest.approx(0.5)
@@ -89,7 +98,7 @@ def test_the_area_of_the_froc_has_an_interval_and_a_paired_gain_and_the_summary_
 
 def test_precision_that_is_never_reached_is_missing_and_not_0():
     beside = {"mobilenet320": matches(ALL, 0), "mobilenet320-fe": matches(ALL, 0)}  # not in the paper's table
-    table = table2({"ssd300": matches(HALF, 5), "ssd300-fe": matches(ALL, 5)} | beside, SETTINGS, seed=0)
+    table = table2({"ssd300": matches(HALF, 5), "ssd300-fe": matches(ALL, 5)} | beside, EVALUATION, seed=0)
     assert list(table.index) == ["ssd300", "ssd300-fe"]
     assert np.isnan(table.loc["ssd300", "our_precision_at_90_sensitivity"])
     assert table.loc["ssd300-fe", "our_precision_at_90_sensitivity"] == 1.0
@@ -99,7 +108,7 @@ def test_precision_that_is_never_reached_is_missing_and_not_0():
 @pytest.mark.parametrize("alone", ["ssd512", "ssd512-fe"])
 def test_a_detector_without_its_twin_is_refused(alone):
     with pytest.raises(InputError, match=f"{alone} without ssd512"):
-        table2({alone: matches(ALL, 0)}, SETTINGS, seed=0)
+        table2({alone: matches(ALL, 0)}, EVALUATION, seed=0)
 
 
 def test_the_common_recall_of_a_resample_is_its_own():
@@ -113,7 +122,7 @@ def test_the_common_recall_of_a_resample_is_its_own():
 
 def test_table_3_reads_twins_at_the_largest_recall_that_both_reach():
     worse = matches(HALF, 5, score_of_false=0.95)
-    table = table3({"ssd512": worse, "ssd512-fe": matches(ALL, 3)}, {"ssd512": COST}, SETTINGS, seed=0)
+    table = table3({"ssd512": worse, "ssd512-fe": matches(ALL, 3)}, {"ssd512": COST}, EVALUATION, seed=0)
     assert table["our_recall"].tolist() == [0.5, 0.5]
     assert table["our_precision"].tolist() == [0.5, 1.0]
     assert table.loc["ssd512-fe", "our_gain"] == 0.5
@@ -126,7 +135,7 @@ def test_table_3_reads_twins_at_the_largest_recall_that_both_reach():
 
 def test_table_3_reads_at_the_papers_recall_where_both_reach_it_and_gives_times():
     pair = {"resnet34-300": matches(ALL, 0), "resnet34-300-fe": matches(ALL, 0)}
-    table = table3(pair, {"resnet34-300": COST}, SETTINGS, seed=0)
+    table = table3(pair, {"resnet34-300": COST}, EVALUATION, seed=0)
     assert table["our_recall"].tolist() == [0.9, 0.9]
     assert table["our_seconds_per_batch"].tolist() == [2.0, 2.2]
     assert table["paper_seconds_per_batch"].tolist() == [0.129, 0.159]
@@ -158,3 +167,198 @@ def test_tables_are_written_with_four_decimals_and_gaps_for_what_is_missing(tmp_
     table = pd.DataFrame({"ap": [1 / 3, None]}, index=pd.Index(["ssd300", "ssd512"], name="variant"))
     write_table(table, tmp_path / "t" / "table2.csv")
     assert (tmp_path / "t" / "table2.csv").read_text() == "variant,ap\nssd300,0.3333\nssd512,\n"
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace without results, with the notebook whose parameters are read."""
+    (tmp_path / "notebooks").mkdir()
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "batch = 8\nrounds = 5"}
+    (tmp_path / "notebooks" / "05_backbones.ipynb").write_text(json.dumps({"cells": [cell]}))
+    return tmp_path
+
+
+def of(profile: str) -> Params:
+    return load_params(profile_file(profile))
+
+
+def write(root: Path, name: str, text: str) -> None:
+    file = root / "results" / "tables" / f"{name}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_the_printed_tables_agree_with_each_other_where_they_should():
+    splits = facts.TABLE_1.loc[["train", "test", "validation"]]
+    assert splits.sum().tolist() == facts.TABLE_1.loc["total"].tolist() == [58, 723, 1301]
+    for variant, study in (("ssd512", "SSD-512"), ("ssd512-fe", "SSD-512-FE")):
+        assert facts.PRECISION_AT_90[variant] == facts.TABLE_4.loc[study, "precision"]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500), st.integers(0, 500), st.integers(1, 500))
+def test_false_positives_per_microbleed_are_what_counting_gives(hits, false_positives, misses):
+    truths = hits + misses
+    sensitivity, precision = hits / truths, hits / (hits + false_positives)
+    assert facts.false_positives_per_cmb(sensitivity, precision) == pytest.approx(false_positives / truths, abs=1e-9)
+
+
+def test_contradictions_follow_by_arithmetic():
+    table = facts.contradictions().set_index("what")
+    expected = {
+        "false positives per microbleed, SSD-512": ("0.31", 0.278),
+        "false positives per microbleed, SSD-512-FE": ("0.23, 0.24", 0.229),
+        "false positives per microbleed, Liu et al.": ("0.39", 0.393),
+        "false positives per microbleed, Chen et al.": ("11.7, 11.6", 0.370),
+        "false positives per true positive, SSD-512": ("0.31", 0.309),
+        "extra time by FE, ssd512": ("0.26", 0.254),
+        "extra time by FE, mobilenet320": ("0.26", 0.312),
+        "extra time by FE, resnet34-300": ("0.26", 0.233),
+    }
+    for what, (printed, follows) in expected.items():
+        assert table.loc[what, "printed"] == printed
+        assert table.loc[what, "follows"] == pytest.approx(follows, abs=5e-4)
+    assert table.loc["images after augmentation over those before", "how"] == "4434 = 9 · 467 + 231: no multiple"
+    assert table.loc["images in a batch", "printed"] == "4, 8"
+    assert pd.isna(table.loc["momentum with Adam", "follows"])
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_every_key_of_the_map_names_a_value_in_every_profile(profile, root):
+    known = known_values(of(profile), root)
+    keys = {setting.key for setting in SETTINGS} | {key for point in OPEN_POINTS for key in point.keys}
+    assert not keys - set(known)
+    assert all(point.keys or point.code for point in OPEN_POINTS)
+
+
+def test_where_an_open_point_is_stated_in_the_code_there_is_such_a_place():
+    for file, _, name in (point.code.partition(";")[0].partition(": ") for point in OPEN_POINTS if point.code):
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_the_paper_profile_has_every_setting_of_the_paper_and_no_deviation(root):
+    rows = paper_map.paper_map(of("paper"), root)
+    assert set(rows.loc[rows["kind"] == "setting", "status"]) == {paper_map.AS_PRINTED}
+    assert paper_map.deviations(of("paper")).empty
+
+
+@pytest.mark.parametrize(("what", "expected"), [
+    ("iterations", ["120,000", "450", paper_map.DIFFERS]),
+    ("beta", ["1.5", "1.5", paper_map.AS_PRINTED]),
+    ("translation up to, px", ["15", "7.5", paper_map.SCALED]),
+    ("blur, sigma, px", ["0, 3", "0, 1", paper_map.DIFFERS]),
+    ("initial weights of VGG-16", ["imagenet", "null", paper_map.DIFFERS]),
+])  # fmt: skip
+def test_settings_of_the_laptop_profile_stand_beside_the_papers(what, expected, root):
+    rows = paper_map.paper_map(of("laptop"), root).set_index("what")
+    assert rows.loc[what, ["paper", "ours", "status"]].tolist() == expected
+
+
+def test_deviations_of_the_laptop_profile_show_with_both_values():
+    deviations = paper_map.deviations(of("laptop"))
+    assert deviations.loc["detector.default_boxes"].tolist() == ["voc", "cmb"]
+    assert deviations.loc["training.longer.ssd300"].tolist() == ["–", "1.5"]
+    assert not [key for key in deviations.index if key.startswith("study.")]
+
+
+def test_without_results_nothing_is_measured_and_exhibits_with_a_missing_file_are_named(root):
+    rows = paper_map.paper_map(of("smoke"), root)
+    assert paper_map.missing_exhibits(rows) == [exhibit.name for exhibit in EXHIBITS]
+    measured = rows[rows["kind"].isin(["claim", "cost", "number", "mimics"])]
+    assert set(measured["status"]) == {paper_map.NOT_YET, paper_map.PRINTED_ONLY}
+    assert set(measured["ours"]) == {""}
+    for file in (file for exhibit in EXHIBITS for file in exhibit.files):
+        (root / "results" / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / "results" / file).write_text("name,value\n")
+    assert not paper_map.missing_exhibits(paper_map.paper_map(of("smoke"), root))
+    (root / "results" / "figures" / "fig6.svg").unlink()
+    assert paper_map.missing_exhibits(paper_map.paper_map(of("smoke"), root)) == ["Figure 6"]
+
+
+@pytest.mark.parametrize(("values", "status"), [
+    ("0.02,0.01,0.03", paper_map.HOLDS),
+    ("0.02,-0.01,0.05", paper_map.INCONCLUSIVE),
+    ("-0.02,-0.03,-0.01", paper_map.OPPOSITE),
+    ("0.02,,", paper_map.INCONCLUSIVE),
+    (",,", paper_map.NOT_REACHED),
+])  # fmt: skip
+def test_a_claim_is_judged_by_its_interval_and_fewer_false_positives_are_one(values, status, root):
+    write(root, "table2", f"variant,our_gain,our_gain_low,our_gain_high\nssd512-fe,{values}\n")
+    column = "our_false_positives_per_cmb_gain"
+    write(root, "table4", f"study,{column},{column}_low,{column}_high\nSSD-512-FE,-0.1,-0.2,-0.05\n")
+    rows = paper_map.paper_map(of("smoke"), root).set_index("what")[["paper", "ours", "status"]]
+    assert rows.loc["FE raises the AP of ssd512", ["paper", "status"]].tolist() == ["0.023", status]
+    claim = rows.loc["FE lowers the false positives per microbleed of ssd512"].tolist()
+    assert claim == ["-0.08", "-0.1 (-0.2 to -0.05)", paper_map.HOLDS]
+
+
+def test_an_open_point_shows_what_the_study_measured(root):
+    def effect(point: str) -> str:
+        return paper_map.open_points(of("laptop"), root).loc[point, "effect"]
+
+    assert effect("A4") == "placement-source, placement-both: not measured yet"
+    assert effect("A17") == "no arm of the study"
+    header = "arm,treatment,over_fe,over_fe_low,over_fe_high\n"
+    write(root, "study", f"{header}placement-source,fe,0.01,-0.02,0.04\nplacement-both,fe,,,\n")
+    source, both = effect("A4").split("; ")
+    assert source == "placement-source: change of AP 0.01 (-0.02 to 0.04)"
+    assert both == "placement-both: change of AP not reached"
+
+
+@pytest.mark.parametrize(("point", "expected"), [
+    ("A10", ["cmb", "voc", paper_map.ANOTHER]),
+    ("A4", ["trunk", "trunk", paper_map.LITERAL]),
+    ("A8", ["4; 8", "4; 8", paper_map.LITERAL]),
+    ("A3", ["", "", paper_map.IN_CODE]),
+])  # fmt: skip
+def test_an_open_point_says_whether_the_value_in_force_is_the_literal_one(point, expected, root):
+    points = paper_map.open_points(of("laptop"), root)
+    assert points.loc[point, ["now", "paper_profile", "status"]].tolist() == expected
+
+
+def test_a_cell_is_found_by_one_column_or_two_and_has_its_interval(root):
+    write(root, "t", "px,preset,all,all_low,all_high\n512,voc,0.25,0.2,0.3\n512,coco,,,\n")
+    assert read_cell(Cell("t", "512,voc", "all"), root) == (0.25, 0.2, 0.3)
+    assert math.isnan(read_cell(Cell("t", "512,coco", "all"), root).value)
+    for cell in (Cell("t", "512", "no_column"), Cell("t", "300,voc", "all"), Cell("no_table", "512", "all")):
+        assert read_cell(cell, root) is None
+
+
+def test_values_are_shown_short():
+    assert [as_text(value) for value in (1e-3, 0.7639, 24564.0, 120_000, (1.2, 1.5), -1e-9, "voc", None)] == [
+        "0.001", "0.764", "24,564", "120,000", "1.2, 1.5", "0", "voc", "",
+    ]  # fmt: skip
+    assert str(Reading(0.5)) == "0.5"
+    assert str(Reading(math.nan)) == ""
+
+
+def test_markdown_has_intervals_behind_values_signs_before_gains_and_dashes_for_gaps():
+    frame = pd.DataFrame(
+        {"name": ["a", "b"], "gain": [0.02, None], "gain_low": [-0.01, None], "gain_high": [0.05, None]}
+    )
+    rows = markdown_of(frame, {"name": "detector", "gain": "gain by FE"}).splitlines()
+    assert rows[2:] == ["| a | +0.020 (-0.010 to +0.050) |", "| b | – |"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<!-- t: end --><!-- t: begin -->", "<!-- t: begin -->" * 2 + "<!-- t: end -->"]
+)
+def test_a_block_without_its_markers_is_refused(text):
+    assert with_block("a <!-- t: begin -->old<!-- t: end --> z", "t", "new").split() == [
+        "a", "<!--", "t:", "begin", "-->", "new", "<!--", "t:", "end", "-->", "z",
+    ]  # fmt: skip
+    with pytest.raises(InputError):
+        with_block(text, "t", "new")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.01, 0.03, "helped"), (-0.03, -0.01, "harmed"), (-0.01, 0.03, "inconclusive")]
+)
+def test_a_verdict_follows_the_interval(low, high, word):
+    row = pd.Series({"gain": (low + high) / 2, "gain_low": low, "gain_high": high, "seeds": 5})
+    assert word in words.verdict("ssd512", row)
+    outside = words.intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain")
+    assert ("arm" in outside) == (word != "inconclusive")

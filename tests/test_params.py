@@ -39,7 +39,7 @@ def test_the_committed_params_are_the_laptop_profile():
 
 
 def test_the_paper_profile_holds_the_papers_literal_settings():
-    """Those of `claims.SETTINGS` are compared in test_paper."""
+    """Those of `claims.SETTINGS` are compared in test_comparison."""
     params = load_params(profile_file("paper"))
     assert params.phantom.patients.model_dump() == {"train": 33, "test": 17, "validation": 8}
     table_1 = facts.TABLE_1.drop(index="total")
