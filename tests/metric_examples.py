@@ -3,6 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 
+T, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
+"""A microbleed's box, and one that does not touch it; x, y, w, h px."""
+
 
 def labels_of(images: dict, regions: dict | None = None, **image_keys) -> dict:
     """COCO labels: image id -> ground-truth boxes [x, y, w, h], and likewise the ignore regions."""

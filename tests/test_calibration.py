@@ -3,15 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from metric_examples import detection, labels_of, one_image_each
+from metric_examples import FAR, T, detection, labels_of, one_image_each
 
 from cmbfe.errors import InputError
 from cmbfe.metrics.agreement import bland_altman, class_agreement, clinical_class, counts_per_patient, icc
 from cmbfe.metrics.calibration import expected_calibration_error, operating_points, reliability
 from cmbfe.metrics.curves import Matches, match
-
-T = [10, 10, 10, 10]
-FAR = [50, 50, 10, 10]
 
 
 def scored(*pairs: tuple[float, bool]):

@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from metric_examples import detection, labels_of
+from metric_examples import T, detection, labels_of
 
 from cmbfe.metrics.curves import average_precision, froc, match, precision_sensitivity, summary
 from cmbfe.metrics.lesions import match_lesions
@@ -11,7 +11,6 @@ from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED
 
 exactly = partial(pytest.approx, rel=1e-12, abs=1e-12, nan_ok=True)
 NAN = float("nan")
-T = [10, 10, 10, 10]
 FAR = [70, 70, 10, 10]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_examples import detection, one_image_each
+from metric_examples import FAR, T, detection, one_image_each
 
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
@@ -23,7 +23,6 @@ from cmbfe.paper.tables import as_text, markdown_of, with_block
 from cmbfe.params import Evaluation, Params, load_params, profile_file
 
 EVALUATION = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
-BOX, FAR = [10, 10, 10, 10], [60, 60, 10, 10]
 COST = pd.DataFrame(
     {"seconds": [2.0, 4.0], "seconds_fe": [2.2, 4.1], "ratio": [1.1, 1.025]}, index=["forward", "step"]
 )
@@ -31,8 +30,8 @@ COST = pd.DataFrame(
 
 def matches(hit: Iterable[int], false: int, score_of_false: float = 0.1) -> Matches:
     """Ten images with a microbleed each, of ten patients; hits on those of `hit`, and false positives on the first."""
-    hits = [detection(image, 0.9 - image / 100, BOX) for image in hit]
-    return match(one_image_each(10, BOX), [*hits, *(detection(1, score_of_false, FAR) for _ in range(false))])
+    hits = [detection(image, 0.9 - image / 100, T) for image in hit]
+    return match(one_image_each(10, T), [*hits, *(detection(1, score_of_false, FAR) for _ in range(false))])
 
 
 ALL, HALF = range(1, 11), range(1, 6)

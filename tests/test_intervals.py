@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from metric_examples import detection, labels_of, one_image_each
+from metric_examples import FAR, T, detection, labels_of, one_image_each
 from scipy import stats as scipy_stats
 
 from cmbfe.errors import InputError
@@ -30,9 +30,6 @@ from cmbfe.metrics.intervals import (
     seeds_for_half_width,
     tail,
 )
-
-T = [10, 10, 10, 10]
-FAR = [60, 60, 10, 10]
 
 
 def cohort(seed: int, patients: int = 12, quality: float = 1.5):

@@ -48,14 +48,6 @@ def test_boxes_at_one_place_are_one_detection_until_a_slice_has_none():
     assert groups(labels, [detection(1, 0.5, T), detection(1, 0.9, moved(2, 2))]) == [{0, 1}]
 
 
-def test_patients_called_1_by_number_and_by_text_are_two():
-    images = [{**image, "patient_id": name} for name, image in zip((1, "1"), series(2), strict=True)]
-    for image in images:
-        image.update(slice_index=0, series_uid="1.2")
-    labels = labels_of(images, [(1, "a", T), (2, "a", T)])
-    assert groups(labels, [detection(1, 0.9, T), detection(2, 0.8, T)]) == [{0}, {1}]
-
-
 def test_the_distance_is_in_mm_along_rows_and_columns():
     labels = labels_of(series(2, pixel_mm=(2, 0.5)), [])
     for step, is_linked in (((6, 0), True), ((6.5, 0), False), ((0, 1.5), True), ((0, 2), False)):
@@ -77,6 +69,9 @@ def test_patients_and_series_are_never_linked():
     for image in second:
         image["patient_id"] = "P1"
     assert groups(labels, detections) == [{0, 2}, {1}]
+    for name, image in zip((1, "1"), labels["images"][:2], strict=True):  # a number is not its text
+        image.update(slice_index=0, patient_id=name)
+    assert groups(labels, [detection(1, 0.9, T), detection(2, 0.8, T)]) == [{0}, {1}]
 
 
 def test_a_microbleed_hit_on_any_of_its_slices_is_found_once():

@@ -6,14 +6,12 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from metric_examples import detection, label_and_detection_sets, labels_of
+from metric_examples import T, detection, label_and_detection_sets, labels_of
 
 from cmbfe.errors import InputError
 from cmbfe.metrics import matching
 from cmbfe.metrics.curves import summary
 from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, load_matches, match, save_matches
-
-T = [10, 10, 10, 10]
 
 
 def looped_outcomes(labels, detections, hit, threshold, duplicates):

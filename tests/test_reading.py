@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from metric_examples import detection, labels_of, one_image_each
+from metric_examples import FAR, T, detection, labels_of, one_image_each
 from study_world import study_params
 
 from cmbfe import paths
@@ -33,7 +33,7 @@ from cmbfe.studies.reading import (
 )
 from cmbfe.studies.trials.arms import CROSSVALIDATION, of_ours, of_torchvision, result_files
 
-T, FAR, FARTHER = [10, 10, 10, 10], [60, 60, 10, 10], [60, 10, 10, 10]
+FARTHER = [60, 10, 10, 10]
 
 
 def matched(hits: int, patients: int = 8) -> Matches:

@@ -82,12 +82,11 @@ def test_a_changed_metric_changes_the_studys_results_and_repeats_no_training(scr
 
 def test_a_changed_metric_changes_the_tables_of_the_main_pipeline(scratch):
     images = paths.images(scratch)
-    labels = write_patients(images, ["test"] * 4 + ["validation"])
+    write_patients(images, ["test"] * 4 + ["validation"])
     hits = [
         {"image_id": box["image_id"], "category_id": 1, "bbox": BOX, "score": 0.9}
         for box in read_labels(images / "annotations.json")["annotations"][:3]
     ]
-    assert len(labels["images"]) == 10
     for number, variant in enumerate(("ssd512", "ssd512-fe", "ssd300", "ssd300-fe")):
         write_json(scratch / "results" / variant / DETECTIONS_FILE, hits[: 3 - number % 2])
     repro(scratch, "froc")
