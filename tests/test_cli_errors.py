@@ -221,7 +221,6 @@ def test_a_cross_validation_that_cannot_be_is_refused(refused, tmp_path):
     mimics = dump(images / "mimics.json", {**labels, "annotations": []})
     options = ["study", "crossvalidation", "--out", tmp_path]
     assert "--jobs 0" in refused(*options, *SMOKE, "--jobs", "0")
-    assert "backend threads: " in refused(*options, *SMOKE, "--backend", "threads")
     assert str(mimics) in refused(*options[:-1], mimics, *SMOKE)
     assert "10 folds of 3 patients" in refused(*options, "--params", profile_file("paper"))
     mimics.unlink()

@@ -170,10 +170,3 @@ def test_the_layout_is_the_documented_one(tmp_path, monkeypatch):
     assert [path.relative_to(tmp_path).as_posix() for path in layout] == list(layout.values())
 
 
-def test_a_study_may_lie_in_another_folder_than_the_workspace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # no workspace
-    root = tmp_path / "elsewhere"
-    assert paths.study_training_set(1, 9, root) == root / "data" / "study" / "augmented" / "1-9"
-    assert paths.study_model("ssd300", "plain", 1, root) == root / "models" / "study" / "ssd300" / "plain-1"
-    assert paths.phase_mimics(root) == root / "results" / "study" / "phase" / "test_mimics.csv"
-    assert paths.table("crossvalidation", root) == root / "results" / "tables" / "crossvalidation.csv"
