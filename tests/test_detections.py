@@ -60,12 +60,7 @@ def test_by_id_where_nothing_says_which_image_is_which(tmp_path, labels):
         ([("P1/0.png", "1.2"), ("P2/0.png", "1.2")], {2: ("P2/0.png", "1.2"), 1: ("P1/0.png", "1.2")}, {1: 1, 2: 2}),
         (["IM.0001", "IM.0002"], {3: ("IM.0001", None), 4: "IM.0002"}, {1: 3, 2: 4}),
     ],
-    ids=[
-        "by name whatever the suffix",
-        "UID before name",
-        "frames of one file",
-        "a number behind a dot is no suffix",
-    ],
+    ids=["name whatever the suffix", "UID before name", "frames of one file", "a number behind a dot is no suffix"],
 )
 def test_images_are_joined_by_uid_else_by_name(tmp_path, labels, ours, theirs, joined):
     def entry(image: str | tuple) -> dict:
@@ -107,9 +102,8 @@ def test_detections_of_other_images_and_images_without_a_look_are_named(tmp_path
         detections_of(file, labels, all_looked_at=True)
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    """A workspace with one test image with a microbleed, one with a mimic only, and one of training."""
+def test_detections_of_each_variant_are_matched_to_the_test_images_and_a_missing_file_is_named(tmp_path, monkeypatch):
+    """One test image with a microbleed, one with a mimic only, and one of training."""
     (tmp_path / "params.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
     images = [
@@ -120,26 +114,12 @@ def world(tmp_path, monkeypatch):
     write_labels(paths.images() / LABELS_FILE, {"images": images, "annotations": [box], "categories": CATEGORIES})
     mimics = {"images": images, "annotations": [{**box, "image_id": 2}], "categories": [{"id": 1, "name": "vein"}]}
     write_labels(paths.images() / MIMICS_FILE, mimics)
-    return tmp_path
-
-
-def test_each_variant_is_matched_to_the_test_images(world):
     test = read_test_set(tiny_params())
     assert [image["id"] for image in test["images"]] == [1, 2]
-    for variant, box in (("ssd300", BOX), ("ssd300-fe", [1, 1, 3, 3])):
-        paths.result(variant).mkdir(parents=True)
-        found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5}]
-        write_json(paths.result(variant) / DETECTIONS_FILE, found)
-    matches = match_results(test, ("ssd300", "ssd300-fe"), 0.5)
-    assert [matches[name].truth.tolist() for name in ("ssd300", "ssd300-fe")] == [[0], [-1]]
-
-
-def test_another_file_of_detections_is_matched_and_a_missing_one_is_named(world):
-    labels = read_test_set(tiny_params())
-    paths.result("ssd300").mkdir(parents=True)
-    write_json(
-        paths.result("ssd300") / VALIDATION_FILE, [{"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.5}]
-    )
-    assert match_results(labels, ["ssd300"], 0.5, VALIDATION_FILE)["ssd300"].truth.tolist() == [0]
-    with pytest.raises(InputError, match=r"ssd300/detections\.json\.gz"):
-        match_results(labels, ["ssd300"], 0.5)
+    for file in (DETECTIONS_FILE, VALIDATION_FILE):
+        for variant, place in (("ssd300", BOX), ("ssd300-fe", [1, 1, 3, 3])):
+            write_json(paths.result(variant) / file, [detection(1, 0.5, place)])
+        matches = match_results(test, ("ssd300", "ssd300-fe"), 0.5, file)
+        assert [matches[name].truth.tolist() for name in ("ssd300", "ssd300-fe")] == [[0], [-1]]
+    with pytest.raises(InputError, match=r"ssd512/detections\.json\.gz"):
+        match_results(test, ["ssd512"], 0.5)

@@ -1,18 +1,99 @@
-"""DICOM objects of what was found: highdicom reads them back, with the same boxes and the right UIDs."""
+"""What was found: lesions at their place in the patient, their DICOM objects as highdicom reads them, their page."""
+
+import base64
+import io
+import re
 
 import highdicom as hd
 import numpy as np
 import pytest
 from dicom_series import SAGITTAL, enhanced, mr_series, random_volume, write
 from findings_world import BOXES, detect
+from PIL import Image
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
-from tiny_world import SIDE, dicom_head, refused
+from tiny_world import SIDE, dicom_head, labelled_images, refused
 
 from cmbfe.data.dicom.series import find_series
+from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
 from cmbfe.findings.dicom_objects import write_report, write_segmentation
-from cmbfe.findings.lesions import Lesion
+from cmbfe.findings.lesions import COLUMNS, Lesion, find_lesions, lesions_table
+from cmbfe.findings.model import Detector
+from cmbfe.findings.series import Place
+from cmbfe.metrics.lesions import match_lesions
+from cmbfe.training.devices import make_compute
+
+AXIAL = Place(
+    orientation=(1, 0, 0, 0, 1, 0),
+    positions_mm=tuple((-100.0, -90.0, 5.0 + 2 * index) for index in range(6)),
+    pixel_spacing_mm=(0.5, 0.75),
+    slice_spacing_mm=2.0,
+)
+COMMON = {"patient_id": "p", "series_uid": "s", "pixel_spacing_mm": [0.5, 0.75]}
+IMAGES = [{"id": 10 + index, "slice_index": index, "file_name": f"p/{index:03d}.png", **COMMON} for index in range(6)]
+
+
+def box(index: int, x: float, y: float, score: float, side: float = 4) -> dict:
+    return {"image_id": 10 + index, "category_id": 1, "bbox": [x, y, side, side], "score": score}
+
+
+def test_boxes_of_one_dot_on_neighbouring_slices_are_one_lesion_at_its_place_in_the_patient():
+    boxes = [box(1, 20, 30, 0.6), box(2, 20, 30, 0.8), box(3, 20, 30, 0.6), box(2, 50, 50, 0.7)]
+    first, second = find_lesions(IMAGES, boxes, AXIAL, 0.5)
+    # Middle at px 22, 32: 21.5 columns of 0.75 mm and 31.5 rows of 0.5 mm from the first pixel's centre.
+    assert first.centre_mm == pytest.approx((-100 + 21.5 * 0.75, -90 + 31.5 * 0.5, 5 + 2 * 2))
+    assert (first.number, first.score, first.best_slice, first.slices) == (1, 0.8, 2, (1, 3))
+    assert first.size_mm == pytest.approx(np.sqrt(3 * 2))
+    assert first.extent_mm == pytest.approx((3, 2, 6))
+    assert (second.number, second.score, second.slices, second.extent_mm[2]) == (2, 0.7, (2, 2), 2)
+
+
+def test_the_place_is_the_mean_of_the_boxes_by_their_scores():
+    (lesion,) = find_lesions(IMAGES, [box(0, 20, 30, 0.6), box(1, 22, 30, 0.9)], AXIAL, 0.5)
+    assert lesion.centre_mm[0] == pytest.approx(-100 + (21.5 * 0.6 + 23.5 * 0.9) / 1.5 * 0.75)
+    assert lesion.centre_mm[2] == pytest.approx(5 + 2 * 0.9 / 1.5)
+    (lesion,) = find_lesions(IMAGES, [box(0, 20, 30, 0.0), box(1, 22, 30, 0.0)], AXIAL, 0.0)
+    assert lesion.centre_mm[0] == pytest.approx(-100 + 22.5 * 0.75)  # scores of 0 have one weight
+
+
+def test_a_tilted_series_has_its_places_along_its_own_directions():
+    coronal = Place((1, 0, 0, 0, 0, -1), ((0.0, 10.0, 80.0), (0.0, 12.0, 80.0)), (0.5, 0.75), 2.0)
+    (lesion,) = find_lesions(IMAGES[:2], [box(1, 20, 30, 0.6)], coronal, 0.5)
+    assert lesion.centre_mm == pytest.approx((21.5 * 0.75, 12, 80 - 31.5 * 0.5))
+
+
+def test_a_box_below_the_threshold_joins_two_slices_and_is_no_part_of_the_lesion():
+    boxes = [box(1, 20, 30, 0.8), box(2, 20, 30, 0.1), box(3, 20, 30, 0.6), box(4, 20, 30, 0.1)]
+    (lesion,) = find_lesions(IMAGES, boxes, AXIAL, 0.5)
+    assert sorted(lesion.boxes) == [1, 3]
+    apart = find_lesions(IMAGES, [boxes[0], boxes[2]], AXIAL, 0.5)
+    assert [each.slices for each in apart] == [(1, 1), (3, 3)]
+
+
+def test_lesions_are_those_that_an_evaluation_counts():
+    rng = np.random.default_rng(3)
+    boxes = [
+        box(index, *rng.integers(0, 12, 2).tolist(), float(score))
+        for index, score in zip(rng.integers(0, 6, 120).tolist(), rng.random(120).round(3), strict=True)
+    ]
+    counted = match_lesions({"images": IMAGES, "annotations": []}, boxes).score
+    for threshold in (0.2, 0.5, 0.9):
+        lesions = find_lesions(IMAGES, boxes, AXIAL, threshold)
+        assert [lesion.score for lesion in lesions] == counted[counted >= threshold].tolist()
+
+
+def test_nothing_found_makes_no_lesion_and_a_table_with_its_columns_only():
+    assert find_lesions(IMAGES, [], AXIAL, 0.5) == []
+    assert find_lesions(IMAGES, [box(0, 1, 1, 0.4)], AXIAL, 0.5) == []
+    assert list(lesions_table([], []).columns) == COLUMNS
+
+
+def test_the_table_names_patient_series_and_the_best_slice():
+    lesions = find_lesions(IMAGES, [box(2, 20, 30, 0.8)], AXIAL, 0.5)
+    row = lesions_table(IMAGES, lesions).iloc[0]
+    assert row[["patient_id", "series_uid", "lesion", "best_slice"]].tolist() == ["p", "s", 1, 2]
+    assert row[["file_name", "size_mm", "z_mm"]].tolist() == ["p/002.png", 2.45, 9.0]
 
 
 def lesion(number: int, boxes: dict[int, list[float]], score: float = 0.875) -> Lesion:
@@ -149,3 +230,57 @@ def test_images_that_share_a_uid_have_no_report(tmp_path):
     images[1].save_as(max((tmp_path / "in").iterdir()))
     with pytest.raises(InputError, match="SOPInstanceUID"):
         write_report(tmp_path / "sr.dcm", find_series(tmp_path / "in")[0], [], "ssd512", 0.5)
+
+
+@pytest.fixture
+def page(tmp_path) -> str:
+    dicom_head(tmp_path / "in" / "a", "A&B", slices=3)
+    dicom_head(tmp_path / "in" / "b", "A&B", slices=2, SeriesDescription="again")
+    detect(tmp_path / "in", tmp_path / "out", threshold=0.2)
+    return (tmp_path / "out" / "pages" / "A_B.html").read_text()
+
+
+def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothing_else(page):
+    assert "<h1>Cerebral microbleeds: A&amp;B</h1>" in page
+    assert page.count("<h2>") == 2
+    assert page.count("<figcaption>") == 2 * len(BOXES)
+    rows = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    assert [row.count("<tr>") for row in rows] == [2, 2]
+    assert "never for diagnosis" in page
+    links = re.findall(r' (?:src|href)="([^"]+)"', page)
+    inner = {link for link in links if link.startswith("#")}
+    assert inner == {f"#{name}" for name in re.findall(r' id="([^"]+)"', page)}
+    asked = [link for link in links if link not in inner]
+    assert len(asked) == 2  # each slice that is shown, once
+    assert all(link.startswith("data:image/") for link in asked)
+
+
+def test_a_series_without_detections_says_so(tmp_path):
+    dicom_head(tmp_path / "in", slices=1)
+    detect(tmp_path / "in", tmp_path / "out", threshold=0.9)
+    text = (tmp_path / "out" / "pages" / "P1.html").read_text()
+    assert "No detection has a score of at least 0.9" in text
+    assert "data:image" not in text
+
+
+def test_images_have_a_page_without_lesions(tmp_path):
+    labelled_images(tmp_path / "in", 2)
+    detect(tmp_path / "in", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "pages").iterdir()) == ["P1.html", "P2.html"]
+    text = (tmp_path / "out" / "pages" / "P1.html").read_text()
+    assert "P1/000.png: 1 detection, the best with 0.75" in text
+    assert "<table>" not in text
+    assert not (tmp_path / "out" / "lesions.csv").exists()
+
+
+def test_feature_maps_are_drawn_of_the_best_slice_and_shown_in_the_page(tmp_path):
+    model = build("ssd300-fe", width=0.125, default_boxes="cmb", detections_per_image=2).eval()
+    detector = Detector(model, make_compute("cpu", "32-true"), "ssd300-fe")
+    dicom_head(tmp_path / "in", slices=1)
+    detect(tmp_path / "in", tmp_path / "out", detector, threshold=0.0, explain=True)
+    (file,) = (tmp_path / "out" / "feature_maps").rglob("*.png")
+    drawn = file.read_bytes()
+    assert base64.b64encode(drawn).decode() in (tmp_path / "out" / "pages" / "P1.html").read_text()
+    opened = Image.open(io.BytesIO(drawn))
+    assert "Software" not in opened.info
+    assert np.asarray(opened).std() > 10

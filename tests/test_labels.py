@@ -231,24 +231,6 @@ def plain(name: str = "a.png", xmin: str = "11") -> str:
     return PLAIN.format(name=name, xmin=xmin)
 
 
-def our_labels() -> dict:
-    image = {"width": 100, "height": 80}
-    ours = {"patient_id": "P1", "series_uid": "1.2.3", "slice_index": 4, "split": "train"}
-    ours["pixel_spacing_mm"] = [0.46875, 0.5]
-    lesion = {"lesion_id": "P1/1", "location": "lobar"}
-    return {
-        "images": [
-            {"id": 1, "file_name": "P1/000.png", **image, **ours},
-            {"id": 2, "file_name": "P1/001.png", **image, **ours},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10.25, 20, 5, 6.5], **lesion},
-            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [0, 0, 100, 80], "ignore": 1},
-        ],
-        "categories": [{"id": 1, "name": "cmb"}, {"id": 2, "name": "vein"}],
-    }
-
-
 def test_corners_count_from_one_and_are_inside_the_box(tmp_path):
     (tmp_path / "a.xml").write_text(plain())
     labels = read_voc(tmp_path)
@@ -256,9 +238,14 @@ def test_corners_count_from_one_and_are_inside_the_box(tmp_path):
     assert labels["images"] == [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}]
 
 
-def test_patient_slice_lesion_and_spacing_are_read(tmp_path):
-    write_voc(our_labels(), tmp_path / "voc")
-    assert read_voc(tmp_path / "voc") == our_labels()
+def test_patient_slice_lesion_spacing_and_ignore_regions_of_voc_are_read(tmp_path):
+    labels = two_images()
+    labels["images"][0] |= {"series_uid": "1.2.3", "pixel_spacing_mm": [0.46875, 0.5]}
+    labels["annotations"][0] |= {"id": 1, "bbox": [10.25, 20, 5, 6.5], "location": "lobar"}
+    labels["annotations"].append({"id": 2, "image_id": 1, "category_id": 2, "bbox": [0, 0, 100, 80], "ignore": 1})
+    labels["categories"].append({"id": 2, "name": "vein"})
+    write_voc(labels, tmp_path / "voc")
+    assert read_voc(tmp_path / "voc") == labels
 
 
 def test_cmb_is_category_1_whatever_else_there_is(tmp_path):

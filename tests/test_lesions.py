@@ -1,16 +1,236 @@
-"""Lesions as drawn: sizes, places, shares."""
+"""Lesions as drawn, what they do to the signal (blooming, look-alikes), and their boxes measured from images."""
 
 from dataclasses import replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cmbfe.phantom import lesions
+from cmbfe.phantom import lesions, looks, physics
 from cmbfe.phantom.anatomy import Body, make_body
+from cmbfe.phantom.cohort import simulate
+from cmbfe.phantom.lesions import Lesion
+from cmbfe.phantom.looks import ball, block_scan, darkening, uniform_scene, visible_size
 from cmbfe.phantom.scan import draw_scan
+from cmbfe.phantom.simulate import SimulatedPatient
 from cmbfe.phantom.template import load_template
-from cmbfe.phantom.visibility import find_crossings, vein_findings
+from cmbfe.phantom.tissue import ECHO_TIMES_MS
+from cmbfe.phantom.visibility import (
+    DARKENED,
+    NOTICED,
+    find_crossings,
+    footprint_of,
+    vein_findings,
+    visible_boxes,
+    with_and_without,
+)
+
+ECHOES = (25.0, 45.0, 65.0)
+
+
+@pytest.mark.parametrize("diameter", [1.5, 2.5, 4.0])
+def test_visible_diameter_exceeds_the_true_one_and_grows_with_echo_time_and_susceptibility(diameter):
+    lesion = ball(diameter, 1.0)
+    diameters = [visible_size(lesion, (echo_time,))[0] for echo_time in (15.0, 25.0, 45.0, 65.0)]
+    assert diameters == sorted(diameters)
+    assert diameters[-1] > diameters[0]
+    assert diameters[2] > diameter
+    of_strength = [visible_size(ball(diameter, chi), ECHOES)[0] for chi in (0.5, 1.0, 2.0)]
+    assert of_strength == sorted(set(of_strength))
+
+
+def test_volume_grows_from_20_to_40_ms_as_published():
+    """By a factor 2.30 (standard deviation 1.20) on T2*-weighted images: T. Liu et al., Radiology 262:269, 2012."""
+    factors = [
+        visible_size(ball(d, 1.0), (40.0,))[1] / visible_size(ball(d, 1.0), (20.0,))[1] for d in (2.0, 2.5, 3.0)
+    ]
+    assert 2.30 - 1.20 < np.mean(factors) < 2.30 + 1.20
+
+
+def test_a_calcification_of_the_same_size_looks_alike_in_magnitude():
+    bleed, chalk = darkening(ball(2.5, 1.2), ECHOES), darkening(ball(2.5, -1.2, "calcification"), ECHOES)
+    np.testing.assert_allclose(bleed, chalk, atol=0.02)
+
+
+def test_a_calcification_has_the_opposite_sign_in_phase():
+    scan = block_scan()
+    scene = uniform_scene(scan)
+    phases = []
+    for chi in (0.6, -0.6):
+        footprint = footprint_of(ball(2.0, chi), scan, (25.0,))
+        signal = physics.echo_signal(scene, 25.0)
+        signal[footprint.window] *= footprint.factors[0]
+        phases.append(
+            physics.filtered_phase(
+                physics.acquire(signal, scan.fine_spacing_mm, scan.voxel_mm)[scan.kept], low_pass=128
+            )
+        )
+    # Beside the ball on its central slice, across the field, a paramagnetic one lowers the field.
+    centre = np.array(phases[0].shape) // 2
+    beside = (slice(centre[0] - 1, centre[0] + 1), centre[1], [centre[2] - 4, centre[2] + 3])
+    assert phases[0][beside].mean() < -0.1
+    np.testing.assert_allclose(phases[0], -phases[1], atol=0.02)
+
+
+def test_closed_form_agrees_with_a_finer_simulation_of_field_and_signal():
+    """The same ball on an eightfold finer grid: k-space dipole, signal of each fine voxel, mean over scan voxels."""
+    radius, chi, echo_time = 1.25, 1.0, 45.0
+    scan = block_scan(matrix=48, slices=16)
+    lesion = ball(2 * radius, chi, r2star_per_s=200.0)
+    footprint = footprint_of(lesion, scan, (echo_time,))
+    spacing = (0.125, 0.46875 / 4, 0.46875 / 4)
+    axes = [(np.arange(96) - 47.5) * mm for mm in spacing]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    inside = z**2 + y**2 + x**2 < radius**2
+    field = physics.field_from_susceptibility(
+        chi * inside.astype(np.float32), spacing, np.array([1.0, 0, 0]), padding_mm=8.0
+    )
+    left = np.where(inside, lesion.density * np.exp(-0.2 * echo_time), 1.0)
+    fine = left * np.exp(1j * physics.RADIANS_PER_PPM_MS * echo_time * field)
+    coarse = fine.reshape(12, 8, 24, 4, 24, 4).mean(axis=(1, 3, 5))
+    grid = [np.array(axis).reshape(-1, size).mean(1) for axis, size in zip(axes, (8, 4, 4), strict=True)]
+    picked = [
+        [int(np.argmin(np.abs(fine_axis[part] - place))) for place in wanted]
+        for fine_axis, part, wanted in zip(scan.fine_axes_mm, footprint.window, grid, strict=True)
+    ]
+    closed = footprint.factors[0][np.ix_(*picked)]
+    assert np.corrcoef(np.abs(closed).ravel(), np.abs(coarse).ravel())[0, 1] > 0.98
+    assert np.abs(np.abs(closed) - np.abs(coarse)).mean() < 0.03
+
+
+def test_a_cluster_of_balls_has_the_field_of_their_sum():
+    scan = block_scan()
+    single = Lesion("cmb", "lobar", np.zeros(3), np.zeros((1, 3)), np.array([0.8]), 0.5, 0.0, 1.0)
+    offsets = np.array([[0, -2.0, 0], [0, 2.0, 0]])
+    together = footprint_of(replace(single, offsets_mm=offsets, radii_mm=np.array([0.8, 0.8])), scan, (5.0,))
+    product = np.ones_like(together.factors)
+    for offset in offsets:
+        part = footprint_of(replace(single, offsets_mm=offset[None]), scan, (5.0,))
+        inner = tuple(
+            slice(p.start - t.start, p.stop - t.start) for p, t in zip(part.window, together.window, strict=True)
+        )
+        product[(slice(None), *inner)] *= part.factors
+    # Where the phase is small the mean of a product is nearly the product of the means.
+    assert np.abs(together.factors - product).max() < 0.1
+    assert np.abs(together.factors - product).mean() < 0.002
+
+
+def test_flow_void_takes_signal_without_blooming():
+    void = Lesion("flow void", "lobar", np.zeros(3), np.zeros((1, 3)), np.array([1.5]), 0.0, 0.0, 0.0)
+    assert visible_size(void, (15.0,)) == visible_size(void, (65.0,))
+    assert visible_size(void, ECHOES)[0] == pytest.approx(3.0, abs=0.6)
+
+
+def test_box_holds_the_voxels_darkened_beyond_the_threshold_and_no_others():
+    unchanged = np.full((3, 20, 30), 100.0)
+    changed = unchanged.copy()
+    changed[1, 5:12, 8:14] = 10.0
+    changed[1, 5:12, 14] = 100 * (1 - DARKENED) + 1  # darkened, but less than DARKENED
+    changed[2, 8, 10] = 10.0  # too small to count
+    boxes, diameter = visible_boxes(changed, unchanged, (10, 100, 200), 0.5, least=50.0)
+    assert boxes == {11: (208.0, 105.0, 214.0, 112.0)}
+    assert diameter == pytest.approx(2 * np.sqrt(42 / np.pi) * 0.5)
+
+
+def test_faint_lesion_and_lesion_in_a_signal_void_have_no_box():
+    for around, inside in ((100.0, 100 * (1 - NOTICED) + 1), (10.0, 0.0)):
+        unchanged = np.full((1, 20, 20), around)
+        changed = unchanged.copy()
+        changed[0, 5:12, 5:12] = inside
+        assert visible_boxes(changed, unchanged, (0, 0, 0), 0.5, least=50.0)[0] == {}
+
+
+def test_lesion_at_the_edge_of_the_grid_is_cut_not_lost():
+    scan = block_scan()
+    lesion = Lesion("cmb", "lobar", np.array([-11.0, 14.0, 0.0]), np.zeros((1, 3)), np.array([1.2]), 1.0, 150.0, 0.9)
+    footprint = footprint_of(lesion, scan, ECHOES)
+    changed, unchanged, first = with_and_without(uniform_scene(scan), footprint, scan, ECHOES)
+    boxes, _ = visible_boxes(changed, unchanged, first, scan.pixel_mm, least=0.0)
+    assert 0 in boxes
+    assert all(0 <= box[0] < box[2] <= 64 and 0 <= box[1] < box[3] <= 64 for box in boxes.values())
+
+
+PLAN = {"seed": [7, 0], "matrix_px": 128, "slices": 8, "cmbs_per_patient": 3.0}
+
+
+@lru_cache
+def steps_and_patient() -> tuple[looks.Chain, SimulatedPatient]:
+    return looks.scan_chain(PLAN), simulate(PLAN)
+
+
+def test_the_mean_of_the_darkening_echoes_is_the_series_magnitude_but_for_noise():
+    steps, patient = steps_and_patient()
+    swan = patient.magnitude[steps.slice_index, steps.rows, steps.columns]
+    mean = np.mean(list(steps.magnitude.values()), axis=0)
+    assert list(steps.magnitude) == list(steps.phase) == list(ECHO_TIMES_MS)
+    assert np.mean(ECHO_TIMES_MS) == 45  # the paper's
+    assert np.corrcoef(mean.ravel(), swan.ravel())[0, 1] > 0.98
+    means = [echo.mean() for echo in steps.magnitude.values()]
+    assert means == sorted(means, reverse=True)
+
+
+def test_the_slice_is_the_one_with_most_microbleeds():
+    steps, patient = steps_and_patient()
+    cmbs = [finding for finding in patient.findings if finding.kind == "cmb"]
+    shown = [sum(number in finding.boxes for finding in cmbs) for number in range(8)]
+    assert shown[steps.slice_index] == max(shown) > 0
+
+
+def test_susceptibility_and_field_lie_on_the_same_pixels_in_plausible_ranges():
+    steps, _ = steps_and_patient()
+    assert steps.susceptibility.shape == steps.field.shape == steps.magnitude[ECHO_TIMES_MS[0]].shape
+    assert 0.1 < steps.susceptibility.max() < 1.0  # veins and iron, ppm
+    assert np.abs(steps.field[steps.magnitude[ECHO_TIMES_MS[0]] > 0.05]).max() < 5
+
+
+def test_a_line_for_each_diameter_and_echo_time_that_grows_with_both():
+    table = looks.blooming_table(diameters_mm=(2.0, 3.0), echo_times_ms=(20.0, 40.0))
+    sizes = table.pivot(index="true_mm", columns="echo_time_ms", values="visible_mm")
+    assert (sizes[40.0] > sizes[20.0]).all()
+    assert (sizes.loc[3.0] > sizes.loc[2.0]).all()
+    assert (sizes[40.0] > sizes.index).all()
+
+
+def test_darkening_is_a_share_on_the_block_and_fades_away_from_the_ball():
+    lost = looks.darkening(looks.ball(2.0, 1.0), (45.0,))
+    assert len(lost) == looks.block_scan().slices
+    assert 0.8 < lost.max() <= 1
+    assert np.abs(lost[0]).max() < 0.05
+
+
+def test_volume_and_diameter_are_those_of_the_darkened_voxels():
+    """Without susceptibility nothing blooms; slices of 2 mm see the ball from up to 1 mm above and below it."""
+    diameter, volume = looks.visible_size(looks.ball(6.0, 0.0, r2star_per_s=1000.0), (45.0,))
+    assert diameter == pytest.approx(6.0, abs=0.6)
+    assert np.pi / 6 * 6.0**3 < volume < np.pi / 6 * 6.0**3 + np.pi / 4 * 6.0**2 * 2
+
+
+def test_the_darkest_pixel_is_compared_with_what_lies_around_the_box():
+    image = np.full((30, 30), 200, np.uint16)
+    image[10:14, 10:14] = 150
+    image[11, 12] = 50
+    image[0:3, 0:3] = 60
+    assert looks.darkest_share(image, [10.0, 10.0, 4.0, 4.0], pixel_mm=1.0) == pytest.approx(0.25)
+    assert looks.darkest_share(image, [0.0, 0.0, 3.0, 3.0], pixel_mm=1.0) == pytest.approx(0.3)
+
+
+def test_a_lesion_on_two_slices_has_one_row_with_its_clearest_slice(monkeypatch):
+    volume = np.full((2, 20, 20), 100, np.float32)
+    volume[0, 8:11, 8:11], volume[1, 8:11, 8:11] = 60, 20
+    monkeypatch.setattr(looks, "read_volume", lambda series: volume)
+    images = [{"id": number, "patient_id": "P0001", "slice_index": number - 1} for number in (1, 2)]
+    lesion = {"lesion_id": "P0001/cmb-001", "true_diameter_mm": 2.0, "visible_diameter_mm": 5.0}
+    boxes = [{"id": n, "image_id": n, "bbox": [8.0, 8.0, 3.0, 3.0], **lesion} for n in (1, 2)]
+    table = looks.microbleed_traits(
+        {"images": images, "annotations": boxes}, {"P0001": SimpleNamespace(pixel_spacing_mm=(1.0, 1.0))}
+    )
+    (row,) = table.itertuples()
+    assert (row.Index, row.true_mm, row.visible_mm, row.blooming) == ("P0001/cmb-001", 2.0, 5.0, 2.5)
+    assert row.darkest == pytest.approx(0.2)
+    published = looks.against_published(table)
+    assert list(published["ours, median"]) == [5.0, 2.5, 0.2]
+    assert published["source"].str.len().min() > 0
 
 
 @lru_cache

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from phase_world import head_with_phase, image_with_phase, images_with_phase, phase_series, phase_volume
+from source_world import imported
 from tiny_world import SIDE, dicom_head, dicom_labels, labelled_images, tiny_params, tree
 
 from cmbfe.data.augment import augment, augment_training_set
 from cmbfe.data.conversion import import_dicom
 from cmbfe.data.dicom.series import find_series
 from cmbfe.data.labelled.images import is_phase_file, magnitude_of, read_image, read_with_phase, save_image
-from cmbfe.data.labelled.labels import LABELS_FILE, Labels, read_labels, refuse_other_channels
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, refuse_other_channels
 from cmbfe.data.phase import phase_of, to_8_bit_phase
-from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.detector.fe import enhancement_mask
 from cmbfe.errors import InputError
 from cmbfe.params import load_params, profile_file
@@ -24,12 +24,6 @@ from cmbfe.training.batches import content_hash, list_labelled, load_labelled, t
 CPU = torch.device("cpu")
 IMAGES = tiny_params().images
 WITH_PHASE = IMAGES.model_copy(update={"phase": True})
-
-
-def made_by_import(source: Path, out: Path, size: int | None = None, kind: str = "dicom") -> Labels:
-    options = Options(size, keep_ids=True)
-    import_source(kind, source, out, WITH_PHASE, 0, options, jobs=1, backend="threading", progress=False)
-    return read_labels(out / LABELS_FILE)
 
 
 def images_of(folder: Path) -> dict[str, bytes | None]:
@@ -145,7 +139,7 @@ def test_an_import_puts_the_phase_beside_the_magnitude_which_stays_as_it_was(tmp
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images, split="train")))
     old = import_dicom(tmp_path / "in", tmp_path / "old", WITH_PHASE, 0, jobs=1, progress=False)
     import_dicom(tmp_path / "in", tmp_path / "plain", IMAGES, 0, jobs=1, progress=False)
-    new = made_by_import(tmp_path / "in", tmp_path / "new")
+    new = imported("dicom", tmp_path / "in", tmp_path / "new", images=WITH_PHASE)
     made, plain = (images_of(tmp_path / name) for name in ("new", "plain"))
     assert (len(made), len(plain)) == (8, 4)
     assert plain.items() <= made.items()
@@ -161,7 +155,7 @@ def test_an_import_puts_the_phase_beside_the_magnitude_which_stays_as_it_was(tmp
 def test_what_is_put_around_a_scaled_image_has_no_phase(tmp_path):
     dicom_head(tmp_path / "in" / "magnitude")
     phase_series(tmp_path / "in" / "phase", volume=np.full((4, SIDE, SIDE), -2000, np.int16))
-    labels = made_by_import(tmp_path / "in", tmp_path / "out", size=96)
+    labels = imported("dicom", tmp_path / "in", tmp_path / "out", images=WITH_PHASE, size=96)
     phase = read_image(tmp_path / "out" / labels["images"][0]["phase_file_name"])
     assert set(phase[48].tolist()) == {47}  # pixels are wider than high: the square is filled in width
     assert set(phase[0].tolist()) == set(phase[-1].tolist()) == {128}
@@ -207,4 +201,4 @@ def test_no_phase_and_phase_that_is_not_in_mrad_are_refused(tmp_path):
         import_dicom(tmp_path / "in", tmp_path / "out", WITH_PHASE, 0, jobs=1, progress=False)
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="phase is read of dicom only, not of voc"):
-        made_by_import(tmp_path / "in", tmp_path / "out", kind="voc")
+        imported("voc", tmp_path / "in", tmp_path / "out", images=WITH_PHASE)

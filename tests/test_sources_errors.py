@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nifti_files import SHAPE, affine_of, head, mask, save
 from scipy.io import savemat
-from source_world import dou, valdo, workbook, write_voc
+from source_world import SHAPE, affine_of, dou, head, mask, save, valdo, workbook, write_voc
 from tiny_world import labelled_images, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE
@@ -83,18 +82,6 @@ def description(content: str) -> Spoil:
 def points(content: str, images: str = "{patient}.nii") -> Spoil:
     keys = f"images: '{images}'\npoints: points.csv\ncoordinates: voxel-0\n"
     return both(text("points.csv", content), description(keys))
-
-
-def series_points(content: str) -> Spoil:
-    """Points of a volume in t0 for each patient."""
-
-    def spoil(root: Path) -> None:
-        points(content, "{series}/{patient}.nii")(root)
-        (root / "t0").mkdir()
-        for patient in ("anna", "bert"):
-            (root / f"{patient}.nii").rename(root / "t0" / f"{patient}.nii")
-
-    return spoil
 
 
 def labels(change: Callable[[dict], object]) -> Spoil:
@@ -196,7 +183,7 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "column missing": (points("x,y,patient\n1,2,anna\n"), "points.csv: the column z"),
         "NaN in points": (points("x,y,z,patient\n1,2,,anna\n"), "points.csv: row 2"),
         "names do not match": (points("x,y,z,patient\n1,2,3,ana\n"), "'ana' (row 2)"),
-        "another series": (series_points("x,y,z,patient,series\n1,2,3,anna,T0\n"), "'T0' (row 2)"),
+        "another series": (points("x,y,z,patient,series\n1,2,3,anna,T0\n", "{patient}.{series}ii"), "'T0' (row 2)"),
         "unused series": (points("x,y,z,patient,series\n1,2,3,anna,t0\n"), "points.csv: has a column series"),
         "no patient in a row": (points("x,y,z,patient\n1,2,3,\n"), "points.csv: no volume is of its patient ''"),
         "patient of another file": (
