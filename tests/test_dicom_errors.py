@@ -44,11 +44,9 @@ def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
-def rewrite(**attributes: object) -> Callable[[list[Path]], None]:
+def rewrite(**attributes: object) -> Callable[[list[Path]], object]:
     """Write the second file of a series again with other attributes."""
-    return lambda paths: (
-        write(paths[1].parent, [mr_slice(random_volume(1)[0], **attributes)], [paths[1].name]) and None
-    )
+    return lambda paths: write(paths[1].parent, [mr_slice(random_volume(1)[0], **attributes)], [paths[1].name])
 
 
 BROKEN = {

@@ -168,5 +168,3 @@ def test_the_layout_is_the_documented_one(tmp_path, monkeypatch):
         paths.study_result("crossvalidation"): "results/study/crossvalidation",
     }
     assert [path.relative_to(tmp_path).as_posix() for path in layout] == list(layout.values())
-
-

@@ -118,16 +118,13 @@ def test_faulty_labels_are_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_split_keeps_its_images_and_their_boxes_and_no_others():
+def test_a_split_keeps_its_images_and_their_boxes_and_an_absent_one_is_an_error_that_lists_the_splits():
     train = labels_of_split(two_images(), "train")
     test = labels_of_split(two_images(), "test")
     assert [image["id"] for image in train["images"]] == [1]
     assert [box["id"] for box in train["annotations"]] == [7]
     assert [image["id"] for image in test["images"]] == [2]
     assert test["annotations"] == []
-
-
-def test_an_absent_split_is_an_error_that_lists_the_splits():
     with pytest.raises(InputError, match="split 'val'; there are: test, train"):
         labels_of_split(two_images(), "val")
 

@@ -38,15 +38,10 @@ def planted_momeni(folder: Path) -> Path:
     return folder
 
 
-def planted_dou(folder: Path) -> Path:
-    return dou(folder, {"90210_MUSTERMANN": DOTS})
-
-
 def planted_nifti(folder: Path) -> Path:
     save(folder / "MUSTERMANN" / "19670314.nii", head(), affine_of("LPS"), descrip="secretclinic", aux_file="90210")
-    (folder / "import.yaml").write_text(
-        "# secretclinic\nimages: '{patient}/{series}.nii'\nsplits: {test: [MUSTERMANN]}"
-    )
+    text = "# secretclinic\nimages: '{patient}/{series}.nii'\nsplits: {test: [MUSTERMANN]}"
+    (folder / "import.yaml").write_text(text)
     return folder
 
 
@@ -82,6 +77,9 @@ IDENTIFYING = {
     **{"PatientComments": "MUSTERMANN, born 19670314", "AcquisitionDateTime": "19670314120000"},
     **{"StudyInstanceUID": "1.2.90210.19670314", "SeriesInstanceUID": "1.2.90210.19670314.1"},
 }
+ID, SERIES = "sub-101", IDENTIFYING["SeriesInstanceUID"]
+TEXTS = tuple(text for text in PLANTED if len(text) > 5)
+"""Shorter ones may be in a UID or in pixels by chance."""
 
 
 def planted_dicom(folder: Path, **more: object) -> Path:
@@ -106,7 +104,7 @@ PLANTERS = {
     "dicom": planted_dicom,
     "valdo": planted_valdo,
     "momeni": planted_momeni,
-    "dou": planted_dou,
+    "dou": lambda folder: dou(folder, {"90210_MUSTERMANN": DOTS}),
     "nifti": planted_nifti,
     "coco": planted_coco,
     "voc": lambda folder: planted_coco(folder, voc=True),
@@ -200,16 +198,6 @@ def test_a_spoilt_salt_of_a_killed_import_is_named(tmp_path, content):
         kept_salt(tmp_path / "salt.json")
 
 
-ID, SERIES = "sub-101", IDENTIFYING["SeriesInstanceUID"]
-TEXTS = tuple(text for text in PLANTED if len(text) > 5)
-"""Shorter ones may be in a UID or in pixels by chance."""
-
-
-def leaks(out: Path) -> dict[str, str]:
-    """Outputs in which something planted is found, and what."""
-    return {name: text for text, name in (entry.split(" in ", 1) for entry in found_in(out, TEXTS))}
-
-
 def test_no_planted_identifier_is_in_any_output_of_a_detection(tmp_path):
     planted_dicom(tmp_path / "in", FrameOfReferenceUID="1.2.3")
     dicom_head(tmp_path / "in" / "burned", ID, slices=1, SeriesInstanceUID=SERIES + ".2", BurnedInAnnotation="YES")
@@ -221,7 +209,7 @@ def test_no_planted_identifier_is_in_any_output_of_a_detection(tmp_path):
         *("detections.json", "detections.csv", "images.json", "lesions.csv", "summary.json"),
         *("overlays", "pages"),
     }
-    assert leaks(tmp_path / "out") == {}
+    assert found_in(tmp_path / "out", TEXTS) == []
     infos = [Image.open(path).info for path in (tmp_path / "out" / "overlays").rglob("*.png")]
     assert infos == [{}] * 4
     detect(tmp_path / "in", tmp_path / "kept")  # ids are kept on request, and the search finds them
@@ -231,13 +219,14 @@ def test_no_planted_identifier_is_in_any_output_of_a_detection(tmp_path):
 def test_names_and_texts_of_nifti_files_do_not_get_out_either(tmp_path):
     planted_nifti(tmp_path / "in")
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
-    assert leaks(tmp_path / "out") == {}
+    assert found_in(tmp_path / "out", TEXTS) == []
 
 
 def test_a_report_for_the_pacs_carries_the_patient_and_nothing_else_does(tmp_path):
     planted_dicom(tmp_path / "in", FrameOfReferenceUID="1.2.3")
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False, sr=True, segmentation=True)
-    assert {name.split("/")[0] for name in leaks(tmp_path / "out")} == {"sr", "segmentation"}
+    names = [entry.split(" in ")[1] for entry in found_in(tmp_path / "out", TEXTS)]
+    assert {name.split("/")[0] for name in names} == {"sr", "segmentation"}
 
 
 def test_pseudonyms_are_new_each_time_unless_a_key_file_leads_back(tmp_path):

@@ -36,10 +36,9 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
 DOTS = [(14, 20, 4), (25, 12, 6)]
-ORIENTATIONS = ["LPS", "RAS", "LAS", "ASL", "SPR", "LIP"]
 
 
-@pytest.mark.parametrize("codes", ORIENTATIONS)
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "ASL", "SPR", "LIP"])
 @pytest.mark.parametrize("size", [None, 64])
 def test_a_valdo_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, codes, size):
     affine = affine_of(codes, tilt=0.1)
