@@ -41,7 +41,7 @@ def image_with_phase(seed: int = 0) -> np.ndarray:
 
 
 def images_with_phase(folder: Path, images: int = 3) -> Labels:
-    """As `labelled_pictures`, with the phase beside each."""
+    """As `labelled_images`, with the phase beside each."""
     labels = labelled_images(folder, images)
     for image in labels["images"]:
         save_image(folder / image["file_name"], image_with_phase(image["id"]))

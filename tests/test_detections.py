@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from metric_examples import detection, labels_of
+from metric_examples import T, detection, labels_of
 from tiny_world import BOX, SIDE, tiny_params
 
 from cmbfe import paths
@@ -19,8 +19,6 @@ from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, wri
 from cmbfe.data.labelled.splits import read_test_set
 from cmbfe.errors import InputError
 from cmbfe.files import write_json
-
-T = [10, 10, 10, 10]
 
 
 @pytest.fixture

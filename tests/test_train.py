@@ -86,10 +86,6 @@ def is_interrupted(data: Path, out: Path, after: int, **settings: object) -> boo
     return False
 
 
-def interrupt(data: Path, out: Path, after: int, **settings: object) -> None:
-    assert is_interrupted(data, out, after, **settings)
-
-
 def is_started(data: Path, out: Path, **settings: object) -> bool:
     """Whether `train` begins a training, which is then stopped before its first iteration."""
     return is_interrupted(data, out, after=0, **settings)
@@ -132,7 +128,7 @@ def test_other_settings_give_other_weights(finished, data, tmp_path, settings):
 
 
 def test_an_interrupted_training_ends_with_the_same_files_bit_for_bit(finished, data, tmp_path, capsys):
-    interrupt(data, tmp_path / "out", after=3)
+    assert is_interrupted(data, tmp_path / "out", after=3)
     assert not (tmp_path / "out" / "model.safetensors").exists()
     history = run(data, tmp_path / "out")
     assert "resumes from" in (said := capsys.readouterr().out)
@@ -142,7 +138,7 @@ def test_an_interrupted_training_ends_with_the_same_files_bit_for_bit(finished, 
 
 
 def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(finished, data, tmp_path, capsys):
-    interrupt(data, tmp_path / "out", after=3, checkpoint_every=1)
+    assert is_interrupted(data, tmp_path / "out", after=3, checkpoint_every=1)
     before, newest = sorted((tmp_path / "out" / "checkpoints").iterdir())
     assert (before.name, newest.name) == ("iteration000000002.pt", "iteration000000003.pt")
     newest.write_bytes(newest.read_bytes()[:100_000])
@@ -158,7 +154,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(finished, da
 
 def test_a_checkpoint_of_other_settings_is_refused_and_left_and_the_difference_said(finished, data, tmp_path):
     out = tmp_path / "out"
-    interrupt(data, out, after=3)
+    assert is_interrupted(data, out, after=3)
     before = tree(out)
     for settings, difference in (
         ({"learning_rate": 2e-3}, "training.learning_rate: 0.001 there, 0.002 here"),
@@ -176,7 +172,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_and_the_difference_s
 def test_a_checkpoint_of_other_code_is_resumed_with_a_warning_that_the_result_keeps(
     finished, data, tmp_path, monkeypatch, capsys
 ):
-    interrupt(data, tmp_path / "out", after=3)
+    assert is_interrupted(data, tmp_path / "out", after=3)
     monkeypatch.setattr(training, "code_hash", lambda measures: "edited")
     run(data, tmp_path / "out")
     said = capsys.readouterr().out
@@ -188,7 +184,7 @@ def test_a_checkpoint_of_other_code_is_resumed_with_a_warning_that_the_result_ke
 
 
 def test_where_and_how_often_a_training_saves_may_change_on_the_way(finished, data, tmp_path, capsys):
-    interrupt(data, tmp_path / "out", after=3)
+    assert is_interrupted(data, tmp_path / "out", after=3)
     run(data, tmp_path / "out", checkpoint_every=1, decoded_gib=0.0, devices=1, nodes=1)
     said = capsys.readouterr().out
     assert "after 2 iterations" in said
@@ -297,7 +293,7 @@ def test_a_result_stays_until_the_next_is_finished_and_half_replaced_is_taken_fo
     finished, data, tmp_path, monkeypatch
 ):
     out = shutil.copytree(finished, tmp_path / "out")
-    interrupt(data, out, after=2, learning_rate=2e-3, checkpoint_every=1)
+    assert is_interrupted(data, out, after=2, learning_rate=2e-3, checkpoint_every=1)
     assert weights(out) == weights(finished)
     assert not is_started(data, out)
     monkeypatch.setattr(training, "save_model", mock.Mock(side_effect=Stopped))
