@@ -15,9 +15,7 @@ from cmbfe.errors import InputError
 from cmbfe.params import ExactCounts, Phantom, Splits
 from cmbfe.phantom import cohort as cohorts
 from cmbfe.phantom import plan
-from cmbfe.phantom.cohort import missing_patients, write_cohort
 from cmbfe.phantom.lesions import Finding
-from cmbfe.phantom.plan import patient_plan, resized
 from cmbfe.phantom.simulate import WHITE_MATTER_UNITS, SimulatedPatient, simulate_patient
 
 COHORT = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
@@ -50,7 +48,7 @@ def _sketched(monkeypatch):
 
 
 def cohort(out: Path, seed: int = 7, settings: Phantom = COHORT) -> Labels:
-    return write_cohort(out, settings, seed, jobs=1, progress=False)
+    return cohorts.write_cohort(out, settings, seed, jobs=1, progress=False)
 
 
 def check_boxes(folder: Path, labels: Labels) -> None:
@@ -73,7 +71,7 @@ def check_boxes(folder: Path, labels: Labels) -> None:
 
 def test_the_same_seed_gives_the_same_bytes_beside_each_other_too_and_another_seed_another_cohort(tmp_path):
     cohort(tmp_path / "one")
-    write_cohort(tmp_path / "beside", COHORT, 7, jobs=3, progress=False, backend="threading")
+    cohorts.write_cohort(tmp_path / "beside", COHORT, 7, jobs=3, progress=False, backend="threading")
     cohort(tmp_path / "other", seed=8)
     ours, again, theirs = (tree(tmp_path / name) for name in ("one", "beside", "other"))
     assert ours == again
@@ -169,17 +167,17 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path, entry):
 @pytest.mark.parametrize("backend", ["no such backend", "dask", "tcp://"])
 def test_a_backend_that_is_not_there_is_refused_before_anything_is_touched(tmp_path, backend):
     with pytest.raises(InputError, match=f"backend {backend}: "):
-        write_cohort(tmp_path / "out", COHORT, 7, progress=False, backend=backend)
+        cohorts.write_cohort(tmp_path / "out", COHORT, 7, progress=False, backend=backend)
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_patients_are_named_without_touching_anything(tmp_path):
-    plans = patient_plan(COHORT, 7)
-    assert list(missing_patients(tmp_path / "out", plans)) == list(plans)
+    plans = plan.patient_plan(COHORT, 7)
+    assert list(cohorts.missing_patients(tmp_path / "out", plans)) == list(plans)
     cohort(tmp_path / "out")
     (tmp_path / "out" / "P0002" / "patient.json").write_text("[]")
     before = tree(tmp_path / "out")
-    assert list(missing_patients(tmp_path / "out", plans)) == ["P0002"]
+    assert list(cohorts.missing_patients(tmp_path / "out", plans)) == ["P0002"]
     assert tree(tmp_path / "out") == before
 
 
@@ -199,7 +197,7 @@ def test_exact_counts_reach_the_simulation_as_each_patients_quota(tmp_path, monk
 
 def test_the_simulations_boxes_lie_over_something_dark_in_the_files_too(tmp_path, monkeypatch):
     monkeypatch.setattr(cohorts, "simulate_patient", lambda *_, **__: patient(seed=1))
-    settings = resized(COHORT, 3).model_copy(update={"matrix_px": 128, "slices": 10})
+    settings = plan.resized(COHORT, 3).model_copy(update={"matrix_px": 128, "slices": 10})
     labels = cohort(tmp_path / "out", settings=settings)
     assert len({box["lesion_id"] for box in labels["annotations"]}) == 9
     check_boxes(tmp_path / "out", labels)
