@@ -63,7 +63,7 @@ def scratch(tmp_path) -> Path:
 def test_a_changed_metric_changes_the_studys_results_and_repeats_no_training(scratch):
     study_patients(scratch)
     run_arm("ssd300", study_params({"ssd300": {}}), scratch, progress=False)
-    repro(scratch, TRAIN, TEST)
+    dvc(scratch, "commit", "--force", TRAIN, TEST)  # what `run_arm` has made is what these stages make
     file = paths.study_result("ssd300", scratch) / "fe-1.json"
     before = read_json(file)
     with (scratch / "cmbfe" / "metrics" / "curves.py").open("a") as code:
