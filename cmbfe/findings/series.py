@@ -39,6 +39,8 @@ class Loaded:
     """uint8 [n, rows, columns] (with phase [n, rows, columns, 2]) each, n at most `BATCH`, in the order of `images`."""
     place: Place | None = None
     """None for images, which do not say where they lie."""
+    notes: tuple[str, ...] = ()
+    """What was assumed or changed, a sentence each, without names."""
 
 
 class Series(Protocol):
@@ -76,7 +78,7 @@ class DicomSeries:
         entries = _entries(headers.rows, headers.columns, place)
         for entry, uid in zip(entries, headers.sop_instance_uids, strict=True):
             entry["sop_instance_uid"] = uid
-        return Loaded(entries, _in_batches(images), place)
+        return Loaded(entries, _in_batches(images), place, headers.notes)
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,12 @@ class NiftiSeries:
     path: Path
     slices: int
     """0 where the file cannot be read."""
+    as_magnitude: bool = False
+    """See `read_volume`."""
 
     def load(self, settings: Images) -> Loaded:
         """See `Series`."""
-        volume = read_volume(self.path)
+        volume = read_volume(self.path, as_magnitude=self.as_magnitude)
         slices, rows, columns = volume.voxels.shape
         refuse_lines(self.path, rows, columns)
         slice_mm, row_mm, column_mm = volume.spacing_mm
@@ -105,7 +109,7 @@ class NiftiSeries:
             slice_spacing_mm=slice_mm,
         )
         images = volume_images(volume.voxels, volume.spacing_mm, settings)
-        return Loaded(_entries(rows, columns, place), _in_batches(images), place)
+        return Loaded(_entries(rows, columns, place), _in_batches(images), place, volume.notes)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,23 @@ class SeriesHeaders:
     """Whether native code has to decode the pixels (JPEG and its relatives; RLE is none)."""
     study_uid: str = ""
     """StudyInstanceUID; "" where the header has none."""
+    notes: tuple[str, ...] = ()
+    """What was assumed of it, a sentence each, without names."""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Images that are in no series."""
+
+    files: tuple[Path, ...]
+    patient_id: str
+    series_uid: str
+    what: str
+    """Why, without a name: for the outputs."""
+    line: str
+    """Why, with a file, and what to do: for the terminal."""
+    refused: bool
+    """Whether they were meant to be read and cannot be; else they are passed over."""
 
 
 def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:

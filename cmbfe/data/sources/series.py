@@ -157,6 +157,8 @@ class Found:
     left_out: Mapping[str, int] = field(default_factory=dict)
     mimic_kinds: tuple[str, ...] = ()
     """Kinds of mimics that somebody has looked for."""
+    read: tuple[Path, ...] = ()
+    """Files that were read besides those of the series: labels, descriptions, tables."""
 
 
 def number_in(text: str, where: str) -> float:
@@ -201,6 +203,8 @@ class VolumeSeries:
     mask: Path | None = None
     points: Points | None = None
     split: str | None = None
+    as_magnitude: bool = False
+    """Whether somebody says that a volume that does not look like a magnitude is one, see `read_volume`."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -212,12 +216,13 @@ class VolumeSeries:
 
     def load(self, size: int | None) -> Loaded:
         """See `Series`. The volume stays in memory as long as the result does."""
-        volume = read_volume(self.image)
+        volume = read_volume(self.image, as_magnitude=self.as_magnitude)
         slices, rows, columns = volume.voxels.shape
         refuse_lines(self.image, rows, columns)
         slice_mm, *sides_mm = volume.spacing_mm
         is_other_plane = max(sides_mm) > 2 * min(sides_mm)
         notes = {BACKGROUND: volume.not_finite, NO_PLACE: not volume.has_place, OTHER_PLANE: is_other_plane}
+        notes |= dict.fromkeys(volume.notes, 1)
         lesions = self._lesions(volume, notes)
         frame = Frame(rows, columns, *sides_mm, size)
         return Loaded(

@@ -49,6 +49,8 @@ class Volume:
     """Voxels that were no finite number."""
     has_place: bool
     """Whether the header says where the volume lies; else nibabel's rule for such files holds (LAS, centred)."""
+    notes: tuple[str, ...] = ()
+    """What was assumed or changed, a sentence each, without names."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -66,11 +68,12 @@ def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
     return places @ affine[:3, :3].T + affine[:3, 3]
 
 
-def read_volume(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
+def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitude: bool = False) -> Volume:
     """Read a NIfTI volume and turn it to LPS; of its header, only shape and affine go on.
 
     Args:
         affine_if_none: [4, 4], the file's voxel indices to mm, RAS, for a header that gives no place.
+        as_magnitude: take a volume as a magnitude that does not look like one.
 
     Raises:
         InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
