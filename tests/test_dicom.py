@@ -22,7 +22,9 @@ from pydicom import Dataset
 from pydicom import uid as syntaxes
 
 from cmbfe.data.dicom.series import find_series, read_volume, to_patient_mm
+from cmbfe.errors import InputError
 
+PHASE = ["ORIGINAL", "PRIMARY", "P"]
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
 
@@ -95,9 +97,32 @@ def test_a_single_file_is_a_series_of_one_slice(tmp_path):
         ("real", {"ImageType": ["ORIGINAL", "PRIMARY", "R", "FFE"]}),
         ("projection", {"ImageType": ["DERIVED", "PRIMARY", "MNIP", "ND"]}),
         ("localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
-        ("other", {"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}),
+        ("map", {"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}),
         ("other", {"Modality": "CT"}),
         ("magnitude", {"ImageType": None}),
+        ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY"]}),
+        ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY", "MPR"]}),
+        ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI", "NORM", "DIS3D", "FM3_2", "FIL"]}),
+        ("magnitude", {"ImageType": ["DERIVED", "PRIMARY", "M", "SWI"], "SeriesDescription": ""}),
+        ("magnitude", {"ImageType": ["DERIVED", "SECONDARY", "OTHER"], "SeriesDescription": "Ax SWAN"}),
+        ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY", "M_FFE", "M"], "SeriesDescription": "QSM_7echo"}),
+        ("mosaic", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "NORM", "MOSAIC"]}),
+        ("projection", {"ImageType": ["DERIVED", "PRIMARY", "MIN_IP", "NONE"]}),
+        ("projection", {"ImageType": None, "SeriesDescription": "mIP_Images(SW)"}),
+        ("projection", {"VolumeBasedCalculationTechnique": "MIN_IP"}),
+        ("map", {"ImageType": ["DERIVED", "PRIMARY", "M", "QSM"]}),
+        ("map", {"ImageType": ["DERIVED", "PRIMARY", "R2_STAR", "M"]}),
+        ("map", {"ImageType": ["ORIGINAL", "PRIMARY", "B0", "UNSPECIFIED"]}),
+        ("map", {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "TRACEW", "ND"]}),
+        ("map", {"SeriesDescription": "ADC (10^-6 mm2/s)"}),
+        ("phase", {"SeriesDescription": "FILT_PHA: SWAN"}),
+        ("unclear", {"ImageType": ["DERIVED", "SECONDARY", "OTHER"], "SeriesDescription": "results"}),
+        ("unclear", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "FANCY"]}),
+        ("unclear", {"ImageType": ["DERIVED", "PRIMARY", "M"], "SeriesDescription": "QSM"}),
+        ("unclear", {"ImageType": ["DERIVED", "SECONDARY", "MPR", "M", "ND"]}),
+        ("unclear", {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "HZ"}),
+        ("magnitude", {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "SIGNAL INTENSITY (UNITLESS)"}),
+        ("unclear", {"ComplexImageComponent": "MIXED"}),
     ],
 )
 def test_kind_is_read_from_each_vendors_attributes(tmp_path, kind, attributes):
@@ -208,7 +233,7 @@ def test_real_philips_series_is_told_apart_into_magnitude_and_phase():
     assert read_volume(phase).min() < 0
 
 
-@pytest.mark.parametrize("intercept", ["-100", None])
+@pytest.mark.parametrize("intercept", ["100", None])
 def test_rescale_of_each_slice_is_applied(tmp_path, intercept):
     volume = random_volume(2)
     images = mr_series(volume, RescaleIntercept=intercept)
@@ -242,8 +267,53 @@ def test_monochrome1_is_inverted_within_the_range_of_the_volume(tmp_path):
 def test_signs_and_depths_of_pixels_are_kept(tmp_path, dtype):
     limits = np.iinfo(dtype)
     volume = np.random.default_rng(1).integers(limits.min, limits.max, (2, 16, 12), dtype=dtype, endpoint=True)
-    write(tmp_path, mr_series(volume))
+    write(tmp_path, mr_series(volume, ImageType=PHASE))
     np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), volume.astype(np.float32))
+
+
+@pytest.mark.parametrize("volume", [random_volume() - 2000.0, random_volume() * -1.0], ids=["shifted", "negative"])
+def test_a_magnitude_with_values_below_0_is_refused(tmp_path, volume):
+    write(tmp_path, mr_series(volume.astype(np.int16)))
+    with pytest.raises(InputError, match=r"values down to -\d+, but a magnitude has none below 0"):
+        read_volume(find_series(tmp_path)[0])
+
+
+def test_the_few_values_below_0_that_interpolation_leaves_become_0(tmp_path):
+    volume = random_volume().astype(np.int16) + 100
+    volume[1, 2, 3] = -20
+    write(tmp_path, mr_series(volume))
+    np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), volume.clip(min=0))
+
+
+@pytest.mark.parametrize(
+    ("padding", "attributes"),
+    [
+        ([9000], {"PixelPaddingValue": 9000}),
+        ([9000, 9500, 9999], {"PixelPaddingValue": 9999, "PixelPaddingRangeLimit": 9000}),
+        ([9000], {"PixelPaddingValue": 9000, "PhotometricInterpretation": "MONOCHROME1"}),
+        ([9000], {"PixelPaddingValue": 9000, "RescaleSlope": 2, "RescaleIntercept": 100}),
+    ],
+)
+def test_padding_is_background_whatever_its_value(tmp_path, padding, attributes):
+    volume = random_volume() + 10
+    write(tmp_path / "whole", mr_series(volume, **attributes))
+    expected = read_volume(find_series(tmp_path / "whole")[0])
+    places = np.random.default_rng(5).random(volume.shape) < 0.3
+    places[np.isin(volume, [volume.min(), volume.max()])] = False
+    expected[places] = 0
+    volume[places] = np.random.default_rng(6).choice(padding, places.sum())
+    write(tmp_path / "padded", mr_series(volume, **attributes))
+    np.testing.assert_array_equal(read_volume(find_series(tmp_path / "padded")[0]), expected)
+
+
+def test_padding_of_a_signed_image_is_meant_by_its_bits(tmp_path):
+    volume = random_volume().astype(np.int16)
+    volume[0, :3] = -2000
+    images = mr_series(volume)
+    for image in images:
+        image.add_new("PixelPaddingValue", "US", 63536)
+    write(tmp_path, images)
+    np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), volume.clip(min=0))
 
 
 def test_bits_above_the_stored_ones_are_ignored(tmp_path):
@@ -258,7 +328,7 @@ def test_bits_above_the_stored_ones_are_ignored(tmp_path):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_losslessly_compressed_series_equal_the_uncompressed(tmp_path, syntax, sign):
     volume = random_volume() if sign == 1 else random_volume().astype(np.int16) - 2048
-    for path in write(tmp_path, mr_series(volume)):
+    for path in write(tmp_path, mr_series(volume, ImageType=PHASE)):
         recompress(path, syntax)
     np.testing.assert_array_equal(read_volume(find_series(tmp_path)[0]), volume)
 

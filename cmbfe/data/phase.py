@@ -8,14 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmbfe.data.dicom.series import (
-    SAME_DIRECTION,
-    SAME_ECHO_TIME_MS,
-    SAME_POSITION_MM,
-    SAME_SPACING_MM,
-    SeriesHeaders,
-    read_volume,
-)
+from cmbfe.data.dicom.series import SeriesHeaders, read_volume
+from cmbfe.data.dicom.stacks import SAME_DIRECTION, SAME_ECHO_TIME_MS, SAME_POSITION_MM, SAME_SPACING_MM
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.errors import InputError
 

@@ -36,6 +36,14 @@ REPORT_NUMBER, SEGMENTATION_NUMBER = 9001, 9002
 """Series numbers, far from those of scanners."""
 
 
+class NoObject(InputError):
+    """Headers that a DICOM object cannot be made from; `what` says why, without a name."""
+
+    def __init__(self, headers: SeriesHeaders, what: str) -> None:
+        super().__init__(f"{headers.files[0]}: {what}")
+        self.what = what
+
+
 def write_report(
     path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str, threshold: float
 ) -> None:
@@ -48,7 +56,7 @@ def write_report(
         InputError: the series' headers do not allow a report (no StudyInstanceUID, malformed names, …).
     """
     with input_errors(headers.files[0], "no DICOM SR can be made from its header"):
-        images = _images(headers)
+        images = _images(headers, ["StudyInstanceUID"])
         settings = [f"detector={detector}", f"threshold={threshold:g}"]
         algorithm = sr.AlgorithmIdentification(MAKER, __version__, settings)
         uid = generate_uid(entropy_srcs=[MAKER])
@@ -129,13 +137,19 @@ def _identity(description: str) -> dict[str, Any]:
     return {**new, "manufacturer": MAKER, "series_description": description}
 
 
-def _images(headers: SeriesHeaders) -> list[Dataset]:
-    """The header of each slice's file, without pixels; slices of one file share theirs."""
+def _images(headers: SeriesHeaders, needed: Sequence[str]) -> list[Dataset]:
+    """The header of each slice's file, without pixels; slices of one file share theirs.
+
+    Raises:
+        NoObject: one of the `needed` attributes is missing or empty, or files share their UID.
+    """
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
         _as_highdicom_reads(image)
+        if missing := [keyword for keyword in needed if keyword not in image]:
+            raise NoObject(headers, f"the headers have no {missing[0]}")
     if len(_distinct(by_path.values())) < len(by_path):
-        raise InputError(f"{headers.files[0]}: files of its series share a SOPInstanceUID: none could be named by it")
+        raise NoObject(headers, "its files share a SOPInstanceUID, so that none could be named by it")
     return [by_path[path] for path in headers.files]
 
 
@@ -189,12 +203,12 @@ def _group(
 def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[Dataset], dict[int, int], int]:
     """The images that a segmentation lies on, slice index -> its frame in the segmentation, and the number of frames.
     Of a multi-frame file all frames in their own order, which need not be that of the slices."""
-    images = _images(headers)
+    images = _images(headers, ["StudyInstanceUID", "FrameOfReferenceUID"])
     slices = sorted({index for lesion in lesions for index in lesion.boxes})
     if "NumberOfFrames" not in images[0]:
         return [images[index] for index in slices], {index: frame for frame, index in enumerate(slices)}, len(slices)
     if len(_distinct(images)) > 1:
-        raise InputError(f"{headers.files[0]}: a series of several multi-frame files cannot be segmented")
+        raise NoObject(headers, "a series of several multi-frame files cannot be segmented")
     return [images[0]], {index: headers.frames[index] for index in slices}, int(images[0].NumberOfFrames)
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_k
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import OVERLAYS, Findings, Task, analyse
-from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, write_report, write_segmentation
+from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObject, write_report, write_segmentation
 from cmbfe.findings.lesions import detections_table, lesions_table
 from cmbfe.findings.model import Detector
 from cmbfe.findings.page import feature_maps_png, section, write_page
@@ -70,6 +71,8 @@ class Done:
     shown: int
     """Detections of at least the threshold."""
     lesions: int | None
+    notes: tuple[str, ...] = ()
+    """What was assumed of it, or could not be made."""
 
 
 class Result(NamedTuple):
@@ -174,20 +177,13 @@ def _work_on(
     detector = open_detector()
     try:
         findings = analyse(task, detector, settings, options.threshold, out)
-        if isinstance(task.series, DicomSeries):
-            headers, file = task.series.headers, f"{task.folder}.dcm"
-            if options.sr:
-                write_report(out / SR_FOLDER / file, headers, findings.lesions, detector.name, options.threshold)
-            if options.segmentation:
-                write_segmentation(out / SEGMENTATION_FOLDER / file, headers, findings.lesions, detector.name)
     except InputError as error:
         if kind == IMAGES:
             raise
         shutil.rmtree(out / OVERLAYS / task.folder, ignore_errors=True)
-        for folder in (SR_FOLDER, SEGMENTATION_FOLDER):
-            (out / folder / f"{task.folder}.dcm").unlink(missing_ok=True)
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
         return LeftOut(task.series.patient, task.series.name, what, str(error))
+    notes = _write_objects(findings, detector.name, options, out)
     maps = _draw_maps(findings, detector, out) if options.explain else {}
     _write_parts(out / PARTS / str(task.number), findings, maps)
     return Done(
@@ -198,7 +194,29 @@ def _work_on(
         detections=len(findings.detections),
         shown=sum(detection["score"] >= options.threshold for detection in findings.detections),
         lesions=None if findings.lesions is None else len(findings.lesions),
+        notes=tuple(notes),
     )
+
+
+def _write_objects(findings: Findings, detector: str, options: Options, out: Path) -> list[str]:
+    """Write the DICOM objects of a series that are asked for; a note for each that its headers do not allow."""
+    series, notes = findings.task.series, []
+    if not isinstance(series, DicomSeries):
+        return []
+    common = (series.headers, findings.lesions or [], detector)
+    file = f"{findings.task.folder}.dcm"
+    writers = {
+        "structured report": partial(write_report, out / SR_FOLDER / file, *common, options.threshold),
+        "segmentation": partial(write_segmentation, out / SEGMENTATION_FOLDER / file, *common),
+    }
+    for (name, write), is_wanted in zip(writers.items(), (options.sr, options.segmentation), strict=True):
+        try:
+            if is_wanted:
+                write()
+        except InputError as error:
+            why = error.what if isinstance(error, NoObject) else "the headers of its images do not allow one"
+            notes.append(f"It has no DICOM {name}: {why}.")
+    return notes
 
 
 def _draw_maps(findings: Findings, detector: Detector, out: Path) -> dict[int, bytes]:

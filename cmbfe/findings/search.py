@@ -5,7 +5,7 @@ would notice a missing slice in its result. Where a broken file does not say whi
 with files in its folder is left out.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -18,7 +18,7 @@ from pydicom.uid import UID
 from tqdm import tqdm
 
 from cmbfe.data.dicom.pixels import input_errors
-from cmbfe.data.dicom.series import SeriesHeaders, series_of_one_uid, stacks_of
+from cmbfe.data.dicom.series import SeriesHeaders, series_of
 from cmbfe.data.dicom.slices import Slice, read_slices
 from cmbfe.data.folders import files_below, folders_below, look_into, resolved
 from cmbfe.data.labelled.images import is_phase_file, phase_file, read_with_phase
@@ -223,18 +223,10 @@ def _blamed(slices: Iterable[Slice], broken: dict[Path, tuple[str, str]]) -> dic
 
 def _readable_series(slices: list[Slice], blamed: dict[str, str]) -> tuple[list[SeriesHeaders], list[LeftOut]]:
     """The series of all kinds whose slices go together, and the others."""
-    by_uid = defaultdict(list)
-    for stack in stacks_of(slices):
-        by_uid[stack[0].series_uid].append(stack)
-    headers, left_out = [], []
-    for uid, stacks in by_uid.items():
-        try:
-            if uid in blamed:
-                raise InputError(blamed[uid])
-            headers += list(series_of_one_uid(stacks))
-        except InputError as error:
-            left_out.append(LeftOut(stacks[0][0].patient_id, uid, UNREADABLE, str(error)))
-    left_out += [LeftOut("", uid, UNREADABLE, line) for uid, line in blamed.items() if uid not in by_uid]
+    headers, asides = series_of(a_slice for a_slice in slices if a_slice.series_uid not in blamed)
+    left_out = [LeftOut(each.patient_id, each.series_uid, UNREADABLE, each.line) for each in asides if each.refused]
+    patients = {a_slice.series_uid: a_slice.patient_id for a_slice in slices}
+    left_out += [LeftOut(patients.get(uid, ""), uid, UNREADABLE, line) for uid, line in blamed.items()]
     return headers, left_out
 
 

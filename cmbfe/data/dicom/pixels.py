@@ -139,7 +139,8 @@ def frame_header(header: Dataset, frame: int) -> Dataset:
 
 
 def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
-    """Decode `frames` (0-based) of a greyscale file, modality LUT applied: float32 [frames, rows, columns].
+    """Decode `frames` (0-based) of a greyscale file, modality LUT applied: float32 [frames, rows, columns], NaN where
+    the header says that a pixel is padding.
 
     Raises `InputError` if the file cannot be decoded or holds values that are not finite.
     """
@@ -147,10 +148,26 @@ def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
         with path.open("rb") as file:
             header = parse(file, _after_pixels())
         decoded = zip(iter_pixels(header, indices=frames), frames, strict=True)
-        images = np.stack([_modality_values(image, frame_header(header, frame)) for image, frame in decoded])
+        pairs = [
+            (_modality_values(image, frame_header(header, frame)), _is_padding(image, header))
+            for image, frame in decoded
+        ]
+        images, padding = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
     if not np.isfinite(images).all():
         raise InputError(f"{path}: pixel values are not finite after the modality LUT; check RescaleSlope")
+    images[padding] = np.nan
     return images
+
+
+def _is_padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
+    """Where stored values are PixelPaddingValue, or between that and PixelPaddingRangeLimit."""
+    value = header.get("PixelPaddingValue")
+    if value is None or stored.dtype.kind not in "iu":
+        return np.zeros(stored.shape, bool)
+    limits = [value, value if (limit := header.get("PixelPaddingRangeLimit")) is None else limit]
+    # Many headers give 63536 for -2000: the bits are meant.
+    low, high = sorted(np.array(limits, np.int64).astype(stored.dtype).tolist())
+    return (stored >= low) & (stored <= high)
 
 
 def _after_pixels() -> StopWhen:

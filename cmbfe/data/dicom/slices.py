@@ -16,6 +16,7 @@ from pydicom import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, RLELossless
 
+from cmbfe.data.dicom.kinds import kind_of
 from cmbfe.data.dicom.pixels import PIXEL_TAGS, check_all_there, frame_header, input_errors, number_of_frames, parse
 from cmbfe.errors import InputError
 
@@ -34,21 +35,14 @@ ACQUISITION_KEYS = (
     "AcquisitionTime",
 )
 """What may tell repeated acquisitions of one slice position apart, in the order in which it is tried."""
-GE_RAW_DATA_TYPE = (0x0043, "GEMS_PARM_01", 0x2F)
-GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
-KIND_OF_COMPONENT = {
-    **{"P": "phase", "PHASE": "phase", "PHASE MAP": "phase"},
-    **{"R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary"},
-    **{"MIP": "projection", "MNIP": "projection", "MINIP": "projection", "PROJECTION IMAGE": "projection"},
-    **{"ADC": "other", "FA": "other"},
-}
-"""What is no magnitude: values of ImageType from the third on, whole or in parts between "_" (Philips: SW_P_FFE)."""
 HEADER_KEYWORDS = (
     *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
     *("StudyInstanceUID", "SeriesInstanceUID", "ComplexImageComponent", "EchoTime", "EchoNumbers"),
     *("SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
-    *("BitsAllocated", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("FrameOfReferenceUID", "VolumeBasedCalculationTechnique", "RescaleSlope", "RescaleType"),
+    *("RealWorldValueMappingSequence", "BitsAllocated", "SharedFunctionalGroupsSequence"),
+    "PerFrameFunctionalGroupsSequence",
     *ACQUISITION_KEYS,
 )
 HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *range(0x00430010, 0x00430020), 0x0043102F)
@@ -81,6 +75,9 @@ class Slice:
     nominal_spacing_mm: float | None
     """SpacingBetweenSlices, else SliceThickness, else None."""
     is_compressed: bool
+    frame_of_reference: str
+    slope: float
+    """RescaleSlope; 1 where the header has none."""
     acquisition: tuple[str, ...]
     """Values of `ACQUISITION_KEYS`, empty where absent."""
 
@@ -164,7 +161,7 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
             raise InputError(f"{path}: {keyword} is missing")
     spacing, orientation, position = _geometry(path, header)
     thickness = [_number(header, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
-    image_type = _image_type(header)
+    image_type, slope = _image_type(header), _number(header, "RescaleSlope")
     return Slice(
         path=path,
         frame=frame,
@@ -173,7 +170,7 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         study_uid=text("StudyInstanceUID"),
         series_uid=text("SeriesInstanceUID"),
         description=text("SeriesDescription"),
-        kind=_kind(header, image_type),
+        kind=kind_of(header, image_type),
         image_type=image_type,
         photometric=text("PhotometricInterpretation"),
         rows=int(header.Rows),
@@ -185,6 +182,8 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
         nominal_spacing_mm=next((value for value in thickness if value and value > 0), None),
         is_compressed=is_compressed,
+        frame_of_reference=text("FrameOfReferenceUID"),
+        slope=1.0 if slope is None else slope,
         acquisition=tuple(text(keyword) for keyword in ACQUISITION_KEYS),
     )
 
@@ -209,26 +208,6 @@ def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
 def _image_type(header: Dataset) -> tuple[str, ...]:
     values = header.get("FrameType") or header.get("ImageType") or ()
     return tuple(str(value).upper() for value in ([values] if isinstance(values, str) else values))
-
-
-def _kind(header: Dataset, image_type: tuple[str, ...]) -> str:
-    """What ComplexImageComponent, GE's private tag and ImageType say; MR is magnitude where none says otherwise."""
-    if "LOCALIZER" in image_type:
-        return "localizer"
-    values = (str(header.get("ComplexImageComponent")), _ge_raw_data_type(header), *image_type[2:])
-    parts = [part for value in values for part in {value, *value.split("_")}]
-    kinds = {KIND_OF_COMPONENT.get(part, "other" if part.endswith(" MAP") else "magnitude") for part in parts}
-    special = sorted(kinds - {"magnitude"})
-    if not special:
-        return "magnitude" if header.get("Modality") == "MR" else "other"
-    return special[0] if len(special) == 1 else "other"
-
-
-def _ge_raw_data_type(header: Dataset) -> str:
-    group, creator, element = GE_RAW_DATA_TYPE
-    if creator not in header.private_creators(group) or element not in (ge := header.private_block(group, creator)):
-        return ""
-    return GE_COMPONENTS.get(int(np.ravel(ge[element].value)[0]), "")
 
 
 def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:

@@ -1,0 +1,187 @@
+"""What the values of an image are, by its header: a magnitude, or something else.
+
+A magnitude says so, or says nothing that another kind of image would say: each value of ImageType from the third on has
+to be known. Where one is not, or a derived image does not say what it was derived to, the kind is "unclear": nobody
+looks at such a series unless the user says that it is a magnitude.
+"""
+
+import re
+
+import numpy as np
+from pydicom import Dataset
+
+MAGNITUDE, UNCLEAR, LOCALIZER, MOSAIC, OTHER = "magnitude", "unclear", "localizer", "mosaic", "other"
+GE_RAW_DATA_TYPE = (0x0043, "GEMS_PARM_01", 0x2F)
+GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+WORDS = {
+    MAGNITUDE: ("M", "MAGNITUDE", "SWI", "SWAN", "SWIP"),
+    "phase": ("P", "PHASE", "PHA", "PHASE MAP", "PHASEMAP"),
+    "real": ("R", "REAL"),
+    "imaginary": ("I", "IMAGINARY"),
+    "projection": ("MIP", "MNIP", "MINIP", "MIN_IP", "MAX_IP", "MIN IP", "MAX IP", "PROJECTION", "PROJECTION IMAGE"),
+    MOSAIC: ("MOSAIC",),
+    "map": (
+        *(
+            "MAP",
+            "MAPS",
+            "QMAP",
+            "QSM",
+            "CHI",
+            "SUSCEPTIBILITY",
+            "R1",
+            "R2",
+            "R2S",
+            "R2*",
+            "R2STAR",
+            "B0",
+            "B1",
+            "FIELD",
+        ),
+        *(
+            "ADC",
+            "EADC",
+            "FA",
+            "TRACE",
+            "TRACEW",
+            "ISODWI",
+            "TENSOR",
+            "CBF",
+            "RCBF",
+            "RELCBF",
+            "CBV",
+            "RCBV",
+            "RELCBV",
+        ),
+        *("MTT", "RELMTT", "TTP", "TMAX", "PBP", "GBP", "OEF", "FF", "PDFF", "VELOCITY", "TEMPERATURE", "QUANTITY"),
+        *("SUB", "SUBTRACTION", "TTEST", "STDDEV", "STD_DEVIATION", "DIVISION", "MULTIPLICATION", "ERROR", "MASK"),
+    ),
+}
+"""What ImageType and its relatives say of each kind, as whole values or in parts between "_" (Philips: SW_P_FFE)."""
+KIND_OF_WORD = {word: kind for kind, words in WORDS.items() for word in words}
+SAYS_NOTHING = frozenset(
+    (
+        *("OTHER", "NONE", "UNSPECIFIED", "ND", "NORM", "DIS2D", "DIS3D", "DFC", "MFSPLIT", "MOCO", "ORIG", "NOT"),
+        *(
+            "FFE",
+            "TFE",
+            "SE",
+            "TSE",
+            "IR",
+            "GR",
+            "GRE",
+            "GE",
+            "EPI",
+            "SW",
+            "PCA",
+            "T1",
+            "T2",
+            "T2*",
+            "STAR",
+            "T2STAR",
+        ),
+        *("PROTON", "DENSITY", "VOLUME", "STATIC", "MULTIECHO", "PARALLEL", "TOF", "ADDITION", "MEAN", "SUM", "MSUM"),
+        *(
+            "RESAMPLED",
+            "COMBINED",
+            "COMPOSED",
+            "AXIAL",
+            "TRA",
+            "SAG",
+            "COR",
+            "FILTERED",
+            "WATER",
+            "SQR",
+            "DRB",
+            "DRS",
+        ),
+    )
+)
+"""What says neither that an image is a magnitude nor that it is none: how it was measured, filtered and corrected."""
+FILTER = re.compile(r"(FIL|FM|FS|SH|TE|E|ECHO)?\d*")
+"""Siemens' filters (FM3_2 has the parts FM3 and 2), and the number of an echo."""
+OF_DESCRIPTIONS = frozenset(
+    (
+        *(
+            "PHASE",
+            "PHA",
+            "PHASEMAP",
+            "MIP",
+            "MNIP",
+            "MINIP",
+            "MAP",
+            "QMAP",
+            "QSM",
+            "R2*",
+            "R2STAR",
+            "FIELDMAP",
+            "B0MAP",
+        ),
+        *("ADC", "EADC", "TRACE", "TRACEW", "CBF", "CBV", "MTT", "TTP", "TMAX", "T2MAP", "T2*MAP", "T2STARMAP"),
+    )
+)
+"""Words of a SeriesDescription that count; FA may be the flip angle."""
+SUSCEPTIBILITY = re.compile(r"\b(E?SWAN|SWI\w*|T2\*|T2_?STAR|VEN_?BOLD|GRE|HEMO\w*|FFE|MEDIC|MERGE)(?![A-Z])")
+"""What names a susceptibility-weighted magnitude in a SeriesDescription."""
+NO_UNITS = re.compile(r"|1|US|\{.*|.*(UNITLESS|NO UNITS|NORMALI[SZ]ED|SIGNAL|INTENSITY|ARB).*")
+"""RescaleType and units of a magnitude, which has none."""
+
+
+def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
+    """See `SeriesHeaders.kind`. `header`: of one frame; `image_type`: its FrameType or ImageType, in capitals."""
+    if "LOCALIZER" in image_type:
+        return LOCALIZER
+    if header.get("Modality") != "MR":
+        return OTHER
+    said = [_text(header, "ComplexImageComponent"), _ge_raw_data_type(header), *image_type[2:]]
+    said.append(_text(header, "VolumeBasedCalculationTechnique"))
+    kinds = {kind for value in said if value for kind in _kinds_of(value)}
+    against = kinds - {MAGNITUDE, UNCLEAR}
+    if against:
+        return against.pop() if len(against) == 1 else OTHER
+    if UNCLEAR in kinds or not all(map(NO_UNITS.fullmatch, _units(header))):
+        return UNCLEAR
+    is_derived = "DERIVED" in image_type[:1]
+    if is_derived and "MPR" in image_type:  # a reformatted image may be a mean over many slices
+        return UNCLEAR
+    return _by_description(_text(header, "SeriesDescription"), MAGNITUDE in kinds, is_derived)
+
+
+def _kinds_of(value: str) -> set[str]:
+    """What one value of ImageType says; of a whole value that is not known, what its parts say."""
+    if value in KIND_OF_WORD:
+        return {KIND_OF_WORD[value]}
+    kinds = set()
+    for part in re.split(r"[_ ]+", value):
+        known = part in SAYS_NOTHING or part == "MPR" or FILTER.fullmatch(part)
+        is_map = part.endswith("MAP")
+        kinds |= set() if known else {KIND_OF_WORD.get(part, "map" if is_map else UNCLEAR)}
+    return kinds
+
+
+def _by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
+    """What a header that names no other kind is. A protocol may be called after what it is made for (QSM): what the
+    scanner says of an original image counts more."""
+    words = re.findall(r"[A-Z0-9*]+", description)
+    against = next((word for word in words if word in OF_DESCRIPTIONS), None)
+    if against and not says_magnitude:
+        return KIND_OF_WORD.get(against, "map")
+    if is_derived and (against or not (says_magnitude or SUSCEPTIBILITY.search(description))):
+        return UNCLEAR
+    return MAGNITUDE
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    return str(header.get(keyword) or "").strip().upper()
+
+
+def _units(header: Dataset) -> list[str]:
+    mapping = (header.get("RealWorldValueMappingSequence") or [Dataset()])[0]
+    codes = mapping.get("MeasurementUnitsCodeSequence") or []
+    return [_text(header, "RescaleType"), *(_text(code, "CodeValue") for code in codes)]
+
+
+def _ge_raw_data_type(header: Dataset) -> str:
+    group, creator, element = GE_RAW_DATA_TYPE
+    if creator not in header.private_creators(group) or element not in (ge := header.private_block(group, creator)):
+        return ""
+    return GE_COMPONENTS.get(int(np.ravel(ge[element].value)[0]), "")

@@ -1,0 +1,475 @@
+"""Which slices are one series: a stack of one kind of images, evenly spaced along the slice normal, none twice.
+
+Headers of one acquisition differ more than they should, and anonymisers give a file new UIDs. So what decides is where
+the slices lie: parts that make one even stack without repeats are one series, whatever small differences there are
+between their headers. Positions that are there several times are several series: echoes, copies with a filter,
+dynamics, b-values. What could be either is refused, not guessed.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from cmbfe.data.dicom.kinds import LOCALIZER, MAGNITUDE, UNCLEAR
+from cmbfe.data.dicom.slices import ACQUISITION_KEYS, Slice
+from cmbfe.errors import InputError
+
+SAME_POSITION_MM = 0.01
+"""Slices nearer to each other than this lie at one position."""
+UNEVEN_STEP_MM = 0.25
+"""How far a step between neighbours may be from the median step (at most half of it). GE rounds positions to 0.1 mm,
+which moves a step by up to 0.1 mm, and the median as much. As far may a slice be shifted in its plane."""
+SAME_DIRECTION = 1e-3
+"""Direction cosines that agree within this (0.06°) are the same."""
+SAME_SPACING_MM = 1e-3
+SAME_ECHO_TIME_MS = 0.1
+LIKE_DIRECTION = 0.0125
+"""Direction cosines of one stack agree within this (0.7°)."""
+LIKE_SPACING = 1e-2
+"""Pixel spacings of one stack agree within this, as a fraction."""
+OTHER_ECHO_MS = 1.0
+"""Echoes are further apart than this; the echo time of one may vary by less."""
+SCOUT_PLANES_COSINE = 0.7
+"""Planes whose normals are further apart than this (about 45°) are a localizer's."""
+FEW = 3
+"""Images in another plane or of another size are strays where the others are at least this many times as many."""
+ALMOST_ALL = 2 / 3
+"""An echo has at least this share of the positions of its series."""
+PARTLY_THERE = 1.5
+"""A step of this many times the spacing in the header leaves room for slices in between."""
+STEP_TO_SPACING = (0.45, 1.6)
+"""Steps that the spacing in the header allows: a SliceThickness may be twice the step, or without the gap."""
+STACKED = (MAGNITUDE, "phase", "real", "imaginary", UNCLEAR)
+"""Kinds whose slices are a stack; localizers, projections and others may lie anywhere."""
+OF_ONE_SERIES = ("patient_id", "study_uid", "frame_of_reference")
+Stack = list[Slice]
+
+
+class NoStack(InputError):
+    """Slices that make no series. `what` says why, without a name."""
+
+    def __init__(self, first: Slice, what: str, details: str) -> None:
+        super().__init__(f"{first.path}: {what}{details}")
+        self.what = what
+
+
+def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, str]]]:
+    """The stacks of slices, each in anatomical order, and strays with what they are; file names play no part.
+
+    The stacks are not checked, see `check`.
+    """
+    pieces, strays = [], []
+    for images in _grouped(slices, _identity):
+        kept, left = _without_strays(images)
+        strays += left
+        pieces += _pieces(kept)
+    return [stack for piece in _joined(pieces) for stack in _apart(piece)], strays
+
+
+def check(stack: Stack, all_stacks: Iterable[Stack]) -> None:
+    """Raise `NoStack` for slices that are no series, or half of one.
+
+    That is: two at one position, one missing, a shift in the plane, no contrast, and parts that lie between each other
+    but differ too much to be one series. `all_stacks`: all that were found, this one among them.
+    """
+    if stack[0].kind not in STACKED:
+        return
+    _check_contrast(stack)
+    _check_positions(stack)
+    _check_not_shifted(stack)
+    _check_is_one(stack)
+    _check_nothing_between(stack, all_stacks)
+
+
+def notes_of(stack: Stack, all_stacks: Iterable[Stack]) -> tuple[str, ...]:
+    """What was assumed of a stack among others."""
+    if stack[0].kind not in STACKED:
+        return ()
+    notes = []
+    named = {"series UIDs": "series_uid", "study UIDs": "study_uid", "patient IDs": "patient_id"}
+    counts = {name: len({getattr(item, field) for item in stack}) for name, field in named.items()}
+    if several := [f"{count} {name}" for name, count in counts.items() if count > 1]:
+        notes.append(f"Its {len(stack)} images carry {' and '.join(several)}: joined, as they make one even stack.")
+    if differing := [name for name, differ in DIFFERENCES.items() if differ(stack)]:
+        notes.append(f"Its images differ in {' and '.join(differing)}: joined, as they make one even stack.")
+    single = [other for other in all_stacks if len(other) == 1] if len(stack) == 1 else []
+    if (alone := sum(_cohort(other[0]) == _cohort(stack[0]) for other in single)) > 2:
+        notes.append(f"It is one of {alone} series of a single image with like headers: they may be slices of one.")
+    if stack[0].kind == MAGNITUDE and not all(item.image_type for item in stack):
+        notes.append("Its headers have no ImageType: taken for a magnitude.")
+    return tuple(notes)
+
+
+def step_of(stack: Stack) -> float:
+    """Median step between slices, mm; 0 for a single one."""
+    return float(np.median(np.diff(heights(stack)))) if len(stack) > 1 else 0.0
+
+
+def heights(stack: Stack) -> np.ndarray:
+    """Positions (mm) of slices along the normal of the first."""
+    return np.array([item.position_mm for item in stack]) @ normal(stack[0])
+
+
+def normal(item: Slice) -> np.ndarray:
+    """Row direction x column direction."""
+    along_row, along_column = np.reshape(item.orientation, (2, 3))
+    return np.cross(along_row, along_column)
+
+
+def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[Stack]:
+    """Slices by key, in the order of the keys."""
+    groups = defaultdict(list)
+    for item in slices:
+        groups[key(item)].append(item)
+    return [group for _, group in sorted(groups.items())]
+
+
+def _identity(item: Slice) -> tuple[str, ...]:
+    return (item.series_uid, item.patient_id, item.study_uid)
+
+
+def _like_key(item: Slice) -> tuple:
+    return (item.kind, item.photometric, item.rows, item.columns)
+
+
+def _exact_key(item: Slice) -> tuple:
+    return (*_like_key(item), item.series_uid, item.echo_number, item.image_type)
+
+
+def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]:
+    """Groups whose features are within 1 of those of their first member.
+
+    Rounding could put two equal values into different classes; a distance to the first member cannot.
+    """
+    groups: list[tuple[np.ndarray, Stack]] = []
+    for item in sorted(slices, key=lambda item: (*features(item), item.sop_instance_uid)):
+        own = features(item)
+        members = next((members for first, members in groups if np.abs(own - first).max() <= 1), None)
+        if members is None:
+            groups.append((own, [item]))
+        else:
+            members.append(item)
+    return [members for _, members in groups]
+
+
+def _exactly_alike(slices: Stack) -> list[Stack]:
+    return _near(
+        slices,
+        lambda item: np.array(
+            [
+                item.echo_time_ms / SAME_ECHO_TIME_MS,
+                *np.divide(item.pixel_spacing_mm, SAME_SPACING_MM),
+                *np.divide(item.orientation, SAME_DIRECTION),
+            ]
+        ),
+    )
+
+
+def _alike(slices: Stack) -> list[Stack]:
+    """Groups that may be one stack by pixel spacing and orientation."""
+    return _near(
+        slices,
+        lambda item: np.array(
+            [*(np.log(item.pixel_spacing_mm) / LIKE_SPACING), *np.divide(item.orientation, LIKE_DIRECTION)]
+        ),
+    )
+
+
+def _pieces(images: Stack) -> list[Stack]:
+    return [piece for group in _grouped(images, _like_key) for piece in _alike(group)]
+
+
+def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
+    """The images of one series without the few in another plane or of another size; planes without one that
+    outnumbers the others are a localizer."""
+    stacked = [item for item in images if item.kind in STACKED]
+    kept = [item for item in images if item.kind not in STACKED]
+    planes = _near(stacked, lambda item: np.divide(item.orientation, LIKE_DIRECTION))
+    if not planes:
+        return kept, []
+    in_plane, strays = _without_few(planes)
+    normals = np.array([normal(plane[0]) for plane in planes])
+    if not strays and np.abs(normals @ normals.T).min() < SCOUT_PLANES_COSINE:
+        return kept + [replace(item, kind=LOCALIZER) for item in stacked], []
+    named = [(stray, "an image in another plane than its series") for stray in strays]
+    for of_kind in _grouped(in_plane, lambda item: item.kind):
+        of_one_size, strays = _without_few(_grouped(of_kind, lambda item: (item.rows, item.columns)))
+        kept += of_one_size
+        named += [(stray, "an image of another size than its series") for stray in strays]
+    return kept, named
+
+
+def _without_few(groups: list[Stack]) -> tuple[Stack, list[Stack]]:
+    """The images of the largest group and the others, if those are few; else all and none."""
+    main, *others = sorted(groups, key=len, reverse=True)
+    if others and len(main) >= FEW * sum(map(len, others)):
+        return main, others
+    return [item for group in groups for item in group], []
+
+
+def _joined(pieces: list[Stack]) -> list[Stack]:
+    """Pieces of several studies, patients or series UIDs that are parts of one stack, joined."""
+    anywhere, stacked = _divided(pieces, lambda piece: piece[0].kind in STACKED)
+    whole, parts = _divided(_unions(stacked, lambda piece: (piece[0].series_uid,)), _is_part)
+    return anywhere + whole + _unions(parts, _whose_series(parts))
+
+
+def _divided(pieces: list[Stack], holds: Callable[[Stack], bool]) -> tuple[list[Stack], list[Stack]]:
+    """Pieces for which something does not hold, and those for which it does."""
+    both: tuple[list[Stack], list[Stack]] = ([], [])
+    for piece in pieces:
+        both[holds(piece)].append(piece)
+    return both
+
+
+def _is_part(piece: Stack) -> bool:
+    """Whether slices of one series are missing: it is a single one, or has room between its slices."""
+    ordered = _in_order(piece)
+    if len(piece) == 1 or repeats(ordered):
+        return len(piece) == 1
+    nominal = ordered[0].nominal_spacing_mm
+    return not _is_even(ordered) or bool(nominal and step_of(ordered) > PARTLY_THERE * nominal)
+
+
+def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
+    """What parts of one series share: patient, study and frame of reference, but not what each file has of its own."""
+    cohorts = defaultdict(list)
+    for part in parts:
+        if len(part) == 1:
+            cohorts[_cohort(part[0])].append(part[0])
+    own = {
+        (cohort, field)
+        for cohort, items in cohorts.items()
+        for field in OF_ONE_SERIES
+        if len(items) > 2 and len({getattr(item, field) for item in items}) == len(items)
+    }
+
+    def key(part: Stack) -> tuple:
+        cohort, first = _cohort(part[0]), part[0]
+        is_own = [len(part) == 1 and (cohort, field) in own for field in OF_ONE_SERIES]
+        return tuple("" if own else getattr(first, field) for own, field in zip(is_own, OF_ONE_SERIES, strict=True))
+
+    return key
+
+
+def _cohort(item: Slice) -> tuple:
+    return (*_like_key(item), item.description)
+
+
+def _unions(parts: list[Stack], key: Callable[[Stack], tuple]) -> list[Stack]:
+    """Parts that share a key joined where they make even stacks; the others as they are."""
+    groups = defaultdict(list)
+    for part in parts:
+        groups[(*_cohort(part[0]), *key(part))].append(part)
+    joined = []
+    for _, group in sorted(groups.items()):
+        part_of = {id(item): part for part in group for item in part}
+        for like in _alike([item for part in group for item in part]):
+            own = list({id(part_of[id(item)]): part_of[id(item)] for item in like}.values())
+            joined += [like] if len(own) > 1 and _make_stacks(like, own) else own
+    return joined
+
+
+def _make_stacks(union: Stack, parts: list[Stack]) -> bool:
+    """Whether parts are those of even stacks, or of one with a gap, that the spacing in the header allows."""
+    are_single = len(parts) == len(union)
+    stacks = _apart(union)
+    if not are_single and repeats(_in_order(union)):
+        return False
+    if any(repeats(stack) or len(stack) < (3 if are_single else 2) for stack in stacks):
+        return False
+    low, high = STEP_TO_SPACING
+    nominal = union[0].nominal_spacing_mm
+    if nominal and not all(low * nominal <= step_of(stack) <= high * nominal for stack in stacks):
+        return False
+    return all(_is_even(stack) or _has_gap(stack) for stack in stacks)
+
+
+def _has_gap(stack: Stack) -> bool:
+    """Whether steps are all multiples of the median step: an even stack without some of its slices."""
+    steps = np.diff(heights(stack)) / step_of(stack)
+    are_multiples = (np.abs(steps - np.rint(steps)) < 0.1).all() and (steps > 0.5).all()
+    return len(stack) > 3 and bool(are_multiples) and _shifts(stack).max() <= UNEVEN_STEP_MM
+
+
+def _is_whole(part: Stack) -> bool:
+    """Whether a part has the spacing that its header says."""
+    nominal = part[0].nominal_spacing_mm
+    ordered = _in_order(part)
+    return bool(nominal) and _is_even(ordered) and abs(step_of(ordered) - nominal) < nominal / 4
+
+
+def _in_order(slices: Stack) -> Stack:
+    """By position along the normal, then by UID."""
+    ranked = zip(heights(slices), (item.sop_instance_uid for item in slices), range(len(slices)), strict=True)
+    return [slices[index] for _, _, index in sorted(ranked)]
+
+
+def repeats(stack: Stack) -> int:
+    """How many slices lie at the position of the one before."""
+    return int((np.diff(heights(stack)) < SAME_POSITION_MM).sum())
+
+
+def _is_even(stack: Stack) -> bool:
+    try:
+        _check_positions(stack)
+        _check_not_shifted(stack)
+    except NoStack:
+        return False
+    return True
+
+
+def _apart(slices: Stack) -> list[Stack]:
+    """Stacks of slices that are alike, in order: split where positions repeat, and where echoes differ."""
+    ordered = _in_order(slices)
+    if ordered[0].kind not in STACKED:
+        return [ordered]
+    again = repeats(ordered)
+    if not again:
+        return [_in_order(echo) for echo in _echoes(ordered)]
+    for split, share in CRITERIA:
+        parts = [_in_order(part) for part in split(ordered)]
+        enough = share * (len(ordered) - again)
+        if sum(map(repeats, parts)) < again and all(len(part) - repeats(part) >= enough for part in parts):
+            return [stack for part in parts for stack in _apart(part)]
+    return [ordered]
+
+
+def _echoes(slices: Stack) -> list[Stack]:
+    """Slices by echo time, or by number where no header has a time."""
+    timed = [item for item in slices if item.echo_time_ms]
+    if timed:
+        return _by_echo_time(slices) if len(_by_echo_time(timed)) > 1 else [slices]
+    numbers = {item.echo_number for item in slices if item.echo_number}
+    return _by(lambda item: item.echo_number)(slices) if len(numbers) > 1 else [slices]
+
+
+def _by_echo_time(slices: Stack) -> list[Stack]:
+    """Cut where the next echo time is another echo's."""
+    ordered = sorted(slices, key=lambda item: item.echo_time_ms)
+    cuts = [n for n, (a, b) in enumerate(pairwise(ordered), 1) if b.echo_time_ms - a.echo_time_ms > OTHER_ECHO_MS]
+    return [ordered[start:end] for start, end in pairwise([0, *cuts, len(ordered)])]
+
+
+def _by(key: Callable[[Slice], Hashable]) -> Callable[[Stack], list[Stack]]:
+    return lambda slices: _grouped(slices, key)
+
+
+def _by_acquisition(index: int) -> Callable[[Stack], list[Stack]]:
+    return _by(lambda item: (len(item.acquisition[index]), item.acquisition[index]))
+
+
+CRITERIA: tuple[tuple[Callable[[Stack], list[Stack]], float], ...] = (
+    (_by_echo_time, ALMOST_ALL),
+    (_by(lambda item: item.echo_number), ALMOST_ALL),
+    (_by(lambda item: item.image_type), ALMOST_ALL),
+    (_exactly_alike, ALMOST_ALL),
+    *((_by_acquisition(index), 1.0) for index in range(len(ACQUISITION_KEYS))),
+)
+"""What tells slices at one position apart, in this order, and the share of all positions that each part has to have."""
+
+
+def _spread(stack: Stack, field: str) -> float:
+    return float(np.ptp([getattr(item, field) for item in stack], axis=0).max())
+
+
+DIFFERENCES: dict[str, Callable[[Stack], bool]] = {
+    "echo time": lambda stack: _spread(stack, "echo_time_ms") > SAME_ECHO_TIME_MS,
+    "echo number": lambda stack: _spread(stack, "echo_number") > 0,
+    "ImageType": lambda stack: len({item.image_type for item in stack}) > 1,
+    "pixel spacing": lambda stack: _spread(stack, "pixel_spacing_mm") > SAME_SPACING_MM,
+    "orientation": lambda stack: _spread(stack, "orientation") > SAME_DIRECTION,
+}
+"""What slices of one stack may differ in, if only slightly."""
+
+
+def _check_contrast(stack: Stack) -> None:
+    """Raise `NoStack` where RescaleSlope makes all alike, or bright of dark."""
+    worst = min(stack, key=lambda item: item.slope)
+    if worst.slope < 0 and worst.kind in (MAGNITUDE, UNCLEAR):
+        raise NoStack(worst, "RescaleSlope is negative", ": bright would be dark; write what the scanner wrote")
+    if flat := next((item for item in stack if item.slope == 0), None):
+        raise NoStack(flat, "RescaleSlope is 0", ": it has no contrast; write what the scanner wrote")
+
+
+def _check_positions(stack: Stack) -> None:
+    """Raise `NoStack` if two slices lie at one position or a step is far from the median step."""
+    places = heights(stack)
+    steps = np.diff(places)
+    for (lower, upper), step, height in zip(pairwise(stack), steps, places, strict=False):
+        if step < SAME_POSITION_MM:
+            same = (lower.sop_instance_uid, lower.frame) == (upper.sop_instance_uid, upper.frame)
+            copy = ", copies of one image" if same else ""
+            both = (
+                f": {upper.name} and {lower.name} are both at {height:.2f} mm along the slice normal{copy}; keep one"
+            )
+            raise NoStack(upper, "two slices at one position", both)
+    spacing = step_of(stack)
+    tolerance = min(UNEVEN_STEP_MM, spacing / 2)
+    if (np.abs(steps - spacing) <= tolerance).all():
+        return
+    worst = int(np.argmax(steps)) if steps.max() > spacing + tolerance else int(np.argmin(steps))
+    is_missing = steps[worst] > spacing
+    lower, upper = (f"{stack[n].name} ({places[n]:.2f} mm)" for n in (worst, worst + 1))
+    step = f"the step is {steps[worst]:.2f} mm, elsewhere {spacing:.2f} mm along the slice normal"
+    where = f" at {places[worst] + spacing:.2f} mm" if is_missing else ""
+    todo = "get the slice" if is_missing else "leave out what is no slice of this stack"
+    details = f"{where}: between {lower} and {upper} {step}; {todo}"
+    raise NoStack(stack[worst], "slice missing" if is_missing else "slices too close", details)
+
+
+def _check_is_one(stack: Stack) -> None:
+    """Raise `NoStack` where each part of a stack has the spacing of its header, and together they lie closer."""
+    parts = [part for group in _grouped(stack, _exact_key) for part in _exactly_alike(group)]
+    whole = [part for part in parts if len(part) > 1 and _is_whole(part)]
+    if len(whole) > 1 and step_of(stack) < step_of(_in_order(whole[0])) / PARTLY_THERE:
+        details = ": their headers differ, and each part has the spacing that its header says; give each part alone"
+        raise NoStack(stack[0], "slices of one series or of two", details)
+
+
+def _check_not_shifted(stack: Stack) -> None:
+    """Raise `NoStack` where neighbours do not lie upon each other: a dot would change its pixel from slice to slice."""
+    shifts = _shifts(stack)
+    if shifts.size and shifts.max() > UNEVEN_STEP_MM:
+        worst = int(np.argmax(shifts))
+        both = f"{stack[worst].name} and {stack[worst + 1].name}"
+        details = f" by {shifts[worst]:.2f} mm between {both}; resample it so that slices lie upon each other"
+        raise NoStack(stack[worst], "slices are shifted in their plane", details)
+
+
+def _shifts(stack: Stack) -> np.ndarray:
+    """How far (mm) each slice is shifted in its plane against the one before."""
+    steps, along = np.diff([item.position_mm for item in stack], axis=0), normal(stack[0])
+    return np.linalg.norm(steps - np.outer(steps @ along, along), axis=1) if len(stack) > 1 else np.zeros(0)
+
+
+def _check_nothing_between(stack: Stack, all_stacks: Iterable[Stack]) -> None:
+    """Raise `NoStack` where slices of the same series lie between those of a stack and differ too much to join it."""
+    step, nominal = step_of(stack), stack[0].nominal_spacing_mm
+    if len(stack) < 2 or (nominal and step <= PARTLY_THERE * nominal):
+        return
+    places, own = heights(stack), {id(item) for item in stack}
+    between = [
+        item
+        for other in all_stacks
+        if _identity(other[0]) == _identity(stack[0]) and _may_be_of_one_kind(other[0], stack[0])
+        for item in other
+        if id(item) not in own and _lies_between(float(normal(stack[0]) @ item.position_mm), places, step)
+    ]
+    if len(between) >= len(stack) / 2:
+        what = "slices of the same series lie between its own"
+        details = f" ({between[0].name}), but differ in kind, echo, size, spacing or direction; give each part alone"
+        raise NoStack(stack[0], what, details)
+
+
+def _may_be_of_one_kind(item: Slice, other: Slice) -> bool:
+    return item.kind == other.kind or {item.kind, other.kind} == {MAGNITUDE, UNCLEAR}
+
+
+def _lies_between(height: float, places: np.ndarray, step: float) -> bool:
+    """Whether a height is within a stack and at none of its positions, by a quarter of a step."""
+    inside = places.min() < height < places.max()
+    return bool(inside and np.abs(places - height).min() > step / 4)

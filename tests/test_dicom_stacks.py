@@ -1,0 +1,252 @@
+"""Which slices are one series: headers that differ within one, series that are several, strays, what is refused."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_series import AXIAL, CORONAL, SAGITTAL, mr_series, mr_slice, random_volume, uid, write
+from findings_world import detect
+from pydicom.dataset import Dataset
+from tiny_world import dicom_head
+
+from cmbfe.data.dicom.series import Aside, SeriesHeaders, find_series, read_volume, series_of
+from cmbfe.data.dicom.slices import read_slices
+from cmbfe.errors import InputError
+
+COUNT = 12
+Each = Callable[[int], dict[str, object]]
+NORM = ["ORIGINAL", "PRIMARY", "OTHER", "NORM"]
+
+
+def turned(degrees: float) -> list[float]:
+    """Axial, turned about a row."""
+    angle = np.deg2rad(degrees)
+    return [1.0, 0.0, 0.0, 0.0, float(np.cos(angle)), float(np.sin(angle))]
+
+
+def images_of(each: Each, count: int = COUNT, first: int = 0, **attributes: object) -> list[Dataset]:
+    """Slices 2 mm apart whose headers `each` makes differ."""
+    volume = random_volume(count, seed=first)
+    return [
+        mr_slice(pixels, (-20.0, -30.0, 5.0 + 2 * (first + index)), **attributes | each(first + index))
+        for index, pixels in enumerate(volume)
+    ]
+
+
+def found_in(folder: Path, *images: Dataset) -> tuple[list[SeriesHeaders], list[Aside]]:
+    """Series and asides of images, each of which has to be in exactly one of them."""
+    order = np.random.default_rng(0).permutation(len(images))
+    paths = write(folder, [images[index] for index in order])
+    series, asides = series_of([item for path in paths for item in read_slices(path)])
+    assert Counter(path for group in (*series, *asides) for path in group.files) == Counter(paths)
+    return series, asides
+
+
+def own(*keywords: str) -> Each:
+    """A value of its own for each file."""
+    return lambda index: {keyword: uid(keyword, index) for keyword in keywords}
+
+
+def in_turn(keyword: str, *values: object) -> Each:
+    return lambda index: {keyword: values[index % len(values)]}
+
+
+ONE_SERIES = {
+    "orientation by 0.09 degrees": in_turn("ImageOrientationPatient", turned(0), turned(0.09)),
+    "orientation by 0.5 degrees": in_turn("ImageOrientationPatient", turned(-0.2), turned(0.3), turned(0)),
+    "echo time by 0.2 ms": in_turn("EchoTime", 20.0, 20.2),
+    "echo time by 0.9 ms": in_turn("EchoTime", 20.0, 20.9, 20.3),
+    "echo time in some only": in_turn("EchoTime", 20.0, None, None),
+    "echo number in some only": in_turn("EchoNumbers", None, 1),
+    "ImageType": in_turn("ImageType", NORM, NORM[:3], NORM[:3]),
+    "pixel spacing by rounding": in_turn("PixelSpacing", [0.5, 0.75], [0.502, 0.752]),
+    "several at once": lambda index: {
+        "EchoTime": 20 + 0.1 * index % 3,
+        "EchoNumbers": index % 2 or None,
+        "ImageOrientationPatient": turned(0.02 * index),
+    },
+    "series UID of each file": own("SeriesInstanceUID"),
+    "all UIDs of each file": own("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
+    "patient of each file": own("PatientID"),
+    "patient and UIDs of each file": own("PatientID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
+    "series UID of every other slice": in_turn("SeriesInstanceUID", "1.2.3.1", "1.2.3.2"),
+    "study of each half": lambda index: {"StudyInstanceUID": f"1.2.3.{index // 6}"},
+    "patient in some only": lambda index: {"PatientID": "P1" if index % 3 else ""},
+    "series UIDs in no order": lambda index: {
+        "SeriesInstanceUID": f"1.2.3.{[1, 2, 1, 1, 3, 2, 3, 1, 2, 3, 3, 2][index]}"
+    },
+}
+
+
+@pytest.mark.parametrize("each", ONE_SERIES.values(), ids=ONE_SERIES)
+def test_parts_that_make_one_even_stack_are_one_series_and_it_says_so(tmp_path, each):
+    (series,), asides = found_in(tmp_path, *images_of(each))
+    assert [place[2] for place in series.positions_mm] == [5.0 + 2 * index for index in range(COUNT)]
+    assert series.slice_spacing_mm == pytest.approx(2, abs=1e-3)
+    assert asides == []
+    assert len(series.notes) == 1
+    np.testing.assert_array_equal(read_volume(series), random_volume(COUNT))
+
+
+def test_headers_that_agree_make_no_note(tmp_path):
+    (series,), _ = found_in(tmp_path, *images_of(lambda index: {}))
+    assert series.notes == ()
+
+
+def test_echoes_whose_times_vary_are_two_series(tmp_path):
+    first = images_of(in_turn("EchoTime", 20.0, 20.2))
+    second = images_of(in_turn("EchoTime", 40.0, 40.3, 40.1), EchoNumbers=2)
+    series, asides = found_in(tmp_path, *first, *second)
+    assert [(len(one.files), round(one.echo_time_ms)) for one in series] == [(COUNT, 20), (COUNT, 40)]
+    assert asides == []
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"EchoTime": 40.0}, {"EchoNumbers": 2}, {"ImageType": NORM}, {"AcquisitionNumber": 2}],
+    ids=lambda value: next(iter(value)),
+)
+def test_complete_repeats_are_series_of_their_own_also_where_each_file_has_its_own_uid(tmp_path, difference):
+    second = images_of(lambda index: {"SeriesInstanceUID": uid("second", index)}, **difference)
+    first = images_of(own("SeriesInstanceUID"), AcquisitionNumber=1)
+    series, asides = found_in(tmp_path, *first, *second)
+    assert [len(one.files) for one in series] == [COUNT, COUNT]
+    assert asides == []
+
+
+def test_two_patients_stay_two_where_each_file_has_a_series_uid_of_its_own(tmp_path):
+    patients = [
+        images_of(lambda index, name=name: {"SeriesInstanceUID": uid(name, index)}, PatientID=name) for name in "AB"
+    ]
+    series, _ = found_in(tmp_path, *patients[0], *patients[1])
+    assert [(one.patient_id, len(one.files)) for one in series] == [("A", COUNT), ("B", COUNT)]
+
+
+@pytest.mark.parametrize("other", [{"SeriesInstanceUID": "1.2.3"}, {"PatientID": "B", "SeriesInstanceUID": "1.2.3"}])
+def test_series_that_merely_abut_stay_two(tmp_path, other):
+    series, asides = found_in(
+        tmp_path, *images_of(lambda index: {}), *images_of(lambda index: {}, first=COUNT, **other)
+    )
+    assert [len(one.files) for one in series] == [COUNT, COUNT]
+    assert asides == []
+
+
+def test_single_images_of_several_patients_stay_apart(tmp_path):
+    images = [
+        mr_slice(random_volume(1, n)[0], (7.0 * n, 3.0, 5.0 + 2 * n), **own("PatientID", "SeriesInstanceUID")(n))
+        for n in range(4)
+    ]
+    series, _ = found_in(tmp_path, *images)
+    assert [len(one.files) for one in series] == [1] * 4
+    assert all(one.notes for one in series)
+
+
+REFUSED = {
+    "echoes lie between each other": (in_turn("EchoTime", 20.0, 40.0), {}, "slices of the same series lie between"),
+    "directions too": (in_turn("ImageOrientationPatient", turned(0), turned(2)), {}, "slices of the same series lie"),
+    "ImageType that is not known": (
+        in_turn("ImageType", NORM, [*NORM, "FANCY"]),
+        {},
+        "slices of the same series lie",
+    ),
+    "sizes": (lambda index: {"PixelSpacing": [0.5 + index % 2, 0.75]}, {}, "slices of the same series lie between"),
+    "each half is whole": (
+        in_turn("ImageType", NORM, NORM[:3]),
+        {"SpacingBetweenSlices": 4.0},
+        "slices of one series or of two",
+    ),
+    "RescaleSlope 0": (in_turn("RescaleSlope", 1, 0), {"RescaleIntercept": 0}, "RescaleSlope is 0"),
+    "negative RescaleSlope": (in_turn("RescaleSlope", -1), {"RescaleIntercept": 5000}, "RescaleSlope is negative"),
+    "sheared": (lambda index: {"ImagePositionPatient": [index, 0, 2 * index]}, {}, "slices are shifted"),
+    "one shifted": (
+        lambda index: {"ImagePositionPatient": [5 * (index == 3), 0, 2 * index]},
+        {},
+        "slices are shifted in their plane",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_series_or_could_be_two_is_refused_with_all_its_images(tmp_path, case):
+    each, attributes, what = REFUSED[case]
+    images = images_of(lambda index: {"RescaleSlope": None} | each(index), **attributes)
+    series, asides = found_in(tmp_path, *images)
+    assert series == []
+    assert all(aside.refused and aside.what.startswith(what) for aside in asides)
+    with pytest.raises(InputError, match=what):
+        find_series(tmp_path)
+
+
+@pytest.mark.parametrize("each", [lambda index: {}, ONE_SERIES["series UID of each file"]], ids=["one UID", "each"])
+def test_a_missing_slice_is_refused_also_where_each_file_has_its_own_uid(tmp_path, each):
+    images = images_of(each)
+    series, (aside,) = found_in(tmp_path, *images[:4], *images[5:])
+    assert series == []
+    assert (aside.refused, aside.what, len(aside.files)) == (True, "slice missing", COUNT - 1)
+
+
+def test_a_copy_with_another_image_type_is_no_series_of_its_own(tmp_path):
+    images = images_of(lambda index: {})
+    series, (aside,) = found_in(tmp_path, *images, *images_of(lambda index: {}, 1, 4, ImageType=NORM))
+    assert series == []
+    assert (aside.refused, aside.what) == (True, "two slices at one position")
+
+
+@pytest.mark.parametrize(
+    ("strays", "what"),
+    [
+        ([mr_slice(random_volume(1)[0], (0, 0, 0), ImageOrientationPatient=list(SAGITTAL))], "in another plane"),
+        (
+            [
+                mr_slice(random_volume(1)[0], (0, 0, 0), ImageOrientationPatient=list(plane))
+                for plane in (SAGITTAL, CORONAL, turned(30))
+            ],
+            "in another plane",
+        ),
+        ([mr_slice(np.zeros((20, 20), np.uint16), (0, 0, 9))], "of another size"),
+    ],
+)
+def test_strays_are_passed_over_and_named_and_their_series_is_read(tmp_path, strays, what):
+    (series,), asides = found_in(tmp_path, *images_of(lambda index: {}), *strays)
+    assert (series.kind, series.series_uid, len(series.files)) == ("magnitude", uid("series"), COUNT)
+    assert len(asides) == len(strays)
+    assert not any(aside.refused for aside in asides)
+    assert all(what in aside.what for aside in asides)
+
+
+@pytest.mark.parametrize("counts", [(3, 3, 3), (7, 5, 3), (11, 11, 11), (1, 1, 1)])
+def test_planes_of_like_size_are_a_localizer(tmp_path, counts):
+    planes = zip((AXIAL, CORONAL, SAGITTAL), counts, strict=True)
+    images = [image for plane, count in planes for image in mr_series(random_volume(count), plane)]
+    series, asides = found_in(tmp_path, *images)
+    assert {one.kind for one in series} == {"localizer"}
+    assert asides == []
+
+
+def test_kinds_that_are_no_stack_may_lie_anywhere(tmp_path):
+    mosaics = [mr_slice(random_volume(1, n)[0], ImageType=[*NORM, "MOSAIC"], InstanceNumber=n) for n in range(3)]
+    projections = [
+        mr_slice(random_volume(1, n)[0], (n, n * n, 0), ImageType=["DERIVED", "PRIMARY", "MNIP"]) for n in range(3)
+    ]
+    series, asides = found_in(tmp_path, *mosaics, *projections)
+    assert sorted(one.kind for one in series) == ["mosaic", "projection"]
+    assert asides == []
+
+
+def done_in(source: Path, out: Path, **options: object) -> Sequence:
+    result = detect(source, out, **options)
+    return result.done
+
+
+@pytest.mark.parametrize("attribute", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_what_a_dicom_object_needs_costs_that_object_only(tmp_path, attribute):
+    dicom_head(tmp_path / "in", slices=3, **{"FrameOfReferenceUID": "1.2.3", attribute: None})
+    (done,) = done_in(tmp_path / "in", tmp_path / "out", sr=True, segmentation=True, threshold=0.2)
+    assert done.lesions == 2
+    written = {path.parent.name for path in (tmp_path / "out").rglob("*.dcm")}
+    assert written == ({"sr"} if attribute == "FrameOfReferenceUID" else set())
+    assert len(done.notes) == 2 - len(written)
+    assert all(attribute in note for note in done.notes)
+    assert (tmp_path / "out" / "pages" / "P1.html").exists()
