@@ -1,16 +1,20 @@
 """Images on disk, 8-bit grey in and out, and the folders of a source: what cannot be read is refused in one line."""
 
 import os
+import re
+from pathlib import PurePosixPath
 from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, ExifTags, Image
 
 from cmbfe.data.folders import files_named, folders_below, look_into, resolved
-from cmbfe.data.labelled.images import read_image, save_image
+from cmbfe.data.labelled.images import is_turned, natural_key, read_image, save_image
 from cmbfe.errors import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -43,6 +47,118 @@ def test_more_than_8_bits_are_refused_and_not_made_white(tmp_path):
         read_image(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"b\.png: no such image"):
         read_image(tmp_path / "b.png")
+
+
+STORED = {
+    # EXIF orientation -> how an image that is shown upright is stored
+    1: lambda shown: shown,
+    2: np.fliplr,
+    3: lambda shown: np.rot90(shown, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: np.rot90,
+    7: lambda shown: np.rot90(shown, 2).T,
+    8: lambda shown: np.rot90(shown, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_an_image_is_read_as_viewers_show_it(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](RAMP))
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=100, lossless=True)
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.shape == RAMP.shape
+    assert np.abs(image.astype(int) - RAMP).max() < 16
+    assert is_turned(tmp_path / f"a.{suffix}") == (orientation > 1)
+
+
+DEEP = np.full((64, 70, 3), 60_000, np.uint16)
+HALF_CLEAR = Image.fromarray(np.stack([np.full((4, 4), 90), np.full((4, 4), 128)], -1).astype(np.uint8))
+UNFIT = {
+    # what an image is -> how such a file is written, and what is said of it
+    "16-bit colour PNG": ("a.png", lambda file: cv2.imwrite(file, DEEP), "more than 8 bits"),
+    "16-bit colour TIFF": ("a.tif", lambda file: cv2.imwrite(file, DEEP), "more than 8 bits"),
+    "16-bit planes in a TIFF": (
+        "a.tif",
+        lambda file: tifffile.imwrite(file, np.moveaxis(DEEP, -1, 0), photometric="rgb", planarconfig="separate"),
+        "more than 8 bits",
+    ),
+    "16-bit PPM": ("a.ppm", lambda file: cv2.imwrite(file, DEEP), "more than 8 bits"),
+    "16-bit colour JPEG 2000": ("a.jp2", lambda file: cv2.imwrite(file, DEEP), "more than 8 bits"),
+    "signed TIFF": ("a.tif", lambda file: tifffile.imwrite(file, RAMP.astype(np.int8)), "more than 8 bits"),
+    "1 bit": ("a.png", lambda file: Image.new("1", (4, 4)).save(file), "1 bit"),
+    "inks": ("a.jpg", lambda file: Image.new("CMYK", (4, 4)).save(file), "CMYK"),
+    "half transparent": ("a.png", HALF_CLEAR.save, "transparent"),
+    "one transparent colour": (
+        "a.png",
+        lambda file: Image.new("L", (4, 4)).save(file, transparency=0),
+        "transparent",
+    ),
+    "a palette with a transparent colour": (
+        "a.gif",
+        lambda file: Image.new("P", (4, 4)).save(file, transparency=0),
+        "transparent",
+    ),
+    "pages": (
+        "a.tif",
+        lambda file: tifffile.imwrite(file, np.stack([RAMP] * 3), photometric="minisblack"),
+        "3 images",
+    ),
+    "frames": (
+        "a.gif",
+        lambda file: Image.fromarray(RAMP).save(file, save_all=True, append_images=[Image.fromarray(255 - RAMP)]),
+        "2 images",
+    ),
+    "frames of a PNG": (
+        "a.png",
+        lambda file: Image.fromarray(RAMP).save(file, save_all=True, append_images=[Image.fromarray(255 - RAMP)]),
+        "2 images",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_an_image_of_unknown_greys_or_several_in_a_file_are_refused(tmp_path, case):
+    name, write, named = UNFIT[case]
+    write(str(tmp_path / name))
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / name)) + ": .*" + named):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
+def test_what_is_not_transparent_is_grey_whatever_the_mode(tmp_path, mode):
+    Image.fromarray(RAMP).convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RAMP)
+
+
+def test_a_palette_is_read_as_it_is_shown(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8))
+    image.putpalette([40] * 3 + [200] * 3)
+    image.save(tmp_path / "a.png", bits=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[40, 200], [200, 40]])
+
+
+def test_colour_jpeg_2000_of_8_bits_is_read(tmp_path):
+    Image.new("RGB", (9, 8), (200, 200, 200)).save(tmp_path / "a.jp2")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jp2"), np.full((8, 9), 200))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("slice1.png", "slice2.png", "slice10.png"),
+        ("P2/9.png", "P2/10.png", "P10/1.png"),
+        ("IM.0009", "IM.0010", "im.10000"),
+        ("a.png", "a2.png", "a10b1.jpg", "a10b12.png"),
+        ("1.2.840.9.png", "1.2.840.10.png", "1.2.840." + "9" * 5000 + ".png"),
+        ("07.png", "7.png", "8.png"),
+    ],
+)
+def test_numbers_in_names_are_in_their_order(names):
+    assert [path.as_posix() for path in sorted(map(PurePosixPath, reversed(names)), key=natural_key)] == list(names)
 
 
 def test_a_image_too_large_to_be_one_is_refused(tmp_path, monkeypatch):

@@ -1,9 +1,13 @@
 """8-bit grey images on disk; the phase of one, where there is a phase, lies beside it as NAME.phase.png."""
 
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
 
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
@@ -15,24 +19,101 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is read, whatever its name. PostScript is none of them: it is a program, and Pillow would have it run."""
 HALF_TURN = 127
 """Steps from `ZERO_PHASE` to half a turn: a step is 24.7 mrad."""
+MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
+"""Pillow's modes whose greys are known. Those of inks (CMYK) depend on who prints."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read one image as uint8 grey [rows, columns].
+    """Read one image as uint8 grey [rows, columns], turned as viewers show it, by the orientation in its EXIF.
 
     Raises:
-        InputError: no such file, no image of `FORMATS`, or one of more than 8 bits, whose window nobody knows.
+        InputError: no such file, no image of `FORMATS`, several in one file, or one whose greys are not known: of more
+            than 8 bits, as nobody knows their window, of 1 bit, of inks, or with transparent pixels.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as opened:
-            mode, image = opened.mode, np.array(opened.convert("L"))
+    with _opened(path) as image:
+        if reason := _unfit(image):
+            raise InputError(f"{path}: {reason}")
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.array(image.convert("L"))
+
+
+def is_turned(path: Path) -> bool:
+    """Whether `read_image` turns or mirrors an image, as its EXIF says; raises `InputError` as that does."""
+    with _opened(path) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:  # not by its path: Pillow 13 would map a turned TIFF into memory, rows and columns swapped
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            yield image
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image: {error}") from None
-    if mode.startswith(("I", "F")):  # PIL has made everything above 255 white
-        raise InputError(f"{path}: has more than 8 bits (mode {mode}); window it to 8 bits first")
-    return image
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable image: none of {', '.join(FORMATS)} with 8 bits") from None
+    except Exception as error:  # of a damaged file, Pillow raises what comes: struct.error, KeyError, EOFError
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a readable image: {said}") from None
+
+
+def _unfit(image: Image.Image) -> str:
+    """Why an opened image is not one image of known greys, and what to do, or ""."""
+    if (count := getattr(image, "n_frames", 1)) > 1:
+        return f"holds {count} images; save each in a file of its own"
+    if _has_more_than_8_bits(image):
+        return f"has more than 8 bits (mode {image.mode}); window it to 8 bits first"
+    if image.mode == "1":
+        return "is black and white without greys (1 bit); save the image itself, with 8 bits"
+    if image.mode not in MODES:
+        return f"is in the colours {image.mode}, whose greys are not known; save it as grey or RGB"
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        return "has transparent pixels, whose grey is not known; save it without transparency"
+    return ""
+
+
+def _has_more_than_8_bits(image: Image.Image) -> bool:
+    """Whether a channel has, or holds other than whole numbers from 0. Pillow makes all colours 8-bit, some of them
+    black, without a word."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF":
+        bits, kinds = (image.tag_v2.get(tag, (1,)) for tag in (BITSPERSAMPLE, SAMPLEFORMAT))
+        return max(bits) > 8 or max(kinds) > 1
+    if image.format == "JPEG2000":
+        return _jpeg2000_bits(image) > 8
+    how = image.tile[0].args if image.tile else ""  # PNG: "RGB;16B"; PPM: "RGB", or ("RGB", the largest value)
+    is_png_of_16 = image.format == "PNG" and ";16" in how
+    return is_png_of_16 or (image.format == "PPM" and not isinstance(how, str) and how[-1] > 255)
+
+
+def _jpeg2000_bits(image: Image.Image) -> int:
+    """Of the channel with most, by the code stream's SIZ segment, which names each channel's bits in 3 bytes."""
+    image.fp.seek(0)
+    content = image.fp.read()
+    start = content.index(b"\xff\x4f\xff\x51") + 42
+    return max((bits & 0x7F) + 1 for bits in content[start : start + 3 * len(image.getbands()) : 3])
+
+
+def natural_key(path: PurePath) -> tuple:
+    """What paths are sorted by: folder by folder, and numbers by their value, so that slice2 comes before slice10.
+
+    >>> names = ["P1/slice10.png", "P1/slice2.png", "P10/1.png", "P2/1.png"]
+    >>> [path.as_posix() for path in sorted(map(PurePath, names), key=natural_key)]
+    ['P1/slice2.png', 'P1/slice10.png', 'P2/1.png', 'P10/1.png']
+    """
+    named = path.with_suffix("") if path.suffix[1:].isalpha() else path  # IM.0001 has no suffix, but a number
+    split = [re.split(r"([0-9]+)", part.casefold()) for part in named.parts]
+    numbered = tuple(tuple(_number(piece) if n % 2 else piece for n, piece in enumerate(part)) for part in split)
+    return numbered, path.parts
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Sorts by value, as whole numbers of any length do."""
+    own = digits.lstrip("0")
+    return len(own), own
 
 
 def save_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:

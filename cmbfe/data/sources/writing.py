@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmbfe.data.labelled.images import phase_entry, save_image
+from cmbfe.data.labelled.images import natural_key, phase_entry, save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
 from cmbfe.data.sources.identity import Pseudonyms
 from cmbfe.data.sources.series import Series
@@ -128,9 +128,9 @@ def _annotations(
 def _numbered(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
 ) -> Labels:
-    """Labels whose images are numbered in the order of their paths. `cmbfe detect` numbers a folder of images so: the
-    detections of a whole import belong to its annotations.json."""
-    images = sorted(images, key=lambda image: Path(image["file_name"]))
+    """Labels whose images are numbered in the natural order of their paths. `cmbfe detect` numbers a folder of images
+    so: the detections of a whole import belong to its annotations.json."""
+    images = sorted(images, key=lambda image: natural_key(Path(image["file_name"])))
     number = {image["file_name"]: index for index, image in enumerate(images, 1)}
     annotations = sorted(annotations, key=lambda box: number[box["file_name"]])
     return {
