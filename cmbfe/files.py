@@ -114,7 +114,7 @@ def _finite(content: Any) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read JSON, compressed where the path ends in .gz.
+    """Read JSON, compressed where the path ends in .gz; UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
 
     Raises:
         InputError: an absent, unreadable or malformed file; names file and line.
@@ -122,8 +122,8 @@ def read_json(path: Path | str) -> Any:
     path = Path(path)
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        return json.loads(text)
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        return json.loads(content.decode(json.detect_encoding(content)))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:

@@ -57,8 +57,9 @@ def test_by_id_where_nothing_says_which_image_is_which(tmp_path, labels):
         ([("P1/000.png", "1.2.3"), "P2/000.png"], {7: ("P2/000.png", "1.2.3")}, {1: 7}),
         ([("P1/0.png", "1.2"), ("P2/0.png", "1.2")], {2: ("P2/0.png", "1.2"), 1: ("P1/0.png", "1.2")}, {1: 1, 2: 2}),
         (["IM.0001", "IM.0002"], {3: ("IM.0001", None), 4: "IM.0002"}, {1: 3, 2: 4}),
+        (["P1\\000.png", "P2\\000.png"], {1: "P2/000.jpg", 2: "P1/000.jpg"}, {1: 2, 2: 1}),
     ],
-    ids=["name whatever the suffix", "UID before name", "frames of one file", "a number behind a dot is no suffix"],
+    ids=["whatever the suffix", "UID before name", "frames of one file", "a number is no suffix", "backslashes"],
 )
 def test_images_are_joined_by_uid_else_by_name(tmp_path, labels, ours, theirs, joined):
     def entry(image: str | tuple) -> dict:

@@ -278,3 +278,48 @@ def test_a_box_without_a_lesion_leaves_out_the_lesion_level_and_no_detections_ar
     assert not recwarn.list
     assert "lesions" not in result
     assert any("no lesion_id" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("uid", [None, "1.2"])
+def test_scans_that_the_labels_do_not_tell_apart_leave_out_the_lesion_level(tmp_path, labels, uid):
+    for image in labels["images"]:  # every patient becomes a visit of one
+        image |= {"patient_id": "P", "series_uid": uid}
+    result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)), tmp_path / "out")
+    assert "lesions" not in result
+    assert result["cmbs"] == 18
+    assert any(note.startswith("No lesion level: images 1 and 5 have slice_index 0") for note in result["notes"])
+
+
+def test_lesion_ids_that_begin_anew_with_each_visit_are_microbleeds_of_their_own(tmp_path, labels):
+    for image in labels["images"]:
+        image["patient_id"] = "P"
+    for box in labels["annotations"]:
+        box["lesion_id"] = box["location"]
+    result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)), tmp_path / "out")
+    assert (result["lesions"]["cmbs"], result["lesions"]["hits"], result["notes"]) == (12, 12, [])
+    assert len(pd.read_csv(tmp_path / "out" / "lesions.csv")) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_id": 2}, "overlap another"),
+        ({"image_id": 2, "bbox": [10, 10, 8, 7.5]}, "overlap another"),
+        ({"image_id": 4, "bbox": [40, 40, 8, 8]}, "one lesion_id may stand for several"),
+        ({"image_id": 1, "bbox": [40, 40, 8, 8]}, "one lesion_id may stand for several"),
+    ],
+)
+def test_labels_that_may_not_be_what_they_seem_are_counted_in_the_notes(tmp_path, labels, change, said):
+    labels["annotations"].append({**labels["annotations"][2], **labels["annotations"][0], "id": 99, **change})
+    result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)), tmp_path / "out")
+    assert [note for note in result["notes"] if note.startswith("1 ") and said in note]
+
+
+def test_boxes_in_shares_of_the_image_are_refused_in_labels_and_detections(tmp_path, labels):
+    found = detections_of(labels, 0)
+    for name, boxes in (("found", found), ("truth", labels["annotations"])):
+        for box in boxes:
+            box["bbox"] = [value / 100 for value in box["bbox"]]
+        paths = write(tmp_path, truth=labels, found=found)
+        with refused(tmp_path, rf"{name}\.json: all boxes lie within 0 to 1"):
+            run(paths, tmp_path / "out")

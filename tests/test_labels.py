@@ -16,9 +16,10 @@ from cmbfe.data.labelled.labels import (
     read_detections,
     read_foreign_labels,
     read_labels,
+    repeats,
     write_labels,
 )
-from cmbfe.data.sources.voc import read_voc
+from cmbfe.data.sources.voc import FROM_0, FROM_1, read_voc
 from cmbfe.errors import InputError
 
 
@@ -201,7 +202,31 @@ FOREIGN_FAULTS = (
     ({"pixel_spacing_mm": [1e308, 1e308]}, {}, "image 1: pixel_spacing_mm"),
     ({"width": 1e300}, {}, "image 1: width"),
     ({}, {"bbox": [10**308, 0, 17 * 10**307, 5]}, "holds a value that cannot be read"),
+    ({}, {"bbox": [0.1, 0.25, 0.05, 0.075]}, "all boxes lie within 0 to 1"),
+    ({}, {"bbox": [1, 0, 1, 0.9]}, "all boxes lie within 0 to 1"),
+    ({}, {"bbox": [10, 20, 0.4, 6]}, "annotation 7: the box [10, 20, 0.4, 6] is narrower"),
+    ({}, {"bbox": [60, 20, 65, 26]}, "annotation 7: the box [60, 20, 65, 26] lies 25 px outside"),
 )
+
+
+def test_a_box_outside_that_may_be_two_corners_is_said_to_be(tmp_path):
+    assert "x1, y1, x2, y2" in refused(
+        read_foreign_labels, tmp_path / "a.json", foreign({}, {"bbox": [60, 20, 65, 26]})
+    )
+    assert "x1" not in refused(read_foreign_labels, tmp_path / "a.json", foreign({}, {"bbox": [98, 20, 5, 6]}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_no_part_of_the_labels(tmp_path, encoding):
+    (tmp_path / "a.json").write_text(json.dumps(two_images()), encoding=encoding)
+    assert read_labels(tmp_path / "a.json") == two_images()
+
+
+def test_boxes_that_repeat_others_of_their_image_are_found():
+    boxes = [(1, [10, 10, 8, 8]), (2, [10, 10, 8, 8]), (1, [10, 10, 8, 9]), (1, [10, 10, 8, 8]), (1, [10, 10, 8, 12])]
+    annotations = [{"image_id": image, "bbox": bbox} for image, bbox in boxes]
+    assert repeats(two_images(), annotations) == ({3}, {2})
+    assert repeats(two_images(), []) == (set(), set())
 
 
 @pytest.mark.parametrize(("image", "box", "named"), FOREIGN_FAULTS)
@@ -230,8 +255,10 @@ def plain(name: str = "a.png", xmin: str = "11") -> str:
 
 def test_corners_count_from_one_and_are_inside_the_box(tmp_path):
     (tmp_path / "a.xml").write_text(plain())
-    labels = read_voc(tmp_path)
+    voc = read_voc(tmp_path)
+    labels = voc.labels
     assert labels["annotations"][0]["bbox"] == [10, 20, 5, 6]
+    assert (voc.files, voc.notes) == ((tmp_path / "a.xml",), {FROM_1: 1})
     assert labels["images"] == [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}]
 
 
@@ -242,13 +269,24 @@ def test_patient_slice_lesion_spacing_and_ignore_regions_of_voc_are_read(tmp_pat
     labels["annotations"].append({"id": 2, "image_id": 1, "category_id": 2, "bbox": [0, 0, 100, 80], "ignore": 1})
     labels["categories"].append({"id": 2, "name": "vein"})
     write_voc(labels, tmp_path / "voc")
-    assert read_voc(tmp_path / "voc") == labels
+    assert read_voc(tmp_path / "voc").labels == labels
+
+
+@pytest.mark.parametrize(
+    ("corner", "box"), [("11.00", [11, 21, 4, 5]), ("10.5", [10.5, 21, 4.5, 5]), ("0", [0, 21, 15, 5])]
+)
+def test_a_corner_with_decimals_or_at_0_in_any_file_says_that_all_count_from_0(tmp_path, corner, box):
+    (tmp_path / "a.xml").write_text(plain())
+    (tmp_path / "b.xml").write_text(plain("b.png", corner), encoding="utf-8-sig")
+    voc = read_voc(tmp_path)
+    assert [annotation["bbox"] for annotation in voc.labels["annotations"]] == [[11, 21, 4, 5], box]
+    assert voc.notes == {FROM_0: 2}
 
 
 def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
     (tmp_path / "a.xml").write_text(plain().replace("cmb", "artery"))
     (tmp_path / "b.xml").write_text(plain("b.png"))
-    labels = read_voc(tmp_path)
+    labels = read_voc(tmp_path).labels
     assert labels["categories"] == [{"id": 1, "name": "cmb"}, {"id": 2, "name": "artery"}]
     assert [box["category_id"] for box in labels["annotations"]] == [2, 1]
 
@@ -260,6 +298,7 @@ def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
         (plain().replace("<width>100</width>", ""), "size/width"),
         (plain(xmin="left"), "bndbox/xmin"),
         (plain(name=" "), "filename"),
+        (plain(name="/"), "filename"),
         (plain(xmin="16"), "zero width"),
     ],
 )

@@ -6,7 +6,7 @@ from metric_examples import detection
 
 from cmbfe.errors import InputError
 from cmbfe.metrics.curves import summary
-from cmbfe.metrics.lesions import link, match_lesions
+from cmbfe.metrics.lesions import lesions_apart, link, match_lesions
 from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, overlaps
 from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
 
@@ -97,6 +97,34 @@ def test_equal_lesion_ids_of_two_patients_are_two_microbleeds():
     assert matches.truth_ids == ["a", "a"]
     assert matches.truth_patient.tolist() == [0, 1]
     assert matches.truth.tolist() == [1]
+
+
+@pytest.mark.parametrize("uids", [("1", "2"), (1, "1"), ("1", None)])
+def test_equal_lesion_ids_of_two_series_are_two_microbleeds(uids):
+    images = series(2) + series(2, first_id=11)
+    for image, uid in zip(images, np.repeat(np.array(uids, object), 2), strict=True):
+        image.update({"series_uid": uid} if uid else {})
+        if not uid:
+            del image["series_uid"]
+    labels = labels_of(images, [(1, 1, T), (2, 1, T), (11, 1, moved(40, 40)), (12, 1, moved(40, 40))])
+    matches = match_lesions(labels, [detection(11, 0.5, moved(40, 40)), detection(1, 0.4, T)])
+    assert (matches.truth_ids, matches.truth.tolist()) == ([1, 1], [1, 0])
+    table = lesion_table(labels, matches)
+    assert table[["lesion_id", "slices", "score"]].to_numpy().tolist() == [[1, 2, 0.4], [1, 2, 0.5]]
+
+
+def test_two_images_of_one_slice_cannot_be_told_apart():
+    second = series(2, first_id=11)
+    with pytest.raises(InputError, match="images 2 and 12 have slice_index 1 of one patient and series"):
+        match_lesions(labels_of(series(2) + second[1:], []), [])
+    for image in second:
+        image["series_uid"] = "2"
+    assert match_lesions(labels_of(series(2) + second, []), []).truth_ids == []
+
+
+@pytest.mark.parametrize(("slices", "apart"), [((1, 2, 3), 0), ((1, 3), 1), ((1, 1), 1), ((2, 1), 0)])
+def test_microbleeds_whose_boxes_are_not_on_neighbouring_slices_are_counted(slices, apart):
+    assert lesions_apart(labels_of(series(4), [(image, "a", T) for image in slices])) == apart
 
 
 def test_a_detection_that_lies_in_an_ignore_region_on_any_slice_is_ignored():

@@ -19,6 +19,8 @@ from cmbfe.data.labelled.labels import (
     labels_of_split,
     read_foreign_labels,
     refuse_half_characters,
+    refuse_shares,
+    repeats,
 )
 from cmbfe.errors import InputError
 from cmbfe.evaluation.page import METRICS, PAGE_FILE, SENSITIVITY, Detector, write_page
@@ -26,8 +28,8 @@ from cmbfe.files import whole_folder, within_python, write_json
 from cmbfe.metrics import curves, intervals
 from cmbfe.metrics.agreement import bland_altman, class_agreement, counts_per_patient, icc
 from cmbfe.metrics.calibration import expected_calibration_error, has_probabilities, reliability
-from cmbfe.metrics.lesions import LINK_MM, check_lesion_keys, match_lesions
-from cmbfe.metrics.matching import FALSE_POSITIVE, match
+from cmbfe.metrics.lesions import LINK_MM, check_lesion_keys, lesions_apart, match_lesions
+from cmbfe.metrics.matching import FALSE_POSITIVE, is_region, match
 from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sensitivity_by, sensitivity_by_size
 
 METRICS_FILE = "metrics.json"
@@ -146,9 +148,10 @@ def _read_mimics(path: Path | str) -> Labels:
 
 
 def _read_results(path: Path | str, labels: Labels) -> Detections:
-    """COCO results of every image of the labels; `InputError` also for a box beyond `LARGEST_PX`."""
+    """COCO results of every image of the labels; `InputError` also for boxes in shares, or beyond `LARGEST_PX`."""
     with within_python(path):
         detections = detections_of(path, labels, all_looked_at=True)
+    refuse_shares(detections, str(path))
     boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)
     if len(beyond := np.flatnonzero(np.abs(boxes).max(axis=1, initial=0) > LARGEST_PX)):
         box = detections[beyond[0]]["bbox"]
@@ -206,6 +209,13 @@ def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
         notes.append("The labels name no patients: each image counts as a patient of its own.")
     if gap := _lesion_level_gap(labels):
         notes.append(f"No lesion level: {gap}.")
+    elif apart := lesions_apart(labels):
+        which = "have two boxes on a slice, or none on one between"
+        notes.append(f"{apart} microbleeds {which}: one lesion_id may stand for several.")
+    if doubled := sum(map(len, repeats(labels, [box for box in labels["annotations"] if not is_region(box)]))):
+        notes.append(
+            f"{doubled} boxes of the labels overlap another of their image by an IoU of 0.8 or more: drawn twice?"
+        )
     if not detectors[0].images.truth_ids:
         notes.append("The labels hold no microbleed: nothing that needs one has a value.")
     for detector in detectors:

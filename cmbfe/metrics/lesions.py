@@ -7,6 +7,8 @@ oblique vessel makes several 3-D detections. A 3-D detection has the score of it
 of its boxes hits any box of it.
 """
 
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,10 +45,10 @@ def match_lesions(
     """Match detections to microbleeds in three dimensions (PAPER.md A20); parameters as in `matching.match`.
 
     The labels need `patient_id`, `slice_index` and `pixel_spacing_mm` of each image and `lesion_id` of each
-    box; images of one patient are told apart by `series_uid` where it is given.
+    box; images of one patient are told apart by `series_uid` where it is given. A `lesion_id` holds within its series.
 
     Raises:
-        InputError: a missing key, and whatever `match` refuses.
+        InputError: a missing key, two images of one slice, and whatever `match` refuses.
         ValueError: impossible parameters.
     """
     if not link_mm > 0:
@@ -54,8 +56,8 @@ def match_lesions(
     check_lesion_keys(labels)
     near = overlaps(labels, detections, iou, hit, distance_mm)
     best, member_of = link(near, detections, link_mm)
-    lesion_ids, lesion_of, lesion_patient = _lesions(near)
-    pairs = _pairs_of_lesions(near, member_of, lesion_of)
+    lesion_ids, of_box, lesion_patient = _lesions(near)
+    pairs = _pairs_of_lesions(near, member_of, of_box)
     truth = assign(*pairs, len(best), len(lesion_ids))
     return Matches(
         score=near.score[best],
@@ -71,14 +73,41 @@ def match_lesions(
 
 
 def check_lesion_keys(labels: Labels) -> None:
-    """Raise `InputError` naming the first image or box that lacks a key which the lesion level needs."""
+    """Raise `InputError` naming the first image or box that lacks a key which the lesion level needs, or the first two
+    images that are one slice of a series: they are of several scans that the labels do not tell apart."""
+    slices: dict[Hashable, Any] = {}
     for image in labels["images"]:
         for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
             if key not in image:
                 raise InputError(f"image {image['id']} has no {key}, which the lesion level needs")
+        first = slices.setdefault((*series_of(image), image["slice_index"]), image["id"])
+        if first != image["id"]:
+            same = f"slice_index {image['slice_index']} of one patient and series"
+            raise InputError(f"images {first} and {image['id']} have {same}; give each scan a series_uid of its own")
     for box in labels["annotations"]:
         if "lesion_id" not in box and not is_region(box):
             raise InputError(f"annotation {box.get('id')} has no lesion_id, which the lesion level needs")
+
+
+def series_of(image: Mapping[str, Any]) -> tuple[Hashable, Hashable]:
+    """What tells the series of an image from all others: its patient, and its UID where there is one."""
+    return image["patient_id"], image.get("series_uid")
+
+
+def lesion_of(image: Mapping[str, Any], box: Mapping[str, Any]) -> tuple[Hashable, ...]:
+    """What boxes of one microbleed share: the series of their images, and their `lesion_id`."""
+    return *series_of(image), box["lesion_id"]
+
+
+def lesions_apart(labels: Labels) -> int:
+    """How many microbleeds do not have one box on each of neighbouring slices: their id may stand for several."""
+    images = {image["id"]: image for image in labels["images"]}
+    slices: dict[Hashable, list[int]] = defaultdict(list)
+    for box in labels["annotations"]:
+        if not is_region(box):
+            image = images[box["image_id"]]
+            slices[lesion_of(image, box)].append(image["slice_index"])
+    return sum(sorted(own) != list(range(min(own), min(own) + len(own))) for own in slices.values())
 
 
 def link(near: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +146,7 @@ def _touching(slices: np.ndarray, start: int) -> np.ndarray:
 
 def _by_series(near: Overlaps) -> list[np.ndarray]:
     """Indices of the detections of each series, in the order of their scores."""
-    patients = near.patient_of_image.tolist()
-    names = [(patient, image.get("series_uid")) for patient, image in zip(patients, near.images, strict=True)]
+    names = [series_of(image) for image in near.images]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     series = np.array([numbers[name] for name in names], np.int64)[near.image]
     by_series = np.argsort(series, kind="stable")
@@ -126,19 +154,21 @@ def _by_series(near: Overlaps) -> list[np.ndarray]:
 
 
 def _lesions(near: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Ids of the lesions, lesion of each box, patient of each lesion; an id holds within its patient."""
-    patient = near.patient_of_image[near.truth_image]
-    keys = [(number, box["lesion_id"]) for number, box in zip(patient.tolist(), near.truths, strict=True)]
+    """Ids of the lesions, lesion of each box, patient of each lesion; lesions are in the order of their first boxes."""
+    pairs = zip(near.truth_image.tolist(), near.truths, strict=True)
+    keys = [lesion_of(near.images[image], box) for image, box in pairs]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    lesion_of = np.array([number_of[key] for key in keys], np.int64)
-    return [key[1] for key in number_of], lesion_of, np.array([key[0] for key in number_of], np.int64)
+    of_box = np.array([number_of[key] for key in keys], np.int64)
+    patient = np.zeros(len(number_of), np.int64)
+    patient[of_box] = near.patient_of_image[near.truth_image]
+    return [key[-1] for key in number_of], of_box, patient
 
 
 def _pairs_of_lesions(
-    near: Overlaps, member_of: np.ndarray, lesion_of: np.ndarray
+    near: Overlaps, member_of: np.ndarray, of_box: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each (3-D detection, lesion) whose boxes hit, once, with the nearness of their nearest boxes."""
-    detection, lesion = member_of[near.detection], lesion_of[near.truth]
+    detection, lesion = member_of[near.detection], of_box[near.truth]
     order = np.lexsort((-near.nearness, lesion, detection))
     detection, lesion, nearness = detection[order], lesion[order], near.nearness[order]
     first = np.ones(len(detection), bool)

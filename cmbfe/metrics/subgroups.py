@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from cmbfe.metrics.lesions import lesion_of
 from cmbfe.metrics.matching import (
     Detections,
     Labels,
@@ -32,16 +33,21 @@ def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:
     boxes = [box for box in labels["annotations"] if not is_region(box)]
     spacing = pixel_spacings([images[box["image_id"]] for box in boxes])
     sides_mm = np.array([box["bbox"][2:] for box in boxes], float).reshape(-1, 2) * spacing[:, ::-1]
+    keys = [lesion_of(images[box["image_id"]], box) for box in boxes]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     rows = pd.DataFrame(boxes, columns=["lesion_id", "location"])
     rows["patient_id"] = [images[box["image_id"]]["patient_id"] for box in boxes]
     rows["size_mm"] = sides_mm.max(axis=1)
-    table = rows.groupby(["patient_id", "lesion_id"], sort=False).agg(
-        slices=("size_mm", "size"), size_mm=("size_mm", "max"), location=("location", "first")
+    ground_truth = np.array([number_of[key] for key in keys], np.int64)  # in the order of `matches`
+    table = rows.groupby(ground_truth, sort=False).agg(
+        patient_id=("patient_id", "first"),
+        lesion_id=("lesion_id", "first"),
+        slices=("size_mm", "size"),
+        size_mm=("size_mm", "max"),
+        location=("location", "first"),
     )
-    patients = [matches.patients[patient] for patient in matches.truth_patient]
-    key = pd.MultiIndex.from_arrays([patients, matches.truth_ids], names=table.index.names)
-    table["score"] = pd.Series(matches.truth_score, key).replace(-np.inf, np.nan)
-    return table.reset_index()
+    table["score"] = np.where(np.isinf(matches.truth_score), np.nan, matches.truth_score)
+    return table
 
 
 def sensitivity_by_size(table: pd.DataFrame, threshold: float) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cmbfe import paths
-from cmbfe.data.labelled.labels import Detections, Labels, check_detections, read_detections, read_labels
+from cmbfe.data.labelled.labels import Detections, Labels, check_detections, plain_path, read_detections, read_labels
 from cmbfe.errors import InputError
 from cmbfe.metrics.matching import Matches, match
 
@@ -86,7 +86,7 @@ def _same_images(
 def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
     """Key -> id of the one image that has it; what several have (the UID of a file with frames) names none."""
     for image in images:
-        if not (isinstance(image["file_name"], str) and PurePosixPath(image["file_name"]).name):
+        if not (isinstance(image["file_name"], str) and plain_path(image["file_name"]).name):
             name = image["file_name"]
             raise InputError(f"{where}: image {image['id']}: file_name {name!r} is not the name of a file")
     times = Counter(key for image in images for key in _keys(image))
@@ -96,6 +96,6 @@ def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, 
 def _keys(image: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What an image may be known by, surest first: SOP instance UID, path, path without its suffix. It may be a PNG
     here and a JPG there. `IM.0001` has no suffix, but a number."""
-    path, uid = PurePosixPath(image["file_name"]), image.get("sop_instance_uid")
+    path, uid = plain_path(image["file_name"]), image.get("sop_instance_uid")
     stem = path.with_suffix("") if path.suffix[1:].isalpha() else path
     return [*([("uid", str(uid))] if uid is not None else []), ("path", str(path)), ("stem", str(stem))]

@@ -9,17 +9,19 @@ Labels are the dictionary of a COCO file. Our own files have more keys, which ar
 Category 1 is `cmb`.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, within_python, write_json
-from cmbfe.metrics.matching import Detections, Labels
+from cmbfe.metrics.matching import Detections, Labels, of_one_category, overlaps, with_boxes
 
 CATEGORIES = [{"id": 1, "name": "cmb"}]
 LOCATIONS = ("lobar", "deep", "infratentorial")
@@ -37,6 +39,12 @@ LARGEST_PX = 1e9
 """Beyond it lies no image, and areas would leave the range of numbers."""
 LARGEST_SLICE = 10**9
 LARGEST_SPACING_MM = 1e6
+SMALLEST_PX = 0.5
+"""No label's box is narrower: what has no px of its own was never drawn on one."""
+NEARLY_ONE = 0.8
+"""Two boxes of an image that overlap by this IoU may be one object, drawn twice."""
+UPLOAD = re.compile(r"^(\w+://[^/]*)?/data/(upload/(\d+/)?|local-files/\?d=)")
+"""What Label Studio puts before the name of an image that it holds."""
 
 
 def read_labels(path: Path | str) -> Labels:
@@ -55,8 +63,8 @@ def read_foreign_labels(path: Path | str) -> Labels:
     key that is not there. Splits become text.
 
     Raises:
-        InputError: as `read_labels`; such a key with another value, a region flag that is text, or a length that is
-            beyond reason.
+        InputError: as `read_labels` and `refuse_narrow`; such a key with another value, a region flag that is text, or
+            a length that is beyond reason.
     """
     where = str(path)
     with within_python(path):
@@ -67,7 +75,44 @@ def read_foreign_labels(path: Path | str) -> Labels:
         for flag in REGION_FLAGS:
             if not isinstance(box.get(flag, 0) or 0, int | float):
                 raise InputError(f"{where}: annotation {box['id']}: {flag} {box[flag]!r} is neither 0 nor 1")
+    refuse_narrow(boxes, where)
     return check_labels({**labels, "images": images, "annotations": boxes}, where)
+
+
+def refuse_shares(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raise `InputError` for boxes (`bbox`) that are all within 0 to 1, as those of YOLO are."""
+    if boxes and max(max(box["bbox"]) for box in boxes) <= 1:
+        how = "multiply x and width by the image's width, y and height by its height"
+        raise InputError(f"{where}: all boxes lie within 0 to 1: shares of the image, and no px; {how}")
+
+
+def refuse_narrow(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raise `InputError` for labels' boxes that are shares of the image, or below `SMALLEST_PX`."""
+    refuse_shares(boxes, where)
+    if narrow := [box for box in boxes if min(box["bbox"][2:]) < SMALLEST_PX]:
+        first = f"annotation {narrow[0]['id']}: the box {list(narrow[0]['bbox'])}"
+        count = f"{len(narrow)} of {len(boxes)} boxes are"
+        raise InputError(f"{where}: {first} is narrower than {SMALLEST_PX} px ({count}); redraw or remove such boxes")
+
+
+def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int], set[int]]:
+    """Indices of boxes that repeat an earlier one of their image, and of those that nearly do (`NEARLY_ONE`)."""
+    near = overlaps(with_boxes(labels, boxes), of_one_category(boxes), NEARLY_ONE)
+    box, earlier = near.order[near.detection], near.truth
+    later, is_same = box > earlier, near.nearness > 1 - 1e-9
+    same = set(box[later & is_same].tolist())
+    return same, set(box[later].tolist()) - same
+
+
+def plain_path(name: str) -> PurePosixPath:
+    """A `file_name` with slashes for backslashes, and without what Label Studio puts before it (`UPLOAD`).
+
+    >>> print(*map(plain_path, ("P1\\\\0.png", "/data/upload/3/0.png", "/data/local-files/?d=P1/0.png")))
+    P1/0.png 0.png P1/0.png
+    """
+    slashed = name.replace("\\", "/")
+    own = UPLOAD.sub("", slashed)
+    return PurePosixPath(own if own == slashed else unquote(own))
 
 
 def refuse_half_characters(value: Any, what: str) -> None:
@@ -218,7 +263,9 @@ def _check_extent(box: Sequence[float], image: Mapping[str, Any], where: str) ->
     beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
     if beyond > EDGE_TOLERANCE_PX:
         size = f"{image['width']} x {image['height']} px"
-        raise InputError(f"{where}: the box {box} lies {beyond:g} px outside its image ({size}); clip it")
+        may_be_corners = x < width <= image["width"] and y < height <= image["height"]
+        hint = ", or if it is x1, y1, x2, y2, give x, y, width, height" if may_be_corners else ""
+        raise InputError(f"{where}: the box {box} lies {beyond:g} px outside its image ({size}); clip it{hint}")
 
 
 def _check_patients(images: list[dict[str, Any]], where: str) -> None:
