@@ -111,7 +111,7 @@ def dou(folder: Path, dots: Mapping[str, Sequence], affines: Mapping[str, np.nda
 
 
 def write_voc(labels: Labels, folder: Path) -> None:
-    """COCO labels as Pascal VOC XML, a file per image, named like the image."""
+    """COCO labels as Pascal VOC XML, a file per image, named like the image; corners with decimals, counted from 0."""
     names = {category["id"]: category["name"] for category in labels["categories"]}
     for image in labels["images"]:
         root = ET.Element("annotation")
@@ -121,7 +121,7 @@ def write_voc(labels: Labels, folder: Path) -> None:
         _add(root, {key: image[key] for key in VOC_KEYS if key in image})
         for box in (box for box in labels["annotations"] if box["image_id"] == image["id"]):
             x, y, width, height = box["bbox"]
-            corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + width, "ymax": y + height}
+            corners = {"xmin": float(x), "ymin": float(y), "xmax": float(x + width), "ymax": float(y + height)}
             own = {key: box[key] for key in ("lesion_id", "location") if key in box}
             name = {"name": names[box["category_id"]], "difficult": box.get("ignore", 0)}
             _add(ET.SubElement(root, "object"), {**name, **own, "bndbox": corners})

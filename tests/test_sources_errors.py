@@ -106,6 +106,20 @@ def link_to_itself(root: Path) -> None:
     (root / "P2/000.png").symlink_to("000.png")
 
 
+def some_indices(content: dict, indices: tuple[int, ...] = (3,)) -> None:
+    """All images in one series, the first ones with these slice indices."""
+    for own in content["images"]:
+        own.update(patient_id="A", series_uid="s")
+    for own, index in zip(content["images"], indices, strict=False):
+        own["slice_index"] = index
+
+
+def two_of_one_name(root: Path) -> None:
+    for suffix in ("JPG", "bmp"):
+        shutil.copy(root / "P1/000.png", root / f"P1/000.{suffix}")
+    (root / "P1/000.png").unlink()
+
+
 def voc_box_outside(root: Path) -> None:
     file = root / "P1/000.xml"
     file.write_text(file.read_text().replace("<xmax>", "<xmax>9"))
@@ -202,7 +216,19 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "missing image": (gone("P2/000.png"), "P2/000.png"),
         "no image": (text("P2/000.png", "x"), "P2/000.png"),
         "other size": (labels(lambda content: content["images"][1].update(width=80)), "P2/000.png"),
-        "beside the image": (box(bbox=[64.0, 10, 0.005, 5]), "image 1"),
+        "beside the image": (box(bbox=[64.0, 10, 0.005, 5]), "annotation 1"),
+        "shares of the image": (
+            labels(lambda content: [own.update(bbox=[0.1, 0.2, 0.1, 0.1]) for own in content["annotations"]]),
+            LABELS_FILE,
+        ),
+        "longer than a brain": (both(image(pixel_spacing_mm=[9, 9]), box(bbox=[10, 10, 6, 5])), "in/P1"),
+        "out of Windows": (image(file_name="C:\\P1\\000.png"), "C:\\P1\\000.png"),
+        "some slice indices": (
+            labels(some_indices),
+            "1 have a slice_index",
+        ),
+        "slices of two scans": (labels(lambda content: some_indices(content, (0, 0, 1))), "2 have the slice_index 0"),
+        "two images of one name": (two_of_one_name, "P1/000"),
         "a lesion that is a list": (box(lesion_id=[1]), "annotation 1: lesion_id"),
         "leads out": (image(file_name="../../x.png"), "../../x.png"),
         "no file name": (image(file_name=7), "image 1"),

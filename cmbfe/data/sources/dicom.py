@@ -6,7 +6,7 @@ Images are the slices as the scanner shows them, never turned: labels, `cmbfe de
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +20,17 @@ from cmbfe.data.folders import files_named
 from cmbfe.data.labelled.images import ZERO_PHASE
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_foreign_labels, split_of_patients
 from cmbfe.data.phase import phase_images, phase_of
-from cmbfe.data.sources.labelled import Box, boxes_of_images, labels_file, microbleed_category, other_boxes, records
+from cmbfe.data.sources.labelled import (
+    APART,
+    Box,
+    boxes_of_images,
+    labels_file,
+    lesions_apart,
+    microbleed_category,
+    records,
+    size_notes,
+    without_doubles,
+)
 from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.data.sources.voc import read_voc
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
@@ -42,6 +52,21 @@ class Labelled:
     mimics: tuple[tuple[Box, ...], ...]
     unnamed: int = 0
     """Slices that no label names."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What labels say of the series of a source."""
+
+    labelled: Sequence[Labelled | None]
+    """Of each series; None where no label names a slice of it."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Of patients."""
+    mimic_kinds: tuple[str, ...] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: Mapping[str, int] = field(default_factory=dict)
+    read: tuple[Path, ...] = ()
+    """The files of the labels; as `left_out` and `notes`, see `Found`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +126,8 @@ class DicomSeries:
                 UNLABELLED_SLICES: labelled.unnamed,
                 NO_PATIENT: int(not self.patient),
                 OTHER_VIEW: int(axes != AXES),
+                APART: lesions_apart(labelled.boxes),
+                **size_notes(labelled.boxes, [headers.pixel_spacing_mm] * count, headers.files[0].parent),
             },
             draw=draw,
             has_phase=phases is not None,
@@ -121,47 +148,47 @@ def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:
     """
     found = find_series(source, progress=True)
     magnitude = magnitude_among(found, source)
-    labelled, splits, mimic_kinds, left_out = _labels_of(magnitude, source, labels)
-    pairs = list(zip(magnitude, labelled, strict=True))
+    said = _labels_of(magnitude, source, labels)
+    pairs = list(zip(magnitude, said.labelled, strict=True))
     known = {headers.patient_id for headers, own in pairs if own}
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
     unused = [headers for headers in found if headers.kind != "magnitude" and headers not in phases]
+    left_out = said.left_out
     left_out.update(f"series of kind {headers.kind}" for headers in unused)
     left_out[OTHER_SERIES] = len(pairs) - len(kept)
     series = tuple(
-        DicomSeries(headers, own, splits.get(headers.patient_id), its_phase)
+        DicomSeries(headers, own, said.splits.get(headers.patient_id), its_phase)
         for (headers, own), its_phase in zip(kept, phases, strict=True)
     )
-    return Found(series, left_out, mimic_kinds)
+    return Found(series, left_out, said.mimic_kinds, said.read, said.notes)
 
 
-def _labels_of(
-    series: Sequence[SeriesHeaders], source: Path, given: Path | None
-) -> tuple[list[Labelled | None], dict[str, str], tuple[str, ...], Counter[str]]:
-    """Labels of each series (None where none names a slice of it), splits, kinds of mimics, and what is left out."""
-    where, labels = _read(source, given)
+def _labels_of(series: Sequence[SeriesHeaders], source: Path, given: Path | None) -> Known:
+    where, labels, read, assumed = _read(source, given)
     if labels is None:
-        return [None] * len(series), {}, (), Counter()
+        return Known([None] * len(series))
     slices = SliceLookup(series, source)
     places = slices.of_images(labels, where)
     category = microbleed_category(labels, where)
+    labels, left_out, notes = without_doubles(labels, category)
     boxes = {places[image]: own for image, own in boxes_of_images(labels, {category: ""}).items()}
     mimics, kinds = _mimics(source, slices)
     named = set(places.values())
     pairs = ((series[places[image["id"]][0]].patient_id, image.get("split")) for image in labels["images"])
     splits = split_of_patients(pairs, where)
     labelled = [_labelled(number, len(own.files), named, boxes, mimics) for number, own in enumerate(series)]
-    return labelled, splits, tuple(kinds.values()), other_boxes(labels, category)
+    read = (*read, *(file for file in [source / MIMICS_FILE] if file.is_file()))
+    return Known(labelled, splits, tuple(kinds.values()), left_out, {**notes, **assumed}, read)
 
 
-def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:
-    """The labels and where they were read from; None where nobody gave any."""
+def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None, tuple[Path, ...], Mapping[str, int]]:
+    """Where the labels were read from, the labels (None where nobody gave any), their files, and what was assumed."""
     if given is not None and not given.exists():
         raise InputError(f"{given}: no such file or folder with labels")
     if given is not None and given.is_file():
-        return given, read_foreign_labels(given)
+        return given, read_foreign_labels(given), (given,), {}
     folder = given or source
     coco = folder / LABELS_FILE
     for file in (coco, folder / MIMICS_FILE):
@@ -171,10 +198,13 @@ def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None]:
     if xml and coco.is_file():
         raise InputError(f"{folder}: holds {LABELS_FILE} and VOC XML; say which labels to take with --labels")
     if xml:
-        return folder, read_voc(folder)
+        voc = read_voc(folder)
+        return folder, voc.labels, voc.files, voc.notes
     if given is not None:
         coco = labels_file(given)
-    return coco, read_foreign_labels(coco) if folder.is_dir() and coco.is_file() else None
+    if folder.is_dir() and coco.is_file():
+        return coco, read_foreign_labels(coco), (coco,), {}
+    return coco, None, (), {}
 
 
 def _may_be_voc(path: Path) -> bool:

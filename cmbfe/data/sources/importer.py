@@ -119,6 +119,7 @@ def import_source(
         used = {"pictures": settings.model_dump(mode="json"), "size": options.size, "box_mm": options.box_mm}
         write_json(temporary / SETTINGS_FILE, {"kind": kind, "seed": seed, **used})
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
+        notes.update(found.notes)
         notes[UNLABELLED] = int(not any(series.is_labelled for series in found.series))
         result = {"kind": kind, **report(labels, found.left_out, notes)}
         write_json(temporary / REPORT_FILE, result)

@@ -1,23 +1,34 @@
 """Images that are labelled already (COCO; `voc`): read, checked, and written anew.
 
-COCO: a folder with annotations.json (or one other .json), or that file itself. File names are relative to the file's
-folder. `patient_id` says whose an image is; without it, its folder does.
+COCO: a folder with annotations.json (or one other .json, also in its folder annotations), or that file itself. File
+names are relative to the file's folder; images are also found where COCO, CVAT and Label Studio keep them (`_places`).
+`patient_id` says whose an image is; without it, its folder does.
 
 Images are decoded and encoded again, so that EXIF and comments stay behind. Of the labels, sizes, slice indices, pixel
 spacing, splits, boxes and `TRAITS` are kept, and no other text.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cmbfe.data.folders import resolved
-from cmbfe.data.labelled.images import read_image
-from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, LOCATIONS, Labels, read_foreign_labels
+from cmbfe.data.labelled.images import is_turned, natural_key, read_image
+from cmbfe.data.labelled.labels import (
+    CATEGORIES,
+    LABELS_FILE,
+    LOCATIONS,
+    Labels,
+    plain_path,
+    read_foreign_labels,
+    repeats,
+)
+from cmbfe.data.sources.image_files import ImageFiles, Place
 from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.errors import InputError
+from cmbfe.metrics.matching import is_region
 
 NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
 """Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
@@ -26,6 +37,27 @@ TRAITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm"), lambda value: isinstance(value, float)),
 }
 """What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
+ANNOTATIONS = "annotations"
+"""Folder of COCO files beside those of the images."""
+OTHERS = f"boxes of other categories than {CATEGORIES[0]['name']}"
+DOUBLED = "boxes that repeat another of their image"
+NEARLY_DOUBLED = "Boxes overlap another of their image by an IoU of 0.8 or more: one microbleed may be drawn twice."
+MAYBE_CORNERS = (
+    "All boxes are wider than left of them and higher than above them: they may be corners x1, y1, x2, y2."
+)
+APART = "Microbleeds have two boxes on a slice, or none on one between: one lesion_id may stand for several."
+TURNED = "Images are turned or mirrored as their EXIF says: boxes are taken to be drawn on what viewers show."
+UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
+"""What Label Studio puts before the name of an uploaded image; eight digits may be a date as well."""
+BY_NAME = "Series have no slice_index: their images are in the order of their names, slice2 before slice10."
+BY_FOLDER = "Images have no patient_id: the name of their folder stands for the patient."
+ELSEWHERE = "Images were found by another case or suffix than in their labels, or by the name of their XML."
+SMALL = "Microbleeds measure less than 2 mm, by the longer side of their largest box."
+LARGE = "Microbleeds measure more than 20 mm, by the longer side of their largest box."
+SMALLEST_MM, LARGEST_MM = 2.0, 20.0
+"""Microbleeds measure 2 to 10 mm; boxes are drawn with some space around them."""
+IMPOSSIBLE_MM = 50.0
+"""A box of this side is of no microbleed."""
 Box = dict[str, Any]
 """`bbox` (x, y, w, h px), `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
 they hold, and `TRAITS`."""
@@ -35,29 +67,44 @@ def find_coco(source: Path) -> Found:
     """Find the images that a COCO file names.
 
     Raises:
-        InputError: not one COCO file, a name that leads elsewhere, or as `read_foreign_labels` and `found_in_labels`.
+        InputError: not one COCO file, or as `read_foreign_labels`, `ImageFiles.find` and `found_in_labels`.
     """
     file = labels_file(source) if source.is_dir() else source
-    root = file.parent.resolve()
+    folder = file.parent.resolve()
+    files = ImageFiles(folder.parent if folder.name.casefold() == ANNOTATIONS else folder)
+    here, subset = PurePosixPath(folder.relative_to(files.root)), file.stem.removeprefix("instances_")
 
-    def image_file(name: str) -> Path:
-        path = resolved(root / name)
-        if not path.is_relative_to(root):
-            raise InputError(f"{file}: {name} leads out of the folder; file names must be relative to it")
-        return path
+    def image_file(image: Mapping[str, Any]) -> Path:
+        return files.find(image["file_name"], file, _places(image["file_name"], here, subset))
 
-    return found_in_labels(read_foreign_labels(file), file, image_file)
+    found = found_in_labels(read_foreign_labels(file), file, image_file)
+    return replace(found, read=(file,), notes={**found.notes, ELSEWHERE: files.elsewhere})
+
+
+def _places(name: str, here: Place, subset: str) -> list[Place]:
+    """Where an image may lie: as the format says, below the COCO file (`here`); or in the folder of images, with the
+    name of the subset or without, of CVAT, Label Studio (images/) and COCO (train2017/)."""
+    own = plain_path(name)
+    images = PurePosixPath("images")
+    return [here / own, here / name, own, images / own, images / subset / own, PurePosixPath(subset) / own]
 
 
 def labels_file(folder: Path) -> Path:
-    """The COCO file of a folder: annotations.json, or the only .json; raises `InputError` where there is neither."""
+    """The COCO file of a folder: annotations.json, or the only .json, there or else in its folder annotations; raises
+    `InputError` where there is none."""
     if (folder / LABELS_FILE).is_file():
         return folder / LABELS_FILE
-    files = sorted(folder.glob("*.json"))
+    files = _json_files(folder) or _json_files(folder / ANNOTATIONS)
     if len(files) != 1:
-        found = f"{len(files)} other files *.json" if files else "no other *.json"
+        found = f"{len(files)} other files *.json in {files[0].parent}" if files else "no other *.json"
         raise InputError(f"{folder}: no {LABELS_FILE}, and {found}; give the COCO file itself")
     return files[0]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """In a folder, if there is one; hidden ones are not the user's."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if file.suffix.lower() == ".json" and not file.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -92,18 +139,30 @@ class ImageSeries:
         for image in self.images:
             rows, columns = read_image(image.file).shape
             if (rows, columns) != (image.height, image.width):
+                shown = f"is shown with {columns} x {rows} px" + (
+                    " once turned by its EXIF" if is_turned(image.file) else ""
+                )
                 said = f"{image.width} x {image.height}"
-                raise InputError(f"{image.file}: has {columns} x {rows} px, but its label says {said}; correct one")
+                raise InputError(
+                    f"{image.file}: {shown}, but its label says {said}; correct one, and the boxes with it"
+                )
             frames.append(Frame(rows, columns, *(image.pixel_spacing_mm or (1.0, 1.0)), size))
             images.append({**frames[-1].entry, "slice_index": image.slice_index})
             if not image.pixel_spacing_mm:
                 del images[-1]["pixel_spacing_mm"]
-        try:
-            boxes = records([image.boxes for image in self.images], frames)
-        except InputError as error:
-            raise InputError(f"{self.images[0].file.parent}: {error}") from None
+        boxes = [image.boxes for image in self.images]
+        spacings_mm = [image.pixel_spacing_mm for image in self.images]
         pairs = list(zip(self.images, frames, strict=True))
-        return Loaded(images, boxes, draw=lambda _: (frame.image(read_image(image.file)) for image, frame in pairs))
+        return Loaded(
+            images,
+            records(boxes, frames),
+            notes={
+                TURNED: sum(is_turned(image.file) for image in self.images),
+                APART: lesions_apart(boxes),
+                **size_notes(boxes, spacings_mm, self.images[0].file.parent),
+            },
+            draw=lambda _: (frame.image(read_image(image.file)) for image, frame in pairs),
+        )
 
 
 def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
@@ -113,7 +172,7 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
         {
             **box,
             "image": index,
-            "bbox": frame.box(_clipped(box["bbox"], frame, index)),
+            "bbox": frame.box(_clipped(box["bbox"], frame)),
             "lesion": numbers.setdefault(box["lesion"], len(numbers) + 1),
         }
         for index, (own, frame) in enumerate(zip(boxes, frames, strict=True))
@@ -121,37 +180,72 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
     ]
 
 
-def _clipped(bbox: Sequence[float], frame: Frame, index: int) -> list[float]:
+def _clipped(bbox: Sequence[float], frame: Frame) -> list[float]:
     """What lies in the image: labels may stick out by a hundredth of a px, which scaling would make more."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
-    inside = [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
-    if min(inside[2:]) <= 0:
-        raise InputError(f"the box {list(bbox)} of image {index + 1} lies outside it; redraw it or remove it")
-    return inside
+    return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
 
 
-def found_in_labels(labels: Labels, where: Path, image_file: Callable[[str], Path]) -> Found:
+def lesions_apart(boxes: Sequence[Sequence[Box]]) -> int:
+    """How many microbleeds do not have one box on each of neighbouring slices; `boxes`: those of each slice."""
+    slices = defaultdict(list)
+    for index, own in enumerate(boxes):
+        for box in own:
+            slices[box["lesion"]].append(index)
+    return sum(of_one != list(range(of_one[0], of_one[0] + len(of_one))) for of_one in slices.values())
+
+
+def size_notes(
+    boxes: Sequence[Sequence[Box]], spacings_mm: Sequence[tuple[float, float] | None], where: Path
+) -> dict[str, int]:
+    """How many microbleeds measure less or more than they do, by the longer side of their largest box.
+
+    Args:
+        boxes: those of each slice.
+        spacings_mm: of the pixels of each slice, between rows and columns, where it is known.
+        where: begins the text of errors.
+
+    Raises:
+        InputError: one of `IMPOSSIBLE_MM` or more.
+    """
+    sides_mm: dict[str, float] = defaultdict(float)
+    for own, spacing_mm in zip(boxes, spacings_mm, strict=True):
+        for box in own if spacing_mm else ():
+            side_mm = max(box["bbox"][3] * spacing_mm[0], box["bbox"][2] * spacing_mm[1])
+            if side_mm >= IMPOSSIBLE_MM and "ignore" not in box:
+                reason = f"is {side_mm:.0f} mm long, and of no microbleed; correct it, or the pixel spacing"
+                raise InputError(f"{where}: the box {box['bbox']} {reason}")
+            sides_mm[box["lesion"]] = max(sides_mm[box["lesion"]], 0 if "ignore" in box else side_mm)
+    sides = [side_mm for side_mm in sides_mm.values() if side_mm]
+    return {SMALL: sum(side < SMALLEST_MM for side in sides), LARGE: sum(side > LARGEST_MM for side in sides)}
+
+
+def found_in_labels(labels: Labels, where: Path, image_file: Callable[[Mapping[str, Any]], Path]) -> Found:
     """The series of COCO labels, by patient and series, each of them else the image's folder.
 
     Args:
         where: begins the text of errors.
-        image_file: the file of an image's `file_name`.
+        image_file: the file of an image.
 
     Raises:
-        InputError: no image, one of no known patient, two that are one file or slice, or no category of microbleeds.
+        InputError: no image, one of no known patient, two that are one file or slice, a slice index that only some of a
+            series have, or no category of microbleeds.
     """
     if not labels["images"]:
         raise InputError(f"{where}: holds no images")
     category = microbleed_category(labels, where)
+    labels, left_out, notes = without_doubles(labels, category)
     boxes = boxes_of_images(labels, {category: ""})
     groups = _grouped(labels, where, image_file)
     series = tuple(_series(*key, group, boxes, where) for key, group in sorted(groups.items()))
-    return Found(series, other_boxes(labels, category))
+    notes[BY_NAME] = sum(len(group) > 1 and "slice_index" not in group[0][0] for group in groups.values())
+    notes[BY_FOLDER] = sum("patient_id" not in image for image in labels["images"])
+    return Found(series, left_out, notes=notes)
 
 
 def _grouped(
-    labels: Labels, where: Path, image_file: Callable[[str], Path]
+    labels: Labels, where: Path, image_file: Callable[[Mapping[str, Any]], Path]
 ) -> dict[tuple[str, str], list[tuple[dict[str, Any], Path]]]:
     """(patient, series) -> its images, with the file of each."""
     groups = defaultdict(list)
@@ -159,12 +253,12 @@ def _grouped(
         name = image["file_name"]
         if not isinstance(name, str) or "\0" in name:
             raise InputError(f"{where}: image {image['id']}: file_name {name!r} is no name of a file")
-        folder = Path(name).parent.as_posix()
+        folder = plain_path(name).parent.as_posix()
         if "patient_id" not in image and folder == ".":
             reason = "has no patient_id and lies in no folder; give it one of them, as images are split by patient"
             raise InputError(f"{where}: image {image['id']} ({name}) {reason}")
         key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
-        groups[key].append((image, image_file(name)))
+        groups[key].append((image, image_file(image)))
     files = Counter(file for group in groups.values() for _, file in group)
     if (repeated := files.most_common(1)[0])[1] > 1:
         raise InputError(f"{where}: {repeated[1]} images are the file {repeated[0]}; keep one")
@@ -182,10 +276,20 @@ def microbleed_category(labels: Labels, where: Path) -> Any:
     return wanted[0]
 
 
-def other_boxes(labels: Labels, category: Any) -> Counter[str]:
-    """How many boxes are of other categories, for `Found.left_out`."""
-    others = sum(box["category_id"] != category for box in labels["annotations"])
-    return Counter({f"boxes of other categories than {CATEGORIES[0]['name']}": others})
+def without_doubles(labels: Labels, category: Any) -> tuple[Labels, Counter[str], Counter[str]]:
+    """Labels without microbleeds that repeat another; what is left out, for `Found`; what a report should mention."""
+    boxes = [box for box in labels["annotations"] if box["category_id"] == category and not is_region(box)]
+    same, nearly = repeats(labels, boxes)
+    dropped = {boxes[index]["id"] for index in same}
+    kept = [box for box in labels["annotations"] if box["id"] not in dropped]
+    others = sum(box["category_id"] != category for box in kept)
+    notes = Counter({NEARLY_DOUBLED: len(nearly), MAYBE_CORNERS: len(boxes) if _may_be_corners(boxes) else 0})
+    return {**labels, "annotations": kept}, Counter({OTHERS: others, DOUBLED: len(dropped)}), notes
+
+
+def _may_be_corners(boxes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether three boxes or more might all be x1, y1, x2, y2: that they are seen in no image speaks against it."""
+    return len(boxes) > 2 and all(x < width and y < height for x, y, width, height in (box["bbox"] for box in boxes))
 
 
 def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[Box]]:
@@ -208,13 +312,8 @@ def _box(box: dict[str, Any], kind: str) -> Box:
 
 
 def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]], where: Path) -> ImageSeries:
-    group = sorted(group, key=lambda pair: (pair[0].get("slice_index", 0), pair[0]["file_name"]))
-    is_indexed = all("slice_index" in image for image, _ in group)
-    if is_indexed:
-        indices = Counter(image["slice_index"] for image, _ in group)
-        if (repeated := indices.most_common(1)[0])[1] > 1:
-            file = group[0][1].parent
-            raise InputError(f"{where}: {repeated[1]} images of one series in {file} have slice_index {repeated[0]}")
+    is_indexed = _is_indexed([image for image, _ in group], where)
+    group = sorted(group, key=lambda pair: pair[0]["slice_index"]) if is_indexed else _by_name(group)
     images = tuple(
         Image(
             file=file,
@@ -230,3 +329,29 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
     if len(splits) > 1:
         raise InputError(f"{where}: the series of {group[0][0]['file_name']} is in {len(splits)} splits; keep one")
     return ImageSeries(patient, f"{patient}/{name}", images, splits.pop() if splits else None)
+
+
+def _by_name(group: list) -> list:
+    """Images, with their files, in the natural order of their names, without what Label Studio puts before all of
+    them."""
+    names = [plain_path(image["file_name"]) for image, _ in group]
+    are_uploads = all(UPLOAD_ID.match(path.name) for path in names) and not all(
+        path.name[:8].isdigit() for path in names
+    )
+    if are_uploads:
+        names = [path.with_name(UPLOAD_ID.sub("", path.name)) for path in names]
+    return [group[number] for number in sorted(range(len(group)), key=lambda number: natural_key(names[number]))]
+
+
+def _is_indexed(images: Sequence[Mapping[str, Any]], where: Path) -> bool:
+    """Whether the images of a series have a `slice_index`, all or none, each its own."""
+    indices = Counter(image["slice_index"] for image in images if "slice_index" in image)
+    said = f"{where}: of {len(images)} images of one series, that of {images[0]['file_name']},"
+    if 0 < indices.total() < len(images):
+        raise InputError(f"{said} {indices.total()} have a slice_index; give one to all or to none")
+    if len(indices) < indices.total():
+        repeated, times = indices.most_common(1)[0]
+        raise InputError(
+            f"{said} {times} have the slice_index {repeated}; correct it, or give each scan a series_uid"
+        )
+    return bool(indices)

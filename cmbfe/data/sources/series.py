@@ -159,6 +159,8 @@ class Found:
     """Kinds of mimics that somebody has looked for."""
     read: tuple[Path, ...] = ()
     """Files that were read besides those of the series: labels, descriptions, tables."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What was assumed or changed in the labels -> how often, as in `Loaded`."""
 
 
 def number_in(text: str, where: str) -> float:

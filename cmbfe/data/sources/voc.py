@@ -1,53 +1,94 @@
-"""Images with Pascal VOC XML: the XML beside each image, or in Annotations with the images in JPEGImages.
+"""Images with Pascal VOC XML: the XML beside each image, or in Annotations with the images in JPEGImages or images.
 
-VOC counts pixels from 1 and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the
-COCO box [10, 20, 5, 6]. What VOC has no place for (patient, slice, lesion, …) is kept in elements of the
-same names as in COCO, which other programs skip. `difficult` objects are ignore regions.
+VOC counts pixels from 1 and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the COCO box
+[10, 20, 5, 6]. Many tools count from 0, with corners between pixels: of 10, 20, 15, 26 then. They are known by what
+counting from 1 knows not: an xmin or ymin of 0, or decimals (CVAT writes 10.00) in any file of the source.
+
+What VOC has no place for (patient, slice, lesion, …) is kept in elements of the same names as in COCO, which other
+programs skip. `difficult` objects are ignore regions.
 """
 
 import xml.etree.ElementTree as ET
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmbfe.data.dicom.lookup import ANNOTATIONS
 from cmbfe.data.folders import files_named
-from cmbfe.data.labelled.labels import CATEGORIES, Labels, check_labels
-from cmbfe.data.sources.labelled import found_in_labels
+from cmbfe.data.labelled.labels import CATEGORIES, Labels, check_labels, plain_path, refuse_narrow
+from cmbfe.data.sources.image_files import ImageFiles, Place
+from cmbfe.data.sources.labelled import ELSEWHERE, found_in_labels
 from cmbfe.data.sources.series import Found
 from cmbfe.errors import InputError
 
 IMAGE_KEYS = {"patient_id": str, "series_uid": str, "slice_index": int, "split": str}
 BOX_KEYS = ("lesion_id", "location")
-IMAGES = "JPEGImages"
-"""Folder of the images, where the XML lies in `ANNOTATIONS`."""
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+LABEL_FOLDERS = (ANNOTATIONS.casefold(), "labels")
+"""Folders of the XML; in their place stands one of `IMAGE_FOLDERS` for the images."""
+IMAGE_FOLDERS = ("JPEGImages", "images")
+FROM_0 = "Boxes of VOC are counted from 0, their corners between pixels, as some corner is 0 or has decimals."
+FROM_1 = "Boxes of VOC are counted from 1, their corners inside, as no corner is 0 and none has decimals."
+
+
+@dataclass(frozen=True)
+class Voc:
+    """The VOC files of a folder."""
+
+    labels: Labels
+    files: tuple[Path, ...]
+    """The XML of each image."""
+    said: tuple[tuple[str, str], ...]
+    """`folder` and `path` of each image, where labelImg writes its place; or blanks."""
+    notes: Mapping[str, int]
+    """What was assumed -> for how many boxes."""
 
 
 def find_voc(source: Path) -> Found:
     """Find the images of all VOC files (*.xml) under a folder; `patient_id` as for COCO.
 
     Raises:
-        InputError: as `read_voc` and `found_in_labels`, or an image that is not there.
+        InputError: as `read_voc`, `ImageFiles.find` and `found_in_labels`.
     """
-    labels = read_voc(source)
-    files: dict[str, str] = {}
-    for image in labels["images"]:
+    voc = read_voc(source)
+    root = source.parent if source.name.casefold() in LABEL_FOLDERS else source
+    files = ImageFiles(root)
+    xml_of = {image["id"]: pair for image, *pair in zip(voc.labels["images"], voc.files, voc.said, strict=True)}
+    for image in voc.labels["images"]:
         # The folder Annotations is nobody's name: without it, an image in it lies in no patient's folder.
-        own = Path(*(part for part in Path(image["file_name"]).parts if part != ANNOTATIONS)).as_posix()
-        files[own], image["file_name"] = image["file_name"], own
+        parts = (part for part in PurePosixPath(image["file_name"]).parts if part != ANNOTATIONS)
+        image["file_name"] = PurePosixPath(*parts).as_posix()
 
-    def image_file(own: str) -> Path:
-        name = files[own]
-        parts = [IMAGES if part == ANNOTATIONS else part for part in Path(name).parts]
-        candidates = [source / name, source / Path(*parts), source.parent / IMAGES / name]
-        for path in candidates:
-            if path.is_file():
-                return path
-        raise InputError(f"{candidates[0]}: no such image, beside its XML or in {IMAGES}; get it, or remove the XML")
+    def image_file(image: Mapping[str, Any]) -> Path:
+        xml, said = xml_of[image["id"]]
+        own = PurePosixPath(xml.relative_to(root))
+        named = own.with_name(PurePosixPath(image["file_name"]).name)
+        return files.find(
+            image["file_name"], xml, [*_beside(named), *_said(named, *said)], _beside(own.with_suffix(""))
+        )
 
-    return found_in_labels(labels, source, image_file)
+    found = found_in_labels(voc.labels, source, image_file)
+    return replace(found, read=voc.files, notes={**found.notes, **voc.notes, ELSEWHERE: files.elsewhere})
 
 
-def read_voc(folder: Path | str) -> Labels:
+def _beside(place: Place) -> list[Place]:
+    """Where an image may lie: beside its XML, or in a folder of images in the place of that of the XML."""
+    return [place] + [
+        PurePosixPath(*(folder if part.casefold() in LABEL_FOLDERS else part for part in place.parts))
+        for folder in IMAGE_FOLDERS
+    ]
+
+
+def _said(named: Place, folder: str, path: str) -> list[Place]:
+    """Where an image may lie by the elements `folder` (of this source, or beside that of the XML) and `path`, which
+    begins on another computer."""
+    own, parts = plain_path(folder) / named.name, plain_path(path).parts
+    tails = [PurePosixPath(*parts[-length:]) for length in range(len(parts), 1, -1)]
+    return [own, named.parent.parent / own, *tails]
+
+
+def read_voc(folder: Path | str) -> Voc:
     """Read all VOC files (*.xml) under a folder as COCO labels; file names are relative to that folder.
 
     Images and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, others by name.
@@ -59,17 +100,15 @@ def read_voc(folder: Path | str) -> Labels:
     paths = files_named(folder, ".xml")
     if not paths:
         raise InputError(f"{folder}: no VOC file (*.xml) in it or below")
+    roots = [_parsed(path) for path in paths]
+    from_0 = any(_counts_from_0(element) for root in roots for element in root.iter("object"))
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    for number, path in enumerate(paths, 1):
-        try:
-            root = ET.parse(path).getroot()
-        except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: expat lacks the encoding
-            raise InputError(f"{path}: not readable as XML: {error}") from None
+    for number, (path, root) in enumerate(zip(paths, roots, strict=True), 1):
         image = {"id": number, **_image(root, path)}
         image["file_name"] = (path.relative_to(folder).parent / image["file_name"]).as_posix()
         images.append(image)
-        own = [{"image_id": number, **_box(element, path)} for element in root.iter("object")]
+        own = [{"image_id": number, **_box(element, path, from_0)} for element in root.iter("object")]
         numbered = [{"id": count, "category_id": 1, **box} for count, box in enumerate(own, 1)]
         check_labels({"images": [image], "annotations": numbered, "categories": CATEGORIES}, str(path))
         boxes += own
@@ -78,13 +117,31 @@ def read_voc(folder: Path | str) -> Labels:
     annotations = [
         {"id": number, "category_id": names.index(box.pop("name")) + 1, **box} for number, box in enumerate(boxes, 1)
     ]
+    refuse_narrow(annotations, str(folder))
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
-    return check_labels({"images": images, "annotations": annotations, "categories": categories}, str(folder))
+    labels = check_labels({"images": images, "annotations": annotations, "categories": categories}, str(folder))
+    said = tuple(tuple((root.findtext(name) or "").strip() for name in ("folder", "path")) for root in roots)
+    return Voc(labels, tuple(paths), said, {FROM_0 if from_0 else FROM_1: len(boxes)})
+
+
+def _parsed(path: Path) -> ET.Element:
+    try:
+        return ET.parse(path).getroot()
+    except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: expat lacks the encoding
+        raise InputError(f"{path}: not readable as XML: {error}") from None
+
+
+def _counts_from_0(element: ET.Element) -> bool:
+    left, top, *others = ((element.findtext(f"bndbox/{side}") or "").strip() for side in SIDES)
+    return "0" in (left, top) or any("." in text for text in (left, top, *others))
 
 
 def _image(root: ET.Element, path: Path) -> dict[str, Any]:
+    name = plain_path(_text(root, "filename", path)).name
+    if not name:
+        raise InputError(f"{path}: the element filename names no file")
     image = {
-        "file_name": Path(_text(root, "filename", path)).name,
+        "file_name": name,
         "width": _value(root, "size/width", int, path),
         "height": _value(root, "size/height", int, path),
         **{key: _value(root, key, kind, path) for key, kind in IMAGE_KEYS.items() if root.find(key) is not None},
@@ -95,12 +152,12 @@ def _image(root: ET.Element, path: Path) -> dict[str, Any]:
     return image
 
 
-def _box(element: ET.Element, path: Path) -> dict[str, Any]:
-    corners = [_value(element, f"bndbox/{side}", float, path) for side in ("xmin", "ymin", "xmax", "ymax")]
-    left, top, right, bottom = corners
+def _box(element: ET.Element, path: Path, from_0: bool) -> dict[str, Any]:
+    left, top, right, bottom = (_value(element, f"bndbox/{side}", float, path) for side in SIDES)
+    step = 0 if from_0 else 1
     box = {
         "name": _text(element, "name", path),
-        "bbox": [left - 1, top - 1, right - left + 1, bottom - top + 1],
+        "bbox": [left - step, top - step, right - left + step, bottom - top + step],
         **{key: _text(element, key, path) for key in BOX_KEYS if element.find(key) is not None},
     }
     return box | ({"ignore": 1} if (element.findtext("difficult") or "0").strip() == "1" else {})

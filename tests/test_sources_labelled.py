@@ -1,0 +1,257 @@
+"""COCO and VOC of labelling tools: where their images lie, in which order, and boxes that are not what they seem."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from source_world import imported
+from tiny_world import refused
+
+from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.labels import LABELS_FILE
+from cmbfe.data.sources import labelled
+from cmbfe.data.sources.labelled import find_coco, labels_file
+from cmbfe.data.sources.voc import FROM_0, FROM_1, find_voc
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, write_json
+
+BOX = [10, 12, 6, 5]
+
+
+def save(folder: Path, *names: str) -> None:
+    """Images of 64 x 48 px, each with a grey of its own."""
+    for number, name in enumerate(names):
+        save_image(folder / name, np.full((48, 64), 100 + number, np.uint8))
+
+
+def image(number: int, name: str, **more: object) -> dict:
+    return {"id": number, "file_name": name, "width": 64, "height": 48, **more}
+
+
+def box(number: int, of: int, bbox: list[float] = BOX, **more: object) -> dict:
+    return {"id": number, "image_id": of, "category_id": 1, "bbox": bbox, **more}
+
+
+def coco(file: Path, images: list[dict], boxes: list[dict] = ()) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"images": images, "annotations": list(boxes), "categories": [{"id": 1, "name": "cmb"}]})
+    return file.parent
+
+
+def voc(file: Path, filename: str, corners: tuple[str, ...] = ("11", "13", "16", "17"), **more: str) -> None:
+    sides = "".join(
+        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    )
+    others = "".join(f"<{key}>{value}</{key}>" for key, value in more.items())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        f"<annotation><filename>{filename}</filename>{others}<size><width>64</width><height>48</height></size>"
+        f"<object><name>cmb</name><bndbox>{sides}</bndbox></object></annotation>"
+    )
+
+
+def notes(folder: Path) -> dict[str, int]:
+    return {note["what"]: note["count"] for note in read_json(folder / "report.json")["notes"]}
+
+
+LAYOUTS = {
+    # what writes so -> COCO file, the name that it gives, the image
+    "as the format says": ("a.json", "P1/0.png", "P1/0.png"),
+    "Windows": ("a.json", "P1\\0.png", "P1/0.png"),
+    "Label Studio on Windows": ("result.json", "images\\0.png", "images/0.png"),
+    "Label Studio, an upload": ("result.json", "/data/upload/3/ab-0.png", "images/ab-0.png"),
+    "Label Studio, by its address": (
+        "result.json",
+        "http://localhost:8080/data/upload/3/ab%20c.png",
+        "images/ab c.png",
+    ),
+    "Label Studio, a local file": ("result.json", "/data/local-files/?d=P1/0.png", "P1/0.png"),
+    "CVAT": ("annotations/instances_default.json", "P1/0.png", "images/P1/0.png"),
+    "CVAT with subsets": ("annotations/instances_train.json", "P1/0.png", "images/train/P1/0.png"),
+    "COCO": ("annotations/instances_train2017.json", "0.png", "train2017/0.png"),
+    "beside the folder of labels": ("annotations/a.json", "../P1/0.png", "P1/0.png"),
+    "another case": ("a.json", "P1/IMG0.PNG", "p1/img0.png"),
+    "another suffix": ("a.json", "P1/0.jpg", "P1/0.png"),
+    "no suffix": ("a.json", "P1/1.2.840", "P1/1.2.840.png"),
+    "a name with a backslash": ("a.json", "P1\\0.png", "P1\\0.png"),
+}
+
+
+@pytest.mark.parametrize("tool", LAYOUTS)
+def test_images_are_found_where_tools_put_them(tmp_path, tool):
+    file, name, there = LAYOUTS[tool]
+    save(tmp_path, there, "other/9.png")
+    coco(tmp_path / file, [image(1, name, patient_id="A")], [box(1, 1)])
+    found = find_coco(tmp_path)
+    assert [series.files for series in found.series] == [[tmp_path / there]]
+    assert found.read == (tmp_path / file,)
+    assert found.notes[labelled.ELSEWHERE] == (tool in ("another case", "another suffix", "no suffix"))
+
+
+@pytest.mark.parametrize(
+    ("names", "there", "said"),
+    [
+        (["P1/0.png"], ["P2/0.png"], "P1/0.png: no such image in"),
+        (["0.png"], ["images/0.png", "a/0.png"], "may be any of"),
+        (["P1/0.jpg"], ["P1/0.png", "P1/0.bmp"], "may be any of"),
+        (["P1/a.png"], ["P1/A.png", "p1/a.png"], "may be any of"),
+        (["/somewhere/P1/0.png"], ["P1/0.png"], "leads out of the folder"),
+        (["D:\\data\\P1\\0.png"], ["P1/0.png"], "leads out of the folder"),
+        (["../P1/0.png"], ["P1/0.png"], "leads out of the folder"),
+        (["P1/" + "0" * 300 + ".png"], ["P1/0.png"], "no such image"),
+        (["P1/0.jpg", "P1/0.png"], ["P1/0.png"], "2 images are the file"),
+    ],
+)
+def test_an_image_that_is_not_there_or_may_be_several_is_refused(tmp_path, names, there, said):
+    save(tmp_path, *there)
+    coco(tmp_path / "a.json", [image(number, name, patient_id="A") for number, name in enumerate(names)])
+    with refused(tmp_path, said):
+        find_coco(tmp_path)
+
+
+def test_the_coco_file_may_lie_in_annotations_but_must_be_one(tmp_path):
+    coco(tmp_path / "annotations" / "instances_default.json", [])
+    (tmp_path / "annotations" / "._instances_default.json").touch()
+    assert labels_file(tmp_path) == tmp_path / "annotations" / "instances_default.json"
+    coco(tmp_path / "annotations" / "instances_val.json", [])
+    with refused(tmp_path, "2 other files"):
+        labels_file(tmp_path)
+    coco(tmp_path / LABELS_FILE, [])
+    assert labels_file(tmp_path) == tmp_path / LABELS_FILE
+
+
+VOC_LAYOUTS = {
+    # what writes so -> XML, the name that it gives, more elements, the image
+    "beside": ("P1/0.xml", "0.png", {}, "P1/0.png"),
+    "VOC": ("Annotations/P1/0.xml", "0.png", {}, "JPEGImages/P1/0.png"),
+    "Label Studio": ("Annotations/P1/0.xml", "0", {}, "images/P1/0.png"),
+    "two folders": ("labels/P1/0.xml", "0.png", {}, "images/P1/0.png"),
+    "Windows": ("P1/0.xml", "P1\\0.png", {}, "P1/0.png"),
+    "labelImg": ("xml/0.xml", "0.png", {"folder": "P1", "path": "C:\\in\\P1\\0.png"}, "P1/0.png"),
+    "labelImg, moved": ("xml/0.xml", "0.png", {"folder": "img", "path": "/home/x/in/P1/img/0.png"}, "P1/img/0.png"),
+    "another case": ("P1/0.xml", "IMG0.PNG", {}, "P1/img0.png"),
+    "another suffix": ("P1/0.xml", "0.jpg", {}, "P1/0.png"),
+    "an image renamed with its XML": ("P1/0.xml", "DSC123.png", {}, "P1/0.png"),
+}
+
+
+@pytest.mark.parametrize("tool", VOC_LAYOUTS)
+def test_images_of_voc_are_found_where_tools_put_them(tmp_path, tool):
+    xml, name, more, there = VOC_LAYOUTS[tool]
+    save(tmp_path, there, "other/9.png")
+    voc(tmp_path / xml, name, patient_id="A", **more)
+    found = find_voc(tmp_path)
+    assert [series.files for series in found.series] == [[tmp_path / there]]
+    assert found.read == (tmp_path / xml,)
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "labels"])
+def test_the_folder_of_the_xml_may_be_given(tmp_path, folder):
+    save(tmp_path, "images/P1/0.png")
+    voc(tmp_path / folder / "P1" / "0.xml", "0.png")
+    assert find_voc(tmp_path / folder).series[0].files == [tmp_path / "images/P1/0.png"]
+
+
+def test_the_report_says_from_where_voc_counts(tmp_path):
+    for convention, corners in ((FROM_1, ("11", "13", "16", "17")), (FROM_0, ("10.00", "12.00", "16.00", "17.00"))):
+        source = tmp_path / corners[0]
+        save(source / "P1", "0.png")
+        voc(source / "P1" / "0.xml", "0.png", corners)
+        labels = imported("voc", source, tmp_path / "out")
+        assert labels["annotations"][0]["bbox"] == BOX
+        assert notes(tmp_path / "out")[convention] == 1
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+@pytest.mark.parametrize("named", ["slice{}", "{}_of_12", "1.2.840.{}", "{:08x}-slice{}"])
+def test_images_without_a_slice_index_are_in_the_order_of_their_numbers(tmp_path, kind, named):
+    uploads = [(number * 0x9E3779B1) % 2**32 for number in range(1, 13)]  # as random as the names of Label Studio
+    numbered = zip(uploads, range(1, 13), strict=True)
+    names = [f"P1/{named.format(*pair[-named.count('{') :])}.png" for pair in numbered]
+    save(tmp_path / "in", *names)
+    if kind == "coco":
+        images = [image(number, name) for number, name in enumerate(names, 1)]
+        coco(tmp_path / "in" / LABELS_FILE, images, [box(slice_, slice_, lesion_id="m") for slice_ in (9, 10, 11)])
+    else:
+        for name in names:
+            voc((tmp_path / "in" / name).with_suffix(".xml"), Path(name).name)
+    labels = imported(kind, tmp_path / "in", tmp_path / "out")
+    greys = [int(np.array(Image.open(tmp_path / "out" / image["file_name"]))[0, 0]) for image in labels["images"]]
+    assert greys == list(range(100, 112))
+    assert notes(tmp_path / "out")[labelled.BY_NAME] == 1
+    assert notes(tmp_path / "out")[labelled.BY_FOLDER] == 12
+    assert labelled.APART not in notes(tmp_path / "out")
+
+
+def test_a_given_slice_index_is_kept_whatever_the_names(tmp_path):
+    save(tmp_path / "in", "P1/a.png", "P1/b.png", "P1/c.png")
+    images = [image(number, f"P1/{name}.png", slice_index=7 - number) for number, name in enumerate("abc")]
+    coco(tmp_path / "in" / LABELS_FILE, images)
+    labels = imported("coco", tmp_path / "in", tmp_path / "out")
+    assert [image["slice_index"] for image in labels["images"]] == [5, 6, 7]
+    assert labelled.BY_NAME not in notes(tmp_path / "out")
+
+
+def counted(tmp_path: Path, boxes: list[dict], **more: object) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Boxes of an import, its notes, and what it left out."""
+    save(tmp_path / "in", *(f"P1/{number}.png" for number in range(1, 5)))
+    coco(tmp_path / "in" / LABELS_FILE, [image(n, f"P1/{n}.png", slice_index=n, **more) for n in range(1, 5)], boxes)
+    labels = imported("coco", tmp_path / "in", tmp_path / "out")
+    left_out = {entry["what"]: entry["count"] for entry in read_json(tmp_path / "out" / "report.json")["left_out"]}
+    return len(labels["annotations"]), notes(tmp_path / "out"), left_out
+
+
+def test_a_box_drawn_twice_counts_once_and_nearly_twice_is_said(tmp_path):
+    boxes = [box(1, 1), box(2, 1), box(3, 1, [10, 12, 6, 5.5]), box(4, 2), box(5, 2, ignore=1)]
+    count, said, left_out = counted(tmp_path, boxes)
+    assert count == 4
+    assert left_out == {labelled.DOUBLED: 1}
+    assert said[labelled.NEARLY_DOUBLED] == 1
+
+
+def test_boxes_that_may_be_corners_are_counted(tmp_path):
+    corners = [box(number, number, [10 + number, 12, 16 + number, 17]) for number in range(1, 4)]
+    assert counted(tmp_path, corners)[1][labelled.MAYBE_CORNERS] == 3
+    assert labelled.MAYBE_CORNERS not in counted(tmp_path, [*corners, box(4, 4, [40, 12, 6, 5])])[1]
+
+
+@pytest.mark.parametrize(("side", "small", "large"), [(3, 1, None), (4, None, None), (40, None, None), (44, None, 1)])
+def test_microbleeds_of_an_unlikely_size_are_counted(tmp_path, side, small, large):
+    boxes = [box(1, 1, [5, 1, 2, 2], lesion_id="m"), box(2, 2, [5, 1, 3, side], lesion_id="m")]
+    said = counted(tmp_path, boxes, pixel_spacing_mm=[0.5, 0.5])[1]
+    assert (said.get(labelled.SMALL), said.get(labelled.LARGE)) == (small, large)
+
+
+def test_a_region_to_ignore_may_be_large(tmp_path):
+    count, said, _ = counted(tmp_path, [box(1, 1, [0, 0, 64, 48], ignore=1)], pixel_spacing_mm=[2, 2])
+    assert (count, labelled.LARGE in said) == (1, False)
+
+
+@pytest.mark.parametrize("slices", [(1, 1), (1, 3), (1, 2, 2)])
+def test_a_lesion_id_that_may_stand_for_several_microbleeds_is_said(tmp_path, slices):
+    boxes = [box(number, of, [10 * number, 12, 6, 5], lesion_id=1) for number, of in enumerate(slices, 1)]
+    assert counted(tmp_path, boxes)[1][labelled.APART] == 1
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (64, 48)), (6, (48, 48)), (8, (64, 48))])
+def test_boxes_lie_on_the_image_as_it_is_shown(tmp_path, orientation, size):
+    shown = np.full((size[1], size[0]), 170, np.uint8)
+    shown[12:17, 10:16] = 20
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    (tmp_path / "in" / "P1").mkdir(parents=True)
+    stored = np.rot90(shown, {3: 2, 6: 1, 8: -1}[orientation])
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "in" / "P1" / "0.png", exif=exif)
+    entry = {**image(1, "P1/0.png"), "width": size[0], "height": size[1]}
+    coco(tmp_path / "in" / LABELS_FILE, [entry], [box(1, 1)])
+    labels = imported("coco", tmp_path / "in", tmp_path / "out")
+    written = np.array(Image.open(tmp_path / "out" / labels["images"][0]["file_name"]))
+    np.testing.assert_array_equal(written, shown)
+    assert notes(tmp_path / "out")[labelled.TURNED] == 1
+    shutil.rmtree(tmp_path / "out")
+    if size[0] != size[1] and orientation == 8:
+        coco(tmp_path / "in" / LABELS_FILE, [{**entry, "width": 48, "height": 64}], [])
+        with pytest.raises(InputError, match="64 x 48 px once turned by its EXIF, but its label says 48 x 64"):
+            imported("coco", tmp_path / "in", tmp_path / "out")
