@@ -122,6 +122,8 @@ def read_json(path: Path | str) -> Any:
     path = Path(path)
     try:
         content = path.read_bytes()
+        if content.startswith(b"PK\3\4"):
+            raise InputError(f"{path}: is a ZIP archive; unpack it, and give what is in it")
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         return json.loads(content.decode(json.detect_encoding(content)))
     except FileNotFoundError:

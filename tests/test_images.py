@@ -179,7 +179,7 @@ def test_postscript_is_no_image_whatever_its_name(tmp_path, content, monkeypatch
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data(), st.sampled_from(["png", "jpg"]))
+@given(st.data(), st.sampled_from(["png", "jpg", "tif", "gif", "bmp", "webp", "ppm", "jp2"]))
 def test_a_damaged_image_is_read_or_refused_but_nothing_else(tmp_path_factory, data, suffix):
     file = tmp_path_factory.mktemp("damaged") / f"a.{suffix}"
     save_image(file, RAMP)

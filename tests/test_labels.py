@@ -299,6 +299,7 @@ def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
         (plain(xmin="left"), "bndbox/xmin"),
         (plain(name=" "), "filename"),
         (plain(name="/"), "filename"),
+        ("<annotations><image name='a.png'/></annotations>", "'annotations'"),
         (plain(xmin="16"), "zero width"),
     ],
 )

@@ -154,6 +154,20 @@ def test_the_folder_of_the_xml_may_be_given(tmp_path, folder):
     assert find_voc(tmp_path / folder).series[0].files == [tmp_path / "images/P1/0.png"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "content", "said"),
+    [
+        ("coco", b"PK\3\4", "is a ZIP archive; unpack it"),
+        ("coco", b"[]", "not a COCO label file"),
+        ("voc", b"PK\3\4", "is no folder"),
+    ],
+)
+def test_what_a_tool_exports_in_one_file_may_be_no_labels(tmp_path, kind, content, said):
+    (tmp_path / "export").write_bytes(content)
+    with refused(tmp_path, said):
+        (find_coco if kind == "coco" else find_voc)(tmp_path / "export")
+
+
 def test_the_report_says_from_where_voc_counts(tmp_path):
     for convention, corners in ((FROM_1, ("11", "13", "16", "17")), (FROM_0, ("10.00", "12.00", "16.00", "17.00"))):
         source = tmp_path / corners[0]
@@ -222,6 +236,12 @@ def test_microbleeds_of_an_unlikely_size_are_counted(tmp_path, side, small, larg
     boxes = [box(1, 1, [5, 1, 2, 2], lesion_id="m"), box(2, 2, [5, 1, 3, side], lesion_id="m")]
     said = counted(tmp_path, boxes, pixel_spacing_mm=[0.5, 0.5])[1]
     assert (said.get(labelled.SMALL), said.get(labelled.LARGE)) == (small, large)
+
+
+@pytest.mark.parametrize(("bbox", "wide"), [([0, 0, 16, 12], 0), ([0, 0, 17, 5], 1), ([0, 0, 6, 13], 1)])
+def test_boxes_of_much_of_an_image_are_counted_where_nobody_knows_their_mm(tmp_path, bbox, wide):
+    assert counted(tmp_path, [box(1, 1, bbox)])[1].get(labelled.WIDE, 0) == wide
+    assert labelled.WIDE not in counted(tmp_path, [box(1, 1, bbox)], pixel_spacing_mm=[0.5, 0.5])[1]
 
 
 def test_a_region_to_ignore_may_be_large(tmp_path):

@@ -177,7 +177,7 @@ def check_labels(labels: Any, where: str) -> Labels:
             size or pixel spacing, a `patient_id` that only some images have, or a patient in two splits.
     """
     if not isinstance(labels, dict):
-        raise InputError(f"{where}: not a COCO label file: the top level is not an object")
+        raise InputError(f"{where}: not a COCO label file: the top level is not an object; export COCO")
     for key in ("images", "annotations", "categories"):
         if not isinstance(labels.get(key), list):
             raise InputError(f"{where}: not a COCO label file: no list under the key {key!r}")

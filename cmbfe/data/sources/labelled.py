@@ -54,6 +54,7 @@ BY_FOLDER = "Images have no patient_id: the name of their folder stands for the 
 ELSEWHERE = "Images were found by another case or suffix than in their labels, or by the name of their XML."
 SMALL = "Microbleeds measure less than 2 mm, by the longer side of their largest box."
 LARGE = "Microbleeds measure more than 20 mm, by the longer side of their largest box."
+WIDE = "Boxes are wider or higher than a quarter of their image, whose pixel spacing is not known."
 SMALLEST_MM, LARGEST_MM = 2.0, 20.0
 """Microbleeds measure 2 to 10 mm; boxes are drawn with some space around them."""
 IMPOSSIBLE_MM = 50.0
@@ -118,6 +119,12 @@ class Image:
     pixel_spacing_mm: tuple[float, float] | None
     boxes: tuple[Box, ...]
 
+    @property
+    def wide_boxes(self) -> int:
+        """How many boxes take over a quarter of a side, of an image of unknown pixel spacing."""
+        sides = (box["bbox"][2:] for box in self.boxes if "ignore" not in box and not self.pixel_spacing_mm)
+        return sum(4 * width > self.width or 4 * height > self.height for width, height in sides)
+
 
 @dataclass(frozen=True)
 class ImageSeries:
@@ -159,6 +166,7 @@ class ImageSeries:
             notes={
                 TURNED: sum(is_turned(image.file) for image in self.images),
                 APART: lesions_apart(boxes),
+                WIDE: sum(image.wide_boxes for image in self.images),
                 **size_notes(boxes, spacings_mm, self.images[0].file.parent),
             },
             draw=lambda _: (frame.image(read_image(image.file)) for image, frame in pairs),

@@ -97,6 +97,8 @@ def read_voc(folder: Path | str) -> Voc:
         InputError: no XML file, one that is malformed or lacks an element, or unsound labels; names the file.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; give that of the XML files, unpacked")
     paths = files_named(folder, ".xml")
     if not paths:
         raise InputError(f"{folder}: no VOC file (*.xml) in it or below")
@@ -126,9 +128,14 @@ def read_voc(folder: Path | str) -> Voc:
 
 def _parsed(path: Path) -> ET.Element:
     try:
-        return ET.parse(path).getroot()
+        root = ET.parse(path).getroot()
     except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: expat lacks the encoding
         raise InputError(f"{path}: not readable as XML: {error}") from None
+    if root.tag != "annotation":
+        raise InputError(
+            f"{path}: no VOC file, as it begins with {root.tag!r}; export Pascal VOC, or remove the file"
+        )
+    return root
 
 
 def _counts_from_0(element: ET.Element) -> bool:
