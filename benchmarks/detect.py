@@ -36,7 +36,8 @@ from pydicom.uid import generate_uid
 
 from cmbfe.data import conversion as making
 from cmbfe.data.conversion import to_8_bit
-from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume
 from cmbfe.data.n4 import correct_bias
 from cmbfe.detector.ssd import build
 from cmbfe.detector.weights import save_model

@@ -101,7 +101,7 @@ def ending(source: Path, out: Path, detector: Detector, settings: Images) -> str
             raise AssertionError(f"left something behind: {list(out.parent.iterdir())}") from error
         return "one line"
     shutil.rmtree(out)
-    return "outputs, something left out" if result.left_out else "outputs"
+    return "outputs, something left out" if any(aside.refused for aside in result.left_out) else "outputs"
 
 
 def main() -> int:

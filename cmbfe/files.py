@@ -80,6 +80,14 @@ def is_partial(path: Path) -> bool:
     return re.fullmatch(r"\..+\.\d+\.partial(\.\w+)?", path.name) is not None
 
 
+def resolved(path: Path) -> Path:
+    """The path without links; raises `InputError` where a link leads to itself."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise InputError(f"{path}: its links lead to themselves; give another path") from None
+
+
 def sha256_of(files: Iterable[Path]) -> str:
     """Hash of the files' contents, whatever the order in which they are given."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

@@ -104,7 +104,7 @@ def test_detect_takes_the_threshold_of_validation_and_names_what_it_leaves_out(r
     status, said, err = run_cmbfe(*arguments, *point)
     assert status == 0
     assert "with a score of at least 0.9" in said
-    assert "1 series left out" in said
+    assert "1 series or files refused" in said
     assert "000.dcm: BurnedInAnnotation" in err
     status, said, _ = run_cmbfe(*arguments, *point, "--threshold", 0.5)
     assert (status, said) == (2, "")

@@ -118,7 +118,7 @@ def not_a_number(folder: Path) -> None:
 
 
 SPOILED_MODELS = {
-    "no folder": (shutil.rmtree, "params.yaml"),
+    "no folder": (shutil.rmtree, ""),
     "no settings": (lambda folder: (folder / "params.yaml").unlink(), "params.yaml"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),

@@ -9,7 +9,8 @@ import pytest
 from scipy import ndimage
 from tiny_world import tree
 
-from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.errors import InputError
 from cmbfe.params import ExactCounts, Phantom, Splits

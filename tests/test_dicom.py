@@ -21,7 +21,8 @@ from dicom_series import (
 from pydicom import Dataset
 from pydicom import uid as syntaxes
 
-from cmbfe.data.dicom.series import find_series, read_volume, to_patient_mm
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume, to_patient_mm
 from cmbfe.errors import InputError
 
 PHASE = ["ORIGINAL", "PRIMARY", "P"]

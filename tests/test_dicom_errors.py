@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume
 from cmbfe.errors import InputError
 
 COLLECTION = Path(pydicom.data.__file__).parent

@@ -11,8 +11,10 @@ from findings_world import detect
 from pydicom.dataset import Dataset
 from tiny_world import dicom_head
 
-from cmbfe.data.dicom.series import Aside, SeriesHeaders, find_series, read_volume, series_of
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import SeriesHeaders, read_volume, series_of
 from cmbfe.data.dicom.slices import read_slices
+from cmbfe.data.inventory import Aside
 from cmbfe.errors import InputError
 
 COUNT = 12

@@ -11,7 +11,8 @@ from dicom_series import mr_slice, write
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
-from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume
 
 COUNT = 5
 Vector = tuple[float, float, float]

@@ -8,7 +8,8 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from cmbfe.data.dicom.series import find_series, read_volume
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume
 from cmbfe.phantom.dicom import slice_position_mm, uid, write_series
 from cmbfe.phantom.simulate import SimulatedPatient
 

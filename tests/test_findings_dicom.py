@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from tiny_world import SIDE, dicom_head, labelled_images, refused
 
-from cmbfe.data.dicom.series import find_series
+from cmbfe.data.dicom.finding import find_series
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
 from cmbfe.findings.dicom_objects import write_report, write_segmentation

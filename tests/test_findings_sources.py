@@ -69,7 +69,9 @@ def test_a_volume_that_is_cut_off_or_without_a_place_is_left_out_and_the_others_
     result = detect(tmp_path / "in", tmp_path / "out")
     assert patients(result) == ["a"]
     assert ["b.nii" in series.line for series in result.left_out] == [True]
-    assert summary(tmp_path / "out")["left_out"] == [{"patient": "b", "series": "b.nii", "why": "cannot be read"}]
+    assert summary(tmp_path / "out")["left_out"] == [
+        {"patient": "b", "series": "b.nii", "why": "cannot be read", "files": 1, "refused": True}
+    ]
     with refused(tmp_path, r"b\.nii"):
         detect(tmp_path / "in" / "b.nii", tmp_path / "alone")
 
@@ -87,7 +89,7 @@ def test_a_spoilt_series_is_left_out_entirely_and_the_others_are_not(tmp_path, s
     two_patients(tmp_path / "in", slices=4)
     spoil(tmp_path / "in" / "a")
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert (patients(result), result.left_out[0].patient) == (["B"], "A")
+    assert (patients(result), result.left_out[0].patient_id) == (["B"], "A")
     assert all(named in series.line for series in result.left_out)
 
 
@@ -98,7 +100,7 @@ def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
     colour.PhotometricInterpretation, colour.SamplesPerPixel = "RGB", 3
     write(tmp_path / "in", [colour], ["capture.dcm"])
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert (len(result.done), [series.series for series in result.left_out]) == (1, ["1.2.9"])
+    assert (len(result.done), [aside.series_uid for aside in result.left_out]) == (1, ["1.2.9"])
 
 
 def test_flagged_burned_in_annotation_costs_its_series_and_moves_no_id(tmp_path):
@@ -151,12 +153,15 @@ def test_linked_folders_are_looked_into(tmp_path):
     assert sum(series.images for series in detect(tmp_path / "in", tmp_path / "out").done) == 3
 
 
-@pytest.mark.parametrize("source", ["in/loop", "in"])
-def test_a_link_to_itself_is_named(tmp_path, source):
-    dicom_head(tmp_path / "in")
-    (tmp_path / "in" / "loop").symlink_to("loop")
+def test_a_link_to_itself_is_named_and_costs_the_series_of_its_folder(tmp_path):
+    dicom_head(tmp_path / "in" / "a")
+    dicom_head(tmp_path / "in" / "b", "B")
+    (tmp_path / "in" / "a" / "loop").symlink_to("loop")
     with pytest.raises(InputError, match="loop"):
-        detect(tmp_path / source, tmp_path / "out")
+        detect(tmp_path / "in" / "a" / "loop", tmp_path / "out")
+    result = detect(tmp_path / "in", tmp_path / "out")
+    assert patients(result) == ["B"]
+    assert all(aside.refused and "loop" in aside.line for aside in result.left_out)
 
 
 def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
@@ -168,7 +173,7 @@ def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
     detect(tmp_path / "in", tmp_path / "out", key_file=tmp_path / "key.json")
     assert sorted(json.loads((tmp_path / "key.json").read_text())["patients"].values()) == ["", "P9"]
     (page,) = (tmp_path / "out" / "pages").iterdir()
-    assert "A series was left out" in page.read_text()
+    assert "was left out" in page.read_text()
 
 
 def detect_phase(source: Path, out: Path, phase: bool = True) -> tuple[Result, list[torch.Tensor]]:

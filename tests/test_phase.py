@@ -12,7 +12,7 @@ from tiny_world import SIDE, dicom_head, dicom_labels, labelled_images, tiny_par
 
 from cmbfe.data.augment import augment, augment_training_set
 from cmbfe.data.conversion import import_dicom
-from cmbfe.data.dicom.series import find_series
+from cmbfe.data.dicom.finding import find_series
 from cmbfe.data.labelled.images import is_phase_file, magnitude_of, read_image, read_with_phase, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, refuse_other_channels
 from cmbfe.data.phase import phase_of, to_8_bit_phase
@@ -149,7 +149,7 @@ def test_an_import_puts_the_phase_beside_the_magnitude_which_stays_as_it_was(tmp
     phase = read_image(tmp_path / "new" / "P1" / "001.phase.png")
     assert (phase[15, 35], phase[45, 10], phase[0, 0]) == (168, 47, 128)  # 1000 and -2000 mrad are 40 and -81 steps
     left_out = json.loads((tmp_path / "new" / "report.json").read_text())["left_out"]
-    assert left_out == [{"what": "series of kind phase", "count": 1}]
+    assert left_out == [{"what": "images of kind phase", "count": 2}]
 
 
 def test_what_is_put_around_a_scaled_image_has_no_phase(tmp_path):

@@ -137,8 +137,8 @@ def test_a_patient_or_an_echo_that_nobody_labelled_does_not_count_as_free_of_mic
     assert len(labels["images"]) == 8
     left_out = {entry["what"]: entry["count"] for entry in read_json(tmp_path / "out" / "report.json")["left_out"]}
     assert left_out == {
-        "series of kind phase": 1,
-        "magnitude series that no label names, of patients that labels name": 1,
+        "images of kind phase": 4,
+        "images of magnitude series that no label names, of patients that labels name": 4,
     }
 
 

@@ -34,6 +34,10 @@ def jobs_option(what: str) -> Any:
 
 Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
 KeyFile = Annotated[Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")]
+AsMagnitude = Annotated[
+    bool,
+    typer.Option("--as-magnitude", help="take series as magnitude whose header or values do not say that they are"),
+]
 TrainingBackend = Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")]
 """A training sets the threads of its whole process: no two share one."""
 
@@ -105,6 +109,7 @@ def import_(
             help="for dicom: COCO file, or folder with VOC XML (default: annotations.json or VOC XML in SRC)"
         ),
     ] = None,
+    as_magnitude: AsMagnitude = False,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="keep ids of patients and series, no pseudonyms")
     ] = False,
@@ -125,7 +130,7 @@ def import_(
     from cmbfe.params import load_params, profile_file
 
     settings = load_params(params or profile_file("laptop"))
-    options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels)
+    options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels, as_magnitude)
     result = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend)
     print(f"{summary(result)}\n{out}: {result['pictures']} images, {result['boxes']} microbleed boxes")
 
@@ -162,7 +167,9 @@ def train(
 
 @app.command()
 def detect(
-    src: Annotated[Path, typer.Argument(help="DICOM or NIfTI (a folder, any depth, or a file), or PNG/JPG images")],
+    src: Annotated[
+        Path, typer.Argument(help="folder (any depth) or file: DICOM, NIfTI, or PNG, JPG, TIFF, BMP images")
+    ],
     model: Annotated[Path, typer.Option(help="folder with model.safetensors, config.json and params.yaml")],
     out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
     threshold: Annotated[
@@ -179,6 +186,7 @@ def detect(
         bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="draw the feature maps of slices with lesions")] = False,
+    as_magnitude: AsMagnitude = False,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="keep ids of patients, series and images (images do), no pseudonyms")
     ] = False,
@@ -199,11 +207,15 @@ def detect(
 
     settings, variant = model_settings(model)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
-    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file)
+    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude)
     inputs = [path for path in (model, operating_point) if path]
     result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend, inputs)
-    for series in result.left_out:
-        print(f"cmbfe: left out: {' '.join(series.line.split())}", file=sys.stderr)
+    for aside in result.left_out:
+        what = "refused" if aside.refused else "passed over"
+        print(f"cmbfe: {what}: {' '.join(aside.line.split())}", file=sys.stderr)
+    for series in result.done:
+        for note in series.notes:
+            print(f"cmbfe: note: {series.folder}: {' '.join(note.split())}", file=sys.stderr)
     print(f"{out}: {in_a_line(result, chosen)}")
 
 

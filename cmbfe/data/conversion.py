@@ -9,8 +9,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from cmbfe.data.dicom.finding import magnitude_among, refuse_first, series_in
 from cmbfe.data.dicom.lookup import SliceLookup
-from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
+from cmbfe.data.dicom.series import SeriesHeaders, read_volume
+from cmbfe.data.inventory import take_inventory
 from cmbfe.data.labelled.images import phase_entry, save_image
 from cmbfe.data.labelled.labels import (
     CATEGORIES,
@@ -24,7 +26,6 @@ from cmbfe.data.labelled.labels import (
 from cmbfe.data.labelled.splits import scaled_counts, split_patients
 from cmbfe.data.n4 import correct_bias
 from cmbfe.data.phase import phase_images, phase_of
-from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
 from cmbfe.params import Images
 
@@ -66,15 +67,6 @@ def series_images(series: SeriesHeaders, settings: Images, phase: SeriesHeaders 
     spacing_mm = (series.slice_spacing_mm, *series.pixel_spacing_mm)
     images = volume_images(read_volume(series), spacing_mm, settings)
     return images if phase is None else np.stack([images, phase_images(phase)], axis=-1)
-
-
-def magnitude_among(series: Sequence[SeriesHeaders], source: Path) -> list[SeriesHeaders]:
-    """Those of the magnitude; `InputError` where there is none."""
-    magnitude = [headers for headers in series if headers.kind == "magnitude"]
-    if not magnitude:
-        kinds = ", ".join(sorted({headers.kind for headers in series}))
-        raise InputError(f"{source}: no magnitude series; found {len(series)} series of kind {kinds}")
-    return magnitude
 
 
 def series_folders(patient_ids: Iterable[str]) -> list[str]:
@@ -176,8 +168,10 @@ def import_dicom(
         InputError: bad DICOM, no phase where `settings` ask for it, bad labels, labels of slices that are not there,
             or an `out` that holds something else than an earlier import.
     """
-    found = find_series(source)
-    all_series = magnitude_among(found, source)
+    inventory = take_inventory(source)
+    found, asides = series_in(inventory, progress)
+    refuse_first(asides)
+    all_series = magnitude_among(found, inventory)
     phases = [phase_of(series, found) if settings.phase else None for series in all_series]
     folders = series_folders(series.patient_id for series in all_series)
     to_write = _labels_to_write(source, all_series, settings, seed)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cmbfe.data.folders import resolved
 from cmbfe.data.labelled.detections import detections_of
 from cmbfe.data.labelled.labels import (
     LARGEST_PX,
@@ -24,7 +23,7 @@ from cmbfe.data.labelled.labels import (
 )
 from cmbfe.errors import InputError
 from cmbfe.evaluation.page import METRICS, PAGE_FILE, SENSITIVITY, Detector, write_page
-from cmbfe.files import whole_folder, within_python, write_json
+from cmbfe.files import resolved, whole_folder, within_python, write_json
 from cmbfe.metrics import curves, intervals
 from cmbfe.metrics.agreement import bland_altman, class_agreement, counts_per_patient, icc
 from cmbfe.metrics.calibration import expected_calibration_error, has_probabilities, reliability

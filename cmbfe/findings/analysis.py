@@ -50,6 +50,8 @@ class Findings:
     shown: dict[int, tuple[np.ndarray, Detections]]
     """Image id -> image and the detections that reach the threshold, of the `SHOWN_AT_MOST` best images with any."""
     threshold: float
+    notes: tuple[str, ...]
+    """See `Loaded`."""
 
 
 def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
@@ -82,7 +84,7 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
                 shown = {image_id: shown[image_id] for image_id in sorted(kept)}
         _wait_for(waiting)
     lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
-    return Findings(task, images, detections, lesions, shown, threshold)
+    return Findings(task, images, detections, lesions, shown, threshold, loaded.notes)
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:

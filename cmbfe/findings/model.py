@@ -41,6 +41,9 @@ def model_settings(folder: Path) -> tuple[Images, str]:
     Raises:
         InputError: params.yaml or config.json cannot be read.
     """
+    if not folder.is_dir():
+        files = "model.safetensors, config.json and params.yaml"
+        raise InputError(f"{folder}: no such folder; give that of a model, with {files}, as `cmbfe train` leaves it")
     with within_python(folder):
         settings = load_params(folder / "params.yaml").images
         config = read_json(folder / CONFIG_FILE)

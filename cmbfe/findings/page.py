@@ -33,10 +33,11 @@ ZOOM_SHARE = 1 / 8
 """Side of the enlarged part of a slice."""
 
 
-def section(findings: Findings, feature_maps: Mapping[int, bytes]) -> str:
+def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int, bytes]) -> str:
     """The part of a page that is about one series, as HTML with its images inside.
 
     Args:
+        notes: what was assumed of it, a sentence each.
         feature_maps: image id -> PNG of `feature_maps_png`.
     """
     images = {image["id"]: image for image in findings.images}
@@ -48,6 +49,7 @@ def section(findings: Findings, feature_maps: Mapping[int, bytes]) -> str:
         .render(
             name=findings.task.name or findings.task.folder,
             number=findings.task.number,
+            notes=notes,
             images=findings.images,
             threshold=findings.threshold,
             rows=None if findings.lesions is None else [_row(lesion) for lesion in findings.lesions],

@@ -18,25 +18,27 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.conversion import series_folders
+from cmbfe.data.dicom.finding import UNREADABLE
 from cmbfe.data.dicom.pixels import BurnedInAnnotation
-from cmbfe.data.folders import resolved
+from cmbfe.data.inventory import DICOM, IMAGE, Aside
 from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.data.labelled.labels import CATEGORIES
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_file, whole_folder, write_json
+from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import OVERLAYS, Findings, Task, analyse
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObject, write_report, write_segmentation
 from cmbfe.findings.lesions import detections_table, lesions_table
 from cmbfe.findings.model import Detector
 from cmbfe.findings.page import feature_maps_png, section, write_page
-from cmbfe.findings.search import BURNED_IN, DICOM, IMAGES, UNREADABLE, LeftOut, find
+from cmbfe.findings.search import find
 from cmbfe.findings.series import DicomSeries, Series
 from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
 
 DETECTIONS_FILE = "detections.json"
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
+BURNED_IN = "burned-in annotation is flagged in the header"
 WITHOUT_ID = "These series have no PatientID: they may be of several people."
 PAGES, FEATURE_MAPS = "pages", "feature_maps"
 PARTS, PAGE_FILE = ".parts", "page.html"
@@ -57,6 +59,8 @@ class Options:
     """Keep ids of patients, series and images, instead of pseudonyms."""
     key_file: Path | None = None
     """Where to write which pseudonym is whose; its salt is used if it is there already."""
+    as_magnitude: bool = False
+    """Take series as magnitude whose header, name or values do not say that they are."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,16 @@ class Done:
     shown: int
     """Detections of at least the threshold."""
     lesions: int | None
-    notes: tuple[str, ...] = ()
-    """What was assumed of it, or could not be made."""
+    notes: tuple[str, ...]
+    """What was assumed of it, a sentence each."""
 
 
 class Result(NamedTuple):
     """What came of all series."""
 
     done: list[Done]
-    left_out: list[LeftOut]
+    left_out: list[Aside]
+    """Everything else under the path: refused, or passed over."""
 
 
 def detect_files(
@@ -118,24 +123,26 @@ def detect_files(
     key = read_key(options.key_file)
     detector = open_detector().name  # whatever is wrong with the model is said before anything is read
     with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs) as temporary:
-        kind, series, left_out = find(source, out, settings.phase)
-        _check(kind, options)
+        found = find(source, out, settings.phase, options.as_magnitude)
+        left_out = found.asides
+        _check(found.kind, options)
         salt = bytes.fromhex(key["salt"]) if key else new_salt()
-        names = Pseudonyms(None if kind == IMAGES or options.keep_ids else salt)
-        tasks = _tasks(series, names, options)
-        common = (kind, open_detector, settings, options, temporary.resolve())
+        names = Pseudonyms(None if found.kind == IMAGE or options.keep_ids else salt)
+        tasks = _tasks(found.series, names, options)
+        common = (found.kind, open_detector, settings, options, temporary.resolve())
         results = Parallel(return_as="generator")(delayed(_work_on)(task, *common) for task in tasks)
         done: list[Done] = []
         for result in tqdm(results, total=len(tasks), desc=f"detecting in {source.name}", unit="series", delay=1):
-            (left_out if isinstance(result, LeftOut) else done).append(result)
+            (left_out if isinstance(result, Aside) else done).append(result)
         if not done:
-            more = f" (and {len(left_out) - 1} more series left out)" if len(left_out) > 1 else ""
-            raise InputError(left_out[0].line + more)
+            lines = [aside.line for aside in left_out if aside.refused]
+            more = f" (and {len(lines) - 1} more left out)" if len(lines) > 1 else ""
+            raise InputError(lines[0] + more)
         made = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
-        _join(temporary, kind, done, left_out, names, made)
+        _join(temporary, found.kind, done, left_out, names, made)
         if options.key_file:
-            known = [(each.patient, each.name) for each in series]
-            known += [(each.patient, each.series) for each in left_out]
+            known = [(each.patient, each.name) for each in found.series]
+            known += [(aside.patient_id, aside.series_uid) for aside in left_out]
             write_key(options.key_file, names, [pair for pair in dict.fromkeys(known) if any(pair)])
     return Result(done, left_out)
 
@@ -145,7 +152,8 @@ def in_a_line(result: Result, threshold: float) -> str:
     detections, shown = (sum(getattr(series, name) for series in result.done) for name in ("detections", "shown"))
     lesions = [series.lesions for series in result.done if series.lesions is not None]
     as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
-    left_out = f"; {len(result.left_out)} series left out" if result.left_out else ""
+    refused = sum(aside.refused for aside in result.left_out)
+    left_out = f"; {refused} series or files refused" if refused else ""
     of_them = f"{shown} of them with a score of at least {threshold:.4g}"
     return f"{detections} detections, {of_them}{as_lesions}{left_out}"
 
@@ -155,7 +163,7 @@ def _check(kind: str, options: Options) -> None:
     for name, is_wanted in {"--sr": options.sr, "--segmentation": options.segmentation}.items():
         if is_wanted and kind != DICOM:
             raise InputError(f"{name} names the DICOM images of a finding by UID: {kind} have none; leave it out")
-    if options.key_file and kind == IMAGES:
+    if options.key_file and kind == IMAGE:
         raise InputError("--key-file is for DICOM and NIfTI: images are called by their folders, which are kept")
 
 
@@ -172,20 +180,21 @@ def _tasks(all_series: Sequence[Series], names: Pseudonyms, options: Options) ->
 
 def _work_on(
     task: Task, kind: str, open_detector: Callable[[], Detector], settings: Images, options: Options, out: Path
-) -> Done | LeftOut:
+) -> Done | Aside:
     """One series, from its files to its parts of the results."""
     detector = open_detector()
     try:
         findings = analyse(task, detector, settings, options.threshold, out)
     except InputError as error:
-        if kind == IMAGES:
+        if kind == IMAGE:
             raise
         shutil.rmtree(out / OVERLAYS / task.folder, ignore_errors=True)
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
-        return LeftOut(task.series.patient, task.series.name, what, str(error))
-    notes = _write_objects(findings, detector.name, options, out)
+        files = tuple(task.series.files)
+        return Aside(files, task.series.patient, task.series.name, what, str(error), refused=True)
+    notes = (*findings.notes, *_write_objects(findings, detector.name, options, out))
     maps = _draw_maps(findings, detector, out) if options.explain else {}
-    _write_parts(out / PARTS / str(task.number), findings, maps)
+    _write_parts(out / PARTS / str(task.number), findings, notes, maps)
     return Done(
         patient=task.patient,
         series=task.name,
@@ -194,7 +203,7 @@ def _work_on(
         detections=len(findings.detections),
         shown=sum(detection["score"] >= options.threshold for detection in findings.detections),
         lesions=None if findings.lesions is None else len(findings.lesions),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -233,7 +242,7 @@ def _draw_maps(findings: Findings, detector: Detector, out: Path) -> dict[int, b
     return maps
 
 
-def _write_parts(folder: Path, findings: Findings, maps: dict[int, bytes]) -> None:
+def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: dict[int, bytes]) -> None:
     folder.mkdir(parents=True)
     lines = (json.dumps(detection, sort_keys=True) for detection in findings.detections)
     (folder / DETECTIONS_FILE).write_text(",\n".join(lines), encoding="utf-8")
@@ -241,11 +250,11 @@ def _write_parts(folder: Path, findings: Findings, maps: dict[int, bytes]) -> No
     detections_table(findings.images, findings.detections).to_csv(folder / TABLE_FILE, index=False, header=False)
     if findings.lesions is not None:
         lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
-    (folder / PAGE_FILE).write_text(section(findings, maps), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(section(findings, notes, maps), encoding="utf-8")
 
 
 def _join(
-    out: Path, kind: str, done: Sequence[Done], left_out: Sequence[LeftOut], names: Pseudonyms, made: dict[str, Any]
+    out: Path, kind: str, done: Sequence[Done], left_out: Sequence[Aside], names: Pseudonyms, made: dict[str, Any]
 ) -> None:
     """Write the results from their parts, and remove these."""
     parts = sorted((out / PARTS).iterdir(), key=lambda folder: int(folder.name))
@@ -259,15 +268,17 @@ def _join(
     images = [image for part in parts for image in read_json(part / IMAGES_FILE)]
     write_json(out / IMAGES_FILE, {"images": images, "annotations": [], "categories": CATEGORIES})
     _join_tables(out / TABLE_FILE, parts, detections_table([], []))
-    if kind != IMAGES:
+    if kind != IMAGE:
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
     missing = [  # no path, as paths name patients
         {
-            "patient": names.patient(series.patient) if series.patient else "",
-            "series": names.series(series.patient, series.series) if series.series else "",
-            "why": series.what,
+            "patient": names.patient(aside.patient_id) if aside.patient_id else "",
+            "series": names.series(aside.patient_id, aside.series_uid) if aside.series_uid else "",
+            "why": aside.what,
+            "files": len(set(aside.files)),
+            "refused": aside.refused,
         }
-        for series in left_out
+        for aside in left_out
     ]
     of_patient = defaultdict(list)
     for series, part in zip(done, parts, strict=True):
@@ -288,12 +299,18 @@ def _join_tables(path: Path, parts: Sequence[Path], empty: pd.DataFrame) -> None
 
 
 def _write_pages(
-    folder: Path, parts: dict[str, list[Path]], left_out: list[dict[str, str]], without_id: str, made: dict[str, Any]
+    folder: Path, parts: dict[str, list[Path]], left_out: list[dict[str, Any]], without_id: str, made: dict[str, Any]
 ) -> None:
     """A page per patient of `parts`; `without_id`: what the outputs call series without a PatientID."""
     for (patient, own), file in zip(parts.items(), series_folders(parts), strict=True):
         notes = [WITHOUT_ID] if patient == without_id else []
-        missing = (series for series in left_out if (series["patient"] or without_id) == patient)
-        notes += [f"A series was left out: {series['why']}." for series in missing]
+        own_series = (entry for entry in left_out if entry["series"] and (entry["patient"] or without_id) == patient)
+        notes += [f"A series of {entry['files']} files was left out: {entry['why']}." for entry in own_series]
+        unknown = (entry for entry in left_out if not entry["series"])
+        notes += [f"Of no known patient, {entry['files']} files were left out: {entry['why']}." for entry in unknown]
+        if others := sum(
+            bool(entry["series"]) and (entry["patient"] or without_id) not in parts for entry in left_out
+        ):
+            notes.append(f"Of other patients, {others} series were left out: see {SUMMARY_FILE}.")
         sections = ((part / PAGE_FILE).read_text(encoding="utf-8") for part in own)
         write_page(folder / f"{file}.html", patient, sections, notes, **made)

@@ -1,6 +1,6 @@
 """Series of a user's own files, as `cmbfe detect` takes them one by one: DICOM, NIfTI, or images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,10 @@ class Series(Protocol):
     slices: int
     """How many images it has."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """What it is read from."""
+
     def load(self, settings: Images) -> Loaded:
         """Read it; raises `InputError`. The volume is in memory as long as `batches` is."""
 
@@ -68,11 +72,15 @@ class DicomSeries:
     phase: SeriesHeaders | None = None
     """The series of its phase, for a detector that sees phase."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        return (*self.headers.files, *(self.phase.files if self.phase else ()))
+
     def load(self, settings: Images) -> Loaded:
         """See `Series`; raises `BurnedInAnnotation` where a header says so."""
         headers = self.headers
         refuse_lines(headers.files[0], headers.rows, headers.columns)
-        refuse_burned_in(sorted({*headers.files, *(self.phase.files if self.phase else ())}))
+        refuse_burned_in(sorted(set(self.files)))
         images = series_images(headers, settings, self.phase)
         place = Place(headers.orientation, headers.positions_mm, headers.pixel_spacing_mm, headers.slice_spacing_mm)
         entries = _entries(headers.rows, headers.columns, place)
@@ -93,6 +101,10 @@ class NiftiSeries:
     """0 where the file cannot be read."""
     as_magnitude: bool = False
     """See `read_volume`."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return (self.path, *(file for file in [voxels_of(self.path)] if file))
 
     def load(self, settings: Images) -> Loaded:
         """See `Series`."""
@@ -125,6 +137,11 @@ class ImageSeries:
     """Whether the phase of each is read with it."""
     name: str = ""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        files = [self.root / image["file_name"] for image in self.images]
+        return files + [phase_file(file) for file in files if self.has_phase]
+
     def load(self, settings: Images) -> Loaded:
         """See `Series`; `settings` do not matter, as the images are made."""
         return Loaded(self.images, self._batches())
@@ -132,7 +149,7 @@ class ImageSeries:
     def _batches(self) -> Iterator[np.ndarray]:
         """Neighbours of one size together."""
         batch: list[np.ndarray] = []
-        for file in (self.root / image["file_name"] for image in self.images):
+        for file in self.files[: len(self.images)]:
             image = read_with_phase(file, phase_file(file) if self.has_phase else None)
             if batch and (len(batch) == BATCH or batch[0].shape != image.shape):
                 yield np.stack(batch)
@@ -140,6 +157,12 @@ class ImageSeries:
             batch.append(image)
         if batch:
             yield np.stack(batch)
+
+
+def voxels_of(path: Path) -> Path | None:
+    """The .img of a pair's .hdr; None for other files."""
+    stem, suffix, packed = path.name.partition(".hdr")
+    return path.with_name(f"{stem}.img{packed}") if suffix else None
 
 
 def _in_batches(images: np.ndarray) -> Iterator[np.ndarray]:

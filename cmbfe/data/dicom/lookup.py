@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmbfe.data.dicom.series import SeriesHeaders
-from cmbfe.data.dicom.slices import DICOM_SUFFIXES
+from cmbfe.data.inventory import DICOM_SUFFIXES
 from cmbfe.data.labelled.labels import Labels
 from cmbfe.errors import InputError
 

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from cmbfe.data.dicom.kinds import MAGNITUDE
 from cmbfe.data.dicom.pixels import read_frames
-from cmbfe.data.dicom.slices import Slice, read_slices
+from cmbfe.data.dicom.slices import Slice
 from cmbfe.data.dicom.stacks import SAME_POSITION_MM, STACKED, NoStack, Stack, check, notes_of, stacks_of, step_of
-from cmbfe.data.folders import files_below
+from cmbfe.data.inventory import Aside
 from cmbfe.data.own_process import own_process
 from cmbfe.errors import InputError
 
@@ -70,47 +70,6 @@ class SeriesHeaders:
     """StudyInstanceUID; "" where the header has none."""
     notes: tuple[str, ...] = ()
     """What was assumed of it, a sentence each, without names."""
-
-
-@dataclass(frozen=True)
-class Aside:
-    """Images that are in no series."""
-
-    files: tuple[Path, ...]
-    patient_id: str
-    series_uid: str
-    what: str
-    """Why, without a name: for the outputs."""
-    line: str
-    """Why, with a file, and what to do: for the terminal."""
-    refused: bool
-    """Whether they were meant to be read and cannot be; else they are passed over."""
-
-
-def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:
-    """Find every series under `folder` (any depth, links followed), or in one file, and check its headers.
-
-    Sorted by patient and series UID, whatever the file names. Hidden files and folders, DICOMDIR and what is no DICOM
-    image are passed over (rules in `slices`). No pixel is decoded, but all pixel data must be there.
-
-    Raises:
-        InputError: no DICOM image there; a file named like DICOM that is none; an image that is cut off, damaged, in
-            colour, without pixel data or without geometry; slices that make no series (see `stacks.check`).
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise InputError(f"{folder}: no such file or folder")
-    paths = sorted(files_below(folder)) if folder.is_dir() else [folder]
-    bar = tqdm(paths, desc="headers", unit="file", delay=1, disable=not progress)
-    slices = [found for path in bar for found in read_slices(path, named=path == folder)]
-    if not slices:
-        what = f"no DICOM image among {len(paths)} files" if folder.is_dir() else "a DICOM object, but no image"
-        raise InputError(f"{folder}: {what}" if paths else f"{folder}: the folder is empty")
-    found, asides = series_of(slices)
-    for aside in asides:
-        if aside.refused:
-            raise InputError(aside.line)
-    return found
 
 
 def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:

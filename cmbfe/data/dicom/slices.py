@@ -1,11 +1,9 @@
 """The header of one DICOM file, checked and brought into one form: a `Slice` per frame.
 
-What counts as DICOM: a file with the letters DICM at byte 128; without them one that is named like DICOM or has no
-extension, and begins with an element of group 0002 or 0008. Files named like DICOM that are neither raise; other files,
-and DICOM objects that are no images (reports, segmentations, DICOMDIR, …), are passed over.
+Which files are DICOM says `cmbfe.data.inventory`. DICOM objects that are no images (reports, segmentations, …) have no
+slices.
 """
 
-import re
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -18,11 +16,9 @@ from pydicom.uid import UID, RLELossless
 
 from cmbfe.data.dicom.kinds import kind_of
 from cmbfe.data.dicom.pixels import PIXEL_TAGS, check_all_there, frame_header, input_errors, number_of_frames, parse
+from cmbfe.data.inventory import BARE_STARTS, DICOM_SUFFIXES
 from cmbfe.errors import InputError
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
-BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""Group 0002 or 0008, little or big endian: how a dataset without preamble begins."""
 DIRECTION_TOLERANCE = 1e-2
 """How far direction vectors may be from unit length and from being perpendicular."""
 ACQUISITION_KEYS = (
@@ -88,30 +84,23 @@ class Slice:
 
 
 def read_slices(path: Path, named: bool = False) -> list[Slice]:
-    """Read one file's header; an empty list if the file is to be passed over.
+    """Read the header of a DICOM file; an empty list if it is no image.
 
     Args:
-        named: the user named this very file: it is read whatever it is called, and must be DICOM.
+        named: the user named this very file: it must be an image.
 
     Raises:
         InputError: what looks like a DICOM image and cannot be used: cut off, damaged, without pixel data or geometry,
             in colour.
     """
-    with input_errors(path, "damaged DICOM header"):
-        if path.exists() and not path.is_file():
-            return []
-        with path.open("rb") as file:
-            start = file.read(132)
-            has_magic = start[128:] == b"DICM"
-            if not has_magic:
-                named = named or path.suffix.lower() in DICOM_SUFFIXES
-                bare = start[:2] in BARE_STARTS and (named or re.fullmatch(r"(\.\d*)?", path.suffix))
-                if named and not bare:
-                    raise InputError(f"{path}: {'not a DICOM file' if start else 'empty file'}")
-                if not bare:
-                    return []
-            file.seek(0)
-            return _slices(path, file, strict=has_magic or named)
+    with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
+        start = file.read(132)
+        has_magic = start[128:] == b"DICM"
+        if not has_magic and start[:2] not in BARE_STARTS:
+            what = "not a DICOM file, though named like one" if start else "an empty file"
+            raise InputError(f"{path}: {what}; get it again, or remove it")
+        file.seek(0)
+        return _slices(path, file, strict=has_magic or named or path.suffix.lower() in DICOM_SUFFIXES)
 
 
 def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:

@@ -12,11 +12,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.conversion import magnitude_among, volume_images
+from cmbfe.data.conversion import volume_images
+from cmbfe.data.dicom.finding import magnitude_among, others_of_series, refuse_first, series_in
 from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.pixels import refuse_burned_in
-from cmbfe.data.dicom.series import SeriesHeaders, find_series, read_volume
-from cmbfe.data.folders import files_named
+from cmbfe.data.dicom.series import SeriesHeaders, read_volume
+from cmbfe.data.inventory import Aside, Inventory, take_inventory
 from cmbfe.data.labelled.images import ZERO_PHASE
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_foreign_labels, split_of_patients
 from cmbfe.data.phase import phase_images, phase_of
@@ -40,7 +41,7 @@ from cmbfe.params import Images
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
 OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and head: shown as the scanner does"
-OTHER_SERIES = "magnitude series that no label names, of patients that labels name"
+OTHER_SERIES = "images of magnitude series that no label names, of patients that labels name"
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class DicomSeries:
                 UNLABELLED_SLICES: labelled.unnamed,
                 NO_PATIENT: int(not self.patient),
                 OTHER_VIEW: int(axes != AXES),
+                **dict.fromkeys(headers.notes, 1),
                 APART: lesions_apart(labelled.boxes),
                 **size_notes(labelled.boxes, [headers.pixel_spacing_mm] * count, headers.files[0].parent),
             },
@@ -134,41 +136,47 @@ class DicomSeries:
         )
 
 
-def find_dicom(source: Path, labels: Path | None, phase: bool = False) -> Found:
+def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, as_magnitude: bool = False) -> Found:
     """Find the magnitude series under a folder, and the boxes of their slices.
 
     Args:
-        source: folder of the series. Its mimics.json (COCO), if there is one, names what only looks like a microbleed.
-        labels: COCO file, or folder with one or with VOC XML; None: `source`'s annotations.json or VOC XML, if any.
+        inventory: of the folder. Its mimics.json (COCO), if there is one, names what only looks like a microbleed.
+        labels: COCO file, or folder with one or with VOC XML; None: the source's annotations.json or VOC XML, if any.
         phase: whether each needs the series of its phase.
+        as_magnitude: take series as magnitude whose header does not say what they are.
 
     Raises:
-        InputError: whatever `find_series` finds wrong, no magnitude series, one without phase where that is asked for,
+        InputError: whatever `series_in` refuses, no magnitude series, one without phase where that is asked for,
             unsound labels, an image that is no slice (`SliceLookup`), or a patient in two splits.
     """
-    found = find_series(source, progress=True)
-    magnitude = magnitude_among(found, source)
-    said = _labels_of(magnitude, source, labels)
+    found, asides = series_in(inventory)
+    refuse_first(asides)
+    magnitude = magnitude_among(found, inventory, as_magnitude)
+    said = _labels_of(magnitude, inventory, labels)
     pairs = list(zip(magnitude, said.labelled, strict=True))
     known = {headers.patient_id for headers, own in pairs if own}
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
-    unused = [headers for headers in found if headers.kind != "magnitude" and headers not in phases]
-    left_out = said.left_out
-    left_out.update(f"series of kind {headers.kind}" for headers in unused)
-    left_out[OTHER_SERIES] = len(pairs) - len(kept)
     series = tuple(
         DicomSeries(headers, own, said.splits.get(headers.patient_id), its_phase)
         for (headers, own), its_phase in zip(kept, phases, strict=True)
     )
-    return Found(series, left_out, said.mimic_kinds, said.read, said.notes)
+    asides += others_of_series(found, list(filter(None, phases)), as_magnitude)
+    asides += [_unlabelled(headers) for headers in magnitude if headers not in [own for own, _ in kept]]
+    return Found(series, said.left_out, said.mimic_kinds, said.read, said.notes, tuple(asides))
 
 
-def _labels_of(series: Sequence[SeriesHeaders], source: Path, given: Path | None) -> Known:
-    where, labels, read, assumed = _read(source, given)
+def _unlabelled(headers: SeriesHeaders) -> Aside:
+    line = f"{headers.files[0]}: a magnitude series that no label names, of a patient that labels name; passed over"
+    return Aside(headers.files, headers.patient_id, headers.series_uid, OTHER_SERIES, line, refused=False)
+
+
+def _labels_of(series: Sequence[SeriesHeaders], inventory: Inventory, given: Path | None) -> Known:
+    where, labels, read, assumed = _read(inventory, given)
     if labels is None:
         return Known([None] * len(series))
+    source = inventory.source
     slices = SliceLookup(series, source)
     places = slices.of_images(labels, where)
     category = microbleed_category(labels, where)
@@ -183,18 +191,20 @@ def _labels_of(series: Sequence[SeriesHeaders], source: Path, given: Path | None
     return Known(labelled, splits, tuple(kinds.values()), left_out, {**notes, **assumed}, read)
 
 
-def _read(source: Path, given: Path | None) -> tuple[Path, Labels | None, tuple[Path, ...], Mapping[str, int]]:
+def _read(
+    inventory: Inventory, given: Path | None
+) -> tuple[Path, Labels | None, tuple[Path, ...], Mapping[str, int]]:
     """Where the labels were read from, the labels (None where nobody gave any), their files, and what was assumed."""
     if given is not None and not given.exists():
         raise InputError(f"{given}: no such file or folder with labels")
     if given is not None and given.is_file():
         return given, read_foreign_labels(given), (given,), {}
-    folder = given or source
+    folder = given or inventory.source
     coco = folder / LABELS_FILE
     for file in (coco, folder / MIMICS_FILE):
         if (file.exists() or file.is_symlink()) and not file.is_file():
             raise InputError(f"{file}: is no file, but a folder or a link to nothing; get the labels again")
-    xml = folder.is_dir() and any(_may_be_voc(path) for path in files_named(folder, ".xml"))
+    xml = [path for path in (take_inventory(given) if given else inventory).named(".xml") if _may_be_voc(path)]
     if xml and coco.is_file():
         raise InputError(f"{folder}: holds {LABELS_FILE} and VOC XML; say which labels to take with --labels")
     if xml:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmbfe.data.folders import resolved
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_file, within_python
+from cmbfe.files import read_json, resolved, whole_file, within_python
 
 SALT_BYTES = 32
 DIGITS = 16

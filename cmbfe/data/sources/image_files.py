@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from cmbfe.data.folders import files_below, resolved
+from cmbfe.data.inventory import take_inventory
 from cmbfe.errors import InputError
+from cmbfe.files import resolved
 
 SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 Place = PurePosixPath
@@ -59,7 +60,7 @@ class ImageFiles:
     @cached_property
     def _by_key(self) -> dict[tuple[int, str], set[Path]]:
         files = defaultdict(set)
-        for path in filter(_is_file, files_below(self.root)):
+        for path in take_inventory(self.root).named(*SUFFIXES):
             if (file := resolved(path)).is_relative_to(self.root):
                 for key in _keys(PurePosixPath(path.relative_to(self.root))):
                     files[key].add(file)

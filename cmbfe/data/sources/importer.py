@@ -8,10 +8,11 @@ anew.
 import hashlib
 import re
 import shutil
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
-from cmbfe.data.folders import look_into, resolved
+from cmbfe.data.inventory import Inventory, by_reason, take_inventory
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels, split_of_patients
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
@@ -28,12 +29,12 @@ from cmbfe.data.sources.labelled import find_coco
 from cmbfe.data.sources.momeni import find_momeni
 from cmbfe.data.sources.nifti import LARGEST_MM, SMALLEST_MM, find_nifti
 from cmbfe.data.sources.report import REPORT_FILE, report
-from cmbfe.data.sources.series import Found, Series
+from cmbfe.data.sources.series import Found, Series, VolumeSeries
 from cmbfe.data.sources.valdo import find_valdo
 from cmbfe.data.sources.voc import find_voc
 from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
 from cmbfe.errors import InputError
-from cmbfe.files import whole_folder, write_json
+from cmbfe.files import resolved, whole_folder, write_json
 from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
 
@@ -58,14 +59,18 @@ class Options:
     """Where to write which pseudonym is whose; its salt is used if it is there already."""
     labels: Path | None = None
     """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
+    as_magnitude: bool = False
+    """Take series as magnitude whose header or values do not say that they are."""
 
 
-KINDS: dict[str, Callable[[Path, Options, Images], Found]] = {
-    "dicom": lambda source, options, settings: find_dicom(source, options.labels, settings.phase),
-    "valdo": lambda source, *_: find_valdo(source),
-    "momeni": lambda source, options, _: find_momeni(source, options.box_mm),
-    "dou": lambda source, options, _: find_dou(source, options.box_mm),
-    "nifti": lambda source, options, _: find_nifti(source, options.box_mm),
+KINDS: dict[str, Callable[[Path, Inventory, Options, Images], Found]] = {
+    "dicom": lambda source, inventory, options, settings: find_dicom(
+        inventory, options.labels, settings.phase, options.as_magnitude
+    ),
+    "valdo": lambda _, inventory, *__: find_valdo(inventory),
+    "momeni": lambda source, _, options, __: find_momeni(source, options.box_mm),
+    "dou": lambda source, _, options, __: find_dou(source, options.box_mm),
+    "nifti": lambda source, _, options, __: find_nifti(source, options.box_mm),
     "coco": lambda source, *_: find_coco(source),
     "voc": lambda source, *_: find_voc(source),
 }
@@ -106,7 +111,7 @@ def import_source(
     check_backend(backend)
     _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
-    found = KINDS[kind](source.resolve(), options, settings)
+    found, left_out = _find(kind, source.resolve(), options, settings, progress)
     splits = _drawn_splits(found.series, seed, source)
     given = [path for path in (source, options.labels) if path]
     inputs = [*given, *(file for series in found.series for file in series.files)]
@@ -121,7 +126,7 @@ def import_source(
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
         notes.update(found.notes)
         notes[UNLABELLED] = int(not any(series.is_labelled for series in found.series))
-        result = {"kind": kind, **report(labels, found.left_out, notes)}
+        result = {"kind": kind, **report(labels, left_out, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
             write_key(options.key_file, names, [(series.patient, series.name) for series in found.series])
@@ -129,6 +134,25 @@ def import_source(
             for folder in patient.folders:
                 (patient.work / folder).rename(temporary / folder)
     return result
+
+
+def _find(
+    kind: str, source: Path, options: Options, settings: Images, progress: bool
+) -> tuple[Found, dict[str, int]]:
+    """What a source holds, and why how many things of it are not read; with `progress`, these are named as well."""
+    inventory = take_inventory(source.parent if source.is_file() else source)
+    found = KINDS[kind](source, inventory, options, settings)
+    if options.as_magnitude and kind != "dicom":
+        found = replace(found, series=tuple(_as_magnitude(series) for series in found.series))
+    seen = [*found.read, *(file for of in (*found.series, *found.asides) for file in of.files)]
+    asides = [*found.asides, *inventory.others(seen)]
+    for aside in asides if progress else ():
+        tqdm.write(f"cmbfe: passed over: {' '.join(aside.line.split())}", file=sys.stderr)
+    return found, {**found.left_out, **by_reason(asides)}
+
+
+def _as_magnitude(series: Series) -> Series:
+    return replace(series, as_magnitude=True) if isinstance(series, VolumeSeries) else series
 
 
 def _check(kind: str, source: Path, settings: Images, options: Options, out: Path) -> None:
@@ -143,12 +167,8 @@ def _check(kind: str, source: Path, settings: Images, options: Options, out: Pat
         raise InputError(f"--box-mm {options.box_mm}: boxes around points are {range_mm} wide")
     if options.key_file is not None:
         refuse_key_file(options.key_file, out, options.keep_ids)
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
-    if source.is_dir():
-        if resolved(out).is_relative_to(resolved(source)):
-            raise InputError(f"{out}: lies in the source {source}, and would be read as part of it; give another")
-        look_into(source)
+    if source.is_dir() and resolved(out).is_relative_to(resolved(source)):
+        raise InputError(f"{out}: lies in the source {source}, and would be read as part of it; give another")
 
 
 def _tidy(out: Path) -> None:

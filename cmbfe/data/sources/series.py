@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cmbfe.data.conversion import volume_images
+from cmbfe.data.inventory import Aside
 from cmbfe.data.sources.volumes import (
     AXES,
     RAS_TO_LPS,
@@ -161,6 +162,8 @@ class Found:
     """Files that were read besides those of the series: labels, descriptions, tables."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """What was assumed or changed in the labels -> how often, as in `Loaded`."""
+    asides: tuple[Aside, ...] = ()
+    """Files that are passed over, and why; all that nothing names is added later."""
 
 
 def number_in(text: str, where: str) -> float:

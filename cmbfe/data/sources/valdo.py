@@ -8,31 +8,35 @@ sub-101/sub-101_space-T2S_CMB.nii.gz                mask; values 2 and 3 occur a
 from collections import Counter
 from pathlib import Path
 
-from cmbfe.data.folders import folders_below
+from cmbfe.data.inventory import Aside, Inventory
 from cmbfe.data.sources.series import Found, VolumeSeries
 from cmbfe.errors import InputError
 
 VOLUME = "_space-T2S_desc-masked_T2S"
 LABEL = "_space-T2S_CMB"
 OTHERS = ("_space-T2S_desc-masked_T1", "_space-T2S_desc-masked_T2")
+OTHER_VOLUMES = "T1 and T2 volumes (images are T2*)"
 SUFFIXES = (".nii.gz", ".nii")
 
 
-def find_valdo(source: Path) -> Found:
+def find_valdo(inventory: Inventory) -> Found:
     """Find the patients of VALDO's Task 2 in a folder, any depth.
 
     Raises:
         InputError: no folder `sub-…`, or one without volume or label, or with those of another patient.
     """
-    folders = sorted(path for path in folders_below(source) if path.name.startswith("sub-") and path != source)
+    source = inventory.source
+    folders = [path for path in inventory.folders() if path.name.startswith("sub-")]
     if not folders:
         raise InputError(f"{source}: no folder sub-… in it or below; give the folder of VALDO's Task 2 (Task2)")
     names = Counter(folder.name for folder in folders)
     if (repeated := names.most_common(1)[0])[1] > 1:
         raise InputError(f"{source}: holds {repeated[1]} folders {repeated[0]}; keep one")
     series = tuple(_series(folder) for folder in folders)
-    others = sum(_path(folder, other) is not None for folder in folders for other in OTHERS)
-    return Found(series, {"T1 and T2 volumes (images are T2*)": others})
+    others = tuple(path for folder in folders for other in OTHERS if (path := _path(folder, other)))
+    line = f"{source}: {len(others)} {OTHER_VOLUMES}, {others[0].name} first; passed over" if others else ""
+    asides = (Aside(others, "", "", OTHER_VOLUMES, line, refused=False),) if others else ()
+    return Found(series, asides=asides)
 
 
 def _series(folder: Path) -> VolumeSeries:

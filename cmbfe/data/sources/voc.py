@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmbfe.data.dicom.lookup import ANNOTATIONS
-from cmbfe.data.folders import files_named
+from cmbfe.data.inventory import take_inventory
 from cmbfe.data.labelled.labels import CATEGORIES, Labels, check_labels, plain_path, refuse_narrow
 from cmbfe.data.sources.image_files import ImageFiles, Place
 from cmbfe.data.sources.labelled import ELSEWHERE, found_in_labels
@@ -99,7 +99,7 @@ def read_voc(folder: Path | str) -> Voc:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: is no folder; give that of the XML files, unpacked")
-    paths = files_named(folder, ".xml")
+    paths = take_inventory(folder).named(".xml")
     if not paths:
         raise InputError(f"{folder}: no VOC file (*.xml) in it or below")
     roots = [_parsed(path) for path in paths]

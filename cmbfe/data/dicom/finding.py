@@ -1,0 +1,150 @@
+"""All DICOM series of a source, and what of it is in none.
+
+What cannot be read costs its own series only. A series with an unreadable file is refused entirely: nobody would notice
+a missing slice in its result. Where a broken file does not say which series it belongs to, every series with files in
+its folder is refused.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import UID
+from tqdm import tqdm
+
+from cmbfe.data.dicom.kinds import MAGNITUDE, UNCLEAR
+from cmbfe.data.dicom.pixels import input_errors
+from cmbfe.data.dicom.series import SeriesHeaders, series_of
+from cmbfe.data.dicom.slices import Slice, read_slices
+from cmbfe.data.inventory import DICOM, LINK, Aside, Inventory, may_be_dicom, take_inventory
+from cmbfe.errors import InputError
+
+UNREADABLE = "cannot be read"
+NO_IMAGE = "DICOM objects that are no images"
+Broken = dict[Path, tuple[str, str]]
+"""File -> UID of its series ("": unknown), and what is wrong with it."""
+
+
+def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:
+    """Every series under `folder` (any depth, links followed), or in one file, with its headers checked.
+
+    Sorted by patient and series UID, whatever the file names. No pixel is decoded, but all pixel data must be there.
+
+    Raises:
+        InputError: no DICOM image there, or anything that `series_in` refuses.
+    """
+    inventory = take_inventory(Path(folder))
+    found, asides = series_in(inventory, progress)
+    refuse_first(asides)
+    if not found:
+        raise inventory.nothing("DICOM image")
+    return found
+
+
+def refuse_first(asides: Iterable[Aside]) -> None:
+    """Raise the `InputError` of the first that is refused, if any is."""
+    for aside in asides:
+        if aside.refused:
+            raise InputError(aside.line)
+
+
+def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesHeaders], list[Aside]]:
+    """The series of all kinds, by patient and UID, and the DICOM files that are in none, with the reason.
+
+    Refused are files that are cut off, damaged, in colour, without pixel data or geometry, links to nothing among
+    DICOM files, the series of these files, and what `series_of` refuses.
+    """
+    paths = inventory.of(DICOM)
+    slices: list[Slice] = []
+    broken: Broken = {}
+    no_images: list[Path] = []
+    for path in tqdm(paths, desc="headers", unit="file", delay=1, disable=not progress):
+        try:
+            own = read_slices(path, named=path == inventory.source)
+            slices += own
+            no_images += [] if own else [path]
+        except InputError as error:
+            broken[path] = (_series_uid(path), str(error))
+    for path in inventory.of(LINK) if slices else ():
+        if may_be_dicom(path):
+            broken[path] = ("", f"{path}: links to nothing; get the file that it leads to, or remove it")
+    spoilt = _spoilt(slices, broken)
+    found, asides = series_of([each for each in slices if each.series_uid not in spoilt])
+    asides += _refused(slices, broken, spoilt)
+    if no_images:
+        line = f"{no_images[0]}: {NO_IMAGE} ({len(no_images)} files)"
+        asides.append(Aside(tuple(no_images), "", "", NO_IMAGE, line, refused=False))
+    return sorted(found, key=lambda series: (series.patient_id, series.series_uid)), asides
+
+
+def _series_uid(path: Path) -> str:
+    """The SeriesInstanceUID of a file that is otherwise of no use, or ""."""
+    try:
+        with input_errors(path, "damaged DICOM header"):
+            header = dcmread(path, force=True, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+            uid = str(header.get("SeriesInstanceUID") or "").strip()
+            return uid if UID(uid).is_valid else ""
+    except InputError:
+        return ""
+
+
+def _spoilt(slices: Iterable[Slice], broken: Broken) -> dict[str, str]:
+    """UID of each series that a broken file may belong to -> the line about it."""
+    spoilt = {uid: line for uid, line in broken.values() if uid}
+    of_folder = {path.parent: line for path, (uid, line) in broken.items() if not uid}
+    for each in slices:
+        if line := of_folder.get(each.path.parent):
+            spoilt.setdefault(each.series_uid, f"{line}; it may be a slice of this series: repair or remove it")
+    return spoilt
+
+
+def _refused(slices: Iterable[Slice], broken: Broken, spoilt: Mapping[str, str]) -> list[Aside]:
+    """The spoilt series with their broken files, and the broken files of no known series."""
+    files, patients = defaultdict(list), {}
+    for each in slices:
+        if each.series_uid in spoilt:
+            files[each.series_uid].append(each.path)
+            patients[each.series_uid] = each.patient_id
+    for path, (uid, _) in broken.items():
+        files[uid].append(path)
+    unknown = [("", (path,), broken[path][1]) for path in files.pop("", [])]
+    known = [(uid, tuple(own), spoilt[uid]) for uid, own in files.items()]
+    return [
+        Aside(own, patients.get(uid, ""), uid, UNREADABLE, line, refused=True) for uid, own, line in known + unknown
+    ]
+
+
+def magnitude_of_series(found: Sequence[SeriesHeaders], as_magnitude: bool = False) -> list[SeriesHeaders]:
+    """Those that are magnitude, or, `as_magnitude`, those of which the header does not say what they are."""
+    return [series for series in found if series.kind == MAGNITUDE or (as_magnitude and series.kind == UNCLEAR)]
+
+
+def magnitude_among(
+    found: Sequence[SeriesHeaders], inventory: Inventory, as_magnitude: bool = False
+) -> list[SeriesHeaders]:
+    """As `magnitude_of_series`; raises `InputError` where there is none."""
+    if not found:
+        raise inventory.nothing("DICOM image")
+    magnitude = magnitude_of_series(found, as_magnitude)
+    if not magnitude:
+        kinds = ", ".join(sorted({series.kind for series in found}))
+        hint = "; --as-magnitude takes those that are unclear" if UNCLEAR in kinds else ""
+        raise InputError(f"{inventory.source}: no magnitude series, but {len(found)} of kind {kinds}{hint}")
+    return magnitude
+
+
+def others_of_series(
+    found: Sequence[SeriesHeaders], used: Sequence[SeriesHeaders], as_magnitude: bool = False
+) -> list[Aside]:
+    """The series that are no magnitude and not `used` otherwise, passed over."""
+    magnitude = magnitude_of_series(found, as_magnitude)
+    return [passed_over(series) for series in found if series not in magnitude and series not in used]
+
+
+def passed_over(series: SeriesHeaders) -> Aside:
+    """A series of another kind than magnitude."""
+    hint = "; --as-magnitude takes it" if series.kind == UNCLEAR else ""
+    what = f"images of kind {series.kind}"
+    line = f"{series.files[0]}: a series of {len(series.files)} {what}, no magnitude; passed over{hint}"
+    return Aside(series.files, series.patient_id, series.series_uid, what, line, refused=False)

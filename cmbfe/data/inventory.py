@@ -1,0 +1,232 @@
+"""What lies under a path: walked once, each file looked at once, so that whatever is not read can be named.
+
+`cmbfe detect` and `cmbfe import` take the inventory of their source first. Every file then ends in one group: it is
+read, or passed over, or refused, the latter two as an `Aside` with the reason.
+
+What counts as DICOM: a file with the letters DICM at byte 128; without them one that is named like DICOM, or one
+without an extension that begins with an element of group 0002 or 0008. Other kinds go by their suffix.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cmbfe.data.labelled.images import PHASE_SUFFIX
+from cmbfe.errors import InputError
+from cmbfe.files import resolved
+
+DICOM, NIFTI, IMAGE, PHASE, TEXT, ARCHIVE = "DICOM", "NIfTI", "images", "phase", "text", "archive"
+VOLUME, LINK, HIDDEN, REPEATED, EMPTY = "volume", "link", "hidden", "repeated", "empty"
+DIRECTORY, OTHER = "DICOMDIR", "other"
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""Group 0002 or 0008, little or big endian: how a dataset without preamble begins."""
+SUFFIXES = {
+    PHASE: (PHASE_SUFFIX,),
+    NIFTI: (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"),
+    IMAGE: (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+    VOLUME: (".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".head", ".brik"),
+    ARCHIVE: (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"),
+    TEXT: (
+        ".json",
+        ".xml",
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".md",
+        ".yaml",
+        ".yml",
+        ".xlsx",
+        ".mat",
+        ".bval",
+        ".bvec",
+        ".pdf",
+    ),
+}
+"""In the order in which they are tried."""
+REASONS = {
+    DICOM: ("DICOM files that are not read here", "cmbfe import dicom and cmbfe detect read them"),
+    NIFTI: ("NIfTI volumes that nothing names", "name them in the description of the data, or remove them"),
+    IMAGE: ("images that no label names", "label them, or say that they have no microbleeds by an empty label"),
+    PHASE: ("phases of images, which are not looked at", "a model trained with images.phase reads them"),
+    TEXT: ("texts and tables", ""),
+    ARCHIVE: ("archives", "unpack them"),
+    VOLUME: ("volumes of a format that is not read", "convert them to .nii.gz"),
+    LINK: ("links to nothing", "get the files that they lead to (datalad get), or remove the links"),
+    HIDDEN: ("hidden files and folders", ""),
+    REPEATED: ("links to folders that are looked at already", ""),
+    EMPTY: ("empty folders", ""),
+    DIRECTORY: ("DICOM directories (DICOMDIR)", ""),
+    OTHER: ("files of other kinds", ""),
+}
+"""Kind -> why a file of it is passed over, and what to do about it."""
+NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Files, or images of them, that are not read."""
+
+    files: tuple[Path, ...]
+    """A file of several frames is named once per frame."""
+    patient_id: str
+    """As the source names it; "" where that is not known."""
+    series_uid: str
+    """"" where it is not known, or no matter of one series."""
+    what: str
+    """Why, without a name: for the outputs."""
+    line: str
+    """Why, with a file, and what to do: for the terminal."""
+    refused: bool
+    """Whether they were meant to be read and cannot be; else they are passed over."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The files under a folder, or the one file given."""
+
+    source: Path
+    kinds: Mapping[Path, str]
+    """Every file, link to nothing, hidden entry and empty folder -> its kind, a key of `REASONS`; sorted by path."""
+
+    def of(self, kind: str) -> list[Path]:
+        """Files of one kind."""
+        return [path for path, own in self.kinds.items() if own == kind]
+
+    def named(self, *suffixes: str) -> list[Path]:
+        """Files with one of the suffixes, whatever the case, but for links to nothing and hidden ones."""
+        return [
+            path
+            for path, kind in self.kinds.items()
+            if kind not in (LINK, HIDDEN, REPEATED, EMPTY) and path.name.lower().endswith(suffixes)
+        ]
+
+    def folders(self) -> list[Path]:
+        """Every folder that was looked into, but for the source itself."""
+        above = {folder for path in self.kinds for folder in path.relative_to(self.source).parents}
+        return sorted({self.source / folder for folder in above if folder.name} | set(self.of(EMPTY)))
+
+    def others(self, seen: Iterable[Path]) -> list[Aside]:
+        """All files but those seen, passed over by kind."""
+        seen = {os.path.realpath(path) for path in seen}
+        left = {path: kind for path, kind in self.kinds.items() if os.path.realpath(path) not in seen}
+        groups = {kind: tuple(path for path, own in left.items() if own == kind) for kind in REASONS}
+        return [self._passed_over(kind, files) for kind, files in groups.items() if files]
+
+    def _passed_over(self, kind: str, files: tuple[Path, ...]) -> Aside:
+        what, hint = REASONS[kind]
+        shown = ", ".join(self.name(path) for path in files[:NAMED_AT_MOST])
+        more = f" and {len(files) - NAMED_AT_MOST} more" if len(files) > NAMED_AT_MOST else ""
+        line = f"{self.source}: {what}: {shown}{more}" + (f"; {hint}" if hint else "")
+        return Aside(files, "", "", what, line, refused=False)
+
+    def name(self, path: Path) -> str:
+        """A path below the source, as text."""
+        return path.name if path == self.source else path.relative_to(self.source).as_posix()
+
+    def nothing(self, wanted: str) -> InputError:
+        """The error of a source without anything `wanted`: what it holds instead, and what to do."""
+        if not self.kinds:
+            return InputError(f"{self.source}: the folder is empty; give one with {wanted}")
+        hints = "; ".join(aside.line.removeprefix(f"{self.source}: ") for aside in self.others(()))
+        return InputError(f"{self.source}: no {wanted} there, but {hints}")
+
+
+def take_inventory(source: Path, out: Path | None = None) -> Inventory:
+    """Look at everything under a folder, any depth, or at one file.
+
+    Links are followed, each folder once. Hidden folders are not looked into, and `out` is no part of it.
+
+    Raises:
+        InputError: no such file or folder, or a folder that may not be read: patients would be left out in silence.
+    """
+    if not resolved(source).exists():
+        raise InputError(f"{source}: {_missing(source)}")
+    if not source.is_dir():
+        return Inventory(source, {source: kind_of(source, named=True)})
+    entries = tqdm(_walk(source, out), desc="looking at files", unit="file", delay=1)
+    return Inventory(source, dict(sorted((path, kind or kind_of(path)) for path, kind in entries)))
+
+
+def _missing(source: Path) -> str:
+    if source.is_symlink():
+        return "links to nothing; get the file that it leads to, or give another path"
+    above = next(folder for folder in source.absolute().parents if folder.exists())
+    return f"no such file or folder; {above} is there, look below it"
+
+
+def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
+    """Every entry that is no folder to look into, with its kind where its content does not matter."""
+    own = None if out is None else resolved(out)
+    visited = set()
+    for place, folders, files in os.walk(source, onerror=_refuse, followlinks=True):
+        visited.add(os.path.realpath(place))
+        kept = []
+        for name in sorted(folders):
+            path = Path(place, name)
+            real = os.path.realpath(path)
+            if name.startswith("."):
+                yield path, HIDDEN
+            elif real in visited:
+                yield path, REPEATED
+            elif own is None or Path(real) != own:
+                visited.add(real)
+                kept.append(name)
+        if not (folders or files) and Path(place) != source:
+            yield Path(place), EMPTY
+        folders[:] = kept
+        for name in files:
+            path = Path(place, name)
+            yield path, HIDDEN if name.startswith(".") else DIRECTORY if name == DIRECTORY else ""
+
+
+def kind_of(path: Path, named: bool = False) -> str:
+    """What a file is, by its beginning and its name.
+
+    Args:
+        named: the user named this very file.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    if not path.exists():
+        return LINK
+    if not path.is_file():  # a socket, a pipe, a device
+        return OTHER
+    if is_dicom(path, named):
+        return DICOM
+    name = path.name.lower()
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), OTHER)
+
+
+def is_dicom(path: Path, named: bool = False) -> bool:
+    """Whether a file is DICOM (see the module's text), or is named like it."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; make it readable, or remove it") from None
+    if start[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    return start[:2] in BARE_STARTS and (named or may_be_dicom(path))
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Whether a file is named as DICOM files are: by a suffix of theirs, a number, or none."""
+    return path.suffix.lower() in DICOM_SUFFIXES or bool(re.fullmatch(r"(\.\d*)?", path.suffix))
+
+
+def by_reason(asides: Iterable[Aside]) -> dict[str, int]:
+    """Why -> how many files, or images of series, are not read for it."""
+    counts: dict[str, int] = {}
+    for aside in asides:
+        counts[aside.what] = counts.get(aside.what, 0) + len(aside.files)
+    return counts
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: {error.strerror}; the folder must be readable, or not lie in the source")

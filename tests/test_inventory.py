@@ -1,0 +1,148 @@
+"""What lies under a path: every file in exactly one group, with the reason."""
+
+import os
+from pathlib import Path
+
+import pytest
+from findings_world import detect
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from source_world import affine_of, head, save
+from tiny_world import dicom_head, labelled_images, tiny_params
+
+from cmbfe.data.inventory import take_inventory
+from cmbfe.data.sources.importer import Options, import_source
+from cmbfe.errors import InputError
+
+CONTENTS = {
+    "a.dcm": b"\0" * 128 + b"DICM",
+    "1.2.840.17": b"\x08\0\x05\0",
+    "IM0001": b"\x02\0\0\0",
+    "b.nii.gz": b"",
+    "B.PNG": b"",
+    "b.phase.png": b"",
+    "labels.json": b"{}",
+    "scan.zip": b"PK",
+    "t2.mha": b"ObjectType",
+    ".DS_Store": b"",
+    "DICOMDIR": b"\0" * 128 + b"DICM",
+    "notes": b"text",
+    "no.doc": b"\x08\0\x05\0",
+}
+"""Name -> the beginning of the file."""
+KINDS = ("DICOM", "DICOM", "DICOM", "NIfTI", "images", "phase", "text", "archive", "volume", "hidden", "DICOMDIR")
+
+
+def kinds(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): kind for path, kind in take_inventory(folder).kinds.items()}
+
+
+def test_kinds_go_by_content_then_by_name(tmp_path):
+    for name, content in CONTENTS.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "gone.png").symlink_to("nothing")
+    (tmp_path / "empty").mkdir()
+    expected = dict(zip(CONTENTS, (*KINDS, "other", "other"), strict=True))
+    assert kinds(tmp_path) == expected | {"gone.png": "link", "empty": "empty"}
+
+
+def test_links_are_followed_once_and_hidden_folders_are_named(tmp_path):
+    for folder in ("in/a", "in/.hidden", "elsewhere/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.txt").touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    expected = {"a/x.txt": "text", ".hidden": "hidden", "linked/b/x.txt": "text", "linked/back": "repeated"}
+    assert kinds(tmp_path / "in") == expected
+
+
+def test_files_of_a_suffix_whatever_its_case(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c.xml").mkdir()
+    for name in ("b/1.XML", "a.xml", ".a.xml", "a.txt"):
+        (tmp_path / name).touch()
+    assert take_inventory(tmp_path).named(".xml") == [tmp_path / "a.xml", tmp_path / "b" / "1.XML"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):  # not by its mode, which does not hold for an administrator
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="closed: Permission denied"):
+        take_inventory(tmp_path)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.sets(st.sampled_from([*CONTENTS, "link", "deep/link.nii"])), seen=st.data())
+def test_every_file_is_in_exactly_one_group(tmp_path_factory, names, seen):
+    folder = tmp_path_factory.mktemp("in")
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(CONTENTS[name]) if name in CONTENTS else path.symlink_to("nothing")
+    inventory = take_inventory(folder)
+    read = seen.draw(st.sets(st.sampled_from(sorted(inventory.kinds)))) if inventory.kinds else set()
+    others = [path for aside in inventory.others(read) for path in aside.files]
+    assert sorted([*others, *read]) == sorted(inventory.kinds) == sorted(folder / name for name in names)
+
+
+def nifti_head(folder: Path) -> None:
+    save(folder / "a.nii.gz", head(), affine_of("LPS"))
+
+
+@pytest.mark.parametrize("make", [dicom_head, labelled_images, nifti_head])
+def test_detect_names_all_that_it_does_not_look_at(tmp_path, make):
+    make(tmp_path / "in" / "P1")
+    for name in ("scan.zip", "t2.mha", ".DS_Store", "notes.doc"):
+        (tmp_path / "in" / name).write_bytes(b"PK")
+    (tmp_path / "in" / "P2").mkdir()
+    (tmp_path / "in" / "P2" / "x.nii.gz").symlink_to("nothing")
+    result = detect(tmp_path / "in", tmp_path / "in" / "out")
+    named = {path.name for aside in result.left_out for path in aside.files}
+    assert named >= {"scan.zip", "t2.mha", ".DS_Store", "notes.doc", "x.nii.gz"}
+    page = next((tmp_path / "in" / "out" / "pages").iterdir()).read_text()
+    assert "archives" in page
+
+
+def test_a_bare_dicom_file_beside_an_image_is_not_lost(tmp_path):
+    labelled_images(tmp_path / "in")
+    (tmp_path / "in" / "IM0001").write_bytes(b"\x08\0\x05\0" + b"\0" * 200)
+    with pytest.raises(InputError, match=r"holds images .* and DICOM"):
+        detect(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [([], "empty"), (["scan.zip"], "unpack"), (["t2.mha"], "convert"), (["a.doc", "b.doc"], "a.doc, b.doc")],
+)
+def test_a_source_without_anything_to_detect_in_says_what_it_holds(tmp_path, names, said):
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(b"x")
+    for source in [tmp_path / "in", *([tmp_path / "in" / names[0]] if len(names) == 1 else [])]:
+        with pytest.raises(InputError, match=said):
+            detect(source, tmp_path / "out")
+
+
+def test_a_path_that_is_not_there_names_the_folder_that_is(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} is there"):
+        detect(tmp_path / "no" / "such", tmp_path / "out")
+
+
+def test_import_counts_images_without_labels_and_links_to_nothing(tmp_path):
+    labelled_images(tmp_path / "in")
+    labelled_images(tmp_path / "more", 2)
+    for path in (tmp_path / "more").rglob("*.png"):
+        path.rename(tmp_path / "in" / f"extra_{path.parent.name}.png")
+    (tmp_path / "in" / "gone.png").symlink_to("nothing")
+    report = import_source(
+        "coco", tmp_path / "in", tmp_path / "out", tiny_params().images, 0, Options(), 1, "threading"
+    )
+    left_out = {entry["what"]: entry["count"] for entry in report["left_out"]}
+    assert left_out == {"images that no label names": 2, "links to nothing": 1}
