@@ -124,13 +124,26 @@ def test_a_ground_truth_without_such_a_box_gets_its_best_one():
 
 
 @pytest.mark.parametrize("boxes", [
-    [[1.0, 1, 4, 4], [5.0, 5, 11, 9]],  # IoU with the first default box 0.09 and 20/104
-    [[1.0, 1, 3, 3], [2.0, 2, 5, 5], [4.0, 4, 9, 9]],  # 0.04, 0.09, 0.25
+    [[1.0, 1, 3, 11], [5.0, 5, 11, 9]],  # IoU with the first default box 18/102 and 20/104
+    [[1.0, 1, 3, 11], [5.0, 5, 11, 9], [3.0, 3, 9, 9]],  # and 36/100
 ])  # fmt: skip
 def test_ground_truths_that_share_a_best_box_each_keep_one(boxes):
     matched = matches_of(boxes)
     assert matched[0] == len(boxes) - 1  # the largest IoU keeps the shared box
     assert sorted(index for index in matched if index >= 0) == list(range(len(boxes)))
+
+
+@pytest.mark.parametrize(("boxes", "expected"), [
+    ([[60.0, 60, 70, 70]], [-1, -1, -1, -1]),  # overlaps none
+    ([[50.0, 40, 60, 50]], [-1, -1, -1, -1]),  # touches the last
+    ([[1.0, 1, 4, 4], [0.0, 0, 10, 9]], [1, -1, -1, -1]),  # the only one that it overlaps is taken
+    ([[-30.0, -30, -20, -20], [41.0, 41, 43, 43]], [-1, -1, -1, 1]),
+])  # fmt: skip
+def test_a_ground_truth_that_overlaps_no_free_default_box_gets_none(boxes, expected):
+    assert matches_of(boxes) == expected
+    labels = torch.ones(len(boxes), dtype=torch.int64)
+    losses = ssd_loss(torch.zeros(1, 4, 2), torch.zeros(1, 4, 4), DEFAULT, [torch.tensor(boxes)], [labels])
+    assert losses["box_regression"] < 30  # a box beside the image had some hundreds
 
 
 def test_padding_matches_nothing():

@@ -11,7 +11,7 @@ from torchvision import models
 
 from cmbfe.detector.alternatives import LAYERS
 from cmbfe.detector.backbones import Trunk, mobilenet_v2, resnet34, scaled, vgg16
-from cmbfe.detector.ssd import VARIANTS, build
+from cmbfe.detector.ssd import SSD, VARIANTS, build
 from cmbfe.errors import InputError
 
 DEFAULT_BOXES = {"ssd512": 24564, "ssd300": 8732, "mobilenet320": 3234, "resnet34-300": 8732}
@@ -90,6 +90,10 @@ def test_boxes_come_back_in_px_of_the_image_given():
     ([[5.0, 5.0, 5.0, 9.0]], [1], "box 0"),
     ([[5.0, 5.0, 9.0, 9.0], [1.0, 2.0, float("nan"), 9.0]], [1, 1], "box 1"),
     ([[5.0, 5.0, 9.0]], [1], "shape"),
+    ([[1.0, 1, 9, 9], [-9.0, 5.0, 0.0, 9.0]], [1, 1], "box 1 .*outside"),
+    ([[5.0, -9.0, 9.0, -1.0]], [1], "box 0 .*outside"),
+    ([[5000.0, 5.0, 5009.0, 9.0]], [1], "box 0 .*outside"),
+    ([[5.0, 5000.0, 9.0, 5009.0]], [1], "box 0 .*outside"),
     ([[1.0, 1, 9, 9]], [2], "expected 1 to 1"),
     ([[1.0, 1, 9, 9]], [1.0], "expected 1 integers"),
     ([[1.0, 1, 9, 9]], [1, 1], "expected 1 integers"),
@@ -99,6 +103,12 @@ def test_unusable_targets_are_refused_with_their_index(boxes, labels, reason):
     targets[1] = {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
     with pytest.raises(InputError, match=f"target 1: .*{reason}"):
         small("ssd300").train()(images, targets)
+
+
+def test_a_box_over_the_border_of_its_image_is_trained_on():
+    images, targets = batch()
+    targets[1] = {"boxes": torch.tensor([[-5.0, -5, 9, 9]]), "labels": torch.tensor([1])}
+    assert all(loss.isfinite() for loss in small("ssd300").train()(images, targets).values())
 
 
 @pytest.mark.parametrize(("targets", "reason"), [
@@ -118,6 +128,34 @@ def test_one_image_is_too_few_for_batch_normalisation_of_the_last_map(variant):
     with pytest.raises(InputError, match="at least 2 images"):
         small(variant).train()(images[:1], targets[:1])
     assert len(small(variant).eval()(images[:1])) == 1
+
+
+@pytest.mark.parametrize(("processes", "images", "is_shared", "is_enough"), [
+    (4, 1, True, True),  # the paper's batch on four GPUs
+    (2, 1, True, True),
+    (1, 1, True, False),
+    (4, 1, False, False),  # on CPUs each process normalises its own share
+    (1, 2, False, True),
+])  # fmt: skip
+def test_one_image_is_enough_where_batch_normalisation_has_those_of_other_processes(
+    monkeypatch, processes, images, is_shared, is_enough
+):
+    model = small("mobilenet320").train()
+    if is_shared:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: processes)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)
+    # SyncBatchNorm itself needs GPUs.
+    boxes = len(model.default_boxes)
+    outputs = torch.zeros(images, boxes, 2), torch.zeros(images, boxes, 4)
+    monkeypatch.setattr(SSD, "predict", lambda *_: outputs)
+    given = [part[:images] for part in batch()]
+    if is_enough:
+        assert set(model(*given)) == {"classification", "box_regression"}
+    else:
+        with pytest.raises(InputError, match="at least 2 images"):
+            model(*given)
 
 
 def test_an_image_that_is_no_image_is_refused_with_its_index():

@@ -20,7 +20,7 @@ NEGATIVES_PER_MATCH = 3
 def usable_targets(
     targets: Sequence[Target] | None, sizes: Sequence[tuple[int, int]], input_size: int, num_classes: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Every image's boxes, scaled to px of the input, and labels; sizes: the images' own (H, W) in px.
+    """Every image's boxes, scaled to px of the input, and labels, on the CPU; sizes: the images' own (H, W) in px.
 
     Raises `InputError` that names the first target, and the box in it, that cannot be trained on.
     """
@@ -28,17 +28,26 @@ def usable_targets(
         raise InputError("targets: training needs them; call model.eval() for detections")
     if len(targets) != len(sizes):
         raise InputError(f"targets: {len(targets)} for {len(sizes)} images")
-    boxes, labels = [], []
-    for index, (target, (height, width)) in enumerate(zip(targets, sizes, strict=True)):
-        if problem := _problem(target, num_classes):
+    for index, target in enumerate(targets):
+        if problem := _malformed(target):
             raise InputError(f"target {index}: {problem}")
-        scale = [input_size / width, input_size / height] * 2
-        boxes.append(target["boxes"] * torch.tensor(scale, device=target["boxes"].device))
-        labels.append(target["labels"].long())
-    return boxes, labels
+    given, labels = (_on_cpu([target[key] for target in targets]) for key in ("boxes", "labels"))
+    boxes = []
+    for index, (of_image, its_labels, (height, width)) in enumerate(zip(given, labels, sizes, strict=True)):
+        if problem := _unusable(of_image, its_labels, (height, width), num_classes):
+            raise InputError(f"target {index}: {problem}")
+        boxes.append(of_image * torch.tensor([input_size / width, input_size / height] * 2))
+    return boxes, [of_image.long() for of_image in labels]
 
 
-def _problem(target: Target, num_classes: int) -> str | None:
+def _on_cpu(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The tensors on the CPU, where looking at values does not wait for a GPU; from there by one copy for all."""
+    together = torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
+    return together.cpu().split([len(tensor) for tensor in tensors])
+
+
+def _malformed(target: Target) -> str | None:
+    """What is wrong with a target's keys, types and shapes."""
     if not isinstance(target, dict):
         return f'is {type(target).__name__}, expected a dict with "boxes" and "labels"'
     if not {"boxes", "labels"} <= target.keys():
@@ -48,12 +57,22 @@ def _problem(target: Target, num_classes: int) -> str | None:
         return f"boxes of shape {list(boxes.shape)}, expected [K, 4] (x1, y1, x2, y2)"
     if labels.shape != boxes.shape[:1] or labels.is_floating_point():
         return f"labels {labels.dtype} of shape {list(labels.shape)}, expected {len(boxes)} integers"
+    return None
+
+
+def _unusable(boxes: Tensor, labels: Tensor, size: tuple[int, int], num_classes: int) -> str | None:
+    """What is wrong with a target's values; size: the image's (H, W) in px."""
     if isinstance(boxes, FakeTensor):  # a dry run on shapes (FakeTensorMode): there are no values to look at
         return None
     bad = ~(boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
         row = int(bad.nonzero()[0])
         return f"box {row} is {boxes[row].tolist()}, expected finite x1 < x2 and y1 < y2"
+    height, width = size
+    outside = (boxes[:, 2:] <= 0).any(1) | (boxes[:, 0] >= width) | (boxes[:, 1] >= height)
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        return f"box {row} is {boxes[row].tolist()}, wholly outside its image of {width} x {height} px"
     if ((labels < 1) | (labels >= num_classes)).any():
         return f"labels {labels.tolist()}, expected 1 to {num_classes - 1}"
     return None
@@ -64,7 +83,7 @@ def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
 
     boxes: Tensor[N, K, 4] xyxy px; real: bool [N, K], False for padding; default: Tensor[P, 4] xyxy px. A default
     box takes the ground truth of largest IoU if that is at least 0.5. Then every ground truth is given a default
-    box of its own, greedily: the pair of largest IoU first, then the best pair of what is left.
+    box of its own that it overlaps, greedily: the pair of largest IoU first, then the best pair of what is left.
     """
     iou = box_iou(boxes.flatten(0, 1), default).view(*boxes.shape[:2], -1)
     iou = iou.masked_fill(~real[..., None], -1)
@@ -74,7 +93,7 @@ def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
     for _ in range(boxes.shape[1]):
         largest, pair = iou.flatten(1).max(dim=1)
         truth, chosen = pair // len(default), pair % len(default)
-        matches[image, chosen] = truth.where(largest >= 0, matches[image, chosen])
+        matches[image, chosen] = truth.where(largest > 0, matches[image, chosen])
         iou[image, truth] = -1
         iou[image, :, chosen] = -1
     return matches

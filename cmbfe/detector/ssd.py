@@ -167,13 +167,19 @@ class SSD(nn.Module):
         inputs = self.prepare(images)
         if not self.training:
             return self.detections(*self.predict(inputs), sizes)
-        if len(sizes) == 1 and self.config.spec.trunk != "vgg16":
+        if len(sizes) * self._normalised_together() == 1 and self.config.spec.trunk != "vgg16":
             raise InputError("images: batch normalisation of the 1x1 map needs at least 2 images to train on; got 1")
         boxes, labels = usable_targets(targets, sizes, self.input_size, self.config.num_classes)
         mask = None if self.fe is None else self.fe.mask(self.resize(_grey(images)), boxes)
         logits, regression = self.predict(inputs, mask)
         default = corners(self.default_boxes, self.input_size)
         return ssd_loss(logits, regression, default, boxes, labels, self.config.minimum_negatives)
+
+    def _normalised_together(self) -> int:
+        """How many processes batch normalisation takes its means over, as `SyncBatchNorm` does."""
+        shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
+        together = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
+        return torch.distributed.get_world_size() if together else 1
 
     def prepare(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """What the trunk sees, Tensor[N, 3, S, S]: images normalised, then resized (torchvision's order)."""

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cmbfe.detector.fe import strength
 from cmbfe.detector.hooks import Enhancement
+from cmbfe.detector.ssd import SSD
 from cmbfe.errors import InputError
 from cmbfe.params import Training
 from cmbfe.training.batches import Batch, to_input, to_targets
@@ -101,8 +102,10 @@ class Run:
 
     def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images = to_input(batch.images, self.compute.device).contiguous(memory_format=torch.channels_last)
+        # SSD looks at targets on the CPU, and would have to copy them back; torchvision's detectors want them there.
+        beside = torch.device("cpu") if isinstance(self.bare_model, SSD) else self.compute.device
         with self.compute.autocast():
-            return model(images, to_targets(batch.boxes, self.compute.device))
+            return model(images, to_targets(batch.boxes, beside))
 
     def _gradient_norm(self) -> Tensor:
         return get_total_norm([weight.grad for weight in self.bare_model.parameters() if weight.grad is not None])
