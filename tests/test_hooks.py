@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import threading
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import detection
 
-from cmbfe.detector.alternatives import AssistedExcitation
+from cmbfe.detector.alternatives import AssistedExcitation, BoxSegmentation
 from cmbfe.detector.fe import FeatureEnhancement, enhance, enhancement_mask
 from cmbfe.detector.hooks import enhance_during_training
+from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
 
 UNTRAINED = {"weights": None, "weights_backbone": None, "num_classes": 2}
@@ -152,9 +155,91 @@ def test_images_and_boxes_are_found_however_the_detector_is_called(call):
     with enhance_during_training(model, "trunk"):
         torch.testing.assert_close(call(model)["loss"], by_hand(model))
     mask = enhancement_mask(IMAGES, [target["boxes"] for target in TARGETS])
-    expected = model.head(enhance(F.relu(enhance(model.trunk(IMAGES), mask)), mask)).square().mean()
-    enhance_during_training(model, ["trunk", "body"])  # several layers
+    expected = enhance(model.head(F.relu(enhance(model.trunk(IMAGES), mask))), mask).square().mean()
+    enhance_during_training(model, ["trunk", "head"])  # several layers
     torch.testing.assert_close(call(model)["loss"], expected)
+
+
+@pytest.mark.parametrize("second", ["trunk", "body.0", "body", ["head", "trunk"]])
+def test_fe_twice_at_one_place_is_refused_by_any_name_and_possible_again_once_removed(second):
+    model = dots()
+    first = enhance_during_training(model, "trunk")
+    loss = model(IMAGES, TARGETS)["loss"]
+    for again in (model, copy.deepcopy(model)):
+        with pytest.raises(InputError, match="has FE already"):
+            enhance_during_training(again, second)
+        torch.testing.assert_close(again(IMAGES, TARGETS)["loss"], loss)
+    first.remove()
+    with enhance_during_training(model, second):
+        assert not torch.equal(model(IMAGES, TARGETS)["loss"], dots()(IMAGES, TARGETS)["loss"])
+    with enhance_during_training(model, "trunk"):
+        torch.testing.assert_close(model(IMAGES, TARGETS)["loss"], loss)
+
+
+def test_fe_twice_is_refused_in_one_call_around_a_layer_that_has_it_and_in_a_detector_with_its_own():
+    model = dots()
+    for layers in (["trunk", "trunk"], ["trunk", "body.0"], ["trunk", "body"], ["body", "body.1"]):
+        with pytest.raises(InputError, match="has FE already"):
+            enhance_during_training(model, layers)
+    enhance_during_training(model, "body")
+    for layer in ("trunk", "body.1"):
+        with pytest.raises(InputError, match="has FE already"):
+            enhance_during_training(model, layer)
+    outer = nn.ModuleDict({"inner": model})
+    with pytest.raises(InputError, match="has FE already"):
+        enhance_during_training(outer, "inner.body")
+    with pytest.raises(InputError, match="FE of its own"):
+        enhance_during_training(build("ssd300-fe", width=0.1), "stem")
+
+
+def replica_of(module):
+    """As DataParallel makes one, on the CPU: a shallow copy whose layers are shallow copies too."""
+    replica = module._replicate_for_data_parallel()
+    for name, child in module._modules.items():
+        replica._modules[name] = replica_of(child)
+    for name, weight in module._parameters.items():
+        setattr(replica, name, weight)
+    return replica
+
+
+@pytest.mark.parametrize("copied", [replica_of, copy.copy, lambda model: model])
+@pytest.mark.parametrize("layer", ["trunk", "body"])
+def test_replicas_in_threads_have_the_mask_of_their_own_images(copied, layer):
+    model = dots()
+    enhance_during_training(model, layer)
+    expected = [model(IMAGES[i : i + 1], TARGETS[i : i + 1])["loss"] for i in range(2)]
+    barrier = threading.Barrier(2)
+
+    def once_both_have_begun(*_):
+        barrier.wait(10)
+
+    model.trunk.register_forward_pre_hook(once_both_have_begun)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(copied(model), IMAGES[i : i + 1], TARGETS[i : i + 1]) for i in range(2)]
+        for call, loss in zip(calls, expected, strict=True):
+            torch.testing.assert_close(call.result()["loss"], loss)
+
+
+def test_gradients_of_replicas_that_compute_their_features_again_are_those_of_one_batch():
+    model = dots(checkpointed=True)
+    enhance_during_training(model, "trunk")
+    replicas = [replica_of(model) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(replicas[i], IMAGES[i : i + 1], TARGETS[i : i + 1]) for i in range(2)]
+        losses = [call.result()["loss"] for call in calls]
+    (sum(losses) / 2).backward()
+    bare = dots()
+    by_hand(bare).backward()
+    torch.testing.assert_close(model.trunk.weight.grad, bare.trunk.weight.grad)
+
+
+def test_layers_that_dataparallel_calls_and_weights_that_it_does_not_share_are_refused():
+    model = dots()
+    with pytest.raises(InputError, match="inside a DataParallel"):
+        enhance_during_training(nn.DataParallel(model), "module.trunk")
+    enhance_during_training(model, "trunk", BoxSegmentation([4]))
+    with pytest.raises(InputError, match="BoxSegmentation has weights"):
+        replica_of(model)(IMAGES, TARGETS)
 
 
 def half_of_the_batch(rank: int, folder: Path) -> None:

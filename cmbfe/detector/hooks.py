@@ -8,8 +8,10 @@ with_fe.remove()
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -52,27 +54,69 @@ def enhance_during_training(
     normalises and pads the images by torchvision's `GeneralizedRCNNTransform`, the mask is that of the images and
     boxes that come out of it. Without one, the images must be of one size, and the features must span all of it.
 
-    Parameters, state dict and evaluation are those of the bare detector. A deep copy has FE of its own. Hooks are no
-    part of a state dict: call this again after building a detector anew, and remove it before TorchScript.
+    Parameters, state dict and evaluation are those of the bare detector. A deep copy has FE of its own; the replicas
+    of `torch.nn.DataParallel` each have the mask of their own images. Hooks are no part of a state dict: call this
+    again after building a detector anew, and remove it before TorchScript.
 
     Args:
         layer: name as in `model.named_modules()`, such as "backbone" or "backbone.body.layer2". It gives a Tensor
-            [N, C, h, w], or a dict, list or tuple of them, all of which are enhanced.
+            [N, C, h, w], or a dict, list or tuple of them, all of which are enhanced. Of several, none lies in another.
         fe: what stands there; default: the paper's `FeatureEnhancement()`. Its weights are no part of the detector's
             (`Enhancement.parameters`); its losses (`SideTask`) join those that the detector gives in training.
         schedule: how its strength falls where `Enhancement.set_progress` is called: "constant" (not) or "cosine".
 
     Raises:
-        InputError: no such layer or schedule; later, in a call in training: no targets, images of several sizes
-            without a torchvision transform, or a layer that gives no feature maps.
+        InputError: no such layer or schedule, or one where FE would act twice: it, a layer in it or one around it has
+            FE already, or the detector has FE of its own; a layer inside a `DataParallel`. Later, in a call in
+            training: no targets, images of several sizes without a torchvision transform, or a layer that gives no
+            feature maps.
     """
     names = [layer] if isinstance(layer, str) else layer
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several names
     for name in names:
         if name not in modules or not name:
             near = ", ".join(name for name in modules if name and "." not in name)
             raise InputError(f"no layer {name!r} in {type(model).__name__}; its outermost layers: {near}")
+    _refuse_replicas(names, modules)
+    _refuse_twice(names, modules)
     return Enhancement(model, {name: modules[name] for name in names}, fe or FeatureEnhancement(), schedule)
+
+
+def _refuse_replicas(names: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
+    """`InputError` for a layer that DataParallel calls in other threads, each on a part of the images."""
+    for name in names:
+        parts = name.split(".")
+        above = (".".join(parts[:depth]) for depth in range(len(parts)))
+        if any(isinstance(modules[outer], nn.DataParallel) for outer in above):
+            raise InputError(
+                f"layer {name!r} is inside a DataParallel; put FE behind it before wrapping the detector"
+            )
+
+
+def _refuse_twice(names: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
+    """`InputError` for a layer whose features FE would enhance twice, which makes them X (1 + M)^2."""
+    if any(isinstance(module, FeatureEnhancement) for module in modules.values()):
+        raise InputError(f"{type(modules['']).__name__} has FE of its own; take the detector without it")
+    taken = {name: module for name, module in modules.items() if _has_fe(module)}
+    for name in names:
+        inside = set(modules[name].modules())
+        for other, module in taken.items():
+            if module in inside or modules[name] in set(module.modules()):
+                where = f"layer {name!r}" if module is modules[name] else f"layer {name!r}, around or in {other!r},"
+                raise InputError(f"{where} has FE already; remove() that first, or name another layer")
+        taken[name] = modules[name]
+
+
+def _has_fe(layer: nn.Module) -> bool:
+    """Whether an `Enhancement` stands behind this very layer."""
+    hooks = (getattr(hook, "func", None) for hook in layer._forward_hooks.values())
+    return any(isinstance(getattr(function, "__self__", None), Enhancement) for function in hooks)
+
+
+@torch.compiler.disable
+def _thread() -> int:
+    """The number of this thread, which a compiled graph cannot ask for."""
+    return get_ident()
 
 
 class Enhancement:
@@ -86,8 +130,7 @@ class Enhancement:
         transforms = [module for module in model.modules() if isinstance(module, GeneralizedRCNNTransform)]
         self.fe, self.schedule = fe, schedule
         self.is_resized_inside = bool(transforms)
-        self.is_in_call = False
-        self.mask: Tensor | None = None
+        self._forget()
         self.handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             *(transform.register_forward_hook(self._after_transform) for transform in transforms),
@@ -99,7 +142,14 @@ class Enhancement:
         """Take FE out of the detector."""
         for handle in self.handles:
             handle.remove()
-        self.mask = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without any call."""
+        self.calls: dict[int, Tensor | None] = {}
+        """The mask, once it is made, of each thread's call that is under way: replicas of DataParallel have threads."""
+        self.masks: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+        """Of each layer's last call, for the backward pass, which has threads of its own."""
 
     def set_progress(self, iteration: int, iterations: int) -> None:
         """Set the strength of what fades, in an iteration counted from 0."""
@@ -120,40 +170,55 @@ class Enhancement:
         self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes with a copy or a pickle of the detector: not the mask of the last batch."""
-        return self.__dict__ | {"mask": None, "is_in_call": False}
+        """What goes with a copy or a pickle of the detector: not the masks of the last batch."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("calls", "masks")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.mask, self.is_in_call = None, model.training
         if model.training:
+            self.calls[_thread()] = None
+            if getattr(model, "_is_replica", False) and self.parameters():
+                raise InputError(f"{type(self.fe).__name__} has weights, which replicas do not share: use one GPU")
             given = dict(zip(("images", "targets"), args, strict=False)) | kwargs
             boxes = _boxes_of(given.get("targets"))
             if not self.is_resized_inside:
-                self.mask = self.fe.mask(_one_batch(given.get("images")), boxes)
+                self.calls[_thread()] = self.fe.mask(_one_batch(given.get("images")), boxes)
 
     def _after_transform(
         self, transform: GeneralizedRCNNTransform, args: tuple[Any, ...], made: tuple[ImageList, Any]
     ) -> None:
-        if self.is_in_call:
+        if _thread() in self.calls:
             images, targets = made
             boxes = [
                 clip_boxes_to_image(of_image, size)  # the padding beyond is no part of the image
                 for of_image, size in zip(_boxes_of(targets), images.image_sizes, strict=True)
             ]
-            self.mask = self.fe.mask(_before_normalisation(images.tensors, transform), boxes)
+            self.calls[_thread()] = self.fe.mask(_before_normalisation(images.tensors, transform), boxes)
 
     def _after_layer(self, name: str, layer: nn.Module, args: tuple[Any, ...], features: Any) -> Any:
+        mask = self._mask_for(name, layer)
+        return None if mask is None else _on_every_map(partial(self.fe, mask=mask), features, name)
+
+    def _mask_for(self, name: str, layer: nn.Module) -> Tensor | None:
+        """The mask of the images that a layer works on; None outside of the detector's call."""
+        if _thread() in self.calls:
+            mask = self.calls[_thread()]
+            if mask is None:
+                before = "comes before the detector has resized the images; FE needs a later one"
+                raise InputError(f"layer {name!r} {before}")
+            self.masks[layer] = mask
+            return mask
         # Activation checkpointing calls a layer once more in the backward pass, after the detector's call has ended.
         is_in_backward = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks it
-        if not (self.is_in_call or (self.mask is not None and is_in_backward)):
-            return None
-        if self.mask is None:
-            raise InputError(f"layer {name!r} comes before the detector has resized the images; FE needs a later one")
-        return _on_every_map(partial(self.fe, mask=self.mask), features, name)
+        return self.masks.get(layer) if is_in_backward else None
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
-        was_in_call, self.is_in_call = self.is_in_call, False
-        if was_in_call and isinstance(self.fe, SideTask) and isinstance(made, Mapping):
+        was_under_way = _thread() in self.calls
+        self.calls.pop(_thread(), None)
+        if was_under_way and isinstance(self.fe, SideTask) and isinstance(made, Mapping):
             return {**made, **self.fe.losses()}
         return None
 
