@@ -116,8 +116,16 @@ def test_what_cannot_be_compared_is_an_error():
         difference_over_seeds(average_precision, [cohort(0)], [cohort(1)])
     with pytest.raises(InputError, match="two or more of them"):
         difference_over_seeds(average_precision, [cohort(0, 1)] * 2, [cohort(1, 1)] * 2)
-    with pytest.raises(InputError, match="half width of 0"):
-        seeds_for_half_width(0.1, 0)
+    for half_width in (0, -1, np.nan, np.inf):
+        with pytest.raises(InputError, match="half width of"):
+            seeds_for_half_width(0.1, half_width)
+        with pytest.raises(InputError, match="half width of"):
+            patients_for_half_width(0.1, 10, half_width)
+    for spread in (np.nan, np.inf, -0.1):
+        with pytest.raises(InputError, match="a spread of"):
+            seeds_for_half_width(spread, 0.01)
+        with pytest.raises(InputError, match="a spread of"):
+            patients_for_half_width(spread, 10, 0.01)
 
 
 def test_the_jackknife_leaves_each_patient_out_once(monkeypatch):
@@ -204,10 +212,15 @@ def test_patients_needed_reach_the_power_they_promise():
         patients_needed(0, 17, 0.02)
 
 
-def test_seeds_narrow_the_t_interval_of_their_mean():
-    needed = seeds_for_half_width(0.01, half_width=0.01)
-    halves = [scipy_stats.t.ppf(0.975, seeds - 1) * 0.01 / np.sqrt(seeds) for seeds in (needed - 1, needed)]
+@pytest.mark.parametrize("deviation", [0.002, 0.01, 0.03, 0.3, 1000.0])
+def test_seeds_narrow_the_t_interval_of_their_mean(deviation):
+    needed = seeds_for_half_width(deviation, half_width=0.01)
+    halves = [scipy_stats.t.ppf(0.975, seeds - 1) * deviation / np.sqrt(seeds) for seeds in (needed - 1, needed)]
     assert halves[1] <= 0.01 < halves[0]
+
+
+def test_two_seeds_are_enough_where_they_do_not_differ():
+    assert seeds_for_half_width(0.0, half_width=0.01) == 2
 
 
 def test_four_times_the_patients_halve_an_interval():

@@ -18,7 +18,7 @@ from scipy import sparse
 from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, Detections, Labels, Matches, match
 
 X_MAX = 8.0
-"""Upper end of the FROC's partial area, false positives per image or patient (PAPER.md A15)."""
+"""Upper end of the FROC's partial area, false positives per image or patient (Li et al. 2021; open point A15)."""
 CPM_FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Where the competition performance metric reads the FROC (Setio et al. 2017, LUNA16)."""
 Per = Literal["image", "patient"]
@@ -29,7 +29,7 @@ Value = float | np.ndarray
 def average_precision(
     matches: Matches, points: Literal[11, 101] | None = None, weights: np.ndarray | None = None
 ) -> Value:
-    """Area under the precision-sensitivity curve (PAPER.md A13).
+    """Area under the precision-sensitivity curve (Li et al. 2021, Table 2; open point A13).
 
     Precision at a sensitivity is the highest precision at that sensitivity or a larger one. `points=None`
     integrates that over all sensitivities (VOC 2010 on), 11 averages it at 0, 0.1, …, 1 (VOC 2007, Everingham et al.
@@ -110,7 +110,7 @@ def sensitivity_at_false_positives(
 
 
 def froc_auc(matches: Matches, x_max: float = X_MAX, per: Per = "image", weights: np.ndarray | None = None) -> Value:
-    """Area under the FROC over [0, `x_max`] divided by `x_max`: the mean sensitivity there (PAPER.md A15).
+    """Area under the FROC over [0, `x_max`] divided by `x_max`: the mean sensitivity there (open point A15).
 
     The curve is read as in `sensitivity_at_false_positives`. NaN without ground truth.
     """

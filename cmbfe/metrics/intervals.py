@@ -262,18 +262,40 @@ def patients_needed(standard_error: float, patients: int, gain: float, power: fl
 
 
 def patients_for_half_width(standard_error: float, patients: int, half_width: float) -> int:
-    """How many patients narrow a normal 95 % interval to `half_width` on either side; see `patients_needed`."""
+    """How many patients narrow a normal 95 % interval to `half_width` on either side; see `patients_needed`.
+
+    Raises:
+        InputError: a number that is not finite, a negative error, or a half width that is not above 0.
+    """
+    _check_half_width(standard_error, half_width)
     return int(np.ceil(patients * (stats.norm.ppf((1 + LEVEL) / 2) * standard_error / half_width) ** 2))
 
 
 def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
     """How many seeds, at least 2, narrow the 95 % t interval of their mean to `half_width` on either side.
 
-    Patients add no uncertainty. `InputError` for a half width that is not above 0.
+    Patients add no uncertainty.
+
+    Raises:
+        InputError: a number that is not finite, a negative deviation, or a half width that is not above 0.
     """
-    if not half_width > 0:
+    _check_half_width(seed_deviation, half_width)
+
+    def is_wide(seeds: int) -> bool:
+        return float(stats.t.ppf((1 + LEVEL) / 2, float(seeds - 1))) * seed_deviation / seeds**0.5 > half_width
+
+    enough = 2
+    while is_wide(enough):
+        enough *= 2
+    too_few = enough // 2  # of 2 seeds: one has no interval
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (middle, enough) if is_wide(middle) else (too_few, middle)
+    return enough
+
+
+def _check_half_width(spread: float, half_width: float) -> None:
+    if not 0 <= spread < np.inf:
+        raise InputError(f"a spread of {spread} over seeds or patients: a finite number from 0 on is needed")
+    if not 0 < half_width < np.inf:
         raise InputError(f"a half width of {half_width}: above 0 is needed")
-    seeds = 2
-    while float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1)) * seed_deviation / np.sqrt(seeds) > half_width:
-        seeds += 1
-    return seeds

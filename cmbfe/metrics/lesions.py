@@ -42,7 +42,7 @@ def match_lesions(
     duplicates: Duplicates = "false positive",
     link_mm: float = LINK_MM,
 ) -> Matches:
-    """Match detections to microbleeds in three dimensions (PAPER.md A20); parameters as in `matching.match`.
+    """Match detections to microbleeds in three dimensions (open point A20); parameters as in `matching.match`.
 
     The labels need `patient_id`, `slice_index` and `pixel_spacing_mm` of each image and `lesion_id` of each
     box; images of one patient are told apart by `series_uid` where it is given. A `lesion_id` holds within its series.

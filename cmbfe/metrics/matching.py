@@ -84,7 +84,7 @@ def match(
     distance_mm: float | None = None,
     duplicates: Duplicates = "false positive",
 ) -> Matches:
-    """Match COCO detections to COCO labels, image by image (PAPER.md A14).
+    """Match COCO detections to COCO labels, image by image (Li et al. 2021, section 3; open point A14).
 
     `hit` says when a detection hits a box: "iou" at an intersection over union of at least `iou`, "centre"
     when its centre lies in the box (edges included), "distance" when the two centres are at most

@@ -47,6 +47,9 @@ def intervals_without_zero(rows: pd.DataFrame, name: str) -> str:
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
     """How many seeds narrow each detector's interval to `HALF_WIDTH` on either side; a sentence."""
+    plain = plain.dropna(subset="gain_seed_deviation")
+    if plain.empty:
+        return "How far the gains of seeds lie apart is not known."
     seeds = [seeds_for_half_width(deviation, HALF_WIDTH) for deviation in plain["gain_seed_deviation"]]
     needed = " or ".join(f"{count} seeds of {name}" for count, name in zip(seeds, plain["detector"], strict=True))
     width, trained = f"± {100 * HALF_WIDTH:g} AP point", plain["seeds"].iloc[0]
