@@ -19,13 +19,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+LONGEST_NAME = 230
+"""Bytes: systems take 255, of which a temporary name needs some more than the name itself."""
+
+
+def check_name(path: Path) -> None:
+    """Raise `InputError` where the name of a file or folder that is to be written, or of one above it, is too long."""
+    above = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if above > 255 or len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise InputError(f"{str(path)[:60]}…: has a name of more than {LONGEST_NAME} bytes; give a shorter one")
+
+
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
 
     An interrupted writer leaves the previous file, or none, but never half a file.
+
+    Raises:
+        InputError: a name that is too long.
     """
     path = Path(path)
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as matplotlib and PIL read the format from it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -46,9 +61,11 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
         inputs: files and folders that the result is made from: they must not lie in what is replaced.
 
     Raises:
-        InputError: `path` is a file, or a folder that holds something else than an earlier result, or an input.
+        InputError: `path` is a file, or a folder that holds something else than an earlier result, or an input; a
+            name that is too long.
     """
     path = Path(path)
+    check_name(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; give a folder")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
@@ -125,7 +142,7 @@ def read_json(path: Path | str) -> Any:
     """Read JSON, compressed where the path ends in .gz; UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
 
     Raises:
-        InputError: an absent, unreadable or malformed file; names file and line.
+        InputError: an absent, unreadable or malformed file; names file and line. Or as `within_python`.
     """
     path = Path(path)
     try:
@@ -133,13 +150,16 @@ def read_json(path: Path | str) -> Any:
         if content.startswith(b"PK\3\4"):
             raise InputError(f"{path}: is a ZIP archive; unpack it, and give what is in it")
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-        return json.loads(content.decode(json.detect_encoding(content)))
+        text = content.decode(json.detect_encoding(content))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}") from None
+    with within_python(path):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}") from None
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """params.yaml as typed settings: unknown keys, wrong types and impossible values raise with the key's path."""
 
+import math
+import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -8,9 +11,14 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cmbfe.errors import InputError
-from cmbfe.files import whole_file
+from cmbfe.files import whole_file, within_python
 
-Count = Annotated[int, Field(ge=1)]
+MOST = 10**9
+"""Of anything that is counted: beyond, nothing would ever end."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Name = Annotated[str, Field(min_length=1, max_length=60)]
+"""Becomes a part of file names, of which systems take 255 bytes."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,6 +39,16 @@ def _each_larger(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if list(numbers) != sorted(set(numbers)):
         raise ValueError(f"numbers rise: {list(numbers)}")
     return numbers
+
+
+MOST_LEVELS = 8
+
+
+def _few_levels(iterations: tuple[int, ...]) -> tuple[int, ...]:
+    if len(iterations) > MOST_LEVELS:
+        reason = "each doubles the control points along a side, and beyond the field follows the anatomy"
+        raise ValueError(f"{len(iterations)} levels of N4 are too many: give 1 to {MOST_LEVELS}; {reason}")
+    return iterations
 
 
 NotNegativeRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
@@ -114,7 +132,10 @@ class BiasCorrection(Section):
     """N4 in 3-D, per series (A18)."""
 
     shrink_factor: Annotated[int, Field(ge=1, le=16)]
-    iterations: Annotated[tuple[Count, ...], Field(min_length=1)]
+    iterations: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(min_length=1), AfterValidator(_few_levels)
+    ]
+    """The most at each level of resolution, coarse to fine."""
 
 
 class Images(Section):
@@ -169,7 +190,7 @@ class Detector(Section):
 
     width: Annotated[float, Field(gt=0, le=1)]
     default_boxes: Literal["voc", "coco", "cmb"]
-    minimum_negatives: Annotated[int, Field(ge=0)]
+    minimum_negatives: CountOrNone
     score_threshold: Share
     nms_threshold: Share
     detections_per_image: Count
@@ -188,12 +209,15 @@ class Training(Section):
     learning_rate: Positive
     milestones: RisingCounts
     gamma: Annotated[float, Field(gt=0, le=1)]
-    warm_up_iterations: Annotated[int, Field(ge=0)] = 0
+    warm_up_iterations: CountOrNone = 0
     """Iterations over which the learning rate rises, in equal steps, to its value."""
     clip_gradient_norm: Positive | None = None
     """Largest norm of the gradient over all weights; longer ones are scaled down to it."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     precision: Literal["auto", "32-true", "bf16-mixed"]
+    """Of training; detections are float32 always. auto, which no profile has: bf16 where the hardware multiplies it."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Of the CPU, for all processes on a machine together; another number gives other last bits, and other weights."""
     accelerator: Literal["auto", "cpu", "cuda"]
     devices: Count | Literal["auto"] = "auto"
     """Processes per machine."""
@@ -256,7 +280,7 @@ PHASE = "phase"
 """Name of the arm with phase as a second channel."""
 RESERVED = ("patients", "crossvalidation")
 """Parts of the study that are no arms."""
-ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+ArmName = Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class CrossValidation(Section):
@@ -269,9 +293,9 @@ class CrossValidation(Section):
 class Arm(Section):
     """A detector, plain and under each treatment, and what differs from the settings."""
 
-    detector: Annotated[str, Field(pattern=r"^[a-z0-9-]+$"), AfterValidator(_without_fe)] = "ssd300"
+    detector: Annotated[Name, Field(pattern=r"^[a-z0-9-]+$"), AfterValidator(_without_fe)] = "ssd300"
     """Without FE: one of ours, or of torchvision's (`cmbfe.detector.torchvision_detectors`)."""
-    treatments: Annotated[tuple[str, ...], Field(min_length=1)] = ("fe",)
+    treatments: Annotated[tuple[Name, ...], Field(min_length=1)] = ("fe",)
     """fe, an alternative of FE (`cmbfe.detector.alternatives`), phase as a second channel, or fe-phase, both."""
     seeds: Annotated[int, Field(ge=2)] | None = None
     """Only the first so many of the study's seeds."""
@@ -419,7 +443,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 class Params(Section):
     """All settings of a run."""
 
-    profile: str
+    profile: Name
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1), AfterValidator(_distinct)]
     data: Data = Data()
@@ -462,12 +486,16 @@ class Params(Section):
         return Params.model_validate(content).model_copy(update={"study": self.study})
 
 
+_shortened = reprlib.Repr()
+_shortened.maxstring = 100
+
+
 def _first(error: ValidationError) -> tuple[str, str]:
     """The key of the first thing that is wrong, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     silent = first["type"] in ("missing", "extra_forbidden") or not key  # the whole of the settings says nothing
-    value = "" if silent else f", found {first['input']!r}"
+    value = "" if silent else f", found {_shortened.repr(first['input'])}"
     meaning = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
     meaning = meaning.removeprefix("Value error, ")  # pydantic's word before those of our own checks
     return key, f"{meaning}{value}"
@@ -498,22 +526,87 @@ def read_yaml(path: Path, model: type[Content], expected: str) -> Content:
         expected: what the file holds, for the message where it holds something else.
 
     Raises:
-        InputError: no such file, no YAML, an unknown or missing key, a wrong type or an impossible value.
+        InputError: no such file, no YAML, an unknown or missing key, one that occurs twice, a wrong type, an
+            impossible value, lists that lie too deep in each other, or aliases that stand for too much.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    with within_python(path):
+        content = _tuples(_read(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: (whole file): {expected} expected, found {type(content).__name__}")
     try:
-        return model.model_validate(_tuples(content))
+        return model.model_validate(content)
     except ValidationError as error:
         key, reason = _first(error)
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise InputError(f"{path}: {key or '(whole file)'}: {reason}{more}".replace("\n", " ")) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose plain numbers are decimal ones, as DVC reads them: 1:30 is a text and not 90, 010 is not 8.
+
+    What looks like a date is a text too: no setting is a date.
+    """
+
+
+_NUMBERS = {
+    "float": r"[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)"
+    r"|\.(nan|NaN|NAN)",
+    "int": r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)",
+}
+_REPLACED = tuple(f"tag:yaml.org,2002:{kind}" for kind in (*_NUMBERS, "timestamp"))
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in of_first if tag not in _REPLACED]
+    for first, of_first in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789")
+    )
+MOST_VALUES = 100_000
+"""In a file of settings, aliases written out: a few lines of aliases of aliases can stand for billions."""
+
+
+def _read(path: Path) -> object:
+    """The content of a YAML file; `InputError` where there is none."""
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values_in(node, {}) > MOST_VALUES:
+            raise InputError(f"{path}: stands for more than {MOST_VALUES:,} values; give fewer, or fewer aliases (*)")
+        return loader.construct_document(node)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _values_in(node: yaml.Node, counted: dict[yaml.Node, float]) -> float:
+    """How many values a node has, aliases written out; infinitely many if it is one of its own.
+
+    Raises:
+        YAMLError: a key that occurs twice, of which the first would be lost.
+    """
+    if node not in counted:
+        counted[node] = math.inf  # while it is being counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            _refuse_doubles([key for key, _ in node.value])
+            parts = [part for pair in node.value for part in pair]
+        counted[node] = 1 + sum(_values_in(part, counted) for part in parts)
+    return counted[node]
+
+
+def _refuse_doubles(keys: list[yaml.Node]) -> None:
+    seen = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value[:60]!r} occurs twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
 
 
 def profile_file(name: str) -> Path:

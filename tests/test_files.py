@@ -135,6 +135,29 @@ def test_what_python_gives_up_on_is_an_error_of_the_file_in_one_line():
         raise InputError("why")
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000])
+def test_json_that_python_gives_up_on_is_named_in_one_line(tmp_path, text):
+    for file in (tmp_path / "labels.json", tmp_path / "labels.json.gz"):
+        packed = text.encode()
+        file.write_bytes(gzip.compress(packed) if file.suffix == ".gz" else packed)
+        with pytest.raises(
+            InputError, match=r"^[^\n]*labels\.json(\.gz)?: holds a value that cannot be read: [^\n]*$"
+        ):
+            read_json(file)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 240, "x" * 300 + ".json", "ü" * 120, "y" * 300 + "/a.json", "z/" * 3 + "x" * 251]
+)
+def test_a_name_that_is_too_long_is_refused_before_anything_is_made(tmp_path, name):
+    for write in (whole_file, lambda path: whole_folder(path, "mark.json")):
+        with pytest.raises(InputError, match=r"^[^\n]*name of more than 230 bytes[^\n]*$"), write(tmp_path / name):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(tmp_path / ("x" * 230)) as file:
+        file.write_text("")
+
+
 @pytest.mark.parametrize("inside", [".", "notebooks", "notebooks/deep"])
 def test_the_workspace_is_the_nearest_folder_upwards_with_params(tmp_path, monkeypatch, inside):
     inner = tmp_path / "inner"

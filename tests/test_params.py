@@ -57,6 +57,14 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
     ("training.batch", 0, "greater than or equal to 1"),
     ("training.batch", 2.5, "integer"),
     ("training.batch", True, "integer"),
+    ("training.iterations", 10**30, "1000000000"),
+    ("training.threads", 0, "greater than or equal to 1"),
+    ("training.precision", "16-mixed", "bf16-mixed"),
+    ("images.bias_correction.iterations", [1] * 30, "30 levels of N4 are too many"),
+    ("images.bias_correction.iterations", [50, 2**40], "10000"),
+    ("profile", "p" * 240, "at most 60 characters"),
+    ("study.arms", {"a" * 240: {}}, "at most 60 characters"),
+    ("study.arms", {"a": {"treatments": ["t" * 240]}}, "at most 60 characters"),
     ("training.batch", None, "missing key"),
     ("detector.fe.betta", 1.5, "unknown key"),
     ("training.longer", {"ssd300-fe": 2.0}, "ssd300-fe"),
@@ -99,6 +107,54 @@ def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, 
         load(tmp_path, settings)
 
 
+def test_profiles_leave_precision_and_threads_to_no_machine():
+    for name in ("smoke", "laptop", "paper"):
+        text = profile_file(name).read_text()
+        assert yaml.safe_load(text)["training"]["precision"] in ("32-true", "bf16-mixed")
+        assert "threads" in yaml.safe_load(text)["training"]
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ("seed: 2020-01-01", "integer, found '2020-01-01'"),
+    ("seed: 2024-02-30", "integer, found '2024-02-30'"),
+    ("seed: 1:30", "integer, found '1:30'"),  # in YAML 1.1 a number to base 60
+    ("seed: 010", "integer, found '010'"),  # and one to base 8
+    ("seed: 2020-01-01 10:00:00", "integer, found '2020-01-01 10:00:00'"),
+    ("seed: !!timestamp 2024-02-30", "day is out of range"),
+    ("seed: !!timestamp x", ""),
+    ("seed: !!int ''", ""),
+    ("seed: !!bool perhaps", ""),
+    ("seed: " + "9" * 5000, ""),
+    ("seed: 1\nseed: 2", "'seed' occurs twice"),
+    ("seed: " + "[" * 300 + "]" * 300, ""),
+    ("seed: " + "[" * 100_000, "too deep"),
+    ("seed: " + "{a: " * 5000, "too deep"),
+    ("seed:\n  " + "- " * 5000, "too deep"),
+    ("seed: &a [*a]", "more than 100,000 values"),
+    ("\n".join(["a: &a [x, x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]" for n in range(9))]),
+     "more than 100,000 values"),
+    ("\n".join(["a: &a {x: 1}", *(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]}}"
+                                  for n in range(9))]),
+     "more than 100,000 values"),
+    ("seed: " + "x" * 100_000, "integer"),
+])  # fmt: skip
+def test_what_yaml_makes_of_a_value_is_said_in_a_short_line(tmp_path, settings, line, reason):
+    file = tmp_path / "params.yaml"
+    del settings["seed"]
+    file.write_text(f"{yaml.safe_dump(settings)}{line}\n")
+    with pytest.raises(InputError, match=f"^[^\n]*params\\.yaml: [^\n]*{re.escape(reason)}[^\n]*$") as caught:
+        load_params(file)
+    assert len(str(caught.value)) < len(str(file)) + 1000
+
+
+def test_aliases_and_plain_numbers_are_read(tmp_path, settings):
+    text = yaml.safe_dump(settings).replace("seed: ", "seed: 0x10 # ")
+    text = text.replace("  learning_rate: ", "  learning_rate: &rate 2.0e-3 # ") + "\n"
+    (tmp_path / "params.yaml").write_text(text)
+    params = load_params(tmp_path / "params.yaml")
+    assert (params.seed, params.training.learning_rate) == (16, 2e-3)
+
+
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"images": 50}, "12 slices for each, but slices is 10"),
     ({"boxes": {"train": 3, "test": 2, "validation": 2}}, "3 boxes on 4 images do not fit 2 train patients"),
@@ -124,6 +180,8 @@ def test_a_file_that_is_absent_or_no_settings_and_an_unknown_profile_are_named_i
             file.write_text(text)
         with pytest.raises(InputError, match=r"^[^\n]*params\.yaml: [^\n]*$"):
             load_params(file)
+    with pytest.raises(InputError, match=r"^[^\n]*: cannot be read: [^\n]*$"):
+        load_params(tmp_path / ("x" * 300))
 
 
 def test_a_detector_and_its_twin_train_longer_by_its_factor_and_milestones_fall_where_iterations_put_them():
