@@ -156,7 +156,7 @@ def bare(detector: Detector, pixels: np.ndarray) -> Spent:
     begin = now()
     for start in range(0, len(pixels), BATCH):
         images = to_input(pixels[start : start + BATCH], detector.compute.device)
-        with torch.inference_mode(), detector.compute.autocast():
+        with torch.inference_mode():
             detector.model.predict(detector.model.prepare(images))
     if detector.compute.device.type == "cuda":
         torch.cuda.synchronize()

@@ -36,12 +36,15 @@ def check_backend(backend: str) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch sums in another order on another number of threads, and trainings then end with other weights."""
+def threads(number: int) -> Iterator[None]:
+    """So many threads for PyTorch inside the block, whatever the machine has.
+
+    It sums in another order on another number of threads, and trainings then end with other weights.
+    """
     import torch  # here, so that the command line starts without it
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

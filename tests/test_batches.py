@@ -245,5 +245,6 @@ def test_the_ap_is_that_of_the_detections(tmp_path):
     folder = folder_with(tmp_path, "vv", boxes_on=(1, 2))
     labels = validation_labels(folder, seed=1)
     # Scores .9 (false), .5 (hit), .4 (hit): precision 1/2 and 2/3 at sensitivity 1/2 and 1, envelope 2/3 throughout.
-    ap = validation_ap(Finder().train(), labels, folder, 0.5, make_compute("cpu", "32-true"))
+    images = load_labelled(labels, folder).images
+    ap = validation_ap(Finder().train(), labels, images, 0.5, make_compute("cpu", "32-true"))
     assert ap == pytest.approx(2 / 3)

@@ -65,6 +65,26 @@ def test_results_are_coco_in_the_order_of_the_images_over_several_batches(comput
     ]
 
 
+class ScoreOfAConvolution(nn.Module):
+    """One detection an image, scored by a convolution's output, which autocast would round to 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 1, bias=False)
+        nn.init.constant_(self.layer.weight, 1 / 3)
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        scores = self.layer(images)[:, 0, 0, 0]
+        return [{"boxes": torch.tensor([[0.0, 0, 1, 1]]), "scores": score[None]} for score in scores]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "auto"])
+def test_scores_are_float32_whatever_the_precision_of_training(precision):
+    images = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1)
+    found = detect(ScoreOfAConvolution(), images, range(256), make_compute("cpu", precision))
+    np.testing.assert_allclose([one["score"] for one in found], np.arange(256) / 255, atol=1e-6)
+
+
 def test_a_model_is_put_into_evaluation_and_no_images_give_no_detections(compute):
     assert len(detect(BrightestPixel().train(), np.zeros((1, 4, 6), np.uint8), [1], compute)) == 1
     assert detect(BrightestPixel(), np.zeros((0, 4, 6), np.uint8), [], compute) == []

@@ -11,7 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from benchmarks import train_step, variants
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
-from cmbfe.parallel import check_backend, one_thread
+from cmbfe.parallel import check_backend, threads
 from cmbfe.training import devices, timing
 from cmbfe.training.devices import choose_precision, make_compute, started_processes
 
@@ -121,9 +121,10 @@ def test_backends_that_stream_pass_and_others_are_named():
 
 def test_the_number_of_threads_is_afterwards_as_it_was_also_after_an_error():
     before = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    with pytest.raises(ValueError, match="inside"), one_thread():
+    for number in (1, 3):
+        with threads(number):
+            assert torch.get_num_threads() == number
+    with pytest.raises(ValueError, match="inside"), threads(1):
         raise ValueError("inside")
     assert torch.get_num_threads() == before
 

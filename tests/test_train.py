@@ -16,9 +16,8 @@ from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
-from cmbfe.parallel import one_thread
 from cmbfe.params import load_params, profile_file
-from cmbfe.training import iteration
+from cmbfe.training import batches, iteration
 from cmbfe.training import loop as training
 from cmbfe.training.batches import batch_indices
 from cmbfe.training.iteration import Run
@@ -29,13 +28,6 @@ VGG_FILE = Path(__file__).parents[2] / "shared" / "weights" / "vgg16_features.sa
 
 class Stopped(Exception):
     """The training was started, or came to where it is interrupted."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # Of the module, so that it comes before `finished`: another number of threads adds up in another order.
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +101,52 @@ def test_the_result_is_a_model_with_its_settings_and_history(finished):
     np.testing.assert_allclose(history["learning_rate"], [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-12)
 
 
+def test_precision_and_threads_are_kept_in_the_result(data, finished, tmp_path):
+    assert training.trained_in(finished) == {"precision": "32-true", "threads": 1}
+    run(data, tmp_path, precision="bf16-mixed", threads=2, iterations=1, milestones=())
+    assert training.trained_in(tmp_path) == {"precision": "bf16-mixed", "threads": 2}
+
+
+def test_a_training_has_the_threads_of_its_settings_whatever_the_machine_has(data, finished, tmp_path, monkeypatch):
+    seen: list[int] = []
+    step = Run.step
+
+    def spy(state: Run, parts: list) -> dict:
+        seen.append(torch.get_num_threads())
+        return step(state, parts)
+
+    monkeypatch.setattr(Run, "step", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(data, tmp_path / "out")
+        run(data, tmp_path / "more", threads=4, iterations=1, milestones=())
+        monkeypatch.setattr(training, "started_processes", lambda: (2, 1))  # which share them
+        run(data, tmp_path / "shared", threads=4, iterations=1, milestones=())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 1, 1, 4, 2]
+    assert weights(tmp_path / "out") == weights(finished)
+
+
+def test_bf16_that_the_machine_emulates_runs_with_a_warning(data, tmp_path, monkeypatch, capsys):
+    for has, warnings in ((True, 0), (False, 1)):
+        monkeypatch.setattr(training, "multiplies_bf16", lambda device_type, has=has: has)
+        run(data, tmp_path / str(has), precision="bf16-mixed", iterations=1, milestones=())
+        assert capsys.readouterr().out.count("warning: this cpu emulates bf16-mixed") == warnings
+    monkeypatch.setattr(training, "multiplies_bf16", lambda device_type: False)
+    run(data, tmp_path / "float32", iterations=1, milestones=())
+    assert "warning" not in capsys.readouterr().out
+    assert weights(tmp_path / "True") == weights(tmp_path / "False")
+
+
+def test_the_share_of_waiting_is_one_of_the_whole_time():
+    assert training._pace(2, 1.0, 3.0) == "2.000 s per iteration, and 75.0% of that waiting for images"
+    assert training._pace(4, 2.0, 0.0) == "0.500 s per iteration, and 0.0% of that waiting for images"
+    assert "99.9%" in training._pace(1, 0.001, 0.999)
+
+
 def test_the_same_seed_gives_the_same_files_and_an_unreached_limit_of_the_gradient_changes_nothing(
     finished, data, tmp_path
 ):
@@ -161,6 +199,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_and_the_difference_s
         ({"seed": 8}, "seed: 7 there, 8 here"),
         ({"variant": "ssd300"}, "variant: ssd300-fe there, ssd300 here"),
         ({"precision": "bf16-mixed"}, "training.precision: 32-true there, bf16-mixed here"),
+        ({"threads": 3}, "training.threads: 1 there, 3 here"),
     ):
         with pytest.raises(InputError, match=f"{out / 'checkpoints' / 'iteration000000002.pt'}: .*{difference}"):
             run(data, out, **settings)
@@ -366,6 +405,15 @@ def test_measuring_changes_nothing_in_the_training_and_no_best_model_outlives_it
     assert (tmp_path / "out" / "best").is_dir()
     run(data, tmp_path / "out")
     assert not (tmp_path / "out" / "best").exists()
+
+
+def test_the_images_that_the_ap_is_measured_on_are_decoded_once(data, validation, tmp_path, monkeypatch):
+    decoded: list[Path] = []
+    read = batches.read_with_phase
+    monkeypatch.setattr(batches, "read_with_phase", lambda path, phase: (decoded.append(path), read(path, phase))[1])
+    run(data, tmp_path / "out", validation=validation, validate_every=1)
+    measured = [path for path in decoded if path.is_relative_to(validation)]
+    assert len(measured) <= 4 + 2  # the four images, and the first one for its size: listed for the key and to decode
 
 
 def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(data, validation, tmp_path, monkeypatch):

@@ -81,6 +81,9 @@ def test_a_training_has_the_settings_of_its_arm_and_seed(done):
     assert used_by(done, "placement-source", "fe").detector.fe.placement == "source"
     assert used_by(done, "ssd300", "fe").detector.fe.placement == "trunk"
     assert used_by(done, "ssdlite-small", "fe").training.iterations == 1
+    more = study_params().training.model_copy(update={"threads": 8})
+    on_more = study_params().model_copy(update={"training": more})
+    assert {settings_of(arm, "fe", 1, on_more).training.threads for arm in ARMS} == {1}
     assert [used_by(done, "phase", name).images.phase for name in ("plain", "phase", "fe-phase")] == [0, 1, 1]
     for arm in ("ssd300", "few", "ssdlite-small"):
         assert used_by(done, arm, "plain").seed == 2
@@ -136,6 +139,7 @@ def test_a_test_is_computed_each_time_without_training_or_detecting(done, tmp_pa
     after = read_json(paths.study_result("ssd300", tmp_path / "root") / "fe-1.json")
     assert after["ap"] == 0.123
     assert after["warnings"] == []
+    assert after["training"] == {"precision": "32-true", "threads": 1}
 
 
 def test_detectors_with_phase_start_from_the_trained_ones_and_differ_in_the_images_alone(done):

@@ -25,7 +25,7 @@ from cmbfe.baselines.candidates import (
     peaks_per_slice,
     true_places,
 )
-from cmbfe.parallel import one_thread
+from cmbfe.parallel import threads
 from cmbfe.params import Baselines
 
 SCREENED = (2, 6, 6)
@@ -69,7 +69,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
     """
     box_model = fit_boxes(volumes())
     rng = np.random.default_rng([seed, 0xD0D0])
-    with torch.random.fork_rng(devices=[]), one_thread():
+    with torch.random.fork_rng(devices=[]), threads(1):
         torch.manual_seed(seed)
         screening, classifier = screening_network(), classifier_network()
         iterations = settings.cascade.screening_iterations
@@ -82,7 +82,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         fit(classifier, right, wrong, settings.cascade.classifier_iterations, rng, "classifier")
 
     def detect(volume: Volume) -> Candidates:
-        with one_thread():
+        with threads(1):
             places = _candidates(volume, screening, settings)
             scores = probabilities(classifier, cubes(volume.voxels, places, CLASSIFIED))
         return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)

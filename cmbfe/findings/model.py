@@ -27,7 +27,7 @@ class Detector:
 @lru_cache(maxsize=1)
 def load_detector(folder: Path) -> Detector:
     """The detector of a model's folder, ready to run; a process that meets several series loads it once."""
-    compute = make_compute()
+    compute = make_compute(precision="32-true")
     with within_python(folder):
         model = load_model(folder)
     if not all(bool(values.isfinite().all()) for values in model.state_dict().values()):

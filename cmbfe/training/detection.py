@@ -18,13 +18,16 @@ BATCH = 8
 def detect(
     model: nn.Module, pixels: np.ndarray, image_ids: Sequence[int], compute: Compute, progress: bool = False
 ) -> Detections:
-    """COCO results of a detector on uint8 images [N, rows, columns]; boxes [x, y, w, h] px, best first in an image."""
+    """COCO results of a detector on uint8 images [N, rows, columns]; boxes [x, y, w, h] px, best first in an image.
+
+    In float32, whatever the precision of training: in bf16, 10,600 detections have 863 different scores.
+    """
     model.eval()
     results: Detections = []
     starts = tqdm(range(0, len(pixels), BATCH), desc="detecting", unit="batch", disable=not progress, mininterval=1)
     for start in starts:
         images = to_input(pixels[start : start + BATCH], compute.device)
-        with torch.inference_mode(), compute.autocast():
+        with torch.inference_mode():
             outputs = model(images)
         for image_id, output in zip(image_ids[start : start + BATCH], outputs, strict=True):
             boxes, scores = (output[key].float().cpu().numpy() for key in ("boxes", "scores"))

@@ -46,17 +46,17 @@ class Compute:
 
 
 def choose_precision(asked: str, device_type: str) -> str:
-    """Return the precision asked for, or for "auto" bf16 where the hardware multiplies it and float32 elsewhere.
-
-    Such hardware is a CPU with AMX or AVX512-BF16, or a GPU with bf16.
-    """
+    """Return the precision asked for, or for "auto" bf16 where the hardware multiplies it and float32 elsewhere."""
     if asked != "auto":
         return asked
+    return "bf16-mixed" if multiplies_bf16(device_type) else "32-true"
+
+
+def multiplies_bf16(device_type: str) -> bool:
+    """Whether the hardware does: a CPU with AMX or AVX512-BF16, or a GPU with bf16. Others emulate it, slowly."""
     if device_type == "cuda":
-        multiplies = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if multiplies else "32-true"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def started_processes() -> tuple[int, int]:
@@ -102,6 +102,7 @@ def make_compute(
         raise InputError(f"{each} processes started here, but {torch.cuda.device_count()} CUDA devices; {hint}")
     if device_type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same sums, in the same order, each time
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32, and no 10 bits of it
     fabric = Fabric(accelerator=device_type, devices=each, num_nodes=machines, strategy=strategy)
     if each * machines > 1:
         fabric.launch()  # joins the processes that torchrun or SLURM started; starts none

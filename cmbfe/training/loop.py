@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -20,13 +21,21 @@ from cmbfe.detector.hooks import Enhancement
 from cmbfe.detector.ssd import SPECS, SSD, build
 from cmbfe.detector.weights import WEIGHTS_FILE, load_detector, save_model
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, sha256_of, whole_file, write_json
+from cmbfe.files import check_name, is_partial, read_json, sha256_of, whole_file, write_json
+from cmbfe.parallel import threads
 from cmbfe.params import Params, Training, save_params
 from cmbfe.training import batches
-from cmbfe.training.batches import LabelledImages, MadeAhead, content_hash, list_labelled, without_phase
+from cmbfe.training.batches import (
+    LabelledImages,
+    MadeAhead,
+    content_hash,
+    list_labelled,
+    load_labelled,
+    without_phase,
+)
 from cmbfe.training.checkpoints import remove_partial_files
 from cmbfe.training.curves import live_curves
-from cmbfe.training.devices import Compute, make_compute, started_processes
+from cmbfe.training.devices import Compute, make_compute, multiplies_bf16, started_processes
 from cmbfe.training.iteration import Run
 from cmbfe.training.validation import validation_ap, validation_labels
 
@@ -113,6 +122,16 @@ class Task:
         return labels if self.params.images.phase else without_phase(labels)
 
     @cached_property
+    def validation_images(self) -> np.ndarray:
+        """The images that the AP is measured on, decoded once for all measurements: uint8 [N, ...]."""
+        return load_labelled(self.measured_on, self.validation).images
+
+    @property
+    def threads(self) -> int:
+        """Of this process: those of the settings, shared with the other processes of this machine."""
+        return max(1, self.settings.threads // started_processes()[0])
+
+    @cached_property
     def key(self) -> dict[str, Any]:
         """Settings and data: a result or checkpoint is used only where all of this is equal; JSON."""
         settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
@@ -170,8 +189,11 @@ def train(
     else:
         run, warning = _begun(task, out)
         images = _prepared(task, out)
-        say(f"{variant}: {len(images)} images, {task.compute}{_idle_gpus(task.compute)}")
-        _loop(run, task, images, out, live or out / LIVE, progress)
+        threaded = f"{task.threads} thread{'s' if task.threads > 1 else ''}"
+        say(f"{variant}: {len(images)} images, {task.compute}, {threaded}{_idle_gpus(task.compute)}")
+        _warn_of_slow_precision(task.compute)
+        with threads(task.threads):
+            _loop(run, task, images, out, live or out / LIVE, progress)
         if run.attached:
             run.attached.remove()
         if task.writes:
@@ -202,8 +224,13 @@ def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, p
             bar.set_postfix({name: f"{row[name]:.3g}" for name in row if name != "iteration" and row[name] is not None},
                             refresh=False)  # fmt: skip
     if done := run.iteration - begin:
-        waiting = f"{ahead.waited / stepping:.1%} of that waiting for images"
-        task.compute.fabric.print(f"{stepping / done:.3f} s per iteration, and {waiting}")
+        task.compute.fabric.print(_pace(done, stepping, ahead.waited))
+
+
+def _pace(iterations: int, stepping: float, waiting: float) -> str:
+    """What an iteration took; seconds of all of them: of `stepping`, and before it of `waiting` for images."""
+    whole = stepping + waiting
+    return f"{whole / iterations:.3f} s per iteration, and {waiting / whole:.1%} of that waiting for images"
 
 
 def _measure_and_save(run: Run, task: Task, out: Path) -> None:
@@ -212,7 +239,9 @@ def _measure_and_save(run: Run, task: Task, out: Path) -> None:
     is_last = run.iteration == settings.iterations
     if task.measured_on and (is_last or run.iteration % settings.validate_every == 0):
         iou = task.params.evaluation.iou
-        row["validation_ap"] = validation_ap(run.bare_model, task.measured_on, task.validation, iou, task.compute)
+        row["validation_ap"] = validation_ap(
+            run.bare_model, task.measured_on, task.validation_images, iou, task.compute
+        )
         run.model.train()
         if run.best() is row:
             save_model(run.bare_model, out / CHECKPOINTS / BEST)
@@ -235,8 +264,15 @@ def _is_trained(out: Path, task: Task) -> bool:
     return isinstance(finished, dict) and (finished.get("key"), finished.get("code_sha256")) == (task.key, task.code)
 
 
+def trained_in(folder: Path) -> dict[str, Any]:
+    """Precision and threads of a finished training: with others it ends with other weights. None where not kept."""
+    settings = read_json(folder / FINISHED_FILE)["key"]["training"]
+    return {name: settings.get(name) for name in ("precision", "threads")}
+
+
 def _refuse_foreign(out: Path) -> None:
     """Raise `InputError` where `out` is a file, or a folder of something else than an earlier training."""
+    check_name(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder")
     is_ours = (out / PARAMS_FILE).is_file() or (out / CHECKPOINTS).is_dir()
@@ -278,6 +314,12 @@ def _idle_gpus(compute: Compute) -> str:
     here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
     hint = f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
     return hint if here > started_processes()[0] else ""
+
+
+def _warn_of_slow_precision(compute: Compute) -> None:
+    if compute.precision == "bf16-mixed" and not multiplies_bf16(compute.device.type):
+        hint = "say training.precision: 32-true if that takes too long"
+        compute.fabric.print(f"warning: this {compute.device.type} emulates bf16-mixed, which is slow; {hint}")
 
 
 def _prepared(task: Task, out: Path) -> LabelledImages:

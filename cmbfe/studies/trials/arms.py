@@ -59,7 +59,9 @@ def sees_phase(treatment: str) -> bool:
 
 
 def settings_of(name: str, treatment: str, seed: int, params: Params) -> Params:
-    """The settings of one training of an arm."""
+    """The settings of one training of an arm: on one thread, as several trainings run beside each other."""
+    one_thread = {"training": params.training.model_copy(update={"threads": 1})}
+    params = params.model_copy(update=one_thread)
     if name == CROSSVALIDATION:
         return params
     arm = arm_of(name, params)

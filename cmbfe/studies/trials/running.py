@@ -20,7 +20,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.metrics.curves import summary
 from cmbfe.metrics.matching import match, save_matches
-from cmbfe.parallel import at_work, one_thread
+from cmbfe.parallel import at_work, threads
 from cmbfe.params import PHASE, Params
 from cmbfe.studies.trials.arms import CROSSVALIDATION, PLAIN, arm_of, seeds_of, settings_of, trained_by, variant_of
 from cmbfe.studies.trials.patients import fold_labels, fold_test_set, read_mimics, read_test_labels
@@ -28,7 +28,7 @@ from cmbfe.studies.trials.phase import kinds_file, kinds_of, save_kinds, write_e
 from cmbfe.training.batches import without_phase
 from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
-from cmbfe.training.loop import FINISHED_FILE, train
+from cmbfe.training.loop import FINISHED_FILE, train, trained_in
 
 Step = Literal["train", "test"]
 STEPS: tuple[Step, ...] = ("train", "test")
@@ -107,7 +107,7 @@ def _run(
         else:
             data = paths.study_training_set(seed, params.study.patients_of(name), root)
         settings, start = settings_of(name, treatment, seed, params), _start(name, treatment, seed, params, root)
-        with one_thread():
+        with threads(settings.training.threads):
             train(variant_of(name, treatment, params), settings, data, model, progress=False, start=start)
             _detect(model, settings, labels, images)
     if "test" not in steps:
@@ -146,5 +146,6 @@ def _test(model: Path, labels: Labels, params: Params, out: Path, mimics: Labels
     if mimics is not None:
         save_kinds(kinds_of(matches, detections, labels, mimics), kinds_file(out))
     metrics = summary(matches, params.evaluation.sensitivity)
-    write_json(out.with_suffix(".json"), metrics | {"warnings": read_json(model / FINISHED_FILE)["warnings"]})
+    origin = {"warnings": read_json(model / FINISHED_FILE)["warnings"], "training": trained_in(model)}
+    write_json(out.with_suffix(".json"), metrics | origin)
     return metrics["ap"]
