@@ -76,6 +76,21 @@ ONE_SERIES = {
     "series UID of every other slice": in_turn("SeriesInstanceUID", "1.2.3.1", "1.2.3.2"),
     "study of each half": lambda index: {"StudyInstanceUID": f"1.2.3.{index // 6}"},
     "patient in some only": lambda index: {"PatientID": "P1" if index % 3 else ""},
+    "series UID of every other slice, of unknown thickness": lambda index: {
+        "SeriesInstanceUID": f"1.2.3.{index % 2}",
+        "SliceThickness": None,
+    },
+    "description too": lambda index: {
+        "SeriesInstanceUID": uid("own", index),
+        "StudyInstanceUID": uid("study", index),
+        "SeriesDescription": "SWI" if index % 2 else "",
+    },
+    "description too, of unknown thickness": lambda index: {
+        "SeriesInstanceUID": uid("own", index),
+        "StudyInstanceUID": uid("study", index),
+        "SeriesDescription": "SWI" if index % 2 else "",
+        "SliceThickness": None,
+    },
     "series UIDs in no order": lambda index: {
         "SeriesInstanceUID": f"1.2.3.{[1, 2, 1, 1, 3, 2, 3, 1, 2, 3, 3, 2][index]}"
     },
@@ -126,11 +141,12 @@ def test_two_patients_stay_two_where_each_file_has_a_series_uid_of_its_own(tmp_p
     assert [(one.patient_id, len(one.files)) for one in series] == [("A", COUNT), ("B", COUNT)]
 
 
+@pytest.mark.parametrize("thickness", [2.0, None])
 @pytest.mark.parametrize("other", [{"SeriesInstanceUID": "1.2.3"}, {"PatientID": "B", "SeriesInstanceUID": "1.2.3"}])
-def test_series_that_merely_abut_stay_two(tmp_path, other):
-    series, asides = found_in(
-        tmp_path, *images_of(lambda index: {}), *images_of(lambda index: {}, first=COUNT, **other)
-    )
+def test_series_that_merely_abut_stay_two(tmp_path, other, thickness):
+    both = {"SliceThickness": thickness}
+    first, second = images_of(lambda index: both), images_of(lambda index: both | other, first=COUNT)
+    series, asides = found_in(tmp_path, *first, *second)
     assert [len(one.files) for one in series] == [COUNT, COUNT]
     assert asides == []
 

@@ -248,8 +248,9 @@ def test_each_of_pydicoms_files_ends_with_outputs_or_one_clear_line(tmp_path):
             assert (out / "images.json").exists()
             outputs.add(path.name)
     assert len(PYDICOM_FILES) > len(outputs) + 100
-    assert {"MR_small.dcm", "MR_small_RLE.dcm"} <= outputs
-    assert "MR_truncated.dcm" not in outputs
+    assert outputs
+    # Derived to something that the header does not say (DERIVED, SECONDARY, OTHER), and cut off.
+    assert not {"MR_small.dcm", "MR_small_RLE.dcm", "MR_truncated.dcm"} & outputs
 
 
 def test_pydicoms_files_in_one_folder_or_in_one_each(tmp_path):

@@ -16,10 +16,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cmbfe.data.dicom.kinds import MAGNITUDE
+from cmbfe.data.dicom.kinds import MAGNITUDE, UNCLEAR
 from cmbfe.data.dicom.pixels import read_frames
 from cmbfe.data.dicom.slices import Slice
-from cmbfe.data.dicom.stacks import SAME_POSITION_MM, STACKED, NoStack, Stack, check, notes_of, stacks_of, step_of
+from cmbfe.data.dicom.stacks import (
+    SAME_POSITION_MM,
+    STACKED,
+    NoStack,
+    Stack,
+    check,
+    like_single_images,
+    notes_of,
+    stacks_of,
+    step_of,
+)
 from cmbfe.data.inventory import Aside
 from cmbfe.data.own_process import own_process
 from cmbfe.errors import InputError
@@ -100,7 +110,7 @@ def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
     if padding.any():
         seen = volume[~padding]
         volume[padding] = seen.min() if seen.size else 0
-    if series.kind == MAGNITUDE:
+    if series.kind in (MAGNITUDE, UNCLEAR):
         _refuse_negative(volume, series.files)
     if series.photometric == "MONOCHROME1":
         np.subtract(volume.min() + volume.max(), volume, out=volume)
@@ -141,6 +151,7 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
     """
     stacks, strays = stacks_of(slices)
     asides = [_aside(stray, what, f"{stray[0].path}: {what}; passed over", False) for stray, what in strays]
+    single_images = like_single_images(stacks)
     of_uid = Counter(stack[0].series_uid for stack in stacks)
     number: Counter[tuple[str, str]] = Counter()
     found = []
@@ -151,7 +162,7 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
         try:
             check(stack, stacks)
             name = uid + (suffix if of_uid[uid] > 1 else "")
-            found.append(replace(_headers(stack, name), notes=notes_of(stack, stacks)))
+            found.append(replace(_headers(stack, name), notes=notes_of(stack, single_images)))
         except NoStack as error:
             asides.append(_aside(stack, error.what, str(error), True))
     return sorted(found, key=lambda series: (series.patient_id, series.series_uid)), asides

@@ -6,8 +6,8 @@ between their headers. Positions that are there several times are several series
 dynamics, b-values. What could be either is refused, not guessed.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -84,8 +84,13 @@ def check(stack: Stack, all_stacks: Iterable[Stack]) -> None:
     _check_nothing_between(stack, all_stacks)
 
 
-def notes_of(stack: Stack, all_stacks: Iterable[Stack]) -> tuple[str, ...]:
-    """What was assumed of a stack among others."""
+def like_single_images(stacks: Iterable[Stack]) -> Counter[tuple]:
+    """How many series of a single image there are of one kind and size."""
+    return Counter(_like_key(stack[0]) for stack in stacks if len(stack) == 1)
+
+
+def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...]:
+    """What was assumed of a stack. `single_images`: see `like_single_images`."""
     if stack[0].kind not in STACKED:
         return ()
     notes = []
@@ -95,9 +100,8 @@ def notes_of(stack: Stack, all_stacks: Iterable[Stack]) -> tuple[str, ...]:
         notes.append(f"Its {len(stack)} images carry {' and '.join(several)}: joined, as they make one even stack.")
     if differing := [name for name, differ in DIFFERENCES.items() if differ(stack)]:
         notes.append(f"Its images differ in {' and '.join(differing)}: joined, as they make one even stack.")
-    single = [other for other in all_stacks if len(other) == 1] if len(stack) == 1 else []
-    if (alone := sum(_cohort(other[0]) == _cohort(stack[0]) for other in single)) > 2:
-        notes.append(f"It is one of {alone} series of a single image with like headers: they may be slices of one.")
+    if len(stack) == 1 and (alone := single_images[_like_key(stack[0])]) > 2:
+        notes.append(f"It is one of {alone} series of a single image of one size: they may be slices of one.")
     if stack[0].kind == MAGNITUDE and not all(item.image_type for item in stack):
         notes.append("Its headers have no ImageType: taken for a magnitude.")
     return tuple(notes)
@@ -145,13 +149,17 @@ def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]
     Rounding could put two equal values into different classes; a distance to the first member cannot.
     """
     groups: list[tuple[np.ndarray, Stack]] = []
-    for item in sorted(slices, key=lambda item: (*features(item), item.sop_instance_uid)):
-        own = features(item)
-        members = next((members for first, members in groups if np.abs(own - first).max() <= 1), None)
+    start = 0
+    ranked = [(tuple(features(item).tolist()), item.sop_instance_uid, number) for number, item in enumerate(slices)]
+    for values, _, number in sorted(ranked):
+        own = np.array(values)
+        while start < len(groups) and groups[start][0][0] < own[0] - 1:  # sorted: nothing that follows is near it
+            start += 1
+        members = next((members for first, members in groups[start:] if np.abs(own - first).max() <= 1), None)
         if members is None:
-            groups.append((own, [item]))
+            groups.append((own, [slices[number]]))
         else:
-            members.append(item)
+            members.append(slices[number])
     return [members for _, members in groups]
 
 
@@ -173,7 +181,7 @@ def _alike(slices: Stack) -> list[Stack]:
     return _near(
         slices,
         lambda item: np.array(
-            [*(np.log(item.pixel_spacing_mm) / LIKE_SPACING), *np.divide(item.orientation, LIKE_DIRECTION)]
+            [*np.divide(item.orientation, LIKE_DIRECTION), *(np.log(item.pixel_spacing_mm) / LIKE_SPACING)]
         ),
     )
 
@@ -211,10 +219,13 @@ def _without_few(groups: list[Stack]) -> tuple[Stack, list[Stack]]:
 
 
 def _joined(pieces: list[Stack]) -> list[Stack]:
-    """Pieces of several studies, patients or series UIDs that are parts of one stack, joined."""
-    anywhere, stacked = _divided(pieces, lambda piece: piece[0].kind in STACKED)
+    """Pieces of several studies, patients or series UIDs that are parts of one stack, joined: those of one
+    description first."""
+    found, stacked = _divided(pieces, lambda piece: piece[0].kind in STACKED)
     whole, parts = _divided(_unions(stacked, lambda piece: (piece[0].series_uid,)), _is_part)
-    return anywhere + whole + _unions(parts, _whose_series(parts))
+    key = _whose_series(parts)
+    described, parts = _divided(_unions(parts, lambda part: (*key(part), part[0].description)), _is_part)
+    return found + whole + described + _unions(parts, key)
 
 
 def _divided(pieces: list[Stack], holds: Callable[[Stack], bool]) -> tuple[list[Stack], list[Stack]]:
@@ -226,12 +237,12 @@ def _divided(pieces: list[Stack], holds: Callable[[Stack], bool]) -> tuple[list[
 
 
 def _is_part(piece: Stack) -> bool:
-    """Whether slices of one series are missing: it is a single one, or has room between its slices."""
+    """Whether slices of one series may be missing: it is a single one, or has room between its slices."""
     ordered = _in_order(piece)
     if len(piece) == 1 or repeats(ordered):
         return len(piece) == 1
-    nominal = ordered[0].nominal_spacing_mm
-    return not _is_even(ordered) or bool(nominal and step_of(ordered) > PARTLY_THERE * nominal)
+    nominal = ordered[0].nominal_spacing_mm or 0.0
+    return not _is_even(ordered) or step_of(ordered) > PARTLY_THERE * nominal
 
 
 def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
@@ -239,31 +250,28 @@ def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
     cohorts = defaultdict(list)
     for part in parts:
         if len(part) == 1:
-            cohorts[_cohort(part[0])].append(part[0])
+            cohorts[_like_key(part[0])].append(part[0])
     own = {
-        (cohort, field)
-        for cohort, items in cohorts.items()
+        (alike, field)
+        for alike, items in cohorts.items()
         for field in OF_ONE_SERIES
         if len(items) > 2 and len({getattr(item, field) for item in items}) == len(items)
     }
 
     def key(part: Stack) -> tuple:
-        cohort, first = _cohort(part[0]), part[0]
-        is_own = [len(part) == 1 and (cohort, field) in own for field in OF_ONE_SERIES]
-        return tuple("" if own else getattr(first, field) for own, field in zip(is_own, OF_ONE_SERIES, strict=True))
+        first = part[0]
+        differ = {field for field in OF_ONE_SERIES if len({getattr(item, field) for item in part}) == len(part)}
+        free = {field for field in differ if (_like_key(first), field) in own}
+        return tuple("" if field in free else getattr(first, field) for field in OF_ONE_SERIES)
 
     return key
-
-
-def _cohort(item: Slice) -> tuple:
-    return (*_like_key(item), item.description)
 
 
 def _unions(parts: list[Stack], key: Callable[[Stack], tuple]) -> list[Stack]:
     """Parts that share a key joined where they make even stacks; the others as they are."""
     groups = defaultdict(list)
     for part in parts:
-        groups[(*_cohort(part[0]), *key(part))].append(part)
+        groups[(*_like_key(part[0]), *key(part))].append(part)
     joined = []
     for _, group in sorted(groups.items()):
         part_of = {id(item): part for part in group for item in part}
@@ -285,6 +293,10 @@ def _make_stacks(union: Stack, parts: list[Stack]) -> bool:
     nominal = union[0].nominal_spacing_mm
     if nominal and not all(low * nominal <= step_of(stack) <= high * nominal for stack in stacks):
         return False
+    if not nominal and any(
+        step_of(_in_order(part)) < PARTLY_THERE * step_of(stacks[0]) for part in parts if part[1:]
+    ):
+        return False  # whole ones that abut
     return all(_is_even(stack) or _has_gap(stack) for stack in stacks)
 
 
