@@ -11,10 +11,12 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, ExifTags, Image
+from tiny_world import tiny_params
 
 from cmbfe.data.labelled.images import is_turned, natural_key, read_image, save_image
 from cmbfe.errors import InputError
 from cmbfe.files import resolved
+from cmbfe.findings.search import image_series
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
@@ -72,6 +74,18 @@ def test_an_image_is_read_as_viewers_show_it(tmp_path, orientation, suffix):
     assert image.shape == RAMP.shape
     assert np.abs(image.astype(int) - RAMP).max() < 16
     assert is_turned(tmp_path / f"a.{suffix}") == (orientation > 1)
+
+
+def test_a_detector_sees_images_as_they_are_shown_and_the_series_says_so(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    Image.fromarray(np.ascontiguousarray(np.rot90(RAMP, -1))).save(tmp_path / "a.png", exif=exif)
+    save_image(tmp_path / "b.png", RAMP)
+    (series,) = image_series([tmp_path / "a.png", tmp_path / "b.png"], tmp_path)
+    loaded = series.load(tiny_params().images)
+    assert [(image["width"], image["height"]) for image in loaded.images] == [(32, 8), (32, 8)]
+    np.testing.assert_array_equal(next(loaded.batches), [RAMP, RAMP])
+    assert [note[-7:] for note in loaded.notes] == ["1 of 2."]
 
 
 DEEP = np.full((64, 70, 3), 60_000, np.uint16)

@@ -47,7 +47,7 @@ def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:
         location=("location", "first"),
     )
     table["score"] = np.where(np.isinf(matches.truth_score), np.nan, matches.truth_score)
-    return table
+    return table.reset_index(drop=True)
 
 
 def sensitivity_by_size(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
