@@ -9,7 +9,7 @@ import pytest
 from dicom_series import AXIAL, CORONAL, SAGITTAL, mr_series, mr_slice, random_volume, uid, write
 from findings_world import detect
 from pydicom.dataset import Dataset
-from tiny_world import dicom_head
+from tiny_world import dicom_head, tiny_head
 
 from cmbfe.data.dicom.finding import find_series
 from cmbfe.data.dicom.series import SeriesHeaders, read_volume, series_of
@@ -256,6 +256,19 @@ def test_kinds_that_are_no_stack_may_lie_anywhere(tmp_path):
 def done_in(source: Path, out: Path, **options: object) -> Sequence:
     result = detect(source, out, **options)
     return result.done
+
+
+@pytest.mark.parametrize("attribute", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_images_of_several_patients_or_studies_have_no_dicom_object(tmp_path, attribute):
+    images = mr_series(tiny_head(3), FrameOfReferenceUID="1.2.3")
+    for index, image in enumerate(images):
+        image.update(own(attribute)(index))
+    write(tmp_path / "in", images)
+    (done,) = done_in(tmp_path / "in", tmp_path / "out", sr=True, segmentation=True, threshold=0.2)
+    assert done.lesions == 2
+    written = {path.parent.name for path in (tmp_path / "out").rglob("*.dcm")}
+    assert written == ({"sr"} if attribute == "FrameOfReferenceUID" else set())
+    assert sum(attribute in note for note in done.notes) == 2 - len(written)
 
 
 @pytest.mark.parametrize("attribute", ["FrameOfReferenceUID", "StudyInstanceUID"])

@@ -141,13 +141,16 @@ def _images(headers: SeriesHeaders, needed: Sequence[str]) -> list[Dataset]:
     """The header of each slice's file, without pixels; slices of one file share theirs.
 
     Raises:
-        NoObject: one of the `needed` attributes is missing or empty, or files share their UID.
+        NoObject: one of the `needed` attributes is missing, empty or not the same in all, or files share their UID.
     """
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
         _as_highdicom_reads(image)
         if missing := [keyword for keyword in needed if keyword not in image]:
             raise NoObject(headers, f"the headers have no {missing[0]}")
+    for keyword in ("PatientID", *needed):
+        if len({image[keyword].value for image in by_path.values()}) > 1:
+            raise NoObject(headers, f"its images differ in {keyword}")
     if len(_distinct(by_path.values())) < len(by_path):
         raise NoObject(headers, "its files share a SOPInstanceUID, so that none could be named by it")
     return [by_path[path] for path in headers.files]

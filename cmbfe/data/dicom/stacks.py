@@ -97,14 +97,22 @@ def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...
     named = {"series UIDs": "series_uid", "study UIDs": "study_uid", "patient IDs": "patient_id"}
     counts = {name: len({getattr(item, field) for item in stack}) for name, field in named.items()}
     if several := [f"{count} {name}" for name, count in counts.items() if count > 1]:
-        notes.append(f"Its {len(stack)} images carry {' and '.join(several)}: joined, as they make one even stack.")
+        notes.append(f"Its {len(stack)} images carry {_listed(several)}: joined, as they make one even stack.")
     if differing := [name for name, differ in DIFFERENCES.items() if differ(stack)]:
-        notes.append(f"Its images differ in {' and '.join(differing)}: joined, as they make one even stack.")
+        notes.append(f"Its images differ in {_listed(differing)}: joined, as they make one even stack.")
     if len(stack) == 1 and (alone := single_images[_like_key(stack[0])]) > 2:
         notes.append(f"It is one of {alone} series of a single image of one size: they may be slices of one.")
     if stack[0].kind == MAGNITUDE and not all(item.image_type for item in stack):
         notes.append("Its headers have no ImageType: taken for a magnitude.")
     return tuple(notes)
+
+
+def _listed(words: list[str]) -> str:
+    """
+    >>> _listed(["a"]), _listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def step_of(stack: Stack) -> float:
