@@ -315,6 +315,15 @@ def test_labels_that_may_not_be_what_they_seem_are_counted_in_the_notes(tmp_path
     assert [note for note in result["notes"] if note.startswith("1 ") and said in note]
 
 
+def test_detections_that_may_be_two_corners_are_said_to_be(tmp_path, labels):
+    found = detections_of(labels, 0)
+    for box in found:
+        x, y, width, height = box["bbox"]
+        box["bbox"] = [x, y, x + width, y + height]
+    (note,) = run(write(tmp_path, truth=labels, found=found), tmp_path / "out")["notes"][:1]
+    assert note.startswith("All boxes of found are wider")
+
+
 def test_boxes_in_shares_of_the_image_are_refused_in_labels_and_detections(tmp_path, labels):
     found = detections_of(labels, 0)
     for name, boxes in (("found", found), ("truth", labels["annotations"])):

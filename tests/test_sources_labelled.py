@@ -16,6 +16,7 @@ from cmbfe.data.sources.labelled import find_coco, labels_file
 from cmbfe.data.sources.voc import FROM_0, FROM_1, find_voc
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
+from cmbfe.findings.search import find
 
 BOX = [10, 12, 6, 5]
 
@@ -122,6 +123,12 @@ def test_the_coco_file_may_lie_in_annotations_but_must_be_one(tmp_path):
     assert labels_file(tmp_path) == tmp_path / LABELS_FILE
 
 
+def test_the_folder_above_that_of_the_labels_is_said_to_be(tmp_path):
+    coco(tmp_path / "mine" / "a.json", [])
+    with refused(tmp_path, r"give the COCO file itself, such as .*/mine/a\.json"):
+        labels_file(tmp_path)
+
+
 VOC_LAYOUTS = {
     # what writes so -> XML, the name that it gives, more elements, the image
     "beside": ("P1/0.xml", "0.png", {}, "P1/0.png"),
@@ -197,6 +204,19 @@ def test_images_without_a_slice_index_are_in_the_order_of_their_numbers(tmp_path
     assert notes(tmp_path / "out")[labelled.BY_NAME] == 1
     assert notes(tmp_path / "out")[labelled.BY_FOLDER] == 12
     assert labelled.APART not in notes(tmp_path / "out")
+
+
+def test_a_detector_numbers_the_images_of_an_import_as_its_labels_do(tmp_path):
+    names = [f"P{patient}/scan{scan}/{number}.png" for patient in (10, 9) for scan in (1, 2) for number in (10, 9)]
+    save(tmp_path / "in", *names)
+    images = [image(number, name, patient_id=name[: name.index("/")]) for number, name in enumerate(names)]
+    coco(tmp_path / "in" / LABELS_FILE, images)
+    labels = imported("coco", tmp_path / "in", tmp_path / "out")
+    found = [
+        entry["file_name"] for series in find(tmp_path / "out", tmp_path / "no").series for entry in series.images
+    ]
+    assert list(enumerate(found, 1)) == [(entry["id"], entry["file_name"]) for entry in labels["images"]]
+    assert found[0].startswith("P9-1/")
 
 
 def test_a_given_slice_index_is_kept_whatever_the_names(tmp_path):

@@ -16,6 +16,7 @@ from cmbfe.data.labelled.labels import (
     Detections,
     Labels,
     labels_of_split,
+    may_be_corners,
     read_foreign_labels,
     refuse_half_characters,
     refuse_shares,
@@ -217,6 +218,11 @@ def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
         )
     if not detectors[0].images.truth_ids:
         notes.append("The labels hold no microbleed: nothing that needs one has a value.")
+    named = {"the labels": labels["annotations"]} | {detector.name: detector.detections for detector in detectors}
+    for name in (name for name, boxes in named.items() if may_be_corners(boxes)):
+        notes.append(
+            f"All boxes of {name} are wider than what is left of them, and higher than what is above: two corners?"
+        )
     for detector in detectors:
         if not detector.has_operating_point and detector.images.truth_ids:
             notes.append(f"{detector.name} never reaches 90 % sensitivity: no operating point; give --threshold.")

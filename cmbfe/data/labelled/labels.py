@@ -104,6 +104,12 @@ def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int
     return same, set(box[later].tolist()) - same
 
 
+def may_be_corners(boxes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether three boxes (`bbox`) or more might all be x1, y1, x2, y2: wider than x and higher than y, as boxes near
+    the upper left corner only are."""
+    return len(boxes) > 2 and all(x < width and y < height for x, y, width, height in (box["bbox"] for box in boxes))
+
+
 def plain_path(name: str) -> PurePosixPath:
     """A `file_name` with slashes for backslashes, and without what Label Studio puts before it (`UPLOAD`).
 

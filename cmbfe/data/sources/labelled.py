@@ -21,6 +21,7 @@ from cmbfe.data.labelled.labels import (
     LABELS_FILE,
     LOCATIONS,
     Labels,
+    may_be_corners,
     plain_path,
     read_foreign_labels,
     repeats,
@@ -98,7 +99,9 @@ def labels_file(folder: Path) -> Path:
     files = _json_files(folder) or _json_files(folder / ANNOTATIONS)
     if len(files) != 1:
         found = f"{len(files)} other files *.json in {files[0].parent}" if files else "no other *.json"
-        raise InputError(f"{folder}: no {LABELS_FILE}, and {found}; give the COCO file itself")
+        below = [file for path in sorted(folder.iterdir()) for file in _json_files(path)]
+        such = f", such as {below[0]}" if below else ""
+        raise InputError(f"{folder}: no {LABELS_FILE}, and {found}; give the COCO file itself{such}")
     return files[0]
 
 
@@ -291,13 +294,8 @@ def without_doubles(labels: Labels, category: Any) -> tuple[Labels, Counter[str]
     dropped = {boxes[index]["id"] for index in same}
     kept = [box for box in labels["annotations"] if box["id"] not in dropped]
     others = sum(box["category_id"] != category for box in kept)
-    notes = Counter({NEARLY_DOUBLED: len(nearly), MAYBE_CORNERS: len(boxes) if _may_be_corners(boxes) else 0})
+    notes = Counter({NEARLY_DOUBLED: len(nearly), MAYBE_CORNERS: len(boxes) if may_be_corners(boxes) else 0})
     return {**labels, "annotations": kept}, Counter({OTHERS: others, DOUBLED: len(dropped)}), notes
-
-
-def _may_be_corners(boxes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether three boxes or more might all be x1, y1, x2, y2: that they are seen in no image speaks against it."""
-    return len(boxes) > 2 and all(x < width and y < height for x, y, width, height in (box["bbox"] for box in boxes))
 
 
 def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[Box]]:

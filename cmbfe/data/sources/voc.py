@@ -29,7 +29,10 @@ LABEL_FOLDERS = (ANNOTATIONS.casefold(), "labels")
 """Folders of the XML; in their place stands one of `IMAGE_FOLDERS` for the images."""
 IMAGE_FOLDERS = ("JPEGImages", "images")
 FROM_0 = "Boxes of VOC are counted from 0, their corners between pixels, as some corner is 0 or has decimals."
-FROM_1 = "Boxes of VOC are counted from 1, their corners inside, as no corner is 0 and none has decimals."
+FROM_1 = (
+    "Boxes of VOC are counted from 1, their corners inside, as none is 0 or has decimals: 1 px too large if a tool counts "
+    "from 0."
+)
 
 
 @dataclass(frozen=True)
