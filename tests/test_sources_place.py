@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -29,9 +30,10 @@ from tiny_world import labelled_images
 
 from cmbfe.data.labelled.images import read_image, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
+from cmbfe.data.sources.lesions import OTHER_VALUES, lesions_of_mask, lesions_of_points
 from cmbfe.data.sources.momeni import read_workbook
 from cmbfe.data.sources.series import Frame
-from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, lesions_of_mask, lesions_of_points, read_volume
+from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, read_turned, read_volume
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
@@ -57,7 +59,7 @@ def test_a_valdo_label_above_0_is_a_microbleed_whatever_its_value_and_one_per_co
     source = valdo(tmp_path, {"sub-101": [*DOTS, (30, 30, 5)]})  # values 1, 2 and 3
     assert len(places_mm(imported("valdo", source, tmp_path / "out") and tmp_path / "out")) == 3
     report = read_json(tmp_path / "out" / "report.json")
-    assert {note["what"].split(" with ")[0]: note["count"] for note in report["notes"]}["labels"] == 1
+    assert {note["what"]: note["count"] for note in report["notes"]}[OTHER_VALUES] == 1
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS"])
@@ -209,7 +211,7 @@ def test_a_turned_volume_keeps_every_voxel_at_its_place(tmp_path_factory, codes,
     voxels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     affine = affine_of(codes, spacing, tilt)
     path = save(tmp_path_factory.mktemp("nifti") / "one.nii", voxels, affine)
-    volume = read_volume(path)
+    volume = read_turned(path)
     index = np.array([np.random.default_rng(seed + 1).integers(0, shape)], float)
     column, row, plane = np.rint(apply(volume.from_file, index)[0]).astype(int)
     assert volume.voxels[plane, row, column] == voxels[tuple(index[0].astype(int))]
@@ -239,8 +241,9 @@ def test_a_frame_moves_boxes_and_affine_alike(rows, columns, row_mm, column_mm, 
 def test_voxels_that_touch_with_a_corner_are_one_microbleed():
     voxels = np.zeros((3, 5, 5))
     voxels[0, 1, 1] = voxels[1, 2, 2] = voxels[2, 4, 0] = 1
-    assert lesions_of_mask(voxels) == [{0: [1, 1, 1, 1], 1: [2, 2, 1, 1]}, {2: [0, 4, 1, 1]}]
-    assert lesions_of_mask(np.zeros((2, 3, 3))) == []
+    lesions, _ = lesions_of_mask(voxels, (1, 1, 1), Path("here"))
+    assert lesions == [{0: [1, 1, 1, 1], 1: [2, 2, 1, 1]}, {2: [0, 4, 1, 1]}]
+    assert lesions_of_mask(np.zeros((2, 3, 3)), (1, 1, 1), Path("here"))[0] == []
 
 
 def test_a_point_has_a_box_on_every_slice_within_half_its_size_and_on_its_own():
@@ -252,7 +255,7 @@ def test_a_point_has_a_box_on_every_slice_within_half_its_size_and_on_its_own():
 
 def test_a_volume_that_is_no_nifti_or_has_no_place_is_refused(tmp_path):
     nib.save(nib.MGHImage(head(), affine_of("LAS")), tmp_path / "one.mgz")
-    with pytest.raises(InputError, match=r"one\.mgz: not a NIfTI file but MGHImage"):
+    with pytest.raises(InputError, match=r"one\.mgz: is FreeSurfer's format, not NIfTI"):
         read_volume(tmp_path / "one.mgz")
     for width in (0.0, 1e-6, np.nan, np.inf, 1e9):
         image = nib.Nifti1Image(head(), None)

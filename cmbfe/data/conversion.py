@@ -26,9 +26,13 @@ from cmbfe.data.labelled.labels import (
 from cmbfe.data.labelled.splits import scaled_counts, split_patients
 from cmbfe.data.n4 import correct_bias
 from cmbfe.data.phase import phase_images, phase_of
+from cmbfe.errors import InputError
 from cmbfe.files import whole_folder, write_json
 from cmbfe.params import Images
 
+NOTHING_SEEN = "no microbleed could be seen; check slope, padding and data type, or export it again"
+FIRST_GREY, LEAST_GREY = 5, 0.02
+"""What is darker looks black; the share of what is above 0 that must lie between black and white (255)."""
 SETTINGS_FILE = "pictures.json"
 """How the images beside it were made. Also what an earlier import is recognised by: a folder of labelled DICOM
 series holds an annotations.json too, and must never be replaced."""
@@ -38,25 +42,38 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     """Map a volume to uint8 by one robust window: the percentiles become 0 and 255 (A17).
 
     One window for the whole series keeps the slices comparable; percentiles, unlike extremes, do not depend on
-    a single bright vessel. A volume without contrast becomes 0.
+    a single bright vessel.
+
+    Raises:
+        InputError: a volume without contrast, in which nothing could be seen: of one value, or with nearly all values
+            at the two ends of the window. Begin it with the name of the file.
     """
     low, high = np.percentile(volume, window_percentiles)
     if high <= low:
-        return np.zeros(volume.shape, np.uint8)
+        raise InputError(f"no contrast: {NOTHING_SEEN}")
     images = np.empty(volume.shape, np.uint8)
+    counts = np.zeros(256, np.int64)
     for number, values in enumerate(volume):  # by slices: temporaries of a whole volume take twice as long
         images[number] = np.rint((values.clip(low, high) - low) * (255 / (high - low)))
+        counts += np.bincount(images[number].ravel(), minlength=256)
+    if counts[FIRST_GREY:255].sum() < LEAST_GREY * counts[1:].sum():
+        raise InputError(f"no contrast, nearly all is black or white: {NOTHING_SEEN}")
     return images
 
 
-def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Images) -> np.ndarray:
+def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Images, file: Path) -> np.ndarray:
     """A volume as uint8 images: N4, then one window.
 
     Args:
-        voxels: float32 [slices, rows, columns]. spacing_mm: between slices, rows and columns.
+        voxels: float32 [slices, rows, columns]; below 0 counts as 0.
+        spacing_mm: between slices, rows and columns.
+        file: begins the text of the `InputError` that `to_8_bit` raises.
     """
     corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
-    return to_8_bit(corrected, settings.window_percentiles)
+    try:
+        return to_8_bit(corrected, settings.window_percentiles)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def series_images(series: SeriesHeaders, settings: Images, phase: SeriesHeaders | None = None) -> np.ndarray:
@@ -65,7 +82,7 @@ def series_images(series: SeriesHeaders, settings: Images, phase: SeriesHeaders 
     With the series of its phase, uint8 [slices, rows, columns, 2]: magnitude, which is the same, and phase.
     """
     spacing_mm = (series.slice_spacing_mm, *series.pixel_spacing_mm)
-    images = volume_images(read_volume(series), spacing_mm, settings)
+    images = volume_images(read_volume(series), spacing_mm, settings, series.files[0])
     return images if phase is None else np.stack([images, phase_images(phase)], axis=-1)
 
 

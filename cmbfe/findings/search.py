@@ -13,10 +13,11 @@ from tqdm import tqdm
 from cmbfe.data.dicom.finding import magnitude_of_series, others_of_series, series_in
 from cmbfe.data.inventory import DICOM, IMAGE, LINK, NIFTI, Aside, Inventory, take_inventory
 from cmbfe.data.labelled.images import natural_key, phase_file, read_with_phase
+from cmbfe.data.magnitude import ANYWAY, magnitude_by_name
 from cmbfe.data.phase import phase_of
-from cmbfe.data.sources.volumes import open_volume
+from cmbfe.data.sources.opening import files_of, open_volume
 from cmbfe.errors import InputError
-from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series, voxels_of
+from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series
 
 NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"
 READ = "DICOM, NIfTI (.nii, .nii.gz) or images (PNG, JPG, TIFF, BMP)"
@@ -128,10 +129,13 @@ def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
         raise InputError(f"{inventory.source}: the detector sees the phase as well, read from DICOM, not from NIfTI")
     series, asides = [], []
     files = inventory.of(NIFTI)
-    of_pairs = {voxels_of(file) for file in files}
-    for file in (file for file in files if file not in of_pairs):
+    for file in (file for file in files if files_of(file)[0] not in files or files_of(file)[0] == file):
         patient, name = _patient_of(file, inventory), inventory.name(file)
-        series.append(NiftiSeries(patient, name, file, _nifti_slices(file), as_magnitude))
+        if why := "" if as_magnitude else magnitude_by_name(file):
+            line = f"{file}: {why}; {ANYWAY}"
+            asides.append(Aside(tuple(files_of(file)), patient, name, why, line, refused=False))
+        else:
+            series.append(NiftiSeries(patient, name, file, _nifti_slices(file), as_magnitude))
     if not series:
         raise _nothing_left(inventory, asides)
     return series, asides

@@ -11,6 +11,7 @@ from cmbfe.data.conversion import series_images, volume_images
 from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.data.labelled.images import is_turned, phase_file, read_with_phase
+from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.volumes import read_volume, refuse_lines
 from cmbfe.params import Images
 from cmbfe.training.detection import BATCH
@@ -104,7 +105,7 @@ class NiftiSeries:
 
     @property
     def files(self) -> Sequence[Path]:
-        return (self.path, *(file for file in [voxels_of(self.path)] if file))
+        return files_of(self.path)
 
     def load(self, settings: Images) -> Loaded:
         """See `Series`."""
@@ -120,7 +121,7 @@ class NiftiSeries:
             pixel_spacing_mm=(row_mm, column_mm),
             slice_spacing_mm=slice_mm,
         )
-        images = volume_images(volume.voxels, volume.spacing_mm, settings)
+        images = volume_images(volume.voxels, volume.spacing_mm, settings, self.path)
         return Loaded(_entries(rows, columns, place), _in_batches(images), place, volume.notes)
 
 
@@ -161,12 +162,6 @@ class ImageSeries:
             batch.append(image)
         if batch:
             yield np.stack(batch)
-
-
-def voxels_of(path: Path) -> Path | None:
-    """The .img of a pair's .hdr; None for other files."""
-    stem, suffix, packed = path.name.partition(".hdr")
-    return path.with_name(f"{stem}.img{packed}") if suffix else None
 
 
 def _in_batches(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -112,7 +112,7 @@ class DicomSeries:
         )
 
         def draw(settings: Images) -> Iterator[np.ndarray]:
-            images = map(frame.image, volume_images(volume, spacing_mm, settings))
+            images = map(frame.image, volume_images(volume, spacing_mm, settings, headers.files[0]))
             return images if phases is None else (np.stack(pair, -1) for pair in zip(images, phases, strict=True))
 
         return Loaded(

@@ -58,7 +58,10 @@ def find_momeni(source: Path, box_mm: float) -> Found:
     root = _root(source)
     folders = [root / name for name in FOLDERS if (root / name).is_dir()]
     volumes = _volumes(root, folders)
-    rows, repeated = _rows(root, need=[folder.name for folder in folders] != [NONE])
+    workbooks = [path for path in sorted(root.glob("*.xlsx")) if not path.name.startswith("~$")]
+    if not workbooks and [folder.name for folder in folders] != [NONE]:
+        raise InputError(f"{root}: no workbook *.xlsx, which places the microbleeds; get those of the data set")
+    rows, repeated = _rows(workbooks)
     known = {name: row for name, row in rows.items() if root / _folder(name) in folders}
     for name, row in known.items():
         if name not in volumes or volumes[name].parent.name != _folder(name):
@@ -67,7 +70,7 @@ def find_momeni(source: Path, box_mm: float) -> Found:
             raise InputError(f"{row.where}: {reason}")
     left_out = {REPEATED: repeated, "rows of workbooks whose folder is not there": len(rows) - len(known)}
     series = tuple(_series(name, path, rows, box_mm) for name, path in volumes.items())
-    return Found(series, left_out)
+    return Found(series, left_out, read=tuple(workbooks))
 
 
 def _volumes(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
@@ -101,11 +104,8 @@ def _folder(name: str) -> str:
     return SYNTHETIC_ON_REAL if MARK_ON_REAL in name else SYNTHETIC if MARK_SYNTHETIC in name else REAL
 
 
-def _rows(root: Path, need: bool) -> tuple[dict[str, Row], int]:
+def _rows(workbooks: Sequence[Path]) -> tuple[dict[str, Row], int]:
     """Name of a volume -> its row of all workbooks, and how many rows repeat another."""
-    workbooks = [path for path in sorted(root.glob("*.xlsx")) if not path.name.startswith("~$")]
-    if need and not workbooks:
-        raise InputError(f"{root}: no workbook *.xlsx, which places the microbleeds; get those of the data set")
     rows: dict[str, Row] = {}
     repeated = 0
     for workbook in workbooks:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmbfe.data.labelled.labels import split_of_patients
+from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries, number_in
 from cmbfe.errors import InputError
 from cmbfe.files import within_python
@@ -94,7 +95,8 @@ def find_nifti(source: Path, box_mm: float) -> Found:
         raise InputError(f"{file}: every volume was left out, as none has a label; correct mask or points")
     if description.points:
         _refuse_unknown(description, file, list(volumes))
-    return Found(tuple(series), {"volumes without a label": len(volumes) - len(series)})
+    left_out = {"volumes without a label": len(volumes) - len(series)}
+    return Found(tuple(series), left_out, read=(file,))
 
 
 def read_description(path: Path) -> Description:
@@ -127,7 +129,7 @@ def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path
         if key in volumes:
             raise InputError(f"{path}: a second volume of the same patient and series; tell them apart by {{series}}")
         volumes[key] = path
-    labels = {_label(description, file, *key) for key in volumes}
+    labels = {part for key in volumes if (label := _label(description, file, *key)) for part in files_of(label)}
     volumes = {key: path for key, path in volumes.items() if path not in labels}
     if not volumes:
         raise InputError(f"{file}: images: no file matches {description.images!r} below {file.parent}")

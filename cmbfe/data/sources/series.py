@@ -11,14 +11,20 @@ from PIL import Image
 
 from cmbfe.data.conversion import volume_images
 from cmbfe.data.inventory import Aside
-from cmbfe.data.sources.volumes import (
-    AXES,
-    RAS_TO_LPS,
+from cmbfe.data.sources.lesions import (
+    REPEATED_POINTS,
     Boxes,
-    Volume,
-    apply,
     lesions_of_mask,
     lesions_of_points,
+    without_repeated,
+)
+from cmbfe.data.sources.opening import files_of
+from cmbfe.data.sources.volumes import (
+    AXES,
+    BACKGROUND,
+    RAS_TO_LPS,
+    Volume,
+    apply,
     read_mask,
     read_volume,
     refuse_lines,
@@ -26,10 +32,6 @@ from cmbfe.data.sources.volumes import (
 from cmbfe.errors import InputError
 from cmbfe.params import Images
 
-BACKGROUND = "voxels that were no finite number became background"
-NO_PLACE = "volumes whose header gives no place (sform and qform codes 0): left-right and mm follow nibabel's rule"
-LABEL_VALUES = "labels with values other than 0 and 1: everything above 0 is microbleed"
-OTHER_PLANE = "volumes whose pixels are over twice as long as wide: acquired in another plane than their axial images"
 Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
 """Of points: voxel indices of the file counted from 0 or from 1, or mm towards right-front-head or left-back-head."""
 
@@ -213,7 +215,8 @@ class VolumeSeries:
 
     @property
     def files(self) -> Sequence[Path]:
-        return [self.image, *([self.mask] if self.mask else []), *([self.points.file] if self.points else [])]
+        masks = files_of(self.mask) if self.mask else []
+        return [*files_of(self.image), *masks, *([self.points.file] if self.points else [])]
 
     @property
     def is_labelled(self) -> bool:
@@ -225,9 +228,7 @@ class VolumeSeries:
         slices, rows, columns = volume.voxels.shape
         refuse_lines(self.image, rows, columns)
         slice_mm, *sides_mm = volume.spacing_mm
-        is_other_plane = max(sides_mm) > 2 * min(sides_mm)
-        notes = {BACKGROUND: volume.not_finite, NO_PLACE: not volume.has_place, OTHER_PLANE: is_other_plane}
-        notes |= dict.fromkeys(volume.notes, 1)
+        notes = {**dict.fromkeys(volume.notes, 1), BACKGROUND: volume.not_finite}
         lesions = self._lesions(volume, notes)
         frame = Frame(rows, columns, *sides_mm, size)
         return Loaded(
@@ -240,7 +241,7 @@ class VolumeSeries:
             place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
             notes={note: int(count) for note, count in notes.items()},
             draw=lambda settings: (
-                frame.image(image) for image in volume_images(volume.voxels, volume.spacing_mm, settings)
+                frame.image(image) for image in volume_images(volume.voxels, volume.spacing_mm, settings, self.image)
             ),
         )
 
@@ -249,10 +250,13 @@ class VolumeSeries:
         if self.mask is not None:
             mask = read_mask(self.mask, volume, self.image)
             notes[BACKGROUND] += mask.not_finite
-            notes[LABEL_VALUES] = not np.isin(mask.voxels, (0, 1)).all()
-            lesions += lesions_of_mask(mask.voxels)
+            lesions, of_mask = lesions_of_mask(mask.voxels, volume.spacing_mm, self.mask)
+            notes |= of_mask
         if self.points is not None:
             where = f"{self.points.file}: {self.image.name}"
-            shape, places = volume.voxels.shape, self.points.on(volume)
-            lesions += lesions_of_points(places, self.points.diameters_mm, shape, volume.spacing_mm, where)
+            places, sizes = self.points.on(volume), self.points.diameters_mm
+            found = lesions_of_points(places, sizes, volume.voxels.shape, volume.spacing_mm, where)
+            kept = without_repeated(places, sizes)
+            notes[REPEATED_POINTS] = len(places) - len(kept)
+            lesions += [found[number] for number in kept]
         return lesions

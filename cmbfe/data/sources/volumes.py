@@ -6,33 +6,38 @@ the back, z to the head); NIfTI's own point to the right and to the front. `affi
 whole numbers are voxel centres: the centre of a box x, y, w, h px lies at column x + w / 2 - 0.5, row y + h / 2 - 0.5.
 """
 
-import gzip
-import logging
-import math
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
-from scipy import ndimage
 
+from cmbfe.data.magnitude import ANYWAY, magnitude_by_name, to_magnitude
+from cmbfe.data.sources.opening import millimetres, open_volume, says_spacing, voxels_of
 from cmbfe.errors import InputError
 
 AXES = "LPS"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_PLACE_VOXELS = 0.5
 """A label belongs to its volume where no corner of the two lies further apart than this."""
-PART_BYTES = 2**22
 LARGEST_CONDITION = 1e4
 """Of an affine: voxels 10,000 times as long as wide, or axes within 0.01 degrees of one plane, are a damaged header."""
-Boxes = dict[int, list[float]]
-"""Slice -> box of one microbleed."""
+LARGEST_SHEAR = 0.05
+"""Cosine between two axes (3 degrees), which should be 0."""
+VOXEL_MM, HEAD_MM = (0.1, 20.0), (10.0, 500.0)
+"""Sides of a voxel, and the longest side of a volume, that images of heads have."""
+SAME_SIZE, SAME_DIRECTION, SAME_PLACE_MM = 0.02, 0.7, 1.0
+"""How far sform and qform may differ: in the size of voxels, in the cosine between axes, and at the corners."""
+BACKGROUND = "Voxels that are no finite number are background."
+NO_PLACE = "The header gives no place (sform and qform codes 0): left, right and mm follow nibabel's rule."
+OTHER_PLANE = "Pixels are over twice as long as wide: the volume was acquired in another plane than its axial images."
+TWO_PLACES = "The header holds two places, sform and qform, which differ: the sform is taken."
+STATISTICS = range(2, 25)
+"""Codes of NIfTI's `intent_code`."""
+LABEL_INTENT = 1002
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Volume:
     """A volume turned to LPS."""
 
     voxels: np.ndarray
-    """float32 [slices, rows, columns]; what was no finite number is 0."""
+    """float32 [slices, rows, columns]."""
     affine: np.ndarray
     """float64 [4, 4]: (column, row, slice, 1) to mm, LPS."""
     from_file: np.ndarray
@@ -69,33 +74,81 @@ def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitude: bool = False) -> Volume:
-    """Read a NIfTI volume and turn it to LPS; of its header, only shape and affine go on.
+    """Read a magnitude image of a head and turn it to LPS; its voxels are 0 and above, those that are no number 0.
 
     Args:
         affine_if_none: [4, 4], the file's voxel indices to mm, RAS, for a header that gives no place.
         as_magnitude: take a volume as a magnitude that does not look like one.
 
     Raises:
-        InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
-            no finite voxel, or an affine that gives no place.
+        InputError: as `read_turned`; a size that no head has, axes that are not perpendicular, or, by name, header or
+            values, no magnitude (see `magnitude`).
     """
     image = open_volume(path)
-    shape = image.shape
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(f"{path}: {_by(image.shape)} voxels are no three-dimensional volume; give one volume a file")
-    if image.get_data_dtype().kind not in "iuf":
-        kind = image.get_data_dtype()
-        raise InputError(f"{path}: voxels of type {kind} are no real numbers; give a magnitude image")
+    if not as_magnitude and (why := magnitude_by_name(path) or _intent(image.header)):
+        raise InputError(f"{path}: {why}; {ANYWAY}")
+    volume = _turned(path, image, affine_if_none)
+    _refuse_size(path, volume, image.header)
+    _refuse_shear(path, volume)
+    voxels, notes = to_magnitude(volume.voxels, path, as_magnitude)
+    _, row_mm, column_mm = volume.spacing_mm
+    said = {
+        BACKGROUND: volume.not_finite,
+        NO_PLACE: not volume.has_place,
+        OTHER_PLANE: max(row_mm, column_mm) > 2 * min(row_mm, column_mm),
+    }
+    notes = (*volume.notes, *(note for note, is_so in said.items() if is_so), *notes)
+    return replace(volume, voxels=voxels, notes=notes)
+
+
+def read_turned(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
+    """Read any NIfTI volume and turn it to LPS; voxels that are no finite number are NaN. Of its header, only shape and
+    affine go on.
+
+    Raises:
+        InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
+            no finite voxel, no size of voxels, or an affine that gives no place, or two.
+    """
+    return _turned(path, open_volume(path), affine_if_none)
+
+
+def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
+    """Read a label that belongs to a volume, turned to lie on it voxel by voxel (as the volume, if it says no place).
+
+    Raises:
+        InputError: as `read_turned`; another shape or place than the volume's.
+    """
+    mask = read_turned(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
+    if mask.voxels.shape != volume.voxels.shape:
+        shapes = _by(reversed(mask.voxels.shape)), _by(reversed(volume.voxels.shape))
+        raise InputError(f"{path}: {shapes[0]} voxels, but {volume_path.name} has {shapes[1]}; draw it on that")
+    if mask.has_place:
+        corners = _corners(volume.voxels.shape[::-1])
+        moved = np.abs(apply(np.linalg.inv(volume.affine) @ mask.affine, corners) - corners).max()
+        if moved > SAME_PLACE_VOXELS:
+            reason = f"its header puts it {moved:.1f} voxels away from {volume_path.name}"
+            raise InputError(f"{path}: {reason}; resample it, or correct its header")
+    return replace(mask, voxels=np.nan_to_num(mask.voxels))
+
+
+def refuse_lines(path: Path, rows: int, columns: int) -> None:
+    """Raise `InputError` for slices of one row or column: no image, and N4 cannot work on them."""
+    if min(rows, columns) < 2:
+        raise InputError(f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no image")
+
+
+def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None) -> Volume:
+    shape = _shape(path, image)
     has_place = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
-    affine = image.affine if has_place or affine_if_none is None else affine_if_none
+    affine, notes = affine_if_none, ()
+    if has_place or affine_if_none is None:
+        affine, notes = _affine(path, image, shape)
     turn = _turn(path, affine)
-    voxels = _voxels(path, image).reshape(shape)
+    voxels = voxels_of(path, image).reshape(shape)
     finite = np.isfinite(voxels)
     if not finite.any():
         raise InputError(f"{path}: no voxel is a finite number; export the volume again")
-    turned = apply_orientation(np.where(finite, voxels, np.float32(0)), turn).transpose(2, 1, 0)
+    turned = apply_orientation(np.where(finite, voxels, np.float32(np.nan)), turn).transpose(2, 1, 0)
     to_file = inv_ornt_aff(turn, shape)
     return Volume(
         voxels=np.ascontiguousarray(turned),
@@ -103,33 +156,57 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitu
         from_file=np.linalg.inv(to_file),
         not_finite=int(finite.size - np.count_nonzero(finite)),
         has_place=has_place,
+        notes=notes,
     )
 
 
-def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
-    """Read a label that belongs to a volume, turned to lie on it voxel by voxel (as the volume, if it says no place).
-
-    Raises:
-        InputError: as `read_volume`; another shape or place than the volume's.
-    """
-    mask = read_volume(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
-    if mask.voxels.shape != volume.voxels.shape:
-        shapes = _by(reversed(mask.voxels.shape)), _by(reversed(volume.voxels.shape))
-        raise InputError(f"{path}: {shapes[0]} voxels, but {volume_path.name} has {shapes[1]}; draw it on that")
-    if mask.has_place:
-        corners = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-        corners = corners * np.subtract(volume.voxels.shape[::-1], 1)
-        moved = np.abs(apply(np.linalg.inv(volume.affine) @ mask.affine, corners) - corners).max()
-        if moved > SAME_PLACE_VOXELS:
-            reason = f"its header puts it {moved:.1f} voxels away from {volume_path.name}"
-            raise InputError(f"{path}: {reason}; resample it, or correct its header")
-    return mask
+def _shape(path: Path, image: nib.Nifti1Pair) -> tuple[int, ...]:
+    """Of the one volume of real numbers that an image must be."""
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        what = f"{_by(image.shape)} voxels are no three-dimensional volume"
+        raise InputError(f"{path}: {what}; give one volume a file (nibabel's four_to_three takes it apart)")
+    if image.get_data_dtype().kind not in "iuf":
+        kind = image.get_data_dtype()
+        raise InputError(f"{path}: voxels of type {kind} are no real numbers; give a magnitude image")
+    return shape
 
 
-def refuse_lines(path: Path, rows: int, columns: int) -> None:
-    """Raise `InputError` for slices of one row or column: no image, and N4 cannot work on them."""
-    if min(rows, columns) < 2:
-        raise InputError(f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no image")
+def _affine(path: Path, image: nib.Nifti1Pair, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """What the header says of the place, voxel indices to mm, RAS; and notes."""
+    if not says_spacing(image):
+        raise InputError(f"{path}: its header gives no size of voxels (pixdim is 0); correct it")
+    unit_mm, unit = millimetres(image.header)
+    affine = image.affine * np.array([[unit_mm], [unit_mm], [unit_mm], [1.0]])
+    notes = (f"The header gives sizes in {unit}: they are taken as such.",) if unit else ()
+    return affine, (*notes, *_two_places(path, image, shape, unit_mm))
+
+
+def _two_places(path: Path, image: nib.Nifti1Pair, shape: tuple[int, ...], unit_mm: float) -> tuple[str, ...]:
+    """A note where sform and qform differ; raises `InputError` where they differ in size or direction."""
+    try:
+        places = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
+    except (ValueError, HeaderDataError):  # a qform that is none
+        return ()
+    if any(place is None or not np.isfinite(place).all() for place in places):
+        return ()
+    sizes = [np.linalg.norm(place[:3, :3], axis=0) for place in places]
+    if not np.all(sizes):
+        return ()
+    directions = [place[:3, :3] / size for place, size in zip(places, sizes, strict=True)]
+    is_turned = (directions[0] * directions[1]).sum(axis=0).min() < SAME_DIRECTION
+    if is_turned or not np.allclose(*sizes, rtol=SAME_SIZE):
+        what = "directions (left and right may be swapped)" if is_turned else "sizes of voxels"
+        raise InputError(f"{path}: its sform and qform give different {what}; correct the one that is wrong")
+    sform, qform = (apply(place, _corners(shape)) for place in places)
+    return (TWO_PLACES,) if np.abs(sform - qform).max() * unit_mm > SAME_PLACE_MM else ()
+
+
+def _corners(shape: Sequence[int]) -> np.ndarray:
+    """Indices [8, 3] of the voxels at the corners."""
+    return np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * np.subtract(shape, 1)
 
 
 def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
@@ -141,120 +218,33 @@ def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
     return ornt_transform(orientation, axcodes2ornt(tuple(AXES)))
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """What nibabel logs of headers, we say in one line or not at all."""
-    logger = nib.imageglobals.logger
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def _intent(header: nib.Nifti1Header) -> str:
+    """Why a header says that its volume is no image; "" where it does not."""
+    code = int(header["intent_code"])
+    what = "a label" if code == LABEL_INTENT else "a statistical map" if code in STATISTICS else ""
+    return what and f"{what}, by intent_code in its header"
 
 
-def open_volume(path: Path) -> nib.Nifti1Pair:
-    """A NIfTI file with its header read; `InputError` where it is none."""
-    try:
-        with _silent():
-            image = nib.load(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not readable as NIfTI: {error}") from None
-    if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(f"{path}: not a NIfTI file but {type(image).__name__}; convert it to .nii or .nii.gz")
-    return image
+def _refuse_size(path: Path, volume: Volume, header: nib.Nifti1Header) -> None:
+    """Raise `InputError` for sizes that no image of a head has, mostly those of another unit."""
+    sides = volume.spacing_mm
+    longest = max(np.multiply(volume.voxels.shape, sides))
+    is_voxel = VOXEL_MM[0] <= min(sides) and max(sides) <= VOXEL_MM[1]
+    if not is_voxel or not HEAD_MM[0] <= longest <= HEAD_MM[1]:
+        unit = millimetres(header)[1] or "mm, or no unit"
+        size = f"voxels of {' × '.join(f'{side:.3g}' for side in reversed(sides))} mm, {longest:.3g} mm in all"
+        raise InputError(f"{path}: {size}, are no head's; correct sizes or unit (xyzt_units: {unit}) in its header")
 
 
-def _voxels(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
-    try:
-        _check_all_there(path, image)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(f"{path}: its voxels cannot be read, the file is damaged or cut off: {error}") from None
-
-
-def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:
-    """Raise an error unless the file holds what its header announces, and what was packed has not changed since.
-    Before memory is taken for it. nibabel stops reading before the checksum at the end of a .gz."""
-    voxels = Path(image.file_map["image"].filename)
-    wanted = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
-    size = voxels.stat().st_size
-    if voxels.suffix.lower() == ".gz":
-        with gzip.open(voxels) as file:
-            size = sum(len(part) for part in iter(lambda: file.read(PART_BYTES), b""))
-    if size < wanted:
-        raise ValueError(f"{wanted} bytes are announced, {size} are there")
+def _refuse_shear(path: Path, volume: Volume) -> None:
+    """Raise `InputError` for axes that are not perpendicular: slices would not lie above each other."""
+    axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    cosine = np.abs(axes.T @ axes - np.eye(3)).max()
+    if cosine > LARGEST_SHEAR:
+        degrees = 90 - np.degrees(np.arccos(min(cosine, 1)))
+        reason = f"its axes are {degrees:.0f} degrees from perpendicular (a sheared affine)"
+        raise InputError(f"{path}: {reason}; resample it to perpendicular axes")
 
 
 def _by(shape: object) -> str:
     return " × ".join(map(str, shape))
-
-
-def lesions_of_mask(mask: np.ndarray) -> list[Boxes]:
-    """Microbleeds of a mask [slices, rows, columns]: voxels above 0 that touch, be it with a corner, are one.
-
-    Returns:
-        For each, in the order of its first voxel, the tight box on every slice that it has a voxel on.
-    """
-    components, _ = ndimage.label(mask > 0, structure=np.ones((3, 3, 3)))
-    lesions = []
-    for number, (slices, rows, columns) in enumerate(ndimage.find_objects(components), 1):
-        part = components[slices, rows, columns] == number
-        lesions.append(
-            {slices.start + k: _box(plane, rows.start, columns.start) for k, plane in enumerate(part) if plane.any()}
-        )
-    return lesions
-
-
-def _box(plane: np.ndarray, row: int, column: int) -> list[float]:
-    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
-    return [float(column + columns[0]), float(row + rows[0]), float(width), float(height)]
-
-
-def lesions_of_points(
-    places: np.ndarray,
-    diameters_mm: Sequence[float],
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    where: str,
-) -> list[Boxes]:
-    """Microbleeds of points: a square of the stated size around each, on every slice within half that size of it.
-
-    The slice that holds the point has a box whatever the size.
-
-    Args:
-        places: [N, 3] column, row, slice.
-        diameters_mm: of each.
-        shape, spacing_mm: slices, rows, columns of the volume.
-        where: begins the text of errors.
-
-    Raises:
-        InputError: a point that is no finite number or lies outside the volume.
-    """
-    lesions = []
-    for number, (place, diameter) in enumerate(zip(places, diameters_mm, strict=True), 1):
-        if not np.isfinite(place).all():
-            raise InputError(f"{where}: point {number} is not three finite numbers; correct or remove it")
-        if (place < -0.5).any() or (place > np.subtract(shape[::-1], 0.5)).any():
-            found = ", ".join(f"{value:.1f}" for value in place)
-            size = " × ".join(map(str, shape[::-1]))
-            place = f"point {number} lies outside its volume: column, row, slice {found} of {size}"
-            raise InputError(f"{where}: {place}; check whether voxels count from 0 or 1, and the order of the axes")
-        lesions.append(_ball(place, diameter, shape, spacing_mm))
-    return lesions
-
-
-def _ball(
-    place: np.ndarray, diameter: float, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
-) -> Boxes:
-    (slices, rows, columns), (slice_mm, row_mm, column_mm) = shape, spacing_mm
-    left, right = np.clip(place[0] + 0.5 + np.array([-0.5, 0.5]) * diameter / column_mm, 0, columns).tolist()
-    top, bottom = np.clip(place[1] + 0.5 + np.array([-0.5, 0.5]) * diameter / row_mm, 0, rows).tolist()
-    reach = diameter / 2 / slice_mm
-    own = min(max(int(np.floor(place[2] + 0.5)), 0), slices - 1)
-    reached = [index for index in range(slices) if index == own or abs(index - place[2]) <= reach]
-    return {index: [left, top, right - left, bottom - top] for index in reached}

@@ -1,0 +1,175 @@
+"""What is a magnitude, by the name of its file and by its values; what is none is refused, never cut off at 0.
+
+A magnitude has no value below 0. A few small ones are what interpolation leaves, and are cut off. A volume that was
+normalised (z-scores, or to -1 … 1) is a magnitude too: it is moved up. Everything else with values below 0 (phase,
+field maps, wrapped integers, a negative slope) is none.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cmbfe.errors import InputError
+
+TAKEN = "The values do not look like those of a magnitude, and are taken as one because --as-magnitude says so."
+CUT_OFF = "A few small values below 0, as interpolation leaves them, are cut off at 0."
+MOVED_UP = "Values below 0 occur: all are moved up, so that the lowest is 0."
+MOVED_UP_IN_MASK = "Values below 0 occur: all are moved up, so that the lowest is 0; the background, 0 before, is 0."
+ANYWAY = "give the magnitude, or take it as one with --as-magnitude"
+NAMES = {
+    r"phase\w*|pha|unwrapped": "phase",
+    r"real|imag|imaginary": "one part of a complex image",
+    r"minip|mip": "a projection over slices",
+    r"\w*qsm\w*|\w*map|field\w*|r2star\w*|r2s": "a computed map",
+    r"\w*mask|[dp]?seg|segmentation|probseg|labels?|aparc|aseg|rois?": "a label",
+}
+"""Word of a file's name, its letters small -> what it stands for, after BIDS, dcm2niix and what people write."""
+LAST_NAMES = {"ph": "phase"}
+"""As `NAMES`, for the last word only."""
+HALF_TURNS = (np.pi, 180.0, 2048.0, 1000 * np.pi, 4096.0)
+"""Phase runs from minus to plus one of these."""
+SAME_LIMIT = 0.005
+"""Share by which a limit may miss a half turn: 4095 is as good as 4096."""
+SAMPLE = 1_000_000
+"""Voxels, evenly spaced, that are enough for a histogram."""
+BINS, LEAST_BIN, LARGEST_BIN = 16, 0.025, 0.19
+"""Values spread evenly have a share between the two in each bin; a magnitude has hardly any among its largest."""
+FEWEST_VALUES = 1000
+"""Below it nothing is said about how values are spread."""
+SMALL, SMALL_AND_FEW, FEW = 0.02, 0.2, 0.02
+"""Values below 0 that interpolation leaves: down to 2 % of the 99th percentile, or to 20 % in up to 2 % of voxels."""
+BACKGROUND_SHARE = 0.05
+"""Of voxels with the same value: background that somebody has set."""
+LARGEST_MEAN, Z_DEVIATION = 0.2, (0.8, 1.25)
+"""Of z-scores; some are cut off at either end."""
+LABEL_VALUES, EVEN_SHARE = 16, 0.75
+"""Whole numbers are a label where there are so few, or so many of neighbours in the foreground are equal."""
+INVERTED_SHARE = 0.5
+"""Of the range, that edges are brighter than the middle where bright and dark are swapped."""
+
+
+def magnitude_by_name(path: Path) -> str:
+    """Why a file is no magnitude by its name, such as "phase, by its name"; "" where the name does not say so."""
+    stem = path.name.lower().removesuffix(".gz")
+    stem = stem.rsplit(".", 1)[0] if "." in stem else stem
+    parts = [part for part in stem.split("_") if not part.startswith(("sub-", "ses-"))]
+    words = [word for part in parts for word in re.split(r"[^a-z0-9]+", part) if word]
+    found = [what for word in words for pattern, what in NAMES.items() if re.fullmatch(pattern, word)]
+    found += [LAST_NAMES[word] for word in words[-1:] if word in LAST_NAMES]
+    return f"{found[0]}, by its name" if found else ""
+
+
+def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A volume as a magnitude, and what was done to it.
+
+    Args:
+        voxels: float32 [slices, rows, columns]; NaN is background.
+        file: begins the text of errors.
+        as_magnitude: take it as a magnitude, whatever it looks like.
+
+    Returns:
+        Values of 0 and above (the same where they were so before, but for NaN, which becomes 0), and notes.
+
+    Raises:
+        InputError: it looks like a label, or like no magnitude.
+    """
+    known = voxels[np.isfinite(voxels)]
+    why = _why_none(voxels, known)
+    if why and not as_magnitude:
+        raise InputError(f"{file}: {why}; {ANYWAY}")
+    notes = (TAKEN,) if why else ()
+    if known.min() >= 0:
+        return np.nan_to_num(voxels), notes
+    if _is_cut_off(known):
+        return np.nan_to_num(voxels).clip(min=0), (*notes, CUT_OFF)
+    return _moved_up(voxels, known, notes)
+
+
+def _moved_up(voxels: np.ndarray, known: np.ndarray, notes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    is_masked = np.mean(known == 0) >= BACKGROUND_SHARE
+    moved = np.nan_to_num(voxels - known.min())
+    if is_masked:
+        moved[voxels == 0] = 0
+    return moved, (*notes, MOVED_UP_IN_MASK if is_masked else MOVED_UP)
+
+
+def _why_none(voxels: np.ndarray, known: np.ndarray) -> str:
+    """Why a volume is no magnitude; "" where it is one, or can be made one."""
+    low, high = float(known.min()), float(known.max())
+    values = f"values from {low:.4g} to {high:.4g}"
+    few = known[:: max(1, known.size // SAMPLE) | 1]  # an odd step meets every row and column
+    if low < high and _is_label(voxels):
+        return "whole numbers, the same over whole areas: it looks like a label, not like an image"
+    if any(max(abs(high - turn), abs(low + turn)) <= SAME_LIMIT * turn for turn in HALF_TURNS) or _is_even(few):
+        return f"{values}, spread as those of phase: it looks like no magnitude"
+    is_below = low < 0 and not _is_cut_off(known)
+    if is_below and high <= 0:
+        return f"{values}, none above 0: correct scl_slope or scl_inter in the header"
+    if is_below and (few == np.rint(few)).all():
+        return f"{values}, whole numbers below 0: no magnitude, or wrapped (uint16 kept as int16?): correct datatype"
+    if low < high and _is_inverted(voxels, few):
+        return f"{values}, its edges brighter than its middle: bright and dark look swapped (scl_slope below 0?)"
+    if is_below and not _is_normalised(few):
+        return f"{values}, on both sides of 0, and no z-scores: it looks like no magnitude"
+    return ""
+
+
+def _is_label(voxels: np.ndarray) -> bool:
+    """Looks at some of the slices first."""
+    some = voxels[:: max(1, voxels.size // SAMPLE)]
+    return _has_even_areas(some) and (len(some) == len(voxels) or _has_even_areas(voxels))
+
+
+def _has_even_areas(voxels: np.ndarray) -> bool:
+    known = voxels[np.isfinite(voxels)]
+    if (known != np.rint(known)).any():
+        return False
+    values, counts = np.unique(known, return_counts=True)
+    if len(values) <= LABEL_VALUES:
+        return True
+    foreground = voxels != values[counts.argmax()]
+    pairs = foreground[:, :, 1:] & foreground[:, :, :-1]
+    same = voxels[:, :, 1:] == voxels[:, :, :-1]
+    return np.count_nonzero(pairs & same) > EVEN_SHARE * np.count_nonzero(pairs)
+
+
+def _is_even(values: np.ndarray) -> bool:
+    """Whether values fill their whole range alike, as phase does in air; zeros are taken for a mask's background."""
+    values = values[values != 0]
+    if len(values) < FEWEST_VALUES:
+        return False
+    shares = np.histogram(values, BINS)[0] / len(values)
+    return shares.min() >= LEAST_BIN and shares.max() <= LARGEST_BIN
+
+
+def _is_inverted(voxels: np.ndarray, values: np.ndarray) -> bool:
+    """Whether air is bright; not to be seen where the background was set to 0."""
+    if np.mean(values == 0) >= BACKGROUND_SHARE or min(voxels.shape[1:]) < 8:
+        return False
+    rows, columns = (size // 4 for size in voxels.shape[1:])
+    middle = voxels[:, rows:-rows, columns:-columns]
+    edges = np.concatenate([voxels[:, [0, -1]].ravel(), voxels[:, :, [0, -1]].ravel()])
+    middle, edges = middle[np.isfinite(middle)], edges[np.isfinite(edges)]
+    if not len(middle) or not len(edges):
+        return False
+    low, high = np.percentile(values, (1, 99))
+    return bool(np.median(edges) - np.median(middle) > INVERTED_SHARE * (high - low))
+
+
+def _is_cut_off(values: np.ndarray) -> bool:
+    """Whether the values below 0 are few and small, and others are above."""
+    low, high = float(values.min()), float(np.percentile(values, 99))
+    is_few = np.mean(values < 0) <= FEW
+    return low >= -SMALL * high or bool(is_few and low >= -SMALL_AND_FEW * high)
+
+
+def _is_normalised(values: np.ndarray) -> bool:
+    """Whether a magnitude was normalised: z-scores (of the brain, if the rest is 0), or with the air at the bottom."""
+    is_masked = np.mean(values == 0) >= BACKGROUND_SHARE
+    own = values[values != 0] if is_masked else values
+    if abs(own.mean()) <= LARGEST_MEAN and Z_DEVIATION[0] <= own.std() <= Z_DEVIATION[1]:
+        return True
+    low, high = np.percentile(values, (1, 99))
+    at_bottom = np.mean(values < low + 0.1 * (high - low))
+    return bool(at_bottom >= 0.1 and values.min() >= low - 0.25 * (high - low))

@@ -1,0 +1,213 @@
+"""Microbleeds of masks and of points, as boxes on the slices of a volume [slices, rows, columns]."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from cmbfe.errors import InputError
+
+Boxes = dict[int, list[float]]
+"""Slice -> box of one microbleed."""
+OTHER_VALUES = "Labels have values other than 0 and 1: everything above 0 is microbleed, each value by itself."
+TOUCHING = "Microbleeds touch one of another value in their label, and are kept apart."
+INTERPOLATED = "Labels were interpolated: voxels of at least half of a label's value are microbleed."
+BELOW_HALF = "Voxels of interpolated labels above 0 and below half of its value are no microbleed."
+EMPTY = "Labels are 0 everywhere: their volumes are without a microbleed."
+TINY = "Microbleeds of labels measure less than 2 mm."
+LARGE = "Microbleeds of labels measure more than 20 mm."
+NO_MICROBLEED = "Areas of labels measure more than 40 mm, are no microbleeds and left out: do they mark the brain?"
+REPEATED_POINTS = "Points lie where another one lies: each place is one microbleed."
+SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
+"""Microbleeds measure 2 to 10 mm, the largest that were ever counted as such 20 mm."""
+LARGEST_RINGING = 1.95
+"""Interpolation makes a mask of 0 and 1 overshoot, but not to here; percent and 8 bits begin at `SMALLEST_SCALE`."""
+SMALLEST_SCALE = 90
+RINGING_SHARE = 0.15
+"""Of a label's value: what interpolation leaves far from a microbleed is below."""
+FEWEST_BETWEEN = 4
+"""Values in one area, from which on it is no microbleeds that touch, but interpolated; 2 where the largest value is
+that of a scale and no number of microbleeds."""
+ROUNDING = 1e-3
+"""By which values are off whole numbers that a slope has made."""
+SAME_PLACE_VOXELS = 0.01
+"""Points nearer to each other than this are one."""
+AROUND = np.ones((3, 3, 3))
+"""Voxels that touch, be it with a corner."""
+
+
+def lesions_of_mask(
+    mask: np.ndarray, spacing_mm: Sequence[float], file: Path
+) -> tuple[list[Boxes], Mapping[str, int]]:
+    """Microbleeds of a mask: voxels of one value that touch are one.
+
+    Args:
+        mask: float32 [slices, rows, columns]; 0 is background.
+        spacing_mm: between slices, rows and columns.
+        file: begins the text of errors.
+
+    Returns:
+        For each microbleed, in the order of its first voxel, the tight box on every slice that it has a voxel on; and
+        notes -> how often.
+
+    Raises:
+        InputError: values below 0 that are no interpolation, or several labels interpolated.
+    """
+    labels, notes = _instances(mask, file)
+    parts = sorted(_parts(labels), key=lambda part: _first_voxel(*part))
+    sizes_mm = [_size_mm(place, spacing_mm) for place, _ in parts]
+    kept = [part for part, size in zip(parts, sizes_mm, strict=True) if size <= IMPOSSIBLE_MM]
+    notes |= {
+        EMPTY: not parts,
+        TINY: sum(size < SMALLEST_MM for size in sizes_mm),
+        LARGE: sum(LARGEST_MM < size <= IMPOSSIBLE_MM for size in sizes_mm),
+        NO_MICROBLEED: len(parts) - len(kept),
+        TOUCHING: len(parts) - ndimage.label(labels > 0, AROUND)[1],
+    }
+    return [_boxes(place, part) for place, part in kept], {note: int(count) for note, count in notes.items()}
+
+
+def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]]:
+    """Whole numbers, 1 and up where there is microbleed, the same within one; notes -> how often."""
+    mask = _rounded(mask)
+    values, index = np.unique(mask[mask != 0], return_inverse=True)
+    if not len(values):
+        return np.zeros(mask.shape, np.int32), {}
+    if not _is_interpolated(mask, values):
+        if values[0] < 0:
+            raise InputError(f"{file}: a label of {values[0]:g}; give 0 for what is no microbleed, and 1 for what is")
+        labels = np.zeros(mask.shape, np.int32)
+        labels[mask != 0] = index + 1
+        return labels, {OTHER_VALUES: not np.array_equal(values, [1])}
+    value = _value(mask)
+    _refuse_lost(mask, value, file)
+    inside = mask >= value / 2
+    below = np.count_nonzero((mask > 0) & ~inside)
+    return inside.astype(np.int32), {INTERPOLATED: 1, BELOW_HALF: below}
+
+
+def _rounded(mask: np.ndarray) -> np.ndarray:
+    """A mask whose values are whole numbers but for the last digits of a slope."""
+    whole = np.rint(mask)
+    is_whole = np.abs(mask - whole).max() < ROUNDING and np.array_equal(whole != 0, mask != 0)
+    return whole if is_whole else mask
+
+
+def _is_interpolated(mask: np.ndarray, values: np.ndarray) -> bool:
+    """Whether a mask has values between its labels: no whole numbers, or many values in one area."""
+    if len(values) == 1:
+        return False
+    if (values != np.rint(values)).any():
+        return True
+    components, _ = ndimage.label(mask != 0, AROUND)
+    is_scale = values[-1] >= SMALLEST_SCALE and len(values) < values[-1] / 2
+    fewest = 2 if is_scale else FEWEST_BETWEEN
+    areas = enumerate(ndimage.find_objects(components), 1)
+    return any(len(np.unique(mask[area][components[area] == number])) >= fewest for number, area in areas)
+
+
+def _value(mask: np.ndarray) -> float:
+    """The value that an interpolated label had: 1, or the largest where that does not come from ringing."""
+    largest = float(mask.max())
+    return 1.0 if 1 < largest < LARGEST_RINGING else largest
+
+
+def _refuse_lost(mask: np.ndarray, value: float, file: Path) -> None:
+    """Raise `InputError` where half of the label's value is no sound limit between microbleed and none."""
+    several = LARGEST_RINGING <= value < SMALLEST_SCALE
+    components, count = ndimage.label(mask >= RINGING_SHARE * value, AROUND)
+    kept = np.unique(components[mask >= value / 2])
+    if value <= 0 or several or len(kept) < count:
+        reason = "its values were interpolated, and what is a microbleed cannot be told any more"
+        raise InputError(f"{file}: {reason}; resample it again, to the nearest neighbour")
+
+
+def _parts(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+    """Every microbleed: the part of the volume that it lies in, and its voxels there."""
+    for value, around in enumerate(ndimage.find_objects(labels), 1):
+        if around is None:
+            continue
+        components, _ = ndimage.label(labels[around] == value, AROUND)
+        for number, inner in enumerate(ndimage.find_objects(components), 1):
+            place = tuple(
+                slice(outer.start + own.start, outer.start + own.stop)
+                for outer, own in zip(around, inner, strict=True)
+            )
+            yield place, components[inner] == number
+
+
+def _first_voxel(place: tuple[slice, ...], part: np.ndarray) -> tuple[int, ...]:
+    first = np.argwhere(part)[0].tolist()
+    return tuple(side.start + own for side, own in zip(place, first, strict=True))
+
+
+def _size_mm(place: tuple[slice, ...], spacing_mm: Sequence[float]) -> float:
+    """Of the longest side."""
+    return max((side.stop - side.start) * mm for side, mm in zip(place, spacing_mm, strict=True))
+
+
+def _boxes(place: tuple[slice, ...], part: np.ndarray) -> Boxes:
+    slices, rows, columns = place
+    return {slices.start + k: _box(plane, rows.start, columns.start) for k, plane in enumerate(part) if plane.any()}
+
+
+def _box(plane: np.ndarray, row: int, column: int) -> list[float]:
+    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+    return [float(column + columns[0]), float(row + rows[0]), float(width), float(height)]
+
+
+def without_repeated(places: np.ndarray, diameters_mm: Sequence[float]) -> list[int]:
+    """Which of points [N, 3] (voxels) to keep, in their order: of those at one place the largest."""
+    order = sorted(range(len(places)), key=lambda number: -diameters_mm[number])
+    kept: list[int] = []
+    for number in order:
+        if not kept or not (np.abs(places[kept] - places[number]).max(axis=1) < SAME_PLACE_VOXELS).any():
+            kept.append(number)
+    return sorted(kept)
+
+
+def lesions_of_points(
+    places: np.ndarray,
+    diameters_mm: Sequence[float],
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    where: str,
+) -> list[Boxes]:
+    """Microbleeds of points: a square of the stated size around each, on every slice within half that size of it.
+
+    The slice that holds the point has a box whatever the size.
+
+    Args:
+        places: [N, 3] column, row, slice.
+        diameters_mm: of each.
+        shape, spacing_mm: slices, rows, columns of the volume.
+        where: begins the text of errors.
+
+    Raises:
+        InputError: a point that is no finite number or lies outside the volume.
+    """
+    lesions = []
+    for number, (place, diameter) in enumerate(zip(places, diameters_mm, strict=True), 1):
+        if not np.isfinite(place).all():
+            raise InputError(f"{where}: point {number} is not three finite numbers; correct or remove it")
+        if (place < -0.5).any() or (place > np.subtract(shape[::-1], 0.5)).any():
+            found = ", ".join(f"{value:.1f}" for value in place)
+            size = " × ".join(map(str, shape[::-1]))
+            place = f"point {number} lies outside its volume: column, row, slice {found} of {size}"
+            raise InputError(f"{where}: {place}; check whether voxels count from 0 or 1, and the order of the axes")
+        lesions.append(_ball(place, diameter, shape, spacing_mm))
+    return lesions
+
+
+def _ball(
+    place: np.ndarray, diameter: float, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+) -> Boxes:
+    (slices, rows, columns), (slice_mm, row_mm, column_mm) = shape, spacing_mm
+    left, right = np.clip(place[0] + 0.5 + np.array([-0.5, 0.5]) * diameter / column_mm, 0, columns).tolist()
+    top, bottom = np.clip(place[1] + 0.5 + np.array([-0.5, 0.5]) * diameter / row_mm, 0, rows).tolist()
+    reach = diameter / 2 / slice_mm
+    own = min(max(int(np.floor(place[2] + 0.5)), 0), slices - 1)
+    reached = [index for index in range(slices) if index == own or abs(index - place[2]) <= reach]
+    return {index: [left, top, right - left, bottom - top] for index in reached}
