@@ -30,8 +30,8 @@ LABEL_FOLDERS = (ANNOTATIONS.casefold(), "labels")
 IMAGE_FOLDERS = ("JPEGImages", "images")
 FROM_0 = "Boxes of VOC are counted from 0, their corners between pixels, as some corner is 0 or has decimals."
 FROM_1 = (
-    "Boxes of VOC are counted from 1, their corners inside, as none is 0 or has decimals: 1 px too large if a tool counts "
-    "from 0."
+    "Boxes of VOC are counted from 1, their corners inside, as none is 0 or has decimals: "
+    "they are 1 px too large if the tool counts from 0."
 )
 
 
