@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cmbfe.data.inventory import Aside
 from cmbfe.data.labelled.labels import split_of_patients
 from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries, number_in
@@ -20,6 +21,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import within_python
 from cmbfe.params import read_yaml
 
+NO_LABEL = "volumes without a label"
 DESCRIPTION_FILE = "import.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 NAMES = ("patient", "series")
@@ -95,8 +97,10 @@ def find_nifti(source: Path, box_mm: float) -> Found:
         raise InputError(f"{file}: every volume was left out, as none has a label; correct mask or points")
     if description.points:
         _refuse_unknown(description, file, list(volumes))
-    left_out = {"volumes without a label": len(volumes) - len(series)}
-    return Found(tuple(series), left_out, read=(file,))
+    left_out = tuple(path for path in volumes.values() if path not in {kept.image for kept in series})
+    line = f"{file}: {len(left_out)} {NO_LABEL}, {left_out[0].name} first; left out" if left_out else ""
+    asides = (Aside(left_out, "", "", NO_LABEL, line, refused=False),) if left_out else ()
+    return Found(tuple(series), read=(file,), asides=asides)
 
 
 def read_description(path: Path) -> Description:
