@@ -1,7 +1,7 @@
 """Images on disk, 8-bit grey in and out, and the folders of a source: what cannot be read is refused in one line."""
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from unittest import mock
 
 import cv2
@@ -88,6 +88,13 @@ def test_a_detector_sees_images_as_they_are_shown_and_the_series_says_so(tmp_pat
     assert [note[-7:] for note in loaded.notes] == ["1 of 2."]
 
 
+def twelve_bits(file: str) -> None:
+    """A JPEG whose frame header (FFC0, length, precision) says so."""
+    Image.fromarray(RAMP).save(file)
+    content = Path(file).read_bytes()
+    Path(file).write_bytes(content.replace(b"\xff\xc0\x00\x0b\x08", b"\xff\xc0\x00\x0b\x0c"))
+
+
 DEEP = np.full((64, 70, 3), 60_000, np.uint16)
 HALF_CLEAR = Image.fromarray(np.stack([np.full((4, 4), 90), np.full((4, 4), 128)], -1).astype(np.uint8))
 UNFIT = {
@@ -101,6 +108,7 @@ UNFIT = {
     ),
     "16-bit PPM": ("a.ppm", lambda file: cv2.imwrite(file, DEEP), "more than 8 bits"),
     "16-bit colour JPEG 2000": ("a.jp2", lambda file: cv2.imwrite(file, DEEP), "more than 8 bits"),
+    "12-bit JPEG": ("a.jpg", lambda file: twelve_bits(file), "8 bits"),
     "signed TIFF": ("a.tif", lambda file: tifffile.imwrite(file, RAMP.astype(np.int8)), "more than 8 bits"),
     "1 bit": ("a.png", lambda file: Image.new("1", (4, 4)).save(file), "1 bit"),
     "inks": ("a.jpg", lambda file: Image.new("CMYK", (4, 4)).save(file), "CMYK"),

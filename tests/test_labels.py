@@ -299,7 +299,6 @@ def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
         (plain(xmin="left"), "bndbox/xmin"),
         (plain(name=" "), "filename"),
         (plain(name="/"), "filename"),
-        ("<annotations><image name='a.png'/></annotations>", "'annotations'"),
         (plain(xmin="16"), "zero width"),
     ],
 )
@@ -312,3 +311,8 @@ def test_a_faulty_file_is_named_with_the_reason(tmp_path, text, kind):
 def test_a_folder_without_voc_files_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no VOC file"):
         read_voc(tmp_path)
+    (tmp_path / "annotations.xml").write_text("<annotations><image name='a.png'/></annotations>")
+    with pytest.raises(InputError, match="begins with annotations; export Pascal VOC"):
+        read_voc(tmp_path)
+    (tmp_path / "a.xml").write_text(plain())
+    assert read_voc(tmp_path).files == (tmp_path / "a.xml",)

@@ -14,6 +14,7 @@ from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head, 
 from cmbfe.data.conversion import import_dicom
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
+from cmbfe.data.sources.voc import FROM_0
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
@@ -114,12 +115,12 @@ def test_voc_beside_the_slices_is_found_and_other_xml_is_not(tmp_path):
     assert imported("dicom", tmp_path / "in", tmp_path / "none")["annotations"] == []
     notes = [note["what"] for note in read_json(tmp_path / "none" / "report.json")["notes"]]
     assert any(note.startswith("no labels") for note in notes)
-    (tmp_path / "in" / "export.xml").unlink()
     write_voc(labels_by_name(["000.dcm", "001.dcm"]), tmp_path / "in")
     labels = imported("dicom", tmp_path / "in", tmp_path / "out")
     assert [box["image_id"] for box in labels["annotations"]] == [2]
     notes = {note["what"]: note["count"] for note in read_json(tmp_path / "out" / "report.json")["notes"]}
     assert notes["slices that no label names, in series that labels name: taken to have no microbleeds"] == 2
+    assert notes[FROM_0] == 1
 
 
 def test_a_patient_or_an_echo_that_nobody_labelled_does_not_count_as_free_of_microbleeds(tmp_path):

@@ -97,19 +97,14 @@ def read_voc(folder: Path | str) -> Voc:
     Images and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, others by name.
 
     Raises:
-        InputError: no XML file, one that is malformed or lacks an element, or unsound labels; names the file.
+        InputError: no VOC file, an XML file that is malformed, one that lacks an element, or unsound labels; names it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; give that of the XML files, unpacked")
-    paths = take_inventory(folder).named(".xml")
-    if not paths:
-        raise InputError(f"{folder}: no VOC file (*.xml) in it or below")
-    roots = [_parsed(path) for path in paths]
-    from_0 = any(_counts_from_0(element) for root in roots for element in root.iter("object"))
+    roots = _roots(folder)
+    from_0 = any(_counts_from_0(element) for root in roots.values() for element in root.iter("object"))
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    for number, (path, root) in enumerate(zip(paths, roots, strict=True), 1):
+    for number, (path, root) in enumerate(roots.items(), 1):
         image = {"id": number, **_image(root, path)}
         image["file_name"] = (path.relative_to(folder).parent / image["file_name"]).as_posix()
         images.append(image)
@@ -125,20 +120,27 @@ def read_voc(folder: Path | str) -> Voc:
     refuse_narrow(annotations, str(folder))
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     labels = check_labels({"images": images, "annotations": annotations, "categories": categories}, str(folder))
-    said = tuple(tuple((root.findtext(name) or "").strip() for name in ("folder", "path")) for root in roots)
-    return Voc(labels, tuple(paths), said, {FROM_0 if from_0 else FROM_1: len(boxes)})
+    said = tuple(tuple((root.findtext(name) or "").strip() for name in ("folder", "path")) for root in roots.values())
+    return Voc(labels, tuple(roots), said, {FROM_0 if from_0 else FROM_1: len(boxes)})
+
+
+def _roots(folder: Path) -> dict[Path, ET.Element]:
+    """The VOC files under a folder, parsed; other XML is passed over."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; give that of the XML files, unpacked")
+    parsed = {path: _parsed(path) for path in take_inventory(folder).named(".xml")}
+    if voc := {path: root for path, root in parsed.items() if root.tag == "annotation"}:
+        return voc
+    tags = ", ".join(sorted({root.tag for root in parsed.values()}))
+    others = f", but XML that begins with {tags}; export Pascal VOC" if tags else ""
+    raise InputError(f"{folder}: no VOC file (*.xml) in it or below{others}")
 
 
 def _parsed(path: Path) -> ET.Element:
     try:
-        root = ET.parse(path).getroot()
+        return ET.parse(path).getroot()
     except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: expat lacks the encoding
         raise InputError(f"{path}: not readable as XML: {error}") from None
-    if root.tag != "annotation":
-        raise InputError(
-            f"{path}: no VOC file, as it begins with {root.tag!r}; export Pascal VOC, or remove the file"
-        )
-    return root
 
 
 def _counts_from_0(element: ET.Element) -> bool:
