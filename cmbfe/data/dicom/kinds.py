@@ -120,6 +120,7 @@ OF_DESCRIPTIONS = frozenset(
     )
 )
 """Words of a SeriesDescription that count; FA may be the flip angle."""
+SCOUTS = frozenset(("LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"))
 SUSCEPTIBILITY = re.compile(r"\b(E?SWAN|SWI\w*|T2\*|T2_?STAR|VEN_?BOLD|GRE|HEMO\w*|FFE|MEDIC|MERGE)(?![A-Z])")
 """What names a susceptibility-weighted magnitude in a SeriesDescription."""
 NO_UNITS = re.compile(r"|1|US|\{.*|.*(UNITLESS|NO UNITS|NORMALI[SZ]ED|SIGNAL|INTENSITY|ARB).*")
@@ -159,12 +160,14 @@ def _kinds_of(value: str) -> set[str]:
 
 
 def _by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
-    """What a header that names no other kind is. A protocol may be called after what it is made for (QSM): what the
+    """What a header is that names no other kind. A protocol may be called after what it is made for (QSM): what the
     scanner says of an original image counts more."""
     words = re.findall(r"[A-Z0-9*]+", description)
-    against = next((word for word in words if word in OF_DESCRIPTIONS), None)
+    if SCOUTS.intersection(words):
+        return LOCALIZER
+    against = next((KIND_OF_WORD.get(word, "map") for word in words if word in OF_DESCRIPTIONS), None)
     if against and not says_magnitude:
-        return KIND_OF_WORD.get(against, "map")
+        return UNCLEAR if against == "map" and not is_derived else against
     if is_derived and (against or not (says_magnitude or SUSCEPTIBILITY.search(description))):
         return UNCLEAR
     return MAGNITUDE
