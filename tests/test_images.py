@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, ExifTags, Image
 from tiny_world import tiny_params
 
-from cmbfe.data.labelled.images import is_turned, natural_key, read_image, save_image
+from cmbfe.data.labelled.images import COLOURED, TURNED, image_notes, is_turned, natural_key, read_image, save_image
 from cmbfe.errors import InputError
 from cmbfe.files import resolved
 from cmbfe.findings.search import image_series
@@ -85,7 +85,21 @@ def test_a_detector_sees_images_as_they_are_shown_and_the_series_says_so(tmp_pat
     loaded = series.load(tiny_params().images)
     assert [(image["width"], image["height"]) for image in loaded.images] == [(32, 8), (32, 8)]
     np.testing.assert_array_equal(next(loaded.batches), [RAMP, RAMP])
-    assert [note[-7:] for note in loaded.notes] == ["1 of 2."]
+    assert [note[-9:] for note in loaded.notes] == ["(1 of 2)."]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "coloured"),
+    [("RGB", (90, 90, 90), 0), ("RGB", (200, 0, 0), 1), ("P", (0, 0, 200), 1), ("RGBA", (0, 90, 0), 1), ("L", 7, 0)],
+)
+def test_images_in_colour_are_counted(tmp_path, mode, colour, coloured):
+    image = Image.fromarray(RAMP).convert("RGB" if mode == "P" else mode)
+    image.paste(colour, (3, 2, 5, 4))
+    image.convert(mode).save(tmp_path / "a.png")
+    assert image_notes([tmp_path / "a.png"]) == {TURNED: 0, COLOURED: coloured}
+    if mode == "RGB":
+        image.save(tmp_path / "a.jpg")
+        assert image_notes([tmp_path / "a.jpg"])[COLOURED] == coloured
 
 
 def twelve_bits(file: str) -> None:

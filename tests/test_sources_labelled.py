@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from source_world import imported
 from tiny_world import refused
 
-from cmbfe.data.labelled.images import save_image
+from cmbfe.data.labelled.images import TURNED, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.data.sources import labelled
 from cmbfe.data.sources.labelled import find_coco, labels_file
@@ -289,7 +289,7 @@ def test_boxes_lie_on_the_image_as_it_is_shown(tmp_path, orientation, size):
     labels = imported("coco", tmp_path / "in", tmp_path / "out")
     written = np.array(Image.open(tmp_path / "out" / labels["images"][0]["file_name"]))
     np.testing.assert_array_equal(written, shown)
-    assert notes(tmp_path / "out")[labelled.TURNED] == 1
+    assert notes(tmp_path / "out")[TURNED] == 1
     shutil.rmtree(tmp_path / "out")
     if size[0] != size[1] and orientation == 8:
         coco(tmp_path / "in" / LABELS_FILE, [{**entry, "width": 48, "height": 64}], [])

@@ -10,7 +10,7 @@ import numpy as np
 from cmbfe.data.conversion import series_images, volume_images
 from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders
-from cmbfe.data.labelled.images import is_turned, phase_file, read_with_phase
+from cmbfe.data.labelled.images import image_notes, phase_file, read_with_phase
 from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.volumes import read_volume, refuse_lines
 from cmbfe.params import Images
@@ -145,10 +145,9 @@ class ImageSeries:
 
     def load(self, settings: Images) -> Loaded:
         """See `Series`; `settings` do not matter, as the images are made."""
-        turned = sum(is_turned(self.root / image["file_name"]) for image in self.images)
-        notes = (
-            (f"Images are turned or mirrored as their EXIF says: {turned} of {len(self.images)}.",) if turned else ()
-        )
+        count = len(self.images)
+        said = image_notes(self.root / image["file_name"] for image in self.images)
+        notes = tuple(f"{note[:-1]} ({times} of {count})." for note, times in said.items() if times)
         return Loaded(self.images, self._batches(), notes=notes)
 
     def _batches(self) -> Iterator[np.ndarray]:

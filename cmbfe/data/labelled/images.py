@@ -1,7 +1,7 @@
 """8-bit grey images on disk; the phase of one, where there is a phase, lies beside it as NAME.phase.png."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
@@ -19,6 +19,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is read, whatever its name. PostScript is none of them: it is a program, and Pillow would have it run."""
 HALF_TURN = 127
 """Steps from `ZERO_PHASE` to half a turn: a step is 24.7 mrad."""
+TURNED = "Images are turned or mirrored as their EXIF says, as viewers show them."
+COLOURED = "Images are in colour: of each pixel its brightness is read."
+LARGEST_TINT = 20
+"""By how much red, green and blue of a grey pixel may differ: JPG rounds them."""
 MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 """Pillow's modes whose greys are known. Those of inks (CMYK) depend on who prints."""
 
@@ -41,6 +45,20 @@ def is_turned(path: Path) -> bool:
     """Whether `read_image` turns or mirrors an image, as its EXIF says; raises `InputError` as that does."""
     with _opened(path) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+
+
+def image_notes(files: Iterable[Path]) -> dict[str, int]:
+    """What was changed or assumed of images -> in how many; raises `InputError` as `read_image` does."""
+    files = list(files)
+    return {TURNED: sum(map(is_turned, files)), COLOURED: sum(map(_is_coloured, files))}
+
+
+def _is_coloured(path: Path) -> bool:
+    with _opened(path) as image:
+        channels = (
+            np.asarray(image.convert("RGB")) if image.mode not in ("L", "LA") else np.zeros((1, 1, 3), np.uint8)
+        )
+        return int((channels.max(axis=-1) - channels.min(axis=-1)).max()) > LARGEST_TINT
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cmbfe.data.labelled.images import is_turned, natural_key, read_image
+from cmbfe.data.labelled.images import image_notes, is_turned, natural_key, read_image
 from cmbfe.data.labelled.labels import (
     CATEGORIES,
     LABELS_FILE,
@@ -47,7 +47,6 @@ MAYBE_CORNERS = (
     "All boxes are wider than left of them and higher than above them: they may be corners x1, y1, x2, y2."
 )
 APART = "Microbleeds have two boxes on a slice, or none on one between: one lesion_id may stand for several."
-TURNED = "Images are turned or mirrored as their EXIF says: boxes are taken to be drawn on what viewers show."
 UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
 """What Label Studio puts before the name of an uploaded image; eight digits may be a date as well."""
 BY_NAME = "Series have no slice_index: their images are in the order of their names, slice2 before slice10."
@@ -167,7 +166,7 @@ class ImageSeries:
             images,
             records(boxes, frames),
             notes={
-                TURNED: sum(is_turned(image.file) for image in self.images),
+                **image_notes(self.files),
                 APART: lesions_apart(boxes),
                 WIDE: sum(image.wide_boxes for image in self.images),
                 **size_notes(boxes, spacings_mm, self.images[0].file.parent),
