@@ -281,6 +281,13 @@ def test_a_magnitude_with_values_below_0_is_refused(tmp_path, volume):
         read_volume(find_series(tmp_path)[0])
 
 
+@pytest.mark.parametrize("change", [lambda volume: volume - 2000, lambda volume: np.where(volume < 500, -1, volume)])
+def test_negative_values_that_are_written_as_unsigned_are_refused(tmp_path, change):
+    write(tmp_path, mr_series(change(random_volume().astype(np.int16)).astype(np.uint16)))
+    with pytest.raises(InputError, match="values from 49152 on beside ones up to 16384, and none between"):
+        read_volume(find_series(tmp_path)[0])
+
+
 def test_the_few_values_below_0_that_interpolation_leaves_become_0(tmp_path):
     volume = random_volume().astype(np.int16) + 100
     volume[1, 2, 3] = -20

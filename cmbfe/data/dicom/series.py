@@ -41,6 +41,10 @@ OF_EVERY_SLICE = (
 """What a series has of its first slice."""
 LITTLE = 0.01
 """Values this far below 0, as a fraction of the 99th percentile, are those of an interpolation."""
+QUARTERS = (16384, 49152)
+"""Where the lowest quarter of unsigned 16-bit values ends, and the highest begins."""
+A_FEW = 1e-3
+"""A bright spot may be this share of a volume."""
 DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
 
 
@@ -112,6 +116,7 @@ def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
         volume[padding] = seen.min() if seen.size else 0
     if series.kind in (MAGNITUDE, UNCLEAR):
         _refuse_negative(volume, series.files)
+        _refuse_wrapped(volume, series.files)
     if series.photometric == "MONOCHROME1":
         np.subtract(volume.min() + volume.max(), volume, out=volume)
     volume[padding] = 0 if series.kind == "phase" else min(0, volume.min())
@@ -128,6 +133,18 @@ def _refuse_negative(volume: np.ndarray, files: Sequence[Path]) -> None:
         what = f"values down to {lowest:g}, but a magnitude has none below 0"
         raise InputError(f"{file}: {what}; correct PixelRepresentation, RescaleSlope or RescaleIntercept")
     volume.clip(min=0, out=volume)
+
+
+def _refuse_wrapped(volume: np.ndarray, files: Sequence[Path]) -> None:
+    """Raise `InputError` for 16-bit values in the lowest and the highest quarter and none between: negative ones that
+    are written as unsigned, or padding that nobody declares."""
+    low, high = QUARTERS
+    are_high = volume >= high
+    if np.mean(are_high) < A_FEW or np.any((volume > low) & ~are_high):
+        return
+    file = files[int(np.argmax(are_high.mean(axis=(1, 2))))]
+    what = f"values from {high} on beside ones up to {low}, and none between"
+    raise InputError(f"{file}: {what}: negative or padding; correct PixelRepresentation or PixelPaddingValue")
 
 
 def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -> tuple[float, float, float]:
