@@ -154,8 +154,10 @@ def parts(source: Path, params: Params) -> tuple[dict[str, Spent], np.ndarray]:
 def bare(detector: Detector, pixels: np.ndarray) -> Spent:
     """What the network alone takes: logits and box regressions of all slices."""
     begin = now()
+    detector.model.to(memory_format=torch.channels_last)
     for start in range(0, len(pixels), BATCH):
         images = to_input(pixels[start : start + BATCH], detector.compute.device)
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             detector.model.predict(detector.model.prepare(images))
     if detector.compute.device.type == "cuda":

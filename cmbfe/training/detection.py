@@ -22,11 +22,12 @@ def detect(
 
     In float32, whatever the precision of training: in bf16, 10,600 detections have 863 different scores.
     """
-    model.eval()
+    # Channels last, as in training: the same values in three fifths of the time.
+    model.eval().to(memory_format=torch.channels_last)
     results: Detections = []
     starts = tqdm(range(0, len(pixels), BATCH), desc="detecting", unit="batch", disable=not progress, mininterval=1)
     for start in starts:
-        images = to_input(pixels[start : start + BATCH], compute.device)
+        images = to_input(pixels[start : start + BATCH], compute.device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             outputs = model(images)
         for image_id, output in zip(image_ids[start : start + BATCH], outputs, strict=True):
