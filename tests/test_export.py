@@ -172,7 +172,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(world, run_cmbfe, made_o
         ([*model, "--out", tmp_path / "detector.pt"], "detector.pt: the name of an ONNX file ends in .onnx"),
         (["--model", tmp_path, *out], "config.json: no such file"),
         ([*model, *out, "--pictures", world / "model"], "model: no PNG or JPG image there"),
-        ([*model, *out, "--pictures", tmp_path / "absent"], "absent: no PNG or JPG image there"),
+        ([*model, *out, "--pictures", tmp_path / "absent"], "absent: no such file or folder"),
         ([*model, *out, "--pictures", tmp_path / "broken"], "one.png: not a readable image"),
     ):
         status, said, err = run_cmbfe("export", *arguments)
