@@ -113,6 +113,12 @@ def test_what_is_no_magnitude_is_refused_and_taken_when_the_user_says_so(name):
     np.testing.assert_array_equal(made, np.where(given == 0, 0, moved) if is_masked else moved)
 
 
+@pytest.mark.parametrize("values", [np.full(SIZE, 7), 1e8 + 8 * (volume() > 400), np.zeros(SIZE)])
+def test_a_volume_of_hardly_any_range_is_no_reason_to_fail(values):
+    given = values.astype(np.float32)
+    np.testing.assert_array_equal(to_magnitude(given, FILE, as_magnitude=True)[0], given)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -237,7 +237,7 @@ REFUSED = {
     "NRRD, called NIfTI": (touched("one.nii"), "not readable as NIfTI"),
     "NRRD, called gzipped NIfTI": (touched("one.nii.gz"), "not readable as NIfTI"),
     "a quaternion that is none": (long_quaternion(1.5), "quaternion .* repair"),
-    "gzipped, called .nii, cut off": (cut_off_and_misnamed, "damaged or cut off"),
+    "gzipped, called .nii, cut off": (cut_off_and_misnamed, "ended before"),
     "nothing": (lambda folder: folder / "one.nii", "no such file"),
     "several volumes": (
         lambda folder: save(folder / "one.nii", np.ones((*SHAPE, 2), np.float32), LPS),
@@ -264,6 +264,28 @@ def test_a_mask_is_read_whatever_it_is_called_and_holds(tmp_path):
     label = save(tmp_path / "phase_mask.nii", -mask(SHAPE, [(14, 20, 4)]), LPS)
     made = read_mask(label, read_volume(volume_file), volume_file)
     np.testing.assert_array_equal(made.voxels, read_turned(label).voxels)
+
+
+def test_volumes_that_are_no_magnitude_by_name_are_passed_over_and_alone_refused(tmp_path):
+    for name in ("swi", "swi_phase", "swi_mask"):
+        save(tmp_path / "in" / "anna" / f"{name}.nii.gz", head(), LPS)
+    result = detect(tmp_path / "in", tmp_path / "out")
+    assert [series.series for series in result.done] == ["anna/swi.nii.gz"]
+    assert {(aside.series_uid, aside.refused) for aside in result.left_out} == {
+        ("anna/swi_phase.nii.gz", False),
+        ("anna/swi_mask.nii.gz", False),
+    }
+    assert len(detect(tmp_path / "in", tmp_path / "all", as_magnitude=True).done) == 3
+    alone = tmp_path / "in" / "anna" / "swi_phase.nii.gz"
+    with refused(tmp_path, f"^{alone}: phase, by its name; .*--as-magnitude$"):
+        detect(alone, tmp_path / "alone")
+
+
+def test_a_pair_is_one_series_and_its_notes_reach_the_summary(tmp_path):
+    (tmp_path / "in").mkdir()
+    nib.save(image(scaled(1000), nib.Nifti1Pair, xyzt_units=3), tmp_path / "in" / "one.hdr")
+    assert [series.images for series in detect(tmp_path / "in", tmp_path / "out").done] == [10]
+    assert "micrometres" in (tmp_path / "out" / "summary.json").read_text()
 
 
 def test_files_of_a_series_are_both_of_a_pair_and_what_else_was_read_is_known(tmp_path):

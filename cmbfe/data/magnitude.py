@@ -97,7 +97,7 @@ def _moved_up(voxels: np.ndarray, known: np.ndarray, notes: tuple[str, ...]) -> 
 def _why_none(voxels: np.ndarray, known: np.ndarray) -> str:
     """Why a volume is no magnitude; "" where it is one, or can be made one."""
     low, high = float(known.min()), float(known.max())
-    values = f"values from {low:.4g} to {high:.4g}"
+    values = f"values from {low + 0.0:.6g} to {high + 0.0:.6g}"  # + 0.0: no -0
     few = known[:: max(1, known.size // SAMPLE) | 1]  # an odd step meets every row and column
     if low < high and _is_label(voxels):
         return "whole numbers, the same over whole areas: it looks like a label, not like an image"
@@ -105,9 +105,9 @@ def _why_none(voxels: np.ndarray, known: np.ndarray) -> str:
         return f"{values}, spread as those of phase: it looks like no magnitude"
     is_below = low < 0 and not _is_cut_off(known)
     if is_below and high <= 0:
-        return f"{values}, none above 0: correct scl_slope or scl_inter in the header"
+        return f"{values}, none above 0 (are scl_slope and scl_inter in the header right?)"
     if is_below and (few == np.rint(few)).all():
-        return f"{values}, whole numbers below 0: no magnitude, or wrapped (uint16 kept as int16?): correct datatype"
+        return f"{values}, whole numbers below 0: phase, or a wrapped magnitude (uint16 kept as int16?)"
     if low < high and _is_inverted(voxels, few):
         return f"{values}, its edges brighter than its middle: bright and dark look swapped (scl_slope below 0?)"
     if is_below and not _is_normalised(few):
@@ -137,9 +137,10 @@ def _has_even_areas(voxels: np.ndarray) -> bool:
 def _is_even(values: np.ndarray) -> bool:
     """Whether values fill their whole range alike, as phase does in air; zeros are taken for a mask's background."""
     values = values[values != 0]
-    if len(values) < FEWEST_VALUES:
+    if len(values) < FEWEST_VALUES or values.min() == values.max():
         return False
-    shares = np.histogram(values, BINS)[0] / len(values)
+    low, high = float(values.min()), float(values.max())
+    shares = np.histogram((values - low) / (high - low), BINS, (0, 1))[0] / len(values)
     return shares.min() >= LEAST_BIN and shares.max() <= LARGEST_BIN
 
 

@@ -133,7 +133,7 @@ def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
         patient, name = _patient_of(file, inventory), inventory.name(file)
         if why := "" if as_magnitude else magnitude_by_name(file):
             line = f"{file}: {why}; {ANYWAY}"
-            asides.append(Aside(tuple(files_of(file)), patient, name, why, line, refused=False))
+            asides.append(Aside(tuple(files_of(file)), patient, name, why, line, refused=file == inventory.source))
         else:
             series.append(NiftiSeries(patient, name, file, _nifti_slices(file), as_magnitude))
     if not series:

@@ -117,12 +117,11 @@ def _load(path: Path) -> nib.filebasedimages.FileBasedImage:
 
 def _load_misnamed(path: Path) -> nib.Nifti1Pair | None:
     """A gzipped file called .nii, or one called .nii.gz that is not gzipped; None where there is no NIfTI in it."""
-    opened = gzip.open if is_gzipped(path) else open
-    with opened(path, "rb") as file:
+    with (gzip.open if is_gzipped(path) else open)(path, "rb") as file:
         start = file.read(max(kind.header_class.sizeof_hdr for kind in KINDS))
-    headers = ((kind, kind.header_class) for kind in KINDS)
-    found = [kind for kind, header in headers if header.is_single and header.may_contain_header(start)]
-    return found[0].from_stream(opened(path, "rb")) if found else None
+        headers = ((kind, kind.header_class) for kind in KINDS)
+        found = [kind for kind, header in headers if header.is_single and header.may_contain_header(start)]
+        return found[0].from_bytes(start + file.read()) if found else None
 
 
 def is_gzipped(path: Path) -> bool:
