@@ -15,7 +15,8 @@ from cmbfe.errors import InputError
 TAKEN = "The values do not look like those of a magnitude, and are taken as one because --as-magnitude says so."
 CUT_OFF = "A few small values below 0, as interpolation leaves them, are cut off at 0."
 MOVED_UP = "Values below 0 occur: all are moved up, so that the lowest is 0."
-MOVED_UP_IN_MASK = "Values below 0 occur: all are moved up, so that the lowest is 0; the background, 0 before, is 0."
+MOVED_UP_IN_MASK = "Values below 0 occur: all but the background, which has one value, are moved up; the lowest is 0."
+PADDING = "The background has one value below 0, and is set to 0."
 ANYWAY = "give the magnitude, or take it as one with --as-magnitude"
 NAMES = {
     r"phase\w*|pha|unwrapped": "phase",
@@ -39,8 +40,8 @@ FEWEST_VALUES = 1000
 """Below it nothing is said about how values are spread."""
 SMALL, SMALL_AND_FEW, FEW = 0.02, 0.2, 0.02
 """Values below 0 that interpolation leaves: down to 2 % of the 99th percentile, or to 20 % in up to 2 % of voxels."""
-BACKGROUND_SHARE = 0.05
-"""Of voxels with the same value: background that somebody has set."""
+BACKGROUND_SHARE, OUTSTANDING = 0.05, 5
+"""Voxels of one value are background that somebody has set: so many, and so many times as many as of the next value."""
 LARGEST_MEAN, Z_DEVIATION = 0.2, (0.8, 1.25)
 """Of z-scores; some are cut off at either end."""
 LABEL_VALUES, EVEN_SHARE = 16, 0.75
@@ -75,42 +76,51 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
         InputError: it looks like a label, or like no magnitude.
     """
     known = voxels[np.isfinite(voxels)]
-    why = _why_none(voxels, known)
+    background = _background(known)
+    own = known[known != background]
+    own = own if len(own) else known
+    why = _why_none(voxels, own, background)
     if why and not as_magnitude:
         raise InputError(f"{file}: {why}; {ANYWAY}")
     notes = (TAKEN,) if why else ()
-    if known.min() >= 0:
-        return np.nan_to_num(voxels), notes
-    if _is_cut_off(known):
-        return np.nan_to_num(voxels).clip(min=0), (*notes, CUT_OFF)
-    return _moved_up(voxels, known, notes)
+    low = own.min()
+    if low >= 0 or _is_cut_off(own):
+        said = () if known.min() >= 0 else (PADDING,) if low >= 0 else (CUT_OFF,)
+        return np.nan_to_num(voxels).clip(min=0), (*notes, *said)
+    moved = np.where(np.isfinite(voxels) & (voxels != background), voxels - low, np.float32(0))
+    return moved, (*notes, MOVED_UP if np.isnan(background) else MOVED_UP_IN_MASK)
 
 
-def _moved_up(voxels: np.ndarray, known: np.ndarray, notes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    is_masked = np.mean(known == 0) >= BACKGROUND_SHARE
-    moved = np.nan_to_num(voxels - known.min())
-    if is_masked:
-        moved[voxels == 0] = 0
-    return moved, (*notes, MOVED_UP_IN_MASK if is_masked else MOVED_UP)
+def _background(values: np.ndarray) -> float:
+    """The value that somebody has given to all that is outside the head; NaN where none stands out."""
+    few = _few(values)
+    found, counts = np.unique(few, return_counts=True)
+    largest = np.sort(counts)[-2:]
+    is_alone = len(found) > 1 and largest[-1] >= OUTSTANDING * largest[0]
+    return float(found[counts.argmax()]) if is_alone and largest[-1] >= BACKGROUND_SHARE * len(few) else float("nan")
 
 
-def _why_none(voxels: np.ndarray, known: np.ndarray) -> str:
-    """Why a volume is no magnitude; "" where it is one, or can be made one."""
-    low, high = float(known.min()), float(known.max())
+def _few(values: np.ndarray) -> np.ndarray:
+    """Some of many; by an odd step, which meets every row and column."""
+    return values[:: max(1, values.size // SAMPLE) | 1]
+
+
+def _why_none(voxels: np.ndarray, own: np.ndarray, background: float) -> str:
+    """Why a volume, whose values are `own` but for its background, is no magnitude; "" where it can be made one."""
+    low, high, few = float(own.min()), float(own.max()), _few(own)
     values = f"values from {low + 0.0:.6g} to {high + 0.0:.6g}"  # + 0.0: no -0
-    few = known[:: max(1, known.size // SAMPLE) | 1]  # an odd step meets every row and column
-    if low < high and _is_label(voxels):
+    if np.ptp(voxels[np.isfinite(voxels)]) > 0 and _is_label(voxels):
         return "whole numbers, the same over whole areas: it looks like a label, not like an image"
     if any(max(abs(high - turn), abs(low + turn)) <= SAME_LIMIT * turn for turn in HALF_TURNS) or _is_even(few):
         return f"{values}, spread as those of phase: it looks like no magnitude"
-    is_below = low < 0 and not _is_cut_off(known)
+    is_below = low < 0 and not _is_cut_off(own)
     if is_below and high <= 0:
         return f"{values}, none above 0 (are scl_slope and scl_inter in the header right?)"
     if is_below and (few == np.rint(few)).all():
         return f"{values}, whole numbers below 0: phase, or a wrapped magnitude (uint16 kept as int16?)"
-    if low < high and _is_inverted(voxels, few):
+    if np.isnan(background) and _is_inverted(voxels, few):
         return f"{values}, its edges brighter than its middle: bright and dark look swapped (scl_slope below 0?)"
-    if is_below and not _is_normalised(few):
+    if is_below and not background < low and not _is_normalised(few):
         return f"{values}, on both sides of 0, and no z-scores: it looks like no magnitude"
     return ""
 
@@ -135,8 +145,7 @@ def _has_even_areas(voxels: np.ndarray) -> bool:
 
 
 def _is_even(values: np.ndarray) -> bool:
-    """Whether values fill their whole range alike, as phase does in air; zeros are taken for a mask's background."""
-    values = values[values != 0]
+    """Whether values fill their whole range alike, as phase does in air."""
     if len(values) < FEWEST_VALUES or values.min() == values.max():
         return False
     low, high = float(values.min()), float(values.max())
@@ -145,8 +154,8 @@ def _is_even(values: np.ndarray) -> bool:
 
 
 def _is_inverted(voxels: np.ndarray, values: np.ndarray) -> bool:
-    """Whether air is bright; not to be seen where the background was set to 0."""
-    if np.mean(values == 0) >= BACKGROUND_SHARE or min(voxels.shape[1:]) < 8:
+    """Whether air is bright."""
+    if min(voxels.shape[1:]) < 8:
         return False
     rows, columns = (size // 4 for size in voxels.shape[1:])
     middle = voxels[:, rows:-rows, columns:-columns]
@@ -166,10 +175,8 @@ def _is_cut_off(values: np.ndarray) -> bool:
 
 
 def _is_normalised(values: np.ndarray) -> bool:
-    """Whether a magnitude was normalised: z-scores (of the brain, if the rest is 0), or with the air at the bottom."""
-    is_masked = np.mean(values == 0) >= BACKGROUND_SHARE
-    own = values[values != 0] if is_masked else values
-    if abs(own.mean()) <= LARGEST_MEAN and Z_DEVIATION[0] <= own.std() <= Z_DEVIATION[1]:
+    """Whether a magnitude was normalised: z-scores, or with the air at the bottom."""
+    if abs(values.mean()) <= LARGEST_MEAN and Z_DEVIATION[0] <= values.std() <= Z_DEVIATION[1]:
         return True
     low, high = np.percentile(values, (1, 99))
     at_bottom = np.mean(values < low + 0.1 * (high - low))
