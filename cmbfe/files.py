@@ -152,14 +152,14 @@ def read_json(path: Path | str) -> Any:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         text = content.decode(json.detect_encoding(content))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file; correct the path") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from None
+        raise InputError(f"{path}: cannot be read as text: {error}; save it in UTF-8") from None
     with within_python(path):
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}") from None
+            raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}; correct it") from None
 
 
 @contextmanager

@@ -579,7 +579,7 @@ def _read(path: Path) -> object:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not YAML, correct it: {' '.join(str(error).split())}") from None
 
 
 def _values_in(node: yaml.Node, counted: dict[yaml.Node, float]) -> float:

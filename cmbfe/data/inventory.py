@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cmbfe.data.labelled.images import PHASE_SUFFIX
 from cmbfe.errors import InputError
-from cmbfe.files import resolved
+from cmbfe.files import is_partial, resolved
 
 DICOM, NIFTI, IMAGE, PHASE, TEXT, ARCHIVE = "DICOM", "NIfTI", "images", "phase", "text", "archive"
 VOLUME, LINK, HIDDEN, REPEATED, EMPTY = "volume", "link", "hidden", "repeated", "empty"
@@ -28,7 +28,7 @@ BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 SUFFIXES = {
     PHASE: (PHASE_SUFFIX,),
     NIFTI: (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"),
-    IMAGE: (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+    IMAGE: (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm"),
     VOLUME: (".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".head", ".brik"),
     ARCHIVE: (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"),
     TEXT: (
@@ -169,6 +169,8 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
         for name in sorted(folders):
             path = Path(place, name)
             real = os.path.realpath(path)
+            if is_partial(path):
+                continue  # of a run that is on, or was killed
             if name.startswith("."):
                 yield path, HIDDEN
             elif real in visited:

@@ -192,7 +192,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         InputError: no such file, or one that holds no state dict.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; correct the path")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -102,7 +102,7 @@ def _of_split(labels: Labels, split: str | None, where: str) -> Labels:
     if len(splits) > 1:
         raise InputError(f"{where}: holds the splits {', '.join(splits)}; say which with --split")
     if not labels["images"]:
-        raise InputError(f"{where}: holds no images")
+        raise InputError(f"{where}: holds no images; give labels that name some")
     return labels
 
 
@@ -155,7 +155,7 @@ def _read_results(path: Path | str, labels: Labels) -> Detections:
     boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)
     if len(beyond := np.flatnonzero(np.abs(boxes).max(axis=1, initial=0) > LARGEST_PX)):
         box = detections[beyond[0]]["bbox"]
-        raise InputError(f"{path}: the box {box} lies beyond {LARGEST_PX:g} px, where no image is")
+        raise InputError(f"{path}: the box {box} lies beyond {LARGEST_PX:g} px, where no image is; correct it")
     return detections
 
 

@@ -158,7 +158,7 @@ def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections
 def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Whole series of the patients that are looked at, the slices in their order."""
     if not counted["images"]:
-        raise InputError(f"{folder}: the labels name no image")
+        raise InputError(f"{folder}: the labels name no image; give labels that do")
     source = whole or counted
     names = {image["id"]: image["file_name"] for image in source["images"]}
     if any(names.get(image["id"]) != image["file_name"] for image in counted["images"]):

@@ -98,9 +98,9 @@ def _threshold_of_table(file: Path, variant: str) -> object:
     try:
         table = pd.read_csv(file)
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
+        raise InputError(f"{file}: no such file; correct the path") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as CSV: {error}") from None
+        raise InputError(f"{file}: not readable as CSV: {error}; give operating_point.csv") from None
     if not {"variant", "threshold"} <= set(table.columns):
         raise InputError(f"{file}: columns variant and threshold are expected; give operating_point.csv")
     rows = table[table["variant"] == variant]

@@ -20,7 +20,7 @@ from cmbfe.errors import InputError
 from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series
 
 NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"
-READ = "DICOM, NIfTI (.nii, .nii.gz) or images (PNG, JPG, TIFF, BMP)"
+READ = "DICOM, NIfTI (.nii, .nii.gz) or images (PNG, JPG, TIFF, BMP, …)"
 
 
 @dataclass(frozen=True)

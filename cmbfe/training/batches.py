@@ -43,7 +43,9 @@ class ImageFiles:
         image = self._read(index)
         if image.shape != self.shape[1:]:
             sizes = [f"{columns} x {rows} px" for rows, columns in (image.shape[:2], self.shape[1:3])]
-            raise InputError(f"{self.paths[index]}: {sizes[0]}, but {self.paths[0]} has {sizes[1]}")
+            raise InputError(
+                f"{self.paths[index]}: {sizes[0]}, but {self.paths[0]} has {sizes[1]}; make them of one size"
+            )
         return image
 
     def _read(self, index: int) -> np.ndarray:
@@ -82,7 +84,7 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
         InputError: no images, an unreadable first one, labels of another size, or phase for some images only.
     """
     if not labels["images"]:
-        raise InputError(f"{folder}: the labels name no image")
+        raise InputError(f"{folder}: the labels name no image; give labels that do")
     boxes = defaultdict(list)
     for annotation in labels["annotations"]:
         boxes[annotation["image_id"]].append(annotation)
@@ -92,7 +94,9 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
     for image in labels["images"]:
         if (image["width"], image["height"]) != (columns, rows):
             size = f"{image['width']} x {image['height']} px"
-            raise InputError(f"{folder / image['file_name']}: {columns} x {rows} px, but its labels are of {size}")
+            raise InputError(
+                f"{folder / image['file_name']}: {columns} x {rows} px, but its labels are of {size}; correct them"
+            )
     corners = tuple(xyxy(boxes[image["id"]]).astype(np.float32) for image in labels["images"])
     return LabelledImages(names, files, corners)
 
@@ -101,7 +105,10 @@ def _phases(labels: Labels, folder: Path) -> list[Path] | None:
     """The files of the images' phases; None where the labels name none."""
     without = [image["file_name"] for image in labels["images"] if "phase_file_name" not in image]
     if without and len(without) < len(labels["images"]):
-        raise InputError(f"{folder / without[0]}: its labels name no phase (phase_file_name), those of others do")
+        raise InputError(
+            f"{folder / without[0]}: its labels name no phase (phase_file_name), those of others do; "
+            "give it to all, or to none"
+        )
     return None if without else [folder / image["phase_file_name"] for image in labels["images"]]
 
 

@@ -22,7 +22,9 @@ def validation_labels(folder: Path, seed: int) -> Labels:
     split = labels_of_split(read_labels(folder / LABELS_FILE), "validation")
     shown = {box["image_id"] for box in split["annotations"]}
     if not shown:
-        raise InputError(f"{folder / LABELS_FILE}: the validation split has no microbleed, so there is no AP")
+        raise InputError(
+            f"{folder / LABELS_FILE}: the validation split has no microbleed, so there is no AP; give other splits"
+        )
     others = sorted({image["id"] for image in split["images"]} - shown)
     drawn = np.random.default_rng([seed, 0x7A11]).permutation(others)[: len(shown)]
     chosen = shown | set(drawn.tolist())

@@ -146,5 +146,5 @@ def passed_over(series: SeriesHeaders) -> Aside:
     """A series of another kind than magnitude."""
     hint = "; --as-magnitude takes it" if series.kind == UNCLEAR else ""
     what = f"images of kind {series.kind}"
-    line = f"{series.files[0]}: a series of {len(series.files)} {what}, no magnitude; passed over{hint}"
+    line = f"{series.files[0]}: {len(series.files)} {what}; passed over{hint}"
     return Aside(series.files, series.patient_id, series.series_uid, what, line, refused=False)

@@ -63,7 +63,9 @@ class SliceLookup:
         headers = self.series[found[0][0]]
         label, ours = (image["width"], image["height"]), (headers.columns, headers.rows)
         if label != ours:
-            raise InputError(f"{said}: {label[0]} x {label[1]} px, but the DICOM slice has {ours[0]} x {ours[1]}")
+            raise InputError(
+                f"{said}: {label[0]} x {label[1]} px, but the DICOM slice has {ours[0]} x {ours[1]}; label that slice"
+            )
         return found[0]
 
     def _named(self, name: str) -> list[Place]:

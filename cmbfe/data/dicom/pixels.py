@@ -53,10 +53,10 @@ def input_errors(path: Path, what: str) -> Iterator[None]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}; make it readable") from None
     # pydicom and the decoders behind it raise nearly every built-in exception over damaged bytes.
     except Exception as error:
-        raise InputError(f"{path}: {what}: {one_line(error)}") from None
+        raise InputError(f"{path}: {what}: {one_line(error)}; get it again") from None
 
 
 def one_line(error: Exception) -> str:
@@ -81,20 +81,24 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
     """
     syntax = UID(header.file_meta.TransferSyntaxUID)
     if syntax.is_private or not syntax.is_transfer_syntax:
-        raise InputError(f"{path}: unknown transfer syntax {syntax}")
+        raise InputError(f"{path}: unknown transfer syntax {syntax}; export it again, uncompressed")
     if not _is_decodable(syntax):
-        raise InputError(f"{path}: compressed as {syntax.name}, which cannot be decoded here")
+        raise InputError(f"{path}: compressed as {syntax.name}, which cannot be decoded here; export it uncompressed")
     size = os.fstat(file.fileno()).st_size
     if length == UNDEFINED_LENGTH and syntax.is_encapsulated:
         _check_fragments(path, file, offset, size)
         return
     # Inside a deflated file offsets mean nothing; zlib itself notices a cut.
     if syntax != DeflatedExplicitVRLittleEndian and offset + length > size:
-        raise InputError(f"{path}: truncated: {size - offset} of {length} bytes of pixel data are there")
+        raise InputError(
+            f"{path}: truncated: {size - offset} of {length} bytes of pixel data are there; copy it again"
+        )
     frames = number_of_frames(header)
     expected = ceil(header.Rows * header.Columns * frames * header.BitsAllocated / 8)
     if not syntax.is_encapsulated and length < expected:
-        raise InputError(f"{path}: pixel data too short: {length} bytes, where its matrix needs {expected}")
+        raise InputError(
+            f"{path}: pixel data too short: {length} bytes, where its matrix needs {expected}; copy it again"
+        )
 
 
 def number_of_frames(header: Dataset) -> int:
@@ -114,11 +118,13 @@ def _check_fragments(path: Path, file: BinaryIO, offset: int, size: int) -> None
     file.seek(offset)
     _, starts = parse_fragments(file)
     if len(starts) < 2:  # the first item is the table of offsets
-        raise InputError(f"{path}: truncated: no compressed pixel data")
+        raise InputError(f"{path}: truncated: no compressed pixel data; copy it again")
     file.seek(starts[-1] + 4)
     end = starts[-1] + 8 + int.from_bytes(file.read(4), "little")
     if end > size:
-        raise InputError(f"{path}: truncated: compressed pixel data end {end - size} bytes after the file")
+        raise InputError(
+            f"{path}: truncated: compressed pixel data end {end - size} bytes after the file; copy it again"
+        )
 
 
 def frame_header(header: Dataset, frame: int) -> Dataset:

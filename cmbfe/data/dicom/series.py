@@ -107,7 +107,9 @@ def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
         for path, indices in places.items():
             images = read(path, [series.frames[index] for index in indices])
             if images.shape[1:] != volume.shape[1:]:
-                raise InputError(f"{path}: decodes to {images.shape[1:]} px, not to the header's matrix")
+                raise InputError(
+                    f"{path}: decodes to {images.shape[1:]} px, not to the header's matrix; get it again"
+                )
             volume[indices] = images
             bar.update(len(indices))
     padding = np.isnan(volume)
@@ -194,7 +196,11 @@ def _headers(stack: Stack, series_uid: str) -> SeriesHeaders:
     first, spacing = stack[0], step_of(stack)
     if spacing < SAME_POSITION_MM:
         if first.nominal_spacing_mm is None and first.kind in STACKED:
-            raise NoStack(first, "single slice without SpacingBetweenSlices or SliceThickness", "; add one of them")
+            raise NoStack(
+                first,
+                "single slice without SpacingBetweenSlices or SliceThickness",
+                "; add one of them",
+            )
         spacing = first.nominal_spacing_mm or 0.0
     return SeriesHeaders(
         **{name: getattr(first, name) for name in OF_EVERY_SLICE},

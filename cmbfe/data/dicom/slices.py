@@ -116,11 +116,16 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
         return []
     samples, colours = header.get("SamplesPerPixel", 1), header.get("PhotometricInterpretation", "")
     if not pixels:
-        raise InputError(f"{path}: no pixel data: the file is cut off, or holds no image")
+        raise InputError(
+            f"{path}: no pixel data: the file is cut off, or holds no image; copy it again, or remove it"
+        )
     if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputError(f"{path}: not a greyscale image (PhotometricInterpretation {colours}, {samples} samples)")
+        raise InputError(
+            f"{path}: not a greyscale image (PhotometricInterpretation {colours}, {samples} samples); "
+            "remove it, or export it as greyscale"
+        )
     if not (header.get("Rows") and header.get("Columns") and header.get("BitsAllocated")):
-        raise InputError(f"{path}: Rows, Columns or BitsAllocated is missing or 0")
+        raise InputError(f"{path}: Rows, Columns or BitsAllocated is missing or 0; export it again")
     check_all_there(path, file, header, *pixels)
     frames = number_of_frames(header)
     if frames != len(header.get("PerFrameFunctionalGroupsSequence", [None])):
@@ -133,7 +138,9 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
 def _is_image(path: Path, header: FileDataset, strict: bool) -> bool:
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     if not sop_class and strict:
-        raise InputError(f"{path}: no SOP Class UID: the file is cut off, or no DICOM image")
+        raise InputError(
+            f"{path}: no SOP Class UID: the file is cut off, or no DICOM image; copy it again, or remove it"
+        )
     if not sop_class or (not strict and UID(sop_class).type != "SOP Class"):
         return False
     # A class that pydicom does not know is private: an image if it says how large it is.
@@ -147,7 +154,7 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
 
     for keyword in ("SeriesInstanceUID", "SOPInstanceUID"):
         if not text(keyword):
-            raise InputError(f"{path}: {keyword} is missing")
+            raise InputError(f"{path}: {keyword} is missing; export it again with its UIDs")
     spacing, orientation, position = _geometry(path, header)
     thickness = [_number(header, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
     image_type, slope = _image_type(header), _number(header, "RescaleSlope")
@@ -189,7 +196,7 @@ def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
     for keyword, count, is_sound, what in checks:
         numbers = _numbers(header, keyword, count)
         if numbers is None or not is_sound(numbers):
-            raise InputError(f"{path}: {keyword} is missing or not {what}")
+            raise InputError(f"{path}: {keyword} is missing or not {what}; export it again")
         values.append(numbers)
     return values
 

@@ -62,7 +62,9 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
     lacking = [image for image in counted["images"] if image["id"] not in looked_at]
     if all_looked_at and lacking:
         first = lacking[0]["file_name"]
-        raise InputError(f"{beside}: {len(lacking)} images of the labels are not in it, {first} first")
+        raise InputError(
+            f"{beside}: {len(lacking)} images of the labels are not in it, {first} first; detect in all of them"
+        )
     read = read_detections(given, theirs)
     return [
         {**detection, "image_id": ours[detection["image_id"]]} for detection in read if detection["image_id"] in ours
@@ -79,7 +81,9 @@ def _same_images(
         if (same := next((known[key] for key in _keys(image) if key in known and key in own), None)) is not None:
             joined[image["id"]] = same
     if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
-        raise InputError(f"{beside}: has two images that by UID or name are image {several[0]} of the labels")
+        raise InputError(
+            f"{beside}: has two images that by UID or name are image {several[0]} of the labels; keep one"
+        )
     return joined
 
 
@@ -88,7 +92,9 @@ def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, 
     for image in images:
         if not (isinstance(image["file_name"], str) and plain_path(image["file_name"]).name):
             name = image["file_name"]
-            raise InputError(f"{where}: image {image['id']}: file_name {name!r} is not the name of a file")
+            raise InputError(
+                f"{where}: image {image['id']}: file_name {name!r} is not the name of a file; correct it"
+            )
     times = Counter(key for image in images for key in _keys(image))
     return {key: image["id"] for image in images for key in _keys(image) if times[key] == 1}
 

@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such image") from None
+        raise InputError(f"{path}: no such image; get it, or correct what names it") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: not a readable image: none of {', '.join(FORMATS)} with 8 bits") from None
     except Exception as error:  # of a damaged file, Pillow raises what comes: struct.error, KeyError, EOFError
@@ -172,7 +172,7 @@ def read_with_phase(path: Path, phase: Path | None) -> np.ndarray:
     other = read_image(phase)
     if other.shape != magnitude.shape:
         sizes = [f"{columns} x {rows} px" for rows, columns in (other.shape, magnitude.shape)]
-        raise InputError(f"{phase}: {sizes[0]}, but the magnitude beside it has {sizes[1]}")
+        raise InputError(f"{phase}: {sizes[0]}, but the magnitude beside it has {sizes[1]}; make them of one size")
     return np.stack([magnitude, other], axis=-1)
 
 

@@ -74,7 +74,9 @@ def read_foreign_labels(path: Path | str) -> Labels:
     for box in boxes:
         for flag in REGION_FLAGS:
             if not isinstance(box.get(flag, 0) or 0, int | float):
-                raise InputError(f"{where}: annotation {box['id']}: {flag} {box[flag]!r} is neither 0 nor 1")
+                raise InputError(
+                    f"{where}: annotation {box['id']}: {flag} {box[flag]!r} is neither 0 nor 1; correct it"
+                )
     refuse_narrow(boxes, where)
     return check_labels({**labels, "images": images, "annotations": boxes}, where)
 
@@ -124,7 +126,7 @@ def plain_path(name: str) -> PurePosixPath:
 def refuse_half_characters(value: Any, what: str) -> None:
     """Raise `InputError` for text that cannot be written: JSON's escapes may hold one half of a pair of code units."""
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{what} {value!r} holds half a character, which is no text")
+        raise InputError(f"{what} {value!r} holds half a character, which is no text; correct it")
 
 
 def write_labels(path: Path | str, labels: Labels) -> None:
@@ -186,7 +188,7 @@ def check_labels(labels: Any, where: str) -> Labels:
         raise InputError(f"{where}: not a COCO label file: the top level is not an object; export COCO")
     for key in ("images", "annotations", "categories"):
         if not isinstance(labels.get(key), list):
-            raise InputError(f"{where}: not a COCO label file: no list under the key {key!r}")
+            raise InputError(f"{where}: not a COCO label file: no list under the key {key!r}; add it")
         _check_ids(labels[key], f"{where}: {key}")
     for image in labels["images"]:
         _check_image(image, f"{where}: image {image['id']}")
@@ -210,7 +212,7 @@ def check_detections(detections: Any, labels: Labels, where: str) -> Detections:
             that is not finite.
     """
     if not isinstance(detections, list):
-        raise InputError(f"{where}: not a COCO results file: the top level is not a list")
+        raise InputError(f"{where}: not a COCO results file: no list of detections; give one")
     images = {image["id"] for image in labels["images"]}
     categories = {category["id"] for category in labels["categories"]}
     for index, detection in enumerate(detections):
@@ -218,7 +220,7 @@ def check_detections(detections: Any, labels: Labels, where: str) -> Detections:
         _check_box(detection, images, categories, entry)
         _check_keys(detection, ("score",), entry)
         if not _is_number(detection["score"]):
-            raise InputError(f"{entry}: score {detection['score']!r} is not a finite number")
+            raise InputError(f"{entry}: score {detection['score']!r} is not a finite number; correct it")
     return detections
 
 
@@ -226,7 +228,7 @@ def _check_ids(entries: list[Any], where: str) -> None:
     for index, entry in enumerate(entries):
         _check_keys(entry, ("id",), f"{where}[{index}]")
         if isinstance(entry["id"], bool) or not isinstance(entry["id"], int | str):
-            raise InputError(f"{where}[{index}]: id {entry['id']!r} is neither an integer nor text")
+            raise InputError(f"{where}[{index}]: id {entry['id']!r} is neither an integer nor text; correct it")
     for identity, count in Counter(entry["id"] for entry in entries).items():
         if count > 1:
             raise InputError(f"{where}: id {identity!r} is used {count} times; ids must be unique")
@@ -236,13 +238,15 @@ def _check_image(image: dict[str, Any], where: str) -> None:
     _check_keys(image, ("file_name", "width", "height"), where)
     for key in ("width", "height"):
         if not _is_positive(image[key]):
-            raise InputError(f"{where}: {key} {image[key]!r} is not a positive number of px")
+            raise InputError(f"{where}: {key} {image[key]!r} is not a positive number of px; correct it")
     spacing = image.get("pixel_spacing_mm", [1, 1])
     if not (isinstance(spacing, list | tuple) and len(spacing) == 2 and all(map(_is_positive, spacing))):
-        raise InputError(f"{where}: pixel_spacing_mm {spacing!r} is not [row, column] in mm, both positive")
+        raise InputError(
+            f"{where}: pixel_spacing_mm {spacing!r} is not [row, column] in mm, both positive; correct it"
+        )
     index = image.get("slice_index", 0)
     if isinstance(index, bool) or not isinstance(index, int):
-        raise InputError(f"{where}: slice_index {index!r} is not an integer")
+        raise InputError(f"{where}: slice_index {index!r} is not an integer; correct it")
 
 
 def _check_box(entry: Any, images: Collection[Any], categories: Collection[Any], where: str) -> None:
@@ -251,12 +255,12 @@ def _check_box(entry: Any, images: Collection[Any], categories: Collection[Any],
     for key, known in (("image_id", images), ("category_id", categories)):
         # A list or an object as an id is not hashable: `in` would raise TypeError.
         if not isinstance(entry[key], int | str) or entry[key] not in known:
-            raise InputError(f"{where}: {key}: {entry[key]!r} is the id of no {key[:-3]} in the labels")
+            raise InputError(f"{where}: {key}: {entry[key]!r} is the id of no {key[:-3]} in the labels; correct it")
     box = entry["bbox"]
     if not isinstance(box, list | tuple) or len(box) != 4:
-        raise InputError(f"{where}: bbox {box!r} is not [x, y, width, height]")
+        raise InputError(f"{where}: bbox {box!r} is not [x, y, width, height]; correct it")
     if not all(map(_is_number, box)):
-        raise InputError(f"{where}: bbox {box!r} holds a value that is not a finite number")
+        raise InputError(f"{where}: bbox {box!r} holds a value that is not a finite number; correct it")
     if min(box[2:]) < 0:
         raise InputError(f"{where}: the box {list(box)} has a negative size; it must be [x, y, w, h]")
 
@@ -278,7 +282,9 @@ def _check_patients(images: list[dict[str, Any]], where: str) -> None:
     named = [image for image in images if "patient_id" in image]
     if named and len(named) < len(images):
         nameless = next(image["id"] for image in images if "patient_id" not in image)
-        raise InputError(f"{where}: image {nameless} has no patient_id, but others have")
+        raise InputError(
+            f"{where}: image {nameless} has no patient_id, but others have; give it to all images, or to none"
+        )
     split_of_patients(((str(image["patient_id"]), image.get("split")) for image in named), where)
 
 
@@ -298,10 +304,10 @@ def split_of_patients(pairs: Iterable[tuple[str, Any]], where: object) -> dict[s
 
 def _check_keys(entry: Any, keys: Iterable[str], where: str) -> None:
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: not an object but {entry!r}")
+        raise InputError(f"{where}: not an object but {entry!r}; correct it")
     for key in keys:
         if key not in entry:
-            raise InputError(f"{where}: the key {key!r} is missing")
+            raise InputError(f"{where}: the key {key!r} is missing; add it")
 
 
 def _is_number(value: Any) -> bool:
@@ -319,7 +325,7 @@ def _cleaned(entry: dict[str, Any], keys: tuple[str, ...], where: str) -> dict[s
     for key in keys:
         value = kept.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise InputError(f"{where}: {key} {value!r} is neither text nor a number")
+            raise InputError(f"{where}: {key} {value!r} is neither text nor a number; correct it")
         refuse_half_characters(value, f"{where}: {key}")
     return kept
 
@@ -336,5 +342,5 @@ def _foreign_image(image: dict[str, Any], where: str) -> dict[str, Any]:
     lengths = {"width": LARGEST_PX, "height": LARGEST_PX, "slice_index": LARGEST_SLICE}
     for key, largest in (lengths | {"pixel_spacing_mm": LARGEST_SPACING_MM}).items():
         if np.max(np.abs(image.get(key, 0))) > largest:
-            raise InputError(f"{where}: {key} {image[key]} is beyond {largest:g}")
+            raise InputError(f"{where}: {key} {image[key]} is beyond {largest:g}; correct it")
     return image | ({"split": str(image["split"])} if "split" in image else {})

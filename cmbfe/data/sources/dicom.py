@@ -196,7 +196,7 @@ def _read(
 ) -> tuple[Path, Labels | None, tuple[Path, ...], Mapping[str, int]]:
     """Where the labels were read from, the labels (None where nobody gave any), their files, and what was assumed."""
     if given is not None and not given.exists():
-        raise InputError(f"{given}: no such file or folder with labels")
+        raise InputError(f"{given}: no such file or folder with labels; correct --labels")
     if given is not None and given.is_file():
         return given, read_foreign_labels(given), (given,), {}
     folder = given or inventory.source

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from cmbfe.data.inventory import take_inventory
+from cmbfe.data.inventory import IMAGE, SUFFIXES, take_inventory
 from cmbfe.errors import InputError
 from cmbfe.files import resolved
 
-SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = SUFFIXES[IMAGE]
 Place = PurePosixPath
 """Where a file may lie below a folder."""
 
@@ -60,7 +60,7 @@ class ImageFiles:
     @cached_property
     def _by_key(self) -> dict[tuple[int, str], set[Path]]:
         files = defaultdict(set)
-        for path in take_inventory(self.root).named(*SUFFIXES):
+        for path in take_inventory(self.root).named(*IMAGE_SUFFIXES):
             if (file := resolved(path)).is_relative_to(self.root):
                 for key in _keys(PurePosixPath(path.relative_to(self.root))):
                     files[key].add(file)
@@ -78,7 +78,7 @@ def _keys(place: Place) -> list[tuple[int, str]]:
     """A place as it is, whatever its case, and whatever its suffix."""
     folded = place.as_posix().casefold()
     suffix = PurePosixPath(folded).suffix
-    ways = (place.as_posix(), folded, folded.removesuffix(suffix) if suffix in SUFFIXES else folded)
+    ways = (place.as_posix(), folded, folded.removesuffix(suffix) if suffix in IMAGE_SUFFIXES else folded)
     return list(enumerate(ways))
 
 

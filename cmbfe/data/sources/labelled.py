@@ -243,7 +243,7 @@ def found_in_labels(labels: Labels, where: Path, image_file: Callable[[Mapping[s
             series have, or no category of microbleeds.
     """
     if not labels["images"]:
-        raise InputError(f"{where}: holds no images")
+        raise InputError(f"{where}: holds no images; give labels that name some")
     category = microbleed_category(labels, where)
     labels, left_out, notes = without_doubles(labels, category)
     boxes = boxes_of_images(labels, {category: ""})

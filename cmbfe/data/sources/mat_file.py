@@ -19,7 +19,9 @@ def read_numbers(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         content = loadmat(path, variable_names=names)
     except Exception as error:  # whatever a damaged part of the file leads to
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: not readable as a MATLAB file (version 7 or older): {reason}") from None
+        raise InputError(
+            f"{path}: not readable as a MATLAB file (version 7 or older): {reason}; get it again"
+        ) from None
     for name in names:
         if name not in content:
             raise InputError(f"{path}: the variable {name} is missing; get the file again")

@@ -141,7 +141,7 @@ def read_workbook(path: Path) -> list[Row]:
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl")
     except Exception as error:  # whatever a damaged part of the archive leads to
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {reason}") from None
+        raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {reason}; get it again") from None
     cells_of = {title: sheet.to_numpy().tolist() for title, sheet in sheets.items()}
     wanted = {
         title: cells

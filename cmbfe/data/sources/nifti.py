@@ -201,7 +201,7 @@ def _read_table(path: Path) -> Table:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as CSV: {error}") from None
+        raise InputError(f"{path}: not readable as CSV: {error}; save it anew, comma-separated, in UTF-8") from None
     rows = [(line, values) for line, values in rows if any(values)]
     header = rows[0][1] if rows else []
     while header and not header[-1]:

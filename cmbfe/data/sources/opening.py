@@ -85,7 +85,7 @@ def open_volume(path: Path) -> nib.Nifti1Pair:
         with _silent():
             image = _load(path)
     except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not readable as NIfTI: {error}") from None
+        raise InputError(f"{path}: not readable as NIfTI: {error}; get it again") from None
     if isinstance(image, nib.Nifti1Pair):
         return image
     if isinstance(image, nib.AnalyzeImage):
@@ -102,7 +102,7 @@ def _refuse_other_formats(path: Path) -> None:
     if suffix in PACKED:
         raise InputError(f"{path}: is packed as {suffix}; unpack it, or pack it as .nii.gz")
     if not path.exists():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; get it, or correct the path")
     if missing := [file.name for file in files_of(path) if not file.exists()]:
         raise InputError(f"{path}: {missing[0]} is not beside it, the other file of the pair; get it")
 
@@ -137,7 +137,9 @@ def voxels_of(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             return image.get_fdata(dtype=np.float32, caching="unchanged")
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(f"{path}: its voxels cannot be read, the file is damaged or cut off: {error}") from None
+        raise InputError(
+            f"{path}: its voxels cannot be read, the file is damaged or cut off: {error}; get it again"
+        ) from None
 
 
 def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:

@@ -140,7 +140,7 @@ def _parsed(path: Path) -> ET.Element:
     try:
         return ET.parse(path).getroot()
     except (ET.ParseError, OSError, ValueError, LookupError) as error:  # ValueError: expat lacks the encoding
-        raise InputError(f"{path}: not readable as XML: {error}") from None
+        raise InputError(f"{path}: not readable as XML: {error}; correct it, or remove it") from None
 
 
 def _counts_from_0(element: ET.Element) -> bool:
@@ -151,7 +151,7 @@ def _counts_from_0(element: ET.Element) -> bool:
 def _image(root: ET.Element, path: Path) -> dict[str, Any]:
     name = plain_path(_text(root, "filename", path)).name
     if not name:
-        raise InputError(f"{path}: the element filename names no file")
+        raise InputError(f"{path}: the element filename names no file; correct it")
     image = {
         "file_name": name,
         "width": _value(root, "size/width", int, path),
@@ -178,7 +178,7 @@ def _box(element: ET.Element, path: Path, from_0: bool) -> dict[str, Any]:
 def _text(element: ET.Element, name: str, path: Path) -> str:
     text = (element.findtext(name) or "").strip()
     if not text:
-        raise InputError(f"{path}: the element {name} is missing or empty")
+        raise InputError(f"{path}: the element {name} is missing or empty; add it")
     return text
 
 
@@ -187,4 +187,4 @@ def _value(element: ET.Element, name: str, kind: type, path: Path) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise InputError(f"{path}: the element {name} is {text!r} and no number") from None
+        raise InputError(f"{path}: the element {name} is {text!r} and no number; correct it") from None

@@ -134,7 +134,9 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
 def refuse_lines(path: Path, rows: int, columns: int) -> None:
     """Raise `InputError` for slices of one row or column: no image, and N4 cannot work on them."""
     if min(rows, columns) < 2:
-        raise InputError(f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no image")
+        raise InputError(
+            f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no image; remove it"
+        )
 
 
 def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None) -> Volume:
