@@ -97,6 +97,7 @@ class Config:
             if getattr(self, key) not in known:
                 raise InputError(f"{key} {getattr(self, key)!r}: expected one of {', '.join(known)}")
         for key, is_valid, expected in (
+            ("num_classes", 0 <= self.num_classes <= 1000, "0 to 1000"),
             ("width", 0 < self.width <= 1, "a number above 0, at most 1"),
             ("beta", 0 < self.beta < float("inf"), "a number above 0"),
             ("detections_per_image", self.detections_per_image >= 1, "at least 1"),

@@ -90,5 +90,5 @@ def _built(content: Any, path: Path) -> nn.Module:
             return torchvision_detectors.build(**content)
         settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
         return SSD(Config(**settings))
-    except (TypeError, InputError) as error:
-        raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError, RuntimeError) as error:  # what no tensor can be made of
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
