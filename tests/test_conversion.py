@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
-from tiny_world import SIDE, dicom_head, dicom_labels, refused, tiny_params, tree
+from tiny_world import SIDE, dicom_head, dicom_labels, refused, tiny_head, tiny_params, tree
 
 from cmbfe.data.conversion import import_dicom, series_folders, to_8_bit
 from cmbfe.data.labelled.images import read_image
@@ -178,8 +178,9 @@ def test_a_volume_in_which_nothing_can_be_seen_is_refused(volume):
         to_8_bit(volume, (0.5, 99.8))
 
 
-def test_a_series_without_contrast_is_named(tmp_path):
-    write(tmp_path / "in", mr_series(np.full((4, SIDE, SIDE), 100, np.uint16)))
+@pytest.mark.parametrize("volume", [np.full((4, SIDE, SIDE), 100), tiny_head(4).clip(0, 400), tiny_head(4) > 400])
+def test_a_series_without_contrast_is_named(tmp_path, volume):
+    write(tmp_path / "in", mr_series(volume.astype(np.uint16)))
     with pytest.raises(InputError, match=rf"{tmp_path}.*: no contrast"):
         imported(tmp_path / "in", tmp_path / "out")
 

@@ -13,6 +13,7 @@ from cmbfe.data.sources.lesions import (
     INTERPOLATED,
     LARGE,
     NO_MICROBLEED,
+    ODD_SIZES,
     OTHER_VALUES,
     REPEATED_POINTS,
     TINY,
@@ -176,6 +177,13 @@ def test_points_at_one_place_are_one_microbleed_and_counted(tmp_path):
     labels = imported("dou", dou(tmp_path / "in", {"01": dots}), tmp_path / "out")
     assert {box["lesion_id"] for box in labels["annotations"]} == {"01/1", "01/2"}
     assert notes_of(tmp_path / "out")[REPEATED_POINTS] == 1
+
+
+def test_boxes_around_points_of_a_size_that_no_microbleed_has_are_counted(tmp_path):
+    source = dou(tmp_path / "in", {"01": [(14, 20, 4), (25, 12, 6)]})
+    for size, count in ((25, 2), (1.5, 2), (20, None)):
+        imported("dou", source, tmp_path / "out", box_mm=size)
+        assert notes_of(tmp_path / "out").get(ODD_SIZES) == count
 
 
 def test_of_points_at_one_place_the_largest_is_kept():

@@ -33,6 +33,8 @@ from cmbfe.params import Images
 NOTHING_SEEN = "no microbleed could be seen; check slope, padding and data type, or export it again"
 FIRST_GREY, LEAST_GREY = 5, 0.02
 """What is darker looks black; the share of what is above 0 that must lie between black and white (255)."""
+MOST_CLIPPED, FEWEST_VOXELS = 0.25, 1000
+"""Share of the voxels above the lowest that may have the largest value, in volumes of so many voxels."""
 SETTINGS_FILE = "pictures.json"
 """How the images beside it were made. Also what an earlier import is recognised by: a folder of labelled DICOM
 series holds an annotations.json too, and must never be replaced."""
@@ -61,14 +63,29 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     return images
 
 
+def refuse_flat(voxels: np.ndarray, file: Path) -> None:
+    """Raise `InputError` for a volume of one value, or of which much was clipped to its largest value."""
+    low, high = voxels.min(), voxels.max()
+    if low == high:
+        raise InputError(f"{file}: no contrast: {NOTHING_SEEN}")
+    clipped = np.count_nonzero(voxels == high) / np.count_nonzero(voxels > low)
+    if clipped > MOST_CLIPPED and voxels.size >= FEWEST_VOXELS:
+        what = f"no contrast, {clipped:.0%} of what is not darkest has the largest value"
+        raise InputError(f"{file}: {what}: {NOTHING_SEEN}")
+
+
 def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Images, file: Path) -> np.ndarray:
     """A volume as uint8 images: N4, then one window.
 
     Args:
         voxels: float32 [slices, rows, columns]; below 0 counts as 0.
         spacing_mm: between slices, rows and columns.
-        file: begins the text of the `InputError` that `to_8_bit` raises.
+        file: begins the text of errors.
+
+    Raises:
+        InputError: as `refuse_flat` and `to_8_bit`.
     """
+    refuse_flat(voxels, file)
     corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
     try:
         return to_8_bit(corrected, settings.window_percentiles)

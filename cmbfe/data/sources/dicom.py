@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.conversion import volume_images
+from cmbfe.data.conversion import refuse_flat, volume_images
 from cmbfe.data.dicom.finding import magnitude_among, others_of_series, refuse_first, series_in
 from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.pixels import refuse_burned_in
@@ -107,6 +107,7 @@ class DicomSeries:
         affine = affine_of(headers)
         axes = "".join(nib.aff2axcodes(RAS_TO_LPS @ affine))
         volume, spacing_mm = read_volume(headers), (slice_mm, *headers.pixel_spacing_mm)
+        refuse_flat(volume, headers.files[0])
         phases = (
             None if self.phase is None else [frame.image(image, ZERO_PHASE) for image in phase_images(self.phase)]
         )

@@ -18,6 +18,7 @@ EMPTY = "Labels are 0 everywhere: their volumes are without a microbleed."
 TINY = "Microbleeds of labels measure less than 2 mm."
 LARGE = "Microbleeds of labels measure more than 20 mm."
 NO_MICROBLEED = "Areas of labels measure more than 40 mm, are no microbleeds and left out: do they mark the brain?"
+ODD_SIZES = "Points have a size below 2 mm or above 20 mm, which microbleeds do not have."
 REPEATED_POINTS = "Points lie where another one lies: each place is one microbleed."
 SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
 """Microbleeds measure 2 to 10 mm, the largest that were ever counted as such 20 mm."""

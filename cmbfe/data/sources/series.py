@@ -9,10 +9,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from cmbfe.data.conversion import volume_images
+from cmbfe.data.conversion import refuse_flat, volume_images
 from cmbfe.data.inventory import Aside
 from cmbfe.data.sources.lesions import (
+    LARGEST_MM,
+    ODD_SIZES,
     REPEATED_POINTS,
+    SMALLEST_MM,
     Boxes,
     lesions_of_mask,
     lesions_of_points,
@@ -227,6 +230,7 @@ class VolumeSeries:
         volume = read_volume(self.image, as_magnitude=self.as_magnitude)
         slices, rows, columns = volume.voxels.shape
         refuse_lines(self.image, rows, columns)
+        refuse_flat(volume.voxels, self.image)
         slice_mm, *sides_mm = volume.spacing_mm
         notes = {**dict.fromkeys(volume.notes, 1), BACKGROUND: volume.not_finite}
         lesions = self._lesions(volume, notes)
@@ -258,5 +262,6 @@ class VolumeSeries:
             found = lesions_of_points(places, sizes, volume.voxels.shape, volume.spacing_mm, where)
             kept = without_repeated(places, sizes)
             notes[REPEATED_POINTS] = len(places) - len(kept)
+            notes[ODD_SIZES] = sum(not SMALLEST_MM <= sizes[number] <= LARGEST_MM for number in kept)
             lesions += [found[number] for number in kept]
         return lesions
