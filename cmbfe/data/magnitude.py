@@ -83,10 +83,11 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
     if why and not as_magnitude:
         raise InputError(f"{file}: {why}; {ANYWAY}")
     notes = (TAKEN,) if why else ()
-    low = own.min()
+    low, whole = own.min(), voxels if known.size == voxels.size else np.nan_to_num(voxels)
+    if known.min() >= 0:
+        return whole, notes
     if low >= 0 or _is_cut_off(own):
-        said = () if known.min() >= 0 else (PADDING,) if low >= 0 else (CUT_OFF,)
-        return np.nan_to_num(voxels).clip(min=0), (*notes, *said)
+        return whole.clip(min=0), (*notes, PADDING if low >= 0 else CUT_OFF)
     moved = np.where(np.isfinite(voxels) & (voxels != background), voxels - low, np.float32(0))
     return moved, (*notes, MOVED_UP if np.isnan(background) else MOVED_UP_IN_MASK)
 
