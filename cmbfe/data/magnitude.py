@@ -12,7 +12,7 @@ import numpy as np
 
 from cmbfe.errors import InputError
 
-TAKEN = "The values do not look like those of a magnitude, and are taken as one because --as-magnitude says so."
+TAKEN = "By name, header or values it is no magnitude, and is taken as one because --as-magnitude says so."
 CUT_OFF = "A few small values below 0, as interpolation leaves them, are cut off at 0."
 MOVED_UP = "Values below 0 occur: all are moved up, so that the lowest is 0."
 MOVED_UP_IN_MASK = "Values below 0 occur: all but the background, which has one value, are moved up; the lowest is 0."

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
-from cmbfe.data.magnitude import ANYWAY, magnitude_by_name, to_magnitude
+from cmbfe.data.magnitude import ANYWAY, TAKEN, magnitude_by_name, to_magnitude
 from cmbfe.data.sources.opening import millimetres, open_volume, says_spacing, voxels_of
 from cmbfe.errors import InputError
 
@@ -85,7 +85,8 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitu
             values, no magnitude (see `magnitude`).
     """
     image = open_volume(path)
-    if not as_magnitude and (why := magnitude_by_name(path) or _intent(image.header)):
+    why = magnitude_by_name(path) or _intent(image.header)
+    if why and not as_magnitude:
         raise InputError(f"{path}: {why}; {ANYWAY}")
     volume = _turned(path, image, affine_if_none)
     _refuse_size(path, volume, image.header)
@@ -96,6 +97,7 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitu
         BACKGROUND: volume.not_finite,
         NO_PLACE: not volume.has_place,
         OTHER_PLANE: max(row_mm, column_mm) > 2 * min(row_mm, column_mm),
+        TAKEN: bool(why) and TAKEN not in notes,
     }
     notes = (*volume.notes, *(note for note, is_so in said.items() if is_so), *notes)
     return replace(volume, voxels=voxels, notes=notes)
