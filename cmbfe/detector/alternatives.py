@@ -146,7 +146,7 @@ def channels_of(model: nn.Module, layer: str | Sequence[str]) -> tuple[int, ...]
     def note(module: nn.Module, args: tuple[Any, ...], maps: Any) -> None:
         channels.extend(leaf.shape[1] for leaf in _pytree.tree_leaves(maps) if isinstance(leaf, Tensor))
 
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     names = [layer] if isinstance(layer, str) else layer
     handles = [modules[name].register_forward_hook(note) for name in names if name in modules]
     was_training = model.training
