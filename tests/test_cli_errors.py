@@ -119,6 +119,10 @@ def not_a_number(folder: Path) -> None:
 
 SPOILED_MODELS = {
     "no folder": (shutil.rmtree, ""),
+    "the folder above": (
+        lambda folder: shutil.copytree(folder, folder / "a") and (folder / "config.json").unlink(),
+        "",
+    ),
     "no settings": (lambda folder: (folder / "params.yaml").unlink(), "params.yaml"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),

@@ -44,6 +44,10 @@ def model_settings(folder: Path) -> tuple[Images, str]:
     if not folder.is_dir():
         files = "model.safetensors, config.json and params.yaml"
         raise InputError(f"{folder}: no such folder; give that of a model, with {files}, as `cmbfe train` leaves it")
+    if not (folder / CONFIG_FILE).exists() and (below := sorted(folder.glob(f"*/{CONFIG_FILE}"))):
+        raise InputError(
+            f"{folder}: holds models; give the folder of one: {', '.join(file.parent.name for file in below)}"
+        )
     with within_python(folder):
         settings = load_params(folder / "params.yaml").images
         config = read_json(folder / CONFIG_FILE)
