@@ -1,5 +1,6 @@
 """What is taken as a magnitude: by the file's name and by its values, and what is refused instead of cut off at 0."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,13 @@ DOTS = [(5, 30, 24), (8, 20, 40)]
 RANDOM = np.random.default_rng(1)
 
 
+@cache
 def volume() -> np.ndarray:
     """Head in dark air with noise, [slices, rows, columns]; values from 0 to about 900."""
     return head(SIZE, DOTS)
 
 
+@cache
 def inside() -> np.ndarray:
     return ndimage.binary_fill_holes(volume() > 400)
 
@@ -53,6 +56,11 @@ def phase(half_turn: float) -> np.ndarray:
     return (((turns + 1) % 2 - 1) * half_turn).astype(np.float32)
 
 
+def moved_by_splines(given: np.ndarray) -> np.ndarray:
+    """By half a voxel: a third of all values are then below 0, most of them hardly."""
+    return ndimage.shift(given, (0, 0.5, 0.5), order=3)
+
+
 MAGNITUDES = {
     "as it is": (volume(), ()),
     "z-scores of all": (z_scores(), (MOVED_UP,)),
@@ -60,11 +68,14 @@ MAGNITUDES = {
     "z-scores in the brain, NaN outside": (np.where(inside(), z_scores(inside()), np.nan), (MOVED_UP,)),
     "z-scores in the brain, -10 outside": (np.where(inside(), z_scores(inside()), -10), (MOVED_UP_IN_MASK,)),
     "from -1 to 1 in the brain, -1 outside": (np.where(inside(), volume() / 500 - 1, -1), (MOVED_UP_IN_MASK,)),
+    "scaled in the brain, with what is outside": (np.where(inside(), volume(), 0) / 200 - 3, (MOVED_UP_IN_MASK,)),
     "padded in the brain": (np.where(inside(), volume(), -32768), (PADDING,)),
     "whole numbers, padded in the brain": (np.where(inside(), np.rint(volume()), -1), (PADDING,)),
     "z-scores by the brain, of all": ((volume() - 850) / 50, (MOVED_UP,)),
     "from -1 to 1": (volume() / volume().max() * 2 - 1, (MOVED_UP,)),
     "after interpolation": (ndimage.zoom(ndimage.zoom(volume(), 0.5, order=3), 2, order=3), (CUT_OFF,)),
+    "a skull-stripped one, moved": (moved_by_splines(np.where(inside(), volume(), 0)), (CUT_OFF,)),
+    "a skull-stripped one, moved, whole": (np.rint(moved_by_splines(np.where(inside(), volume(), 0))), (CUT_OFF,)),
     "a few below 0": (np.where(RANDOM.random(SIZE) < 0.005, -40, volume()), (CUT_OFF,)),
 }
 
@@ -99,6 +110,8 @@ NO_MAGNITUDES = {
     "filtered phase, whole numbers": (np.rint(RANDOM.normal(0, 400, SIZE)), "whole numbers below 0"),
     "a field map in Hz": (ndimage.gaussian_filter(RANDOM.normal(0, 1, SIZE), 2) * 900, "both sides of 0"),
     "QSM in ppm, 0 outside": (np.where(inside(), RANDOM.normal(0, 0.05, SIZE), 0), "both sides of 0"),
+    "QSM in ppm, -1 outside": (np.where(inside(), RANDOM.normal(0, 0.05, SIZE), -1), "both sides of 0"),
+    "a field map in Hz, -999 outside": (np.where(inside(), RANDOM.normal(9, 30, SIZE), -999), "both sides of 0"),
     "a mask": (inside(), "label"),
     "two tissues": (inside() * 1.0 + (volume() > 850), "label"),
     "a parcellation": (np.where(inside(), np.indices(SIZE)[2] // 6 + 10 * (np.indices(SIZE)[1] // 6), 0), "label"),
@@ -113,9 +126,9 @@ def test_what_is_no_magnitude_is_refused_and_taken_when_the_user_says_so(name):
         to_magnitude(given, FILE)
     made, said = to_magnitude(given, FILE, as_magnitude=True)
     assert said[0] == TAKEN
-    moved = given - min(given.min(), 0)
-    is_masked = given.min() < 0 and np.mean(given == 0) > 0.1
-    np.testing.assert_array_equal(made, np.where(given == 0, 0, moved) if is_masked else moved)
+    outside = ~inside() if name.endswith("outside") else np.zeros(SIZE, bool)
+    moved = given - min(given[~outside].min(), 0)
+    np.testing.assert_array_equal(made, np.where(outside, 0, moved))
 
 
 @pytest.mark.parametrize("values", [np.full(SIZE, 7), 1e8 + 8 * (volume() > 400), np.zeros(SIZE)])

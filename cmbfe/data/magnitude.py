@@ -26,8 +26,6 @@ NAMES = {
     r"\w*mask|[dp]?seg|segmentation|probseg|labels?|aparc|aseg|rois?": "a label",
 }
 """Word of a file's name, its letters small -> what it stands for, after BIDS, dcm2niix and what people write."""
-LAST_NAMES = {"ph": "phase"}
-"""As `NAMES`, for the last word only."""
 HALF_TURNS = (np.pi, 180.0, 2048.0, 1000 * np.pi, 4096.0)
 """Phase runs from minus to plus one of these."""
 SAME_LIMIT = 0.005
@@ -38,10 +36,12 @@ BINS, LEAST_BIN, LARGEST_BIN = 16, 0.025, 0.19
 """Values spread evenly have a share between the two in each bin; a magnitude has hardly any among its largest."""
 FEWEST_VALUES = 1000
 """Below it nothing is said about how values are spread."""
-SMALL, SMALL_AND_FEW, FEW = 0.02, 0.2, 0.02
-"""Values below 0 that interpolation leaves: down to 2 % of the 99th percentile, or to 20 % in up to 2 % of voxels."""
+SMALL, SMALL_AND_FEW, FEW = 0.02, 0.35, 0.03
+"""Values below 0 that interpolation leaves: down to 2 % of the 99th percentile, or to 35 % in up to 3 % of voxels."""
 BACKGROUND_SHARE, OUTSTANDING = 0.05, 5
 """Voxels of one value are background that somebody has set: so many, and so many times as many as of the next value."""
+LARGEST_GAP = 1.0
+"""Ranges of the values between them and a background below, where both were normalised together."""
 LARGEST_MEAN, Z_DEVIATION = 0.2, (0.8, 1.25)
 """Of z-scores; some are cut off at either end."""
 LABEL_VALUES, EVEN_SHARE = 16, 0.75
@@ -57,7 +57,7 @@ def magnitude_by_name(path: Path) -> str:
     parts = [part for part in stem.split("_") if not part.startswith(("sub-", "ses-"))]
     words = [word for part in parts for word in re.split(r"[^a-z0-9]+", part) if word]
     found = [what for word in words for pattern, what in NAMES.items() if re.fullmatch(pattern, word)]
-    found += [LAST_NAMES[word] for word in words[-1:] if word in LAST_NAMES]
+    found += ["phase"] if words[-1:] == ["ph"] else []
     return f"{found[0]}, by its name" if found else ""
 
 
@@ -121,7 +121,8 @@ def _why_none(voxels: np.ndarray, own: np.ndarray, background: float) -> str:
         return f"{values}, whole numbers below 0: phase, or a wrapped magnitude (uint16 kept as int16?)"
     if np.isnan(background) and _is_inverted(voxels, few):
         return f"{values}, its edges brighter than its middle: bright and dark look swapped (scl_slope below 0?)"
-    if is_below and not background < low and not _is_normalised(few):
+    is_bottom = background < low <= background + LARGEST_GAP * (np.percentile(few, 99) - low)
+    if is_below and not is_bottom and not _is_normalised(few):
         return f"{values}, on both sides of 0, and no z-scores: it looks like no magnitude"
     return ""
 
@@ -171,7 +172,7 @@ def _is_inverted(voxels: np.ndarray, values: np.ndarray) -> bool:
 def _is_cut_off(values: np.ndarray) -> bool:
     """Whether the values below 0 are few and small, and others are above."""
     low, high = float(values.min()), float(np.percentile(values, 99))
-    is_few = np.mean(values < 0) <= FEW
+    is_few = np.mean(values < -SMALL * high) <= FEW
     return low >= -SMALL * high or bool(is_few and low >= -SMALL_AND_FEW * high)
 
 
