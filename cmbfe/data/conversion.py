@@ -1,6 +1,6 @@
 """DICOM series to 8-bit images with labels: bias correction, one window per series, one file per slice."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -78,7 +78,7 @@ def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Ima
     """A volume as uint8 images: N4, then one window.
 
     Args:
-        voxels: float32 [slices, rows, columns]; below 0 counts as 0.
+        voxels: float32 [slices, rows, columns], 0 and above.
         spacing_mm: between slices, rows and columns.
         file: begins the text of errors.
 
@@ -86,7 +86,7 @@ def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Ima
         InputError: as `refuse_flat` and `to_8_bit`.
     """
     refuse_flat(voxels, file)
-    corrected = correct_bias(voxels.clip(min=0), spacing_mm, **settings.bias_correction.model_dump())
+    corrected = correct_bias(voxels, spacing_mm, **settings.bias_correction.model_dump())
     try:
         return to_8_bit(corrected, settings.window_percentiles)
     except InputError as error:
@@ -111,11 +111,11 @@ def series_folders(patient_ids: Iterable[str]) -> list[str]:
     safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in patient) for patient in patient_ids]
     wanted = [name or "unknown" for name in safe]
     series_with = Counter(name.casefold() for name in wanted)
-    taken = set(series_with)
+    taken, numbers = set(series_with), defaultdict(count)
     names = []
     for name in wanted:
-        if series_with[name.casefold()] > 1:
-            name = next(numbered for n in count(1) if (numbered := f"{name}-{n}").casefold() not in taken)
+        if series_with[own := name.casefold()] > 1:
+            name = next(numbered for n in numbers[own] if (numbered := f"{name}-{n + 1}").casefold() not in taken)
             taken.add(name.casefold())
         names.append(name)
     return names
