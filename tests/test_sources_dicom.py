@@ -233,6 +233,12 @@ def test_frames_of_one_file_cannot_be_told_apart_by_a_label(tmp_path):
         imported("dicom", tmp_path / "in", tmp_path / "out")
 
 
+def test_a_file_is_imported_without_its_neighbours(tmp_path):
+    dicom_head(tmp_path / "in")
+    (image,) = imported("dicom", tmp_path / "in" / "002.dcm", tmp_path / "out")["images"]
+    assert (image["patient_id"], image["slice_index"]) == ("P1", 0)
+
+
 def test_text_in_a_image_that_is_left_out_does_not_matter(tmp_path):
     dicom_head(tmp_path / "in" / "a")
     dicom_head(tmp_path / "in" / "b", ImageType=["ORIGINAL", "PRIMARY", "P"], BurnedInAnnotation="YES")

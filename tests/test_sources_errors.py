@@ -206,6 +206,15 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         ),
         "more values than columns": (points("x,y,z,patient\n1,2,3,anna,bad\n"), "points.csv: row 2"),
         "no table": (points('x,y,z,patient\n"1,2,3,anna\n'), "points.csv"),
+        "points of nobody": (points("x,y,z\n1,2,3\n"), "points.csv: would be the label of anna/volume and of bert"),
+        "points of two visits": (
+            both(volume("t1/anna.nii", head()), points("x,y,z,patient\n1,2,3,anna\n", "{series}/{patient}.nii")),
+            "points.csv: would be the label of anna/masks and of anna/t1",
+        ),
+        "one mask for two": (
+            description("images: '{patient}.nii'\nmask: masks/anna.nii"),
+            "masks/anna.nii: would be the label of anna and of bert",
+        ),
         "a column twice": (points("x,y,z,x\n1,2,3,4\n"), "points.csv"),
         "too large": (points("x,y,z,patient,diameter_mm\n1,2,3,anna,1e9\n"), "points.csv: row 2: diameter_mm"),
         "size of nothing": (points("x,y,z,patient,diameter_mm\n1,2,3,anna,0\n"), "points.csv: row 2: diameter_mm"),
@@ -223,10 +232,7 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         ),
         "longer than a brain": (both(image(pixel_spacing_mm=[9, 9]), box(bbox=[10, 10, 6, 5])), "in/P1"),
         "out of Windows": (image(file_name="C:\\P1\\000.png"), "C:\\P1\\000.png"),
-        "some slice indices": (
-            labels(some_indices),
-            "1 have a slice_index",
-        ),
+        "some slice indices": (labels(some_indices), "1 have a slice_index"),
         "slices of two scans": (labels(lambda content: some_indices(content, (0, 0, 1))), "2 have the slice_index 0"),
         "two images of one name": (two_of_one_name, "P1/000"),
         "a lesion that is a list": (box(lesion_id=[1]), "annotation 1: lesion_id"),
@@ -296,4 +302,5 @@ def test_options_that_cannot_be_and_an_output_in_the_source_are_refused(refused,
         *((str(key), "--key-file", key) for key in keys),
     ):
         assert named in refused("dou", root, *options)
+    assert "--as-magnitude" in refused("coco", root, "--as-magnitude")
     assert f"error: {root / 'pictures'}: " in refused("dou", root, out=root / "pictures")

@@ -20,7 +20,6 @@ from cmbfe.data.sources.nifti import read_description
 from cmbfe.data.sources.report import summary
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
-from cmbfe.findings.search import image_files, image_series
 from cmbfe.params import Data
 from cmbfe.training.batches import load_labelled
 
@@ -57,14 +56,6 @@ def test_an_import_has_the_files_that_training_and_viewer_read(whole):
     loaded = load_labelled(labels, whole)
     assert loaded.images.shape == (30, 36, 40)
     assert sum(len(boxes) for boxes in loaded.boxes) == len(labels["annotations"])
-
-
-def test_detections_of_the_whole_import_belong_to_its_labels(whole, tmp_path):
-    """`cmbfe detect` numbers a folder of images by their paths: `cmbfe evaluate` then takes these labels."""
-    all_series = image_series(image_files(whole, tmp_path), whole)
-    found = [image["file_name"] for series in all_series for image in series.images]
-    images = read_labels(whole / LABELS_FILE)["images"]
-    assert list(enumerate(found, 1)) == [(image["id"], image["file_name"]) for image in images]
 
 
 def test_the_report_counts_what_is_there(whole):

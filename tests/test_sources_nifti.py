@@ -135,10 +135,6 @@ def misnamed(folder: Path) -> Path:
     return save(folder / "a.nii.gz", head(), LPS).rename(folder / "one.nii")
 
 
-def not_packed(folder: Path) -> Path:
-    return save(folder / "a.nii", head(), LPS).rename(folder / "one.nii.gz")
-
-
 def misnamed_nifti2(folder: Path) -> Path:
     nib.save(image(kind=nib.Nifti2Image), folder / "a.nii")
     (folder / "one.nii").write_bytes(gzip.compress((folder / "a.nii").read_bytes()))
@@ -172,7 +168,7 @@ def long_quaternion(length: float):
 ODD = {
     "gzipped, called .nii": misnamed,
     "gzipped NIfTI-2, called .nii": misnamed_nifti2,
-    "not gzipped, called .nii.gz": not_packed,
+    "not gzipped, called .nii.gz": lambda folder: save(folder / "a.nii", head(), LPS).rename(folder / "one.nii.gz"),
     "a pair, by its header": pair("one.hdr"),
     "a pair, by its voxels": pair("one.img"),
     "a gzipped pair": pair("one.img.gz"),
@@ -208,11 +204,6 @@ def half_a_pair(name: str):
     return make
 
 
-def analyze(folder: Path) -> Path:
-    nib.save(nib.AnalyzeImage(head(), LPS), folder / "one.img")
-    return folder / "one.hdr"
-
-
 def touched(name: str):
     def make(folder: Path) -> Path:
         (folder / name).write_bytes(b"NRRD0004\n" * 100)
@@ -230,19 +221,16 @@ def cut_off_and_misnamed(folder: Path) -> Path:
 REFUSED = {
     "no voxels": (half_a_pair("one.img"), r"one\.img is not beside it"),
     "no header": (half_a_pair("one.hdr"), r"one\.hdr is not beside it"),
-    "Analyze": (analyze, "left and what is right"),
+    "Analyze": (pair("one.hdr", nib.AnalyzeImage), "left and what is right"),
     "NRRD": (touched("one.nrrd"), "NRRD, not NIfTI; convert"),
     "MetaImage": (touched("one.mha"), "MetaImage, not NIfTI; convert"),
+    "FreeSurfer": (touched("one.mgz"), "FreeSurfer's format, not NIfTI; convert"),
     "another packer": (touched("one.nii.bz2"), "unpack"),
     "NRRD, called NIfTI": (touched("one.nii"), "not readable as NIfTI"),
     "NRRD, called gzipped NIfTI": (touched("one.nii.gz"), "not readable as NIfTI"),
     "a quaternion that is none": (long_quaternion(1.5), "quaternion .* repair"),
     "gzipped, called .nii, cut off": (cut_off_and_misnamed, "ended before"),
     "nothing": (lambda folder: folder / "one.nii", "no such file"),
-    "several volumes": (
-        lambda folder: save(folder / "one.nii", np.ones((*SHAPE, 2), np.float32), LPS),
-        "one volume a file",
-    ),
 }
 
 

@@ -253,10 +253,7 @@ def test_a_point_has_a_box_on_every_slice_within_half_its_size_and_on_its_own():
     assert thin == {3: [0, 0, 1, 1.5]}
 
 
-def test_a_volume_that_is_no_nifti_or_has_no_place_is_refused(tmp_path):
-    nib.save(nib.MGHImage(head(), affine_of("LAS")), tmp_path / "one.mgz")
-    with pytest.raises(InputError, match=r"one\.mgz: is FreeSurfer's format, not NIfTI"):
-        read_volume(tmp_path / "one.mgz")
+def test_an_affine_that_gives_no_place_is_refused(tmp_path):
     for width in (0.0, 1e-6, np.nan, np.inf, 1e9):
         image = nib.Nifti1Image(head(), None)
         image.header.set_sform(np.diag([1.0, width, 1.0, 1.0]), code=1)

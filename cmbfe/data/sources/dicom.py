@@ -158,13 +158,14 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     known = {headers.patient_id for headers, own in pairs if own}
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
+    others = [headers for headers, own in pairs if not own and headers.patient_id in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
     series = tuple(
         DicomSeries(headers, own, said.splits.get(headers.patient_id), its_phase)
         for (headers, own), its_phase in zip(kept, phases, strict=True)
     )
     asides += others_of_series(found, list(filter(None, phases)), as_magnitude)
-    asides += [_unlabelled(headers) for headers in magnitude if headers not in [own for own, _ in kept]]
+    asides += map(_unlabelled, others)
     return Found(series, said.left_out, said.mimic_kinds, said.read, said.notes, tuple(asides))
 
 

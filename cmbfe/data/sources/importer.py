@@ -27,9 +27,9 @@ from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
 from cmbfe.data.sources.labelled import find_coco
 from cmbfe.data.sources.momeni import find_momeni
-from cmbfe.data.sources.nifti import LARGEST_MM, SMALLEST_MM, find_nifti
+from cmbfe.data.sources.nifti import checked_side, find_nifti
 from cmbfe.data.sources.report import REPORT_FILE, report
-from cmbfe.data.sources.series import Found, Series, VolumeSeries
+from cmbfe.data.sources.series import Found, Series
 from cmbfe.data.sources.valdo import find_valdo
 from cmbfe.data.sources.voc import find_voc
 from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
@@ -94,7 +94,7 @@ def import_source(
 
     Args:
         kind: one of `KINDS`.
-        source: folder or file; what the format's module says.
+        source: folder or file; what the format's module says. Of dicom, a file is read without its neighbours.
         seed: of the split by patient, where the source gives none.
         jobs: patients at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
         backend: of joblib, "loky" (processes) or "threading"; or the address of a dask scheduler, such as
@@ -140,10 +140,10 @@ def _find(
     kind: str, source: Path, options: Options, settings: Images, progress: bool
 ) -> tuple[Found, dict[str, int]]:
     """What a source holds, and why how many things of it are not read; with `progress`, these are named as well."""
-    inventory = take_inventory(source.parent if source.is_file() else source)
+    inventory = take_inventory(source.parent if source.is_file() and kind != "dicom" else source)
     found = KINDS[kind](source, inventory, options, settings)
     if options.as_magnitude and kind != "dicom":
-        found = replace(found, series=tuple(_as_magnitude(series) for series in found.series))
+        found = replace(found, series=tuple(replace(series, as_magnitude=True) for series in found.series))
     seen = [*found.read, *(file for of in (*found.series, *found.asides) for file in of.files)]
     asides = [*found.asides, *inventory.others(seen)]
     for aside in asides if progress else ():
@@ -151,20 +151,16 @@ def _find(
     return found, {**found.left_out, **by_reason(asides)}
 
 
-def _as_magnitude(series: Series) -> Series:
-    return replace(series, as_magnitude=True) if isinstance(series, VolumeSeries) else series
-
-
 def _check(kind: str, source: Path, settings: Images, options: Options, out: Path) -> None:
     if settings.phase and kind != "dicom":
         raise InputError(f"images.phase is true, and phase is read of dicom only, not of {kind}: set it to false")
     if options.labels is not None and kind != "dicom":
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
+    if options.as_magnitude and kind in ("coco", "voc"):
+        raise InputError(f"--as-magnitude: is for DICOM and NIfTI; images of {kind} are taken as they are")
     if options.size is not None and not SMALLEST_SIDE <= options.size <= LARGEST_SIDE:
         raise InputError(f"--size {options.size}: images are {SMALLEST_SIDE} to {LARGEST_SIDE} px wide")
-    if not SMALLEST_MM < options.box_mm <= LARGEST_MM:
-        range_mm = f"above {SMALLEST_MM:g} and up to {LARGEST_MM:g} mm"
-        raise InputError(f"--box-mm {options.box_mm}: boxes around points are {range_mm} wide")
+    checked_side(options.box_mm, "--box-mm")
     if options.key_file is not None:
         refuse_key_file(options.key_file, out, options.keep_ids)
     if source.is_dir() and resolved(out).is_relative_to(resolved(source)):

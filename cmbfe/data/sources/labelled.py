@@ -27,6 +27,7 @@ from cmbfe.data.labelled.labels import (
     repeats,
 )
 from cmbfe.data.sources.image_files import ImageFiles, Place
+from cmbfe.data.sources.lesions import IMPOSSIBLE_MM, odd_sizes
 from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.errors import InputError
 from cmbfe.metrics.matching import is_region
@@ -52,13 +53,7 @@ UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
 BY_NAME = "Series have no slice_index: their images are in the order of their names, slice2 before slice10."
 BY_FOLDER = "Images have no patient_id: the name of their folder stands for the patient."
 ELSEWHERE = "Images were found by another case or suffix than in their labels, or by the name of their XML."
-SMALL = "Microbleeds measure less than 2 mm, by the longer side of their largest box."
-LARGE = "Microbleeds measure more than 20 mm, by the longer side of their largest box."
 WIDE = "Boxes are wider or higher than a quarter of their image, whose pixel spacing is not known."
-SMALLEST_MM, LARGEST_MM = 2.0, 20.0
-"""Microbleeds measure 2 to 10 mm; boxes are drawn with some space around them."""
-IMPOSSIBLE_MM = 50.0
-"""A box of this side is of no microbleed."""
 Box = dict[str, Any]
 """`bbox` (x, y, w, h px), `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
 they hold, and `TRAITS`."""
@@ -148,13 +143,9 @@ class ImageSeries:
         for image in self.images:
             rows, columns = read_image(image.file).shape
             if (rows, columns) != (image.height, image.width):
-                shown = f"is shown with {columns} x {rows} px" + (
-                    " once turned by its EXIF" if is_turned(image.file) else ""
-                )
-                said = f"{image.width} x {image.height}"
-                raise InputError(
-                    f"{image.file}: {shown}, but its label says {said}; correct one, and the boxes with it"
-                )
+                shown = f"{columns} x {rows} px{' once turned by its EXIF' if is_turned(image.file) else ''}"
+                said = f"{image.width} x {image.height}; correct one, and the boxes with it"
+                raise InputError(f"{image.file}: is shown with {shown}, but its label says {said}")
             frames.append(Frame(rows, columns, *(image.pixel_spacing_mm or (1.0, 1.0)), size))
             images.append({**frames[-1].entry, "slice_index": image.slice_index})
             if not image.pixel_spacing_mm:
@@ -209,7 +200,7 @@ def lesions_apart(boxes: Sequence[Sequence[Box]]) -> int:
 def size_notes(
     boxes: Sequence[Sequence[Box]], spacings_mm: Sequence[tuple[float, float] | None], where: Path
 ) -> dict[str, int]:
-    """How many microbleeds measure less or more than they do, by the longer side of their largest box.
+    """`odd_sizes` of microbleeds, by the longer side of their largest box.
 
     Args:
         boxes: those of each slice.
@@ -217,18 +208,17 @@ def size_notes(
         where: begins the text of errors.
 
     Raises:
-        InputError: one of `IMPOSSIBLE_MM` or more.
+        InputError: one of more than `IMPOSSIBLE_MM`.
     """
     sides_mm: dict[str, float] = defaultdict(float)
     for own, spacing_mm in zip(boxes, spacings_mm, strict=True):
         for box in own if spacing_mm else ():
             side_mm = max(box["bbox"][3] * spacing_mm[0], box["bbox"][2] * spacing_mm[1])
-            if side_mm >= IMPOSSIBLE_MM and "ignore" not in box:
+            if side_mm > IMPOSSIBLE_MM and "ignore" not in box:
                 reason = f"is {side_mm:.0f} mm long, and of no microbleed; correct it, or the pixel spacing"
                 raise InputError(f"{where}: the box {box['bbox']} {reason}")
             sides_mm[box["lesion"]] = max(sides_mm[box["lesion"]], 0 if "ignore" in box else side_mm)
-    sides = [side_mm for side_mm in sides_mm.values() if side_mm]
-    return {SMALL: sum(side < SMALLEST_MM for side in sides), LARGE: sum(side > LARGEST_MM for side in sides)}
+    return odd_sizes([side_mm for side_mm in sides_mm.values() if side_mm])
 
 
 def found_in_labels(labels: Labels, where: Path, image_file: Callable[[Mapping[str, Any]], Path]) -> Found:
@@ -340,10 +330,8 @@ def _by_name(group: list) -> list:
     """Images, with their files, in the natural order of their names, without what Label Studio puts before all of
     them."""
     names = [plain_path(image["file_name"]) for image, _ in group]
-    are_uploads = all(UPLOAD_ID.match(path.name) for path in names) and not all(
-        path.name[:8].isdigit() for path in names
-    )
-    if are_uploads:
+    are_dates = all(path.name[:8].isdigit() for path in names)
+    if all(UPLOAD_ID.match(path.name) for path in names) and not are_dates:
         names = [path.with_name(UPLOAD_ID.sub("", path.name)) for path in names]
     return [group[number] for number in sorted(range(len(group)), key=lambda number: natural_key(names[number]))]
 

@@ -15,13 +15,13 @@ TOUCHING = "Microbleeds touch one of another value in their label, and are kept 
 INTERPOLATED = "Labels were interpolated: voxels of at least half of a label's value are microbleed."
 BELOW_HALF = "Voxels of interpolated labels above 0 and below half of its value are no microbleed."
 EMPTY = "Labels are 0 everywhere: their volumes are without a microbleed."
-TINY = "Microbleeds of labels measure less than 2 mm."
-LARGE = "Microbleeds of labels measure more than 20 mm."
+SMALL = "Microbleeds measure less than 2 mm, by their longest side."
+LARGE = "Microbleeds measure more than 20 mm, by their longest side."
 NO_MICROBLEED = "Areas of labels measure more than 40 mm, are no microbleeds and left out: do they mark the brain?"
-ODD_SIZES = "Points have a size below 2 mm or above 20 mm, which microbleeds do not have."
 REPEATED_POINTS = "Points lie where another one lies: each place is one microbleed."
 SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
-"""Microbleeds measure 2 to 10 mm, the largest that were ever counted as such 20 mm."""
+"""Microbleeds measure 2 to 10 mm, the largest that were ever counted as such 20 mm. What is longer than the third is
+none, even in a box that is drawn with some space around."""
 LARGEST_RINGING = 1.95
 """Interpolation makes a mask of 0 and 1 overshoot, but not to here; percent and 8 bits begin at `SMALLEST_SCALE`."""
 SMALLEST_SCALE = 90
@@ -57,16 +57,19 @@ def lesions_of_mask(
     """
     labels, notes = _instances(mask, file)
     parts = sorted(_parts(labels), key=lambda part: _first_voxel(*part))
-    sizes_mm = [_size_mm(place, spacing_mm) for place, _ in parts]
-    kept = [part for part, size in zip(parts, sizes_mm, strict=True) if size <= IMPOSSIBLE_MM]
+    kept = [part for part in parts if _size_mm(part[0], spacing_mm) <= IMPOSSIBLE_MM]
     notes |= {
         EMPTY: not parts,
-        TINY: sum(size < SMALLEST_MM for size in sizes_mm),
-        LARGE: sum(LARGEST_MM < size <= IMPOSSIBLE_MM for size in sizes_mm),
+        **odd_sizes([_size_mm(place, spacing_mm) for place, _ in kept]),
         NO_MICROBLEED: len(parts) - len(kept),
         TOUCHING: len(parts) - ndimage.label(labels > 0, AROUND)[1],
     }
     return [_boxes(place, part) for place, part in kept], {note: int(count) for note, count in notes.items()}
+
+
+def odd_sizes(sizes_mm: Sequence[float]) -> dict[str, int]:
+    """How many microbleeds measure less, and how many more, than microbleeds do."""
+    return {SMALL: sum(size < SMALLEST_MM for size in sizes_mm), LARGE: sum(size > LARGEST_MM for size in sizes_mm)}
 
 
 def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]]:

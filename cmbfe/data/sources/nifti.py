@@ -8,6 +8,8 @@ import csv
 import glob
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmbfe.data.inventory import Aside
 from cmbfe.data.labelled.labels import split_of_patients
+from cmbfe.data.sources.lesions import IMPOSSIBLE_MM
 from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries, number_in
 from cmbfe.errors import InputError
@@ -27,12 +30,22 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 NAMES = ("patient", "series")
 """Columns of a point list that say on which volume a point lies."""
 Ids = tuple[str, ...]
-LARGEST_MM = 100.0
-"""Of the boxes around points."""
-SMALLEST_MM = 0.01
-"""Below it a box would have no extent."""
-Table = dict[int, dict[str, str]]
-"""Line of a CSV file -> its values by column."""
+LEAST_MM = 0.01
+"""A box with a smaller side would have no extent."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The points of a CSV file."""
+
+    columns: tuple[int, ...]
+    """Which of `NAMES` it has."""
+    rows: Mapping[Ids, list[tuple[int, dict[str, str]]]]
+    """Key of a volume -> line and values of each of its points."""
+
+    def key(self, volume: Ids) -> Ids:
+        """What its rows call a volume, (patient, series)."""
+        return tuple(volume[number] for number in self.columns)
 
 
 class Description(BaseModel):
@@ -48,7 +61,7 @@ class Description(BaseModel):
     """Pattern of a CSV file: x, y, z, and `diameter_mm`, `patient`, `series` where they are needed."""
     coordinates: Coordinates | None = None
     """Of the points."""
-    box_mm: Annotated[float, Field(gt=SMALLEST_MM, le=LARGEST_MM)] | None = None
+    box_mm: Annotated[float, Field(gt=LEAST_MM, le=IMPOSSIBLE_MM)] | None = None
     """Side of the boxes around points without `diameter_mm`; default: the command's --box-mm."""
     without_label: Literal["error", "no microbleeds", "leave out"] = "error"
     """What a volume is whose label file is missing."""
@@ -81,26 +94,28 @@ def find_nifti(source: Path, box_mm: float) -> Found:
         box_mm: side of the boxes around points, unless the description says one.
 
     Raises:
-        InputError: an unsound description, no volume, two of one patient and series, a missing label, unsound points,
-            or a patient of `splits` without a volume.
+        InputError: an unsound description, no volume, two of one patient and series, a missing label, one for several,
+            unsound points, or a patient of `splits` without a volume.
     """
     file = source / DESCRIPTION_FILE if source.is_dir() else source
     description = read_description(file)
     volumes = _volumes(description, file)
     split_of = _split_of(description, {patient for patient, _ in volumes}, file)
-    each = (
-        _series(patient, name, path, description, file, box_mm, split_of.get(patient))
-        for (patient, name), path in volumes.items()
-    )
-    series = [kept for kept in each if kept]
+    labels = {key: _label(description, file, *key) for key in volumes}
+    tables = _tables(set(labels.values())) if description.points else {}
+    each = {
+        key: _series(key, path, labels[key], description, tables.get(labels[key]), box_mm, split_of.get(key[0]))
+        for key, path in volumes.items()
+    }
+    series = tuple(kept for kept in each.values() if kept)
     if not series:
         raise InputError(f"{file}: every volume was left out, as none has a label; correct mask or points")
-    if description.points:
-        _refuse_unknown(description, file, list(volumes))
-    left_out = tuple(path for path in volumes.values() if path not in {kept.image for kept in series})
+    _refuse_shared(tables, labels)
+    _refuse_unknown(tables, labels, "{series}" in description.images)
+    left_out = tuple(path for key, path in volumes.items() if not each[key])
     line = f"{file}: {len(left_out)} {NO_LABEL}, {left_out[0].name} first; left out" if left_out else ""
     asides = (Aside(left_out, "", "", NO_LABEL, line, refused=False),) if left_out else ()
-    return Found(tuple(series), read=(file,), asides=asides)
+    return Found(series, read=(file,), asides=asides)
 
 
 def read_description(path: Path) -> Description:
@@ -155,9 +170,15 @@ def _split_of(description: Description, patients: set[str], file: Path) -> dict[
 
 
 def _series(
-    patient: str, name: str, path: Path, description: Description, file: Path, box_mm: float, split: str | None
+    key: Ids,
+    path: Path,
+    label: Path | None,
+    description: Description,
+    table: Table | None,
+    box_mm: float,
+    split: str | None,
 ) -> VolumeSeries | None:
-    label, mask, points = _label(description, file, patient, name), None, None
+    mask, points = None, None
     if label is not None and not label.is_file():
         if description.without_label == "leave out":
             return None
@@ -168,30 +189,31 @@ def _series(
     elif description.mask:
         mask = label
     elif label is not None:
-        points = _points(label, patient, name, description, box_mm)
-    return VolumeSeries(patient, f"{patient}/{name}", path, mask, points, split)
+        points = _points(label, table, key, description, box_mm)
+    return VolumeSeries(key[0], "/".join(key), path, mask, points, split)
 
 
-def _points(path: Path, patient: str, series: str, description: Description, box_mm: float) -> Points:
-    side = description.box_mm or box_mm
-    own = [
-        (line, row)
-        for line, row in _read_table(path).items()
-        if row.get("patient", patient) == patient and row.get("series", series) == series
-    ]
+def _points(path: Path, table: Table, key: Ids, description: Description, box_mm: float) -> Points:
+    side, own = description.box_mm or box_mm, table.rows.get(table.key(key), [])
     places = tuple(tuple(number_in(row[axis], f"{path}: row {line}") for axis in "xyz") for line, row in own)
-    diameters = tuple(
-        _diameter(row["diameter_mm"], path, line) if "diameter_mm" in row else side for line, row in own
-    )
+    diameters = tuple(_diameter(row, f"{path}: row {line}: diameter_mm", side) for line, row in own)
     return Points(places, description.coordinates, diameters, path)
 
 
-def _diameter(text: str, path: Path, line: int) -> float:
-    diameter = number_in(text, f"{path}: row {line}")
-    if not SMALLEST_MM < diameter <= LARGEST_MM:
-        range_mm = f"above {SMALLEST_MM:g} and up to {LARGEST_MM:g}"
-        raise InputError(f"{path}: row {line}: diameter_mm is not {range_mm}, but {text}; correct it")
-    return diameter
+def _diameter(row: Mapping[str, str], where: str, default: float) -> float:
+    return checked_side(number_in(row["diameter_mm"], where), where) if "diameter_mm" in row else default
+
+
+def checked_side(side_mm: float, what: str) -> float:
+    """The side of a box around a point, if it may be one; else raises `InputError`, which begins with `what`."""
+    if not LEAST_MM < side_mm <= IMPOSSIBLE_MM:
+        raise InputError(f"{what} {side_mm}: is not above {LEAST_MM:g} and up to {IMPOSSIBLE_MM:g} mm; correct it")
+    return side_mm
+
+
+def _tables(paths: Iterable[Path]) -> dict[Path, Table]:
+    """The point lists that are there, each read once: all volumes may be in one."""
+    return {path: _read_table(path) for path in sorted(paths) if path.is_file()}
 
 
 def _read_table(path: Path) -> Table:
@@ -210,26 +232,39 @@ def _read_table(path: Path) -> Table:
         raise InputError(f"{path}: the column {missing[0]} is missing; x, y and z are needed, with a header")
     if len(set(header)) < len(header):
         raise InputError(f"{path}: its header names a column twice; rename one")
-    table: Table = {}
+    columns = tuple(number for number, name in enumerate(NAMES) if name in header)
+    of_volume = defaultdict(list)
     for line, values in rows[1:]:
         if any(values[len(header) :]):
             raise InputError(f"{path}: row {line}: has more values than the header has columns; correct it")
-        table[line] = dict(zip(header, values + [""] * len(header), strict=False))
-    return table
+        row = dict(zip(header, values + [""] * len(header), strict=False))
+        of_volume[tuple(row[NAMES[number]] for number in columns)].append((line, row))
+    return Table(columns, of_volume)
 
 
-def _refuse_unknown(description: Description, file: Path, volumes: list[tuple[str, str]]) -> None:
-    """Raise `InputError` for a point that is on no volume: a misspelt name loses lesions."""
-    of_file = defaultdict(set)
-    for key in volumes:
-        of_file[_label(description, file, *key)].add(key)
-    for path in sorted(path for path in of_file if path.is_file()):
-        table = _read_table(path)
-        columns = [number for number, key in enumerate(NAMES) if key in next(iter(table.values()), {})]
-        if NAMES.index("series") in columns and "{series}" not in description.images:
+def _refuse_shared(tables: Mapping[Path, Table], labels: Mapping[Ids, Path | None]) -> None:
+    """Raise `InputError` for a mask of two patients, or for points that may lie on either of two volumes."""
+    owners: dict[tuple[Path, Ids], Ids] = {}
+    for volume, path in labels.items():
+        table = tables.get(path)
+        if not (table.rows if table else path and path.is_file()):
+            continue
+        key, whose = (table.key(volume), volume) if table else ((), volume[:1])
+        if (other := owners.setdefault((path, key), whose)) != whose:
+            both = f"{'/'.join(other)} and of {'/'.join(whose)}"
+            raise InputError(
+                f"{path}: would be the label of {both}; give each its own, or columns patient and series"
+            )
+
+
+def _refuse_unknown(tables: Mapping[Path, Table], labels: Mapping[Ids, Path], has_series: bool) -> None:
+    """Raise `InputError` for a point that is on none of the volumes: a misspelt name loses lesions."""
+    known = {(path, tables[path].key(volume)) for volume, path in labels.items() if path in tables}
+    for path, table in tables.items():
+        if table.rows and NAMES.index("series") in table.columns and not has_series:
             raise InputError(f"{path}: has a column series, but images has no {{series}}; add it, or remove this")
-        known = {tuple(key[number] for number in columns) for key in of_file[path]}
-        for line, row in table.items():
-            if tuple(row[NAMES[number]] for number in columns) not in known:
-                whose = " and ".join(f"{NAMES[number]} {row[NAMES[number]]!r}" for number in columns)
-                raise InputError(f"{path}: no volume is of its {whose} (row {line}); correct or remove the row")
+        for key, rows in table.rows.items():
+            if (path, key) not in known:
+                names = zip((NAMES[number] for number in table.columns), key, strict=True)
+                whose = " and ".join(f"{name} {value!r}" for name, value in names)
+                raise InputError(f"{path}: no volume is of its {whose} (row {rows[0][0]}); correct or remove the row")

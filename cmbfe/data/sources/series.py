@@ -1,6 +1,7 @@
 """What every format is turned into: series that can be checked, and then written as images with boxes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +13,16 @@ from PIL import Image
 from cmbfe.data.conversion import refuse_flat, volume_images
 from cmbfe.data.inventory import Aside
 from cmbfe.data.sources.lesions import (
-    LARGEST_MM,
-    ODD_SIZES,
     REPEATED_POINTS,
-    SMALLEST_MM,
     Boxes,
     lesions_of_mask,
     lesions_of_points,
+    odd_sizes,
     without_repeated,
 )
 from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.volumes import (
     AXES,
-    BACKGROUND,
     RAS_TO_LPS,
     Volume,
     apply,
@@ -232,7 +230,7 @@ class VolumeSeries:
         refuse_lines(self.image, rows, columns)
         refuse_flat(volume.voxels, self.image)
         slice_mm, *sides_mm = volume.spacing_mm
-        notes = {**dict.fromkeys(volume.notes, 1), BACKGROUND: volume.not_finite}
+        notes = Counter(volume.notes)
         lesions = self._lesions(volume, notes)
         frame = Frame(rows, columns, *sides_mm, size)
         return Loaded(
@@ -243,25 +241,24 @@ class VolumeSeries:
                 for index, box in sorted(boxes.items())
             ],
             place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
-            notes={note: int(count) for note, count in notes.items()},
+            notes=dict(notes),
             draw=lambda settings: (
                 frame.image(image) for image in volume_images(volume.voxels, volume.spacing_mm, settings, self.image)
             ),
         )
 
-    def _lesions(self, volume: Volume, notes: dict[str, int]) -> list[Boxes]:
-        lesions = []
+    def _lesions(self, volume: Volume, notes: Counter[str]) -> list[Boxes]:
         if self.mask is not None:
             mask = read_mask(self.mask, volume, self.image)
-            notes[BACKGROUND] += mask.not_finite
             lesions, of_mask = lesions_of_mask(mask.voxels, volume.spacing_mm, self.mask)
-            notes |= of_mask
-        if self.points is not None:
-            where = f"{self.points.file}: {self.image.name}"
-            places, sizes = self.points.on(volume), self.points.diameters_mm
-            found = lesions_of_points(places, sizes, volume.voxels.shape, volume.spacing_mm, where)
-            kept = without_repeated(places, sizes)
-            notes[REPEATED_POINTS] = len(places) - len(kept)
-            notes[ODD_SIZES] = sum(not SMALLEST_MM <= sizes[number] <= LARGEST_MM for number in kept)
-            lesions += [found[number] for number in kept]
-        return lesions
+            notes.update(mask.notes)
+            notes.update(of_mask)
+            return lesions
+        if self.points is None:
+            return []
+        where = f"{self.points.file}: {self.image.name}"
+        places, sizes = self.points.on(volume), self.points.diameters_mm
+        found = lesions_of_points(places, sizes, volume.voxels.shape, volume.spacing_mm, where)
+        kept = without_repeated(places, sizes)
+        notes.update({REPEATED_POINTS: len(places) - len(kept), **odd_sizes([sizes[number] for number in kept])})
+        return [found[number] for number in kept]

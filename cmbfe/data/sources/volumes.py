@@ -50,8 +50,6 @@ class Volume:
     """float64 [4, 4]: (column, row, slice, 1) to mm, LPS."""
     from_file: np.ndarray
     """float64 [4, 4]: 0-based voxel index of the file (i, j, k, 1) to (column, row, slice, 1)."""
-    not_finite: int
-    """Voxels that were no finite number."""
     has_place: bool
     """Whether the header says where the volume lies; else nibabel's rule for such files holds (LAS, centred)."""
     notes: tuple[str, ...] = ()
@@ -73,11 +71,10 @@ def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
     return places @ affine[:3, :3].T + affine[:3, 3]
 
 
-def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitude: bool = False) -> Volume:
+def read_volume(path: Path, as_magnitude: bool = False) -> Volume:
     """Read a magnitude image of a head and turn it to LPS; its voxels are 0 and above, those that are no number 0.
 
     Args:
-        affine_if_none: [4, 4], the file's voxel indices to mm, RAS, for a header that gives no place.
         as_magnitude: take a volume as a magnitude that does not look like one.
 
     Raises:
@@ -88,13 +85,12 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitu
     why = magnitude_by_name(path) or _intent(image.header)
     if why and not as_magnitude:
         raise InputError(f"{path}: {why}; {ANYWAY}")
-    volume = _turned(path, image, affine_if_none)
+    volume = _turned(path, image)
     _refuse_size(path, volume, image.header)
     _refuse_shear(path, volume)
     voxels, notes = to_magnitude(volume.voxels, path, as_magnitude)
     _, row_mm, column_mm = volume.spacing_mm
     said = {
-        BACKGROUND: volume.not_finite,
         NO_PLACE: not volume.has_place,
         OTHER_PLANE: max(row_mm, column_mm) > 2 * min(row_mm, column_mm),
         TAKEN: bool(why) and TAKEN not in notes,
@@ -105,7 +101,7 @@ def read_volume(path: Path, affine_if_none: np.ndarray | None = None, as_magnitu
 
 def read_turned(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
     """Read any NIfTI volume and turn it to LPS; voxels that are no finite number are NaN. Of its header, only shape and
-    affine go on.
+    affine go on; if it gives no place, `affine_if_none` ([4, 4], voxel indices of the file to mm, RAS).
 
     Raises:
         InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
@@ -141,7 +137,7 @@ def refuse_lines(path: Path, rows: int, columns: int) -> None:
         )
 
 
-def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None) -> Volume:
+def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None = None) -> Volume:
     shape = _shape(path, image)
     has_place = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
     affine, notes = affine_if_none, ()
@@ -158,9 +154,8 @@ def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None
         voxels=np.ascontiguousarray(turned),
         affine=RAS_TO_LPS @ affine @ to_file,
         from_file=np.linalg.inv(to_file),
-        not_finite=int(finite.size - np.count_nonzero(finite)),
         has_place=has_place,
-        notes=notes,
+        notes=notes if finite.all() else (*notes, BACKGROUND),
     )
 
 
