@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from contextlib import nullcontext
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -13,8 +15,9 @@ from tiny_world import refused, tree
 
 from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.errors import InputError
+from cmbfe.evaluation import evaluate
 from cmbfe.evaluation.evaluate import evaluate_files
-from cmbfe.evaluation.page import METRICS
+from cmbfe.evaluation.page import METRICS, PAGE_FILE
 from cmbfe.metrics.curves import average_precision, match, summary
 from cmbfe.metrics.intervals import bootstrap, paired_difference
 
@@ -62,15 +65,18 @@ def labels():
     return cohort()
 
 
-def run(paths, out, **options):
-    return evaluate_files(*paths, out, resamples=RESAMPLES, progress=False, **options)
+def run(paths, out, page=False, **options):
+    """Without the page and its figures, which take most of the time, unless a test looks at them."""
+    empty = mock.patch.object(evaluate, "write_page", lambda folder, *_: (folder / PAGE_FILE).touch())
+    with nullcontext() if page else empty:
+        return evaluate_files(*paths, out, resamples=RESAMPLES, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
 def one_detector(tmp_path_factory):
     """An evaluation to look at: its folder, and what it returned."""
     folder = tmp_path_factory.mktemp("one_detector")
-    result = run(write(folder, truth=cohort(), found=detections_of(cohort(), 0)), folder / "out")
+    result = run(write(folder, truth=cohort(), found=detections_of(cohort(), 0)), folder / "out", page=True)
     return folder / "out", result
 
 
@@ -120,12 +126,12 @@ def test_the_page_holds_its_figures_and_refers_to_nothing_outside(one_detector):
 def test_a_second_detector_gives_paired_differences_and_the_same_input_the_same_bytes(tmp_path, labels):
     ours, other = detections_of(labels, 0, quality=2), detections_of(labels, 1)
     paths = write(tmp_path, truth=labels, ours=ours, theirs=other)
-    result = run(paths[:2], tmp_path / "out", against=paths[2])
+    result = run(paths[:2], tmp_path / "out", page=True, against=paths[2])
     expected = paired_difference(average_precision, match(labels, ours), match(labels, other), RESAMPLES, 0)
     assert result["difference"]["pictures"]["ap"] == pytest.approx(vars(expected))
     assert result["against"]["ap"] == pytest.approx(average_precision(match(labels, other)))
     assert pd.read_csv(tmp_path / "out" / "froc.csv")["detector"].unique().tolist() == ["ours", "theirs"]
-    run(paths[:2], tmp_path / "again", against=paths[2])
+    run(paths[:2], tmp_path / "again", page=True, against=paths[2])
     assert tree(tmp_path / "again") == tree(tmp_path / "out")
 
 
@@ -145,7 +151,7 @@ def test_files_of_other_tools_are_evaluated_per_image_and_the_gaps_are_named(tmp
 
 
 def test_a_detector_that_never_reaches_90_percent_has_null_and_a_note(tmp_path, labels):
-    result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)[:9]), tmp_path / "out")
+    result = run(write(tmp_path, truth=labels, found=detections_of(labels, 0)[:9]), tmp_path / "out", page=True)
     assert np.isnan(result["threshold"])
     text = (tmp_path / "out" / "metrics.json").read_text()
     written = json.loads(text, parse_constant=lambda name: pytest.fail(name))
@@ -165,7 +171,7 @@ def test_a_threshold_chosen_elsewhere_is_the_operating_point(tmp_path, labels):
 
 def test_no_microbleeds_are_no_error(tmp_path, labels, recwarn):
     paths = write(tmp_path, truth={**labels, "annotations": []}, found=detections_of(labels, 0))
-    result = run(paths, tmp_path / "out")
+    result = run(paths, tmp_path / "out", page=True)
     assert np.isnan(result["ap"])
     assert any("no microbleed" in note for note in result["notes"])
     assert not recwarn.list
@@ -173,7 +179,7 @@ def test_no_microbleeds_are_no_error(tmp_path, labels, recwarn):
 
 def test_scores_that_are_no_probabilities_are_evaluated_without_calibration(tmp_path, labels):
     logits = [{**box, "score": box["score"] * 10 - 5} for box in detections_of(labels, 0)]
-    result = run(write(tmp_path, truth=labels, found=logits), tmp_path / "out")
+    result = run(write(tmp_path, truth=labels, found=logits), tmp_path / "out", page=True)
     assert np.isnan(result["expected_calibration_error"])
     assert len(result["notes"]) == 1
     assert not (tmp_path / "out" / "reliability.png").exists()
@@ -251,7 +257,7 @@ def test_any_name_of_a_file_is_drawn_and_written_as_it_stands(tmp_path, labels, 
     paths = [tmp_path / name for name in (r"_$\frac$ <b>检测.json", os.fsdecode(b"b\xff.json"))]
     for path in paths:
         path.write_text(json.dumps(detections_of(labels, 0)))
-    result = run([truth, paths[0]], tmp_path / "out", against=paths[1])
+    result = run([truth, paths[0]], tmp_path / "out", page=True, against=paths[1])
     assert [result["detector"], result["against"]["detector"]] == [r"_$\frac$ <b>检测", "b\ufffd"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert r"_$\frac$ &lt;b&gt;检测" in page
@@ -273,7 +279,7 @@ def test_nothing_but_an_earlier_evaluation_is_replaced(tmp_path, labels, out):
 
 def test_a_box_without_a_lesion_leaves_out_the_lesion_level_and_no_detections_are_no_error(tmp_path, labels, recwarn):
     labels["annotations"][0]["lesion_id"] = None
-    result = run(write(tmp_path, truth=labels, found=[]), tmp_path / "out")
+    result = run(write(tmp_path, truth=labels, found=[]), tmp_path / "out", page=True)
     assert result["ap"] == 0
     assert not recwarn.list
     assert "lesions" not in result
