@@ -1,13 +1,22 @@
 """Small valid MR series for the tests, written with pydicom alone and not with the project's own writer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import gdcm
 import numpy as np
+import pydicom.data
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from cmbfe.data.dicom import series
+from cmbfe.data.dicom.pixels import read_frames
+from cmbfe.data.own_process import own_process
+
+PYDICOM_FILES = sorted(path for path in Path(pydicom.data.__file__).parent.rglob("*") if path.is_file())
+"""Odd, old, compressed and broken."""
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -25,8 +34,10 @@ def random_volume(slices: int = 4, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 4096, (slices, ROWS, COLUMNS), dtype=np.uint16)
 
 
-def mr_slice(pixels: np.ndarray, position: Sequence[float] = (0, 0, 0), **attributes: object) -> Dataset:
-    """One MR image; `attributes` replace or, where None, delete what the defaults say."""
+def mr_slice(
+    pixels: np.ndarray, position: Sequence[float] = (0, 0, 0), ge: int | list[int] | None = None, **attributes: object
+) -> Dataset:
+    """One MR image; `attributes` replace or, where None, delete what the defaults say. `ge`: GE's raw data type."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image = Dataset()
@@ -58,6 +69,8 @@ def mr_slice(pixels: np.ndarray, position: Sequence[float] = (0, 0, 0), **attrib
     for keyword, value in (defaults | attributes).items():
         if value is not None:
             setattr(image, keyword, value)
+    if ge is not None:
+        image.private_block(0x43, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", ge)
     if "PixelData" in image:
         image["PixelData"].VR = "OW"
     if "SOPClassUID" in image:
@@ -81,27 +94,44 @@ def mr_series(
     return [mr_slice(pixels, place, **attributes) for pixels, place in zip(volume, places, strict=True)]
 
 
+def item(**attributes: object) -> Dataset:
+    """A dataset for a sequence."""
+    dataset = Dataset()
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def multi_frame(volume: np.ndarray, frames: list[Dataset], shared: Dataset, **attributes: object) -> Dataset:
+    """A multi-frame MR object of functional groups."""
+    of_frames = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+    return mr_slice(
+        volume,
+        SOPClassUID=EnhancedMRImageStorage,
+        NumberOfFrames=len(volume),
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+        **dict.fromkeys(of_frames),
+        **attributes,
+    )
+
+
 def enhanced(volume: np.ndarray, kinds: list[str]) -> Dataset:
     """A multi-frame MR object: for each kind all slices, from the head down."""
-    frames = []
-    for kind in kinds:
-        for place in positions(len(volume) // len(kinds))[::-1]:
-            frame, plane, values, frame_type = Dataset(), Dataset(), Dataset(), Dataset()
-            plane.ImagePositionPatient = place
-            values.RescaleSlope, values.RescaleIntercept, values.RescaleType = "2", "1", "US"
-            frame_type.FrameType, frame_type.ComplexImageComponent = ["ORIGINAL", "PRIMARY", "OTHER"], kind
-            frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [plane], [values]
-            frame.MRImageFrameTypeSequence = [frame_type]
-            frames.append(frame)
-    shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = list(AXIAL)
-    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 2.0
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    image = mr_slice(volume, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None)
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    image.NumberOfFrames = len(volume)
-    image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [shared], frames
-    return image
+    frames = [
+        item(
+            PlanePositionSequence=[item(ImagePositionPatient=place)],
+            PixelValueTransformationSequence=[item(RescaleSlope="2", RescaleIntercept="1", RescaleType="US")],
+            MRImageFrameTypeSequence=[item(FrameType=["ORIGINAL", "PRIMARY", "OTHER"], ComplexImageComponent=kind)],
+        )
+        for kind in kinds
+        for place in positions(len(volume) // len(kinds))[::-1]
+    ]
+    shared = item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=list(AXIAL))],
+        PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.75], SliceThickness=2.0)],
+    )
+    return multi_frame(volume, frames, shared)
 
 
 def write(folder: Path, images: Sequence[Dataset], names: Sequence[str] | None = None) -> list[Path]:
@@ -111,6 +141,14 @@ def write(folder: Path, images: Sequence[Dataset], names: Sequence[str] | None =
     for path, image in zip(paths, images, strict=True):
         image.save_as(path, enforce_file_format=True)
     return paths
+
+
+@contextmanager
+def one_decoder() -> Iterator[None]:
+    """One process decodes all that is read within the block: it takes a second to start."""
+    with own_process(read_frames, series.DECODER_CRASHED) as read, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series, "own_process", lambda *_: nullcontext(read))
+        yield
 
 
 def recompress(path: Path, syntax: UID) -> None:

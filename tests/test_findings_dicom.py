@@ -232,15 +232,11 @@ def test_images_that_share_a_uid_have_no_report(tmp_path):
         write_report(tmp_path / "sr.dcm", find_series(tmp_path / "in")[0], [], "ssd512", 0.5)
 
 
-@pytest.fixture
-def page(tmp_path) -> str:
+def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothing_else(tmp_path):
     dicom_head(tmp_path / "in" / "a", "A&B", slices=3)
     dicom_head(tmp_path / "in" / "b", "A&B", slices=2, SeriesDescription="again")
     detect(tmp_path / "in", tmp_path / "out", threshold=0.2)
-    return (tmp_path / "out" / "pages" / "A_B.html").read_text()
-
-
-def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothing_else(page):
+    page = (tmp_path / "out" / "pages" / "A_B.html").read_text()
     assert "<h1>Cerebral microbleeds: A&amp;B</h1>" in page
     assert page.count("<h2>") == 2
     assert page.count("<figcaption>") == 2 * len(BOXES)

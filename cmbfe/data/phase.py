@@ -13,14 +13,13 @@ from cmbfe.data.dicom.stacks import SAME_DIRECTION, SAME_ECHO_TIME_MS, SAME_POSI
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.errors import InputError
 
-HALF_TURN_MRAD = 1000 * np.pi
 LARGEST_MRAD = 3142
 """Half a turn, rounded up to a whole mrad as in files."""
 
 
 def to_8_bit_phase(volume_mrad: np.ndarray) -> np.ndarray:
     """Phase in mrad to uint8, same shape: 128 is 0, 1 and 255 are half a turn to either side; 0 is never used."""
-    steps = np.rint(volume_mrad * (HALF_TURN / HALF_TURN_MRAD))
+    steps = np.rint(volume_mrad * (HALF_TURN / (1000 * np.pi)))
     return (steps.clip(-HALF_TURN, HALF_TURN) + ZERO_PHASE).astype(np.uint8)
 
 

@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 MAGNITUDE, UNCLEAR, LOCALIZER, MOSAIC, OTHER = "magnitude", "unclear", "localizer", "mosaic", "other"
 GE_RAW_DATA_TYPE = (0x0043, "GEMS_PARM_01", 0x2F)
-GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+GE_COMPONENTS = {"0": "MAGNITUDE", "1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 WORDS = {
     MAGNITUDE: ("M", "MAGNITUDE", "SWI", "SWAN", "SWIP"),
     "phase": ("P", "PHASE", "PHA", "PHASE MAP", "PHASEMAP"),
@@ -21,106 +21,32 @@ WORDS = {
     "projection": ("MIP", "MNIP", "MINIP", "MIN_IP", "MAX_IP", "MIN IP", "MAX IP", "PROJECTION", "PROJECTION IMAGE"),
     MOSAIC: ("MOSAIC",),
     "map": (
-        *(
-            "MAP",
-            "MAPS",
-            "QMAP",
-            "QSM",
-            "CHI",
-            "SUSCEPTIBILITY",
-            "R1",
-            "R2",
-            "R2S",
-            "R2*",
-            "R2STAR",
-            "B0",
-            "B1",
-            "FIELD",
-        ),
-        *(
-            "ADC",
-            "EADC",
-            "FA",
-            "TRACE",
-            "TRACEW",
-            "ISODWI",
-            "TENSOR",
-            "CBF",
-            "RCBF",
-            "RELCBF",
-            "CBV",
-            "RCBV",
-            "RELCBV",
-        ),
-        *("MTT", "RELMTT", "TTP", "TMAX", "PBP", "GBP", "OEF", "FF", "PDFF", "VELOCITY", "TEMPERATURE", "QUANTITY"),
-        *("SUB", "SUBTRACTION", "TTEST", "STDDEV", "STD_DEVIATION", "DIVISION", "MULTIPLICATION", "ERROR", "MASK"),
+        *("MAP", "MAPS", "QMAP", "QSM", "CHI", "SUSCEPTIBILITY", "R1", "R2", "R2S", "R2*", "R2STAR", "B0", "B1"),
+        *("FIELD", "ADC", "EADC", "FA", "TRACE", "TRACEW", "ISODWI", "TENSOR", "CBF", "RCBF", "RELCBF", "CBV"),
+        *("RCBV", "RELCBV", "MTT", "RELMTT", "TTP", "TMAX", "PBP", "GBP", "OEF", "FF", "PDFF", "VELOCITY"),
+        *("TEMPERATURE", "QUANTITY", "SUB", "SUBTRACTION", "TTEST", "STDDEV", "STD_DEVIATION", "DIVISION"),
+        *("MULTIPLICATION", "ERROR", "MASK"),
     ),
 }
 """What ImageType and its relatives say of each kind, as whole values or in parts between "_" (Philips: SW_P_FFE)."""
 KIND_OF_WORD = {word: kind for kind, words in WORDS.items() for word in words}
-SAYS_NOTHING = frozenset(
-    (
-        *("OTHER", "NONE", "UNSPECIFIED", "ND", "NORM", "DIS2D", "DIS3D", "DFC", "MFSPLIT", "MOCO", "ORIG", "NOT"),
-        *(
-            "FFE",
-            "TFE",
-            "SE",
-            "TSE",
-            "IR",
-            "GR",
-            "GRE",
-            "GE",
-            "EPI",
-            "SW",
-            "PCA",
-            "T1",
-            "T2",
-            "T2*",
-            "STAR",
-            "T2STAR",
-        ),
-        *("PROTON", "DENSITY", "VOLUME", "STATIC", "MULTIECHO", "PARALLEL", "TOF", "ADDITION", "MEAN", "SUM", "MSUM"),
-        *(
-            "RESAMPLED",
-            "COMBINED",
-            "COMPOSED",
-            "AXIAL",
-            "TRA",
-            "SAG",
-            "COR",
-            "FILTERED",
-            "WATER",
-            "SQR",
-            "DRB",
-            "DRS",
-        ),
-    )
-)
+SAYS_NOTHING = {
+    *("OTHER", "NONE", "UNSPECIFIED", "ND", "NORM", "DIS2D", "DIS3D", "DFC", "MFSPLIT", "MOCO", "ORIG", "NOT"),
+    *("FFE", "TFE", "SE", "TSE", "IR", "GR", "GRE", "GE", "EPI", "SW", "PCA", "T1", "T2", "T2*", "STAR"),
+    *("T2STAR", "PROTON", "DENSITY", "VOLUME", "STATIC", "MULTIECHO", "PARALLEL", "TOF", "ADDITION", "MEAN"),
+    *("SUM", "MSUM", "RESAMPLED", "COMBINED", "COMPOSED", "AXIAL", "TRA", "SAG", "COR", "FILTERED", "WATER"),
+    *("SQR", "DRB", "DRS"),
+}
 """What says neither that an image is a magnitude nor that it is none: how it was measured, filtered and corrected."""
 FILTER = re.compile(r"(FIL|FM|FS|SH|TE|E|ECHO)?\d*")
 """Siemens' filters (FM3_2 has the parts FM3 and 2), and the number of an echo."""
-OF_DESCRIPTIONS = frozenset(
-    (
-        *(
-            "PHASE",
-            "PHA",
-            "PHASEMAP",
-            "MIP",
-            "MNIP",
-            "MINIP",
-            "MAP",
-            "QMAP",
-            "QSM",
-            "R2*",
-            "R2STAR",
-            "FIELDMAP",
-            "B0MAP",
-        ),
-        *("ADC", "EADC", "TRACE", "TRACEW", "CBF", "CBV", "MTT", "TTP", "TMAX", "T2MAP", "T2*MAP", "T2STARMAP"),
-    )
-)
+OF_DESCRIPTIONS = {
+    *("PHASE", "PHA", "PHASEMAP", "MIP", "MNIP", "MINIP", "MAP", "QMAP", "QSM", "R2*", "R2STAR", "FIELDMAP"),
+    *("B0MAP", "ADC", "EADC", "TRACE", "TRACEW", "CBF", "CBV", "MTT", "TTP", "TMAX"),
+    *("T2MAP", "T2*MAP", "T2STARMAP"),
+}
 """Words of a SeriesDescription that count; FA may be the flip angle."""
-SCOUTS = frozenset(("LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"))
+SCOUTS = {"LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"}
 SUSCEPTIBILITY = re.compile(r"\b(E?SWAN|SWI\w*|T2\*|T2_?STAR|VEN_?BOLD|GRE|HEMO\w*|FFE|MEDIC|MERGE)(?![A-Z])")
 """What names a susceptibility-weighted magnitude in a SeriesDescription."""
 NO_UNITS = re.compile(r"|1|US|\{.*|.*(UNITLESS|NO UNITS|NORMALI[SZ]ED|SIGNAL|INTENSITY|ARB).*")
@@ -187,4 +113,4 @@ def _ge_raw_data_type(header: Dataset) -> str:
     group, creator, element = GE_RAW_DATA_TYPE
     if creator not in header.private_creators(group) or element not in (ge := header.private_block(group, creator)):
         return ""
-    return GE_COMPONENTS.get(int(np.ravel(ge[element].value)[0]), "")
+    return GE_COMPONENTS.get(str(np.ravel(ge[element].value)[0]), "")

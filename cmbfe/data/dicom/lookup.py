@@ -61,11 +61,9 @@ class SliceLookup:
             hint = "export one file per slice" if are_frames else path
             raise InputError(f"{said}: {len(found)} slices have {what}; {hint}")
         headers = self.series[found[0][0]]
-        label, ours = (image["width"], image["height"]), (headers.columns, headers.rows)
+        label, ours = (f"{x} x {y}" for x, y in ((image["width"], image["height"]), (headers.columns, headers.rows)))
         if label != ours:
-            raise InputError(
-                f"{said}: {label[0]} x {label[1]} px, but the DICOM slice has {ours[0]} x {ours[1]}; label that slice"
-            )
+            raise InputError(f"{said}: {label} px, but the DICOM slice has {ours}; label that slice")
         return found[0]
 
     def _named(self, name: str) -> list[Place]:

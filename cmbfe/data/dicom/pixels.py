@@ -85,20 +85,18 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
     if not _is_decodable(syntax):
         raise InputError(f"{path}: compressed as {syntax.name}, which cannot be decoded here; export it uncompressed")
     size = os.fstat(file.fileno()).st_size
+    there = size - offset
     if length == UNDEFINED_LENGTH and syntax.is_encapsulated:
         _check_fragments(path, file, offset, size)
         return
     # Inside a deflated file offsets mean nothing; zlib itself notices a cut.
-    if syntax != DeflatedExplicitVRLittleEndian and offset + length > size:
-        raise InputError(
-            f"{path}: truncated: {size - offset} of {length} bytes of pixel data are there; copy it again"
-        )
+    if syntax != DeflatedExplicitVRLittleEndian and length > there:
+        raise InputError(f"{path}: truncated: {there} of {length} bytes of pixel data are there; copy it again")
     frames = number_of_frames(header)
     expected = ceil(header.Rows * header.Columns * frames * header.BitsAllocated / 8)
     if not syntax.is_encapsulated and length < expected:
-        raise InputError(
-            f"{path}: pixel data too short: {length} bytes, where its matrix needs {expected}; copy it again"
-        )
+        what = f"{length} bytes, where its matrix needs {expected}"
+        raise InputError(f"{path}: pixel data too short: {what}; copy it again")
 
 
 def number_of_frames(header: Dataset) -> int:
@@ -120,11 +118,9 @@ def _check_fragments(path: Path, file: BinaryIO, offset: int, size: int) -> None
     if len(starts) < 2:  # the first item is the table of offsets
         raise InputError(f"{path}: truncated: no compressed pixel data; copy it again")
     file.seek(starts[-1] + 4)
-    end = starts[-1] + 8 + int.from_bytes(file.read(4), "little")
-    if end > size:
-        raise InputError(
-            f"{path}: truncated: compressed pixel data end {end - size} bytes after the file; copy it again"
-        )
+    beyond = starts[-1] + 8 + int.from_bytes(file.read(4), "little") - size
+    if beyond > 0:
+        raise InputError(f"{path}: truncated: compressed pixel data end {beyond} bytes after the file; copy it again")
 
 
 def frame_header(header: Dataset, frame: int) -> Dataset:
@@ -170,9 +166,11 @@ def _is_padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
     value = header.get("PixelPaddingValue")
     if value is None or stored.dtype.kind not in "iu":
         return np.zeros(stored.shape, bool)
-    limits = [value, value if (limit := header.get("PixelPaddingRangeLimit")) is None else limit]
-    # Many headers give 63536 for -2000: the bits are meant.
-    low, high = sorted(np.array(limits, np.int64).astype(stored.dtype).tolist())
+    limit = header.get("PixelPaddingRangeLimit")
+    limits = np.array([value, value if limit is None else limit], np.int64)
+    if stored.itemsize > 1:  # many headers give 63536 for -2000: the bits are meant
+        limits = limits.astype(stored.dtype)
+    low, high = sorted(limits.tolist())
     return (stored >= low) & (stored <= high)
 
 

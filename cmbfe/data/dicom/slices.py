@@ -21,14 +21,10 @@ from cmbfe.errors import InputError
 
 DIRECTION_TOLERANCE = 1e-2
 """How far direction vectors may be from unit length and from being perpendicular."""
+CUT_OFF = "the file is cut off, or holds no image; copy it again, or remove it"
 ACQUISITION_KEYS = (
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "AcquisitionNumber",
-    "FrameAcquisitionNumber",
-    "DiffusionBValue",
-    "TriggerTime",
-    "AcquisitionTime",
+    *("TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"),
+    *("DiffusionBValue", "TriggerTime", "AcquisitionTime"),
 )
 """What may tell repeated acquisitions of one slice position apart, in the order in which it is tried."""
 HEADER_KEYWORDS = (
@@ -116,14 +112,10 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
         return []
     samples, colours = header.get("SamplesPerPixel", 1), header.get("PhotometricInterpretation", "")
     if not pixels:
-        raise InputError(
-            f"{path}: no pixel data: the file is cut off, or holds no image; copy it again, or remove it"
-        )
+        raise InputError(f"{path}: no pixel data: {CUT_OFF}")
     if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputError(
-            f"{path}: not a greyscale image (PhotometricInterpretation {colours}, {samples} samples); "
-            "remove it, or export it as greyscale"
-        )
+        what = f"not a greyscale image (PhotometricInterpretation {colours}, {samples} samples)"
+        raise InputError(f"{path}: {what}; remove it, or export it as greyscale")
     if not (header.get("Rows") and header.get("Columns") and header.get("BitsAllocated")):
         raise InputError(f"{path}: Rows, Columns or BitsAllocated is missing or 0; export it again")
     check_all_there(path, file, header, *pixels)
@@ -138,9 +130,7 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
 def _is_image(path: Path, header: FileDataset, strict: bool) -> bool:
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     if not sop_class and strict:
-        raise InputError(
-            f"{path}: no SOP Class UID: the file is cut off, or no DICOM image; copy it again, or remove it"
-        )
+        raise InputError(f"{path}: no SOP Class UID: {CUT_OFF}")
     if not sop_class or (not strict and UID(sop_class).type != "SOP Class"):
         return False
     # A class that pydicom does not know is private: an image if it says how large it is.
