@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cmbfe.data.dicom.kinds import MAGNITUDE, UNCLEAR
 from cmbfe.data.dicom.pixels import read_frames
@@ -86,7 +85,7 @@ class SeriesHeaders:
     """What was assumed of it, a sentence each, without names."""
 
 
-def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
+def read_volume(series: SeriesHeaders) -> np.ndarray:
     """Decode a series: float32 [slices, rows, columns] in the order of `series.files`, modality LUT applied.
 
     MONOCHROME1 (low is white) is inverted within the volume's own range, so that high is always bright. Padding becomes
@@ -100,18 +99,14 @@ def read_volume(series: SeriesHeaders, progress: bool = False) -> np.ndarray:
     places = defaultdict(list)
     for index, path in enumerate(series.files):
         places[path].append(index)
-    bar = tqdm(total=len(volume), desc="slices", unit="slice", delay=1, disable=not progress)
     # The JPEG libraries are native code, which damaged data make fault.
     decoder = own_process(read_frames, DECODER_CRASHED) if series.is_compressed else nullcontext(read_frames)
-    with bar, decoder as read:
+    with decoder as read:
         for path, indices in places.items():
             images = read(path, [series.frames[index] for index in indices])
-            if images.shape[1:] != volume.shape[1:]:
-                raise InputError(
-                    f"{path}: decodes to {images.shape[1:]} px, not to the header's matrix; get it again"
-                )
+            if (shape := images.shape[1:]) != volume.shape[1:]:
+                raise InputError(f"{path}: decodes to {shape} px, not to the header's matrix; get it again")
             volume[indices] = images
-            bar.update(len(indices))
     padding = np.isnan(volume)
     if padding.any():
         seen = volume[~padding]
@@ -171,7 +166,9 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
     stacks, strays = stacks_of(slices)
     asides = [_aside(stray, what, f"{stray[0].path}: {what}; passed over", False) for stray, what in strays]
     single_images = like_single_images(stacks)
-    of_uid = Counter(stack[0].series_uid for stack in stacks)
+    of_uid = defaultdict(list)
+    for stack in stacks:
+        of_uid[stack[0].series_uid].append(stack)
     number: Counter[tuple[str, str]] = Counter()
     found = []
     for stack in stacks:
@@ -179,8 +176,8 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
         number[uid, kind] += 1
         suffix = f"-{kind}" + (f"-{number[uid, kind]}" if number[uid, kind] > 1 else "")
         try:
-            check(stack, stacks)
-            name = uid + (suffix if of_uid[uid] > 1 else "")
+            check(stack, of_uid[uid])
+            name = uid + (suffix if len(of_uid[uid]) > 1 else "")
             found.append(replace(_headers(stack, name), notes=notes_of(stack, single_images)))
         except NoStack as error:
             asides.append(_aside(stack, error.what, str(error), True))
@@ -196,11 +193,7 @@ def _headers(stack: Stack, series_uid: str) -> SeriesHeaders:
     first, spacing = stack[0], step_of(stack)
     if spacing < SAME_POSITION_MM:
         if first.nominal_spacing_mm is None and first.kind in STACKED:
-            raise NoStack(
-                first,
-                "single slice without SpacingBetweenSlices or SliceThickness",
-                "; add one of them",
-            )
+            raise NoStack(first, "single slice without SpacingBetweenSlices or SliceThickness", "; add one of them")
         spacing = first.nominal_spacing_mm or 0.0
     return SeriesHeaders(
         **{name: getattr(first, name) for name in OF_EVERY_SLICE},

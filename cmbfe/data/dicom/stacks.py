@@ -10,11 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
 from cmbfe.data.dicom.kinds import LOCALIZER, MAGNITUDE, UNCLEAR
 from cmbfe.data.dicom.slices import ACQUISITION_KEYS, Slice
+from cmbfe.data.magnitude import TAKEN
 from cmbfe.errors import InputError
 
 SAME_POSITION_MM = 0.01
@@ -45,6 +48,8 @@ STEP_TO_SPACING = (0.45, 1.6)
 STACKED = (MAGNITUDE, "phase", "real", "imaginary", UNCLEAR)
 """Kinds whose slices are a stack; localizers, projections and others may lie anywhere."""
 OF_ONE_SERIES = ("patient_id", "study_uid", "frame_of_reference")
+_identity = attrgetter("series_uid", "patient_id", "study_uid")
+_like_key = attrgetter("kind", "photometric", "rows", "columns")
 Stack = list[Slice]
 
 
@@ -69,11 +74,11 @@ def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, s
     return [stack for piece in _joined(pieces) for stack in _apart(piece)], strays
 
 
-def check(stack: Stack, all_stacks: Iterable[Stack]) -> None:
+def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
     """Raise `NoStack` for slices that are no series, or half of one.
 
     That is: two at one position, one missing, a shift in the plane, no contrast, and parts that lie between each other
-    but differ too much to be one series. `all_stacks`: all that were found, this one among them.
+    but differ too much to be one series. `of_uid`: all stacks of its series UID, this one among them.
     """
     if stack[0].kind not in STACKED:
         return
@@ -81,7 +86,7 @@ def check(stack: Stack, all_stacks: Iterable[Stack]) -> None:
     _check_positions(stack)
     _check_not_shifted(stack)
     _check_is_one(stack)
-    _check_nothing_between(stack, all_stacks)
+    _check_nothing_between(stack, of_uid)
 
 
 def like_single_images(stacks: Iterable[Stack]) -> Counter[tuple]:
@@ -102,8 +107,12 @@ def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...
         notes.append(f"Its images differ in {_listed(differing)}: joined, as they make one even stack.")
     if len(stack) == 1 and (alone := single_images[_like_key(stack[0])]) > 2:
         notes.append(f"It is one of {alone} series of a single image of one size: they may be slices of one.")
+    if step_of(stack) > PARTLY_THERE * (stack[0].nominal_spacing_mm or np.inf):
+        notes.append("Its slices lie further apart than their headers say: some between them may be missing.")
     if stack[0].kind == MAGNITUDE and not all(item.image_type for item in stack):
         notes.append("Its headers have no ImageType: taken for a magnitude.")
+    if stack[0].kind == UNCLEAR:  # or else nobody reads it
+        notes.append(TAKEN)
     return tuple(notes)
 
 
@@ -131,20 +140,12 @@ def normal(item: Slice) -> np.ndarray:
     return np.cross(along_row, along_column)
 
 
-def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[Stack]:
-    """Slices by key, in the order of the keys."""
+def _grouped(items: Iterable[Any], key: Callable[[Any], Hashable]) -> list[list[Any]]:
+    """Items by key, in the order of the keys."""
     groups = defaultdict(list)
-    for item in slices:
+    for item in items:
         groups[key(item)].append(item)
     return [group for _, group in sorted(groups.items())]
-
-
-def _identity(item: Slice) -> tuple[str, ...]:
-    return (item.series_uid, item.patient_id, item.study_uid)
-
-
-def _like_key(item: Slice) -> tuple:
-    return (item.kind, item.photometric, item.rows, item.columns)
 
 
 def _exact_key(item: Slice) -> tuple:
@@ -158,40 +159,33 @@ def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]
     """
     groups: list[tuple[np.ndarray, Stack]] = []
     start = 0
-    ranked = [(tuple(features(item).tolist()), item.sop_instance_uid, number) for number, item in enumerate(slices)]
-    for values, _, number in sorted(ranked):
-        own = np.array(values)
+    for item in sorted(slices, key=lambda item: (*features(item).tolist(), item.sop_instance_uid)):
+        own = features(item)
         while start < len(groups) and groups[start][0][0] < own[0] - 1:  # sorted: nothing that follows is near it
             start += 1
         members = next((members for first, members in groups[start:] if np.abs(own - first).max() <= 1), None)
         if members is None:
-            groups.append((own, [slices[number]]))
+            groups.append((own, [item]))
         else:
-            members.append(slices[number])
+            members.append(item)
     return [members for _, members in groups]
 
 
 def _exactly_alike(slices: Stack) -> list[Stack]:
-    return _near(
-        slices,
-        lambda item: np.array(
-            [
-                item.echo_time_ms / SAME_ECHO_TIME_MS,
-                *np.divide(item.pixel_spacing_mm, SAME_SPACING_MM),
-                *np.divide(item.orientation, SAME_DIRECTION),
-            ]
-        ),
-    )
+    def features(item: Slice) -> np.ndarray:
+        echo_time, spacing = item.echo_time_ms / SAME_ECHO_TIME_MS, np.divide(item.pixel_spacing_mm, SAME_SPACING_MM)
+        return np.array([echo_time, *spacing, *np.divide(item.orientation, SAME_DIRECTION)])
+
+    return _near(slices, features)
+
+
+def _direction(item: Slice) -> np.ndarray:
+    return np.divide(item.orientation, LIKE_DIRECTION)
 
 
 def _alike(slices: Stack) -> list[Stack]:
     """Groups that may be one stack by pixel spacing and orientation."""
-    return _near(
-        slices,
-        lambda item: np.array(
-            [*np.divide(item.orientation, LIKE_DIRECTION), *(np.log(item.pixel_spacing_mm) / LIKE_SPACING)]
-        ),
-    )
+    return _near(slices, lambda item: np.array([*_direction(item), *(np.log(item.pixel_spacing_mm) / LIKE_SPACING)]))
 
 
 def _pieces(images: Stack) -> list[Stack]:
@@ -203,7 +197,7 @@ def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
     outnumbers the others are a localizer."""
     stacked = [item for item in images if item.kind in STACKED]
     kept = [item for item in images if item.kind not in STACKED]
-    planes = _near(stacked, lambda item: np.divide(item.orientation, LIKE_DIRECTION))
+    planes = _near(stacked, _direction)
     if not planes:
         return kept, []
     in_plane, strays = _without_few(planes)
@@ -211,8 +205,8 @@ def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
     if not strays and np.abs(normals @ normals.T).min() < SCOUT_PLANES_COSINE:
         return kept + [replace(item, kind=LOCALIZER) for item in stacked], []
     named = [(stray, "an image in another plane than its series") for stray in strays]
-    for of_kind in _grouped(in_plane, lambda item: item.kind):
-        of_one_size, strays = _without_few(_grouped(of_kind, lambda item: (item.rows, item.columns)))
+    for of_kind in _grouped(in_plane, attrgetter("kind")):
+        of_one_size, strays = _without_few(_grouped(of_kind, attrgetter("rows", "columns")))
         kept += of_one_size
         named += [(stray, "an image of another size than its series") for stray in strays]
     return kept, named
@@ -255,13 +249,9 @@ def _is_part(piece: Stack) -> bool:
 
 def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
     """What parts of one series share: patient, study and frame of reference, but not what each file has of its own."""
-    cohorts = defaultdict(list)
-    for part in parts:
-        if len(part) == 1:
-            cohorts[_like_key(part[0])].append(part[0])
     own = {
-        (alike, field)
-        for alike, items in cohorts.items()
+        (_like_key(items[0]), field)
+        for items in _grouped((part[0] for part in parts if len(part) == 1), _like_key)
         for field in OF_ONE_SERIES
         if len(items) > 2 and len({getattr(item, field) for item in items}) == len(items)
     }
@@ -277,15 +267,13 @@ def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
 
 def _unions(parts: list[Stack], key: Callable[[Stack], tuple]) -> list[Stack]:
     """Parts that share a key joined where they make even stacks; the others as they are."""
-    groups = defaultdict(list)
-    for part in parts:
-        groups[(*_like_key(part[0]), *key(part))].append(part)
     joined = []
-    for _, group in sorted(groups.items()):
-        part_of = {id(item): part for part in group for item in part}
-        for like in _alike([item for part in group for item in part]):
-            own = list({id(part_of[id(item)]): part_of[id(item)] for item in like}.values())
-            joined += [like] if len(own) > 1 and _make_stacks(like, own) else own
+    for group in _grouped(parts, lambda part: (_like_key(part[0]), key(part))):
+        part_of = {id(part[0]): part for part in group}
+        for like in _alike([part[0] for part in group]):
+            own = [part_of[id(first)] for first in like]
+            union = [item for part in own for item in part]
+            joined += [union] if len(own) > 1 and _make_stacks(union, own) else own
     return joined
 
 
@@ -301,9 +289,8 @@ def _make_stacks(union: Stack, parts: list[Stack]) -> bool:
     nominal = union[0].nominal_spacing_mm
     if nominal and not all(low * nominal <= step_of(stack) <= high * nominal for stack in stacks):
         return False
-    if not nominal and any(
-        step_of(_in_order(part)) < PARTLY_THERE * step_of(stacks[0]) for part in parts if part[1:]
-    ):
+    wide = PARTLY_THERE * step_of(stacks[0])
+    if not nominal and any(step_of(_in_order(part)) < wide for part in parts if part[1:]):
         return False  # whole ones that abut
     return all(_is_even(stack) or _has_gap(stack) for stack in stacks)
 
@@ -364,7 +351,7 @@ def _echoes(slices: Stack) -> list[Stack]:
     if timed:
         return _by_echo_time(slices) if len(_by_echo_time(timed)) > 1 else [slices]
     numbers = {item.echo_number for item in slices if item.echo_number}
-    return _by(lambda item: item.echo_number)(slices) if len(numbers) > 1 else [slices]
+    return _grouped(slices, attrgetter("echo_number")) if len(numbers) > 1 else [slices]
 
 
 def _by_echo_time(slices: Stack) -> list[Stack]:
@@ -384,8 +371,8 @@ def _by_acquisition(index: int) -> Callable[[Stack], list[Stack]]:
 
 CRITERIA: tuple[tuple[Callable[[Stack], list[Stack]], float], ...] = (
     (_by_echo_time, ALMOST_ALL),
-    (_by(lambda item: item.echo_number), ALMOST_ALL),
-    (_by(lambda item: item.image_type), ALMOST_ALL),
+    (_by(attrgetter("echo_number")), ALMOST_ALL),
+    (_by(attrgetter("image_type")), ALMOST_ALL),
     (_exactly_alike, ALMOST_ALL),
     *((_by_acquisition(index), 1.0) for index in range(len(ACQUISITION_KEYS))),
 )
@@ -423,10 +410,9 @@ def _check_positions(stack: Stack) -> None:
         if step < SAME_POSITION_MM:
             same = (lower.sop_instance_uid, lower.frame) == (upper.sop_instance_uid, upper.frame)
             copy = ", copies of one image" if same else ""
-            both = (
-                f": {upper.name} and {lower.name} are both at {height:.2f} mm along the slice normal{copy}; keep one"
-            )
-            raise NoStack(upper, "two slices at one position", both)
+            place = f"both at {height:.2f} mm along the slice normal"
+            details = f": {upper.name} and {lower.name} are {place}{copy}; keep one"
+            raise NoStack(upper, "two slices at one position", details)
     spacing = step_of(stack)
     tolerance = min(UNEVEN_STEP_MM, spacing / 2)
     if (np.abs(steps - spacing) <= tolerance).all():
@@ -466,7 +452,7 @@ def _shifts(stack: Stack) -> np.ndarray:
     return np.linalg.norm(steps - np.outer(steps @ along, along), axis=1) if len(stack) > 1 else np.zeros(0)
 
 
-def _check_nothing_between(stack: Stack, all_stacks: Iterable[Stack]) -> None:
+def _check_nothing_between(stack: Stack, of_uid: Iterable[Stack]) -> None:
     """Raise `NoStack` where slices of the same series lie between those of a stack and differ too much to join it."""
     step, nominal = step_of(stack), stack[0].nominal_spacing_mm
     if len(stack) < 2 or (nominal and step <= PARTLY_THERE * nominal):
@@ -474,7 +460,7 @@ def _check_nothing_between(stack: Stack, all_stacks: Iterable[Stack]) -> None:
     places, own = heights(stack), {id(item) for item in stack}
     between = [
         item
-        for other in all_stacks
+        for other in of_uid
         if _identity(other[0]) == _identity(stack[0]) and _may_be_of_one_kind(other[0], stack[0])
         for item in other
         if id(item) not in own and _lies_between(float(normal(stack[0]) @ item.position_mm), places, step)
