@@ -9,7 +9,7 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
-from dicom_series import write
+from dicom_series import PYDICOM_FILES, one_decoder, write
 from findings_world import BOXES, SameBoxes, detect, same_boxes
 from phase_world import head_with_phase, image_with_phase, phase_series
 from PIL import Image
@@ -21,9 +21,6 @@ from cmbfe.errors import InputError
 from cmbfe.findings.model import Detector
 from cmbfe.findings.run import Options, Result, detect_files
 from cmbfe.training.devices import make_compute
-
-PYDICOM_FILES = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if path.is_file())
-"""Odd, old, compressed and broken."""
 
 
 def summary(out) -> dict:
@@ -76,6 +73,17 @@ def test_a_volume_that_is_cut_off_or_without_a_place_is_left_out_and_the_others_
         detect(tmp_path / "in" / "b.nii", tmp_path / "alone")
 
 
+def test_a_series_uid_that_two_patients_share_is_left_out_of_both(tmp_path):
+    for patient in "ABC":
+        uid = "1.2.3" if patient < "C" else "1.2.4"
+        dicom_head(tmp_path / "in" / patient, patient, SeriesInstanceUID=uid)
+    last = tmp_path / "in" / "A" / "003.dcm"
+    last.write_bytes(last.read_bytes()[:-100])
+    result = detect(tmp_path / "in", tmp_path / "out")
+    assert patients(result) == ["C"]
+    assert [(aside.patient_id, len(aside.files)) for aside in result.left_out] == [("A", 4), ("B", 4)]
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
@@ -100,7 +108,9 @@ def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
     colour.PhotometricInterpretation, colour.SamplesPerPixel = "RGB", 3
     write(tmp_path / "in", [colour], ["capture.dcm"])
     result = detect(tmp_path / "in", tmp_path / "out")
-    assert (len(result.done), [aside.series_uid for aside in result.left_out]) == (1, ["1.2.9"])
+    asides = [(aside.patient_id, aside.series_uid) for aside in result.left_out]
+    assert (len(result.done), asides) == (1, [("P1", "1.2.9")])
+    assert "A series of 1 files was left out" in (tmp_path / "out" / "pages" / "P1.html").read_text()
 
 
 def test_flagged_burned_in_annotation_costs_its_series_and_moves_no_id(tmp_path):
@@ -121,10 +131,12 @@ def test_flagged_burned_in_annotation_costs_its_series_and_moves_no_id(tmp_path)
         detect(tmp_path / "in" / "a", tmp_path / "alone")
 
 
-@pytest.mark.parametrize("make", [dicom_head, labelled_images])
-def test_two_kinds_in_one_folder_are_refused(tmp_path, make):
+@pytest.mark.parametrize(
+    ("make", "other"), [(dicom_head, "a.nii"), (labelled_images, "a.nii"), (labelled_images, "IM0001")]
+)
+def test_two_kinds_in_one_folder_are_refused(tmp_path, make, other):
     make(tmp_path / "in")
-    save(tmp_path / "in" / "a.nii", head(), affine_of("LPS"))
+    (tmp_path / "in" / other).write_bytes(b"\x08\0\x05\0" + b"\0" * 200)  # DICOM without preamble, if so named
     with refused(tmp_path, "in: holds"):
         detect(tmp_path / "in", tmp_path / "out")
 
@@ -235,6 +247,13 @@ def test_phase_of_other_slices_and_nifti_have_no_phase(tmp_path):
             detect_phase(tmp_path / source, tmp_path / "out")
 
 
+@pytest.fixture
+def decoder():
+    with one_decoder():
+        yield
+
+
+@pytest.mark.usefixtures("decoder")
 def test_each_of_pydicoms_files_ends_with_outputs_or_one_clear_line(tmp_path):
     outputs = set()
     for number, path in enumerate(PYDICOM_FILES):
@@ -256,6 +275,7 @@ def test_each_of_pydicoms_files_ends_with_outputs_or_one_clear_line(tmp_path):
             detect(path, tmp_path / "asked")
 
 
+@pytest.mark.usefixtures("decoder")
 def test_pydicoms_files_in_one_folder_or_in_one_each(tmp_path):
     """In one folder nobody knows which file spoils which series; else what can be read is detected in."""
     for number, path in enumerate(PYDICOM_FILES):

@@ -302,15 +302,17 @@ def _write_pages(
     folder: Path, parts: dict[str, list[Path]], left_out: list[dict[str, Any]], without_id: str, made: dict[str, Any]
 ) -> None:
     """A page per patient of `parts`; `without_id`: what the outputs call series without a PatientID."""
+    of_patient = defaultdict(list)
+    for entry in left_out:
+        of_patient[(entry["patient"] or without_id) if entry["series"] else None].append(entry)
+    unknown = of_patient.pop(None, [])
+    on_all = [f"Of no known patient, {entry['files']} files were left out: {entry['why']}." for entry in unknown]
+    if others := sum(len(entries) for patient, entries in of_patient.items() if patient not in parts):
+        on_all.append(f"Of other patients, {others} series were left out: see {SUMMARY_FILE}.")
     for (patient, own), file in zip(parts.items(), series_folders(parts), strict=True):
         notes = [WITHOUT_ID] if patient == without_id else []
-        own_series = (entry for entry in left_out if entry["series"] and (entry["patient"] or without_id) == patient)
-        notes += [f"A series of {entry['files']} files was left out: {entry['why']}." for entry in own_series]
-        unknown = (entry for entry in left_out if not entry["series"])
-        notes += [f"Of no known patient, {entry['files']} files were left out: {entry['why']}." for entry in unknown]
-        if others := sum(
-            bool(entry["series"]) and (entry["patient"] or without_id) not in parts for entry in left_out
-        ):
-            notes.append(f"Of other patients, {others} series were left out: see {SUMMARY_FILE}.")
+        notes += [
+            f"A series of {entry['files']} files was left out: {entry['why']}." for entry in of_patient[patient]
+        ]
         sections = ((part / PAGE_FILE).read_text(encoding="utf-8") for part in own)
-        write_page(folder / f"{file}.html", patient, sections, notes, **made)
+        write_page(folder / f"{file}.html", patient, sections, notes + on_all, **made)

@@ -8,6 +8,7 @@ its folder is refused.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydicom import dcmread
 from pydicom.uid import UID
@@ -22,11 +23,19 @@ from cmbfe.errors import InputError
 
 UNREADABLE = "cannot be read"
 NO_IMAGE = "DICOM objects that are no images"
-Broken = dict[Path, tuple[str, str]]
-"""File -> UID of its series ("": unknown), and what is wrong with it."""
 
 
-def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeaders]:
+class Broken(NamedTuple):
+    """A file that is of no use, and the line that says why."""
+
+    path: Path
+    line: str
+    patient_id: str = ""
+    series_uid: str = ""
+    """As `patient_id` "" where it is not known."""
+
+
+def find_series(folder: Path | str) -> list[SeriesHeaders]:
     """Every series under `folder` (any depth, links followed), or in one file, with its headers checked.
 
     Sorted by patient and series UID, whatever the file names. No pixel is decoded, but all pixel data must be there.
@@ -35,7 +44,7 @@ def find_series(folder: Path | str, progress: bool = False) -> list[SeriesHeader
         InputError: no DICOM image there, or anything that `series_in` refuses.
     """
     inventory = take_inventory(Path(folder))
-    found, asides = series_in(inventory, progress)
+    found, asides = series_in(inventory, progress=False)
     refuse_first(asides)
     if not found:
         raise inventory.nothing("DICOM image")
@@ -55,64 +64,60 @@ def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesH
     Refused are files that are cut off, damaged, in colour, without pixel data or geometry, links to nothing among
     DICOM files, the series of these files, and what `series_of` refuses.
     """
-    paths = inventory.of(DICOM)
     slices: list[Slice] = []
-    broken: Broken = {}
+    broken: list[Broken] = []
     no_images: list[Path] = []
-    for path in tqdm(paths, desc="headers", unit="file", delay=1, disable=not progress):
+    for path in tqdm(inventory.of(DICOM), desc="headers", unit="file", delay=1, disable=not progress):
         try:
             own = read_slices(path, named=path == inventory.source)
             slices += own
             no_images += [] if own else [path]
         except InputError as error:
-            broken[path] = (_series_uid(path), str(error))
-    for path in inventory.of(LINK) if slices else ():
-        if may_be_dicom(path):
-            broken[path] = ("", f"{path}: links to nothing; get the file that it leads to, or remove it")
+            broken.append(Broken(path, str(error), *_whose(path)))
+    links = [path for path in inventory.of(LINK) if slices and may_be_dicom(path)]
+    broken += [
+        Broken(path, f"{path}: links to nothing; get the file that it leads to, or remove it") for path in links
+    ]
     spoilt = _spoilt(slices, broken)
-    found, asides = series_of([each for each in slices if each.series_uid not in spoilt])
+    found, asides = series_of(each for each in slices if each.series_uid not in spoilt)
     asides += _refused(slices, broken, spoilt)
     if no_images:
         line = f"{no_images[0]}: {NO_IMAGE} ({len(no_images)} files)"
         asides.append(Aside(tuple(no_images), "", "", NO_IMAGE, line, refused=False))
-    return sorted(found, key=lambda series: (series.patient_id, series.series_uid)), asides
+    return found, asides
 
 
-def _series_uid(path: Path) -> str:
-    """The SeriesInstanceUID of a file that is otherwise of no use, or ""."""
+def _whose(path: Path) -> tuple[str, str]:
+    """PatientID and SeriesInstanceUID of a file that is otherwise of no use; both "" without a valid UID."""
+    tags = ["PatientID", "SeriesInstanceUID"]
     try:
         with input_errors(path, "damaged DICOM header"):
-            header = dcmread(path, force=True, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
-            uid = str(header.get("SeriesInstanceUID") or "").strip()
-            return uid if UID(uid).is_valid else ""
+            header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+            patient, uid = (str(header.get(tag) or "").strip() for tag in tags)
+            return (patient, uid) if UID(uid).is_valid else ("", "")
     except InputError:
-        return ""
+        return "", ""
 
 
-def _spoilt(slices: Iterable[Slice], broken: Broken) -> dict[str, str]:
+def _spoilt(slices: Iterable[Slice], broken: Iterable[Broken]) -> dict[str, str]:
     """UID of each series that a broken file may belong to -> the line about it."""
-    spoilt = {uid: line for uid, line in broken.values() if uid}
-    of_folder = {path.parent: line for path, (uid, line) in broken.items() if not uid}
+    spoilt = {each.series_uid: each.line for each in broken if each.series_uid}
+    of_folder = {each.path.parent: each.line for each in broken if not each.series_uid}
     for each in slices:
         if line := of_folder.get(each.path.parent):
             spoilt.setdefault(each.series_uid, f"{line}; it may be a slice of this series: repair or remove it")
     return spoilt
 
 
-def _refused(slices: Iterable[Slice], broken: Broken, spoilt: Mapping[str, str]) -> list[Aside]:
+def _refused(slices: Iterable[Slice], broken: Iterable[Broken], spoilt: Mapping[str, str]) -> list[Aside]:
     """The spoilt series with their broken files, and the broken files of no known series."""
-    files, patients = defaultdict(list), {}
-    for each in slices:
+    files = defaultdict(list)
+    for each in (*slices, *broken):
         if each.series_uid in spoilt:
-            files[each.series_uid].append(each.path)
-            patients[each.series_uid] = each.patient_id
-    for path, (uid, _) in broken.items():
-        files[uid].append(path)
-    unknown = [("", (path,), broken[path][1]) for path in files.pop("", [])]
-    known = [(uid, tuple(own), spoilt[uid]) for uid, own in files.items()]
-    return [
-        Aside(own, patients.get(uid, ""), uid, UNREADABLE, line, refused=True) for uid, own, line in known + unknown
-    ]
+            files[each.patient_id, each.series_uid].append(each.path)
+    known = [(tuple(own), *whose, UNREADABLE, spoilt[whose[1]]) for whose, own in files.items()]
+    unknown = [((each.path,), "", "", UNREADABLE, each.line) for each in broken if not each.series_uid]
+    return [Aside(*aside, refused=True) for aside in known + unknown]
 
 
 def magnitude_of_series(found: Sequence[SeriesHeaders], as_magnitude: bool = False) -> list[SeriesHeaders]:
@@ -135,15 +140,14 @@ def magnitude_among(
 
 
 def others_of_series(
-    found: Sequence[SeriesHeaders], used: Sequence[SeriesHeaders], as_magnitude: bool = False
+    found: Sequence[SeriesHeaders], used: Iterable[SeriesHeaders], as_magnitude: bool = False
 ) -> list[Aside]:
     """The series that are no magnitude and not `used` otherwise, passed over."""
-    magnitude = magnitude_of_series(found, as_magnitude)
-    return [passed_over(series) for series in found if series not in magnitude and series not in used]
+    taken = {*magnitude_of_series(found, as_magnitude), *used}
+    return [_passed_over(series) for series in found if series not in taken]
 
 
-def passed_over(series: SeriesHeaders) -> Aside:
-    """A series of another kind than magnitude."""
+def _passed_over(series: SeriesHeaders) -> Aside:
     hint = "; --as-magnitude takes it" if series.kind == UNCLEAR else ""
     what = f"images of kind {series.kind}"
     line = f"{series.files[0]}: {len(series.files)} {what}; passed over{hint}"
