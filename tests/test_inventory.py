@@ -8,29 +8,28 @@ from findings_world import detect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_world import affine_of, head, save
-from tiny_world import dicom_head, labelled_images, tiny_params
+from tiny_world import dicom_head, labelled_images, refused, tiny_params
 
 from cmbfe.data.inventory import take_inventory
 from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.errors import InputError
 
-CONTENTS = {
-    "a.dcm": b"\0" * 128 + b"DICM",
-    "1.2.840.17": b"\x08\0\x05\0",
-    "IM0001": b"\x02\0\0\0",
-    "b.nii.gz": b"",
-    "B.PNG": b"",
-    "b.phase.png": b"",
-    "labels.json": b"{}",
-    "scan.zip": b"PK",
-    "t2.mha": b"ObjectType",
-    ".DS_Store": b"",
-    "DICOMDIR": b"\0" * 128 + b"DICM",
-    "notes": b"text",
-    "no.doc": b"\x08\0\x05\0",
+FILES = {
+    "a.dcm": (b"\0" * 128 + b"DICM", "DICOM"),
+    "1.2.840.17": (b"\x08\0\x05\0", "DICOM"),
+    "IM0001": (b"\x02\0\0\0", "DICOM"),
+    "b.nii.gz": (b"", "NIfTI"),
+    "B.PNG": (b"", "images"),
+    "b.phase.png": (b"", "phase"),
+    "labels.json": (b"{}", "text"),
+    "scan.zip": (b"PK", "archive"),
+    "t2.mha": (b"ObjectType", "volume"),
+    ".DS_Store": (b"", "hidden"),
+    "DICOMDIR": (b"\0" * 128 + b"DICM", "DICOMDIR"),
+    "notes": (b"text", "other"),
+    "no.doc": (b"\x08\0\x05\0", "other"),
 }
-"""Name -> the beginning of the file."""
-KINDS = ("DICOM", "DICOM", "DICOM", "NIfTI", "images", "phase", "text", "archive", "volume", "hidden", "DICOMDIR")
+"""Name -> the beginning of the file, and its kind."""
 
 
 def kinds(folder: Path) -> dict[str, str]:
@@ -38,11 +37,11 @@ def kinds(folder: Path) -> dict[str, str]:
 
 
 def test_kinds_go_by_content_then_by_name(tmp_path):
-    for name, content in CONTENTS.items():
+    for name, (content, _) in FILES.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "gone.png").symlink_to("nothing")
     (tmp_path / "empty").mkdir()
-    expected = dict(zip(CONTENTS, (*KINDS, "other", "other"), strict=True))
+    expected = {name: kind for name, (_, kind) in FILES.items()}
     assert kinds(tmp_path) == expected | {"gone.png": "link", "empty": "empty"}
 
 
@@ -79,13 +78,13 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(names=st.sets(st.sampled_from([*CONTENTS, "link", "deep/link.nii"])), seen=st.data())
+@given(names=st.sets(st.sampled_from([*FILES, "link", "deep/link.nii"])), seen=st.data())
 def test_every_file_is_in_exactly_one_group(tmp_path_factory, names, seen):
     folder = tmp_path_factory.mktemp("in")
     for name in names:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(CONTENTS[name]) if name in CONTENTS else path.symlink_to("nothing")
+        path.write_bytes(FILES[name][0]) if name in FILES else path.symlink_to("nothing")
     inventory = take_inventory(folder)
     read = seen.draw(st.sets(st.sampled_from(sorted(inventory.kinds)))) if inventory.kinds else set()
     others = [path for aside in inventory.others(read) for path in aside.files]
@@ -102,19 +101,13 @@ def test_detect_names_all_that_it_does_not_look_at(tmp_path, make):
     for name in ("scan.zip", "t2.mha", ".DS_Store", "notes.doc"):
         (tmp_path / "in" / name).write_bytes(b"PK")
     (tmp_path / "in" / "P2").mkdir()
-    (tmp_path / "in" / "P2" / "x.nii.gz").symlink_to("nothing")
+    for name in ("x.nii.gz", "README.md"):
+        (tmp_path / "in" / "P2" / name).symlink_to("nothing")
     result = detect(tmp_path / "in", tmp_path / "in" / "out")
-    named = {path.name for aside in result.left_out for path in aside.files}
-    assert named >= {"scan.zip", "t2.mha", ".DS_Store", "notes.doc", "x.nii.gz"}
-    page = next((tmp_path / "in" / "out" / "pages").iterdir()).read_text()
-    assert "archives" in page
-
-
-def test_a_bare_dicom_file_beside_an_image_is_not_lost(tmp_path):
-    labelled_images(tmp_path / "in")
-    (tmp_path / "in" / "IM0001").write_bytes(b"\x08\0\x05\0" + b"\0" * 200)
-    with pytest.raises(InputError, match=r"holds images .* and DICOM"):
-        detect(tmp_path / "in", tmp_path / "out")
+    patients = {path.name: aside.patient_id for aside in result.left_out for path in aside.files}
+    of_none = dict.fromkeys(("scan.zip", "t2.mha", ".DS_Store", "notes.doc", "README.md"), "")
+    assert patients.items() >= (of_none | {"x.nii.gz": "P2" if make is nifti_head else ""}).items()
+    assert "archives" in next((tmp_path / "in" / "out" / "pages").iterdir()).read_text()
 
 
 @pytest.mark.parametrize(
@@ -128,6 +121,14 @@ def test_a_source_without_anything_to_detect_in_says_what_it_holds(tmp_path, nam
     for source in [tmp_path / "in", *([tmp_path / "in" / names[0]] if len(names) == 1 else [])]:
         with pytest.raises(InputError, match=said):
             detect(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [labelled_images, nifti_head])
+def test_names_that_outputs_cannot_hold_are_refused(tmp_path, make):
+    make(tmp_path / "in" / "P1")
+    (tmp_path / "in" / "P1").rename(tmp_path / "in" / os.fsdecode(b"P\xe9"))
+    with refused(tmp_path, "rename it"):
+        detect(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_path_that_is_not_there_names_the_folder_that_is(tmp_path):

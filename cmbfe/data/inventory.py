@@ -32,19 +32,8 @@ SUFFIXES = {
     VOLUME: (".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".head", ".brik"),
     ARCHIVE: (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"),
     TEXT: (
-        ".json",
-        ".xml",
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".md",
-        ".yaml",
-        ".yml",
-        ".xlsx",
-        ".mat",
-        ".bval",
-        ".bvec",
-        ".pdf",
+        *(".json", ".xml", ".csv", ".tsv", ".txt", ".md", ".yaml", ".yml"),
+        *(".xlsx", ".mat", ".bval", ".bvec", ".pdf"),
     ),
 }
 """In the order in which they are tried."""
@@ -112,8 +101,13 @@ class Inventory:
 
     def others(self, seen: Iterable[Path]) -> list[Aside]:
         """All files but those seen, passed over by kind."""
-        seen = {os.path.realpath(path) for path in seen}
-        left = {path: kind for path, kind in self.kinds.items() if os.path.realpath(path) not in seen}
+        seen = set(seen)
+        real = {os.path.realpath(path) for path in seen}
+
+        def is_left(path: Path, kind: str) -> bool:
+            return path not in seen and (kind == LINK or os.path.realpath(path) not in real)
+
+        left = {path: kind for path, kind in self.kinds.items() if is_left(path, kind)}
         groups = {kind: tuple(path for path, own in left.items() if own == kind) for kind in REASONS}
         return [self._passed_over(kind, files) for kind, files in groups.items() if files]
 
@@ -155,16 +149,15 @@ def take_inventory(source: Path, out: Path | None = None) -> Inventory:
 def _missing(source: Path) -> str:
     if source.is_symlink():
         return "links to nothing; get the file that it leads to, or give another path"
-    above = next(folder for folder in source.absolute().parents if folder.exists())
-    return f"no such file or folder; {above} is there, look below it"
+    above = next((folder for folder in source.absolute().parents if folder.exists()), None)
+    return "no such file or folder; " + (f"{above} is there, look below it" if above else "correct the path")
 
 
 def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
     """Every entry that is no folder to look into, with its kind where its content does not matter."""
     own = None if out is None else resolved(out)
-    visited = set()
+    visited = {os.path.realpath(source)}
     for place, folders, files in os.walk(source, onerror=_refuse, followlinks=True):
-        visited.add(os.path.realpath(place))
         kept = []
         for name in sorted(folders):
             path = Path(place, name)

@@ -11,7 +11,7 @@ from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
 from cmbfe.data.dicom.finding import magnitude_of_series, others_of_series, series_in
-from cmbfe.data.inventory import DICOM, IMAGE, LINK, NIFTI, Aside, Inventory, take_inventory
+from cmbfe.data.inventory import DICOM, IMAGE, LINK, NIFTI, REASONS, SUFFIXES, Aside, Inventory, take_inventory
 from cmbfe.data.labelled.images import natural_key, phase_file, read_with_phase
 from cmbfe.data.magnitude import ANYWAY, magnitude_by_name
 from cmbfe.data.phase import phase_of
@@ -20,7 +20,6 @@ from cmbfe.errors import InputError
 from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series
 
 NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"
-READ = "DICOM, NIfTI (.nii, .nii.gz) or images (PNG, JPG, TIFF, BMP, …)"
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,37 @@ def find(source: Path, out: Path, phase: bool = False, as_magnitude: bool = Fals
         both = " and ".join(f"{kind} ({inventory.name(file)})" for kind, file in kinds.items())
         raise InputError(f"{source}: holds {both}; give a folder of one of them")
     if not kinds:
-        raise inventory.nothing(READ)
+        raise inventory.nothing("DICOM, NIfTI (.nii, .nii.gz) or images (PNG, JPG, TIFF, BMP, …)")
     (kind,) = kinds
+    if kind != DICOM:
+        _refuse_odd_names(inventory, kind)
     finders = {IMAGE: _find_images, NIFTI: _find_nifti, DICOM: _find_dicom}
     series, asides = finders[kind](inventory, phase, as_magnitude)
     seen = {file for each in series for file in each.files} | {file for aside in asides for file in aside.files}
     return Search(kind, series, asides + _others(inventory, kind, seen))
 
 
+def _refuse_odd_names(inventory: Inventory, kind: str) -> None:
+    """Raise `InputError` for a name that is no text: the outputs, which are UTF-8, name images and volumes."""
+    for path in inventory.of(kind):
+        try:
+            inventory.name(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}: its name is no UTF-8; rename it") from None
+
+
 def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
-    """What no series has; of NIfTI, a link to nothing is the patient's whose folder holds it."""
-    links = [path for path in inventory.of(LINK) if kind == NIFTI and path not in seen]
+    """What no series has; a link to nothing that is named like NIfTI is the patient's whose folder holds it."""
+    what, hint = REASONS[LINK]
+    links = [path for path in inventory.of(LINK) if kind == NIFTI and path.name.lower().endswith(SUFFIXES[NIFTI])]
     named = [
-        Aside((path,), _patient_of(path, inventory), inventory.name(path), *_link(path), refused=True)
+        Aside(
+            (path,), _patient_of(path, inventory), inventory.name(path), what, f"{path}: {what}; {hint}", refused=True
+        )
         for path in links
+        if path not in seen
     ]
-    return named + inventory.others(seen | set(links))
-
-
-def _link(path: Path) -> tuple[str, str]:
-    return "links to nothing", f"{path}: links to nothing; get the file that it leads to (datalad get)"
+    return named + inventory.others(seen.union(links))
 
 
 def image_files(source: Path, out: Path) -> list[Path]:
@@ -128,8 +138,10 @@ def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
     if phase:
         raise InputError(f"{inventory.source}: the detector sees the phase as well, read from DICOM, not from NIfTI")
     series, asides = [], []
-    files = inventory.of(NIFTI)
-    for file in (file for file in files if files_of(file)[0] not in files or files_of(file)[0] == file):
+    for file in inventory.of(NIFTI):
+        first = files_of(file)[0]
+        if first != file and first in inventory.kinds:
+            continue
         patient, name = _patient_of(file, inventory), inventory.name(file)
         if why := "" if as_magnitude else magnitude_by_name(file):
             line = f"{file}: {why}; {ANYWAY}"
