@@ -230,7 +230,7 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
             labels(lambda content: [own.update(bbox=[0.1, 0.2, 0.1, 0.1]) for own in content["annotations"]]),
             LABELS_FILE,
         ),
-        "longer than a brain": (both(image(pixel_spacing_mm=[9, 9]), box(bbox=[10, 10, 6, 5])), "in/P1"),
+        "longer than a brain": (both(image(pixel_spacing_mm=[7, 7]), box(bbox=[10, 10, 6, 5])), "in/P1"),
         "out of Windows": (image(file_name="C:\\P1\\000.png"), "C:\\P1\\000.png"),
         "some slice indices": (labels(some_indices), "1 have a slice_index"),
         "slices of two scans": (labels(lambda content: some_indices(content, (0, 0, 1))), "2 have the slice_index 0"),
