@@ -120,7 +120,9 @@ def test_a_second_run_writes_the_same_bytes_and_takes_no_result_for_input(tmp_pa
 
 
 def test_overlays_show_what_reaches_the_threshold_and_the_files_hold_all(tmp_path):
-    save_image(tmp_path / "in" / "a.png", np.full((SIDE, SIDE), 50, np.uint8))
+    image = np.full((SIDE, SIDE), 50, np.uint8)
+    image[0, 0] = 60  # or nothing could be seen
+    save_image(tmp_path / "in" / "a.png", image)
     coloured = []
     for threshold in (0.8, 0.5, 0.2):
         assert len(detected(tmp_path / "in", tmp_path / "out", 1, threshold=threshold)) == 2

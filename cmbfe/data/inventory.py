@@ -21,7 +21,7 @@ from cmbfe.files import is_partial, resolved
 
 DICOM, NIFTI, IMAGE, PHASE, TEXT, ARCHIVE = "DICOM", "NIfTI", "images", "phase", "text", "archive"
 VOLUME, LINK, HIDDEN, REPEATED, EMPTY = "volume", "link", "hidden", "repeated", "empty"
-DIRECTORY, OTHER = "DICOMDIR", "other"
+DIRECTORY, COPY, OTHER = "DICOMDIR", "copy", "other"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """Group 0002 or 0008, little or big endian: how a dataset without preamble begins."""
@@ -49,7 +49,8 @@ REASONS = {
     HIDDEN: ("hidden files and folders", ""),
     REPEATED: ("links to folders that are looked at already", ""),
     EMPTY: ("empty folders", ""),
-    DIRECTORY: ("DICOM directories (DICOMDIR)", ""),
+    DIRECTORY: ("DICOM directories (DICOMDIR)", "give the folder of the files that they list"),
+    COPY: ("links to files that are looked at already", ""),
     OTHER: ("files of other kinds", ""),
 }
 """Kind -> why a file of it is passed over, and what to do about it."""
@@ -143,7 +144,19 @@ def take_inventory(source: Path, out: Path | None = None) -> Inventory:
     if not source.is_dir():
         return Inventory(source, {source: kind_of(source, named=True)})
     entries = tqdm(_walk(source, out), desc="looking at files", unit="file", delay=1)
-    return Inventory(source, dict(sorted((path, kind or kind_of(path)) for path, kind in entries)))
+    kinds = dict(sorted((path, kind or kind_of(path)) for path, kind in entries))
+    return Inventory(source, kinds | dict.fromkeys(_copies(kinds), COPY))
+
+
+def _copies(kinds: Mapping[Path, str]) -> Iterator[Path]:
+    """Links to a file that is there itself, or by an earlier link."""
+    links = [path for path, kind in kinds.items() if kind != LINK and path.is_symlink()]
+    seen = {os.path.realpath(path) for path in kinds.keys() - set(links)} if links else set()
+    for path in links:
+        real = os.path.realpath(path)
+        if real in seen:
+            yield path
+        seen.add(real)
 
 
 def _missing(source: Path) -> str:
@@ -176,7 +189,7 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
         folders[:] = kept
         for name in files:
             path = Path(place, name)
-            yield path, HIDDEN if name.startswith(".") else DIRECTORY if name == DIRECTORY else ""
+            yield path, HIDDEN if name.startswith(".") else ""
 
 
 def kind_of(path: Path, named: bool = False) -> str:
@@ -192,6 +205,8 @@ def kind_of(path: Path, named: bool = False) -> str:
         return LINK
     if not path.is_file():  # a socket, a pipe, a device
         return OTHER
+    if path.name == DIRECTORY:
+        return DIRECTORY
     if is_dicom(path, named):
         return DICOM
     name = path.name.lower()

@@ -17,6 +17,7 @@ from cmbfe.data.labelled.labels import (
     Labels,
     labels_of_split,
     may_be_corners,
+    plain_path,
     read_foreign_labels,
     refuse_half_characters,
     refuse_shares,
@@ -131,6 +132,22 @@ def _lesion_level_gap(labels: Labels) -> str:
         check_lesion_keys(labels)
     except InputError as gap:
         return str(gap)
+    return _scans_gap(labels)
+
+
+def _scans_gap(labels: Labels) -> str:
+    """Why images of a patient may be of scans that the labels do not tell apart, or ""."""
+    of_patient = defaultdict(list)
+    for image in labels["images"]:
+        of_patient[image["patient_id"]].append(image)
+    for patient, images in of_patient.items():
+        named = sum("series_uid" in image for image in images)
+        if 0 < named < len(images):
+            return (
+                f"{named} of {len(images)} images of patient {patient} have a series_uid; give it to all or to none"
+            )
+        if not named and len({plain_path(str(image["file_name"])).parent for image in images}) > 1:
+            return f"images of patient {patient} lie in several folders; give each scan a series_uid"
     return ""
 
 

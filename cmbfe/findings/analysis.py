@@ -10,6 +10,7 @@ import numpy as np
 
 from cmbfe.data.labelled.images import magnitude_of
 from cmbfe.data.labelled.labels import Detections
+from cmbfe.errors import InputError
 from cmbfe.figures.style import overlay
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion, find_lesions
@@ -19,6 +20,7 @@ from cmbfe.params import Images
 from cmbfe.training.detection import detect
 
 OVERLAYS = "overlays"
+UNSEEN = "nothing can be seen in them, and a lesion across them counts twice"
 SHOWN_AT_MOST = 200
 """Images of one series in a page; a folder of images may hold any number."""
 
@@ -66,11 +68,13 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
     shown: dict[int, tuple[np.ndarray, Detections]] = {}
     waiting: list[Future] = []
     following = iter(images)
+    blank = 0
     with ThreadPoolExecutor(2) as pool:
         for batch in loaded.batches:
             own = list(islice(following, len(batch)))
             of_batch = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
             _wait_for(waiting)  # no more than two batches wait to be written
+            blank += sum(magnitude_of(pixels).min() == magnitude_of(pixels).max() for pixels in batch)
             for image, pixels in zip(own, batch, strict=True):
                 drawn = [box for box in of_batch if box["image_id"] == image["id"] and box["score"] >= threshold]
                 waiting.append(
@@ -83,8 +87,11 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
                 kept = sorted(shown, key=lambda image_id: -shown[image_id][1][0]["score"])[:SHOWN_AT_MOST]
                 shown = {image_id: shown[image_id] for image_id in sorted(kept)}
         _wait_for(waiting)
+    if blank == len(images):
+        raise InputError(f"{task.series.files[0]}: no contrast: every image has one value only; export them again")
+    notes = (*loaded.notes, *([f"{blank} of {len(images)} images have one value only: {UNSEEN}."] if blank else []))
     lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
-    return Findings(task, images, detections, lesions, shown, threshold, loaded.notes)
+    return Findings(task, images, detections, lesions, shown, threshold, notes)
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ def _nifti_slices(path: Path) -> int:
     except InputError:  # whoever reads it says why
         return 0
     axes = io_orientation(image.affine)[:, 0].tolist() if np.isfinite(image.affine).all() else []
-    return image.shape[axes.index(2)] if 2 in axes else 0  # 2: to the head
+    return image.shape[axes.index(2)] if 2 in axes and len(image.shape) > 2 else 0  # 2: to the head
 
 
 def _find_dicom(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[DicomSeries], list[Aside]]:
