@@ -14,6 +14,7 @@ from cmbfe.training.devices import make_compute
 BOXES = ((10.0, 20, 14, 26), (40, 50, 41, 53))
 """x_min, y_min, x_max, y_max px."""
 SCORES = (0.75, 0.25)
+IMAGES = tiny_params().images
 
 
 class SameBoxes(nn.Module):
@@ -32,4 +33,4 @@ def same_boxes() -> Detector:
 def detect(source: Path, out: Path, detector: Detector | None = None, **options: object) -> Result:
     """`cmbfe detect` in this process; ids are kept unless `keep_ids` says otherwise."""
     chosen = Options(**{"keep_ids": "key_file" not in options, **options})
-    return detect_files(source, lambda: detector or same_boxes(), out, tiny_params().images, chosen)
+    return detect_files(source, lambda: detector or same_boxes(), out, IMAGES, chosen)
