@@ -19,13 +19,15 @@ MOVED_UP_IN_MASK = "Values below 0 occur: all but the background, which has one 
 PADDING = "The background has one value below 0, and is set to 0."
 ANYWAY = "give the magnitude, or take it as one with --as-magnitude"
 NAMES = {
-    r"phase\w*|pha|unwrapped": "phase",
+    r"phase(diff|map|unwrapped|\d*)|pha|phs|unwrapped": "phase",
     r"real|imag|imaginary": "one part of a complex image",
-    r"minip|mip": "a projection over slices",
-    r"\w*qsm\w*|\w*map|field\w*|r2star\w*|r2s": "a computed map",
-    r"\w*mask|[dp]?seg|segmentation|probseg|labels?|aparc|aseg|rois?": "a label",
+    r"min_?ip\d*|mips?|mnip": "a projection over slices",
+    r"\w*qsm\w*|\w*map|chi|(local|total)?field|r2star\w*|r2s?|adc|fa|trace|cb[fv]|[tz]stat\d*": "a computed map",
+    r"\w*mask|[dp]?seg|segmentation|probseg|labels?|aparc|aseg|rois?|pveseg": "a label",
 }
 """Word of a file's name, its letters small -> what it stands for, after BIDS, dcm2niix and what people write."""
+SAY_MAGNITUDE = (["swi"], ["swan"], ["t2starw"], ["t2star"], ["magnitude1"], ["magnitude2"], ["applied"])
+"""Last words of a name that are a magnitude's, whatever comes before: mask_applied, phase2_swi."""
 HALF_TURNS = (np.pi, 180.0, 2048.0, 1000 * np.pi, 4096.0)
 """Phase runs from minus to plus one of these."""
 SAME_LIMIT = 0.005
@@ -54,8 +56,11 @@ def magnitude_by_name(path: Path) -> str:
     """Why a file is no magnitude by its name, such as "phase, by its name"; "" where the name does not say so."""
     stem = path.name.lower().removesuffix(".gz")
     stem = stem.rsplit(".", 1)[0] if "." in stem else stem
-    parts = [part for part in stem.split("_") if not part.startswith(("sub-", "ses-"))]
-    words = [word for part in parts for word in re.split(r"[^a-z0-9]+", part) if word]
+    parts = [part for part in re.split(r"[_ .]+", stem) if not part.startswith(("sub-", "ses-", "task-"))]
+    parts = [part for part in parts if part.startswith("part-")] or parts  # BIDS says it here
+    words = [part.rsplit("-", 1)[-1] for part in parts]
+    if {"mag", "magnitude"}.intersection(words) or words[-1:] in SAY_MAGNITUDE:
+        return ""
     found = [what for word in words for pattern, what in NAMES.items() if re.fullmatch(pattern, word)]
     found += ["phase"] if words[-1:] == ["ph"] else []
     return f"{found[0]}, by its name" if found else ""

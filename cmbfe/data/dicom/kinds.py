@@ -14,7 +14,7 @@ MAGNITUDE, UNCLEAR, LOCALIZER, MOSAIC, OTHER = "magnitude", "unclear", "localize
 GE_RAW_DATA_TYPE = (0x0043, "GEMS_PARM_01", 0x2F)
 GE_COMPONENTS = {"0": "MAGNITUDE", "1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 WORDS = {
-    MAGNITUDE: ("M", "MAGNITUDE", "SWI", "SWAN", "SWIP"),
+    MAGNITUDE: ("M", "MAG", "MAGNITUDE", "SWI", "SWAN", "SWIP"),
     "phase": ("P", "PHASE", "PHA", "PHASE MAP", "PHASEMAP"),
     "real": ("R", "REAL"),
     "imaginary": ("I", "IMAGINARY"),
@@ -65,7 +65,8 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
     against = kinds - {MAGNITUDE, UNCLEAR}
     if against:
         return against.pop() if len(against) == 1 else OTHER
-    if UNCLEAR in kinds or not all(map(NO_UNITS.fullmatch, _units(header))):
+    is_unclear = UNCLEAR in kinds and MAGNITUDE not in kinds  # M is a magnitude, whatever else is said of it
+    if is_unclear or not all(map(NO_UNITS.fullmatch, _units(header))):
         return UNCLEAR
     is_derived = "DERIVED" in image_type[:1]
     if is_derived and "MPR" in image_type:  # a reformatted image may be a mean over many slices
@@ -92,6 +93,8 @@ def _by_description(description: str, says_magnitude: bool, is_derived: bool) ->
     if SCOUTS.intersection(words):
         return LOCALIZER
     against = next((KIND_OF_WORD.get(word, "map") for word in words if word in OF_DESCRIPTIONS), None)
+    if against == "projection":  # made of magnitudes, which its ImageType may still say
+        return against
     if against and not says_magnitude:
         return UNCLEAR if against == "map" and not is_derived else against
     if is_derived and (against or not (says_magnitude or SUSCEPTIBILITY.search(description))):

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from cmbfe.data.dicom.slices import Slice
 from cmbfe.data.dicom.stacks import (
     SAME_POSITION_MM,
     STACKED,
+    UNEVEN_STEP_MM,
     NoStack,
     Stack,
     check,
@@ -44,6 +46,14 @@ QUARTERS = (16384, 49152)
 """Where the lowest quarter of unsigned 16-bit values ends, and the highest begins."""
 A_FEW = 1e-3
 """A bright spot may be this share of a volume."""
+NEIGHBOURS = (
+    "Another series of the patient lies next to it or between its slices: they may be one series, taken apart, "
+    "and a lesion across both then counts twice."
+)
+NEARLY_PARALLEL = 0.05
+"""Direction cosines of series that may be parts of one differ by up to this (3°)."""
+MOST_COMPARED = 200
+"""Series of one patient: more are single images, which have a note of their own."""
 DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
 
 
@@ -181,7 +191,36 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
             found.append(replace(_headers(stack, name), notes=notes_of(stack, single_images)))
         except NoStack as error:
             asides.append(_aside(stack, error.what, str(error), True))
-    return sorted(found, key=lambda series: (series.patient_id, series.series_uid)), asides
+    found = sorted(found, key=lambda series: (series.patient_id, series.series_uid))
+    return _with_neighbours_noted(found), asides
+
+
+def _with_neighbours_noted(found: Sequence[SeriesHeaders]) -> list[SeriesHeaders]:
+    """Series of one patient whose slices would make one even stack say so: nobody knows whether they are one."""
+    of_patient = defaultdict(list)
+    for index, series in enumerate(found):
+        if series.kind in (MAGNITUDE, UNCLEAR):
+            of_patient[series.patient_id].append(index)
+    groups = (group for group in of_patient.values() if len(group) <= MOST_COMPARED)
+    pairs = (pair for group in groups for pair in combinations(group, 2))
+    noted = {index for first, second in pairs if _make_one(found[first], found[second]) for index in (first, second)}
+    return [
+        replace(series, notes=(*series.notes, NEIGHBOURS)) if index in noted else series
+        for index, series in enumerate(found)
+    ]
+
+
+def _make_one(series: SeriesHeaders, other: SeriesHeaders) -> bool:
+    """Whether the slices of two series together are evenly spaced, none twice, and above each other."""
+    if np.abs(np.subtract(series.orientation, other.orientation)).max() > NEARLY_PARALLEL:
+        return False
+    directions = np.reshape(series.orientation, (2, 3))
+    positions = np.array([*series.positions_mm, *other.positions_mm])
+    steps = np.diff(np.sort(positions @ np.cross(*directions)))
+    shift = np.ptp(positions @ directions.T, axis=0).max()
+    step = float(np.median(steps))
+    is_even = steps.min() > SAME_POSITION_MM and np.abs(steps - step).max() <= min(UNEVEN_STEP_MM, step / 2)
+    return bool(is_even and shift <= series.slice_spacing_mm)
 
 
 def _aside(stack: Stack, what: str, line: str, refused: bool) -> Aside:

@@ -33,6 +33,8 @@ LIKE_DIRECTION = 0.0125
 """Direction cosines of one stack agree within this (0.7°)."""
 LIKE_SPACING = 1e-2
 """Pixel spacings of one stack agree within this, as a fraction."""
+PIXEL_MM = (0.1, 20.0)
+"""Sizes of pixels beyond are those of another unit."""
 OTHER_ECHO_MS = 1.0
 """Echoes are further apart than this; the echo time of one may vary by less."""
 SCOUT_PLANES_COSINE = 0.7
@@ -83,6 +85,7 @@ def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
     if stack[0].kind not in STACKED:
         return
     _check_contrast(stack)
+    _check_size(stack)
     _check_positions(stack)
     _check_not_shifted(stack)
     _check_is_one(stack)
@@ -400,6 +403,13 @@ def _check_contrast(stack: Stack) -> None:
         raise NoStack(worst, "RescaleSlope is negative", ": bright would be dark; write what the scanner wrote")
     if flat := next((item for item in stack if item.slope == 0), None):
         raise NoStack(flat, "RescaleSlope is 0", ": it has no contrast; write what the scanner wrote")
+
+
+def _check_size(stack: Stack) -> None:
+    row_mm, column_mm = stack[0].pixel_spacing_mm
+    if not PIXEL_MM[0] <= min(row_mm, column_mm) <= max(row_mm, column_mm) <= PIXEL_MM[1]:
+        details = f": {row_mm:g} x {column_mm:g} mm; correct PixelSpacing, which is in mm"
+        raise NoStack(stack[0], "pixels of a size that no image of a head has", details)
 
 
 def _check_positions(stack: Stack) -> None:
