@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from tiny_world import tiny_head
 
 from cmbfe.data.dicom.finding import find_series
-from cmbfe.data.dicom.series import SeriesHeaders, read_volume, series_of
+from cmbfe.data.dicom.series import NEIGHBOURS, SeriesHeaders, read_volume, series_of
 from cmbfe.data.dicom.slices import read_slices
 from cmbfe.data.inventory import Aside
 from cmbfe.data.magnitude import TAKEN
@@ -289,3 +289,37 @@ def test_what_a_dicom_object_needs_costs_that_object_only(tmp_path, each, attrib
     assert written == (["sr"] if attribute == "FrameOfReferenceUID" else [])
     assert sum(attribute in note for note in done.notes) == 2 - len(written)
     assert len(list((tmp_path / "out" / "pages").iterdir())) == 1
+
+
+def test_parts_that_may_be_one_series_say_so(tmp_path):
+    """Two slabs that abut."""
+    volume = random_volume(8)
+    for number in (0, 4):
+        write(
+            tmp_path / str(number),
+            [
+                mr_slice(volume[i], ImagePositionPatient=[0, 0, 2.0 * i], SeriesInstanceUID=f"1.{number}")
+                for i in range(number, number + 4)
+            ],
+        )
+    found = find_series(tmp_path)
+    assert [len(series.files) for series in found] == [4, 4]
+    assert [NEIGHBOURS in series.notes for series in found] == [True, True]
+    write(tmp_path / "far", [mr_slice(volume[i], ImagePositionPatient=[0, 0, 90.0 + 2 * i]) for i in range(4)])
+    assert [NEIGHBOURS in series.notes for series in find_series(tmp_path / "far")] == [False]
+
+
+@pytest.mark.parametrize("spacing", [[0.0009, 0.0009], [90.0, 90.0]])
+def test_pixels_of_another_unit_are_refused(tmp_path, spacing):
+    write(tmp_path, mr_series(random_volume(3), PixelSpacing=spacing))
+    with pytest.raises(InputError, match="PixelSpacing"):
+        find_series(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 400])
+def test_a_damaged_slice_without_suffix_costs_its_series(tmp_path, content):
+    write(tmp_path, mr_series(random_volume(4)), [f"IM000{number}" for number in range(4)])
+    (tmp_path / "IM0003").write_bytes(content)
+    (tmp_path / "README").write_text("notes")
+    with pytest.raises(InputError, match="IM0003"):
+        find_series(tmp_path)

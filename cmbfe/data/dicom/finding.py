@@ -5,6 +5,7 @@ a missing slice in its result. Where a broken file does not say which series it 
 its folder is refused.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from cmbfe.data.dicom.kinds import MAGNITUDE, UNCLEAR
 from cmbfe.data.dicom.pixels import input_errors
 from cmbfe.data.dicom.series import SeriesHeaders, series_of
 from cmbfe.data.dicom.slices import Slice, read_slices
-from cmbfe.data.inventory import DICOM, LINK, Aside, Inventory, may_be_dicom, take_inventory
+from cmbfe.data.inventory import DICOM, LINK, OTHER, Aside, Inventory, may_be_dicom, take_inventory
 from cmbfe.errors import InputError
 
 UNREADABLE = "cannot be read"
@@ -78,6 +79,7 @@ def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesH
     broken += [
         Broken(path, f"{path}: links to nothing; get the file that it leads to, or remove it") for path in links
     ]
+    broken += [Broken(path, f"{path}: named like a slice, and no DICOM: get it again") for path in _odd(inventory)]
     spoilt = _spoilt(slices, broken)
     found, asides = series_of(each for each in slices if each.series_uid not in spoilt)
     asides += _refused(slices, broken, spoilt)
@@ -97,6 +99,16 @@ def _whose(path: Path) -> tuple[str, str]:
             return (patient, uid) if UID(uid).is_valid else ("", "")
     except InputError:
         return "", ""
+
+
+def _odd(inventory: Inventory) -> list[Path]:
+    """Files of no known kind that are named like the DICOM files beside them, but for their numbers: damaged slices."""
+
+    def like(path: Path) -> tuple[Path, str]:
+        return path.parent, re.sub(r"\d+", "0", path.name)
+
+    names = {like(path) for path in inventory.of(DICOM)}
+    return [path for path in inventory.of(OTHER) if like(path) in names and re.search(r"\d", path.name)]
 
 
 def _spoilt(slices: Iterable[Slice], broken: Iterable[Broken]) -> dict[str, str]:
