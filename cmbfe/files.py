@@ -153,6 +153,8 @@ def read_json(path: Path | str) -> Any:
         text = content.decode(json.detect_encoding(content))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; correct the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give the file itself") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}; save it in UTF-8") from None
     with within_python(path):

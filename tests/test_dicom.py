@@ -141,6 +141,13 @@ def test_kind_is_read_from_each_vendors_attributes(tmp_path, kind, attributes):
     assert find_series(tmp_path)[0].kind == kind
 
 
+def test_siemens_private_element_tells_a_mosaic(tmp_path):
+    image = mr_slice(random_volume(1)[0], ImageType=["ORIGINAL", "PRIMARY", "M", "ND"])
+    image.private_block(0x19, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 12)
+    write(tmp_path, [image])
+    assert find_series(tmp_path)[0].kind == "mosaic"
+
+
 @pytest.mark.parametrize(
     ("suffixes", "differences"),
     [

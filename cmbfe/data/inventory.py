@@ -21,7 +21,7 @@ from cmbfe.files import is_partial, resolved
 
 DICOM, NIFTI, IMAGE, PHASE, TEXT, ARCHIVE = "DICOM", "NIfTI", "images", "phase", "text", "archive"
 VOLUME, LINK, HIDDEN, REPEATED, EMPTY = "volume", "link", "hidden", "repeated", "empty"
-DIRECTORY, COPY, OTHER = "DICOMDIR", "copy", "other"
+DIRECTORY, COPY, RESULTS, OTHER = "DICOMDIR", "copy", "results", "other"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """Group 0002 or 0008, little or big endian: how a dataset without preamble begins."""
@@ -39,7 +39,7 @@ SUFFIXES = {
 """In the order in which they are tried."""
 REASONS = {
     DICOM: ("DICOM files that are not read here", "cmbfe import dicom and cmbfe detect read them"),
-    NIFTI: ("NIfTI volumes that nothing names", "name them in the description of the data, or remove them"),
+    NIFTI: ("NIfTI volumes that nothing names", "cmbfe import nifti reads those that its description names"),
     IMAGE: ("images that no label names", "label them, or say that they have no microbleeds by an empty label"),
     PHASE: ("phases of images, which are not looked at", "a model trained with images.phase reads them"),
     TEXT: ("texts and tables", ""),
@@ -49,12 +49,15 @@ REASONS = {
     HIDDEN: ("hidden files and folders", ""),
     REPEATED: ("links to folders that are looked at already", ""),
     EMPTY: ("empty folders", ""),
+    RESULTS: ("results of an earlier detection", ""),
     DIRECTORY: ("DICOM directories (DICOMDIR)", "give the folder of the files that they list"),
     COPY: ("links to files that are looked at already", ""),
     OTHER: ("files of other kinds", ""),
 }
 """Kind -> why a file of it is passed over, and what to do about it."""
 NAMED_AT_MOST = 3
+IMAGES_FILE, RESULTS_FILE = "images.json", "summary.json"
+"""Both in a folder that `cmbfe detect` has left."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Inventory:
         return [
             path
             for path, kind in self.kinds.items()
-            if kind not in (LINK, HIDDEN, REPEATED, EMPTY) and path.name.lower().endswith(suffixes)
+            if kind not in (LINK, HIDDEN, REPEATED, EMPTY, RESULTS) and path.name.lower().endswith(suffixes)
         ]
 
     def folders(self) -> list[Path]:
@@ -184,6 +187,10 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
             elif own is None or Path(real) != own:
                 visited.add(real)
                 kept.append(name)
+        if {IMAGES_FILE, RESULTS_FILE} <= set(files):  # of an earlier cmbfe detect
+            yield Path(place), RESULTS
+            folders.clear()
+            continue
         if not (folders or files) and Path(place) != source:
             yield Path(place), EMPTY
         folders[:] = kept

@@ -12,6 +12,7 @@ from pydicom import Dataset
 
 MAGNITUDE, UNCLEAR, LOCALIZER, MOSAIC, OTHER = "magnitude", "unclear", "localizer", "mosaic", "other"
 GE_RAW_DATA_TYPE = (0x0043, "GEMS_PARM_01", 0x2F)
+SLICES_IN_MOSAIC = (0x0019, "SIEMENS MR HEADER", 0x0A)
 GE_COMPONENTS = {"0": "MAGNITUDE", "1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 WORDS = {
     MAGNITUDE: ("M", "MAG", "MAGNITUDE", "SWI", "SWAN", "SWIP"),
@@ -59,6 +60,8 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
         return LOCALIZER
     if header.get("Modality") != "MR":
         return OTHER
+    if _private(header, SLICES_IN_MOSAIC) not in ("", "None", "1"):
+        return MOSAIC
     said = [_text(header, "ComplexImageComponent"), _ge_raw_data_type(header), *image_type[2:]]
     said.append(_text(header, "VolumeBasedCalculationTechnique"))
     kinds = {kind for value in said if value for kind in _kinds_of(value)}
@@ -113,7 +116,14 @@ def _units(header: Dataset) -> list[str]:
 
 
 def _ge_raw_data_type(header: Dataset) -> str:
-    group, creator, element = GE_RAW_DATA_TYPE
-    if creator not in header.private_creators(group) or element not in (ge := header.private_block(group, creator)):
+    return GE_COMPONENTS.get(_private(header, GE_RAW_DATA_TYPE), "")
+
+
+def _private(header: Dataset, tag: tuple[int, str, int]) -> str:
+    """The first value of a private element, as text; "" where the header has none."""
+    group, creator, element = tag
+    if creator not in header.private_creators(group) or element not in (
+        block := header.private_block(group, creator)
+    ):
         return ""
-    return GE_COMPONENTS.get(str(np.ravel(ge[element].value)[0]), "")
+    return str(np.ravel(block[element].value)[0])

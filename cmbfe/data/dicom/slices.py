@@ -37,7 +37,9 @@ HEADER_KEYWORDS = (
     "PerFrameFunctionalGroupsSequence",
     *ACQUISITION_KEYS,
 )
-HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *range(0x00430010, 0x00430020), 0x0043102F)
+PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
+"""Slices in Siemens' mosaics, and the component of GE's images, with who reserves the elements."""
+HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *PRIVATE_TAGS)
 
 
 @dataclass(frozen=True)

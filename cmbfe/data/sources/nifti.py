@@ -120,6 +120,8 @@ def find_nifti(source: Path, box_mm: float) -> Found:
 
 def read_description(path: Path) -> Description:
     """Read the YAML file; raises `InputError` as `read_yaml`, or for values that do not fit together."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; describe the data in it, as docs/own_data.md shows")
     with within_python(path):
         return read_yaml(path, Description, "keys such as images and mask")
 
