@@ -101,7 +101,7 @@ def test_a_single_file_is_a_series_of_one_slice(tmp_path):
         ("projection", {"ImageType": ["DERIVED", "PRIMARY", "MNIP", "ND"]}),
         ("localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
         ("map", {"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}),
-        ("other", {"Modality": "CT"}),
+        ("CT", {"Modality": "CT"}),
         ("magnitude", {"ImageType": None}),
         ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY"]}),
         ("magnitude", {"ImageType": ["ORIGINAL", "PRIMARY", "MPR"]}),

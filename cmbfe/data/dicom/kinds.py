@@ -58,8 +58,8 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
     """See `SeriesHeaders.kind`. `header`: of one frame; `image_type`: its FrameType or ImageType, in capitals."""
     if "LOCALIZER" in image_type:
         return LOCALIZER
-    if header.get("Modality") != "MR":
-        return OTHER
+    if (modality := _text(header, "Modality")) != "MR":
+        return modality or OTHER
     if _private(header, SLICES_IN_MOSAIC) not in ("", "None", "1"):
         return MOSAIC
     said = [_text(header, "ComplexImageComponent"), _ge_raw_data_type(header), *image_type[2:]]
