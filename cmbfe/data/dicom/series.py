@@ -66,7 +66,8 @@ class SeriesHeaders:
     """SeriesInstanceUID, with a suffix where its files make several series (see the module's text)."""
     description: str
     kind: str
-    """"magnitude", "phase", "real", "imaginary", "projection", "localizer", "mosaic", "map" (of a quantity) or "other"; of another modality its name ("CT");
+    """"magnitude", "phase", "real", "imaginary", "projection", "localizer", "mosaic", "map" (of a quantity) or "other";
+    of another modality its name ("CT");
     "unclear" where the header does not say, see `kinds`."""
     files: tuple[Path, ...]
     """One path per slice; a multi-frame file is named once per frame."""
