@@ -136,6 +136,31 @@ def import_(
 
 
 @app.command()
+def describe(
+    data: Annotated[Path, typer.Argument(help="images with annotations.json: an import, or data/pictures")],
+    out: Annotated[Path, typer.Option(help="the table, CSV; an earlier one is replaced")] = Path("patients.csv"),
+    slice_mm: Annotated[
+        float | None, typer.Option(help="distance between slices, mm (default: what series.json of the import says)")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap over patients")] = 0,
+) -> None:
+    """Compare patients with published ones: size, shape, place and number of microbleeds, contrast, look-alikes.
+
+    docs/phantom.md says how each row is measured.
+
+    Example: cmbfe describe data/pictures --slice-mm 2 --out patients.csv
+    """
+    from cmbfe.files import write_table
+    from cmbfe.patients.describe import as_markdown, compare_patients
+
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; --out is a file, such as patients.csv")
+    table = compare_patients(data, slice_mm, seed=seed)
+    write_table(table, out)
+    print(f"{as_markdown(table)}\n{out}: {len(table)} rows, {(table['in_range'] == 'yes').sum()} in range")
+
+
+@app.command()
 def train(
     variant: Annotated[str, typer.Argument(help="ssd512, ssd512-fe, ssd300, ssd300-fe, …")],
     out: Annotated[Path, typer.Option(help="folder for the model; resumes from checkpoints in it")],

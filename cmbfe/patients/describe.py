@@ -1,0 +1,240 @@
+"""Patients beside published ones: what images and labels alone say of them, a row per published number."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist
+from tqdm import tqdm
+
+from cmbfe.baselines.candidates import read_volume, stacks_of
+from cmbfe.data.labelled.labels import LABELS_FILE, LOCATIONS, MIMICS_FILE, Labels, read_labels, xyxy
+from cmbfe.data.sources.writing import SERIES_FILE
+from cmbfe.errors import InputError
+from cmbfe.files import read_json, within_python
+from cmbfe.metrics.curves import false_positives_per_cmb
+from cmbfe.metrics.intervals import interval_of
+from cmbfe.metrics.lesions import check_lesion_keys, match_lesions
+from cmbfe.metrics.matching import Matches, is_region
+from cmbfe.paper.tables import markdown
+from cmbfe.patients.blobs import MOST, blobs
+from cmbfe.patients.measure import measure_lesion
+from cmbfe.patients.published import PUBLISHED, Published
+
+HEAD_MM = 100.0
+"""A series that covers less is a slab: numbers that are published per head do not bound it from below."""
+OF_HEADS = ("blobs", "in_patient", "in_positive")
+"""Traits whose published numbers are of whole heads."""
+UNLABELLED = "unlabelled"
+"""Split of an import's patients of whom nobody has said that they have no microbleeds."""
+SENSITIVITY = 0.95
+RESAMPLES = 1000
+STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
+    **{f"p{percent}": partial(np.percentile, q=percent) for percent in (5, 25, 75, 95)},
+    **{place: lambda values, place=place: np.mean(values == place) for place in LOCATIONS},
+    "median": np.median,
+    "mean": np.mean,
+    "most": np.max,
+    "none": lambda values: np.mean(values == 0),
+    "one": lambda values: np.mean(values == 1),
+    "under 5": lambda values: np.mean(values < 5),
+}
+
+
+@dataclass(frozen=True)
+class Patients:
+    """What is known of P patients."""
+
+    traits: Mapping[str, pd.Series]
+    """Trait of `PUBLISHED` -> its values, indexed by the number of the patient that each is of."""
+    blobs: Matches
+    series: np.ndarray
+    """int64 [P]: how many each patient has."""
+    depth_mm: float
+    """What a series covers across its slices, median."""
+
+
+def compare_patients(
+    folder: Path, slice_mm: float | None = None, resamples: int = RESAMPLES, seed: int = 0, progress: bool = True
+) -> pd.DataFrame:
+    """The patients of a folder of images with annotations.json beside published ones, a row per published number.
+
+    Args:
+        folder: as `cmbfe import` and the pipeline leave it; mimics.json and series.json are read where they are there.
+        slice_mm: distance between slices, for series that series.json does not know.
+
+    Returns:
+        Indexed by what is compared; `ours`, `ours_low`, `ours_high` (95 % CI over patients); `published`, `low`,
+        `high`; `in_range` ("yes", "no", "unknown"); `citation`, `checked`; `note` (why unknown, what else to know).
+
+    Raises:
+        InputError: no such labels or images, no microbleed, a missing key, or an unknown distance between slices.
+    """
+    patients = _measured(folder, slice_mm, progress)
+    rows = tqdm(PUBLISHED, desc="bootstrap over patients", unit="row", disable=not progress)
+    return pd.DataFrame([_row(row, patients, resamples, seed) for row in rows]).set_index("what")
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table of `compare_patients` to read: what, ours with its interval, published, in range and why not."""
+    cells = [
+        [what, _with_interval(row), row["published"], ": ".join(filter(None, (row["in_range"], row["note"])))]
+        for what, row in table.iterrows()
+    ]
+    return markdown(["", "ours (95 % CI)", "published", "in range"], cells)
+
+
+def _with_interval(row: pd.Series) -> str:
+    value, low, high = row[["ours", "ours_low", "ours_high"]]
+    return "–" if np.isnan(value) else f"{value:.2f}" + ("" if np.isnan(low) else f" ({low:.2f} to {high:.2f})")
+
+
+def _row(row: Published, patients: Patients, resamples: int, seed: int) -> dict[str, Any]:
+    statistic = _blobs_per_series if row.trait == "blobs" else partial(_statistic, row)
+    ours = interval_of(partial(statistic, patients), len(patients.series), resamples, seed)
+    in_range, note = _verdict(ours.value, row, patients)
+    return {
+        "what": row.what,
+        **{"ours": ours.value, "ours_low": ours.low, "ours_high": ours.high},
+        **{"published": row.published, "low": row.low, "high": row.high, "in_range": in_range},
+        **row.source._asdict(),
+        "note": note,
+    }
+
+
+def _statistic(row: Published, patients: Patients, weights: np.ndarray) -> np.ndarray:
+    """A row's statistic, each patient counted as often as its weight says: [B]; NaN where there is no value."""
+    values = patients.traits.get(row.trait, pd.Series(dtype=float))
+    whose = values.index.to_numpy(np.int64)
+    drawn = (np.repeat(values.to_numpy(), counts[whose]) for counts in weights.astype(np.int64))
+    return np.array([STATISTICS[row.statistic](some) if len(some) else np.nan for some in drawn])
+
+
+def _blobs_per_series(patients: Patients, weights: np.ndarray) -> np.ndarray:
+    """Blobs per series that are no microbleed at `SENSITIVITY`: [B]."""
+    truths = np.bincount(patients.blobs.truth_patient, minlength=len(patients.series))
+    per_cmb = false_positives_per_cmb(patients.blobs, SENSITIVITY, weights)
+    return per_cmb * (weights @ truths) / (weights @ patients.series)
+
+
+def _verdict(value: float, row: Published, patients: Patients) -> tuple[str, str]:
+    """Whether a value is in the published range, and what to know of that."""
+    low, high = (-np.inf if row.low is None else row.low), (np.inf if row.high is None else row.high)
+    is_slab = row.trait in OF_HEADS and patients.depth_mm < HEAD_MM
+    note = f"a series covers {patients.depth_mm:.0f} mm of a head" if is_slab else ""
+    if np.isnan(value) and row.trait == "blobs":
+        return "unknown", f"the {MOST} best blobs of each slice do not reach {SENSITIVITY:.0%}"
+    if np.isnan(value):
+        return "unknown", row.if_unknown
+    if row.low is None and row.high is None:
+        return "unknown", "nothing published"
+    if is_slab and value < low:
+        return "unknown", note
+    return ("yes" if low <= value <= high else "no"), note
+
+
+def _measured(folder: Path, slice_mm: float | None, progress: bool) -> Patients:
+    """Measure everything; each volume is read once."""
+    labels = _read(folder)
+    step_mm = _slice_spacings(folder, labels, slice_mm)
+    boxes, found, lesions = _table(labels["annotations"], labels, step_mm), [], {}
+    for stack in tqdm(stacks_of(labels, folder, 1.0), desc="measuring", unit="volume", disable=not progress):
+        volume = read_volume(replace(stack, spacing_mm=(step_mm[stack.image_ids[0]], *stack.spacing_mm[1:])))
+        found += blobs(stack, volume)
+        index = {image: number for number, image in enumerate(stack.image_ids)}
+        for lesion, own in boxes[boxes["image"].isin(list(index))].groupby("lesion"):
+            lesions[lesion] = measure_lesion(volume, own["image"].map(index).to_numpy(), xyxy(own.to_dict("records")))
+    mimics = read_labels(folder / MIMICS_FILE)["annotations"] if (folder / MIMICS_FILE).is_file() else []
+    nearest = nearest_mm(boxes, _table(mimics, labels, step_mm))
+    matches = match_lesions(labels, found, hit="centre", duplicates="ignore")
+    return _of_patients(labels, step_mm, boxes, pd.DataFrame(lesions).T.assign(nearest_mm=nearest), matches)
+
+
+def _of_patients(
+    labels: Labels, step_mm: Mapping[Any, float], boxes: pd.DataFrame, lesions: pd.DataFrame, matches: Matches
+) -> Patients:
+    """All that was measured of boxes and microbleeds, put in the order of the patients of `matches`."""
+    number = {str(patient): index for index, patient in enumerate(matches.patients)}
+    of_lesion = boxes.groupby("lesion").agg({"patient": "first", "location": "first"}).join(lesions)
+    count = of_lesion["patient"].value_counts().reindex(list(number), fill_value=0)
+    traits = {
+        **of_lesion.set_index("patient"),
+        "in_patient": count,
+        "in_positive": count[count > 0],
+        "on_image": boxes.groupby(["patient", "image"]).size().droplevel("image"),
+    }
+    series = {image["id"]: _series(image) for image in labels["images"]}
+    of_series = Counter(number[patient] for patient, _ in set(series.values()))
+    depths_mm = pd.Series(step_mm).groupby(pd.Series(series)).sum()
+    return Patients(
+        traits={name: values.dropna().rename(number) for name, values in traits.items()},
+        blobs=matches,
+        series=np.array([of_series[index] for index in number.values()]),
+        depth_mm=float(depths_mm.median()),
+    )
+
+
+def _read(folder: Path) -> Labels:
+    """Labels of the patients that somebody has labelled, without ignore regions, with what three dimensions need."""
+    file = folder / LABELS_FILE
+    labels = read_labels(file)
+    labels["images"] = [image for image in labels["images"] if image.get("split") != UNLABELLED]
+    labels["annotations"] = [box for box in labels["annotations"] if not is_region(box)]
+    if not labels["annotations"]:
+        raise InputError(f"{file}: holds no microbleed; there is nothing to measure")
+    try:
+        check_lesion_keys(labels)
+    except InputError as gap:
+        raise InputError(f"{file}: {gap}") from None
+    return labels
+
+
+def _series(image: Mapping[str, Any]) -> tuple[str, str]:
+    return str(image["patient_id"]), str(image.get("series_uid"))
+
+
+def _slice_spacings(folder: Path, labels: Labels, slice_mm: float | None) -> dict[Any, float]:
+    """Image -> distance between the slices of its series: that of series.json, or else `slice_mm`."""
+    file, spacings = folder / SERIES_FILE, {}
+    with within_python(file):
+        places = read_json(file) if file.is_file() else {}
+        for image in labels["images"]:
+            step = places.get(image.get("series_uid"), {}).get("slice_spacing_mm", slice_mm)
+            if not (isinstance(step, int | float) and 0 < step < np.inf):
+                where = f"{folder}: the distance between slices of patient {image['patient_id']}"
+                raise InputError(f"{where} is {step}; give one above 0 with --slice-mm")
+            spacings[image["id"]] = float(step)
+    return spacings
+
+
+def _table(boxes: Iterable[Mapping[str, Any]], labels: Labels, step_mm: Mapping[Any, float]) -> pd.DataFrame:
+    """A row per box on an image of `labels`: whose it is, and where its middle is, in mm."""
+    images = {image["id"]: image for image in labels["images"]}
+    rows = []
+    for box in (box for box in boxes if box["image_id"] in images):
+        image, (x, y, width, height) = images[box["image_id"]], box["bbox"]
+        patient, series = _series(image)
+        row_mm, column_mm = image["pixel_spacing_mm"]
+        middle = (image["slice_index"] * step_mm[image["id"]], (y + height / 2) * row_mm, (x + width / 2) * column_mm)
+        lesion = f"{patient}/{box.get('lesion_id')}"
+        rows.append((patient, series, lesion, image["id"], box.get("location"), box["bbox"], middle))
+    return pd.DataFrame(rows, columns=["patient", "series", "lesion", "image", "location", "bbox", "middle"])
+
+
+def nearest_mm(boxes: pd.DataFrame, mimics: pd.DataFrame) -> pd.Series:
+    """Distance of each microbleed to the nearest other microbleed or mimic of its series; NaN where it is alone.
+
+    In three dimensions, between the middles of the two nearest boxes. Both are tables of `_table`.
+    """
+    nearest = {}
+    for (patient, series), own in boxes.groupby(["patient", "series"]):
+        others = mimics[(mimics["patient"] == patient) & (mimics["series"] == series)]
+        for lesion in own["lesion"].unique():
+            here, there = own[own["lesion"] == lesion], pd.concat([own[own["lesion"] != lesion], others])
+            nearest[lesion] = cdist([*here["middle"]], [*there["middle"]]).min() if len(there) else np.nan
+    return pd.Series(nearest, dtype=float)
