@@ -135,7 +135,7 @@ def _verdict(value: float, row: Published, patients: Patients) -> tuple[str, str
         return "unknown", "nothing published"
     if is_slab and value < low:
         return "unknown", note
-    return ("yes" if low <= value <= high else "no"), note
+    return ("yes" if low <= round(value, 2) <= high else "no"), note  # sources print two digits
 
 
 def _measured(folder: Path, slice_mm: float | None, progress: bool) -> Patients:
