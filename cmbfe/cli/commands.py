@@ -142,7 +142,6 @@ def describe(
     slice_mm: Annotated[
         float | None, typer.Option(help="distance between slices, mm (default: what series.json of the import says)")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap over patients")] = 0,
 ) -> None:
     """Compare patients with published ones: size, shape, place and number of microbleeds, contrast, look-alikes.
 
@@ -155,7 +154,7 @@ def describe(
 
     if out.is_dir():
         raise InputError(f"{out}: is a folder; --out is a file, such as patients.csv")
-    table = compare_patients(data, slice_mm, seed=seed)
+    table = compare_patients(data, slice_mm)
     write_table(table, out)
     print(f"{as_markdown(table)}\n{out}: {len(table)} rows, {(table['in_range'] == 'yes').sum()} in range")
 
