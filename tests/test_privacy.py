@@ -211,7 +211,7 @@ def test_no_planted_identifier_is_in_any_output_of_a_detection(tmp_path):
     detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
     pages = list((tmp_path / "out" / "pages").iterdir())
     assert len(pages) == 1
-    assert "was left out: burned-in annotation" in pages[0].read_text()
+    assert "Left out: burned-in annotation" in pages[0].read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("detections.json", "detections.csv", "images.json", "lesions.csv", "summary.json"),
         *("overlays", "pages"),

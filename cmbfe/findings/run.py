@@ -306,13 +306,15 @@ def _write_pages(
     for entry in left_out:
         of_patient[(entry["patient"] or without_id) if entry["series"] else None].append(entry)
     unknown = of_patient.pop(None, [])
-    on_all = [f"Of no known patient, {entry['files']} files were left out: {entry['why']}." for entry in unknown]
+    on_all = [f"Left out, of no known patient: {_counted(entry)}." for entry in unknown]
     if others := sum(len(entries) for patient, entries in of_patient.items() if patient not in parts):
-        on_all.append(f"Of other patients, {others} series were left out: see {SUMMARY_FILE}.")
+        on_all.append(f"Left out, of other patients: {others} series, see {SUMMARY_FILE}.")
     for (patient, own), file in zip(parts.items(), series_folders(parts), strict=True):
         notes = [WITHOUT_ID] if patient == without_id else []
-        notes += [
-            f"A series of {entry['files']} files was left out: {entry['why']}." for entry in of_patient[patient]
-        ]
+        notes += [f"Left out: {_counted(entry)}." for entry in of_patient[patient]]
         sections = ((part / PAGE_FILE).read_text(encoding="utf-8") for part in own)
         write_page(folder / f"{file}.html", patient, sections, notes + on_all, **made)
+
+
+def _counted(entry: dict[str, Any]) -> str:
+    return f"{entry['why']} ({entry['files']} file{'s' if entry['files'] != 1 else ''})"
