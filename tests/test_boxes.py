@@ -151,6 +151,10 @@ def test_padding_matches_nothing():
     assert match(truth, torch.tensor([[True, False]]), DEFAULT).tolist() == [[0, -1, -1, -1]]
 
 
+def test_no_ground_truth_matches_nothing():
+    assert match(torch.empty(2, 0, 4), torch.empty(2, 0, dtype=torch.bool), DEFAULT).tolist() == [[-1] * 4] * 2
+
+
 def test_images_of_a_batch_do_not_disturb_each_other():
     boxes = [torch.tensor(b).view(-1, 4) for b in ([[0.0, 0, 10, 9], [11, 1, 19, 10]], [], [[41.0, 40, 50, 50]])]
     labels = [torch.ones(len(b), dtype=torch.int64) for b in boxes]

@@ -85,6 +85,8 @@ def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
     box takes the ground truth of largest IoU if that is at least 0.5. Then every ground truth is given a default
     box of its own that it overlaps, greedily: the pair of largest IoU first, then the best pair of what is left.
     """
+    if not boxes.shape[1]:
+        return torch.full((len(boxes), len(default)), -1, device=boxes.device)
     iou = box_iou(boxes.flatten(0, 1), default).view(*boxes.shape[:2], -1)
     iou = iou.masked_fill(~real[..., None], -1)
     best_iou, matches = iou.max(dim=1)

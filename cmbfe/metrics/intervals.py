@@ -25,6 +25,8 @@ from cmbfe.metrics.matching import Matches
 RESAMPLES = 10_000
 LEVEL = 0.95
 """Confidence of every interval."""
+MOST_TIMES = 1e6
+"""A spread over the half width asked of it: beyond, it would take more than 10^12 seeds or patients."""
 RESAMPLES_AT_ONCE = 250
 """Resamples in one call of a metric, which bounds the memory."""
 Metric = Callable[..., Any]
@@ -265,7 +267,8 @@ def patients_for_half_width(standard_error: float, patients: int, half_width: fl
     """How many patients narrow a normal 95 % interval to `half_width` on either side; see `patients_needed`.
 
     Raises:
-        InputError: a number that is not finite, a negative error, or a half width that is not above 0.
+        InputError: a number that is not finite, a negative error, or a half width that is not above 0 or is less than
+            1 / `MOST_TIMES` of the error.
     """
     _check_half_width(standard_error, half_width)
     return int(np.ceil(patients * (stats.norm.ppf((1 + LEVEL) / 2) * standard_error / half_width) ** 2))
@@ -277,7 +280,8 @@ def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
     Patients add no uncertainty.
 
     Raises:
-        InputError: a number that is not finite, a negative deviation, or a half width that is not above 0.
+        InputError: a number that is not finite, a negative deviation, or a half width that is not above 0 or is
+            less than 1 / `MOST_TIMES` of the deviation.
     """
     _check_half_width(seed_deviation, half_width)
 
@@ -299,3 +303,5 @@ def _check_half_width(spread: float, half_width: float) -> None:
         raise InputError(f"a spread of {spread} over seeds or patients: a finite number from 0 on is needed")
     if not 0 < half_width < np.inf:
         raise InputError(f"a half width of {half_width}: above 0 is needed")
+    if spread / MOST_TIMES > half_width:
+        raise InputError(f"a half width of {half_width} for a spread of {spread}: out of reach; give a wider one")
