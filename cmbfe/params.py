@@ -103,6 +103,27 @@ class ExactCounts(Section):
     boxes: Splits
 
 
+class Microbleeds(Section):
+    """How many microbleeds are visible in a patient: none in some, else log-normal numbers, rounded, at least one."""
+
+    free: Annotated[float, Field(ge=0, lt=1)]
+    """Share of patients without any, rounded down in each split: a lone patient has some."""
+    median: Positive
+    """Of the others."""
+    spread: NotNegative
+    """Standard deviation of the logarithm."""
+
+
+class Readers(Section):
+    """Readers of the training images, whose majority makes the labels (`cmbfe.phantom.readers`)."""
+
+    number: Annotated[int, Field(ge=1, le=99)]
+    misses: Annotated[float, Field(ge=0, lt=1)]
+    """Mean share of the microbleeds that a reader misses: rather the small and faint ones."""
+    mimics: Annotated[float, Field(ge=0, lt=1)]
+    """Mean share of the mimics that a reader takes for microbleeds: rather those that look like one."""
+
+
 class Phantom(Section):
     """The simulated cohort."""
 
@@ -110,7 +131,12 @@ class Phantom(Section):
     """The paper's Table 1 has 33, 17 and 8."""
     slices: Annotated[int, Field(ge=3, le=512)]
     matrix_px: Annotated[int, Field(ge=64, le=1024)]
-    cmbs_per_patient: Positive
+    cmbs_per_patient: Microbleeds
+    """Does not apply to exact counts: as in the paper's cohort, each patient then has at least one."""
+    box_margin_mm: Annotated[float, Field(ge=0, le=20)] = 1.0
+    """On each side of a box, rounded to whole px: a reader draws around a dot, and leaves some of what is bright."""
+    readers: Readers | None = None
+    """None: the truth is known, and is what the training labels say."""
     exact: ExactCounts | None = None
 
     @model_validator(mode="after")

@@ -118,6 +118,7 @@ def test_the_set_is_made_of_training_images_with_microbleeds_and_is_the_same_for
     labels = labelled_images(tmp_path / "in", 4)
     labels["images"][2]["split"] = "test"
     labels["annotations"].pop()
+    labels["annotations"][0]["tight_bbox"] = [21, 31, 5, 4]  # would be wrong of the moved image
     wanted = PAPER.model_copy(update={"target_images": 7})
     for out in ("a", "b"):
         augment_training_set(labels, tmp_path / "in", tmp_path / out, wanted, seed=3, jobs=1, progress=False)
@@ -125,6 +126,7 @@ def test_the_set_is_made_of_training_images_with_microbleeds_and_is_the_same_for
     assert len(made["images"]) == 7
     assert {image["source_image_id"] for image in made["images"]} == {1, 2}
     assert {image["split"] for image in made["images"]} == {"train"}
+    assert not [box for box in made["annotations"] if "tight_bbox" in box]
     assert len(list((tmp_path / "a").rglob("*.png"))) == 7
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert read_image(tmp_path / "a" / made["images"][0]["file_name"]).shape == (SIDE, SIDE)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from cmbfe.data.sources.report import coverage_by_margin
 from cmbfe.detector.boxes import corners, coverage, coverage_of_presets, decode, default_boxes, encode
 from cmbfe.detector.loss import match, ssd_loss
 from cmbfe.errors import InputError
@@ -91,6 +92,17 @@ def test_coverage_of_a_default_box_itself_is_complete():
     table = coverage(corners(boxes, 300)[:5], boxes, 300)
     assert table["best_iou"].between(0.999, 1.001).all()
     assert table["reachable"].all()
+
+
+def test_a_margin_brings_small_boxes_within_reach():
+    image = {"id": 1, "width": 512, "height": 512, "pixel_spacing_mm": [0.5, 0.5]}
+    annotations = [
+        {"image_id": 1, "bbox": [0, 0, 30, 30], "tight_bbox": [x, x, 6, 6]} for x in (81, 97)
+    ]  # around 84 and 100 px, the middles of cells of 8 px
+    table = coverage_by_margin({"images": [image], "annotations": annotations}, margins_mm=(0.0, 1.5))
+    assert table.columns.tolist() == ["0 mm", "1.5 mm"]
+    assert table.loc[(512, "cmb")].tolist() == [0, 1]  # 6 px, and 12 px, in a box of 12 px
+    assert table.loc[(512, "voc")].tolist() == [0, 0]
 
 
 def test_the_coverage_of_presets_is_that_of_each_at_every_input_size():

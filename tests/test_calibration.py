@@ -6,7 +6,14 @@ import pytest
 from metric_examples import FAR, T, detection, labels_of, one_image_each
 
 from cmbfe.errors import InputError
-from cmbfe.metrics.agreement import bland_altman, class_agreement, clinical_class, counts_per_patient, icc
+from cmbfe.metrics.agreement import (
+    bland_altman,
+    class_agreement,
+    clinical_class,
+    counts_per_patient,
+    fleiss_kappa,
+    icc,
+)
 from cmbfe.metrics.calibration import expected_calibration_error, operating_points, reliability
 from cmbfe.metrics.curves import Matches, match
 
@@ -61,6 +68,15 @@ def test_a_sensitivity_that_the_validation_patients_never_show_leaves_no_operati
     row = operating_points({"ssd300": never}, {"ssd300": test}, 0.9, 100, seed=0).loc["ssd300"]
     assert np.isnan(row[["threshold", "sensitivity", "precision_low"]].astype(float)).all()
     assert row["calibration_error"] == pytest.approx(0.1)
+
+
+def test_fleiss_kappa_of_worked_cases():
+    # 3 of 3, 2 of 3, 0 of 3, 1 of 3: pairs agree in 1, 1/3, 1, 1/3; half of the answers are yes.
+    yes = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
+    assert fleiss_kappa(yes) == pytest.approx((2 / 3 - 1 / 2) / (1 - 1 / 2))
+    assert fleiss_kappa(np.array([[True] * 4, [False] * 4])) == 1
+    assert fleiss_kappa(np.array([[True, False]] * 5)) == -1
+    assert np.isnan([fleiss_kappa(yes[:, :1]), fleiss_kappa(yes[:1]), fleiss_kappa(yes[:0])]).all()
 
 
 def test_icc_equals_the_example_of_shrout_and_fleiss():

@@ -13,13 +13,19 @@ from cmbfe.data.dicom.finding import find_series
 from cmbfe.data.dicom.series import read_volume
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.errors import InputError
-from cmbfe.params import ExactCounts, Phantom, Splits
+from cmbfe.params import ExactCounts, Microbleeds, Phantom, Readers, Splits
 from cmbfe.phantom import cohort as cohorts
 from cmbfe.phantom import plan
 from cmbfe.phantom.lesions import Finding
 from cmbfe.phantom.simulate import WHITE_MATTER_UNITS, SimulatedPatient, simulate_patient
 
-COHORT = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
+COHORT = Phantom(
+    patients=Splits(train=2, test=1, validation=1),
+    slices=3,
+    matrix_px=64,
+    cmbs_per_patient=Microbleeds(free=0.0, median=1.0, spread=0.0),
+    box_margin_mm=0.0,
+)
 
 
 def sketch(seed: object, *, matrix: int, slices: int, **_: object) -> SimulatedPatient:
@@ -129,7 +135,7 @@ def test_a_killed_run_keeps_whole_patients_and_makes_the_others(tmp_path, monkey
     "changes",
     [
         {"slices": 4},
-        {"cmbs_per_patient": 3.0},
+        {"cmbs_per_patient": Microbleeds(free=0.5, median=1.0, spread=0.0)},
         {"patients": Splits(train=1, test=1, validation=1)},
         {"patients": Splits(train=3, test=2, validation=1)},
     ],
@@ -151,6 +157,55 @@ def test_patients_of_other_code_are_replaced(tmp_path, monkeypatch):
     assert not [
         name for name, held in tree(tmp_path / "out").items() if name.endswith(".dcm") and before[name] == held
     ]
+
+
+def test_a_margin_lies_around_every_box_but_not_beyond_the_image_and_the_tight_box_stays(tmp_path):
+    bare = cohort(tmp_path / "bare")
+    wide = cohort(tmp_path / "wide", settings=COHORT.model_copy(update={"box_margin_mm": 40.0}))  # 11 px of 3.75 mm
+    assert (bare["info"], wide["info"]) == ({"box_margin_mm": 0.0}, {"box_margin_mm": 40.0})
+    for box, drawn in zip(bare["annotations"], wide["annotations"], strict=True):
+        assert box["bbox"] == box["tight_bbox"] == drawn["tight_bbox"]
+        x, y, width, height = box["bbox"]
+        right, end = min(x + width + 11, 64), min(y + height + 11, 64)
+        left, top = max(x - 11, 0), max(y - 11, 0)
+        assert drawn["bbox"] == [left, top, right - left, end - top]
+        assert drawn["area"] == (right - left) * (end - top)
+    (mimic, *_) = read_labels(tmp_path / "wide" / MIMICS_FILE)["annotations"]
+    assert mimic["bbox"][2] > mimic["tight_bbox"][2]
+
+
+def test_another_margin_and_other_readers_change_labels_and_simulate_no_patient(tmp_path, monkeypatch):
+    cohort(tmp_path)
+    before = tree(tmp_path)
+    monkeypatch.setattr(cohorts, "simulate_patient", lambda *_, **__: pytest.fail("a patient was simulated"))
+    changes = {"box_margin_mm": 4.0, "readers": Readers(number=3, misses=0.9, mimics=0.9)}
+    labels = cohort(tmp_path, settings=COHORT.model_copy(update=changes))
+    changed = {name for name, held in tree(tmp_path).items() if before[name] != held}
+    assert changed == {LABELS_FILE, MIMICS_FILE}
+    assert labels["info"]["readers"]["asked"] == changes["readers"].model_dump()
+    assert cohort(tmp_path, settings=COHORT)["annotations"]
+    assert tree(tmp_path) == before
+
+
+def test_readers_mark_training_images_only_and_mimics_that_they_take_stay_mimics(tmp_path):
+    true = cohort(tmp_path / "true")
+    reader = Readers(number=1, misses=0.999, mimics=0.999)
+    read = cohort(tmp_path / "read", settings=COHORT.model_copy(update={"readers": reader}))
+    split_of = {image["id"]: image["split"] for image in read["images"]}
+
+    def lesions(labels: Labels, of_training: bool) -> set[str]:
+        boxes = (box for box in labels["annotations"] if (split_of[box["image_id"]] == "train") == of_training)
+        return {box["lesion_id"] for box in boxes}
+
+    assert lesions(read, of_training=False) == lesions(true, of_training=False)
+    assert {lesion.split("/")[1] for lesion in lesions(read, of_training=True)} == {"vein-002"}
+    assert (tmp_path / "read" / MIMICS_FILE).read_bytes() == (tmp_path / "true" / MIMICS_FILE).read_bytes()
+
+
+def test_the_contrast_of_a_finding_is_that_of_its_darkest_pixel(tmp_path):
+    labels = cohort(tmp_path)
+    assert {round(box["contrast"], 1) for box in labels["annotations"]} == {0.9}
+    assert {round(box["contrast"], 1) for box in read_labels(tmp_path / MIMICS_FILE)["annotations"]} == {0.8}
 
 
 @pytest.mark.parametrize("entry", ["thesis.txt", "P0001/scan.dcm", "patient-7/patient.json", ".hidden"])

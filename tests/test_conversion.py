@@ -221,6 +221,15 @@ def test_mimics_move_to_the_images_and_stay_out_of_the_labels(tmp_path):
     assert moved["categories"] == [{"id": 1, "name": "vein"}]
 
 
+def test_what_labels_say_of_their_boxes_goes_along(tmp_path):
+    labels = dicom_labels(dicom_head(tmp_path / "in"))
+    labels["annotations"][0]["tight_bbox"] = [21, 31, 5, 4]
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps({**labels, "info": {"box_margin_mm": 1.0}}))
+    moved = imported(tmp_path / "in", tmp_path / "out")
+    assert moved["info"] == {"box_margin_mm": 1.0}
+    assert [box["tight_bbox"] for box in moved["annotations"]] == [[21, 31, 5, 4]]
+
+
 def test_phase_is_left_out_and_phase_alone_is_refused(tmp_path):
     dicom_head(tmp_path / "both")
     dicom_head(tmp_path / "both" / "phase", ImageType=["ORIGINAL", "PRIMARY", "P"])

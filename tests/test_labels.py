@@ -66,10 +66,13 @@ def test_a_box_rounded_to_two_decimals_may_touch_the_edge():
     check_labels(changed(("annotations", 0, "bbox"), [95.005, 0, 5.0, 80.0]), "labels.json")
 
 
-BOX = ("annotations", 0, "bbox")
+BOX, TIGHT = ("annotations", 0, "bbox"), ("annotations", 0, "tight_bbox")
 FAULTS = {
     # what is wrong -> place in the labels, value, what the error names
     "zero width": (BOX, [10, 20, 0, 6], "annotation 7"),
+    "a tight box that is none": (TIGHT, [1, 2, 3], "annotation 7: tight_bbox"),
+    "a tight box without height": (TIGHT, [10, 20, 5, 0], "annotation 7"),
+    "a tight box outside": (TIGHT, [97, 20, 5, 6], "annotation 7: the box [97, 20, 5, 6] lies 2 px outside"),
     "zero height": (BOX, [10, 20, 5, 0], "annotation 7"),
     "negative width": (BOX, [10, 20, -5, 6], "annotation 7"),
     "NaN": (BOX, [10, float("nan"), 5, 6], "annotation 7: bbox"),

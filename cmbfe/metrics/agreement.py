@@ -59,6 +59,21 @@ def _linear_kappa(table: np.ndarray) -> float:
     return float(1 - (steps * table).sum() / by_chance) if by_chance else np.nan
 
 
+def fleiss_kappa(ratings: np.ndarray) -> float:
+    """Agreement of several raters beyond chance (Fleiss, Psychol Bull 76:378, 1971) on yes or no.
+
+    `ratings` is bool [n subjects, k raters]. NaN for n < 1 or k < 2, and where all answers are the same.
+    """
+    n, k = ratings.shape
+    yes = ratings.sum(axis=1)
+    if n < 1 or k < 2 or yes.sum() in (0, n * k):
+        return np.nan
+    agreed = np.mean(yes * (yes - 1) + (k - yes) * (k - yes - 1)) / (k * (k - 1))
+    share = yes.mean() / k
+    by_chance = share**2 + (1 - share) ** 2
+    return float((agreed - by_chance) / (1 - by_chance))
+
+
 @dataclass(frozen=True)
 class BlandAltman:
     """Differences of two measurements (Bland and Altman 1986), with 95 % confidence limits."""

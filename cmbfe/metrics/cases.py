@@ -18,6 +18,7 @@ from cmbfe.metrics.matching import (
     Matches,
     of_one_category,
     overlaps,
+    tight_box,
     with_boxes,
 )
 
@@ -133,4 +134,5 @@ def found_table(microbleeds: pd.DataFrame, small_mm: float) -> pd.DataFrame:
 
 def _longer_side_mm(box: Mapping[str, Any], spacing: Mapping[Any, Sequence[float]]) -> float:
     row_mm, column_mm = spacing[box["image_id"]]
-    return max(box["bbox"][2] * column_mm, box["bbox"][3] * row_mm)
+    *_, width, height = tight_box(box)
+    return max(width * column_mm, height * row_mm)

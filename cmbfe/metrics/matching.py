@@ -219,6 +219,11 @@ def is_region(annotation: dict[str, Any]) -> bool:
     return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
+def tight_box(annotation: Mapping[str, Any]) -> Sequence[float]:
+    """The box [x, y, w, h] px to measure a microbleed in: `tight_bbox`, where `bbox` is one with a margin."""
+    return annotation.get("tight_bbox", annotation["bbox"])
+
+
 def of_one_category(boxes: Sequence[Mapping[str, Any]]) -> Detections:
     """The boxes as detections of one category, with their scores, or 0."""
     keys = ("image_id", "bbox")

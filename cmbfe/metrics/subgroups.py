@@ -15,6 +15,7 @@ from cmbfe.metrics.matching import (
     of_one_category,
     overlaps,
     pixel_spacings,
+    tight_box,
     with_boxes,
 )
 
@@ -26,13 +27,13 @@ def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:
     """One row per microbleed: where and how large it is, and the score of the 3-D detection that hits it.
 
     `matches` comes from `match_lesions` with the same labels. Columns `patient_id`, `lesion_id`, `slices`,
-    `size_mm` (the longer side of its largest box), `location` (NaN where the labels give none), `score`
+    `size_mm` (the longer side of its largest tight box), `location` (NaN where the labels give none), `score`
     (NaN where no detection hits it).
     """
     images = {image["id"]: image for image in labels["images"]}
     boxes = [box for box in labels["annotations"] if not is_region(box)]
     spacing = pixel_spacings([images[box["image_id"]] for box in boxes])
-    sides_mm = np.array([box["bbox"][2:] for box in boxes], float).reshape(-1, 2) * spacing[:, ::-1]
+    sides_mm = np.array([tight_box(box)[2:] for box in boxes], float).reshape(-1, 2) * spacing[:, ::-1]
     keys = [lesion_of(images[box["image_id"]], box) for box in boxes]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     rows = pd.DataFrame(boxes, columns=["lesion_id", "location"])

@@ -20,7 +20,7 @@ from cmbfe.files import read_json, within_python
 from cmbfe.metrics.curves import false_positives_per_cmb
 from cmbfe.metrics.intervals import interval_of
 from cmbfe.metrics.lesions import check_lesion_keys, match_lesions
-from cmbfe.metrics.matching import Matches, is_region
+from cmbfe.metrics.matching import Matches, is_region, tight_box
 from cmbfe.paper.tables import markdown
 from cmbfe.patients.blobs import MOST, blobs
 from cmbfe.patients.measure import measure_lesion
@@ -217,12 +217,12 @@ def _table(boxes: Iterable[Mapping[str, Any]], labels: Labels, step_mm: Mapping[
     images = {image["id"]: image for image in labels["images"]}
     rows = []
     for box in (box for box in boxes if box["image_id"] in images):
-        image, (x, y, width, height) = images[box["image_id"]], box["bbox"]
+        image, (x, y, width, height) = images[box["image_id"]], tight_box(box)
         patient, series = _series(image)
         row_mm, column_mm = image["pixel_spacing_mm"]
         middle = (image["slice_index"] * step_mm[image["id"]], (y + height / 2) * row_mm, (x + width / 2) * column_mm)
         lesion = f"{patient}/{box.get('lesion_id')}"
-        rows.append((patient, series, lesion, image["id"], box.get("location"), box["bbox"], middle))
+        rows.append((patient, series, lesion, image["id"], box.get("location"), tight_box(box), middle))
     return pd.DataFrame(rows, columns=["patient", "series", "lesion", "image", "location", "bbox", "middle"])
 
 

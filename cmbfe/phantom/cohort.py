@@ -5,17 +5,19 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
-from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, write_labels
+from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, with_margin, write_labels
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, read_json, whole_folder, write_json
 from cmbfe.parallel import at_work
 from cmbfe.params import Phantom
 from cmbfe.phantom.dicom import write_series
+from cmbfe.phantom.lesions import Finding
+from cmbfe.phantom.looks import darkest_share
 from cmbfe.phantom.plan import patient_plan, request_of
+from cmbfe.phantom.readers import as_read
 from cmbfe.phantom.simulate import SimulatedPatient, simulate_patient
 
 MIMIC_KINDS = ("vein", "calcification", "iron", "flow void")
@@ -25,8 +27,16 @@ PATIENT_FILE = "patient.json"
 
 def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
     """Make the patient of a plan; `workers` threads change the time, not the patient."""
-    rng = np.random.default_rng(plan["seed"])
-    return simulate_patient(rng, workers=workers, **request_of(plan, rng))
+    return simulate_patient(plan["seed"], workers=workers, **request_of(plan))
+
+
+def _known(finding: Finding, patient: SimulatedPatient) -> dict:
+    """A finding for patient.json: tight boxes [x, y, w, h] px, and its contrast where it is darkest."""
+    boxes = {number: [x, y, right - x, end - y] for number, (x, y, right, end) in finding.boxes.items()}
+    darkest = min(
+        darkest_share(patient.magnitude[number], box, patient.pixel_spacing_mm) for number, box in boxes.items()
+    )
+    return {**vars(finding), "contrast": 1 - darkest, "boxes": {str(number): box for number, box in boxes.items()}}
 
 
 def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 1) -> None:
@@ -34,19 +44,12 @@ def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 
     patient = simulate(plan, workers)
     with whole_folder(folder, PATIENT_FILE) as temporary:
         series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])
-        findings = [
-            {
-                **vars(finding),
-                "boxes": {str(n): [x, y, right - x, end - y] for n, (x, y, right, end) in finding.boxes.items()},
-            }
-            for finding in patient.findings
-        ]
         known = {
             "plan": dict(plan),
             "series_uid": series_uid,
             "sop_instance_uids": sop_uids,
             "pixel_spacing_mm": patient.pixel_spacing_mm,
-            "findings": findings,
+            "findings": [_known(finding, patient) for finding in patient.findings],
         }
         write_json(temporary / PATIENT_FILE, known)
 
@@ -76,18 +79,22 @@ def _images(patient_id: str, patient: Mapping, first_id: int) -> list[dict]:
     ]
 
 
-def _annotations(patient_id: str, patient: Mapping, first_image: int, category_ids: Mapping[str, int]) -> list[dict]:
+def _annotations(
+    patient_id: str, patient: Mapping, images: list[dict], category_ids: Mapping[str, int], margin_mm: float
+) -> list[dict]:
     return [
         {
-            "image_id": first_image + int(index),
+            "image_id": images[int(index)]["id"],
             "category_id": category_ids[finding["kind"]],
-            "bbox": box,
-            "area": box[2] * box[3],
+            "bbox": (drawn := with_margin(box, margin_mm, images[int(index)])),
+            "tight_bbox": box,
+            "area": drawn[2] * drawn[3],
             "iscrowd": 0,
             "lesion_id": f"{patient_id}/{finding['finding_id']}",
             "location": finding["location"],
             "true_diameter_mm": finding["true_diameter_mm"],
             "visible_diameter_mm": finding["visible_diameter_mm"],
+            "contrast": finding["contrast"],
         }
         for finding in patient["findings"]
         if finding["kind"] in category_ids
@@ -95,16 +102,16 @@ def _annotations(patient_id: str, patient: Mapping, first_image: int, category_i
     ]
 
 
-def _labels(patients: Mapping[str, Mapping], categories: list[dict]) -> Labels:
+def _labels(patients: Mapping[str, Mapping], categories: list[dict], info: dict) -> Labels:
     category_ids = {category["name"]: category["id"] for category in categories}
     images: list[dict] = []
     annotations: list[dict] = []
     for patient_id, patient in patients.items():
-        first = len(images) + 1
-        images += _images(patient_id, patient, first)
-        annotations += _annotations(patient_id, patient, first, category_ids)
+        own = _images(patient_id, patient, len(images) + 1)
+        images += own
+        annotations += _annotations(patient_id, patient, own, category_ids, info["box_margin_mm"])
     numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)]
-    return {"images": images, "annotations": numbered, "categories": categories}
+    return {"info": info, "images": images, "annotations": numbered, "categories": categories}
 
 
 def _is_ours(entry: Path) -> bool:
@@ -148,7 +155,8 @@ def write_cohort(
             "tcp://host:8786", whose workers see `out` under the same path.
 
     Returns:
-        The labels of the microbleeds, COCO.
+        The labels of the microbleeds, COCO. `info` has the margin of the boxes and, where the settings ask for readers,
+        what `as_read` says of them; mimics.json stays true in any case.
 
     Raises:
         InputError: `out` is a file, or holds something that is no phantom patient; no such backend.
@@ -164,7 +172,10 @@ def write_cohort(
                 entry.unlink()
         _make(out.resolve(), missing, progress)
     patients = {name: read_json(out / name / PATIENT_FILE) for name in plans}
-    write_labels(out / MIMICS_FILE, _labels(patients, MIMIC_CATEGORIES))
-    labels = _labels(patients, CATEGORIES)
+    info: dict = {"box_margin_mm": settings.box_margin_mm}
+    write_labels(out / MIMICS_FILE, _labels(patients, MIMIC_CATEGORIES, info))
+    if settings.readers is not None:
+        patients, info["readers"] = as_read(patients, settings.readers, seed)
+    labels = _labels(patients, CATEGORIES, info)
     write_labels(out / LABELS_FILE, labels)
     return labels

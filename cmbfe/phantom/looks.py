@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cmbfe.data.dicom.series import SeriesHeaders, read_volume
 from cmbfe.data.labelled.labels import Labels
 from cmbfe.phantom.anatomy import susceptibility
 from cmbfe.phantom.lesions import Lesion
@@ -45,8 +44,7 @@ class Chain:
 
 def scan_chain(plan: Mapping) -> Chain:
     """Draw the patient of a plan (`patient_plan`) again and keep what the scanner does not: the steps of one slice."""
-    rng = np.random.default_rng(plan["seed"])
-    drawn = draw_patient(rng, **request_of(plan, rng))
+    drawn = draw_patient(plan["seed"], **request_of(plan))
     body, scan = drawn.body, drawn.body.scan
     boxes = Counter(number for finding, _ in drawn.microbleeds for number in finding.boxes)
     number = min(boxes, key=lambda number: (-boxes[number], number)) if boxes else scan.slices // 2
@@ -131,27 +129,13 @@ def darkest_share(image: np.ndarray, bbox: list[float], pixel_mm: float) -> floa
     return darkest / float(np.nanmedian(around))
 
 
-def microbleed_traits(labels: Labels, series: Mapping[str, SeriesHeaders]) -> pd.DataFrame:
-    """One row a microbleed: true and visible diameter mm, their ratio, and the darkest pixel on its clearest slice.
-
-    Args:
-        labels: of the phantom's images.
-        series: patient id -> magnitude series, as scanned: 8-bit images have lost their zero.
-    """
-    images = {image["id"]: image for image in labels["images"]}
-    boxes = pd.DataFrame(labels["annotations"])
-    boxes["patient"] = [images[number]["patient_id"] for number in boxes["image_id"]]
-    boxes["slice"] = [images[number]["slice_index"] for number in boxes["image_id"]]
-    darkest = pd.Series(index=boxes.index, dtype=float)
-    for patient, part in boxes.groupby("patient"):
-        volume, pixel_mm = read_volume(series[patient]), series[patient].pixel_spacing_mm[0]
-        for row in part.itertuples():
-            darkest[row.Index] = darkest_share(volume[row.slice], row.bbox, pixel_mm)
-    lesions = boxes.assign(darkest=darkest).groupby("lesion_id")
-    table = lesions.agg(
-        true_mm=("true_diameter_mm", "first"), visible_mm=("visible_diameter_mm", "first"), darkest=("darkest", "min")
-    )
-    return table.assign(blooming=table["visible_mm"] / table["true_mm"])
+def microbleed_traits(labels: Labels) -> pd.DataFrame:
+    """One row a microbleed of the phantom: true and visible diameter mm, their ratio, and its darkest pixel over its
+    surroundings on its clearest slice, as scanned."""
+    known = {"true_diameter_mm": "true_mm", "visible_diameter_mm": "visible_mm", "contrast": "contrast"}
+    boxes = pd.DataFrame(labels["annotations"]).rename(columns=known)
+    table = boxes.groupby("lesion_id")[list(known.values())].first()
+    return table.assign(darkest=1 - table.pop("contrast"), blooming=table["visible_mm"] / table["true_mm"])
 
 
 def against_published(traits: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,8 @@
-"""Who is in a simulated cohort (each patient's seed, split and numbers), and what making it costs."""
+"""Who is in a simulated cohort (each patient's seed, split and numbers), and what making it costs.
+
+References:
+    [Greenberg 2009] S. M. Greenberg et al., Lancet Neurol 8:165: most patients have few microbleeds, some have dozens.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,13 +11,15 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from cmbfe.data.labelled.splits import TABLE_1_PATIENTS, scaled_counts, split_patients
 from cmbfe.errors import InputError
 from cmbfe.files import sha256_of
-from cmbfe.params import Phantom, Splits
+from cmbfe.params import Microbleeds, Phantom, Splits
 
 _SHARES = 0xC0047  # beside the seed, so that shares are drawn apart from splits
+_NUMBERS = 0xC3B5
 
 # Measured by benchmarks/phantom.py on a server's Xeon core; they hold within 10 % from 128 to 512 px.
 CPU_SECONDS_PER_PROCESS = 9.0  # the template, loaded once by each process
@@ -24,10 +30,13 @@ PEAK_GIB_PER_MEGAPIXEL = 0.09
 BYTES_PER_PIXEL = 4  # magnitude and phase, 16 bits each
 BYTES_PER_SLICE = 3_000  # headers of both files
 FEWEST_BOXES = 4
-"""Boxes of the mildest patient: at full size a microbleed shows on 4 slices or more (of 120: one on 2, two on 3)."""
+"""Boxes of the mildest patient with exact counts: the slices on which nearly every microbleed shows at full size (of
+120: one on 2, two on 3). To be measured anew where microbleeds change; all else follows from it."""
 SKEW = 0.8
-"""Standard deviation of the logarithm of the patients' boxes beyond the fewest: most patients have few microbleeds,
-some have dozens (S. M. Greenberg et al., Lancet Neurol 8:165, 2009)."""
+"""Standard deviation of the logarithm of the patients' boxes beyond the fewest (Greenberg 2009)."""
+SLICES_PER_CMB = 2
+"""A patient whose number is drawn has no more microbleeds than the slices hold at so many each: 57 at full size, where
+the most in five sets of real patients are 13 to 83 (`cmbfe.patients.published`)."""
 TRIES = 200
 
 
@@ -54,7 +63,7 @@ def _rounded(values: np.ndarray, total: int, highest: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _solve(sum_at: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+def halved(sum_at: Callable[[float], float], wanted: float, low: float, high: float) -> float:
     """The argument at which a rising function reaches `wanted`, by halving."""
     for _ in range(60):
         middle = (low + high) / 2
@@ -69,7 +78,7 @@ def covered(boxes: np.ndarray | int, band: float) -> np.ndarray | float:
 
 def band_of(quota: Quota, slices: int) -> float:
     """Slices among which microbleeds must lie so that their boxes fall on as few images as the quota says."""
-    return _solve(lambda band: float(covered(quota.boxes, band)), quota.images, 1.0, float(slices))
+    return halved(lambda band: float(covered(quota.boxes, band)), quota.images, 1.0, float(slices))
 
 
 def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int, slices: int) -> list[Quota]:
@@ -100,7 +109,7 @@ def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int
     def expected(thickness: float) -> np.ndarray:
         return np.clip(covered(of_patients, thickness * np.sqrt(of_patients)), np.minimum(least, most), most)
 
-    thickness = _solve(lambda thickness: float(expected(thickness).sum()), images, 0.1, 1e6)
+    thickness = halved(lambda thickness: float(expected(thickness).sum()), images, 0.1, 1e6)
     shown = _rounded(expected(thickness), images, most)
     if shown.sum() != images:
         raise InputError(f"{boxes} boxes on {images} images cannot be shared out among {patients} patients")
@@ -141,7 +150,10 @@ def code_sha256() -> str:
 
 
 def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> what makes this patient: seed, split, size of the series, code; with exact counts, the quota too.
+    """Patient id -> what makes this patient: seed, split, size of the series, code, and its number of microbleeds or,
+    with exact counts, its quota.
+
+    What only labels depend on is no part of it: another margin or other readers make no patient anew.
 
     Raises:
         InputError: exact counts that cannot be shared out among the patients.
@@ -153,19 +165,40 @@ def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
             "seed": [seed, number],
             "split": splits[patient_id],
             "code_sha256": code_sha256(),
-            **settings.model_dump(exclude={"patients", "exact"}),
+            **settings.model_dump(include={"slices", "matrix_px"}),
         }
         for number, patient_id in enumerate(patient_ids)
     }
-    for patient_id, shares in _exact_shares(settings, splits, seed).items():
-        plans[patient_id] |= shares
-    return plans
+    shares = _drawn_numbers(settings, splits, seed) if settings.exact is None else _exact(settings, splits, seed)
+    return {patient_id: plan | shares[patient_id] for patient_id, plan in plans.items()}
 
 
-def _exact_shares(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
-    """Patient id -> slices and quota [images with microbleeds, boxes]; empty without exact counts."""
-    if settings.exact is None:
-        return {}
+def draw_numbers(rng: np.random.Generator, patients: int, numbers: Microbleeds, most: int) -> np.ndarray:
+    """Visible microbleeds of each patient of a split, int64 [patients].
+
+    The share `free` of them, rounded down and chosen by lot, has none. Each other takes a number from an equally likely
+    part of the log-normal distribution: a small split, too, has its patients with many.
+    """
+    bled = patients - int(numbers.free * patients + 1e-9)
+    drawn = np.exp(numbers.spread * ndtri((np.arange(bled) + rng.random(bled)) / bled)) * numbers.median
+    counts = np.zeros(patients, np.int64)
+    counts[:bled] = np.rint(drawn.clip(1, most))
+    return rng.permutation(counts)
+
+
+def _drawn_numbers(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
+    """Patient id -> its number of microbleeds, drawn by split."""
+    rng = np.random.default_rng([seed, _NUMBERS])
+    most, shares = max(settings.slices // SLICES_PER_CMB, 1), {}
+    for split, patients in settings.patients:
+        members = [patient_id for patient_id in splits if splits[patient_id] == split]
+        counts = draw_numbers(rng, patients, settings.cmbs_per_patient, most).tolist()
+        shares |= {patient_id: {"cmbs": count} for patient_id, count in zip(members, counts, strict=True)}
+    return shares
+
+
+def _exact(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
+    """Patient id -> slices and quota [images with microbleeds, boxes]; nobody is free of microbleeds."""
     rng = np.random.default_rng([seed, _SHARES])
     slices = shared_slices(rng, len(splits), settings.exact.images)
     shares = {patient_id: {"slices": number} for patient_id, number in zip(splits, slices, strict=True)}
@@ -178,17 +211,10 @@ def _exact_shares(settings: Phantom, splits: Mapping[str, str], seed: int) -> di
     return shares
 
 
-def visible_microbleeds(plan: Mapping, rng: np.random.Generator) -> int:
-    """Number of a patient without quota: at least one, as in the paper's cohort, Poisson beyond that."""
-    return 1 + int(rng.poisson(max(plan["cmbs_per_patient"] - 1, 0)))
-
-
-def request_of(plan: Mapping, rng: np.random.Generator) -> dict:
-    """Arguments of `simulate_patient` for the patient of a plan; `rng` is the patient's own."""
+def request_of(plan: Mapping) -> dict:
+    """Arguments of `simulate_patient` for the patient of a plan."""
     size = {"matrix": plan["matrix_px"], "slices": plan["slices"]}
-    if "quota" in plan:
-        return {**size, "quota": tuple(plan["quota"])}
-    return {**size, "cmb_count": visible_microbleeds(plan, rng)}
+    return {**size, **({"quota": tuple(plan["quota"])} if "quota" in plan else {"cmb_count": plan["cmbs"]})}
 
 
 def resized(settings: Phantom, patients: int) -> Phantom:
@@ -210,7 +236,7 @@ def plan_table(plans: Mapping[str, Mapping]) -> pd.DataFrame:
         if "quota" in plan:
             numbers = dict(zip(("images with CMBs", "boxes"), plan["quota"], strict=True))
         else:
-            numbers = {"CMBs": visible_microbleeds(plan, np.random.default_rng(plan["seed"]))}
+            numbers = {"CMBs": plan["cmbs"]}
         rows[patient] = {"split": plan["split"], "slices": plan["slices"], **numbers}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient")
 

@@ -4,7 +4,8 @@ Labels are the dictionary of a COCO file. Our own files have more keys, which ar
 
 * `images`: `patient_id`, `series_uid`, `slice_index`, `pixel_spacing_mm` ([row, column]), `split` and, of images with
   phase, `phase_file_name`;
-* `annotations`: `lesion_id`, the same on every slice of one three-dimensional microbleed.
+* `annotations`: `lesion_id`, the same on every slice of one three-dimensional microbleed; `tight_bbox`, the box around
+  what is dark, to measure in, where `bbox` is one with a margin, as readers draw them.
 
 Category 1 is `cmb`.
 """
@@ -176,6 +177,19 @@ def xyxy(annotations: Sequence[dict]) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
+def with_margin(box: Sequence[float], margin_mm: float, image: Mapping[str, Any]) -> list[float]:
+    """A box [x, y, w, h] px, larger by a margin on each side: whole px, as readers draw; clipped to its image.
+
+    >>> with_margin([1, 10, 4, 5], 1.0, {"width": 64, "height": 64, "pixel_spacing_mm": [0.5, 0.4]})
+    [0, 8, 7, 9]
+    """
+    rows, columns = (round(margin_mm / pixel_mm) for pixel_mm in image["pixel_spacing_mm"])
+    x, y, width, height = box
+    left, top = max(x - columns, 0), max(y - rows, 0)
+    right, end = min(x + width + columns, image["width"]), min(y + height + rows, image["height"])
+    return [left, top, right - left, end - top]
+
+
 def check_labels(labels: Any, where: str) -> Labels:
     """Return `labels` if they are sound; `where` (a file name) begins the text of every error.
 
@@ -198,6 +212,9 @@ def check_labels(labels: Any, where: str) -> Labels:
         entry = f"{where}: annotation {annotation['id']}"
         _check_box(annotation, images, categories, entry)
         _check_extent(annotation["bbox"], images[annotation["image_id"]], entry)
+        if "tight_bbox" in annotation:
+            _check_numbers(annotation["tight_bbox"], "tight_bbox", entry)
+            _check_extent(annotation["tight_bbox"], images[annotation["image_id"]], entry)
     _check_patients(labels["images"], where)
     return labels
 
@@ -256,11 +273,14 @@ def _check_box(entry: Any, images: Collection[Any], categories: Collection[Any],
         # A list or an object as an id is not hashable: `in` would raise TypeError.
         if not isinstance(entry[key], int | str) or entry[key] not in known:
             raise InputError(f"{where}: {key}: {entry[key]!r} is the id of no {key[:-3]} in the labels; correct it")
-    box = entry["bbox"]
+    _check_numbers(entry["bbox"], "bbox", where)
+
+
+def _check_numbers(box: Any, key: str, where: str) -> None:
     if not isinstance(box, list | tuple) or len(box) != 4:
-        raise InputError(f"{where}: bbox {box!r} is not [x, y, width, height]; correct it")
+        raise InputError(f"{where}: {key} {box!r} is not [x, y, width, height]; correct it")
     if not all(map(_is_number, box)):
-        raise InputError(f"{where}: bbox {box!r} holds a value that is not a finite number; correct it")
+        raise InputError(f"{where}: {key} {box!r} holds a value that is not a finite number; correct it")
     if min(box[2:]) < 0:
         raise InputError(f"{where}: the box {list(box)} has a negative size; it must be [x, y, w, h]")
 

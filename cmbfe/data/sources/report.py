@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cmbfe.data.labelled.labels import Labels, xyxy
+from cmbfe.data.labelled.labels import Labels, with_margin, xyxy
 from cmbfe.detector.boxes import coverage_of_presets
+from cmbfe.metrics.matching import tight_box
 
 REPORT_FILE = "report.json"
 COVERED_BOXES = 20_000
@@ -97,9 +98,9 @@ def _relative_boxes(labels: Labels) -> torch.Tensor:
 
 
 def box_sizes_mm(labels: Labels) -> pd.Series:
-    """The longer side of each box, mm."""
+    """The longer side of each tight box, mm."""
     pixel_mm = {image["id"]: image["pixel_spacing_mm"][0] for image in labels["images"]}
-    sizes = [max(box["bbox"][2:]) * pixel_mm[box["image_id"]] for box in labels["annotations"]]
+    sizes = [max(tight_box(box)[2:]) * pixel_mm[box["image_id"]] for box in labels["annotations"]]
     return pd.Series(sizes, name="mm", dtype=float)
 
 
@@ -115,6 +116,20 @@ def coverage_table(coverage: pd.DataFrame) -> pd.DataFrame:
     reachable = coverage.pivot_table("reachable", GROUPS, band.rename("side, mm"), observed=True)
     reachable.columns = [f"{name} mm" for name in reachable.columns]
     return reachable.assign(all=coverage.groupby(GROUPS)["reachable"].mean())
+
+
+def coverage_by_margin(labels: Labels, margins_mm: Sequence[float] = (0.0, 0.5, 1.0, 1.5, 2.0)) -> pd.DataFrame:
+    """Share of boxes within reach, by input size and preset, if labels had another margin: a column for each, mm."""
+    images = {image["id"]: image for image in labels["images"]}
+    shares = {}
+    for margin in margins_mm:
+        boxes = [
+            {**box, "bbox": with_margin(tight_box(box), margin, images[box["image_id"]])}
+            for box in labels["annotations"]
+        ]
+        coverage = coverage_of_presets(_relative_boxes({**labels, "annotations": boxes}))
+        shares[f"{margin:g} mm"] = coverage.groupby(GROUPS)["reachable"].mean()
+    return pd.DataFrame(shares)
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_
 from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
+from cmbfe.metrics.matching import tight_box
 from cmbfe.params import Params, Phantom, Splits
 from cmbfe.phantom.cohort import write_cohort
 from cmbfe.training.batches import without_phase
@@ -112,7 +113,7 @@ def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
             "patient": image_of[box["image_id"]]["patient_id"],
             "location": box["location"],
             "visible_diameter_mm": box["visible_diameter_mm"],
-            "contrast": contrast(shown[box["image_id"]], box["bbox"]),
+            "contrast": contrast(shown[box["image_id"]], tight_box(box)),
         }
         for box in test["annotations"]
     ]
