@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from cmbfe.errors import InputError
 from cmbfe.phantom import anatomy
 from cmbfe.phantom.scan import Scan, draw_scan, slab_spacing
-from cmbfe.phantom.template import load_template
+from cmbfe.phantom.template import DEEPEST_MM, folded, load_template
 from cmbfe.phantom.tissue import AIR, CSF, GREY_MATTER, WHITE_MATTER, blood_chi, iron, spoiled_amplitude
-from cmbfe.phantom.veins import STEP_MM, Veins, grow_veins, rasterise
+from cmbfe.phantom.veins import STEP_MM, WIDEST_VEIN_MM, Veins, grow_veins, rasterise, uneven
 
 AXES = (np.arange(-8.0, 24.0, 4.0), np.arange(-90.0, 120.0, 2.0), np.arange(-90.0, 91.0, 2.0))
 
@@ -32,6 +33,41 @@ def at_template(place: tuple[float, float, float]) -> np.ndarray:
     """Index on AXES of the voxel nearest to a template place."""
     distance = np.linalg.norm(head().position - np.array(place).reshape(3, 1, 1, 1), axis=0)
     return np.unravel_index(distance.argmin(), distance.shape)
+
+
+def test_each_head_has_folds_of_its_own_above_what_all_share():
+    template = load_template()
+    heads = [folded(np.random.default_rng(seed), template) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(heads[0].t1.values, heads[1].t1.values)
+    deep = -template.depth > DEEPEST_MM
+    for part in ("t1", "white"):
+        values = [getattr(head, part).values for head in heads]
+        np.testing.assert_array_equal(values[0][deep], getattr(template, part).values[deep])
+        moved = np.abs(values[0] - getattr(template, part).values) > 0.02
+        assert np.corrcoef(values[0][moved], values[2][moved])[0, 1] < 0.6
+        assert values[0].min() >= 0
+        assert values[0].max() <= max(getattr(template, part).values.max(), 1)
+
+
+def test_cortex_lines_the_sulci():
+    template = load_template()
+    head = folded(np.random.default_rng(0), template)
+    brain = template.t1.values > 0.6
+    own = (head.t1.values < 0.4) & brain  # sulci that the average brain lacks
+    around = ndimage.binary_dilation(own, iterations=2) & brain
+    assert own.sum() > 1000
+    assert head.white.values[around].mean() < template.white.values[around].mean() / 2
+
+
+def test_veins_narrow_widen_and_swell_around_their_calibre():
+    even = np.full((2000, 50), 0.3)
+    radii = uneven(np.random.default_rng(0), even)
+    assert 0.25 < np.median(radii) < 0.4
+    assert radii.std() > 0.05
+    assert uneven(np.random.default_rng(0), np.full((2000, 50), 1.8)).max() <= WIDEST_VEIN_MM
+    neighbours = [np.corrcoef(radii[:-step].ravel(), radii[step:].ravel())[0, 1] for step in (1, 40)]
+    assert neighbours[0] > 0.9  # no jumps
+    assert abs(neighbours[1]) < 0.1
 
 
 def test_scan_and_template_positions_invert_each_other():

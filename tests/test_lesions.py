@@ -246,14 +246,27 @@ def test_true_diameter_of_one_ball_is_its_own_and_of_a_cluster_more():
         (lesions.draw_microbleed, 1),
         (lesions.draw_calcification, -1),
         (lesions.draw_iron, 1),
+        (lesions.draw_vein_knot, 1),
         (lesions.draw_flow_void, 0),
+        (lesions.draw_perforator, 0),
     ],
 )
 def test_signs_of_susceptibility_tell_the_kinds_apart(draw, sign):
     drawn = [draw(np.random.default_rng(seed), np.zeros(3), "lobar") for seed in range(20)]
     assert all(np.sign(lesion.chi_ppm) == sign for lesion in drawn)
     assert all((lesion.radii_mm > 0).all() and 0 <= lesion.density <= 1 for lesion in drawn)
-    assert all(0.5 < lesion.true_diameter_mm < 8 for lesion in drawn)
+    assert all(0.4 < lesion.true_diameter_mm < 8 for lesion in drawn)
+
+
+def test_a_lesion_of_any_shape_holds_as_much_as_the_ball_it_is_drawn_as():
+    rng = np.random.default_rng(0)
+    shapes = [lesions.draw_shape(rng, 0.7) for _ in range(200)]
+    volumes = [(radii**3).sum() for _, radii in shapes]
+    assert np.allclose(volumes, 0.7**3)
+    assert all(np.allclose(np.average(offsets, axis=0, weights=radii**3), 0) for offsets, radii in shapes)
+    lengths = np.array([np.linalg.norm(np.ptp(offsets, axis=0)) for offsets, _ in shapes])
+    assert (lengths < 0.7).any()
+    assert (lengths > 4 * 0.7).any()
 
 
 @pytest.mark.parametrize(

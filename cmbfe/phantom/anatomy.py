@@ -9,7 +9,7 @@ from scipy.interpolate import make_interp_spline
 
 from cmbfe.phantom.physics import Scene, coil_sensitivity, field_from_susceptibility, gradient_spread, shim
 from cmbfe.phantom.scan import Axes, Scan
-from cmbfe.phantom.template import Template, iron_volume
+from cmbfe.phantom.template import Template, folded, iron_volume
 from cmbfe.phantom.tissue import (
     AIR,
     BONE,
@@ -283,7 +283,7 @@ def _tissue(build: Build, axes: Axes, fine: Axes, template: Template) -> tuple[H
 
 def make_body(rng: np.random.Generator, scan: Scan, template: Template, workers: int = 1) -> Body:
     """Build a head, its veins and their field; everything of a patient but lesions and noise."""
-    build = draw_build(rng)
+    build, template = draw_build(rng), folded(rng, template)
     scan = _measured_window(scan, build, template)
     fine = scan.fine_axes_mm
     axes = (fine[0], covering(fine[1], BODY_MM), covering(fine[2], BODY_MM))

@@ -91,10 +91,62 @@ def load_template() -> Template:
         cavity=replace(hull, values=cavity.astype(np.float32)),
         eye=replace(hull, values=ellipsoid(x, y, z, *EYE).astype(np.float32)),
         face=replace(hull, values=_face_distance(x, y, z).astype(np.float32)),
-        fluid=replace(t1, values=ndimage.gaussian_filter(np.clip((0.62 - brightness) / 0.25, 0, 1), 0.8)),
+        fluid=_fluid(t1, brightness),
         depth=hull.at(points),
         from_ventricle=ventricle.at(points),
     )
+
+
+CORTEX_MM = 2.6  # thickness; 1-4.5, 2.5 on average: B. Fischl, A. M. Dale, PNAS 97:11050 (2000)
+GYRUS_MM = 11.0  # about the distance from one sulcus to the next
+DEEPEST_MM = 26.0  # depth under the hull down to which a head has folds of its own
+FLUID, GREY, WHITE = 0.27, 0.65, 0.87  # brightness in the template
+
+
+def folded(rng: np.random.Generator, template: Template) -> Template:
+    """The template with sulci and gyri of its own instead of the average brain's.
+
+    Sulci are sheets upright on the hull: where a smooth random function of the nearest point of the hull is 0. They
+    reach down to a depth that varies likewise. What is plainly fluid in the template, fissures and cisterns, stays;
+    so do brainstem, cerebellum and all that lies deeper than DEEPEST_MM.
+    """
+    t1, depth = template.t1, -template.depth
+    axes = t1.axes_mm
+    low = np.broadcast_to(axes[2] < -20 - 0.3 * np.clip(-axes[1], 0, 60)[:, None], depth.shape)
+    zone = (depth < DEEPEST_MM) & (depth > -3) & (t1.values > 0) & ~low & (template.from_ventricle > 4)
+    place = np.stack([axis[index] for axis, index in zip(axes, np.nonzero(zone), strict=True)]).astype(np.float32)
+    outward = template.hull.gradient_at(place, 2.0)
+    at_hull = place + 0.7 * depth[zone] * outward / np.maximum(np.linalg.norm(outward, axis=0), 0.1)
+    fold = np.zeros_like(depth)
+    fold[zone] = _smooth_noise(rng, GYRUS_MM / 2.5).at(at_hull)
+    steep = np.sqrt(sum(part[zone] ** 2 for part in np.gradient(fold)))
+    sheet_mm = np.abs(fold[zone]) / np.maximum(steep, 1e-6)
+    floor_mm = 14.0 + 4.0 * _smooth_noise(rng, GYRUS_MM).at(at_hull)
+    from_sulcus = np.hypot(sheet_mm, np.maximum(depth[zone] - floor_mm, 0))
+    fluid = np.clip((1.1 - from_sulcus) / 0.9, 0, 1)
+    white = np.clip(np.minimum(from_sulcus, depth[zone]) - CORTEX_MM, 0, 1)
+    brightness = fluid * FLUID + (1 - fluid) * (GREY + white * (WHITE - GREY))
+    weight = np.clip((DEEPEST_MM - depth[zone]) / 5, 0, 1)
+    plain = np.clip((0.5 - t1.values[zone]) / 0.1, 0, 1)  # fluid in the average brain
+    bright, share = t1.values.copy(), template.white.values.copy()
+    weight *= 1 - plain
+    bright[zone] += weight * (brightness - bright[zone])
+    share[zone] += weight * (white - share[zone])
+    return replace(
+        template, t1=replace(t1, values=bright), white=replace(template.white, values=share), fluid=_fluid(t1, bright)
+    )
+
+
+def _smooth_noise(rng: np.random.Generator, scale_mm: float) -> Volume:
+    """Gaussian noise of unit variance, smooth over `scale_mm`, over the whole template."""
+    noise = ndimage.gaussian_filter(
+        rng.standard_normal((110, 130, 110), np.float32), scale_mm / COARSE_MM, mode="wrap"
+    )
+    return Volume(noise / noise.std(), np.array([-110.0, -145.0, -90.0]), COARSE_MM)
+
+
+def _fluid(t1: Volume, brightness: np.ndarray) -> Volume:
+    return replace(t1, values=ndimage.gaussian_filter(np.clip((0.62 - brightness) / 0.25, 0, 1), 0.8))
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:

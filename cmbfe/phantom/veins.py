@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
 from cmbfe.phantom.scan import Axes
@@ -18,6 +19,9 @@ from cmbfe.phantom.template import Template, Volume
 STEP_MM = 0.4  # distance between the points of a vein, in template mm
 SAMPLE_MM2 = 0.16
 """Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
+CALIBRE_CHANGES_MM, CALIBRE_SPREAD = 2.0, 0.35  # over which length, and by how much (of the logarithm)
+JUNCTIONS_APART_MM = 12.0
+WIDEST_VEIN_MM = 1.9  # radius; what is wider is a sinus
 WIDEST_MM = 6.0  # more than the widest sinus: how far outside a grid a point may still reach into it
 
 
@@ -47,6 +51,14 @@ def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Callable, steps: 
         heading = unit(0.75 * heading + 0.25 * steer(path[-1]) + 0.25 * drift)
         path.append(path[-1] + STEP_MM * heading)
     return np.stack(path)
+
+
+def uneven(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
+    """Radii [steps, n] of veins that narrow and widen over a few mm and swell where others join them."""
+    wave = ndimage.gaussian_filter1d(rng.standard_normal(radii.shape), CALIBRE_CHANGES_MM / STEP_MM, axis=0)
+    joined = rng.random(radii.shape) < STEP_MM / JUNCTIONS_APART_MM
+    swelling = ndimage.gaussian_filter1d(joined.astype(float), 1.5, axis=0) * 3.7  # 1 in the middle
+    return np.minimum(radii * np.exp(CALIBRE_SPREAD * wave / wave.std()) * (1 + 0.8 * swelling), WIDEST_VEIN_MM)
 
 
 def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins:
@@ -102,7 +114,7 @@ def cortical_veins(rng: np.random.Generator, template: Template, count: int) -> 
     near = (np.abs(path[:, 0]) < 3.0) & (_at_paths(template.hull, path) > -4.0) & above
     alive = (order < rng.integers(40, steps, count)) & np.logical_and.accumulate(~near, axis=0)
     calibre = np.clip(rng.lognormal(np.log(0.6), 0.45, count), 0.2, 1.1)
-    return _from_paths(path, alive, calibre * (0.7 + 0.9 * order / steps))
+    return _from_paths(path, alive, uneven(rng, calibre * (0.7 + 0.9 * order / steps)))
 
 
 def medullary_veins(rng: np.random.Generator, template: Template, count: int) -> Veins:
@@ -117,7 +129,7 @@ def medullary_veins(rng: np.random.Generator, template: Template, count: int) ->
     radii = np.clip(rng.lognormal(np.log(0.2), 0.45, count), 0.1, 0.55) * (
         0.8 + 0.6 * np.arange(steps)[:, None] / steps
     )
-    return _from_paths(path, alive, radii)
+    return _from_paths(path, alive, uneven(rng, radii))
 
 
 def superficial_medullary_veins(rng: np.random.Generator, template: Template, count: int) -> Veins:
@@ -127,7 +139,8 @@ def superficial_medullary_veins(rng: np.random.Generator, template: Template, co
     steps = 50
     path = _grow(rng, starts, lambda points: unit(template.hull.gradient_at(points, 3.0)), steps, 0.3)
     alive = (np.arange(steps)[:, None] < rng.integers(20, steps, count)) & (_at_paths(template.hull, path) < -1)
-    return _from_paths(path, alive, np.broadcast_to(rng.uniform(0.12, 0.45, count), alive.shape))
+    radii = np.broadcast_to(np.clip(rng.lognormal(np.log(0.2), 0.4, count), 0.1, 0.5), alive.shape)
+    return _from_paths(path, alive, uneven(rng, radii))
 
 
 DEEP_VEINS = (
@@ -199,9 +212,9 @@ def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
         [
             dural_sinuses(rng, template),
             deep_veins(rng),
-            cortical_veins(rng, template, int(rng.poisson(650))),
-            medullary_veins(rng, template, int(rng.poisson(260))),
-            superficial_medullary_veins(rng, template, int(rng.poisson(250))),
+            cortical_veins(rng, template, int(rng.poisson(900))),
+            medullary_veins(rng, template, int(rng.poisson(600))),
+            superficial_medullary_veins(rng, template, int(rng.poisson(1200))),
         ]
     )
 

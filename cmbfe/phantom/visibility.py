@@ -17,8 +17,8 @@ from cmbfe.phantom.scan import Axes, Scan, Window
 
 DARKENED = 0.15
 """A voxel belongs to a lesion when the lesion takes more than this share of the local brightness."""
-NOTICED = 0.55  # a slice shows a lesion when its darkest voxel loses more than this share
-SMALLEST_MM = 3.0
+NOTICED = 0.5  # a slice shows a lesion when its darkest voxel loses more than this share
+SMALLEST_MM = 2.0
 """Diameter of the darkened area below which a slice does not show a lesion. Microbleeds are 2-10 mm on T2*-weighted
 images (S. M. Greenberg et al., Lancet Neurol 8:165, 2009); the rim from DARKENED to half the contrast adds 1 mm."""
 NEGLIGIBLE_RAD = 0.08
@@ -262,5 +262,5 @@ def vein_findings(body: Body, image: np.ndarray, others: Sequence[Finding], leas
     for count, vein in enumerate(sorted(dots), 1):
         widest, _, diameter = max(dots[vein], key=lambda dot: dot[2])  # the most conspicuous dot
         boxes = {crossing.slice_index: box for crossing, box, _ in dots[vein]}
-        veins.append(Finding(f"vein-{count:03d}", "vein", widest.location, widest.calibre_mm, diameter, boxes))
+        veins.append(Finding(f"crossing-{count:03d}", "vein", widest.location, widest.calibre_mm, diameter, boxes))
     return veins
