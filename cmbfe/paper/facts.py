@@ -1,81 +1,32 @@
-"""What the paper prints, as data, and where it contradicts itself; shares are fractions, times are seconds.
+"""What the paper prints, from paper.yaml, and where it contradicts itself; shares are fractions, times are seconds."""
 
-Li et al., Computer Methods and Programs in Biomedicine, 2021.
-"""
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
+import yaml
 
-from cmbfe.baselines import Baseline
 from cmbfe.paper.tables import as_text
 
-TABLE_1 = pd.DataFrame(
-    {
-        "split": ["train", "test", "validation", "total"],
-        "patients": [33, 17, 8, 58],
-        "pictures": [467, 167, 89, 723],
-        "cmbs": [845, 323, 133, 1301],
-    }
-).set_index("split")
-"""Patients, images with microbleeds and microbleed boxes in each split."""
-ALL_IMAGES = 6613
-"""Images of the 58 patients, those without microbleeds included (section 2.2)."""
-AUGMENTED_IMAGES = 4434
-"""Training images after augmentation (section 2.2); no multiple of 467."""
-TABLE_2_AP = {"ssd300": 0.482, "ssd300-fe": 0.502, "ssd512": 0.733, "ssd512-fe": 0.756}
-"""Average precision by variant."""
-FOLDS = 10
-TEN_FOLD_AP = {"ssd512": 0.73, "ssd512-fe": 0.75}
-"""Average precision of the 10-fold cross-validation; the paper names no detector there, and SSD-512 is its main one."""
-TABLE_3 = pd.DataFrame(
-    {
-        "variant": ["ssd512", "ssd512-fe", "mobilenet320", "mobilenet320-fe", "resnet34-300", "resnet34-300-fe"],
-        "recall": [0.9] * 6,
-        "precision": [0.764, 0.797, 0.428, 0.502, 0.703, 0.731],
-        "seconds_per_batch_of_8": [0.343, 0.430, 0.138, 0.181, 0.129, 0.159],
-    }
-).set_index("variant")
-"""Precision at 90 % recall, and the time of one training batch of 8 on an RTX 2080 Ti."""
-TABLE_4 = pd.DataFrame(
-    {
-        "algorithm": ["SSD-512", "SSD-512-FE", "Liu et al.", "Chen et al."],
-        "sensitivity": [0.9, 0.9, 0.958, 0.947],
-        "precision": [0.764, 0.797, 0.709, 0.719],
-        "false_positives_per_cmb": [0.31, 0.23, 0.39, 11.7],
-    }
-).set_index("algorithm")
-"""Comparison of studies, as printed."""
-BACKBONES = {"ssd512": "VGG-16", "ssd300": "VGG-16", "mobilenet320": "MobileNet", "resnet34-300": "ResNet-34"}
-"""Backbone by variant without FE, as Tables 2 and 3 name it."""
-INPUT_PX = {"ssd512": 512, "ssd300": 300, "mobilenet320": 320, "resnet34-300": 300}
-"""Side of the input by variant without FE, px."""
-PRECISION_AT_90 = {variant: float(row["precision"]) for variant, row in TABLE_3.iterrows()}
-"""Precision at 90 % sensitivity by variant; the paper prints none for SSD-300."""
-EXTRA_TIME = 0.26
-"""Of FE, as the discussion has it; Table 3 gives others."""
-MOMENTUM = 0.1
-"""Printed beside Adam, which has none."""
-BATCHES = {"2.4": 4, "4": 8}
-"""Images in a batch, by section."""
-FALSE_POSITIVES_IN_TEXT = {"SSD-512-FE": 0.24, "Chen et al.": 11.6}
-"""Per microbleed, where the discussion prints another value than Table 4."""
-PUBLISHED = pd.DataFrame(
-    {
-        "baseline": [str(name) for name in (Baseline.RADIAL_SYMMETRY, Baseline.THRESHOLDING, Baseline.CASCADE)],
-        "after": ["Kuijf et al. 2012", "Barnes et al. 2011", "Dou et al. 2016"],
-        "published_sensitivity": [0.712, 0.817, 0.932],
-        "published_precision": [float("nan"), float("nan"), 0.443],
-        "published_in": [
-            "NeuroImage 59:2266; 47 of 66 in Proc SPIE 8673:867313",
-            "Magn Reson Imaging 29:844, abstract",
-            "Li et al. 2021, introduction",
-        ],
-    }
-).set_index("baseline")
-"""What the baselines' own papers print: per microbleed in three dimensions, at one operating point each.
+PAPER = yaml.safe_load((files("cmbfe.paper") / "paper.yaml").read_text(encoding="utf-8"))
+"""The file's content; it says what each value is."""
+_PRINTED = PAPER["printed"]
 
-People removed false positives in the first two.
-"""
+
+def _table(name: str, rows: str) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(_PRINTED[name], orient="index").rename_axis(rows)
+
+
+TABLE_1, TABLE_3 = _table("table_1", "split"), _table("table_3", "variant")
+TABLE_4, PUBLISHED = _table("table_4", "algorithm"), _table("published", "baseline")
+TABLE_2_AP, TEN_FOLD_AP = _PRINTED["table_2_ap"], _PRINTED["ten_fold_ap"]
+PRECISION_AT_90 = {variant: float(value) for variant, value in TABLE_3["precision"].items()}
+"""Precision at 90 % sensitivity by variant; the paper prints none for SSD-300."""
+ALL_IMAGES, AUGMENTED_IMAGES, FOLDS = (_PRINTED[name] for name in ("all_images", "augmented_images", "folds"))
+BACKBONES, INPUT_PX, BATCHES = (_PRINTED[name] for name in ("backbones", "input_px", "batches"))
+EXTRA_TIME, MOMENTUM, FALSE_POSITIVES_IN_TEXT = (
+    _PRINTED[name] for name in ("extra_time", "momentum", "false_positives_in_text")
+)
 
 
 def false_positives_per_cmb(sensitivity: float, precision: float) -> float:

@@ -145,7 +145,8 @@ def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
     else:
         worst, best = sorted((claim.better * ours.low, claim.better * ours.high))
         status = HOLDS if worst > 0 else OPPOSITE if best < 0 else INCONCLUSIVE
-    return _row("claim", claim.section, claim.what, claim.printed, ours, status, claim.notebook, _file(claim.ours))
+    printed = np.subtract(*claim.printed).item() if claim.printed else None
+    return _row("claim", claim.section, claim.what, printed, ours, status, claim.notebook, _file(claim.ours))
 
 
 def _of_value(kind: str, section: str, value: Value, notebook: str, root: Path) -> dict[str, str]:
@@ -169,7 +170,7 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
     for section, file, printed, columns, notebook in tables:
         for name, values in printed.iterrows():
             for column, ours in columns.items():
-                value = Value(f"{name}: {column.replace('_', ' ')}", float(values[column]), Cell(file, name, ours))
+                value = Value(f"{name}: {column.replace('_', ' ')}", Cell(file, name, ours), float(values[column]))
                 row = _of_value("number", section, value, notebook, root)
                 if section == "Table 4" and not name.startswith("SSD"):
                     row["status"] = PRINTED_ONLY
@@ -177,7 +178,7 @@ def _of_printed_tables(params: Params, root: Path) -> list[dict[str, str]]:
     for name, column in zip(facts.TEN_FOLD_AP, ("our_ap", "our_ap_fe"), strict=True):
         detector = params.crossvalidation.detector + ("-fe" if name.endswith("-fe") else "")
         what = f"AP over {facts.FOLDS} folds, {name} (ours: {detector}, {len(params.crossvalidation.folds)} folds)"
-        value = Value(what, facts.TEN_FOLD_AP[name], Cell("crossvalidation", "all", column))
+        value = Value(what, Cell("crossvalidation", "all", column), facts.TEN_FOLD_AP[name])
         rows.append(_of_value("number", "3", value, "10_crossvalidation", root))
     return rows
 
