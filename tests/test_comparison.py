@@ -15,12 +15,14 @@ from metric_examples import FAR, T, detection, one_image_each
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
 from cmbfe.metrics.curves import Matches, match
-from cmbfe.paper import facts, paper_map, words
+from cmbfe.paper import facts, paper_map
 from cmbfe.paper.claims import EXHIBITS, OPEN_POINTS, SETTINGS, Cell
 from cmbfe.paper.comparison import common_recall, froc_table, summary_of_ap, table1, table2, table3, table4
 from cmbfe.paper.paper_map import Reading, known_values, read_cell
 from cmbfe.paper.tables import as_text, markdown_of, with_block
+from cmbfe.paper.words import verdict
 from cmbfe.params import Evaluation, Params, load_params, profile_file
+from tools.words import intervals_without_zero
 
 EVALUATION = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
 COST = pd.DataFrame(
@@ -358,6 +360,6 @@ def test_a_block_without_its_markers_is_refused(text):
 )
 def test_a_verdict_follows_the_interval(low, high, word):
     row = pd.Series({"gain": (low + high) / 2, "gain_low": low, "gain_high": high, "seeds": 5})
-    assert word in words.verdict("ssd512", row)
-    outside = words.intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain")
+    assert word in verdict("ssd512", row)
+    outside = intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain")
     assert ("arm" in outside) == (word != "inconclusive")

@@ -162,9 +162,9 @@ def test_seeds_are_summarised_over_patients_and_seeds():
     summary = difference_over_seeds(average_precision, runs, baselines, resamples=2000)
     each = [average_precision(run) - average_precision(base) for run, base in zip(runs, baselines, strict=True)]
     assert summary.of_each_seed == pytest.approx(each)
-    assert summary.mean == pytest.approx(np.mean(each))
+    assert summary.value == pytest.approx(np.mean(each))
     assert summary.seed_deviation == pytest.approx(np.std(each, ddof=1))
-    assert summary.low < summary.mean < summary.high
+    assert summary.low < summary.value < summary.high
     # The variances of seeds and patients add up, within what five seeds tell.
     variance = summary.seed_deviation**2 / 5 + summary.patient_deviation**2
     assert variance * 0.6 < summary.standard_error**2 < variance * 1.8
@@ -196,7 +196,7 @@ def test_one_seed_that_never_reaches_the_sensitivity_leaves_nothing_to_summarise
     weak = match(labels_of({image: [T] for image in range(10)}), [])
     strong = match(labels_of({image: [T] for image in range(10)}), [detection(k, 0.5, T) for k in range(10)])
     summary = difference_over_seeds(precision_at_sensitivity, [strong, weak], [strong, strong], resamples=100)
-    assert np.isnan([summary.mean, summary.low, summary.high]).all()
+    assert np.isnan([summary.value, summary.low, summary.high]).all()
     assert summary.of_each_seed[0] == 0
     assert not recwarn.list
 

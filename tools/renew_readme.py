@@ -8,7 +8,8 @@ import pandas as pd
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of, with_block
-from cmbfe.paper.words import folds, others, unchanged, verdict
+from cmbfe.paper.words import verdict
+from tools.words import folds, others, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {

@@ -16,8 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of
-from cmbfe.paper.words import folds, intervals_without_zero, points, seeds_that_would_do, unchanged, verdict
+from cmbfe.paper.words import verdict
 from cmbfe.params import Params, load_params
+from tools.words import folds, intervals_without_zero, points, seeds_that_would_do, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"

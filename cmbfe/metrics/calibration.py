@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from cmbfe.errors import InputError
-from cmbfe.metrics.curves import at_threshold, threshold_at_sensitivity
-from cmbfe.metrics.intervals import Metric, bootstrap
+from cmbfe.metrics.curves import Value, at_threshold, threshold_at_sensitivity
+from cmbfe.metrics.intervals import bootstrap, columns
 from cmbfe.metrics.matching import HIT, IGNORED, Matches
 
 BINS = 10
@@ -79,13 +79,9 @@ def _row(validation: Matches, test: Matches, sensitivity: float, resamples: int,
     threshold = threshold_at_sensitivity(validation, sensitivity)
     row = {"threshold": threshold}
     for name in OPERATING_VALUES:
-        row |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
-        if not np.isnan(threshold):
-            interval = bootstrap(_value(name, threshold), test, resamples, seed)
-            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+        def at(matches: Matches, weights: np.ndarray, name: str = name) -> Value:
+            return at_threshold(matches, threshold, weights)[name]
+
+        row |= columns(name, None if np.isnan(threshold) else bootstrap(at, test, resamples, seed))
     return row | {"calibration_error": expected_calibration_error(test)}
-
-
-def _value(name: str, threshold: float) -> Metric:
-    """One value of `at_threshold` as a metric of its own."""
-    return lambda matches, weights: at_threshold(matches, threshold, weights)[name]

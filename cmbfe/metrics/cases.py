@@ -5,7 +5,6 @@ cautiously: at the same sensitivity to compare false positives, at the same fals
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,18 +94,13 @@ def microbleeds_table(
     By annotation id: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and `score_fe` (-inf where
     nothing hits it), `found` and `found_fe` at the `thresholds` of the two.
     """
-    spacing = {image["id"]: image["pixel_spacing_mm"] for image in labels["images"]}
-    boxes = {box["id"]: box for box in labels["annotations"]}
-    rows = pd.DataFrame(
-        {
-            "image_id": [boxes[name]["image_id"] for name in matches.truth_ids],
-            "bbox": [boxes[name]["bbox"] for name in matches.truth_ids],
-            "size_mm": [_longer_side_mm(boxes[name], spacing) for name in matches.truth_ids],
-            "score": matches.truth_score,
-            "score_fe": pd.Series(twin.truth_score, twin.truth_ids).reindex(matches.truth_ids).to_numpy(),
-        },
-        index=pd.Index(matches.truth_ids, name="id"),
-    )
+    spacing = {image["id"]: np.array(image["pixel_spacing_mm"]) for image in labels["images"]}
+    of_id = {box["id"]: box for box in labels["annotations"]}
+    boxes = [of_id[name] for name in matches.truth_ids]
+    rows = pd.DataFrame(boxes, columns=["id", "image_id", "bbox"]).set_index("id")
+    rows["size_mm"] = [max(tight_box(box)[2:] * spacing[box["image_id"]][::-1]) for box in boxes]
+    rows["score"] = matches.truth_score
+    rows["score_fe"] = pd.Series(twin.truth_score, twin.truth_ids)
     return rows.assign(found=rows["score"] >= thresholds[0], found_fe=rows["score_fe"] >= thresholds[1])
 
 
@@ -130,9 +124,3 @@ def found_table(microbleeds: pd.DataFrame, small_mm: float) -> pd.DataFrame:
     is_small = microbleeds["size_mm"] < small_mm
     rows = {"small": each[is_small].sum(), "larger": each[~is_small].sum(), "all": each.sum()}
     return pd.DataFrame(rows).T.astype(int).rename_axis("size")
-
-
-def _longer_side_mm(box: Mapping[str, Any], spacing: Mapping[Any, Sequence[float]]) -> float:
-    row_mm, column_mm = spacing[box["image_id"]]
-    *_, width, height = tight_box(box)
-    return max(width * column_mm, height * row_mm)

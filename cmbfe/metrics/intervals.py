@@ -9,6 +9,7 @@ Patients are resampled, never images or boxes, since the images of one patient a
 the same resamples of the same patients.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,15 +183,15 @@ def _band(
     more often than one time in twenty. All positions resample the same patients. NaN where the value does not exist
     in too many resamples."""
     intervals = [bootstrap(partial(metric, **{argument: x}), matches, resamples, seed) for x in positions]
-    ends = {"low": [interval.low for interval in intervals], "high": [interval.high for interval in intervals]}
-    return pd.DataFrame(ends, index=pd.Index(list(positions), name=argument))
+    return pd.DataFrame(map(vars, intervals), index=pd.Index(list(positions), name=argument))[["low", "high"]]
 
 
 @dataclass(frozen=True)
 class SeedSummary:
     """A paired difference over trainings that differ in their seed, on the same patients."""
 
-    mean: float
+    value: float
+    """Its mean over seeds."""
     low: float
     """Interval of the mean over patients and seeds: the t interval with the standard error of resampling both."""
     high: float
@@ -236,6 +237,12 @@ def difference_over_seeds(
     mean, half = float(of_each.mean()), error * float(stats.t.ppf((1 + LEVEL) / 2, degrees))
     each = tuple(of_each.tolist())
     return SeedSummary(mean, mean - half, mean + half, error, each, seed_deviation, patient_deviation)
+
+
+def columns(name: str, interval: Interval | SeedSummary | None) -> dict[str, float]:
+    """A value and the ends of its interval as columns of a table: `name`, its _low and _high; NaN without one."""
+    ends = (interval.value, interval.low, interval.high) if interval else (np.nan,) * 3
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def _standard_error(values: np.ndarray, patients: int) -> float:
@@ -291,11 +298,7 @@ def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
     enough = 2
     while is_wide(enough):
         enough *= 2
-    too_few = enough // 2  # of 2 seeds: one has no interval
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        too_few, enough = (middle, enough) if is_wide(middle) else (too_few, middle)
-    return enough
+    return bisect_left(range(enough), True, lo=2, key=lambda seeds: not is_wide(seeds))
 
 
 def _check_half_width(spread: float, half_width: float) -> None:

@@ -136,7 +136,7 @@ def table4(
         rows[name] = {**facts.PUBLISHED.loc[name], **_ours_of_table4(others, name, settings, seed)}
         pair = (others[name], matches["ssd512"])
         over = intervals.paired_difference(average_precision, *pair, settings.bootstrap_samples, seed)
-        rows[name] |= _columns("our_ap_over_ssd512", over)
+        rows[name] |= intervals.columns("our_ap_over_ssd512", over)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
 
 
@@ -219,12 +219,7 @@ def _with_interval(
         value, difference = intervals.bootstrap(metric, matches[variant], resamples, seed), None
     else:
         value, _, difference = intervals.compare(metric, matches[variant], matches[plain], resamples, seed)
-    return _columns(f"our_{name}", value) | _columns(gain, difference)
-
-
-def _columns(name: str, value: intervals.Interval | None) -> dict[str, float]:
-    ends = (value.value, value.low, value.high) if value else (np.nan,) * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+    return intervals.columns(f"our_{name}", value) | intervals.columns(gain, difference)
 
 
 def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:

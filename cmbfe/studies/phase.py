@@ -11,10 +11,10 @@ import pandas as pd
 from cmbfe.metrics import curves
 from cmbfe.metrics.cases import NOTHING, POOR_BOX
 from cmbfe.metrics.curves import Value
-from cmbfe.metrics.intervals import difference_over_seeds
+from cmbfe.metrics.intervals import columns, difference_over_seeds
 from cmbfe.metrics.matching import FALSE_POSITIVE, IGNORED, Matches
 from cmbfe.params import PHASE, Params
-from cmbfe.studies.reading import ALL, mean_over_seeds, named
+from cmbfe.studies.reading import ALL, mean_over_seeds
 from cmbfe.studies.trials.arms import FE, PLAIN, result_files
 from cmbfe.studies.trials.phase import kinds_file, load_kinds
 
@@ -78,11 +78,10 @@ def effect_table(
                 for key in treatments
             )
             difference = difference_over_seeds(metric, with_phase, without, resamples, params.seed)
-            means = mean_over_seeds(metric, without), mean_over_seeds(metric, with_phase)
             rows[detector, name] = {
-                "without_phase": means[0],
-                "with_phase": means[1],
-                **named("difference", difference),
+                "without_phase": mean_over_seeds(metric, without),
+                "with_phase": mean_over_seeds(metric, with_phase),
+                **columns("difference", difference),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["detector", "metric"])
 

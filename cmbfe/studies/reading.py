@@ -11,7 +11,7 @@ import pandas as pd
 from cmbfe import paths
 from cmbfe.errors import InputError
 from cmbfe.metrics import curves, intervals
-from cmbfe.metrics.intervals import Metric, SeedSummary, difference_over_seeds
+from cmbfe.metrics.intervals import Metric, SeedSummary, columns, difference_over_seeds
 from cmbfe.metrics.matching import Matches, load_matches
 from cmbfe.paper import facts
 from cmbfe.params import Params
@@ -72,11 +72,11 @@ def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
                 "seeds": len(treated),
                 "ap": mean_over_seeds(curves.average_precision, of_arm[PLAIN]),
                 "ap_treated": mean_over_seeds(curves.average_precision, treated),
-                **named("gain", gain),
+                **columns("gain", gain),
                 "paper_gain": _paper_gain(name, treatment, params),
                 "gain_seed_deviation": gain.seed_deviation,
                 "gain_patient_deviation": gain.patient_deviation,
-                **named("over_fe", _over_fe(name, treatment, runs, params)),
+                **columns("over_fe", _over_fe(name, treatment, runs, params)),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["arm", "treatment"])
 
@@ -242,9 +242,7 @@ def _fold_row(plain: Matches, twin: Matches, params: Params) -> dict[str, float 
     with_fe, without, gain = intervals.compare(curves.average_precision, twin, plain, resamples, params.seed)
     images = int(plain.images_per_patient.sum())
     row = {"patients": len(plain.patients), "pictures": images, "cmbs": len(plain.truth_ids)}
-    for name, interval in {"our_ap": without, "our_ap_fe": with_fe, "our_gain": gain}.items():
-        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row
+    return row | columns("our_ap", without) | columns("our_ap_fe", with_fe) | columns("our_gain", gain)
 
 
 def _over_fe(name: str, treatment: str, runs: Mapping[str, Runs], params: Params) -> SeedSummary | None:
@@ -270,7 +268,7 @@ def _paper_gain(name: str, treatment: str, params: Params) -> float:
 def _fe_and_plain(name: str, metric: Metric, of_arm: Runs, params: Params) -> dict[str, float]:
     """A metric without FE and with it, means over seeds, and the gain with its interval."""
     means = {name: mean_over_seeds(metric, of_arm[PLAIN]), f"{name}_fe": mean_over_seeds(metric, of_arm[FE])}
-    return means | named("gain", difference(metric, of_arm[FE], of_arm[PLAIN], params))
+    return means | columns("gain", difference(metric, of_arm[FE], of_arm[PLAIN], params))
 
 
 def difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches], params: Params) -> SeedSummary:
@@ -282,9 +280,3 @@ def difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches
 def mean_over_seeds(metric: Metric, of_seeds: Sequence[Matches]) -> float:
     """The mean of a metric over seeds."""
     return float(np.mean([metric(matches) for matches in of_seeds]))
-
-
-def named(name: str, difference: SeedSummary | None) -> dict[str, float]:
-    """A difference and the ends of its interval as columns of a table; NaN where there is none."""
-    ends = (np.nan,) * 3 if difference is None else (difference.mean, difference.low, difference.high)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
