@@ -7,24 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cmbfe.detector.fe import FeatureEnhancement, enhance, enhancement_mask
-    from cmbfe.detector.hooks import enhance_during_training
-    from cmbfe.detector.ssd import build
-    from cmbfe.metrics.curves import evaluate
-    from cmbfe.metrics.matching import match
+    from cmbfe.detector.fe import FeatureEnhancement as FeatureEnhancement
+    from cmbfe.detector.fe import enhance as enhance
+    from cmbfe.detector.fe import enhancement_mask as enhancement_mask
+    from cmbfe.detector.hooks import enhance_during_training as enhance_during_training
+    from cmbfe.detector.ssd import build as build
+    from cmbfe.metrics.curves import evaluate as evaluate
+    from cmbfe.metrics.matching import match as match
 
     __version__: str
 
-__all__ = [
-    "FeatureEnhancement",
-    "__version__",
-    "build",
-    "enhance",
-    "enhance_during_training",
-    "enhancement_mask",
-    "evaluate",
-    "match",
-]
 _MODULES = {
     "FeatureEnhancement": "cmbfe.detector.fe",
     "build": "cmbfe.detector.ssd",
@@ -34,6 +26,7 @@ _MODULES = {
     "evaluate": "cmbfe.metrics.curves",
     "match": "cmbfe.metrics.matching",
 }
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

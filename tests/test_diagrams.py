@@ -79,18 +79,6 @@ def test_the_difference_is_drawn_by_channel_in_one_scale_and_over_the_input():
     assert figure.get_suptitle() == "450 iterations"
 
 
-def test_the_first_step_has_a_scale_bar_where_the_pixels_have_a_size():
-    steps = {name: np.ones((64, 64)) for name in STEPS}
-    bar = enhancement_figure(steps, np.array([[30.0, 30, 36, 36]]), side=32, pixel_mm=0.5).axes[0].get_lines()[0]
-    assert np.ptp(bar.get_xdata()) == 10
-
-
-def test_a_box_at_the_border_can_be_the_strongest():
-    mask = np.zeros((512, 512))
-    mask[5, 511] = 0.9
-    assert strongest_box(mask, np.array([[10.0, 10, 20, 20], [511.6, 3, 512, 9]])) == 1
-
-
 BOXES = torch.tensor([[100.0, 120.0, 130.0, 150.0]])
 
 

@@ -106,13 +106,6 @@ def test_a_constant_strength_is_one_and_a_cosine_falls_from_one_to_nothing():
     np.testing.assert_allclose(cosine, [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
 
 
-def test_strength_weakens_the_mask():
-    layer = FeatureEnhancement()
-    images, boxes = torch.rand(1, 3, 8, 8), [torch.tensor([[1.0, 1, 6, 6]])]
-    for layer.strength in (1.0, 0.25, 0.0):
-        torch.testing.assert_close(layer.mask(images, boxes), layer.strength * enhancement_mask(images, boxes))
-
-
 @settings(max_examples=50, deadline=None)
 @given(boxes_over_the_border)
 def test_the_box_mask_is_one_on_the_pixels_that_fe_looks_at(sides):
@@ -158,20 +151,6 @@ def test_an_alternative_is_there_in_training_and_absent_in_evaluation(name, dete
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     attached.remove()
     assert losses(detector) == before
-
-
-@pytest.mark.parametrize(("name", "at_half", "at_end"), [
-    ("fe", 1.0, 1.0),
-    ("fading-fe", 0.5, 0.0),
-    ("assisted-excitation", 0.5, 0.0),
-])  # fmt: skip
-def test_what_fades_does_so_along_half_a_cosine(name, at_half, at_end, detector):
-    attached = attach(name, detector, "backbone")
-    assert attached.fe.strength == 1.0
-    assert attached.parameters() == []
-    for iteration, expected in ((0, 1.0), (50, at_half), (100, at_end)):
-        attached.set_progress(iteration, 100)
-        assert attached.fe.strength == pytest.approx(expected)
 
 
 def test_the_side_tasks_loss_joins_the_detectors_and_teaches_its_trunk(detector):

@@ -4,10 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import colors
 from metric_examples import detection, labels_of
 
-from cmbfe.baselines import Baseline
 from cmbfe.figures import evidence, style
 from cmbfe.figures.evidence import boxes_in_cut_out, cases_figure
 from cmbfe.metrics import cases
@@ -21,13 +19,6 @@ ORANGE = (213, 94, 0)
 def _closed():
     yield
     plt.close("all")
-
-
-def test_variants_have_the_colour_of_their_arm_and_baselines_colours_of_their_own():
-    assert [style.arm(name) for name in ("ssd300", "ssd300-fe", "resnet34-300-fe")] == ["SSD", "SSD-FE", "SSD-FE"]
-    assert [style.colour(name) for name in ("ssd300", "ssd512-fe")] == list(style.COLOURS.values())
-    chosen = [*style.COLOURS.values(), *(style.colour(name) for name in Baseline)]
-    assert len(set(chosen)) == len(chosen)
 
 
 def test_equal_figures_give_equal_bytes_without_a_date_and_no_style_is_left_behind(tmp_path):
@@ -48,22 +39,6 @@ def test_each_image_of_a_row_gets_its_own_boxes_only():
     axes = style.labelled_images_figure(images, [{"id": 9}, {"id": 7}], drawn).axes
     assert [len(axis.patches) for axis in axes] == [2, 1]
     assert axes[1].patches[0].get_bbox().bounds == (0, 1, 5, 6)
-
-
-def test_coverage_has_a_panel_per_input_size_and_a_dot_per_box():
-    columns = {"input_px": [300, 300, 512, 512], "default_boxes": ["cmb", "voc"] * 2, "size_mm": [4.0] * 4}
-    panels = style.coverage_figure(pd.DataFrame({**columns, "best_iou": [0.4, 0.1, 0.6, 0.2]})).axes
-    assert [axes.get_title() for axes in panels] == ["300 px", "512 px"]
-    assert [line.get_ydata().tolist() for line in panels[1].get_lines()[:2]] == [[0.6], [0.2]]
-
-
-def test_a_learning_curve_marks_where_the_learning_rate_falls():
-    rates = [1e-3] * 5 + [1e-4] * 5
-    losses = {"classification": 3.0, "box_regression": 2.0, "validation_ap": [np.nan, 0.5] * 5}
-    history = pd.DataFrame({"iteration": range(1, 11), "learning_rate": rates, **losses})
-    left, right = style.learning_curve_figure(history, "ssd300", window=3).axes
-    assert [list(line.get_xdata()) for line in left.get_lines() if line.get_linestyle() == ":"] == [[6, 6]]
-    assert right.get_lines()[0].get_xydata().tolist() == [[2, 0.5], [4, 0.5], [6, 0.5], [8, 0.5], [10, 0.5]]
 
 
 def test_an_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
@@ -110,18 +85,6 @@ def test_of_an_image_with_phase_the_magnitude_is_drawn():
     assert style.cut_out(image, [2, 2, 2, 2], 4).tolist() == [[90] * 4] * 4
 
 
-def test_bands_have_the_colours_of_their_curves_and_a_gap_where_there_is_no_interval():
-    band = pd.DataFrame(
-        {"low": [0.1, 0.2, np.nan, 0.3, 0.3], "high": [0.5, 0.6, np.nan, 0.9, 0.9]}, [0, 1, 2, 3, 4.0]
-    )
-    bands = {"ssd300": band, "ssd300-fe": band}
-    axes = evidence.froc_figure(dict.fromkeys(bands, CURVE), 8.0, dict.fromkeys(bands, 0.5), bands).axes[0]
-    for drawn, name in zip(axes.collections, ("SSD", "SSD-FE"), strict=True):
-        assert colors.to_hex(drawn.get_facecolor()[0]).upper() == style.COLOURS[name]
-        assert len(drawn.get_paths()) == 2
-    assert sum("bands" in text.get_text() for text in axes.get_legend().get_texts()) == 1
-
-
 def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
     curves = {"ssd300": CURVE, "ssd300-fe": CURVE}
     axes = evidence.precision_sensitivity_figure(curves, {"ssd300-fe": (0.9, 0.797)}, 0.9).axes[0]
@@ -151,44 +114,6 @@ def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_o
     ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
     np.testing.assert_allclose(ends, [[-0.01, 0.06], [-0.04, 0.03]])
     assert list(zero.get_xdata()) == [0, 0]
-
-
-@pytest.mark.parametrize("paper_gain", [0.02, np.nan])
-def test_a_cross_validation_joins_twins_and_gives_every_gain_its_interval(paper_gain):
-    names = ["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]
-    rows = [
-        (0.6, 0.7, 0.1, 0, 0.2),
-        (0.8, 0.7, -0.1, 0, 0.2),
-        (0.7, 0.7, 0, *[np.nan] * 2),
-        (0.65, 0.66, 0.01, -0.05, 0.06),
-    ]
-    table = pd.DataFrame(rows, ["1", "2", "mean", "all"], names).assign(detector="ssd512", paper_gain=paper_gain)
-    aps, gains = evidence.crossvalidation_figure(table).axes
-    assert [label.get_text() for label in aps.get_xticklabels()] == ["1", "2", "all"]
-    drawn = {line.get_label(): line for line in aps.get_lines()}
-    for name, values in (("SSD", [0.6, 0.8, 0.65]), ("SSD-FE", [0.7, 0.7, 0.66])):
-        np.testing.assert_array_equal(drawn[name].get_ydata(), values)
-        assert drawn[name].get_color() == style.COLOURS[name]
-    joined = [segment[:, 1].tolist() for segment in aps.collections[0].get_segments()]
-    np.testing.assert_allclose(joined, [[0.6, 0.7], [0.8, 0.7], [0.65, 0.66]])
-    segments = gains.collections[0].get_segments()
-    assert len(segments) == 3
-    np.testing.assert_allclose(segments[-1], [[2, -0.05], [2, 0.06]])
-    of = {line.get_label(): list(line.get_ydata()) for line in gains.get_lines()}
-    assert of["ours"] == [0.1, -0.1, 0.01]
-    assert of.get("paper, 10 folds (other patients)") == (None if np.isnan(paper_gain) else [paper_gain])
-
-
-def test_reliability_has_a_line_per_detector_without_empty_scores():
-    table = pd.DataFrame(
-        {"detections": [100, 0, 1], "mean_score": [0.1, np.nan, 0.9], "precision": [0.0, np.nan, 0.8]}
-    )
-    (axes,) = evidence.reliability_figure({"ssd512": table, "ssd512-fe": table}).axes
-    drawn = {line.get_label(): line for line in axes.get_lines()}
-    np.testing.assert_array_equal(drawn["ssd512-fe"].get_xydata(), [[0.1, 0.0], [0.9, 0.8]])
-    assert drawn["ssd512"].get_color() == style.COLOURS["SSD"]
-    many, one = axes.collections[0].get_sizes()
-    assert many > 2 * one
 
 
 CMB, OTHER_CMB, VEIN, IRON, EMPTY = [10, 10, 10, 8], [70, 10, 4, 4], [40, 40, 6, 6], [60, 70, 6, 6], [20, 80, 6, 6]

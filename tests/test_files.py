@@ -135,17 +135,6 @@ def test_what_python_gives_up_on_is_an_error_of_the_file_in_one_line():
         raise InputError("why")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000])
-def test_json_that_python_gives_up_on_is_named_in_one_line(tmp_path, text):
-    for file in (tmp_path / "labels.json", tmp_path / "labels.json.gz"):
-        packed = text.encode()
-        file.write_bytes(gzip.compress(packed) if file.suffix == ".gz" else packed)
-        with pytest.raises(
-            InputError, match=r"^[^\n]*labels\.json(\.gz)?: holds a value that cannot be read: [^\n]*$"
-        ):
-            read_json(file)
-
-
 @pytest.mark.parametrize(
     "name", ["x" * 240, "x" * 300 + ".json", "ü" * 120, "y" * 300 + "/a.json", "z/" * 3 + "x" * 251]
 )
@@ -173,21 +162,3 @@ def test_outside_a_workspace_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="cmbfe profile"):
         paths.workspace()
-
-
-def test_the_layout_is_the_documented_one(tmp_path, monkeypatch):
-    (tmp_path / "params.yaml").write_text("profile: smoke")
-    monkeypatch.chdir(tmp_path)
-    layout = {
-        paths.raw(): "data/raw",
-        paths.images(): "data/pictures",
-        paths.augmented(): "data/augmented",
-        paths.model("ssd300-fe"): "models/ssd300-fe",
-        paths.result("ssd300-fe"): "results/ssd300-fe",
-        paths.table("table1"): "results/tables/table1.csv",
-        paths.figure("fig4"): "results/figures/fig4.png",
-        paths.fold_data(2): "data/folds/2",
-        paths.study_model("crossvalidation", "fe", 2): "models/study/crossvalidation/fe-2",
-        paths.study_result("crossvalidation"): "results/study/crossvalidation",
-    }
-    assert [path.relative_to(tmp_path).as_posix() for path in layout] == list(layout.values())

@@ -135,27 +135,6 @@ def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_b
     assert "<rect" not in drawing.image_overlay(gallery, replace(view, position=2))
 
 
-def test_detectors_of_one_arm_get_different_colours():
-    chosen = drawing.colours(["mine", "yours", "theirs", "a-fe"])
-    assert (chosen["mine"], chosen["a-fe"]) == (style.COLOURS["SSD"], style.COLOURS["SSD-FE"])
-    assert len(set(chosen.values())) == 4
-
-
-def test_dots_lie_where_the_axes_have_them(gallery, view):
-    froc = drawing.froc_image(gallery)
-    left, bottom = froc.place(0, 0)
-    right, top = froc.place(froc.x_max, 1)
-    assert 0 < left < right < froc.size[0]
-    assert 0 < top < bottom < froc.size[1]
-    assert froc.place(froc.x_max + 5, 1).tolist() == [right, top]
-    assert froc.place(froc.x_max / 2, 0.5).tolist() == pytest.approx([(left + right) / 2, (top + bottom) / 2])
-    places = [
-        re.findall(r'cx="([^"]+)"', drawing.froc_overlay(gallery, replace(view, threshold=t), froc)) for t in (0, 1)
-    ]
-    assert [len(one) for one in places] == [2, 2]
-    assert float(places[1][0]) < float(places[0][0])
-
-
 def test_captions_say_what_is_seen_and_names_cannot_break_them(gallery, view):
     said = drawing.caption(gallery, view)
     assert "A, slice 1 of 3" in said
@@ -165,12 +144,6 @@ def test_captions_say_what_is_seen_and_names_cannot_break_them(gallery, view):
     hostile = replace(gallery, detections={"<b>": {}}, curves={"<b>": gallery.curves["ssd512"]})
     assert "<b>" not in drawing.caption(hostile, replace(view, shown=("<b>",)))
     assert "<b>" not in drawing.froc_caption(hostile, view)
-
-
-def test_the_figure_has_the_curve_only_where_there_is_one(gallery, view, root, files):
-    assert len(drawing.view_figure(gallery, view).axes) == 2
-    without = replace(gallery, truth=None, curves={})
-    assert len(drawing.view_figure(without, replace(view, shown=PAIR)).axes) == 1
 
 
 def test_images_without_labels_are_found_by_the_images_file_beside_the_detections(root, tmp_path):
@@ -256,22 +229,6 @@ def test_the_wheel_steps_through_the_series_and_the_slider_follows(viewer):
     viewer.slice.value = 1
     assert viewer.view.position == 0
     assert viewer.image.png is before  # kept, not drawn again
-
-
-def test_another_patient_is_shown_at_the_same_height(viewer):
-    viewer.slice.value = 3
-    viewer.series.value = "B"
-    assert (viewer.view.series, viewer.view.position) == ("B", 2)
-    assert "B, slice 3 of 3" in viewer.caption.value
-
-
-def test_layers_and_boxes_are_switched(viewer):
-    before = viewer.image.png
-    viewer.layer.value = MASK
-    assert viewer.image.png != before
-    viewer.boxes["ssd512"].value = False
-    assert viewer.view.shown == (GROUND_TRUTH, "ssd512-fe")
-    assert "ssd512:" not in viewer.caption.value
 
 
 def test_a_view_that_is_set_sets_the_controls(viewer):

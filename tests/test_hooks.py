@@ -5,8 +5,6 @@ import pickle
 import threading
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
@@ -65,24 +63,13 @@ def test_evaluation_and_state_dict_are_those_of_the_bare_detector(detector):
 
 
 def as_the_detector_sees(images, targets, transform):
-    """Images in [0, 1] and boxes after the detector's resizing and padding, by hand."""
-    sizes, resized, boxes = [], [], []
-    for image, target in zip(images, targets, strict=True):
-        height, width = image.shape[-2:]
-        if transform.fixed_size:
-            size = transform.fixed_size[::-1]
-        else:
-            scale = min(transform.min_size[0] / min(height, width), transform.max_size / max(height, width))
-            size = int(height * scale), int(width * scale)
-        sizes.append(size)
-        resized.append(F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0])
-        ratio = torch.tensor([size[1] / width, size[0] / height] * 2)
-        limit = torch.tensor([size[1], size[0]] * 2)
-        boxes.append(torch.minimum(target["boxes"] * ratio, limit))
-    step = transform.size_divisible
-    height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
-    padded = [F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in resized]
-    return torch.stack(padded), boxes
+    """Images in [0, 1] and boxes after the detector's resizing and padding, without its normalisation."""
+    plain = copy.copy(transform)
+    plain.image_mean, plain.image_std = [0.0] * 3, [1.0] * 3
+    seen, resized = plain(images, targets)
+    limits = [torch.tensor([columns, rows] * 2) for rows, columns in seen.image_sizes]
+    pairs = zip(resized, limits, strict=True)
+    return seen.tensors, [torch.minimum(target["boxes"], limit) for target, limit in pairs]
 
 
 def test_the_layers_output_in_training_is_that_of_enhance_by_hand_through_resize_and_padding(detector):
@@ -220,19 +207,6 @@ def test_replicas_in_threads_have_the_mask_of_their_own_images(copied, layer):
             torch.testing.assert_close(call.result()["loss"], loss)
 
 
-def test_gradients_of_replicas_that_compute_their_features_again_are_those_of_one_batch():
-    model = dots(checkpointed=True)
-    enhance_during_training(model, "trunk")
-    replicas = [replica_of(model) for _ in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(replicas[i], IMAGES[i : i + 1], TARGETS[i : i + 1]) for i in range(2)]
-        losses = [call.result()["loss"] for call in calls]
-    (sum(losses) / 2).backward()
-    bare = dots()
-    by_hand(bare).backward()
-    torch.testing.assert_close(model.trunk.weight.grad, bare.trunk.weight.grad)
-
-
 def test_layers_that_dataparallel_calls_and_weights_that_it_does_not_share_are_refused():
     model = dots()
     with pytest.raises(InputError, match="inside a DataParallel"):
@@ -240,29 +214,6 @@ def test_layers_that_dataparallel_calls_and_weights_that_it_does_not_share_are_r
     enhance_during_training(model, "trunk", BoxSegmentation([4]))
     with pytest.raises(InputError, match="BoxSegmentation has weights"):
         replica_of(model)(IMAGES, TARGETS)
-
-
-def half_of_the_batch(rank: int, folder: Path) -> None:
-    """A step of one of two processes on its image, the gradient in a file."""
-    store = f"file://{folder / 'meeting_point'}"
-    torch.distributed.init_process_group("gloo", store, timedelta(minutes=2), rank=rank, world_size=2)
-    model = dots()
-    enhance_during_training(model, "trunk")
-    parallel = nn.parallel.DistributedDataParallel(model)
-    parallel(IMAGES[rank : rank + 1], TARGETS[rank : rank + 1])["loss"].backward()
-    torch.save(model.trunk.weight.grad, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_with_half_of_the_batch_have_the_gradient_of_one(tmp_path):
-    other = torch.multiprocessing.get_context("spawn").Process(target=half_of_the_batch, args=(1, tmp_path))
-    other.start()
-    half_of_the_batch(0, tmp_path)
-    other.join()
-    model = dots()
-    by_hand(model).backward()
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), model.trunk.weight.grad)
 
 
 @pytest.mark.parametrize("fe", [FeatureEnhancement(beta=2.0, resize="max"), AssistedExcitation()])

@@ -11,8 +11,7 @@ from study_world import study_params
 
 from cmbfe import paths
 from cmbfe.errors import InputError
-from cmbfe.figures.studies import gains_figure, kinds_figure, phase_figure
-from cmbfe.figures.style import COLOURS
+from cmbfe.figures.studies import kinds_figure, phase_figure
 from cmbfe.metrics import intervals
 from cmbfe.metrics.cases import NOTHING
 from cmbfe.metrics.curves import average_precision
@@ -133,20 +132,6 @@ def test_kinds_split_the_microbleeds_into_thirds_and_are_drawn():
     assert [axes.get_xlabel() for axes in panels] == ["contrast", "diameter, mm"]
     (drawn,) = [line for line in panels[0].get_lines() if line.get_label() == "ssd300"]
     np.testing.assert_allclose(drawn.get_ydata(), by_contrast["gain"])
-
-
-def test_every_row_of_gains_is_drawn_with_its_interval_a_dot_per_seed_and_the_papers_gain():
-    table = gains_table(runs(), study_params())
-    left, right = gains_figure(table, seeds_table(runs())).axes
-    assert [label.get_text() for label in left.get_yticklabels()][-1] == "ssdlite-small, segmentation"
-    ends = [segment[:, 0].tolist() for segment in left.collections[0].get_segments()]
-    np.testing.assert_allclose(ends, table[["gain_low", "gain_high"]])
-    dots = [line.get_xdata().tolist() for line in left.get_lines() if line.get_label() == "one seed"]
-    assert dots[0] == [0.25, 0.125]
-    (printed,) = [line for line in left.get_lines() if line.get_label().startswith("the paper's")]
-    np.testing.assert_allclose(printed.get_xdata()[0], 0.02)
-    colours = {line.get_label(): line.get_color() for line in right.get_lines()}
-    assert colours == {"without": COLOURS["SSD"], "with": COLOURS["SSD-FE"]}
 
 
 def with_kinds(calcifications: int, others: int = 4, patients: int = 8) -> tuple[Matches, np.ndarray]:

@@ -85,19 +85,6 @@ def test_it_holds_the_tables_of_the_results(results):
     assert not re.search(r"\bnan\b|\{\{|\}\}", text)
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"), [(0.01, 0.03, "helped"), (-0.03, -0.01, "harmed"), (-0.01, 0.05, "inconclusive")]
-)
-def test_other_results_make_another_report(results, low, high, verdict):
-    def change(study: pd.DataFrame) -> pd.DataFrame:
-        study.loc["ssd512", ["gain", "gain_low", "gain_high"]] = [(low + high) / 2, low, high]
-        return study
-
-    change_study(results, change)
-    gain = re.escape(f"({100 * (low + high) / 2:+.1f} AP points")
-    assert re.search(rf"\*\*[^*]*{verdict}[^*]*{gain}", report(results))
-
-
 def test_an_arm_that_was_not_trained_is_named(results):
     change_study(results, lambda study: study.drop(index="placement-source"))
     assert re.search(r"Not measured yet, and left out: [^(]*placement-source", report(results))

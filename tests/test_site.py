@@ -110,12 +110,6 @@ def test_every_link_and_everything_loaded_is_there_and_nothing_comes_from_elsewh
                 assert unquote(place) in pages[target].ids, f"{page.name} leads to {address}"
 
 
-def test_the_readme_is_the_first_page_and_leads_to_the_notebooks(site):
-    links = Addresses(site / "index.html").links
-    assert {f"notebooks/{name}.html" for name in STORED} <= set(links)
-    assert "docs/decisions.html" in links
-
-
 def test_nothing_is_built_over_other_things_or_without_notebooks(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in ("run", "broken", "site"):
@@ -154,17 +148,6 @@ def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults)
             assert page.locator("h1").first.inner_text().startswith(entry)
         page.get_by_role("link", name="Previous").click()
         assert page.locator("h1").first.inner_text().startswith(entries[-2])
-
-
-def test_search_finds_text_and_code_of_a_notebook(site, browser, faults):
-    with open_page(browser, DESKTOP, faults) as page:
-        page.goto((site / "index.html").as_uri())
-        page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).first.fill("quaternions")
-        page.keyboard.press("Enter")
-        page.locator("#search-results li a").first.wait_for()
-        assert page.locator("#search-results li").count() >= 2
-        page.locator("#search-results li a", has_text="04").first.click()
-        assert page.locator("h1").first.inner_text().startswith("04")
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])

@@ -141,12 +141,6 @@ def test_bf16_that_the_machine_emulates_runs_with_a_warning(data, tmp_path, monk
     assert weights(tmp_path / "True") == weights(tmp_path / "False")
 
 
-def test_the_share_of_waiting_is_one_of_the_whole_time():
-    assert training._pace(2, 1.0, 3.0) == "2.000 s per iteration, and 75.0% of that waiting for images"
-    assert training._pace(4, 2.0, 0.0) == "0.500 s per iteration, and 0.0% of that waiting for images"
-    assert "99.9%" in training._pace(1, 0.001, 0.999)
-
-
 def test_the_same_seed_gives_the_same_files_and_an_unreached_limit_of_the_gradient_changes_nothing(
     finished, data, tmp_path
 ):
@@ -505,12 +499,3 @@ def test_a_box_that_cannot_be_trained_on_is_named_by_its_image(data, tmp_path, m
     monkeypatch.setattr(iteration, "to_targets", flat)
     with pytest.raises(InputError, match=r"iteration 1, images P\d/000\.png, P\d/000\.png: target 1: box 0 is"):
         run(data, tmp_path / "out")
-
-
-def test_idle_gpus_are_named_with_the_command_that_uses_them(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    compute = mock.Mock(device=torch.device("cuda"))
-    assert "torchrun --nproc-per-node 8" in training._idle_gpus(compute)
-    monkeypatch.setattr(training, "started_processes", lambda: (8, 1))
-    assert training._idle_gpus(compute) == ""
-    assert training._idle_gpus(mock.Mock(device=torch.device("cpu"))) == ""

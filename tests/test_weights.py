@@ -23,7 +23,6 @@ from cmbfe.detector.weights import WEIGHTS_FILE, from_torchvision, load_detector
 from cmbfe.errors import InputError
 from cmbfe.training import loop
 from cmbfe.training.batches import load_labelled, parts_of_iteration
-from cmbfe.training.detection import detect_in
 from cmbfe.training.devices import make_compute
 from cmbfe.training.iteration import Run
 from cmbfe.training.loop import train
@@ -220,17 +219,6 @@ def test_a_training_repeats_bit_for_bit_and_fe_makes_another_of_the_same_layers(
     assert all(torch.equal(plain[name], again[name]) for name in plain)
     assert set(with_fe) == set(plain)  # the weights of the side task are no part of the detector
     assert not all(torch.equal(plain[name], with_fe[name]) for name in plain)
-
-
-def test_a_trained_detector_is_read_back_bare_and_a_finished_training_is_not_repeated(data, tmp_path, capsys):
-    weights = trained(data, tmp_path, "ssdlite-small-fe")
-    model = load_detector(tmp_path)
-    assert all(torch.equal(weights[name], one) for name, one in model.state_dict().items())
-    labels = read_labels(data / LABELS_FILE)
-    assert detect_in(model, labels, data, make_compute("cpu", "32-true")) is not None
-    capsys.readouterr()
-    trained(data, tmp_path, "ssdlite-small-fe")
-    assert "trained already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("variant", ["yolo", "ssdlite-small-nothing"])

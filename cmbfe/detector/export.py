@@ -4,6 +4,7 @@ The graph holds all that `SSD` does in evaluation, non-maximum suppression inclu
 """
 
 from collections.abc import Callable, Iterable
+from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,25 +38,7 @@ IMAGES = "images"
 EVERY_BOX = ("every_box", "every_score")
 """What the network says of each default box: boxes [N, P, 4], scores [N, P]."""
 TO_IMAGE = "to_image"
-SUPPRESSION = """
-suppression (float[images, P, 4] every_box, float[images, P] every_score, float[4] to_image)
-         => (float[detections, 4] boxes, float[detections] scores, int64[detections] pictures)
-<int64[1] candidates = {{{candidates}}}, int64[1] kept = {{{kept}}}, float[1] iou = {{{iou}}},
- float[1] threshold = {{{threshold}}}, int64[1] one = {{1}}, int64[1] last = {{-1}}, int64 number = {{0}},
- int64[2] number_and_candidate = {{0, 2}}>
-{{
-    best, order = TopK <axis = 1> (every_score, candidates)
-    indices = Unsqueeze (order, last)
-    box = GatherND <batch_dims = 1> (every_box, indices)
-    of_class = Unsqueeze (best, one)
-    found = NonMaxSuppression (box, of_class, kept, iou, threshold)
-    place = Gather <axis = 1> (found, number_and_candidate)
-    in_input = GatherND (box, place)
-    boxes = Mul (in_input, to_image)
-    scores = GatherND (best, place)
-    pictures = Gather <axis = 1> (found, number)
-}}
-"""
+SUPPRESSION = files("cmbfe.detector") / "suppression.txt"
 """What `SSD` keeps of every image, in ONNX's text form. A row of `found`: number of the image, class, candidate."""
 RANDOM_BATCHES = 2
 TOLERANCE = 1e-4
@@ -184,16 +167,15 @@ def _same(rows: np.ndarray, others: np.ndarray) -> bool:
 
 
 def _check(difference: Difference, out: Path) -> None:
-    if not (difference.score <= TOLERANCE and difference.box_share <= TOLERANCE):
-        raise InputError(
-            f"{out}: not written, as onnxruntime and PyTorch differ by {difference.score:.1e} in scores and "
-            f"{difference.box_share:.1e} of the image's side in boxes; {TOLERANCE:g} is allowed"
+    score, share, otherwise = difference.score, difference.box_share, difference.suppressed_otherwise
+    if not (score <= TOLERANCE and share <= TOLERANCE):
+        how = (
+            f"differ by {score:.1e} in scores and {share:.1e} of the image's side in boxes; {TOLERANCE:g} is allowed"
         )
-    if difference.suppressed_otherwise:
-        raise InputError(
-            f"{out}: not written, as onnxruntime keeps other boxes than PyTorch of the same boxes and scores in "
-            f"{difference.suppressed_otherwise} of {difference.images} images"
-        )
+        raise InputError(f"{out}: not written, as onnxruntime and PyTorch {how}")
+    if otherwise:
+        how = f"other boxes than PyTorch of the same boxes and scores in {otherwise} of {difference.images} images"
+        raise InputError(f"{out}: not written, as onnxruntime keeps {how}")
 
 
 class Network(nn.Module):
@@ -265,14 +247,8 @@ def to_onnx(detector: SSD) -> "onnx.ModelProto":
     graph = compose.merge_graphs(
         network.graph, suppression(detector), [(name, name) for name in links], name=detector.config.variant
     )
-    model = make_model(
-        graph,
-        opset_imports=[make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="cmbfe",
-        producer_version=__version__,
-        doc_string=DESCRIPTION + NOTICE,
-    )
+    producer = {"producer_name": "cmbfe", "producer_version": __version__, "doc_string": DESCRIPTION + NOTICE}
+    model = make_model(graph, opset_imports=[make_opsetid("", OPSET)], ir_version=IR_VERSION, **producer)
     properties = {
         "variant": detector.config.variant,
         "input_size_px": str(detector.input_size),
@@ -292,7 +268,7 @@ def suppression(detector: SSD) -> "onnx.GraphProto":
     config = detector.config
     iou, threshold = float(config.nms_threshold), float(config.score_threshold)
     numbers = {"candidates": CANDIDATES_PER_CLASS, "kept": config.detections_per_image}
-    return onnx.parser.parse_graph(SUPPRESSION.format(iou=iou, threshold=threshold, **numbers))
+    return onnx.parser.parse_graph(SUPPRESSION.read_text().format(iou=iou, threshold=threshold, **numbers))
 
 
 def _without_traces(model: "onnx.ModelProto") -> "onnx.ModelProto":

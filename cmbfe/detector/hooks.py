@@ -7,10 +7,10 @@ with_fe.remove()
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from threading import get_ident
-from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -119,7 +119,7 @@ def _thread() -> int:
     return get_ident()
 
 
-class Enhancement:
+class Enhancement(AbstractContextManager["Enhancement"]):
     """FE behind layers of a detector, see `enhance_during_training`; `remove` it, or use it as a context manager.
 
     A class, since what hooks remember must be copied and pickled with the detector, which a closure is not.
@@ -161,12 +161,7 @@ class Enhancement:
         """Weights of what stands there; FE has none."""
         return list(self.fe.parameters())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -207,8 +202,9 @@ class Enhancement:
         if _thread() in self.calls:
             mask = self.calls[_thread()]
             if mask is None:
-                before = "comes before the detector has resized the images; FE needs a later one"
-                raise InputError(f"layer {name!r} {before}")
+                raise InputError(
+                    f"layer {name!r} comes before the detector has resized the images; FE needs a later one"
+                )
             self.masks[layer] = mask
             return mask
         # Activation checkpointing calls a layer once more in the backward pass, after the detector's call has ended.

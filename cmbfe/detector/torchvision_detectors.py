@@ -114,16 +114,8 @@ def _faster_rcnn(size: int, trunk: str, is_small: bool) -> FasterRCNN:
 
 def _retinanet(size: int, is_small: bool) -> RetinaNet:
     backbone = _pyramid("resnet", is_small)
-    return RetinaNet(
-        backbone,
-        CLASSES,
-        min_size=size,
-        max_size=size,
-        anchor_generator=_squares(SMALLEST_ANCHOR * size, backbone),
-        score_thresh=SCORE,
-        detections_per_img=KEPT,
-        topk_candidates=10 * KEPT,
-    )
+    anchors = _squares(SMALLEST_ANCHOR * size, backbone)
+    return RetinaNet(backbone, CLASSES, anchor_generator=anchors, **_of_one_stage(size))
 
 
 def _fcos(size: int, is_small: bool) -> FCOS:
@@ -131,17 +123,13 @@ def _fcos(size: int, is_small: bool) -> FCOS:
     head = FCOSHead(backbone.out_channels, 1, CLASSES, 2 if is_small else 4)
     # A box's four sides, in steps of its map, come out of a ReLU: from torchvision's 0 all of them died in 70 steps.
     nn.init.ones_(head.regression_head.bbox_reg.bias)
-    return FCOS(
-        backbone,
-        CLASSES,
-        min_size=size,
-        max_size=size,
-        anchor_generator=_squares(4, backbone),  # of each map's step: they carry its centres
-        head=head,
-        score_thresh=SCORE,
-        detections_per_img=KEPT,
-        topk_candidates=10 * KEPT,
-    )
+    anchors = _squares(4, backbone)  # of each map's step: they carry its centres
+    return FCOS(backbone, CLASSES, anchor_generator=anchors, head=head, **_of_one_stage(size))
+
+
+def _of_one_stage(size: int) -> dict[str, Any]:
+    kept = {"score_thresh": SCORE, "detections_per_img": KEPT, "topk_candidates": 10 * KEPT}
+    return {"min_size": size, "max_size": size, **kept}
 
 
 def _ssdlite(size: int, is_small: bool) -> SSD:
