@@ -24,14 +24,30 @@ from cmbfe.detector.boxes import corners
 from cmbfe.detector.loss import ssd_loss
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
+from cmbfe.params import load_params, profile_file
 from cmbfe.training.batches import Batch, to_input, to_targets
 from cmbfe.training.devices import Compute, make_compute
 from cmbfe.training.iteration import Run
-from cmbfe.training.timing import Work, in_turn, machine, random_images, ratio_within_rounds, run_on_noise
+from cmbfe.training.timing import Work, in_turn, machine, random_batch, ratio_within_rounds
 
 SIDE = 300
 OURS = ("ssd300", "ssd300-fe")
 PLAIN, TUNED, BARE = "torchvision as it comes", "torchvision tuned by hand", "bare network"
+
+
+def random_images(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> Batch:
+    """The same noise and boxes as `random_batch`, as the training loop gets them: uint8, in memory."""
+    images, targets = random_batch(size, input_size, torch.device("cpu"), boxes, seed)
+    pixels = images[:, 0].mul(256).to(torch.uint8).numpy()
+    return Batch([f"noise {number}" for number in range(size)], pixels, [x["boxes"].numpy() for x in targets])
+
+
+def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
+    """A training of the paper profile that has not begun, at a learning rate at which noise does not diverge."""
+    settings = load_params(profile_file("paper")).training.model_copy(update={"learning_rate": 1e-6})
+    run = Run(build(variant, width=width), settings, "constant", compute)
+    run.model.train()
+    return run
 
 
 def of_torchvision(batch: Batch, compute: Compute) -> Work:

@@ -22,12 +22,13 @@ from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
+from train_step import random_images, run_on_noise
 
 from cmbfe.detector.ssd import SPECS, VARIANTS
 from cmbfe.errors import InputError
 from cmbfe.paper import tables
 from cmbfe.training.devices import make_compute
-from cmbfe.training.timing import in_turn, machine, random_images, run_on_noise
+from cmbfe.training.timing import in_turn, machine
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 GIB = 2**30

@@ -169,7 +169,7 @@ def test_a_random_batch_is_one_that_a_detector_trains_on(boxes):
 
 def test_images_in_memory_are_those_of_the_random_batch():
     images, targets = timing.random_batch(2, 64, CPU)
-    batch = timing.random_images(2, 64)
+    batch = train_step.random_images(2, 64)
     assert (batch.images.dtype, batch.images.shape) == ("uint8", (2, 64, 64))
     assert torch.allclose(torch.from_numpy(batch.images) / 255, images[:, 0], atol=1 / 255)
     assert all((boxes == target["boxes"].numpy()).all() for boxes, target in zip(batch.boxes, targets, strict=True))

@@ -22,10 +22,8 @@ from cmbfe.errors import InputError
 
 LAYERS = ("enhancement", "assisted_excitation")
 """What our own detectors can have inside: FE, or Assisted Excitation in its place."""
-PLAIN = "plain"
-"""Stands for the bare detector where alternatives are compared; none can have this name."""
-WEIGHT = 1.0
-"""Of the segmentation's loss among the detector's; not tuned."""
+PLAIN = "plain"  # stands for the bare detector where alternatives are compared; none can have this name
+WEIGHT = 1.0  # of the segmentation's loss among the detector's; not tuned
 PRIOR_LOGIT = -4.6
 """With which the segmentation begins, 0.01: boxes are that rare, and from 0.5 they would be drowned at first (Lin et
 al. 2017, section 4.1)."""
@@ -93,10 +91,8 @@ class BoxSegmentation(nn.Module):
 class Alternative(NamedTuple):
     make: Callable[[Callable[[], tuple[int, ...]]], GuidedLayer]
     """Gives the layer. Its argument asks the detector for the channels of its maps, which costs a forward pass."""
-    source: str
-    """Paper or section."""
-    schedule: str = "constant"
-    """Of its strength over a training, see `cmbfe.detector.fe.strength`."""
+    source: str  # paper or section
+    schedule: str = "constant"  # of its strength over a training, see `cmbfe.detector.fe.strength`
 
 
 ALTERNATIVES = {

@@ -23,12 +23,9 @@ LARGEST_LOG_GROWTH = math.log(1000 / 16)
 class Grid(NamedTuple):
     """Where the default boxes of an input size are centred, and their shapes; one entry per feature map."""
 
-    maps: tuple[int, ...]
-    """Cells per side."""
-    steps: tuple[float, ...]
-    """Distance between the centres of neighbouring cells, px."""
-    ratios: tuple[tuple[int, ...], ...]
-    """Aspect ratios besides 1; each r gives two boxes, r:1 and 1:r."""
+    maps: tuple[int, ...]  # cells per side
+    steps: tuple[float, ...]  # distance between the centres of neighbouring cells, px
+    ratios: tuple[tuple[int, ...], ...]  # aspect ratios besides 1; each r gives two boxes, r:1 and 1:r
 
     @property
     def boxes_per_cell(self) -> tuple[int, ...]:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-OPSET, IR_VERSION = 18, 8
-"""Operators and file format of December 2022: onnxruntime 1.15 and later read them."""
+OPSET, IR_VERSION = 18, 8  # operators and file format of December 2022: onnxruntime 1.15 and later read them
 NOTICE = "Not a medical device. For research and teaching; never for diagnosis."
 DESCRIPTION = """\
 Input: images float32 [images, 3, rows, columns] in [0, 1], three equal channels; any number, any size.
@@ -50,14 +49,10 @@ ROUNDING = 1e-6
 class Difference(NamedTuple):
     """How an ONNX file in onnxruntime differs from its detector in PyTorch, both in float32."""
 
-    images: int
-    """How many were compared."""
-    score: float
-    """Largest difference over all default boxes of all images."""
-    box_px: float
-    """The same of box corners, px of the images."""
-    box_share: float
-    """The same, as a share of the image's longer side."""
+    images: int  # how many were compared
+    score: float  # largest difference over all default boxes of all images
+    box_px: float  # the same of box corners, px of the images
+    box_share: float  # the same, as a share of the image's longer side
     suppressed_otherwise: int
     """Images of which PyTorch, given onnxruntime's boxes and scores, would keep other boxes."""
     detected_otherwise: int

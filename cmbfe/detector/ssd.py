@@ -26,8 +26,7 @@ class Variant(NamedTuple):
     """What a detector's name stands for."""
 
     trunk: str
-    input_size: int
-    """Side of the square that every image is resized to, px."""
+    input_size: int  # side of the square that every image is resized to, px
     fe: bool
 
 
@@ -58,12 +57,9 @@ class Config:
     """
 
     variant: str
-    num_classes: int = 2
-    """Background and microbleed; other numbers only for weights from elsewhere."""
-    default_boxes: str = "voc"
-    """Preset "voc", "coco" or "cmb" (A10)."""
-    width: float = 1.0
-    """Factor on all channels; map sizes stay."""
+    num_classes: int = 2  # background and microbleed; other numbers only for weights from elsewhere
+    default_boxes: str = "voc"  # preset "voc", "coco" or "cmb" (A10)
+    width: float = 1.0  # factor on all channels; map sizes stay
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Images in [0, 1] enter the trunk as (image - mean) / std, per channel."""
@@ -72,10 +68,8 @@ class Config:
     resize: str = "bilinear"
     placement: str = "trunk"
     weighting: str = "equation"
-    layer: str = "enhancement"
-    """What stands in FE's place; "assisted_excitation" has no beta and no weighting."""
-    minimum_negatives: int = 0
-    """Negatives per image that teach even without a match."""
+    layer: str = "enhancement"  # what stands in FE's place; "assisted_excitation" has no beta and no weighting
+    minimum_negatives: int = 0  # negatives per image that teach even without a match
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
     detections_per_image: int = 200
@@ -134,8 +128,7 @@ class SSD(nn.Module):
     a microbleed). Losses, mask, normalisation and decoding are float32 also under autocast.
     """
 
-    default_boxes: Tensor
-    """Tensor[P, 4]: cx, cy, w, h as fractions of the input."""
+    default_boxes: Tensor  # Tensor[P, 4]: cx, cy, w, h as fractions of the input
     mean: Tensor
     std: Tensor
 

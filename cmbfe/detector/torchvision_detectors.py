@@ -32,16 +32,13 @@ class TorchvisionConfig:
     """What a detector was built from, kept in its config.json."""
 
     detector: str
-    size: int
-    """Side of the images, px."""
+    size: int  # side of the images, px
 
 
-CLASSES = 2
-"""Background and microbleed, label 1."""
+CLASSES = 2  # background and microbleed, label 1
 KEPT = 10
 SCORE = 0.01
-SMALLEST_ANCHOR = 6 / 256
-"""Share of the image's side: the median microbleed of the phantom has 6 of 256 px."""
+SMALLEST_ANCHOR = 6 / 256  # share of the image's side: the median microbleed of the phantom has 6 of 256 px
 ROI_CELLS = 7
 _NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 """Of MobileNet: torchvision's for SSDlite. That of its classifiers averages 100 batches, too slow for short runs."""

@@ -14,10 +14,8 @@ from cmbfe.figures.style import COLOURS, arm, colour, cut_out, new_figure, show_
 
 PRINTED = {"color": "0.3", "markerfacecolor": "none", "markersize": 9}
 """How a value of the paper is drawn: hollow."""
-CASE_COLUMNS, CASE_INCHES = (5, 8), 1.55
-"""Fewest and most cut-outs in a row, and their side."""
-Box = Mapping[str, Any]
-"""With `image_id` and `bbox` [x, y, w, h] px, as COCO has annotations and results."""
+CASE_COLUMNS, CASE_INCHES = (5, 8), 1.55  # fewest and most cut-outs in a row, and their side
+Box = Mapping[str, Any]  # with `image_id` and `bbox` [x, y, w, h] px, as COCO has annotations and results
 
 
 def precision_sensitivity_figure(

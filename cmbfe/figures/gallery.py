@@ -39,10 +39,8 @@ LAYER_MEANING = {
 class Boxes:
     """The detections of an image, the best first, or its ground truth, which has no scores."""
 
-    boxes: np.ndarray
-    """float64 [K, 4] x, y, w, h px."""
-    scores: np.ndarray
-    """float64 [K], descending, or none."""
+    boxes: np.ndarray  # float64 [K, 4] x, y, w, h px
+    scores: np.ndarray  # float64 [K], descending, or none
 
     def above(self, threshold: float) -> "Boxes":
         """Those with a score of at least `threshold`."""
@@ -62,12 +60,10 @@ class Gallery:
     """Name of a series (its patient) -> COCO `images` in the order of the slices."""
     truth: dict[Any, np.ndarray] | None
     """Image id -> boxes, float64 [K, 4] x, y, w, h px, of every labelled image; None without labels."""
-    detections: dict[str, dict[Any, Boxes]]
-    """Detector -> image id -> its detections."""
+    detections: dict[str, dict[Any, Boxes]]  # detector -> image id -> its detections
     curves: dict[str, pd.DataFrame]
     """Detector -> its FROC (`cmbfe.metrics.curves.froc`); empty without ground truth."""
-    model: SSD | None = None
-    """The detector in whose feature map the difference by FE is shown."""
+    model: SSD | None = None  # the detector in whose feature map the difference by FE is shown
 
     @property
     def layers(self) -> list[str]:
@@ -93,13 +89,10 @@ class View:
     """What is looked at."""
 
     series: str
-    position: int
-    """Place of the slice in its series, from 0."""
+    position: int  # place of the slice in its series, from 0
     layer: str
-    shown: tuple[str, ...]
-    """Which sets of boxes are drawn, of `Gallery.drawable`."""
-    threshold: float
-    """Detections of at least this score are drawn, and the FROC is read there."""
+    shown: tuple[str, ...]  # which sets of boxes are drawn, of `Gallery.drawable`
+    threshold: float  # detections of at least this score are drawn, and the FROC is read there
 
 
 def open_gallery(

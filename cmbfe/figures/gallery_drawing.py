@@ -84,8 +84,7 @@ class FrocImage:
     """The curves as a PNG, drawn once, and where on it a point lies."""
 
     png: bytes
-    size: tuple[int, int]
-    """Columns and rows, px."""
+    size: tuple[int, int]  # columns and rows, px
     corners: np.ndarray
     """px (x, y from the upper left corner) of the points (0, 0) and (x_max, 1), float64 [2, 2]."""
     x_max: float

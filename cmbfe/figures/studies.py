@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.figures.style import COLOURS, PRESET_COLOURS, arm, new_figure, theme
 
-SHOWN_TURNS = 0.5
-"""Phase shown from black to white: a quarter of a turn (half of half a turn) to either side."""
+SHOWN_TURNS = 0.5  # phase shown from black to white: a quarter of a turn (half of half a turn) to either side
 PREFIX = "false positives: "
 
 

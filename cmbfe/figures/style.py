@@ -187,19 +187,17 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
 
     `coverage` is what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
     """
-    inputs = sorted(coverage["input_px"].unique())
-    with new_figure(1, len(inputs), figsize=(4 * len(inputs), 3.4), sharey=True, squeeze=False) as (figure, axes):
-        for axis, input_px in zip(axes[0], inputs, strict=True):
-            of_input = coverage[coverage["input_px"] == input_px]
-            for (preset, part), colour in zip(of_input.groupby("default_boxes"), PRESET_COLOURS, strict=False):
-                look = {"color": colour, "markersize": 5, "alpha": 0.6, "label": preset, "rasterized": True}
-                axis.plot(part["size_mm"], part["best_iou"], ".", **look)
-            axis.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
-            axis.set(xlabel="longer side of the box, mm", title=f"{input_px} px", ylim=(0, 1.02))
-        axes[0, 0].set_ylabel("best IoU with a default box")
-        look = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "markerscale": 2}
-        axes[0, -1].legend(title="default boxes", **look)
-    return figure
+    presets = sorted(coverage["default_boxes"].unique())
+    how = {"hue_order": presets, "palette": PRESET_COLOURS[: len(presets)], "height": 3.4, "aspect": 1.2}
+    look = {"s": 12, "alpha": 0.6, "linewidth": 0, "rasterized": True}
+    with theme():
+        grid = sns.relplot(coverage, x="size_mm", y="best_iou", hue="default_boxes", col="input_px", **how, **look)
+    grid.refline(y=0.5, color="0.4", linestyle=":")
+    grid.set(ylim=(0, 1.02)).set_titles("{col_name} px")
+    grid.set_axis_labels("longer side of the box, mm", "best IoU with a default box")
+    grid.legend.set_title("default boxes")
+    plt.close(grid.figure)
+    return grid.figure
 
 
 def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20) -> Figure:

@@ -22,8 +22,7 @@ from cmbfe.data.labelled.labels import Detections
 from cmbfe.figures import gallery_drawing as drawing
 from cmbfe.figures.gallery import Gallery, View, first_view, image_of, moved, open_gallery
 
-IMAGES_KEPT = 256
-"""How many images with their layers are kept drawn."""
+IMAGES_KEPT = 256  # how many images with their layers are kept drawn
 IMAGE_WIDTH, FROC_WIDTH = "34rem", "26rem"
 
 
@@ -34,10 +33,8 @@ class ImageWidget(anywidget.AnyWidget):
     _css = Path(__file__).with_suffix(".css")
     png = traitlets.Bytes().tag(sync=True)
     overlay = traitlets.Unicode().tag(sync=True)
-    size = traitlets.List(default_value=[1, 1]).tag(sync=True)
-    """Columns and rows in which the overlay counts."""
-    name = traitlets.Unicode().tag(sync=True)
-    """What a screen reader says."""
+    size = traitlets.List(default_value=[1, 1]).tag(sync=True)  # columns and rows in which the overlay counts
+    name = traitlets.Unicode().tag(sync=True)  # what a screen reader says
     steps = traitlets.Bool(False).tag(sync=True)
     wheel = traitlets.Int(0).tag(sync=True)
 

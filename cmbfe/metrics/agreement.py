@@ -78,15 +78,13 @@ def fleiss_kappa(ratings: np.ndarray) -> float:
 class BlandAltman:
     """Differences of two measurements (Bland and Altman 1986), with 95 % confidence limits."""
 
-    bias: float
-    """Mean of measured minus true."""
+    bias: float  # mean of measured minus true
     bias_low: float
     bias_high: float
     lower_limit: float
     """95 % of the differences are expected between the lower and the upper limit of agreement."""
     upper_limit: float
-    limit_margin: float
-    """Half width of the confidence interval of either limit."""
+    limit_margin: float  # half width of the confidence interval of either limit
 
 
 def bland_altman(truth: np.ndarray, measured: np.ndarray) -> BlandAltman:

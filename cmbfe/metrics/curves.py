@@ -22,8 +22,7 @@ X_MAX = 8.0
 CPM_FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Where the competition performance metric reads the FROC (Setio et al. 2017, LUNA16)."""
 Per = Literal["image", "patient"]
-Value = float | np.ndarray
-"""A float without weights, float64 [B] with weights [B, P]."""
+Value = float | np.ndarray  # a float without weights, float64 [B] with weights [B, P]
 
 
 def average_precision(

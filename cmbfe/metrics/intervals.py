@@ -24,14 +24,11 @@ from cmbfe.metrics.curves import precision_at_sensitivity, sensitivity_at_false_
 from cmbfe.metrics.matching import Matches
 
 RESAMPLES = 10_000
-LEVEL = 0.95
-"""Confidence of every interval."""
+LEVEL = 0.95  # confidence of every interval
 MOST_TIMES = 1e6
 """A spread over the half width asked of it: beyond, it would take more than 10^12 seeds or patients."""
-RESAMPLES_AT_ONCE = 250
-"""Resamples in one call of a metric, which bounds the memory."""
-Metric = Callable[..., Any]
-"""A function of `cmbfe.metrics.curves`: of matches and `weights` [B, P], giving [B]."""
+RESAMPLES_AT_ONCE = 250  # resamples in one call of a metric, which bounds the memory
+Metric = Callable[..., Any]  # a function of `cmbfe.metrics.curves`: of matches and `weights` [B, P], giving [B]
 Statistic = Callable[[np.ndarray], np.ndarray]
 """How often each of P patients counts, [B, P] -> values [B] (or several in columns)."""
 
@@ -41,15 +38,12 @@ class Interval:
     """A value and what resampling says about it."""
 
     value: float
-    low: float
-    """Percentile interval, widened for few patients."""
+    low: float  # percentile interval, widened for few patients
     high: float
-    bca_low: float
-    """Bias-corrected and accelerated interval (Efron 1987), widened alike."""
+    bca_low: float  # bias-corrected and accelerated interval (Efron 1987), widened alike
     bca_high: float
     standard_error: float
-    undefined: int
-    """Resamples in which the value does not exist, such as a sensitivity that is never reached."""
+    undefined: int  # resamples in which the value does not exist, such as a sensitivity that is never reached
 
 
 def bootstrap(metric: Metric, matches: Matches, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -190,15 +184,13 @@ def _band(
 class SeedSummary:
     """A paired difference over trainings that differ in their seed, on the same patients."""
 
-    value: float
-    """Its mean over seeds."""
+    value: float  # its mean over seeds
     low: float
     """Interval of the mean over patients and seeds: the t interval with the standard error of resampling both."""
     high: float
     standard_error: float
     of_each_seed: tuple[float, ...]
-    seed_deviation: float
-    """Standard deviation of the differences over seeds, patients fixed."""
+    seed_deviation: float  # standard deviation of the differences over seeds, patients fixed
     patient_deviation: float
     """Standard error of the mean over seeds, seeds fixed: what more patients would reduce."""
 

@@ -17,12 +17,10 @@ import numpy as np
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 
-Labels = dict[str, Any]
-"""A COCO file's content: lists under "images", "annotations" and "categories"."""
+Labels = dict[str, Any]  # a COCO file's content: lists under "images", "annotations" and "categories"
 Detections = list[dict[str, Any]]
 """A COCO results file's content: `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score` each."""
-HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1
-"""What a detection is; ignored ones count neither way."""
+HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1  # what a detection is; ignored ones count neither way
 PAIRS_AT_ONCE = 2_000_000
 """Detection-truth pairs compared in one block, which bounds the memory (about 0.3 GiB)."""
 ARRAYS = {
@@ -47,24 +45,15 @@ class Matches:
     one image; at the lesion level it is a microbleed (`cmbfe.metrics.lesions`).
     """
 
-    score: np.ndarray
-    """float64 [D], descending."""
-    outcome: np.ndarray
-    """int8 [D]: `HIT`, `FALSE_POSITIVE` or `IGNORED`."""
-    truth: np.ndarray
-    """int64 [D]: index of the ground truth that the detection hits, -1 where it hits none."""
-    detection: np.ndarray
-    """int64 [D]: index of the detection in the list that was given."""
-    patient: np.ndarray
-    """int64 [D]: index of the detection's patient in `patients`."""
-    truth_ids: list[Any]
-    """T ids of the ground truths: annotation ids, or lesion ids at the lesion level."""
-    truth_patient: np.ndarray
-    """int64 [T]: index of the ground truth's patient in `patients`."""
-    patients: list[Any]
-    """P patient ids; where the labels name no patients, each image is its own."""
-    images_per_patient: np.ndarray
-    """int64 [P], images without microbleeds included."""
+    score: np.ndarray  # float64 [D], descending
+    outcome: np.ndarray  # int8 [D]: `HIT`, `FALSE_POSITIVE` or `IGNORED`
+    truth: np.ndarray  # int64 [D]: index of the ground truth that the detection hits, -1 where it hits none
+    detection: np.ndarray  # int64 [D]: index of the detection in the list that was given
+    patient: np.ndarray  # int64 [D]: index of the detection's patient in `patients`
+    truth_ids: list[Any]  # T ids of the ground truths: annotation ids, or lesion ids at the lesion level
+    truth_patient: np.ndarray  # int64 [T]: index of the ground truth's patient in `patients`
+    patients: list[Any]  # P patient ids; where the labels name no patients, each image is its own
+    images_per_patient: np.ndarray  # int64 [P], images without microbleeds included
 
     @property
     def truth_score(self) -> np.ndarray:
@@ -149,26 +138,16 @@ def load_matches(path: Path) -> Matches:
 class Overlaps:
     """Detections in the order of their scores, and every pair of detection and box that is near enough."""
 
-    score: np.ndarray
-    """float64 [D], descending."""
-    order: np.ndarray
-    """int64 [D]: index of each detection in the list that was given."""
-    image: np.ndarray
-    """int64 [D]: index of each detection's image in `images`."""
-    detection: np.ndarray
-    """int64 [K]: the detection of each pair, as an index into `score`."""
-    truth: np.ndarray
-    """int64 [K]: the ground truth of each pair, as an index into `truths`."""
-    nearness: np.ndarray
-    """float64 [K]: what a detection prefers one box over another by."""
-    in_region: np.ndarray
-    """Indices of detections that lie in an ignore region."""
-    truths: list[dict[str, Any]]
-    """T annotations that are no ignore regions."""
-    truth_image: np.ndarray
-    """int64 [T]: index of each ground truth's image in `images`."""
-    images: list[dict[str, Any]]
-    """The labels' images by ascending id."""
+    score: np.ndarray  # float64 [D], descending
+    order: np.ndarray  # int64 [D]: index of each detection in the list that was given
+    image: np.ndarray  # int64 [D]: index of each detection's image in `images`
+    detection: np.ndarray  # int64 [K]: the detection of each pair, as an index into `score`
+    truth: np.ndarray  # int64 [K]: the ground truth of each pair, as an index into `truths`
+    nearness: np.ndarray  # float64 [K]: what a detection prefers one box over another by
+    in_region: np.ndarray  # indices of detections that lie in an ignore region
+    truths: list[dict[str, Any]]  # T annotations that are no ignore regions
+    truth_image: np.ndarray  # int64 [T]: index of each ground truth's image in `images`
+    images: list[dict[str, Any]]  # the labels' images by ascending id
     patients: list[Any]
     patient_of_image: np.ndarray
 
@@ -272,8 +251,7 @@ class _Nearness:
     hit: Hit
     iou: float
     distance_mm: float | None
-    of_detection: bool = False
-    """Intersection over the detection's own area, as COCO has it for ignore regions."""
+    of_detection: bool = False  # intersection over the detection's own area, as COCO has it for ignore regions
 
     def __call__(self, boxes: np.ndarray, others: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         """Nearness of `boxes` [K, 4] to `others` [K, 4], both xywh px; `spacing` [K, 2] mm row, column."""

@@ -19,8 +19,7 @@ from cmbfe.metrics.matching import (
     with_boxes,
 )
 
-SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)
-"""Size classes of microbleeds: below, between and from these edges."""
+SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)  # size classes of microbleeds: below, between and from these edges
 
 
 def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:

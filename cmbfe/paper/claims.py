@@ -17,8 +17,7 @@ class Setting(NamedTuple):
     section: str
     what: str
     printed: int | float | str | tuple[float, ...]
-    key: str
-    """Of params.yaml, or of `cmbfe.paper.paper_map.known_values`."""
+    key: str  # of params.yaml, or of `cmbfe.paper.paper_map.known_values`
     notebook: str
     is_px: bool = False
     """Whether it is in px of an image `IMAGE_PX` wide: ours is then compared at the width of ours."""
@@ -39,10 +38,8 @@ class Claim(NamedTuple):
     what: str
     ours: Cell
     notebook: str
-    printed: tuple[float, float] | None = None
-    """With FE and without."""
-    better: int = 1
-    """1 where more is better, -1 where less is."""
+    printed: tuple[float, float] | None = None  # with FE and without
+    better: int = 1  # 1 where more is better, -1 where less is
 
 
 class Value(NamedTuple):
@@ -75,14 +72,11 @@ class OpenPoint(NamedTuple):
 
     name: str
     question: str
-    readings: tuple[str, ...]
-    """Ours first."""
+    readings: tuple[str, ...]  # ours first
     keys: tuple[str, ...] = ()
     """Of params.yaml or `cmbfe.paper.paper_map.known_values`; an arm of the study that changes one measures it."""
-    code: str = ""
-    """Where it is stated, if it is no setting."""
-    measured: tuple[Value, ...] = ()
-    """Values that say what a reading does, besides the study."""
+    code: str = ""  # where it is stated, if it is no setting
+    measured: tuple[Value, ...] = ()  # values that say what a reading does, besides the study
 
 
 class _Paper(BaseModel):

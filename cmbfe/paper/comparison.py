@@ -14,8 +14,7 @@ from cmbfe.metrics.intervals import Metric
 from cmbfe.paper import facts
 from cmbfe.params import Evaluation
 
-FALSE_POSITIVES_PER_IMAGE = (1.0, 4.0)
-"""Where Table 4 reads the FROC."""
+FALSE_POSITIVES_PER_IMAGE = (1.0, 4.0)  # where Table 4 reads the FROC
 
 
 def table1(labels: Labels) -> pd.DataFrame:

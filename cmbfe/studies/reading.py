@@ -17,12 +17,10 @@ from cmbfe.paper import facts
 from cmbfe.params import Params
 from cmbfe.studies.trials.arms import CROSSVALIDATION, FE, PLAIN, arm_of, result_files, text_of
 
-FALSE_POSITIVES = 1.0
-"""Per image, where sensitivities of kinds of microbleeds are compared."""
+FALSE_POSITIVES = 1.0  # per image, where sensitivities of kinds of microbleeds are compared
 MEAN, ALL = "mean", "all"
 """Rows of the folds' table after those of the folds: their mean, and all folds' detections together."""
-Runs = dict[str, list[Matches]]
-"""Treatment, `PLAIN` first -> the matches of an arm's detectors, by seed."""
+Runs = dict[str, list[Matches]]  # treatment, `PLAIN` first -> the matches of an arm's detectors, by seed
 
 
 def read_arm(name: str, params: Params, root: Path) -> Runs:

@@ -70,8 +70,7 @@ class LabelledImages:
     names: tuple[str, ...]
     images: np.ndarray | ImageFiles
     """uint8 [N, rows, columns], with phase [N, rows, columns, 2]; in memory, of a mapped file or decoded on demand."""
-    boxes: tuple[np.ndarray, ...]
-    """float32 [K, 4] xyxy px for each image."""
+    boxes: tuple[np.ndarray, ...]  # float32 [K, 4] xyxy px for each image
 
     def __len__(self) -> int:
         return len(self.names)
@@ -202,10 +201,8 @@ class Batch(NamedTuple):
     """What one forward pass takes."""
 
     names: list[str]
-    images: np.ndarray
-    """uint8 [n, rows, columns], with phase [n, rows, columns, 2]."""
-    boxes: list[np.ndarray]
-    """float32 [K, 4] xyxy px for each image."""
+    images: np.ndarray  # uint8 [n, rows, columns], with phase [n, rows, columns, 2]
+    boxes: list[np.ndarray]  # float32 [K, 4] xyxy px for each image
 
 
 def parts_of_iteration(

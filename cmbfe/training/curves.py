@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 from dvclive import Live
 
-POINTS = 200
-"""About how many points a whole training has."""
+POINTS = 200  # about how many points a whole training has
 
 
 @contextmanager

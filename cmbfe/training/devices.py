@@ -16,8 +16,7 @@ class Compute:
     """The device of this process, with the precision that is used on it."""
 
     fabric: Fabric
-    precision: str
-    """"bf16-mixed" or "32-true"."""
+    precision: str  # "bf16-mixed" or "32-true"
 
     @property
     def device(self) -> torch.device:

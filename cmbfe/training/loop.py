@@ -100,10 +100,8 @@ class Task:
     params: Params
     compute: Compute
     listed: LabelledImages
-    validation: Path | None
-    """Folder of the images that the AP is measured on."""
-    start: Path | None
-    """Folder of the model whose weights it starts from."""
+    validation: Path | None  # folder of the images that the AP is measured on
+    start: Path | None  # folder of the model whose weights it starts from
 
     @property
     def settings(self) -> Training:

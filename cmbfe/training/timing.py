@@ -14,12 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
-from cmbfe.params import load_params, profile_file
-from cmbfe.training import batches
 from cmbfe.training.devices import Compute
-from cmbfe.training.iteration import Run
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
 Work = Callable[[], object]
@@ -35,21 +31,6 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
     boxes_xyxy = torch.cat([corners, corners + sides], dim=-1).to(device)
     labels = torch.ones(boxes, dtype=torch.int64, device=device)
     return images, [{"boxes": of_image, "labels": labels} for of_image in boxes_xyxy]
-
-
-def random_images(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> batches.Batch:
-    """The same noise and boxes as `random_batch`, as the training loop gets them: uint8, in memory."""
-    images, targets = random_batch(size, input_size, torch.device("cpu"), boxes, seed)
-    pixels = images[:, 0].mul(256).to(torch.uint8).numpy()
-    return batches.Batch([f"noise {number}" for number in range(size)], pixels, [x["boxes"].numpy() for x in targets])
-
-
-def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
-    """A training of the paper profile that has not begun, at a learning rate at which noise does not diverge."""
-    settings = load_params(profile_file("paper")).training.model_copy(update={"learning_rate": 1e-6})
-    run = Run(build(variant, width=width), settings, "constant", compute)
-    run.model.train()
-    return run
 
 
 def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> dict[str, Tensor]:

@@ -7,11 +7,9 @@ from cmbfe import paths
 from cmbfe.errors import InputError
 from cmbfe.params import PHASE, Arm, Params, Variant
 
-PLAIN = "plain"
-"""The detector without any treatment, with which each treatment is compared."""
+PLAIN = "plain"  # the detector without any treatment, with which each treatment is compared
 FE = "fe"
-CROSSVALIDATION = "crossvalidation"
-"""The part of the study whose seeds are folds."""
+CROSSVALIDATION = "crossvalidation"  # the part of the study whose seeds are folds
 
 
 def arm_of(name: str, params: Params) -> Arm:

@@ -25,10 +25,8 @@ from cmbfe.params import Params, Phantom, Splits
 from cmbfe.phantom.cohort import write_cohort
 from cmbfe.training.batches import without_phase
 
-PATIENTS = "patients"
-"""The part of the study that makes the patients."""
-_COHORT = 0x57D1
-"""Beside the seed, so that the study's patients are none of the pipeline's."""
+PATIENTS = "patients"  # the part of the study that makes the patients
+_COHORT = 0x57D1  # beside the seed, so that the study's patients are none of the pipeline's
 
 
 def study_phantom(params: Params) -> tuple[Phantom, int]:
