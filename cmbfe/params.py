@@ -527,6 +527,15 @@ def _first(error: ValidationError) -> tuple[str, str]:
     return key, f"{meaning}{value}"
 
 
+def by_key_path(content: Mapping[str, object], above: str = "") -> dict[str, object]:
+    """The values of nested sections by their key paths, such as training.learning_rate."""
+    flat: dict[str, object] = {}
+    for key, value in content.items():
+        path = f"{above}{key}"
+        flat |= by_key_path(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
+
+
 def _tuples(value: object) -> object:
     """YAML has lists only; strict settings take tuples, which cannot be changed by accident."""
     if isinstance(value, list):

@@ -1,7 +1,6 @@
 """From files to batches, made ahead; the AP on the validation patients."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -184,19 +183,6 @@ def test_an_error_comes_where_its_batch_is_asked_for():
     assert [next(batches), next(batches)] == [0, 1]
     with pytest.raises(InputError, match="image 2"):
         next(batches)
-
-
-def test_waiting_is_counted_where_making_is_slower_than_using_and_not_where_it_is_faster():
-    def make(number: int) -> int:
-        time.sleep(0.02)
-        return number
-
-    slow, fast = MadeAhead(make, range(5), ahead=1), MadeAhead(make, range(5), ahead=5)
-    assert list(slow) == list(range(5))
-    for _ in fast:
-        time.sleep(0.05)
-    assert slow.waited > 0.09
-    assert fast.waited < slow.waited
 
 
 def folder_with(tmp_path, splits: str, boxes_on: tuple[int, ...]):

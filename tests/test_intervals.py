@@ -223,6 +223,12 @@ def test_two_seeds_are_enough_where_they_do_not_differ():
     assert seeds_for_half_width(0.0, half_width=0.01) == 2
 
 
+def test_four_times_the_patients_halve_an_interval():
+    standard_error = 0.01 / 1.959964
+    assert patients_for_half_width(standard_error, 100, half_width=0.01) == 100
+    assert patients_for_half_width(standard_error, 100, half_width=0.005) == 400
+
+
 def hits_in_six(hits: int, false: int) -> Matches:
     """Six patients with an image and a microbleed each; hits on the first `hits`, a false positive on as many."""
     true = [detection(image, 0.9 - image / 100, T) for image in range(1, hits + 1)]

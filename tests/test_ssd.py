@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision import models
 
 from cmbfe.detector.alternatives import LAYERS
-from cmbfe.detector.backbones import Trunk, mobilenet_v2, resnet34, scaled, vgg16
+from cmbfe.detector.backbones import Trunk, mobilenet_v2, resnet34, vgg16
 from cmbfe.detector.ssd import SSD, VARIANTS, build
 from cmbfe.errors import InputError
 
@@ -259,10 +259,6 @@ def test_narrow_trunks_have_the_same_maps_and_channels_in_multiples_of_8(
     assert all(c % 8 == 0 for c in trunk.channels)
     assert all(narrow <= full for narrow, full in zip(trunk.channels, channels, strict=True))
     assert map_shapes(trunk, input_size) == [(c, n, n) for c, n in zip(trunk.channels, cells, strict=True)]
-
-
-def test_channels_round_to_multiples_of_8():
-    assert [scaled(512, 1.0), scaled(64, 0.3), scaled(64, 0.01), scaled(100, 1)] == [512, 16, 8, 96]
 
 
 def test_the_last_layer_of_ssd512_is_4x4_with_padding_1():

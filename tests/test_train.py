@@ -267,15 +267,6 @@ def test_the_hash_of_the_code_changes_with_what_a_training_runs_through_alone(tm
         assert [new != old for new, old in zip(hashes(), before, strict=True)] == changes
 
 
-def test_a_finished_training_is_repeated_with_other_data(finished, tmp_path):
-    labels = labelled_images(tmp_path)
-    out = shutil.copytree(finished, tmp_path / "out")
-    assert not is_started(tmp_path, out)
-    labels["annotations"][2]["bbox"] = [BOX[0] + 0.5, *BOX[1:]]
-    (tmp_path / LABELS_FILE).write_text(json.dumps(labels))
-    assert is_started(tmp_path, out)
-
-
 def test_twins_begin_with_the_same_weights_and_see_the_same_batches(data, tmp_path, monkeypatch):
     plain, enhanced = (build_from_params(name, tiny_params()).state_dict() for name in ("ssd300", "ssd300-fe"))
     assert {name: tensor.shape for name, tensor in plain.items()} == {n: t.shape for n, t in enhanced.items()}

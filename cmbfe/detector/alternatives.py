@@ -1,12 +1,4 @@
-"""FE and its alternatives by name, each put behind a layer of any detector in the same way.
-
-attached = attach("segmentation", model, "backbone")     # any of ALTERNATIVES
-optimiser = Adam([*model.parameters(), *attached.parameters()])
-attached.set_progress(iteration, iterations)             # before each iteration; matters to those that fade
-losses = model(images, targets)                          # with the alternative's own loss, where it has one
-detections = model.eval()(images)                        # those of the bare detector
-attached.remove()
-"""
+"""FE and its alternatives by name, each put behind a layer of any detector in the same way; see docs/detectors.md."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple

@@ -1,10 +1,4 @@
-"""Feature enhancement (paper section 2.3) behind a named layer of any detector, by hooks.
-
-with_fe = enhance_during_training(model, "backbone")  # a torchvision detector, or one that is called like it
-losses = model(images, targets)                       # features inside the ground truth's boxes are enhanced
-detections = model.eval()(images)                     # those of the bare detector
-with_fe.remove()
-"""
+"""Feature enhancement (paper section 2.3) behind a named layer of any detector, by hooks; see docs/detectors.md."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager

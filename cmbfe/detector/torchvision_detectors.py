@@ -1,7 +1,5 @@
 """Torchvision's detectors for microbleeds, untrained, by name.
 
-    model = build("fcos-small", size=256)
-
 Each is put together from torchvision's own parts. Two things are fitted to objects of a few pixels, since torchvision's
 are made for COCO, where the smallest anchor has 32 px: the anchors, and the finest map of the heads, a step of 4 px.
 Beside each detector of published width stands a `-small` one, of its family, that a CPU trains in minutes.

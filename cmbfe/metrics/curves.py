@@ -1,10 +1,5 @@
 """Metrics of detections against ground truth, each computed from a table of matches (`cmbfe.metrics.matching.match`).
 
-    matches = match(labels, detections, iou=0.5)
-    average_precision(matches)                      # area under the all-point curve
-    precision_at_sensitivity(matches, 0.9)
-    summary(matches)                                # all of them
-
 Every metric takes `weights` [B, P]: how often each of P patients is counted in each of B resamples; None counts each
 once. What is undefined is NaN: every metric without ground truth, and precision at a sensitivity never reached.
 """

@@ -1,9 +1,5 @@
 """Uncertainty of a metric: bootstrap over patients, paired differences, seeds, and the power of a study.
 
-    bootstrap(average_precision, matches)
-    paired_difference(average_precision, with_fe, without_fe)
-    paired_difference(partial(precision_at_sensitivity, sensitivity=0.9), with_fe, without_fe)
-
 Both intervals are widened for few patients (`tail`); docs/metrics.md has their measured coverage.
 Patients are resampled, never images or boxes, since the images of one patient are alike. Two detectors are compared on
 the same resamples of the same patients.

@@ -18,7 +18,7 @@ from cmbfe.detector.ssd import SPECS
 from cmbfe.paper import claims, facts
 from cmbfe.paper.claims import Cell, Claim, Exhibit, OpenPoint, Setting, Value
 from cmbfe.paper.tables import as_text
-from cmbfe.params import Params, load_params, profile_file
+from cmbfe.params import Params, by_key_path, load_params, profile_file
 from cmbfe.phantom import dicom
 from cmbfe.phantom.simulate import draw_patient
 
@@ -241,14 +241,7 @@ def known_values(params: Params, root: Path) -> dict[str, object]:
 
 def setting_values(params: Params) -> dict[str, object]:
     """All settings by their key paths, such as training.learning_rate."""
-    return _flat(params.model_dump())
-
-
-def _flat(content: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return by_key_path(params.model_dump())
 
 
 def notebook_parameters(notebook: Path) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from cmbfe.errors import InputError
 from cmbfe.files import is_partial, whole_file
+from cmbfe.params import by_key_path
 
 KEPT = 2
 
@@ -82,14 +83,6 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 def difference_of(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """What differs between two nested dicts, "a.b: 1 there, 2 here", or an empty text."""
-    old, new = dict(_flat(theirs)), dict(_flat(ours))
+    old, new = by_key_path(theirs), by_key_path(ours)
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in differing)
-
-
-def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
