@@ -110,17 +110,16 @@ def found_table(microbleeds: pd.DataFrame, small_mm: float) -> pd.DataFrame:
     Args:
         microbleeds: what `microbleeds_table` gives. small_mm: sizes below are small.
     """
-    without, with_fe = microbleeds["found"], microbleeds["found_fe"]
-    each = pd.DataFrame(
-        {
-            "microbleeds": True,
-            "both": without & with_fe,
-            "SSD-FE only": with_fe & ~without,
-            "SSD only": without & ~with_fe,
-            "neither": ~without & ~with_fe,
-        },
-        index=microbleeds.index,
-    )
-    is_small = microbleeds["size_mm"] < small_mm
-    rows = {"small": each[is_small].sum(), "larger": each[~is_small].sum(), "all": each.sum()}
-    return pd.DataFrame(rows).T.astype(int).rename_axis("size")
+    groups = {
+        (True, True): "both",
+        (False, True): "SSD-FE only",
+        (True, False): "SSD only",
+        (False, False): "neither",
+    }
+    who = [groups[pair] for pair in zip(microbleeds["found"], microbleeds["found_fe"], strict=True)]
+    size = np.where(microbleeds["size_mm"] < small_mm, "small", "larger")
+    table = pd.crosstab(size, np.array(who)).reindex(index=["small", "larger"], columns=list(groups.values()))
+    table = table.fillna(0).astype(int)
+    table.loc["all"] = table.sum()
+    table.insert(0, "microbleeds", table.sum(axis=1))
+    return table.rename_axis(index="size", columns=None)

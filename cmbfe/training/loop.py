@@ -164,11 +164,9 @@ def train(
     finished.json keeps. Under torchrun or SLURM the processes share each batch, and the first of them writes.
 
     Args:
-        variant: one of ours; or one of torchvision's, alone or with an alternative of FE behind its layer
-            `detector.fe.behind`, such as fcos-small-segmentation.
+        variant: one of ours, or one of torchvision's, alone or with an alternative of FE (fcos-small-segmentation).
         data: folder with annotations.json and the images that it names.
-        validation: folder of the same kind; the AP on its validation split is measured, FE off, and the best model is
-            kept in `best`.
+        validation: the same; the AP on its validation split is measured, FE off, the best model is kept in `best`.
         live: folder for DVCLive's curves; default: `live` in `out`.
         start: folder of a trained model of the same kind, to start from its weights.
 

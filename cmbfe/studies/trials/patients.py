@@ -103,19 +103,11 @@ def _labels_and_mimics(params: Params, root: Path) -> tuple[Labels, Labels]:
 def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
     """The boxes of the test images: a row each, by annotation id, with patient, location, size and contrast."""
     test, images = without_phase(read_test_labels(params, root)), paths.study_data(root) / "pictures"
-    image_of = {image["id"]: image for image in test["images"]}
-    shown = {key: read_image(images / image["file_name"]) for key, image in image_of.items()}
-    rows = [
-        {
-            "id": box["id"],
-            "patient": image_of[box["image_id"]]["patient_id"],
-            "location": box["location"],
-            "visible_diameter_mm": box["visible_diameter_mm"],
-            "contrast": contrast(shown[box["image_id"]], tight_box(box)),
-        }
-        for box in test["annotations"]
-    ]
-    return pd.DataFrame(rows).set_index("id")
+    shown = {image["id"]: read_image(images / image["file_name"]) for image in test["images"]}
+    cmbs = pd.DataFrame(test["annotations"]).set_index("id")
+    cmbs["patient"] = cmbs["image_id"].map({image["id"]: image["patient_id"] for image in test["images"]})
+    cmbs["contrast"] = [contrast(shown[box["image_id"]], tight_box(box)) for box in test["annotations"]]
+    return cmbs[["patient", "location", "visible_diameter_mm", "contrast"]]
 
 
 def contrast(image: np.ndarray, box: list[float]) -> float:
