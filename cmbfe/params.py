@@ -449,7 +449,7 @@ class Baselines(Section):
     """The baselines (Table 4)."""
 
     slice_mm: Positive = 2.0
-    """Between the slices of a series, which labels do not hold."""
+    """Between slices, where series.json of an import does not say it."""
     candidates_per_image: Count = 50
     radial_symmetry: RadialSymmetry = RadialSymmetry()
     thresholding: Thresholding = Thresholding()

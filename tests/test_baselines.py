@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from baseline_world import SETTINGS, SHAPE, SPACING_MM, ball, volume, write_images
@@ -10,13 +11,14 @@ from baseline_world import SETTINGS, SHAPE, SPACING_MM, ball, volume, write_imag
 from cmbfe.baselines import Baseline, candidates, cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import Volume, cubes
 from cmbfe.baselines.cascade import SCREENED, probabilities, screening_network
-from cmbfe.baselines.run import METHODS
+from cmbfe.baselines.run import METHODS, sensitivity_per_head
 from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
 from cmbfe.data.labelled.labels import read_detections, write_labels
 from cmbfe.errors import InputError
-from cmbfe.files import read_json
+from cmbfe.files import read_json, write_json
 from cmbfe.paper.facts import PUBLISHED
 from cmbfe.params import load_params, profile_file, save_params
+from cmbfe.phantom.scan import draw_scan
 from cmbfe.training.validation import validation_labels
 
 NOWHERE = np.zeros((0, 3), np.int64)
@@ -146,6 +148,23 @@ def test_a_missing_slice_ends_a_volume_and_another_series_is_another_volume(labe
     for image in labels["images"]:
         image["series_uid"] = "1.2" if image["slice_index"] < 2 else "1.3"
     assert [len(stack.files) for stack in candidates.stacks_of(labels, tmp_path, 2.0)] == [2, 1, 5, 2, 7]
+
+
+def test_slices_are_as_far_apart_as_series_json_says_or_else_as_the_settings_say(labels, tmp_path):
+    for image in labels["images"]:
+        image["series_uid"] = image["patient_id"]
+    write_json(tmp_path / "series.json", {"train-0": {"slice_spacing_mm": 1.5}})
+    stacks = candidates.stacks_of(labels, tmp_path, 2.0)
+    assert [stack.spacing_mm[0] for stack in stacks] == [1.5, 2.0]
+    with pytest.raises(InputError, match="train-1 is None"):
+        candidates.stacks_of(labels, tmp_path, None)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_the_settings_know_how_far_apart_the_phantoms_slices_are(profile):
+    params = load_params(profile_file(profile))
+    scan = draw_scan(np.random.default_rng(0), params.phantom.matrix_px, params.phantom.slices, 240.0, 2.0)
+    assert scan.spacing_mm == params.baselines.slice_mm
 
 
 @pytest.mark.parametrize("key", ["patient_id", "slice_index", "pixel_spacing_mm"])
@@ -351,6 +370,51 @@ def test_the_truth_of_the_test_images_is_measured_against_and_not_looked_at(worl
     run_cmbfe(*arguments(world, tmp_path / "moved", data=moved))
     detections = [(tmp_path / name / DETECTIONS_FILE).read_bytes() for name in ("as it is", "moved")]
     assert detections[0] == detections[1]
+
+
+def with_lesions(folder, patients: int) -> dict:
+    """Images of `baseline_world`, each ball a lesion of its own; one more patient is not labelled."""
+    labels = write_images(folder, {"test": patients, "unlabelled": 1})
+    images = {image["id"]: image for image in labels["images"]}
+    for box in labels["annotations"]:
+        box["lesion_id"] = "left" if box["bbox"][0] + box["bbox"][2] / 2 < 23 else "right"
+    known = [box for box in labels["annotations"] if images[box["image_id"]]["split"] == "test"]
+    write_labels(folder / "annotations.json", {**labels, "annotations": known})
+    return labels
+
+
+def test_it_learns_from_one_folder_and_finds_the_microbleeds_of_another(world, tmp_path, run_cmbfe):
+    for name, patients in (("seen", 3), ("new", 2)):
+        with_lesions(tmp_path / name, patients)
+    out = tmp_path / "out"
+    status, said, _ = run_cmbfe(
+        *arguments(world, out, "radial-symmetry", tmp_path / "new"), "--train", tmp_path / "seen"
+    )
+    assert (status, sorted(file.name for file in out.iterdir())) == (0, ["baseline.json", "lesions.csv"])
+    table = pd.read_csv(out / "lesions.csv")
+    assert table["false_positives_per_patient"].tolist() == [10, 20, 45]
+    assert table[["microbleeds", "patients"]].drop_duplicates().values.tolist() == [[4, 2]]
+    assert table["sensitivity"].tolist() == [1, 1, 1]
+    assert "45.0" in said
+
+
+def test_a_microbleed_counts_once_and_its_further_detections_not_at_all(tmp_path):
+    labels = with_lesions(tmp_path, 1)
+    left = [box for box in labels["annotations"] if box["lesion_id"] == "left" and box["image_id"] <= SHAPE[0]]
+    boxes = [box["bbox"] for box in left]
+    hits = [
+        {"image_id": box["image_id"], "category_id": 1, "bbox": bbox, "score": 0.2}
+        for box, bbox in zip(left, boxes, strict=True)
+    ]
+    elsewhere = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, 2, 2, 2], "score": 0.9}
+        for x in np.arange(2.0, 46.0, 4).tolist()
+    ]
+    labels["images"] = [image for image in labels["images"] if image["split"] == "test"]
+    labels["annotations"] = [box for box in labels["annotations"] if box["image_id"] <= SHAPE[0]]
+    table = sensitivity_per_head(labels, [*elsewhere, *hits, *hits], 20, 0)
+    assert len(elsewhere) == 11
+    assert table["sensitivity"].tolist() == [0, 0.5, 0.5]
 
 
 def test_an_unknown_baseline_and_a_folder_of_something_else_are_refused(world, tmp_path, run_cmbfe):

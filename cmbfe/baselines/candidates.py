@@ -18,7 +18,9 @@ from sklearn.linear_model import Ridge
 from torchvision.ops import batched_nms, box_iou
 
 from cmbfe.data.labelled.labels import Labels, xyxy
+from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.errors import InputError
+from cmbfe.files import read_json, within_python
 from cmbfe.training.batches import ImageFiles
 
 REACH_MM = 9.0
@@ -78,15 +80,15 @@ class Candidates:
     """float64 [N] in [0, 1]."""
 
 
-def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
+def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stack]:
     """The images of `labels` as stacks of consecutive slices; a gap in `slice_index` begins a new stack.
 
     Args:
         folder: file names are relative to it.
-        slice_mm: distance between slices, which labels do not hold.
+        slice_mm: as in `slice_spacings`.
 
     Raises:
-        InputError: an image without `patient_id`, `slice_index` or `pixel_spacing_mm`.
+        InputError: an image without `patient_id`, `slice_index` or `pixel_spacing_mm`, or as `slice_spacings`.
     """
     truth, series = defaultdict(list), defaultdict(list)
     for annotation in labels["annotations"]:
@@ -96,16 +98,35 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float) -> list[Stack]:
             if key not in image:
                 raise InputError(f"image {image['id']} has no {key}, which a volume of slices needs")
         series[str(image["patient_id"]), str(image.get("series_uid"))].append(image)
+    step_mm = slice_spacings(labels, folder, slice_mm)
     return [
         Stack(
             files=tuple(folder / image["file_name"] for image in run),
             image_ids=tuple(image["id"] for image in run),
             boxes=tuple(xyxy(truth[image["id"]]) for image in run),
-            spacing_mm=(slice_mm, *map(float, run[0]["pixel_spacing_mm"])),
+            spacing_mm=(step_mm[run[0]["id"]], *map(float, run[0]["pixel_spacing_mm"])),
         )
         for _, images in sorted(series.items())
         for run in _runs(images)
     ]
+
+
+def slice_spacings(labels: Labels, folder: Path, slice_mm: float | None) -> dict[Hashable, float]:
+    """Image -> distance in mm between the slices of its series: that of series.json in `folder`, or else `slice_mm`.
+
+    Raises:
+        InputError: a series.json that is damaged, or a distance that is not above 0 or not known.
+    """
+    file, spacings = folder / SERIES_FILE, {}
+    with within_python(file):
+        places = read_json(file) if file.is_file() else {}
+        for image in labels["images"]:
+            step = places.get(image.get("series_uid"), {}).get("slice_spacing_mm", slice_mm)
+            if not (isinstance(step, int | float) and 0 < step < np.inf):
+                where = f"{folder}: the distance between slices of patient {image['patient_id']}"
+                raise InputError(f"{where} is {step}; give one above 0 in {SERIES_FILE} or with --slice-mm")
+            spacings[image["id"]] = float(step)
+    return spacings
 
 
 def read_volume(stack: Stack) -> Volume:

@@ -1,18 +1,23 @@
 """A baseline from images to evidence: trained on the training patients, run on those of validation and test."""
 
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from cmbfe.baselines import Baseline, cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import Candidates, Stack, Volume, best_of_each_slice, read_volume, stacks_of
 from cmbfe.data.labelled.detections import DETECTIONS_FILE, VALIDATION_FILE
-from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labels_of_split, read_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, Detections, Labels, labelled, labels_of_split, read_labels
 from cmbfe.data.labelled.splits import read_test_set
-from cmbfe.files import whole_folder, write_json
-from cmbfe.metrics.curves import summary
+from cmbfe.files import whole_folder, write_json, write_table
+from cmbfe.metrics.curves import sensitivity_at_false_positives, summary
+from cmbfe.metrics.intervals import bootstrap
+from cmbfe.metrics.lesions import match_lesions
 from cmbfe.metrics.matching import match
 from cmbfe.params import Params
 from cmbfe.training.detection import as_coco
@@ -21,6 +26,10 @@ from cmbfe.training.validation import validation_labels
 SETTINGS_FILE = "baseline.json"
 """What a baseline was made with; marks the folder as an earlier result."""
 METRICS_FILE = "metrics.json"
+LESIONS_FILE = "lesions.csv"
+PER_HEAD = (10.0, 20.0, 45.0)
+"""False positives per patient at which the sensitivity for microbleeds is read: about what whole heads are published
+with."""
 METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
     Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
     Baseline.THRESHOLDING: thresholding.train,
@@ -55,9 +64,56 @@ def run_baseline(name: Baseline, params: Params, data: Path, out: Path) -> dict[
         write_json(folder / DETECTIONS_FILE, on_test)
         write_json(folder / VALIDATION_FILE, _detect(detector, of["validation"], validation, params))
         write_json(folder / METRICS_FILE, metrics)
-        settings = {"baseline": str(name), "seed": params.seed, **params.baselines.model_dump(mode="json")}
-        write_json(folder / SETTINGS_FILE, settings)
+        _write_settings(folder, name, params)
     return metrics
+
+
+def run_between(name: Baseline, params: Params, train: Path, data: Path, out: Path) -> pd.DataFrame:
+    """Train a baseline on all patients of one folder, and find the microbleeds of all patients of another.
+
+    Every slice is looked at, and a microbleed counts once: as earlier work counts, and for whole heads.
+
+    Args:
+        train, data: folders of images with annotations.json; nobody's patients that are not labelled.
+        out: folder for lesions.csv (what is returned) and baseline.json.
+
+    Returns:
+        What `sensitivity_per_head` gives.
+
+    Raises:
+        InputError: as `run_baseline`, or labels without what three dimensions need.
+    """
+    seen, unseen = (labelled(read_labels(folder / LABELS_FILE)) for folder in (train, data))
+    to_learn, to_search = (
+        stacks_of(labels, folder, params.baselines.slice_mm) for labels, folder in ((seen, train), (unseen, data))
+    )
+    with whole_folder(out, SETTINGS_FILE, inputs=[train, data]) as folder:
+        detector = METHODS[name](lambda: _volumes(to_learn, "training volumes"), params.baselines, params.seed)
+        found = _detect(detector, to_search, unseen, params)
+        table = sensitivity_per_head(unseen, found, params.evaluation.bootstrap_samples, params.seed)
+        write_table(table, folder / LESIONS_FILE)
+        _write_settings(folder, name, params)
+    return table
+
+
+def sensitivity_per_head(labels: Labels, found: Detections, resamples: int, seed: int) -> pd.DataFrame:
+    """Sensitivity for microbleeds, linked over slices, at `PER_HEAD` false positives per patient, with its 95 % CI.
+
+    A hit has its middle in a box of the microbleed; further detections of one that has a hit do not count.
+    """
+    matches = match_lesions(labels, found, hit="centre", duplicates="ignore")
+    rows = {}
+    for most in PER_HEAD:
+        metric = partial(sensitivity_at_false_positives, false_positives=most, per="patient")
+        rows[most] = asdict(bootstrap(metric, matches, resamples, seed))
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("false_positives_per_patient")
+    counts = {"microbleeds": len(matches.truth_ids), "patients": len(matches.patients)}
+    return table[["value", "low", "high"]].rename(columns={"value": "sensitivity"}).assign(**counts)
+
+
+def _write_settings(folder: Path, name: Baseline, params: Params) -> None:
+    settings = {"baseline": str(name), "seed": params.seed, **params.baselines.model_dump(mode="json")}
+    write_json(folder / SETTINGS_FILE, settings)
 
 
 def _volumes(stacks: list[Stack], task: str) -> Iterator[Volume]:

@@ -142,6 +142,7 @@ def describe(
     slice_mm: Annotated[
         float | None, typer.Option(help="distance between slices, mm (default: what series.json of the import says)")
     ] = None,
+    jobs: Annotated[int, jobs_option("series")] = -1,
 ) -> None:
     """Compare patients with published ones: size, shape, place and number of microbleeds, contrast, look-alikes.
 
@@ -154,7 +155,7 @@ def describe(
 
     if out.is_dir():
         raise InputError(f"{out}: is a folder; --out is a file, such as patients.csv")
-    table = compare_patients(data, slice_mm)
+    table = compare_patients(data, slice_mm, jobs=jobs)
     write_table(table, out)
     print(f"{as_markdown(table)}\n{out}: {len(table)} rows, {(table['in_range'] == 'yes').sum()} in range")
 
@@ -314,14 +315,27 @@ def baseline(
     out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
     params: Annotated[Path, typer.Option(help="settings; section baselines")] = Path("params.yaml"),
     data: Annotated[Path, typer.Option(help="images with annotations.json and mimics.json")] = Path("data/pictures"),
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            help="images with annotations.json: learn from all of them, find the microbleeds of all of DATA"
+        ),
+    ] = None,
 ) -> None:
     """Train a baseline on the training patients and run it on the others: detections and metrics.
 
+    With --train: sensitivity per microbleed at some false positives per patient, in lesions.csv.
+
     Example: cmbfe baseline radial-symmetry --data data/pictures --out results/radial-symmetry
+
+    Example: cmbfe baseline radial-symmetry --train heads/1 --data heads/2 --out found
     """
-    from cmbfe.baselines.run import run_baseline
+    from cmbfe.baselines.run import run_baseline, run_between
     from cmbfe.params import load_params
 
+    if train:
+        print(f"{out}:\n{run_between(name, load_params(params), train, data, out).to_string()}")
+        return
     metrics = run_baseline(name, load_params(params), data, out)
     print(f"{out}: AP {metrics['ap']:.3f} on {metrics['pictures']} test images")
 

@@ -18,6 +18,7 @@ from cmbfe.data.labelled.labels import (
     CATEGORIES,
     LABELS_FILE,
     MIMICS_FILE,
+    UNLABELLED_SPLIT,
     Labels,
     read_labels,
     split_of_patients,
@@ -156,7 +157,7 @@ def image_entries(all_series: Sequence[SeriesHeaders], suffix: str, phase: bool 
 def splits_of(patients: Sequence[str], given: Mapping[str, str], is_labelled: bool, seed: int) -> dict[str, str]:
     """The labels' own split where they have one, else one drawn by patient in Table 1's proportions."""
     if given:
-        return {patient: given.get(patient, "unlabelled") for patient in patients}
+        return {patient: given.get(patient, UNLABELLED_SPLIT) for patient in patients}
     if not is_labelled or len(patients) < 3:
         return dict.fromkeys(patients, "test")
     return split_patients(patients, scaled_counts(len(patients)), seed)

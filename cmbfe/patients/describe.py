@@ -2,21 +2,29 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from cmbfe.baselines.candidates import read_volume, stacks_of
-from cmbfe.data.labelled.labels import LABELS_FILE, LOCATIONS, MIMICS_FILE, Labels, read_labels, xyxy
-from cmbfe.data.sources.writing import SERIES_FILE
+from cmbfe.baselines.candidates import Stack, read_volume, slice_spacings, stacks_of
+from cmbfe.data.labelled.labels import (
+    LABELS_FILE,
+    LOCATIONS,
+    MIMICS_FILE,
+    Detections,
+    Labels,
+    labelled,
+    read_labels,
+    xyxy,
+)
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, within_python
 from cmbfe.metrics.curves import false_positives_per_cmb
 from cmbfe.metrics.intervals import interval_of
 from cmbfe.metrics.lesions import check_lesion_keys, match_lesions
@@ -30,8 +38,6 @@ HEAD_MM = 100.0
 """A series that covers less is a slab: numbers that are published per head do not bound it from below."""
 OF_HEADS = ("blobs", "in_patient", "in_positive")
 """Traits whose published numbers are of whole heads."""
-UNLABELLED = "unlabelled"
-"""Split of an import's patients of whom nobody has said that they have no microbleeds."""
 SENSITIVITY = 0.95
 RESAMPLES = 1000
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
@@ -60,13 +66,19 @@ class Patients:
 
 
 def compare_patients(
-    folder: Path, slice_mm: float | None = None, resamples: int = RESAMPLES, seed: int = 0, progress: bool = True
+    folder: Path,
+    slice_mm: float | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    jobs: int = -1,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The patients of a folder of images with annotations.json beside published ones, a row per published number.
 
     Args:
         folder: as `cmbfe import` and the pipeline leave it; mimics.json and series.json are read where they are there.
         slice_mm: distance between slices, for series that series.json does not know.
+        jobs: series that are measured at a time; -1: one per core. They change the time, not the numbers.
 
     Returns:
         Indexed by what is compared; `ours`, `ours_low`, `ours_high` (95 % CI over patients); `published`, `low`,
@@ -75,7 +87,7 @@ def compare_patients(
     Raises:
         InputError: no such labels or images, no microbleed, a missing key, or an unknown distance between slices.
     """
-    patients = _measured(folder, slice_mm, progress)
+    patients = _measured(folder, slice_mm, jobs, progress)
     rows = tqdm(PUBLISHED, desc="bootstrap over patients", unit="row", disable=not progress)
     return pd.DataFrame([_row(row, patients, resamples, seed) for row in rows]).set_index("what")
 
@@ -138,21 +150,32 @@ def _verdict(value: float, row: Published, patients: Patients) -> tuple[str, str
     return ("yes" if low <= round(value, 2) <= high else "no"), note  # sources print two digits
 
 
-def _measured(folder: Path, slice_mm: float | None, progress: bool) -> Patients:
+def _measured(folder: Path, slice_mm: float | None, jobs: int, progress: bool) -> Patients:
     """Measure everything; each volume is read once."""
     labels = _read(folder)
-    step_mm = _slice_spacings(folder, labels, slice_mm)
+    step_mm = slice_spacings(labels, folder, slice_mm)
     boxes, found, lesions = _table(labels["annotations"], labels, step_mm), [], {}
-    for stack in tqdm(stacks_of(labels, folder, 1.0), desc="measuring", unit="volume", disable=not progress):
-        volume = read_volume(replace(stack, spacing_mm=(step_mm[stack.image_ids[0]], *stack.spacing_mm[1:])))
-        found += blobs(stack, volume)
-        index = {image: number for number, image in enumerate(stack.image_ids)}
-        for lesion, own in boxes[boxes["image"].isin(list(index))].groupby("lesion"):
-            lesions[lesion] = measure_lesion(volume, own["image"].map(index).to_numpy(), xyxy(own.to_dict("records")))
+    stacks = stacks_of(labels, folder, slice_mm)
+    tasks = (delayed(_of_stack)(stack, boxes[boxes["image"].isin(stack.image_ids)]) for stack in stacks)
+    made = Parallel(jobs, return_as="generator")(tasks)
+    for here, measured in tqdm(made, desc="measuring", unit="volume", total=len(stacks), disable=not progress):
+        found += here
+        lesions |= measured
     mimics = read_labels(folder / MIMICS_FILE)["annotations"] if (folder / MIMICS_FILE).is_file() else []
     nearest = nearest_mm(boxes, _table(mimics, labels, step_mm))
     matches = match_lesions(labels, found, hit="centre", duplicates="ignore")
     return _of_patients(labels, step_mm, boxes, pd.DataFrame(lesions).T.assign(nearest_mm=nearest), matches)
+
+
+def _of_stack(stack: Stack, boxes: pd.DataFrame) -> tuple[Detections, dict[str, dict[str, float]]]:
+    """Blobs of a stack, and size, shape and contrast of its microbleeds; `boxes` as `_table` has them."""
+    volume = read_volume(stack)
+    slices = boxes["image"].map({image: number for number, image in enumerate(stack.image_ids)})
+    lesions = {
+        lesion: measure_lesion(volume, slices[own.index].to_numpy(), xyxy(own.to_dict("records")))
+        for lesion, own in boxes.groupby("lesion")
+    }
+    return blobs(stack, volume), lesions
 
 
 def _of_patients(
@@ -182,8 +205,7 @@ def _of_patients(
 def _read(folder: Path) -> Labels:
     """Labels of the patients that somebody has labelled, without ignore regions, with what three dimensions need."""
     file = folder / LABELS_FILE
-    labels = read_labels(file)
-    labels["images"] = [image for image in labels["images"] if image.get("split") != UNLABELLED]
+    labels = labelled(read_labels(file))
     labels["annotations"] = [box for box in labels["annotations"] if not is_region(box)]
     if not labels["annotations"]:
         raise InputError(f"{file}: holds no microbleed; there is nothing to measure")
@@ -196,20 +218,6 @@ def _read(folder: Path) -> Labels:
 
 def _series(image: Mapping[str, Any]) -> tuple[str, str]:
     return str(image["patient_id"]), str(image.get("series_uid"))
-
-
-def _slice_spacings(folder: Path, labels: Labels, slice_mm: float | None) -> dict[Any, float]:
-    """Image -> distance between the slices of its series: that of series.json, or else `slice_mm`."""
-    file, spacings = folder / SERIES_FILE, {}
-    with within_python(file):
-        places = read_json(file) if file.is_file() else {}
-        for image in labels["images"]:
-            step = places.get(image.get("series_uid"), {}).get("slice_spacing_mm", slice_mm)
-            if not (isinstance(step, int | float) and 0 < step < np.inf):
-                where = f"{folder}: the distance between slices of patient {image['patient_id']}"
-                raise InputError(f"{where} is {step}; give one above 0 with --slice-mm")
-            spacings[image["id"]] = float(step)
-    return spacings
 
 
 def _table(boxes: Iterable[Mapping[str, Any]], labels: Labels, step_mm: Mapping[Any, float]) -> pd.DataFrame:

@@ -31,6 +31,8 @@ LABELS_FILE = "annotations.json"
 """Name of the labels beside the images or DICOM series that they belong to."""
 MIMICS_FILE = "mimics.json"
 """Name of the phantom's file of mimics, which are never training targets."""
+UNLABELLED_SPLIT = "unlabelled"
+"""Split of patients of whom nobody has said where their microbleeds are, nor that they have none."""
 EDGE_TOLERANCE_PX = 0.01
 """How far a label's box may stick out of its image: other tools round coordinates to two decimals."""
 OF_IMAGES = ("patient_id", "series_uid", "sop_instance_uid", "split")
@@ -169,6 +171,11 @@ def labels_of_split(labels: Labels, split: str) -> Labels:
     kept = {image["id"] for image in images}
     annotations = [box for box in labels["annotations"] if box["image_id"] in kept]
     return {**labels, "images": images, "annotations": annotations}
+
+
+def labelled(labels: Labels) -> Labels:
+    """The labels of all patients but those that are `UNLABELLED_SPLIT`; they have no annotations."""
+    return {**labels, "images": [image for image in labels["images"] if image.get("split") != UNLABELLED_SPLIT]}
 
 
 def xyxy(annotations: Sequence[dict]) -> np.ndarray:

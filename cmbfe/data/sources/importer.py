@@ -21,7 +21,14 @@ from tqdm import tqdm
 
 from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
 from cmbfe.data.inventory import Inventory, by_reason, take_inventory
-from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_labels, split_of_patients
+from cmbfe.data.labelled.labels import (
+    LABELS_FILE,
+    MIMICS_FILE,
+    UNLABELLED_SPLIT,
+    Labels,
+    read_labels,
+    split_of_patients,
+)
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
@@ -198,7 +205,7 @@ def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict
     given = split_of_patients(((series.patient, series.split) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
-    others = dict.fromkeys(patients - labelled, "unlabelled") if labelled else {}
+    others = dict.fromkeys(patients - labelled, UNLABELLED_SPLIT) if labelled else {}
     return splits_of(sorted(labelled or patients), given, bool(labelled), seed) | others
 
 
