@@ -21,6 +21,7 @@ ORDER = ["01_data", OWN_DATA]
 NOTEBOOKS.sort(key=lambda path: ORDER.index(path.stem) if path.stem in ORDER else len(ORDER))
 TRAINING, DEFAULT_VARIANT = "03_training", "ssd300-fe"
 BEFORE = {
+    "phantom": [["describe", "data/pictures", "--slice-mm", "2", "--out", "results/tables/patients.csv"]],
     "09_baselines": [["baseline", name, "--out", f"results/{name}"] for name in Baseline],
     "10_crossvalidation": [["study", "crossvalidation", "--jobs", "1"]],
     "11_ablation": [["study", "patients", "ssd300", "placement-source", "phase", "--jobs", "1"]],

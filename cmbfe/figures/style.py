@@ -147,6 +147,19 @@ def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, col
     return figure
 
 
+def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[str] = (), columns: int = 10) -> Figure:
+    """Crops, uint8 [side, side], of `side_mm` at their own size on paper, numbered from 1, with `names` if given."""
+    rows = -(-len(crops) // columns)
+    figure, axes = image_grid(min(columns, len(crops)), rows, size_inches=side_mm / 25.4)
+    for axis in axes:
+        axis.set_axis_off()
+    for number, (axis, crop) in enumerate(zip(axes, crops, strict=False)):
+        show_image(axis, crop)
+        axis.set_title(" ".join([str(number + 1), *names[number : number + 1]]), fontsize=6, pad=1)
+    plt.close(figure)
+    return figure
+
+
 def sizes_figure(sizes_mm: pd.Series) -> Figure:
     """A histogram of the sizes of boxes over the 2 to 10 mm that the paper gives microbleeds."""
     with new_figure(figsize=(6.4, 3)) as (figure, axis):
