@@ -15,6 +15,7 @@ from cmbfe.errors import InputError
 from cmbfe.figures.style import crops_figure, cut_out, save
 from cmbfe.files import write_json
 from cmbfe.metrics.lesions import check_lesion_keys, lesion_of
+from cmbfe.metrics.matching import tight_box
 from cmbfe.patients.blobs import blob_response
 
 CROP_MM = 24.0
@@ -74,7 +75,7 @@ def _drawn(file: Path, number: int, rng: np.random.Generator) -> list[Crop]:
     by_slice = [sorted(boxes, key=lambda box: images[box["image_id"]]["slice_index"]) for boxes in lesions.values()]
     middles = [boxes[len(boxes) // 2] for boxes in by_slice]
     drawn = [middles[lesion] for lesion in rng.permutation(len(middles))[:number]]
-    return [_crop(file.parent, images[box["image_id"]], kinds[box["category_id"]], box["bbox"]) for box in drawn]
+    return [_crop(file.parent, images[box["image_id"]], kinds[box["category_id"]], tight_box(box)) for box in drawn]
 
 
 def _crop(folder: Path, image: Mapping[str, Any], kind: str, bbox: list[float]) -> Crop:
