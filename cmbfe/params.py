@@ -172,7 +172,7 @@ class Images(Section):
     window_percentiles: PercentileRange
     bias_correction: BiasCorrection
     phase: bool = False
-    """Whether images carry the filtered phase as a second channel (`cmbfe.data.phase`)."""
+    """Whether images carry the filtered phase as a second channel (`cmbfe.data.conversion`)."""
 
 
 class Augmentation(Section):

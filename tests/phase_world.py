@@ -7,9 +7,9 @@ from dicom_series import mr_series, uid, write
 from pydicom.dataset import Dataset
 from tiny_world import SIDE, dicom_head, labelled_images, tiny_head
 
+from cmbfe.data.conversion import to_8_bit_phase
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels, write_labels
-from cmbfe.data.phase import to_8_bit_phase
 
 PHASE = {"ImageType": ["ORIGINAL", "PRIMARY", "PHASE MAP", "P"]}
 

@@ -20,7 +20,7 @@ from cmbfe.errors import InputError
 from cmbfe.findings.dicom_objects import write_report, write_segmentation
 from cmbfe.findings.lesions import COLUMNS, Lesion, find_lesions, lesions_table
 from cmbfe.findings.model import Detector
-from cmbfe.findings.series import Place
+from cmbfe.findings.search import Place
 from cmbfe.metrics.lesions import match_lesions
 from cmbfe.training.devices import make_compute
 

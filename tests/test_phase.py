@@ -11,11 +11,10 @@ from source_world import imported
 from tiny_world import SIDE, dicom_head, dicom_labels, labelled_images, tiny_params, tree
 
 from cmbfe.data.augment import augment, augment_training_set
-from cmbfe.data.conversion import import_dicom
+from cmbfe.data.conversion import phase_of, to_8_bit_phase
 from cmbfe.data.dicom.finding import find_series
 from cmbfe.data.labelled.images import is_phase_file, magnitude_of, read_image, read_with_phase, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, refuse_other_channels
-from cmbfe.data.phase import phase_of, to_8_bit_phase
 from cmbfe.detector.fe import enhancement_mask
 from cmbfe.errors import InputError
 from cmbfe.params import load_params, profile_file
@@ -133,18 +132,14 @@ def test_images_and_settings_that_differ_in_phase_are_refused(tmp_path, phase):
 
 
 def test_an_import_puts_the_phase_beside_the_magnitude_which_stays_as_it_was(tmp_path):
-    """In the pipeline's import and in a user's, which says what is left out."""
     images = head_with_phase(tmp_path / "in")
     phase_series(tmp_path / "in" / "other", volume=phase_volume(2), SeriesDescription="two slices")
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images, split="train")))
-    old = import_dicom(tmp_path / "in", tmp_path / "old", WITH_PHASE, 0, jobs=1, progress=False)
-    import_dicom(tmp_path / "in", tmp_path / "plain", IMAGES, 0, jobs=1, progress=False)
+    imported("dicom", tmp_path / "in", tmp_path / "plain", images=IMAGES)
     new = imported("dicom", tmp_path / "in", tmp_path / "new", images=WITH_PHASE)
     made, plain = (images_of(tmp_path / name) for name in ("new", "plain"))
     assert (len(made), len(plain)) == (8, 4)
     assert plain.items() <= made.items()
-    assert made == images_of(tmp_path / "old")
-    assert new["images"] == old["images"]
     assert new["images"][1]["phase_file_name"] == "P1/001.phase.png"
     phase = read_image(tmp_path / "new" / "P1" / "001.phase.png")
     assert (phase[15, 35], phase[45, 10], phase[0, 0]) == (168, 47, 128)  # 1000 and -2000 mrad are 40 and -81 steps
@@ -195,10 +190,10 @@ def test_of_several_phases_the_echo_tells_and_two_alike_are_refused(tmp_path):
 def test_no_phase_and_phase_that_is_not_in_mrad_are_refused(tmp_path):
     dicom_head(tmp_path / "in" / "magnitude")
     with pytest.raises(InputError, match="no phase series"):
-        import_dicom(tmp_path / "in", tmp_path / "out", WITH_PHASE, 0, jobs=1, progress=False)
+        imported("dicom", tmp_path / "in", tmp_path / "out", images=WITH_PHASE)
     phase_series(tmp_path / "in" / "phase", volume=phase_volume() * 2)
     with pytest.raises(InputError, match="phase from -4000 to 2000; expected mrad"):
-        import_dicom(tmp_path / "in", tmp_path / "out", WITH_PHASE, 0, jobs=1, progress=False)
+        imported("dicom", tmp_path / "in", tmp_path / "out", images=WITH_PHASE)
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="phase is read of dicom only, not of voc"):
         imported("voc", tmp_path / "in", tmp_path / "out", images=WITH_PHASE)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, uid, write
 from pydicom.dataset import Dataset
-from source_world import IMAGES, imported, write_voc
-from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head, tree
+from source_world import imported, write_voc
+from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head
 
-from cmbfe.data.conversion import import_dicom
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.sources.voc import FROM_0
@@ -63,25 +62,20 @@ def test_a_dicom_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, orient
     assert pixels[int(y + height / 2), int(x + width / 2)] < 0.5 * np.median(pixels[pixels > 100])
 
 
-def test_images_labels_and_mimics_are_those_of_the_pipeline_where_ids_are_kept(tmp_path):
-    """What `make repro` writes for the phantom, `cmbfe import dicom --keep-ids` writes too."""
+def test_labels_and_mimics_move_to_the_images_with_what_is_known_of_them(tmp_path):
     images = dicom_head(tmp_path / "in" / "a", "P1") + dicom_head(tmp_path / "in" / "b", "P2")
     labels = dicom_labels(images, split="train")
     labels["annotations"][0] |= {"location": "lobar", "visible_diameter_mm": 3.5, "iscrowd": 0}
-    vein = {**labels, "categories": [{"id": 1, "name": "iron"}, {"id": 2, "name": "vein"}]}
+    kinds = [{"id": 1, "name": "iron"}, {"id": 2, "name": "vein"}]
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
-    (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps(vein))
-    import_dicom(tmp_path / "in", tmp_path / "old", IMAGES, 0, jobs=1, progress=False)
-    imported("dicom", tmp_path / "in", tmp_path / "new")
-    for name in (LABELS_FILE, MIMICS_FILE):
-        old, new = read_labels(tmp_path / "old" / name), read_labels(tmp_path / "new" / name)
-        assert (new["images"], new["categories"]) == (old["images"], old["categories"])
-        ours = {"area": pytest.approx(BOX[2] * BOX[3]), "bbox": pytest.approx(BOX), "lesion_id": "P1/1"}
-        assert new["annotations"] == [{**box, **ours} for box in old["annotations"]]
-    old, new = tree(tmp_path / "old"), tree(tmp_path / "new")
-    images = [name for name in old if name.endswith(".png")]
-    assert len(images) == 8
-    assert [new[name] for name in images] == [old[name] for name in images]
+    (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps({**labels, "categories": kinds}))
+    new = imported("dicom", tmp_path / "in", tmp_path / "out")
+    moved = {"area": BOX[2] * BOX[3], "bbox": pytest.approx(BOX), "lesion_id": "P1/1", "image_id": 2}
+    assert new["annotations"] == [{**labels["annotations"][0], **moved}]
+    mimics = read_labels(tmp_path / "out" / MIMICS_FILE)
+    assert (mimics["images"], mimics["categories"]) == (new["images"], kinds)
+    assert mimics["annotations"] == new["annotations"]
+    assert {image["split"] for image in new["images"]} == {"train"}
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,13 @@ def _given_jobs(jobs: int) -> int:
 def jobs_option(what: str) -> Any:
     """The option of commands that do several things at a time."""
     return typer.Option(min=-1, callback=_given_jobs, help=f"{what} at a time; -1: one per core")
+
+
+def _name(left_out: Iterable[Any]) -> None:
+    """Say of each `Aside` what was not read."""
+    for aside in left_out:
+        what = "refused" if aside.refused else "passed over"
+        print(f"cmbfe: {what}: {' '.join(aside.line.split())}", file=sys.stderr)
 
 
 Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
@@ -131,7 +139,8 @@ def import_(
 
     settings = load_params(params or profile_file("laptop"))
     options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels, as_magnitude)
-    result = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend)
+    result, left_out = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend)
+    _name(left_out)
     print(f"{summary(result)}\n{out}: {result['pictures']} images, {result['boxes']} microbleed boxes")
 
 
@@ -235,9 +244,7 @@ def detect(
     options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude)
     inputs = [path for path in (model, operating_point) if path]
     result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend, inputs)
-    for aside in result.left_out:
-        what = "refused" if aside.refused else "passed over"
-        print(f"cmbfe: {what}: {' '.join(aside.line.split())}", file=sys.stderr)
+    _name(result.left_out)
     for series in result.done:
         for note in series.notes:
             print(f"cmbfe: note: {series.folder}: {' '.join(note.split())}", file=sys.stderr)

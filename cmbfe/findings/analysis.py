@@ -10,12 +10,14 @@ import numpy as np
 
 from cmbfe.data.labelled.images import magnitude_of
 from cmbfe.data.labelled.labels import Detections
+from cmbfe.data.sources.dicom import NO_PATIENT, OTHER_VIEW
+from cmbfe.data.sources.series import Loaded, Series
 from cmbfe.errors import InputError
 from cmbfe.figures.style import overlay
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion, find_lesions
 from cmbfe.findings.model import Detector
-from cmbfe.findings.series import Loaded, Series
+from cmbfe.findings.search import in_batches, place_of
 from cmbfe.params import Images
 from cmbfe.training.detection import detect
 
@@ -53,7 +55,7 @@ class Findings:
     """Image id -> image and the detections that reach the threshold, of the `SHOWN_AT_MOST` best images with any."""
     threshold: float
     notes: tuple[str, ...]
-    """See `Loaded`."""
+    """What was assumed of it, a sentence each, without names."""
 
 
 def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
@@ -62,7 +64,7 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
     Raises:
         InputError: the series cannot be read.
     """
-    loaded = task.series.load(settings)
+    loaded = task.series.load(None)
     images = _named(task, loaded)
     detections: Detections = []
     shown: dict[int, tuple[np.ndarray, Detections]] = {}
@@ -70,7 +72,7 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
     following = iter(images)
     blank = 0
     with ThreadPoolExecutor(2) as pool:
-        for batch in loaded.batches:
+        for batch in in_batches(loaded.draw(settings)):
             own = list(islice(following, len(batch)))
             of_batch = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
             _wait_for(waiting)  # no more than two batches wait to be written
@@ -89,9 +91,11 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
         _wait_for(waiting)
     if blank == len(images):
         raise InputError(f"{task.series.files[0]}: no contrast: every image has one value only; export them again")
-    notes = (*loaded.notes, *([f"{blank} of {len(images)} images have one value only: {UNSEEN}."] if blank else []))
-    lesions = None if loaded.place is None else find_lesions(images, detections, loaded.place, threshold)
-    return Findings(task, images, detections, lesions, shown, threshold, notes)
+    notes = [note for note, times in loaded.notes.items() if times and note not in (NO_PATIENT, OTHER_VIEW)]
+    notes += [f"{blank} of {len(images)} images have one value only: {UNSEEN}."] if blank else []
+    place = place_of(task.series, loaded)
+    lesions = None if place is None else find_lesions(images, detections, place, threshold)
+    return Findings(task, images, detections, lesions, shown, threshold, tuple(notes))
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from cmbfe.data.dicom.series import to_patient_mm
 from cmbfe.data.labelled.labels import Detections
-from cmbfe.findings.series import Place
+from cmbfe.findings.search import Place
 from cmbfe.metrics.lesions import LINK_MM, link
 from cmbfe.metrics.matching import overlaps
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from cmbfe.data.dicom.pixels import BurnedInAnnotation
 from cmbfe.data.inventory import DICOM, IMAGE, Aside
 from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.data.labelled.labels import CATEGORIES
+from cmbfe.data.sources.dicom import DicomSeries
 from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
@@ -31,8 +33,7 @@ from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObjec
 from cmbfe.findings.lesions import detections_table, lesions_table
 from cmbfe.findings.model import Detector
 from cmbfe.findings.page import feature_maps_png, section, write_page
-from cmbfe.findings.search import find
-from cmbfe.findings.series import DicomSeries, Series
+from cmbfe.findings.search import Search, find
 from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
 
@@ -128,7 +129,7 @@ def detect_files(
         _check(found.kind, options)
         salt = bytes.fromhex(key["salt"]) if key else new_salt()
         names = Pseudonyms(None if found.kind == IMAGE or options.keep_ids else salt)
-        tasks = _tasks(found.series, names, options)
+        tasks = _tasks(found, names, options)
         common = (found.kind, open_detector, settings, options, temporary.resolve())
         results = Parallel(return_as="generator")(delayed(_work_on)(task, *common) for task in tasks)
         done: list[Done] = []
@@ -167,15 +168,14 @@ def _check(kind: str, options: Options) -> None:
         raise InputError("--key-file is for DICOM and NIfTI: images are called by their folders, which are kept")
 
 
-def _tasks(all_series: Sequence[Series], names: Pseudonyms, options: Options) -> list[Task]:
-    patients = [names.patient(series.patient) for series in all_series]
-    tasks, first_id = [], 1
-    folders = series_folders(patients)
-    for number, (series, patient, folder) in enumerate(zip(all_series, patients, folders, strict=True)):
-        name = names.series(series.patient, series.name)
-        tasks.append(Task(series, number, first_id, folder, patient, name, options.keep_ids))
-        first_id += series.slices
-    return tasks
+def _tasks(found: Search, names: Pseudonyms, options: Options) -> list[Task]:
+    patients = [names.patient(series.patient) for series in found.series]
+    first_ids = accumulate(found.counts, initial=1)
+    each = enumerate(zip(found.series, first_ids, series_folders(patients), patients, strict=False))
+    return [
+        Task(series, number, first_id, folder, patient, names.series(series.patient, series.name), options.keep_ids)
+        for number, (series, first_id, folder, patient) in each
+    ]
 
 
 def _work_on(

@@ -1,25 +1,89 @@
 """Which series a source holds: images, NIfTI volumes or DICOM, one kind at a time, and what is not looked at."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
+from cmbfe.data.conversion import phase_of
 from cmbfe.data.dicom.finding import magnitude_of_series, others_of_series, series_in
 from cmbfe.data.inventory import DICOM, IMAGE, LINK, NIFTI, REASONS, SUFFIXES, Aside, Inventory, take_inventory
-from cmbfe.data.labelled.images import natural_key, phase_file, read_with_phase
+from cmbfe.data.labelled.images import image_notes, natural_key, phase_file, read_with_phase
 from cmbfe.data.magnitude import ANYWAY, magnitude_by_name
-from cmbfe.data.phase import phase_of
+from cmbfe.data.sources.dicom import DicomSeries
 from cmbfe.data.sources.opening import files_of, open_volume
+from cmbfe.data.sources.series import Loaded, Series, VolumeSeries
 from cmbfe.errors import InputError
-from cmbfe.findings.series import DicomSeries, ImageSeries, NiftiSeries, Series
+from cmbfe.training.detection import BATCH
 
 NO_PHASE = "the detector sees the phase as well, and there is no phase series on its slices"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the slices of a series lie in the patient: mm, x to the left, y to the back, z to the head (LPS)."""
+
+    orientation: tuple[float, ...]
+    """Directions along a row (px x), then along a column (px y)."""
+    positions_mm: tuple[tuple[float, float, float], ...]
+    """Centre of the first pixel of each slice."""
+    pixel_spacing_mm: tuple[float, float]
+    """Row spacing (along y), column spacing (along x)."""
+    slice_spacing_mm: float
+
+
+def place_of(series: Series, loaded: Loaded) -> Place | None:
+    """None for images, which do not say where they lie."""
+    if isinstance(series, DicomSeries):
+        own = series.headers
+        return Place(own.orientation, own.positions_mm, own.pixel_spacing_mm, own.slice_spacing_mm)
+    if not loaded.place:
+        return None
+    affine, (row_mm, column_mm) = np.array(loaded.place["affine"]), loaded.images[0]["pixel_spacing_mm"]
+    positions = affine[:3, 3] + np.arange(len(loaded.images))[:, None] * affine[:3, 2]
+    orientation = (*(affine[:3, 0] / column_mm).tolist(), *(affine[:3, 1] / row_mm).tolist())
+    positions_mm = tuple(map(tuple, positions.tolist()))
+    return Place(orientation, positions_mm, (row_mm, column_mm), loaded.place["slice_spacing_mm"])
+
+
+def in_batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images [rows, columns] (with phase [rows, columns, 2]) as stacks of at most `BATCH` neighbours of one size."""
+    for _, run in groupby(images, key=np.shape):
+        while batch := list(islice(run, BATCH)):
+            yield np.stack(batch)
+
+
+@dataclass(frozen=True)
+class ImageSeries:
+    """The images of one folder, which stands for the patient; see `Series`."""
+
+    patient: str
+    images: list[dict[str, Any]]
+    """As in `Loaded`, their `file_name` below `root`."""
+    root: Path
+    has_phase: bool = False
+    """Whether the phase of each is read with it."""
+    name: str = ""
+    split: str | None = None
+    is_labelled: bool = False
+
+    @property
+    def files(self) -> Sequence[Path]:
+        files = [self.root / image["file_name"] for image in self.images]
+        return files + [phase_file(file) for file in files if self.has_phase]
+
+    def load(self, size: int | None) -> Loaded:
+        """See `Series`; images stay as they are."""
+        files = self.files[: len(self.images)]
+        drawn = (read_with_phase(file, phase_file(file) if self.has_phase else None) for file in files)
+        said = {f"{note[:-1]} ({times} of {len(files)}).": times for note, times in image_notes(files).items()}
+        return Loaded(self.images, [], lambda _: drawn, notes=said)
 
 
 @dataclass(frozen=True)
@@ -29,6 +93,8 @@ class Search:
     kind: str
     """`DICOM`, `NIFTI` or `IMAGE`."""
     series: Sequence[Series]
+    counts: Sequence[int]
+    """How many images each has; 0 where its file cannot be read."""
     asides: list[Aside]
     """All other files and series, each with the reason."""
 
@@ -58,7 +124,7 @@ def find(source: Path, out: Path, phase: bool = False, as_magnitude: bool = Fals
     finders = {IMAGE: _find_images, NIFTI: _find_nifti, DICOM: _find_dicom}
     series, asides = finders[kind](inventory, phase, as_magnitude)
     seen = {file for each in series for file in each.files} | {file for aside in asides for file in aside.files}
-    return Search(kind, series, asides + _others(inventory, kind, seen))
+    return Search(kind, series, [_count(each) for each in series], asides + _others(inventory, kind, seen))
 
 
 def _refuse_odd_names(inventory: Inventory, kind: str) -> None:
@@ -128,12 +194,12 @@ def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list
             {"file_name": file.relative_to(root).as_posix(), "width": columns, "height": rows, "slice_index": index}
             for index, (file, (rows, columns)) in enumerate(run, before[folder])
         ]
-        series.append(ImageSeries(patient, len(images), images, root, phase))
+        series.append(ImageSeries(patient, images, root, phase))
         before[folder] += len(images)
     return series
 
 
-def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[NiftiSeries], list[Aside]]:
+def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[VolumeSeries], list[Aside]]:
     """Volumes below the source: the first folder of a path names the patient, or the file where there is none."""
     if phase:
         raise InputError(f"{inventory.source}: the detector sees the phase as well, read from DICOM, not from NIfTI")
@@ -147,7 +213,7 @@ def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
             line = f"{file}: {why}; {ANYWAY}"
             asides.append(Aside(tuple(files_of(file)), patient, name, why, line, refused=file == inventory.source))
         else:
-            series.append(NiftiSeries(patient, name, file, _nifti_slices(file), as_magnitude))
+            series.append(VolumeSeries(patient, name, file, as_magnitude=as_magnitude))
     if not series:
         raise _nothing_left(inventory, asides)
     return series, asides
@@ -158,10 +224,12 @@ def _patient_of(file: Path, inventory: Inventory) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _nifti_slices(path: Path) -> int:
-    """How many slices the volume has once it is turned, by its header alone; 0 where it cannot be read."""
+def _count(series: Series) -> int:
+    """See `Search`: of a volume, slices once it is turned, by its header alone."""
+    if not isinstance(series, VolumeSeries):
+        return len(series.images if isinstance(series, ImageSeries) else series.headers.files)
     try:
-        image = open_volume(path)
+        image = open_volume(series.image)
     except InputError:  # whoever reads it says why
         return 0
     axes = io_orientation(image.affine)[:, 0].tolist() if np.isfinite(image.affine).all() else []
@@ -179,7 +247,7 @@ def _find_dicom(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
             line = str(error)
             asides.append(Aside(each.files, each.patient_id, each.series_uid, NO_PHASE, line, refused=True))
         else:
-            series.append(DicomSeries(each.patient_id, each.series_uid, len(each.files), each, its_phase))
+            series.append(DicomSeries(each, None, phase=its_phase))
             used += [its_phase] if its_phase else []
     asides += others_of_series(headers, used, as_magnitude)
     if not series:

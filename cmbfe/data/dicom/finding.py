@@ -1,8 +1,7 @@
 """All DICOM series of a source, and what of it is in none.
 
-What cannot be read costs its own series only. A series with an unreadable file is refused entirely: nobody would notice
-a missing slice in its result. Where a broken file does not say which series it belongs to, every series with files in
-its folder is refused.
+An unreadable file costs its whole series, as nobody would notice the missing slice; where it does not say which that
+is, every series with files in its folder.
 """
 
 import re
@@ -37,9 +36,7 @@ class Broken(NamedTuple):
 
 
 def find_series(folder: Path | str) -> list[SeriesHeaders]:
-    """Every series under `folder` (any depth, links followed), or in one file, with its headers checked.
-
-    Sorted by patient and series UID, whatever the file names. No pixel is decoded, but all pixel data must be there.
+    """Every series under `folder`, or in one file, by patient and series UID, with its headers checked.
 
     Raises:
         InputError: no DICOM image there, or anything that `series_in` refuses.
@@ -62,8 +59,7 @@ def refuse_first(asides: Iterable[Aside]) -> None:
 def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesHeaders], list[Aside]]:
     """The series of all kinds, by patient and UID, and the DICOM files that are in none, with the reason.
 
-    Refused are files that are cut off, damaged, in colour, without pixel data or geometry, links to nothing among
-    DICOM files, the series of these files, and what `series_of` refuses.
+    Refused are broken files, links to nothing among DICOM files, the series of these, and what `series_of` refuses.
     """
     slices: list[Slice] = []
     broken: list[Broken] = []
@@ -156,11 +152,10 @@ def others_of_series(
 ) -> list[Aside]:
     """The series that are no magnitude and not `used` otherwise, passed over."""
     taken = {*magnitude_of_series(found, as_magnitude), *used}
-    return [_passed_over(series) for series in found if series not in taken]
-
-
-def _passed_over(series: SeriesHeaders) -> Aside:
-    hint = "; --as-magnitude takes it" if series.kind == UNCLEAR else ""
-    what = f"images of kind {series.kind}"
-    line = f"{series.files[0]}: {len(series.files)} {what}; passed over{hint}"
-    return Aside(series.files, series.patient_id, series.series_uid, what, line, refused=False)
+    asides = []
+    for series in (series for series in found if series not in taken):
+        hint = "; --as-magnitude takes it" if series.kind == UNCLEAR else ""
+        what = f"images of kind {series.kind}"
+        line = f"{series.files[0]}: {len(series.files)} {what}; passed over{hint}"
+        asides.append(Aside(series.files, series.patient_id, series.series_uid, what, line, refused=False))
+    return asides

@@ -1,8 +1,7 @@
 """What the values of an image are, by its header: a magnitude, or something else.
 
-A magnitude says so, or says nothing that another kind of image would say: each value of ImageType from the third on has
-to be known. Where one is not, or a derived image does not say what it was derived to, the kind is "unclear": nobody
-looks at such a series unless the user says that it is a magnitude.
+A magnitude says so, or says nothing that another kind would say. Where a value of ImageType from the third on is not
+known, or a derived image does not say what it was derived to, the kind is "unclear", and the user has to say.
 """
 
 import re
@@ -62,8 +61,9 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
         return modality or OTHER
     if _private(header, SLICES_IN_MOSAIC) not in ("", "None", "1"):
         return MOSAIC
-    said = [_text(header, "ComplexImageComponent"), _ge_raw_data_type(header), *image_type[2:]]
+    said = [_text(header, "ComplexImageComponent"), *image_type[2:]]
     said.append(_text(header, "VolumeBasedCalculationTechnique"))
+    said.append(GE_COMPONENTS.get(_private(header, GE_RAW_DATA_TYPE), ""))
     kinds = {kind for value in said if value for kind in _kinds_of(value)}
     against = kinds - {MAGNITUDE, UNCLEAR}
     if against:
@@ -113,10 +113,6 @@ def _units(header: Dataset) -> list[str]:
     mapping = (header.get("RealWorldValueMappingSequence") or [Dataset()])[0]
     codes = mapping.get("MeasurementUnitsCodeSequence") or []
     return [_text(header, "RescaleType"), *(_text(code, "CodeValue") for code in codes)]
-
-
-def _ge_raw_data_type(header: Dataset) -> str:
-    return GE_COMPONENTS.get(_private(header, GE_RAW_DATA_TYPE), "")
 
 
 def _private(header: Dataset, tag: tuple[int, str, int]) -> str:

@@ -42,10 +42,8 @@ _ONE_THREAD = threading.RLock()
 
 @contextmanager
 def input_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a broken file into one line that names `path` and says what failed.
-
-    Warnings about odd values are dropped within the block only: they say nothing that a user could act on.
-    """
+    """Turn whatever a library raises over a broken file into one line that names `path` and says what failed; warnings
+    within the block are dropped."""
     try:
         with _ONE_THREAD, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,10 +73,8 @@ def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None
 
 
 def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, length: int) -> None:
-    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable here.
-
-    Nothing is decoded: uncompressed data are compared with the matrix, compressed ones walked fragment by fragment.
-    """
+    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable here:
+    uncompressed ones by the size of the matrix, compressed ones fragment by fragment."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
     if syntax.is_private or not syntax.is_transfer_syntax:
         raise InputError(f"{path}: unknown transfer syntax {syntax}; export it again, uncompressed")
@@ -124,10 +120,7 @@ def _check_fragments(path: Path, file: BinaryIO, offset: int, size: int) -> None
 
 
 def frame_header(header: Dataset, frame: int) -> Dataset:
-    """One frame's attributes in one flat dataset: the file's, the shared and its own functional groups'.
-
-    A file of a single frame without functional groups is its own frame header.
-    """
+    """One frame's attributes in one flat dataset: the file's, the shared and its own functional groups', if any."""
     if "PerFrameFunctionalGroupsSequence" not in header:
         return header
     flat = Dataset()
@@ -141,11 +134,8 @@ def frame_header(header: Dataset, frame: int) -> Dataset:
 
 
 def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
-    """Decode `frames` (0-based) of a greyscale file, modality LUT applied: float32 [frames, rows, columns], NaN where
-    the header says that a pixel is padding.
-
-    Raises `InputError` if the file cannot be decoded or holds values that are not finite.
-    """
+    """Decode `frames` (0-based) of a greyscale file, modality LUT applied: float32 [frames, rows, columns], NaN for
+    padding. Raises `InputError` if the file cannot be decoded or holds values that are not finite."""
     with input_errors(path, "pixel data cannot be decoded"):
         with path.open("rb") as file:
             header = parse(file, _after_pixels())
@@ -199,11 +189,8 @@ class BurnedInAnnotation(InputError):
 
 
 def refuse_burned_in(files: Iterable[Path]) -> None:
-    """Read the headers of DICOM files for text that is part of the image, where no pseudonym reaches it.
-
-    Raises:
-        BurnedInAnnotation: (0028,0301) is YES in one of them.
-    """
+    """Raise `BurnedInAnnotation` where a header says in (0028,0301) that text, which may name the patient, is part of
+    the image."""
     for path in files:
         with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
             said = str(parse(file, lambda tag, *_: tag in PIXEL_TAGS, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")

@@ -1,10 +1,8 @@
-"""DICOM series from a folder: which there are, where their slices lie in the patient, and their images.
+"""DICOM series: which there are (`stacks` says what one is), where their slices lie in the patient, and their images.
 
-Slices go by geometry alone: in order of increasing projection of their position on the slice normal (row direction x
-column direction), so that axial series run from feet to head.
-
-What one series is, `stacks` says. Where the files of one SeriesInstanceUID are several, and only then, `series_uid`
-carries a suffix: `-KIND`, `-KIND-2`, `-KIND-3`, … in the order of what tells them apart.
+Slices are in the order of their positions along the slice normal (row direction x column direction): axial series run
+from feet to head. Where a SeriesInstanceUID has several series, and only then, `series_uid` carries a suffix: `-KIND`,
+`-KIND-2`, … in the order of what tells them apart.
 """
 
 from collections import Counter, defaultdict
@@ -66,9 +64,8 @@ class SeriesHeaders:
     """SeriesInstanceUID, with a suffix where its files make several series (see the module's text)."""
     description: str
     kind: str
-    """"magnitude", "phase", "real", "imaginary", "projection", "localizer", "mosaic", "map" (of a quantity) or "other";
-    of another modality its name ("CT");
-    "unclear" where the header does not say, see `kinds`."""
+    """"magnitude", "phase", "real", "imaginary", "projection", "localizer", "mosaic", "map" (of a quantity), "other",
+    another modality ("CT"), or "unclear" where the header does not say; see `kinds`."""
     files: tuple[Path, ...]
     """One path per slice; a multi-frame file is named once per frame."""
     frames: tuple[int, ...]
@@ -99,9 +96,8 @@ class SeriesHeaders:
 def read_volume(series: SeriesHeaders) -> np.ndarray:
     """Decode a series: float32 [slices, rows, columns] in the order of `series.files`, modality LUT applied.
 
-    MONOCHROME1 (low is white) is inverted within the volume's own range, so that high is always bright. Padding becomes
-    0, or where values lie below 0 (but of a phase) the lowest. Values of a magnitude below 0, as interpolation leaves a
-    few, become 0.
+    MONOCHROME1 (low is white) is inverted within the volume's own range. Padding becomes 0, or where values lie below 0
+    (but of a phase) the lowest. Values of a magnitude a little below 0, as interpolation leaves them, become 0.
 
     Raises:
         InputError: pixels that cannot be decoded, or a magnitude with values clearly below 0; names the file.
@@ -158,8 +154,7 @@ def _refuse_wrapped(volume: np.ndarray, files: Sequence[Path]) -> None:
 def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -> tuple[float, float, float]:
     """Patient coordinates (mm; x to the left, y to the back, z to the head) of a point x, y (px) of a slice.
 
-    Pixel (row i, column j) covers [j, j + 1] × [i, i + 1], so its centre is x = j + 0.5, y = i + 0.5; DICOM
-    (PS3.3 C.7.6.2.1.1) counts from that centre.
+    The centre of pixel (row i, column j) is x = j + 0.5, y = i + 0.5; DICOM (PS3.3 C.7.6.2.1.1) counts from it.
     """
     along_row, along_column = np.reshape(series.orientation, (2, 3))
     row_spacing, column_spacing = series.pixel_spacing_mm
@@ -169,10 +164,9 @@ def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -
 
 
 def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]]:
-    """The series that slices make, whatever their files are called; each slice is in exactly one series or aside.
+    """The series that slices make, by patient and UID; each slice is in exactly one series or aside.
 
-    Series go by patient and series UID. Aside are slices that make no series (refused), and those in another plane or
-    of another size than the rest of their series (passed over).
+    Aside are slices that make no series (refused), and strays of their series (passed over).
     """
     stacks, strays = stacks_of(slices)
     asides = [_aside(stray, what, f"{stray[0].path}: {what}; passed over", False) for stray, what in strays]

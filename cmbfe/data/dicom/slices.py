@@ -1,8 +1,5 @@
-"""The header of one DICOM file, checked and brought into one form: a `Slice` per frame.
-
-Which files are DICOM says `cmbfe.data.inventory`. DICOM objects that are no images (reports, segmentations, …) have no
-slices.
-"""
+"""The header of one DICOM file, checked and brought into one form: a `Slice` per frame; objects that are no images
+have none. Which files are DICOM says `cmbfe.data.inventory`."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -149,7 +146,8 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
             raise InputError(f"{path}: {keyword} is missing; export it again with its UIDs")
     spacing, orientation, position = _geometry(path, header)
     thickness = [_number(header, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
-    image_type, slope = _image_type(header), _number(header, "RescaleSlope")
+    said, slope = header.get("FrameType") or header.get("ImageType") or (), _number(header, "RescaleSlope")
+    image_type = tuple(str(value).upper() for value in ([said] if isinstance(said, str) else said))
     return Slice(
         path=path,
         frame=frame,
@@ -181,7 +179,7 @@ def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
     no_place = "the image has no place in the patient"
     checks = (
         ("PixelSpacing", 2, lambda mm: min(mm) > 0, "two positive numbers: sizes in mm are unknown"),
-        ("ImageOrientationPatient", 6, _is_rotation, f"two perpendicular directions: {no_place}"),
+        ("ImageOrientationPatient", 6, _are_perpendicular, f"two perpendicular directions: {no_place}"),
         ("ImagePositionPatient", 3, lambda mm: True, f"three numbers: {no_place}"),
     )
     values = []
@@ -191,11 +189,6 @@ def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
             raise InputError(f"{path}: {keyword} is missing or not {what}; export it again")
         values.append(numbers)
     return values
-
-
-def _image_type(header: Dataset) -> tuple[str, ...]:
-    values = header.get("FrameType") or header.get("ImageType") or ()
-    return tuple(str(value).upper() for value in ([values] if isinstance(values, str) else values))
 
 
 def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -211,6 +204,6 @@ def _number(header: Dataset, keyword: str) -> float | None:
     return float(values[0]) if values.size and values[0] is not None and isfinite(float(values[0])) else None
 
 
-def _is_rotation(orientation: tuple[float, ...]) -> bool:
+def _are_perpendicular(orientation: tuple[float, ...]) -> bool:
     directions = np.reshape(orientation, (2, 3))
     return bool(np.allclose(directions @ directions.T, np.eye(2), rtol=0, atol=DIRECTION_TOLERANCE))

@@ -1,9 +1,8 @@
 """Which slices are one series: a stack of one kind of images, evenly spaced along the slice normal, none twice.
 
-Headers of one acquisition differ more than they should, and anonymisers give a file new UIDs. So what decides is where
-the slices lie: parts that make one even stack without repeats are one series, whatever small differences there are
-between their headers. Positions that are there several times are several series: echoes, copies with a filter,
-dynamics, b-values. What could be either is refused, not guessed.
+Where slices lie decides, as headers of one acquisition differ and anonymisers write new UIDs: parts that make one even
+stack without repeats are one series. Positions that occur several times are several series: echoes, copies with a
+filter, dynamics, b-values. What could be either is refused.
 """
 
 from collections import Counter, defaultdict
@@ -21,22 +20,17 @@ from cmbfe.data.magnitude import TAKEN
 from cmbfe.errors import InputError
 
 SAME_POSITION_MM = 0.01
-"""Slices nearer to each other than this lie at one position."""
 UNEVEN_STEP_MM = 0.25
 """How far a step between neighbours may be from the median step (at most half of it). GE rounds positions to 0.1 mm,
 which moves a step by up to 0.1 mm, and the median as much. As far may a slice be shifted in its plane."""
-SAME_DIRECTION = 1e-3
-"""Direction cosines that agree within this (0.06°) are the same."""
-SAME_SPACING_MM = 1e-3
-SAME_ECHO_TIME_MS = 0.1
-LIKE_DIRECTION = 0.0125
-"""Direction cosines of one stack agree within this (0.7°)."""
-LIKE_SPACING = 1e-2
-"""Pixel spacings of one stack agree within this, as a fraction."""
+SAME_DIRECTION, LIKE_DIRECTION = 1e-3, 0.0125
+"""Direction cosines that are the same (0.06°), and those of one stack (0.7°)."""
+SAME_SPACING_MM, LIKE_SPACING = 1e-3, 1e-2
+"""Pixel spacings that are the same, and those of one stack, as a fraction."""
+SAME_ECHO_TIME_MS, OTHER_ECHO_MS = 0.1, 1.0
+"""Echo times that are the same, and the least distance between echoes; in between one echo varies."""
 PIXEL_MM = (0.1, 20.0)
 """Sizes of pixels beyond are those of another unit."""
-OTHER_ECHO_MS = 1.0
-"""Echoes are further apart than this; the echo time of one may vary by less."""
 SCOUT_PLANES_COSINE = 0.7
 """Planes whose normals are further apart than this (about 45°) are a localizer's."""
 FEW = 3
@@ -64,23 +58,20 @@ class NoStack(InputError):
 
 
 def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, str]]]:
-    """The stacks of slices, each in anatomical order, and strays with what they are; file names play no part.
-
-    The stacks are not checked, see `check`.
-    """
+    """The stacks of slices, each in anatomical order and not yet checked, and strays with what they are."""
     pieces, strays = [], []
     for images in _grouped(slices, _identity):
         kept, left = _without_strays(images)
         strays += left
-        pieces += _pieces(kept)
+        pieces += [piece for group in _grouped(kept, _like_key) for piece in _alike(group)]
     return [stack for piece in _joined(pieces) for stack in _apart(piece)], strays
 
 
 def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
     """Raise `NoStack` for slices that are no series, or half of one.
 
-    That is: two at one position, one missing, a shift in the plane, no contrast, and parts that lie between each other
-    but differ too much to be one series. `of_uid`: all stacks of its series UID, this one among them.
+    Args:
+        of_uid: all stacks of its series UID, this one among them.
     """
     if stack[0].kind not in STACKED:
         return
@@ -151,15 +142,8 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Hashable]) -> list[list[
     return [group for _, group in sorted(groups.items())]
 
 
-def _exact_key(item: Slice) -> tuple:
-    return (*_like_key(item), item.series_uid, item.echo_number, item.image_type)
-
-
 def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]:
-    """Groups whose features are within 1 of those of their first member.
-
-    Rounding could put two equal values into different classes; a distance to the first member cannot.
-    """
+    """Groups whose features are within 1 of those of their first member; rounding could part equal values."""
     groups: list[tuple[np.ndarray, Stack]] = []
     start = 0
     for item in sorted(slices, key=lambda item: (*features(item).tolist(), item.sop_instance_uid)):
@@ -189,10 +173,6 @@ def _direction(item: Slice) -> np.ndarray:
 def _alike(slices: Stack) -> list[Stack]:
     """Groups that may be one stack by pixel spacing and orientation."""
     return _near(slices, lambda item: np.array([*_direction(item), *(np.log(item.pixel_spacing_mm) / LIKE_SPACING)]))
-
-
-def _pieces(images: Stack) -> list[Stack]:
-    return [piece for group in _grouped(images, _like_key) for piece in _alike(group)]
 
 
 def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
@@ -368,16 +348,15 @@ def _by(key: Callable[[Slice], Hashable]) -> Callable[[Stack], list[Stack]]:
     return lambda slices: _grouped(slices, key)
 
 
-def _by_acquisition(index: int) -> Callable[[Stack], list[Stack]]:
-    return _by(lambda item: (len(item.acquisition[index]), item.acquisition[index]))
-
-
 CRITERIA: tuple[tuple[Callable[[Stack], list[Stack]], float], ...] = (
     (_by_echo_time, ALMOST_ALL),
     (_by(attrgetter("echo_number")), ALMOST_ALL),
     (_by(attrgetter("image_type")), ALMOST_ALL),
     (_exactly_alike, ALMOST_ALL),
-    *((_by_acquisition(index), 1.0) for index in range(len(ACQUISITION_KEYS))),
+    *(
+        (_by(lambda item, n=n: (len(item.acquisition[n]), item.acquisition[n])), 1.0)
+        for n in range(len(ACQUISITION_KEYS))
+    ),
 )
 """What tells slices at one position apart, in this order, and the share of all positions that each part has to have."""
 
@@ -439,7 +418,8 @@ def _check_positions(stack: Stack) -> None:
 
 def _check_is_one(stack: Stack) -> None:
     """Raise `NoStack` where each part of a stack has the spacing of its header, and together they lie closer."""
-    parts = [part for group in _grouped(stack, _exact_key) for part in _exactly_alike(group)]
+    groups = _grouped(stack, lambda item: (*_like_key(item), item.series_uid, item.echo_number, item.image_type))
+    parts = [part for group in groups for part in _exactly_alike(group)]
     whole = [part for part in parts if len(part) > 1 and _is_whole(part)]
     if len(whole) > 1 and step_of(stack) < step_of(_in_order(whole[0])) / PARTLY_THERE:
         details = ": their headers differ, and each part has the spacing that its header says; give each part alone"
@@ -471,7 +451,8 @@ def _check_nothing_between(stack: Stack, of_uid: Iterable[Stack]) -> None:
     between = [
         item
         for other in of_uid
-        if _identity(other[0]) == _identity(stack[0]) and _may_be_of_one_kind(other[0], stack[0])
+        if _identity(other[0]) == _identity(stack[0])
+        and (other[0].kind == stack[0].kind or {other[0].kind, stack[0].kind} == {MAGNITUDE, UNCLEAR})
         for item in other
         if id(item) not in own and _lies_between(float(normal(stack[0]) @ item.position_mm), places, step)
     ]
@@ -479,10 +460,6 @@ def _check_nothing_between(stack: Stack, of_uid: Iterable[Stack]) -> None:
         what = "slices of the same series lie between its own"
         details = f" ({between[0].name}), but differ in kind, echo, size, spacing or direction; give each part alone"
         raise NoStack(stack[0], what, details)
-
-
-def _may_be_of_one_kind(item: Slice, other: Slice) -> bool:
-    return item.kind == other.kind or {item.kind, other.kind} == {MAGNITUDE, UNCLEAR}
 
 
 def _lies_between(height: float, places: np.ndarray, step: float) -> bool:

@@ -4,23 +4,22 @@ Images are the slices as the scanner shows them, never turned: labels, `cmbfe de
 """
 
 import xml.etree.ElementTree as ET
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from cmbfe.data.conversion import refuse_flat, volume_images
+from cmbfe.data.conversion import phase_images, phase_of, refuse_flat, volume_images
 from cmbfe.data.dicom.finding import magnitude_among, others_of_series, refuse_first, series_in
-from cmbfe.data.dicom.lookup import SliceLookup
 from cmbfe.data.dicom.pixels import refuse_burned_in
 from cmbfe.data.dicom.series import SeriesHeaders, read_volume
-from cmbfe.data.inventory import Aside, Inventory, take_inventory
+from cmbfe.data.inventory import DICOM_SUFFIXES, Aside, Inventory, take_inventory
 from cmbfe.data.labelled.images import ZERO_PHASE
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, read_foreign_labels, split_of_patients
-from cmbfe.data.phase import phase_images, phase_of
 from cmbfe.data.sources.labelled import (
     APART,
     Box,
@@ -33,7 +32,7 @@ from cmbfe.data.sources.labelled import (
     without_doubles,
 )
 from cmbfe.data.sources.series import Found, Frame, Loaded
-from cmbfe.data.sources.voc import read_voc
+from cmbfe.data.sources.voc import ANNOTATIONS, read_voc
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
 from cmbfe.errors import InputError
 from cmbfe.params import Images
@@ -42,6 +41,11 @@ NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
 OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and head: shown as the scanner does"
 OTHER_SERIES = "images of magnitude series that no label names, of patients that labels name"
+
+SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".xml")
+"""What follows a name; whatever else follows a dot is part of it, such as the last number of a UID."""
+Place = tuple[int, int]
+"""Number of a series, and of a slice in it."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,82 @@ class DicomSeries:
         )
 
 
+class SliceLookup:
+    """The slices of series, by UID and by name.
+
+    An image of labels names its slice by `sop_instance_uid`, or by a `file_name` (VOC: `filename`) that is the SOP
+    instance UID or the DICOM file's own name: with or without suffix, and with as many of its folders as tell it apart.
+    """
+
+    def __init__(self, series: Sequence[SeriesHeaders], source: Path) -> None:
+        self.series, self.source = series, source
+        self.by_uid: dict[str, list[Place]] = defaultdict(list)
+        self.by_name: dict[str, list[Place]] = defaultdict(list)
+        for number, headers in enumerate(series):
+            for index, (uid, file) in enumerate(zip(headers.sop_instance_uids, headers.files, strict=True)):
+                self.by_uid[uid].append((number, index))
+                self.by_name[_bare(file.name)].append((number, index))
+
+    def of_images(self, labels: Labels, where: Path) -> dict[Any, Place]:
+        """Id of each image -> its slice, no two the same.
+
+        Raises:
+            InputError: an image that is no slice, several, the slice of another image, or of another size.
+        """
+        places: dict[Any, Place] = {}
+        taken: dict[Place, str] = {}
+        for image in labels["images"]:
+            name = f"image {image['id']} ({image['file_name']})"
+            place = places[image["id"]] = self._of_image(image, f"{where}: {name}")
+            if taken.setdefault(place, name) != name:
+                raise InputError(f"{where}: {name}: is the slice of {taken[place]} too; keep one")
+        return places
+
+    def _of_image(self, image: Mapping[str, Any], said: str) -> Place:
+        uid = image.get("sop_instance_uid")
+        found = self._named(str(image["file_name"])) if uid is None else self.by_uid.get(str(uid), [])
+        what = "this name" if uid is None else f"its UID {uid}"
+        if not found:
+            raise InputError(f"{said}: no slice of a magnitude series has {what}; correct it, or get the DICOM file")
+        if len(found) > 1:
+            are_frames = len({self._file(place) for place in found}) < len(found)
+            path = f"give the path below {self.source}, or the key sop_instance_uid"
+            hint = "export one file per slice" if are_frames else path
+            raise InputError(f"{said}: {len(found)} slices have {what}; {hint}")
+        headers = self.series[found[0][0]]
+        label, ours = (f"{x} x {y}" for x, y in ((image["width"], image["height"]), (headers.columns, headers.rows)))
+        if label != ours:
+            raise InputError(f"{said}: {label} px, but the DICOM slice has {ours}; label that slice")
+        return found[0]
+
+    def _named(self, name: str) -> list[Place]:
+        path = PurePosixPath(name.replace("\\", "/"))
+        *folders, last = [part for part in path.parts if part != ANNOTATIONS] or [""]
+        bare, depth = _bare(last), len(folders)
+        if bare in self.by_uid:
+            return self.by_uid[bare]
+        found = [
+            place
+            for place in self.by_name.get(bare, [])
+            if list(self._file(place).parent.parts[-depth:] if depth else []) == folders
+        ]
+        whole = [place for place in found if list(self._file(place).relative_to(self.source).parts[:-1]) == folders]
+        return whole if len(whole) == 1 else found
+
+    def _file(self, place: Place) -> Path:
+        return self.series[place[0]].files[place[1]]
+
+
+def _bare(name: str) -> str:
+    """A file's name without a known suffix.
+
+    >>> _bare("IM0001"), _bare("1.2.840.17"), _bare("1.2.840.17.png")
+    ('IM0001', '1.2.840.17', '1.2.840.17')
+    """
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
+
+
 def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, as_magnitude: bool = False) -> Found:
     """Find the magnitude series under a folder, and the boxes of their slices.
 
@@ -227,7 +307,7 @@ def _may_be_voc(path: Path) -> bool:
         return True
 
 
-def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[tuple[int, int], list[Box]], dict[object, str]]:
+def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[Place, list[Box]], dict[object, str]]:
     """The mimics of each slice, and category -> kind."""
     file = source / MIMICS_FILE
     if not file.is_file():
@@ -238,9 +318,7 @@ def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[tuple[int, int], li
     return {places[image]: own for image, own in boxes_of_images(mimics, kinds).items()}, kinds
 
 
-def _labelled(
-    number: int, count: int, named: set[tuple[int, int]], *boxes: Mapping[tuple[int, int], list[Box]]
-) -> Labelled | None:
+def _labelled(number: int, count: int, named: set[Place], *boxes: Mapping[Place, list[Box]]) -> Labelled | None:
     """The labels of a series' slices; None where no label names one. `boxes`: those of microbleeds, and of mimics."""
     unnamed = sum((number, index) not in named for index in range(count))
     if unnamed == count:

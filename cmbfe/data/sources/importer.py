@@ -8,7 +8,6 @@ anew.
 import hashlib
 import re
 import shutil
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from cmbfe.data.conversion import SETTINGS_FILE, series_folders, splits_of
-from cmbfe.data.inventory import Inventory, by_reason, take_inventory
+from cmbfe.data.conversion import series_folders
+from cmbfe.data.inventory import Aside, Inventory, by_reason, take_inventory
 from cmbfe.data.labelled.labels import (
     LABELS_FILE,
     MIMICS_FILE,
@@ -28,25 +27,28 @@ from cmbfe.data.labelled.labels import (
     Labels,
     read_labels,
     split_of_patients,
+    write_labels,
 )
+from cmbfe.data.labelled.splits import scaled_counts, split_patients
 from cmbfe.data.sources.dicom import find_dicom
-from cmbfe.data.sources.dou import find_dou
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
 from cmbfe.data.sources.labelled import find_coco
-from cmbfe.data.sources.momeni import find_momeni
 from cmbfe.data.sources.nifti import checked_side, find_nifti
+from cmbfe.data.sources.public import find_dou, find_momeni, find_valdo
 from cmbfe.data.sources.report import REPORT_FILE, report
 from cmbfe.data.sources.series import Found, Series
-from cmbfe.data.sources.valdo import find_valdo
 from cmbfe.data.sources.voc import find_voc
 from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
 from cmbfe.errors import InputError
-from cmbfe.files import resolved, whole_folder, write_json
+from cmbfe.files import read_json, resolved, whole_folder, write_json
 from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
 
 BOX_MM = 6.0
 """Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted images."""
+SETTINGS_FILE = "pictures.json"
+"""How the images beside it were made. Also what an earlier import is recognised by: a folder of labelled DICOM
+series holds an annotations.json too, and must never be replaced."""
 IMPORTED = (LABELS_FILE, MIMICS_FILE, SETTINGS_FILE, REPORT_FILE)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
@@ -94,7 +96,7 @@ def import_source(
     jobs: int = -1,
     backend: str = "loky",
     progress: bool = True,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Aside]]:
     """Turn a data set into images, annotations.json, mimics.json, series.json and report.json.
 
     All labels and volumes of patients that are not made yet are read and checked before the first image is made.
@@ -108,7 +110,7 @@ def import_source(
             "tcp://host:8786", whose workers see `source` and the folder of `out` under the same paths.
 
     Returns:
-        The content of report.json (`report.report`).
+        The content of report.json (`report.report`), and what is passed over.
 
     Raises:
         InputError: impossible options, an `out` that holds something else than an earlier import, bad input of any
@@ -118,7 +120,7 @@ def import_source(
     check_backend(backend)
     _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
-    found, left_out = _find(kind, source.resolve(), options, settings, progress)
+    found, asides = _find(kind, source.resolve(), options, settings)
     splits = _drawn_splits(found.series, seed, source)
     given = [path for path in (source, options.labels) if path]
     inputs = [*given, *(file for series in found.series for file in series.files)]
@@ -133,29 +135,36 @@ def import_source(
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
         notes.update(found.notes)
         notes[UNLABELLED] = int(not any(series.is_labelled for series in found.series))
-        result = {"kind": kind, **report(labels, left_out, notes)}
+        result = {"kind": kind, **report(labels, {**found.left_out, **by_reason(asides)}, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
             write_key(options.key_file, names, [(series.patient, series.name) for series in found.series])
         for patient in patients:  # last, as a patient that has moved is lost to an import that resumes
             for folder in patient.folders:
                 (patient.work / folder).rename(temporary / folder)
-    return result
+    return result, asides
 
 
-def _find(
-    kind: str, source: Path, options: Options, settings: Images, progress: bool
-) -> tuple[Found, dict[str, int]]:
-    """What a source holds, and why how many things of it are not read; with `progress`, these are named as well."""
+def import_dicom(
+    source: Path, out: Path, settings: Images, seed: int, jobs: int = -1, progress: bool = True
+) -> Labels:
+    """Import simulated patients, with their ids and what is said of their labels (`info`); returns the labels. Raises
+    `InputError` as `import_source`."""
+    import_source("dicom", source, out, settings, seed, Options(keep_ids=True), jobs, progress=progress)
+    for file in (file for name in (LABELS_FILE, MIMICS_FILE) if (file := source / name).is_file()):
+        if info := read_json(file).get("info"):
+            write_labels(out / file.name, {**read_labels(out / file.name), "info": info})
+    return read_labels(out / LABELS_FILE)
+
+
+def _find(kind: str, source: Path, options: Options, settings: Images) -> tuple[Found, list[Aside]]:
+    """What a source holds, and what of it is not read."""
     inventory = take_inventory(source.parent if source.is_file() and kind != "dicom" else source)
     found = KINDS[kind](source, inventory, options, settings)
     if options.as_magnitude and kind != "dicom":
         found = replace(found, series=tuple(replace(series, as_magnitude=True) for series in found.series))
     seen = [*found.read, *(file for of in (*found.series, *found.asides) for file in of.files)]
-    asides = [*found.asides, *inventory.others(seen)]
-    for aside in asides if progress else ():
-        tqdm.write(f"cmbfe: passed over: {' '.join(aside.line.split())}", file=sys.stderr)
-    return found, {**found.left_out, **by_reason(asides)}
+    return found, [*found.asides, *inventory.others(seen)]
 
 
 def _check(kind: str, source: Path, settings: Images, options: Options, out: Path) -> None:
@@ -200,13 +209,19 @@ def _work(out: Path) -> Iterator[Path]:
 
 
 def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict[str, str]:
-    """Patient, as the source names it -> split: the source's own, else one drawn by patient. It is drawn from the
-    source's names: pseudonyms are random, and would give another split each time."""
+    """Patient, as the source names it -> split: the source's own, else one drawn by patient in Table 1's proportions.
+    It is drawn from the source's names: pseudonyms are random, and would give another split each time."""
     given = split_of_patients(((series.patient, series.split) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
-    others = dict.fromkeys(patients - labelled, UNLABELLED_SPLIT) if labelled else {}
-    return splits_of(sorted(labelled or patients), given, bool(labelled), seed) | others
+    split = sorted(labelled or patients)
+    if given:
+        splits = {patient: given.get(patient, UNLABELLED_SPLIT) for patient in split}
+    elif len(labelled) >= 3:
+        splits = split_patients(split, scaled_counts(len(split)), seed)
+    else:
+        splits = dict.fromkeys(split, "test")
+    return dict.fromkeys(patients, UNLABELLED_SPLIT) | splits
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:

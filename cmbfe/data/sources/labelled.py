@@ -36,9 +36,11 @@ NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
 """Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
 TRAITS: dict[str, Callable[[Any], bool]] = {
     "location": lambda value: value in LOCATIONS,
-    **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm"), lambda value: isinstance(value, float)),
+    **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm", "contrast"), lambda value: isinstance(value, float)),
 }
 """What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
+BOXES = ("bbox", "tight_bbox")
+"""Of an annotation: x, y, w, h px."""
 ANNOTATIONS = "annotations"
 """Folder of COCO files beside those of the images."""
 OTHERS = f"boxes of other categories than {CATEGORIES[0]['name']}"
@@ -57,7 +59,7 @@ BY_FOLDER = "Images have no patient_id: the name of their folder stands for the 
 ELSEWHERE = "Images were found by another case or suffix than in their labels, or by the name of their XML."
 WIDE = "Boxes are wider or higher than a quarter of their image, whose pixel spacing is not known."
 Box = dict[str, Any]
-"""`bbox` (x, y, w, h px), `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
+"""`BOXES`, `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
 they hold, and `TRAITS`."""
 
 
@@ -175,7 +177,7 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
         {
             **box,
             "image": index,
-            "bbox": frame.box(_clipped(box["bbox"], frame)),
+            **{key: frame.box(_clipped(box[key], frame)) for key in BOXES if key in box},
             "lesion": numbers.setdefault(box["lesion"], len(numbers) + 1),
         }
         for index, (own, frame) in enumerate(zip(boxes, frames, strict=True))
@@ -302,7 +304,7 @@ def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[
 
 def _box(box: dict[str, Any], kind: str) -> Box:
     return {
-        "bbox": [float(value) for value in box["bbox"]],
+        **{key: [float(value) for value in box[key]] for key in BOXES if key in box},
         "lesion": f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}",
         **({"ignore": 1} if box.get("iscrowd") or box.get("ignore") else {}),
         **({"kind": kind} if kind else {}),

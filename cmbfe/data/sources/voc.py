@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cmbfe.data.dicom.lookup import ANNOTATIONS
 from cmbfe.data.inventory import take_inventory
 from cmbfe.data.labelled.labels import CATEGORIES, Labels, check_labels, plain_path, refuse_narrow
 from cmbfe.data.sources.image_files import ImageFiles, Place
@@ -25,6 +24,7 @@ from cmbfe.errors import InputError
 IMAGE_KEYS = {"patient_id": str, "series_uid": str, "slice_index": int, "split": str}
 BOX_KEYS = ("lesion_id", "location")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+ANNOTATIONS = "Annotations"
 LABEL_FOLDERS = (ANNOTATIONS.casefold(), "labels")
 """Folders of the XML; in their place stands one of `IMAGE_FOLDERS` for the images."""
 IMAGE_FOLDERS = ("JPEGImages", "images")

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from cmbfe import paths
 from cmbfe.data.augment import augment_training_set
-from cmbfe.data.conversion import import_dicom
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, Labels, labels_of_split, read_labels
 from cmbfe.data.labelled.splits import labels_of_fold, paper_test_set
+from cmbfe.data.sources.importer import import_dicom
 from cmbfe.errors import InputError
 from cmbfe.files import write_table
 from cmbfe.metrics.matching import tight_box
