@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pipeline_world import ROOT, copy_pipelines
+from tiny_world import tree
 
 from cmbfe.cli import main
 
@@ -32,3 +33,19 @@ def run_cmbfe(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         return int(ended.value.code or 0), said.out, said.err
 
     return run_it
+
+
+@pytest.fixture
+def refused_line(run_cmbfe, tmp_path) -> Callable[..., str]:
+    """Run a command that must end with status 2, one line on stderr, none on stdout, and no change on disk."""
+
+    def line(*arguments: object) -> str:
+        before = tree(tmp_path)
+        status, out, err = run_cmbfe(*arguments)
+        last = err.splitlines()[-1]  # above it a progress bar, where checking takes over a second
+        assert (status, out, err.count("cmbfe: error: ")) == (2, "", 1), f"{out}\n{err}"
+        assert last.startswith("cmbfe: error: "), err
+        assert tree(tmp_path) == before
+        return last
+
+    return line

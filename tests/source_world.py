@@ -145,6 +145,11 @@ def imported(kind: str, source: Path, out: Path, images: Images = IMAGES, **opti
     return read_labels(out / LABELS_FILE)
 
 
+def reported(out: Path, part: str = "notes") -> dict[str, int]:
+    """What an import has noted or `left_out` -> how often."""
+    return {entry["what"]: entry["count"] for entry in read_json(out / "report.json")[part]}
+
+
 def places_mm(out: Path) -> dict[str, np.ndarray]:
     """Lesion -> centre of its boxes in mm, in NIfTI's coordinates: out of the written files alone."""
     labels, series = read_labels(out / LABELS_FILE), read_json(out / SERIES_FILE)

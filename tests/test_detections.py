@@ -81,7 +81,7 @@ def test_two_images_never_become_one(tmp_path, labels):
     assert [one["image_id"] for one in detections_of(file, labels)] == [1]
     labels["images"][0]["sop_instance_uid"] = "1.2.3"
     images[3] = {"file_name": "other.png", "sop_instance_uid": "1.2.3"}
-    with pytest.raises(InputError, match=r"images\.json: has two images that by UID or name are image 1"):
+    with pytest.raises(InputError, match=r"images\.json: two images by UID or name are image 1"):
         detections_of(detected(tmp_path, images, []), labels)
 
 
@@ -97,7 +97,7 @@ def test_detections_of_other_images_and_images_without_a_look_are_named(tmp_path
         detections_of(file, labels)
     file = detected(tmp_path, {1: {"file_name": "P1/000.png"}}, [])
     assert detections_of(file, labels) == []
-    with pytest.raises(InputError, match=r"1 images of the labels are not in it, P2/000\.png first"):
+    with pytest.raises(InputError, match=r"lacks 1 images of the labels, as P2/000\.png"):
         detections_of(file, labels, all_looked_at=True)
 
 

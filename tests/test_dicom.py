@@ -49,31 +49,12 @@ def test_slices_come_in_order_of_the_slice_normal_whatever_the_files_are_called(
         assert series.positions_mm == tuple(sorted(series.positions_mm, key=lambda place: place[2]))
 
 
-def test_headers_are_those_of_the_files(tmp_path):
-    write(tmp_path, mr_series(random_volume(2)))
-    (series,) = find_series(tmp_path)
-    assert (series.patient_id, series.series_uid, series.description) == ("P001", uid("series"), "SWAN")
-    assert (series.rows, series.columns, series.pixel_spacing_mm) == (16, 12, (0.5, 0.75))
-    assert (series.kind, series.echo_time_ms, series.frames) == ("magnitude", 45.0, (0, 0))
-
-
 def test_place_in_the_patient_agrees_with_simpleitk(tmp_path):
     paths = write(tmp_path, mr_series(random_volume(2), OBLIQUE))
     (series,) = find_series(tmp_path)
     image = sitk.ReadImage(str(paths[1]))
     expected = image.TransformContinuousIndexToPhysicalPoint((7.25, 3.5, 0.0))
     assert to_patient_mm(series, 1, 7.75, 4.0) == pytest.approx(expected)
-
-
-def test_series_of_one_folder_and_of_nested_folders_are_told_apart(tmp_path):
-    volumes = {name: random_volume(3, seed) for seed, name in enumerate("abc")}
-    for name, folder in zip("abc", [tmp_path, tmp_path, tmp_path / "x" / "y"], strict=True):
-        images = mr_series(volumes[name], SeriesInstanceUID=uid(name), SeriesDescription=name)
-        write(folder, images, [f"{number}{name}.dcm" for number in range(3)])
-    found = find_series(tmp_path)
-    assert [series.series_uid for series in found] == sorted(uid(name) for name in "abc")
-    for series in found:
-        np.testing.assert_array_equal(read_volume(series), volumes[series.description])
 
 
 def test_a_single_file_is_a_series_of_one_slice(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
-from dicom_series import PYDICOM_FILES, one_decoder, write
+from dicom_series import PYDICOM_FILES, one_decoder
 from findings_world import BOXES, SameBoxes, detect, same_boxes
 from phase_world import head_with_phase, image_with_phase, phase_series
 from PIL import Image
@@ -101,18 +101,6 @@ def test_a_spoilt_series_is_left_out_entirely_and_the_others_are_not(tmp_path, s
     assert all(named in series.line for series in result.left_out)
 
 
-def test_colour_images_of_the_same_study_do_not_matter(tmp_path):
-    images = dicom_head(tmp_path / "in", slices=2)
-    colour = images[0].copy()
-    colour.SeriesInstanceUID, colour.SOPInstanceUID = "1.2.9", "1.2.9.1"
-    colour.PhotometricInterpretation, colour.SamplesPerPixel = "RGB", 3
-    write(tmp_path / "in", [colour], ["capture.dcm"])
-    result = detect(tmp_path / "in", tmp_path / "out")
-    asides = [(aside.patient_id, aside.series_uid) for aside in result.left_out]
-    assert (len(result.done), asides) == (1, [("P1", "1.2.9")])
-    assert "(1 file)" in (tmp_path / "out" / "pages" / "P1.html").read_text()
-
-
 def test_flagged_burned_in_annotation_costs_its_series_and_moves_no_id(tmp_path):
     """Ids of images stay those of annotations.json of an import of the same folder."""
     two_patients(tmp_path / "in")
@@ -155,14 +143,6 @@ def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
     options = (tiny_params().images, Options(keep_ids=True), 3, "threading")
     detect_files(tmp_path / "in", same_boxes, tmp_path / "three", *options)
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
-
-
-def test_linked_folders_are_looked_into(tmp_path):
-    labelled_images(tmp_path / "elsewhere", 2)
-    labelled_images(tmp_path / "in", 1)
-    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "in" / "nowhere.png").symlink_to("nothing")
-    assert sum(series.images for series in detect(tmp_path / "in", tmp_path / "out").done) == 3
 
 
 def test_a_link_to_itself_is_named_and_costs_the_series_of_its_folder(tmp_path):
@@ -251,28 +231,6 @@ def test_phase_of_other_slices_and_nifti_have_no_phase(tmp_path):
 def decoder():
     with one_decoder():
         yield
-
-
-@pytest.mark.usefixtures("decoder")
-def test_each_of_pydicoms_files_ends_with_outputs_or_one_clear_line(tmp_path):
-    outputs = set()
-    for number, path in enumerate(PYDICOM_FILES):
-        out = tmp_path / str(number)
-        try:
-            detect(path, out, sr=True, as_magnitude=True)
-        except InputError as error:
-            line = str(error)
-            assert (str(path) in line, "\n" in line, out.exists()) == (True, False, False)
-        else:
-            assert (out / "images.json").exists()
-            outputs.add(path.name)
-    assert len(PYDICOM_FILES) > len(outputs) + 100
-    derived = {"MR_small.dcm", "MR_small_RLE.dcm"}  # to something that the header does not say
-    assert derived <= outputs
-    assert "MR_truncated.dcm" not in outputs
-    for path in (path for path in PYDICOM_FILES if path.name in derived):
-        with refused(tmp_path, "--as-magnitude"):
-            detect(path, tmp_path / "asked")
 
 
 @pytest.mark.usefixtures("decoder")

@@ -70,10 +70,10 @@ def test_a_detector_sees_images_as_they_are_shown_and_the_series_says_so(tmp_pat
     Image.fromarray(np.ascontiguousarray(np.rot90(RAMP, -1))).save(tmp_path / "a.png", exif=exif)
     save_image(tmp_path / "b.png", RAMP)
     (series,) = image_series([tmp_path / "a.png", tmp_path / "b.png"], tmp_path)
-    loaded = series.load(tiny_params().images)
+    loaded = series.load(None)
     assert [(image["width"], image["height"]) for image in loaded.images] == [(32, 8), (32, 8)]
-    np.testing.assert_array_equal(next(loaded.batches), [RAMP, RAMP])
-    assert [note[-9:] for note in loaded.notes] == ["(1 of 2)."]
+    np.testing.assert_array_equal(list(loaded.draw(tiny_params().images)), [RAMP, RAMP])
+    assert [note[-9:] for note, times in loaded.notes.items() if times] == ["(1 of 2)."]
 
 
 @pytest.mark.parametrize(

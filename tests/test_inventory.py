@@ -7,11 +7,10 @@ import pytest
 from findings_world import detect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_world import affine_of, head, save
-from tiny_world import dicom_head, labelled_images, refused, tiny_params
+from source_world import affine_of, head, imported, reported, save
+from tiny_world import dicom_head, labelled_images, refused
 
 from cmbfe.data.inventory import take_inventory
-from cmbfe.data.sources.importer import Options, import_source
 from cmbfe.errors import InputError
 
 FILES = {
@@ -142,8 +141,6 @@ def test_import_counts_images_without_labels_and_links_to_nothing(tmp_path):
     for path in (tmp_path / "more").rglob("*.png"):
         path.rename(tmp_path / "in" / f"extra_{path.parent.name}.png")
     (tmp_path / "in" / "gone.png").symlink_to("nothing")
-    report = import_source(
-        "coco", tmp_path / "in", tmp_path / "out", tiny_params().images, 0, Options(), 1, "threading"
-    )
-    left_out = {entry["what"]: entry["count"] for entry in report["left_out"]}
+    imported("coco", tmp_path / "in", tmp_path / "out")
+    left_out = reported(tmp_path / "out", "left_out")
     assert left_out == {"images that no label names": 2, "links to nothing": 1}

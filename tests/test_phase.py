@@ -13,7 +13,7 @@ from tiny_world import SIDE, dicom_head, dicom_labels, labelled_images, tiny_par
 from cmbfe.data.augment import augment, augment_training_set
 from cmbfe.data.conversion import phase_of, to_8_bit_phase
 from cmbfe.data.dicom.finding import find_series
-from cmbfe.data.labelled.images import is_phase_file, magnitude_of, read_image, read_with_phase, save_image
+from cmbfe.data.labelled.images import magnitude_of, read_image, read_with_phase, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, refuse_other_channels
 from cmbfe.detector.fe import enhancement_mask
 from cmbfe.errors import InputError
@@ -44,7 +44,6 @@ def test_a_image_with_phase_is_two_files_the_magnitude_the_same_as_alone(tmp_pat
     again = read_with_phase(tmp_path / "a" / "0.jpg", tmp_path / "a" / "0.phase.png")
     np.testing.assert_array_equal(again[..., 1], image[..., 1])
     np.testing.assert_array_equal(magnitude_of(again), read_image(tmp_path / "b" / "0.jpg"))
-    assert [is_phase_file(tmp_path / name) for name in ("0.phase.png", "0.png")] == [True, False]
 
 
 def test_a_phase_of_another_size_is_refused(tmp_path):

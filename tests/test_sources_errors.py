@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 from source_world import SHAPE, affine_of, dou, head, mask, save, valdo, workbook, write_voc
-from tiny_world import labelled_images, tree
+from tiny_world import labelled_images
 
 from cmbfe.data.labelled.labels import LABELS_FILE
 
@@ -21,23 +21,7 @@ ROW = [f"{NAME}.nii.gz", 15, 21, 5]
 T2S, CMB = (f"sub-102/sub-102_space-T2S{ending}.nii.gz" for ending in ("_desc-masked_T2S", "_CMB"))
 PETS = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 Spoil = Callable[[Path], object]
-
-
-@pytest.fixture
-def refused(run_cmbfe, tmp_path) -> Callable[..., str]:
-    """Import what must be refused, with one line on stderr, none on stdout, and no change on disk."""
-
-    def refused_line(kind: str, source: Path, *options: object, out: Path = tmp_path / "deep" / "out") -> str:
-        before = tree(tmp_path)
-        arguments = ["import", kind, source, out, "--jobs", 1, "--backend", "threading", *options]
-        status, said, err = run_cmbfe(*arguments)
-        last = err.splitlines()[-1]  # above it a progress bar, where checking takes over a second
-        assert (status, said, err.count("cmbfe: error: ")) == (2, "", 1), f"{said}\n{err}"
-        assert last.startswith("cmbfe: error: "), err
-        assert tree(tmp_path) == before
-        return last
-
-    return refused_line
+HERE = ["--jobs", 1, "--backend", "threading"]
 
 
 def text(file: str, content: str) -> Spoil:
@@ -279,14 +263,14 @@ def source_of(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind in SPOILED for case in SPOILED[kind]])
-def test_a_malformed_source_is_named_in_one_line(refused, tmp_path, kind, case):
+def test_a_malformed_source_is_named_in_one_line(refused_line, tmp_path, kind, case):
     spoil, named = SPOILED[kind][case]
     root = source_of(kind, tmp_path)
     spoil(root)
-    assert named in refused(kind, root)
+    assert named in refused_line("import", kind, root, tmp_path / "deep" / "out", *HERE)
 
 
-def test_options_that_cannot_be_and_an_output_in_the_source_are_refused(refused, tmp_path):
+def test_options_that_cannot_be_and_an_output_in_the_source_are_refused(refused_line, tmp_path):
     root = dou(tmp_path / "in", {"01": DOTS})
     (tmp_path / "key.json").write_text('{"salt": "00"}')
     (tmp_path / "tmp.txt").touch()
@@ -301,6 +285,6 @@ def test_options_that_cannot_be_and_an_output_in_the_source_are_refused(refused,
         ("/proc/", "--key-file", "/proc/key.json"),
         *((str(key), "--key-file", key) for key in keys),
     ):
-        assert named in refused("dou", root, *options)
-    assert "--as-magnitude" in refused("coco", root, "--as-magnitude")
-    assert f"error: {root / 'pictures'}: " in refused("dou", root, out=root / "pictures")
+        assert named in refused_line("import", "dou", root, tmp_path / "deep" / "out", *HERE, *options)
+    assert "--as-magnitude" in refused_line("import", "coco", root, tmp_path / "out", *HERE, "--as-magnitude")
+    assert f"error: {root / 'pictures'}: " in refused_line("import", "dou", root, root / "pictures", *HERE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from source_world import imported
+from source_world import imported, reported
 from tiny_world import refused
 
 from cmbfe.data.labelled.images import TURNED, save_image
@@ -14,7 +14,7 @@ from cmbfe.data.sources import labelled
 from cmbfe.data.sources.labelled import find_coco, labels_file
 from cmbfe.data.sources.lesions import LARGE, SMALL
 from cmbfe.data.sources.voc import FROM_1, find_voc
-from cmbfe.files import read_json, write_json
+from cmbfe.files import write_json
 from cmbfe.findings.search import find
 
 BOX = [10, 12, 6, 5]
@@ -50,10 +50,6 @@ def voc(file: Path, filename: str, corners: tuple[str, ...] = ("11", "13", "16",
         f"<annotation><filename>{filename}</filename>{others}<size><width>64</width><height>48</height></size>"
         f"<object><name>cmb</name><bndbox>{sides}</bndbox></object></annotation>"
     )
-
-
-def notes(folder: Path) -> dict[str, int]:
-    return {note["what"]: note["count"] for note in read_json(folder / "report.json")["notes"]}
 
 
 LAYOUTS = {
@@ -190,9 +186,9 @@ def test_images_without_a_slice_index_are_in_the_order_of_their_numbers(tmp_path
     labels = imported(kind, tmp_path / "in", tmp_path / "out")
     greys = [int(np.array(Image.open(tmp_path / "out" / image["file_name"]))[0, 0]) for image in labels["images"]]
     assert greys == list(range(100, 112))
-    assert notes(tmp_path / "out")[labelled.BY_NAME] == 1
-    assert notes(tmp_path / "out")[labelled.BY_FOLDER] == 12
-    assert labelled.APART not in notes(tmp_path / "out")
+    assert reported(tmp_path / "out")[labelled.BY_NAME] == 1
+    assert reported(tmp_path / "out")[labelled.BY_FOLDER] == 12
+    assert labelled.APART not in reported(tmp_path / "out")
 
 
 def test_a_detector_numbers_the_images_of_an_import_as_its_labels_do(tmp_path):
@@ -213,8 +209,8 @@ def counted(tmp_path: Path, boxes: list[dict], **more: object) -> tuple[int, dic
     save(tmp_path / "in", *(f"P1/{number}.png" for number in range(1, 5)))
     coco(tmp_path / "in" / LABELS_FILE, [image(n, f"P1/{n}.png", slice_index=n, **more) for n in range(1, 5)], boxes)
     labels = imported("coco", tmp_path / "in", tmp_path / "out")
-    left_out = {entry["what"]: entry["count"] for entry in read_json(tmp_path / "out" / "report.json")["left_out"]}
-    return len(labels["annotations"]), notes(tmp_path / "out"), left_out
+    left_out = reported(tmp_path / "out", "left_out")
+    return len(labels["annotations"]), reported(tmp_path / "out"), left_out
 
 
 def test_a_box_drawn_twice_counts_once_and_nearly_twice_is_said(tmp_path):
@@ -274,7 +270,7 @@ def test_boxes_lie_on_the_image_as_it_is_shown(tmp_path, orientation):
     labels = imported("coco", tmp_path / "in", tmp_path / "out")
     written = np.array(Image.open(tmp_path / "out" / labels["images"][0]["file_name"]))
     np.testing.assert_array_equal(written, shown)
-    assert notes(tmp_path / "out")[TURNED] == 1
+    assert reported(tmp_path / "out")[TURNED] == 1
 
 
 def test_a_label_of_an_image_as_it_is_stored_is_refused(tmp_path):

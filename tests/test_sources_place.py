@@ -21,6 +21,7 @@ from source_world import (
     imported,
     mask,
     places_mm,
+    reported,
     save,
     valdo,
     workbook,
@@ -35,7 +36,6 @@ from cmbfe.data.sources.public import read_workbook
 from cmbfe.data.sources.series import Frame
 from cmbfe.data.sources.volumes import RAS_TO_LPS, apply, read_turned, read_volume
 from cmbfe.errors import InputError
-from cmbfe.files import read_json
 
 DOTS = [(14, 20, 4), (25, 12, 6)]
 
@@ -58,8 +58,7 @@ def test_a_valdo_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, codes,
 def test_a_valdo_label_above_0_is_a_microbleed_whatever_its_value_and_one_per_component(tmp_path):
     source = valdo(tmp_path, {"sub-101": [*DOTS, (30, 30, 5)]})  # values 1, 2 and 3
     assert len(places_mm(imported("valdo", source, tmp_path / "out") and tmp_path / "out")) == 3
-    report = read_json(tmp_path / "out" / "report.json")
-    assert {note["what"]: note["count"] for note in report["notes"]}[OTHER_VALUES] == 1
+    assert reported(tmp_path / "out")[OTHER_VALUES] == 1
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS"])
@@ -86,8 +85,7 @@ def test_a_momeni_microbleed_lies_at_its_place_with_the_real_ones_below_syntheti
     assert_at(tmp_path / "out", affine, DOTS, prefix="122-2/")
     spacing = labels["images"][0]["pixel_spacing_mm"]
     assert np.allclose([box["bbox"][2] * spacing[1] for box in labels["annotations"]], 4)
-    what = [entry["what"] for entry in read_json(tmp_path / "out" / "report.json")["left_out"]]
-    assert any(text.startswith("repeated rows") for text in what)
+    assert any(text.startswith("repeated rows") for text in reported(tmp_path / "out", "left_out"))
 
 
 @pytest.mark.parametrize("coordinates", ["voxel-0", "voxel-1", "ras-mm", "lps-mm"])

@@ -8,10 +8,6 @@ from cmbfe.data.labelled import splits
 from cmbfe.errors import InputError
 
 
-def test_table_1_is_its_own_scale():
-    assert splits.scaled_counts(58) == splits.TABLE_1_PATIENTS
-
-
 @given(st.integers(3, 5000))
 def test_scaled_counts_add_up_and_leave_no_split_empty(patients):
     counts = splits.scaled_counts(patients)

@@ -47,8 +47,8 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Augment one image and move its boxes with the pixels.
 
-    A turned box becomes the upright box around its corners, as imgaug does it, or around the ellipse inside it
-    (`turned_box`), clipped to the image. It is dropped where less than `minimum_visible_share` of it is left inside.
+    A turned box becomes the upright box around its corners, or around the ellipse inside it (`turned_box`), clipped to
+    the image; it is dropped where less than `minimum_visible_share` of it is left.
 
     Args:
         image: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves along, neither

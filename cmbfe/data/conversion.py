@@ -59,8 +59,7 @@ def refuse_flat(voxels: np.ndarray, file: Path) -> None:
         raise InputError(f"{file}: no contrast: {NOTHING_SEEN}")
     clipped = np.count_nonzero(voxels == high) / np.count_nonzero(voxels > low)
     if clipped > MOST_CLIPPED and voxels.size >= FEWEST_VOXELS:
-        what = f"no contrast, {clipped:.0%} of what is not darkest has the largest value"
-        raise InputError(f"{file}: {what}: {NOTHING_SEEN}")
+        raise InputError(f"{file}: no contrast, {clipped:.0%} of what is not darkest has one value: {NOTHING_SEEN}")
 
 
 def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Images, file: Path) -> np.ndarray:
@@ -106,25 +105,20 @@ def to_8_bit_phase(volume_mrad: np.ndarray) -> np.ndarray:
 
 
 def phase_images(series: SeriesHeaders) -> np.ndarray:
-    """A phase series as images: uint8 [slices, rows, columns], see `to_8_bit_phase`.
-
-    Raises:
-        InputError: it cannot be read, or is not in mrad: scanners that write other units do not say which.
-    """
+    """A phase series as images: uint8 [slices, rows, columns], see `to_8_bit_phase`. Raises `InputError`: it cannot
+    be read, or is not in mrad: scanners that write other units do not say which."""
     volume = read_volume(series)
     low, high = float(volume.min()), float(volume.max())
     if low < -LARGEST_MRAD or high > LARGEST_MRAD or low >= 0:
-        expected = f"expected mrad, {-LARGEST_MRAD} to {LARGEST_MRAD} around 0"
-        raise InputError(f"{series.files[0]}: phase from {low:g} to {high:g}; {expected}: set RescaleSlope")
+        raise InputError(
+            f"{series.files[0]}: phase from {low:g} to {high:g}; expected mrad around 0: set RescaleSlope"
+        )
     return to_8_bit_phase(volume)
 
 
 def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> SeriesHeaders:
-    """The phase series of a magnitude series: of the same patient and study, slice upon slice, at its echo if several.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
+    """The phase series of a magnitude series: of the same patient and study, slice upon slice, at its echo if
+    several. Raises `InputError`: there is none, or more than one."""
     fitting = [series for series in others if series.kind == "phase" and _lies_on(series, magnitude)]
     if len(fitting) > 1:  # a scan of several echoes has a phase for each
         echo_ms = magnitude.echo_time_ms

@@ -1,10 +1,8 @@
-"""What lies under a path: walked once, each file looked at once, so that whatever is not read can be named.
+"""What lies under a path: walked once, each file looked at once. Every file ends in one group: read, passed over or
+refused, the latter two as an `Aside` with the reason.
 
-`cmbfe detect` and `cmbfe import` take the inventory of their source first. Every file then ends in one group: it is
-read, or passed over, or refused, the latter two as an `Aside` with the reason.
-
-What counts as DICOM: a file with the letters DICM at byte 128; without them one that is named like DICOM, or one
-without an extension that begins with an element of group 0002 or 0008. Other kinds go by their suffix.
+DICOM is a file with the letters DICM at byte 128; without them one that is named like DICOM, or one without an
+extension that begins with an element of group 0002 or 0008. Other kinds go by their suffix.
 """
 
 import os
@@ -112,15 +110,14 @@ class Inventory:
             return path not in seen and (kind == LINK or os.path.realpath(path) not in real)
 
         left = {path: kind for path, kind in self.kinds.items() if is_left(path, kind)}
-        groups = {kind: tuple(path for path, own in left.items() if own == kind) for kind in REASONS}
-        return [self._passed_over(kind, files) for kind, files in groups.items() if files]
-
-    def _passed_over(self, kind: str, files: tuple[Path, ...]) -> Aside:
-        what, hint = REASONS[kind]
-        shown = ", ".join(self.name(path) for path in files[:NAMED_AT_MOST])
-        more = f" and {len(files) - NAMED_AT_MOST} more" if len(files) > NAMED_AT_MOST else ""
-        line = f"{self.source}: {what}: {shown}{more}" + (f"; {hint}" if hint else "")
-        return Aside(files, "", "", what, line, refused=False)
+        asides = []
+        for kind, (what, hint) in REASONS.items():
+            if files := tuple(path for path, own in left.items() if own == kind):
+                shown = ", ".join(self.name(path) for path in files[:NAMED_AT_MOST])
+                more = f" and {len(files) - NAMED_AT_MOST} more" if len(files) > NAMED_AT_MOST else ""
+                line = f"{self.source}: {what}: {shown}{more}" + (f"; {hint}" if hint else "")
+                asides.append(Aside(files, "", "", what, line, refused=False))
+        return asides
 
     def name(self, path: Path) -> str:
         """A path below the source, as text."""
@@ -200,49 +197,29 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def kind_of(path: Path, named: bool = False) -> str:
-    """What a file is, by its beginning and its name.
-
-    Args:
-        named: the user named this very file.
-
-    Raises:
-        InputError: it may not be read.
-    """
+    """What a file is, by its beginning and its name; raises `InputError` where it may not be read. `named`: the user
+    named this very file."""
     if not path.exists():
         return LINK
     if not path.is_file():  # a socket, a pipe, a device
         return OTHER
     if path.name == DIRECTORY:
         return DIRECTORY
-    if is_dicom(path, named):
-        return DICOM
-    name = path.name.lower()
-    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), OTHER)
-
-
-def is_dicom(path: Path, named: bool = False) -> bool:
-    """Whether a file is DICOM (see the module's text), or is named like it."""
     try:
         with path.open("rb") as file:
             start = file.read(132)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; make it readable, or remove it") from None
-    if start[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    return start[:2] in BARE_STARTS and (named or may_be_dicom(path))
+    is_bare = start[:2] in BARE_STARTS and (named or may_be_dicom(path))
+    if is_bare or start[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES:
+        return DICOM
+    name = path.name.lower()
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), OTHER)
 
 
 def may_be_dicom(path: Path) -> bool:
     """Whether a file is named as DICOM files are: by a suffix of theirs, a number, or none."""
     return path.suffix.lower() in DICOM_SUFFIXES or bool(re.fullmatch(r"(\.\d*)?", path.suffix))
-
-
-def by_reason(asides: Iterable[Aside]) -> dict[str, int]:
-    """Why -> how many files, or images of series, are not read for it."""
-    counts: dict[str, int] = {}
-    for aside in asides:
-        counts[aside.what] = counts.get(aside.what, 0) + len(aside.files)
-    return counts
 
 
 def _refuse(error: OSError) -> None:

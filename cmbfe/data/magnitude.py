@@ -1,8 +1,7 @@
 """What is a magnitude, by the name of its file and by its values; what is none is refused, never cut off at 0.
 
-A magnitude has no value below 0. A few small ones are what interpolation leaves, and are cut off. A volume that was
-normalised (z-scores, or to -1 … 1) is a magnitude too: it is moved up. Everything else with values below 0 (phase,
-field maps, wrapped integers, a negative slope) is none.
+A few small values below 0 are what interpolation leaves, and are cut off. A volume that was normalised (z-scores, or to
+-1 … 1) is moved up. All else with values below 0 (phase, field maps, wrapped integers, a negative slope) is none.
 """
 
 import re

@@ -1,7 +1,5 @@
-"""A function in a process of its own: native code that damaged data make abort or fault takes nothing else along.
-
-Not by `ProcessPoolExecutor`: it runs the caller's script once more, and a worker of dask may have no such children.
-"""
+"""A function in a process of its own: native code that damaged data make fault takes nothing else along. Not by
+`ProcessPoolExecutor`: it runs the caller's script once more, and a worker of dask may have no such children."""
 
 import importlib
 import os

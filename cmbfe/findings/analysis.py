@@ -59,11 +59,8 @@ class Findings:
 
 
 def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
-    """Read a series, detect in it, and write its overlays below `out`.
-
-    Raises:
-        InputError: the series cannot be read.
-    """
+    """Read a series, detect in it, and write its overlays below `out`. Raises `InputError`: the series cannot be
+    read."""
     loaded = task.series.load(None)
     images = _named(task, loaded)
     detections: Detections = []

@@ -1,8 +1,5 @@
-"""Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made by highdicom.
-
-Both name the source images by UID and carry the patient's name, id and dates: they are made on request only. Their own
-UIDs are new in each run; a lesion has one tracking UID in both objects.
-"""
+"""Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made by highdicom. Both hold
+the patient's name, id and dates, and so are made on request only; a lesion has one tracking UID in both."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -138,11 +135,8 @@ def _identity(description: str) -> dict[str, Any]:
 
 
 def _images(headers: SeriesHeaders, needed: Sequence[str]) -> list[Dataset]:
-    """The header of each slice's file, without pixels; slices of one file share theirs.
-
-    Raises:
-        NoObject: one of the `needed` attributes is missing, empty or not the same in all, or files share their UID.
-    """
+    """The header of each slice's file, without pixels; slices of one file share theirs. Raises `NoObject`: one of the
+    `needed` attributes is missing, empty or not the same in all, or files share their UID."""
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
         _as_highdicom_reads(image)

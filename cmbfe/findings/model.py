@@ -37,17 +37,11 @@ def load_detector(folder: Path) -> Detector:
 
 def model_settings(folder: Path) -> tuple[Images, str]:
     """How the images were made that a model was trained on, and its variant; empty where config.json says none.
-
-    Raises:
-        InputError: params.yaml or config.json cannot be read.
-    """
+    Raises `InputError`: params.yaml or config.json cannot be read."""
     if not folder.is_dir():
-        files = "model.safetensors, config.json and params.yaml"
-        raise InputError(f"{folder}: no such folder; give that of a model, with {files}, as `cmbfe train` leaves it")
+        raise InputError(f"{folder}: no such folder; give that of a model, as `cmbfe train` leaves it")
     if not (folder / CONFIG_FILE).exists() and (below := sorted(folder.glob(f"*/{CONFIG_FILE}"))):
-        raise InputError(
-            f"{folder}: holds models; give the folder of one: {', '.join(file.parent.name for file in below)}"
-        )
+        raise InputError(f"{folder}: holds models; give one: {', '.join(file.parent.name for file in below)}")
     with within_python(folder):
         settings = load_params(folder / "params.yaml").images
         config = read_json(folder / CONFIG_FILE)
@@ -56,10 +50,7 @@ def model_settings(folder: Path) -> tuple[Images, str]:
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
     """The threshold to detect with, and its origin in words: given, or of a file (see `read_threshold`), or 0.5.
-
-    Raises:
-        InputError: both are given, or as `read_threshold`.
-    """
+    Raises `InputError`: both are given, or as `read_threshold`."""
     if given is not None and file is not None:
         raise InputError("--threshold and --operating-point are two thresholds; give one of them")
     if file is not None:
@@ -83,8 +74,7 @@ def read_threshold(file: Path, variant: str) -> float:
     except (TypeError, ValueError, OverflowError):
         threshold = math.inf
     if math.isnan(threshold):
-        reason = "it never reaches the wanted sensitivity on the validation patients"
-        raise InputError(f"{file}: {variant} has no threshold there: {reason}; give --threshold")
+        raise InputError(f"{file}: {variant} never reaches the wanted sensitivity: no threshold; give --threshold")
     if isinstance(value, bool) or not 0 <= threshold <= 1:
         raise InputError(f"{file}: the threshold of {variant} is {str(value)[:40]}, not from 0 to 1, as scores are")
     return threshold

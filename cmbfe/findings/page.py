@@ -1,8 +1,5 @@
-"""One page per patient: what was detected, as tables and images, in a single HTML file that needs nothing else.
-
-Feature maps show what the detector sees on a slice, and what feature enhancement (FE) would add: at test time there is
-no ground truth, and the detections stand in its place.
-"""
+"""One page per patient: what was detected, as tables and images, in a single HTML file that needs nothing else. Feature
+maps show what the detector sees, and what FE would add with the detections in the place of a ground truth."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence

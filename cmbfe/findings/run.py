@@ -1,10 +1,8 @@
-"""`cmbfe detect`: every series of a source, several at a time, into one folder, which is written atomically.
-
-A series leaves its part of every file below `.parts`, and the parts are joined as they stand: only a few numbers and
-the headers of a series are kept in memory, however many there are.
-"""
+"""`cmbfe detect`: every series of a source, several at a time, into one folder, which is written atomically. A series
+leaves its part of every file below `.parts`, where they are joined: memory holds any number of series."""
 
 import json
+import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -25,7 +23,7 @@ from cmbfe.data.inventory import DICOM, IMAGE, Aside
 from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.data.labelled.labels import CATEGORIES
 from cmbfe.data.sources.dicom import DicomSeries
-from cmbfe.data.sources.identity import Pseudonyms, new_salt, read_key, refuse_key_file, write_key
+from cmbfe.data.sources.identity import SALT_BYTES, Pseudonyms, read_key, refuse_key_file, write_key
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import OVERLAYS, Findings, Task, analyse
@@ -57,7 +55,6 @@ class Options:
     explain: bool = False
     """Draw the feature maps of slices with detections."""
     keep_ids: bool = False
-    """Keep ids of patients, series and images, instead of pseudonyms."""
     key_file: Path | None = None
     """Where to write which pseudonym is whose; its salt is used if it is there already."""
     as_magnitude: bool = False
@@ -127,7 +124,7 @@ def detect_files(
         found = find(source, out, settings.phase, options.as_magnitude)
         left_out = found.asides
         _check(found.kind, options)
-        salt = bytes.fromhex(key["salt"]) if key else new_salt()
+        salt = bytes.fromhex(key["salt"]) if key else secrets.token_bytes(SALT_BYTES)
         names = Pseudonyms(None if found.kind == IMAGE or options.keep_ids else salt)
         tasks = _tasks(found, names, options)
         common = (found.kind, open_detector, settings, options, temporary.resolve())

@@ -151,11 +151,8 @@ def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
 
 
 def image_files(source: Path, out: Path) -> list[Path]:
-    """The images under a folder (or the file given), in natural order, without hidden ones, phase and `out`.
-
-    Raises:
-        InputError: two that differ in their suffix only.
-    """
+    """The images under a folder (or the file given), in natural order, without hidden ones, phase and `out`. Raises
+    `InputError`: two that differ in their suffix only."""
     return _image_files(take_inventory(source, out))
 
 

@@ -36,11 +36,8 @@ class Broken(NamedTuple):
 
 
 def find_series(folder: Path | str) -> list[SeriesHeaders]:
-    """Every series under `folder`, or in one file, by patient and series UID, with its headers checked.
-
-    Raises:
-        InputError: no DICOM image there, or anything that `series_in` refuses.
-    """
+    """Every series under `folder`, or in one file, by patient and series UID, with its headers checked. Raises
+    `InputError`: no DICOM image there, or anything that `series_in` refuses."""
     inventory = take_inventory(Path(folder))
     found, asides = series_in(inventory, progress=False)
     refuse_first(asides)

@@ -91,8 +91,7 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
     frames = number_of_frames(header)
     expected = ceil(header.Rows * header.Columns * frames * header.BitsAllocated / 8)
     if not syntax.is_encapsulated and length < expected:
-        what = f"{length} bytes, where its matrix needs {expected}"
-        raise InputError(f"{path}: pixel data too short: {what}; copy it again")
+        raise InputError(f"{path}: pixel data too short: {length} bytes, of {expected} for its matrix; copy it again")
 
 
 def number_of_frames(header: Dataset) -> int:
@@ -195,7 +194,5 @@ def refuse_burned_in(files: Iterable[Path]) -> None:
         with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
             said = str(parse(file, lambda tag, *_: tag in PIXEL_TAGS, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")
         if said.strip().upper() == "YES":
-            raise BurnedInAnnotation(
-                f"{path}: {ATTRIBUTE} (0028,0301) is YES: its image holds text, which may name the patient; "
-                "leave the file out, or blank the text and set the attribute to NO"
-            )
+            what = f"{ATTRIBUTE} (0028,0301) is YES: text in the image may name the patient"
+            raise BurnedInAnnotation(f"{path}: {what}; leave it out, or blank the text and set NO")

@@ -113,8 +113,9 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
     if not pixels:
         raise InputError(f"{path}: no pixel data: {CUT_OFF}")
     if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
-        what = f"not a greyscale image (PhotometricInterpretation {colours}, {samples} samples)"
-        raise InputError(f"{path}: {what}; remove it, or export it as greyscale")
+        raise InputError(
+            f"{path}: not greyscale ({colours}, {samples} samples); remove it, or export it as greyscale"
+        )
     if not (header.get("Rows") and header.get("Columns") and header.get("BitsAllocated")):
         raise InputError(f"{path}: Rows, Columns or BitsAllocated is missing or 0; export it again")
     check_all_there(path, file, header, *pixels)

@@ -22,11 +22,8 @@ too hold a detections.json."""
 def match_results(
     labels: Labels, variants: Iterable[str], iou: float, file: str = DETECTIONS_FILE
 ) -> dict[str, Matches]:
-    """Variant -> its detections in results/, matched to their images' labels (A14).
-
-    Raises:
-        InputError: a variant has no detections there, or they belong to other images.
-    """
+    """Variant -> its detections in results/, matched to their images' labels (A14). Raises `InputError`: a variant
+    has no detections there, or they belong to other images."""
     return {
         variant: match(labels, read_detections(paths.result(variant) / file, labels), iou=iou) for variant in variants
     }
@@ -61,9 +58,8 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
     looked_at = set(ours.values())
     lacking = [image for image in counted["images"] if image["id"] not in looked_at]
     if all_looked_at and lacking:
-        first = lacking[0]["file_name"]
         raise InputError(
-            f"{beside}: {len(lacking)} images of the labels are not in it, {first} first; detect in all of them"
+            f"{beside}: lacks {len(lacking)} images of the labels, as {lacking[0]['file_name']}; detect in all"
         )
     read = read_detections(given, theirs)
     return [
@@ -81,20 +77,16 @@ def _same_images(
         if (same := next((known[key] for key in _keys(image) if key in known and key in own), None)) is not None:
             joined[image["id"]] = same
     if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
-        raise InputError(
-            f"{beside}: has two images that by UID or name are image {several[0]} of the labels; keep one"
-        )
+        raise InputError(f"{beside}: two images by UID or name are image {several[0]} of the labels; keep one")
     return joined
 
 
 def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
     """Key -> id of the one image that has it; what several have (the UID of a file with frames) names none."""
     for image in images:
-        if not (isinstance(image["file_name"], str) and plain_path(image["file_name"]).name):
-            name = image["file_name"]
-            raise InputError(
-                f"{where}: image {image['id']}: file_name {name!r} is not the name of a file; correct it"
-            )
+        name = image["file_name"]
+        if not (isinstance(name, str) and plain_path(name).name):
+            raise InputError(f"{where}: image {image['id']}: file_name {name!r} is no name of a file; correct it")
     times = Counter(key for image in images for key in _keys(image))
     return {key: image["id"] for image in images for key in _keys(image) if times[key] == 1}
 

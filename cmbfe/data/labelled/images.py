@@ -124,14 +124,9 @@ def natural_key(path: PurePath) -> tuple:
     """
     named = path.with_suffix("") if path.suffix[1:].isalpha() else path  # IM.0001 has no suffix, but a number
     split = [re.split(r"([0-9]+)", part.casefold()) for part in named.parts]
-    numbered = tuple(tuple(_number(piece) if n % 2 else piece for n, piece in enumerate(part)) for part in split)
-    return numbered, path.parts
-
-
-def _number(digits: str) -> tuple[int, str]:
-    """Sorts by value, as whole numbers of any length do."""
-    own = digits.lstrip("0")
-    return len(own), own
+    for part in split:
+        part[1::2] = [(len(own), own) for own in (digits.lstrip("0") for digits in part[1::2])]  # of any length
+    return tuple(map(tuple, split)), path.parts
 
 
 def save_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
@@ -155,17 +150,9 @@ def phase_entry(file_name: str, has_phase: bool) -> dict[str, str]:
     return {"phase_file_name": phase_file(Path(file_name)).as_posix()} if has_phase else {}
 
 
-def is_phase_file(path: Path) -> bool:
-    """Whether a file holds the phase of the image beside it, and is no image of its own."""
-    return path.name.lower().endswith(PHASE_SUFFIX)
-
-
 def read_with_phase(path: Path, phase: Path | None) -> np.ndarray:
-    """An image, uint8 [rows, columns]; with the file of its phase [rows, columns, 2]: magnitude, phase.
-
-    Raises:
-        InputError: as `read_image`, or the two differ in size.
-    """
+    """An image, uint8 [rows, columns]; with the file of its phase [rows, columns, 2]: magnitude, phase. Raises
+    `InputError` as `read_image`, or the two differ in size."""
     magnitude = read_image(path)
     if phase is None:
         return magnitude

@@ -41,10 +41,7 @@ def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIEN
 
 def split_patients(patient_ids: Sequence[str], counts: Mapping[str, int], seed: int) -> dict[str, str]:
     """Patient id -> split, drawn with exactly `counts[name]` patients in each; the order of ids does not matter.
-
-    Raises:
-        InputError: a patient id occurs twice, or the counts do not add up to the number of patients.
-    """
+    Raises `InputError`: a patient id occurs twice, or the counts do not add up to the number of patients."""
     if sum(counts.values()) != len(patient_ids):
         raise InputError(f"the splits ask for {sum(counts.values())} patients, but there are {len(patient_ids)}")
     names = [name for name, count in counts.items() for _ in range(count)]
@@ -58,22 +55,16 @@ def _shuffled(patient_ids: Sequence[str], seed: Sequence[int]) -> list[str]:
 
 
 def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str, int]:
-    """Patient id -> fold from 1 to `folds`; sizes differ by one at most, and the order of ids does not matter.
-
-    Raises:
-        InputError: a patient id occurs twice, fewer than two folds, or fewer patients than folds.
-    """
+    """Patient id -> fold from 1 to `folds`; sizes differ by one at most, and the order of ids does not matter. Raises
+    `InputError`: a patient id occurs twice, fewer than two folds, or fewer patients than folds."""
     if not 2 <= folds <= len(patient_ids):
         raise InputError(f"{folds} folds of {len(patient_ids)} patients: give two folds or more, a patient to each")
     return {patient: place % folds + 1 for place, patient in enumerate(_shuffled(patient_ids, [seed, 0xF01D]))}
 
 
 def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels:
-    """The same labels with splits of their own: the patients of a fold are "test", all others are "train".
-
-    Raises:
-        InputError: no fold of that number, or patients that cannot be folded (see `patient_folds`).
-    """
+    """The same labels with splits of their own: the patients of a fold are "test", all others are "train". Raises
+    `InputError`: no fold of that number, or patients that cannot be folded (see `patient_folds`)."""
     if number not in range(1, folds + 1):
         raise InputError(f"no fold {number}; there are 1 to {folds}")
     if nameless := [image["id"] for image in labels["images"] if "patient_id" not in image]:

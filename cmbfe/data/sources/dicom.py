@@ -4,9 +4,9 @@ Images are the slices as the scanner shows them, never turned: labels, `cmbfe de
 """
 
 import xml.etree.ElementTree as ET
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,21 +57,6 @@ class Labelled:
     mimics: tuple[tuple[Box, ...], ...]
     unnamed: int = 0
     """Slices that no label names."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What labels say of the series of a source."""
-
-    labelled: Sequence[Labelled | None]
-    """Of each series; None where no label names a slice of it."""
-    splits: Mapping[str, str] = field(default_factory=dict)
-    """Of patients."""
-    mimic_kinds: tuple[str, ...] = ()
-    left_out: Counter[str] = field(default_factory=Counter)
-    notes: Mapping[str, int] = field(default_factory=dict)
-    read: tuple[Path, ...] = ()
-    """The files of the labels; as `left_out` and `notes`, see `Found`."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +143,8 @@ class SliceLookup:
                 self.by_name[_bare(file.name)].append((number, index))
 
     def of_images(self, labels: Labels, where: Path) -> dict[Any, Place]:
-        """Id of each image -> its slice, no two the same.
-
-        Raises:
-            InputError: an image that is no slice, several, the slice of another image, or of another size.
-        """
+        """Id of each image -> its slice, no two the same. Raises `InputError`: an image that is no slice, several,
+        the slice of another image, or of another size."""
         places: dict[Any, Place] = {}
         taken: dict[Place, str] = {}
         for image in labels["images"]:
@@ -233,31 +215,33 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     found, asides = series_in(inventory)
     refuse_first(asides)
     magnitude = magnitude_among(found, inventory, as_magnitude)
-    said = _labels_of(magnitude, inventory, labels)
-    pairs = list(zip(magnitude, said.labelled, strict=True))
+    labelled, splits, said = _labels_of(magnitude, inventory, labels)
+    pairs = list(zip(magnitude, labelled, strict=True))
     known = {headers.patient_id for headers, own in pairs if own}
     # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
     others = [headers for headers, own in pairs if not own and headers.patient_id in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
     series = tuple(
-        DicomSeries(headers, own, said.splits.get(headers.patient_id), its_phase)
+        DicomSeries(headers, own, splits.get(headers.patient_id), its_phase)
         for (headers, own), its_phase in zip(kept, phases, strict=True)
     )
     asides += others_of_series(found, list(filter(None, phases)), as_magnitude)
-    asides += map(_unlabelled, others)
-    return Found(series, said.left_out, said.mimic_kinds, said.read, said.notes, tuple(asides))
+    for headers in others:
+        line = (
+            f"{headers.files[0]}: a magnitude series that no label names, of a patient that labels name; passed over"
+        )
+        asides.append(Aside(headers.files, headers.patient_id, headers.series_uid, OTHER_SERIES, line, refused=False))
+    return replace(said, series=series, asides=tuple(asides))
 
 
-def _unlabelled(headers: SeriesHeaders) -> Aside:
-    line = f"{headers.files[0]}: a magnitude series that no label names, of a patient that labels name; passed over"
-    return Aside(headers.files, headers.patient_id, headers.series_uid, OTHER_SERIES, line, refused=False)
-
-
-def _labels_of(series: Sequence[SeriesHeaders], inventory: Inventory, given: Path | None) -> Known:
+def _labels_of(
+    series: Sequence[SeriesHeaders], inventory: Inventory, given: Path | None
+) -> tuple[list[Labelled | None], Mapping[str, str], Found]:
+    """The labels of each series (None where none names a slice of it), the split of patients, and the rest."""
     where, labels, read, assumed = _read(inventory, given)
     if labels is None:
-        return Known([None] * len(series))
+        return [None] * len(series), {}, Found(())
     source = inventory.source
     slices = SliceLookup(series, source)
     places = slices.of_images(labels, where)
@@ -270,7 +254,7 @@ def _labels_of(series: Sequence[SeriesHeaders], inventory: Inventory, given: Pat
     splits = split_of_patients(pairs, where)
     labelled = [_labelled(number, len(own.files), named, boxes, mimics) for number, own in enumerate(series)]
     read = (*read, *(file for file in [source / MIMICS_FILE] if file.is_file()))
-    return Known(labelled, splits, tuple(kinds.values()), left_out, {**notes, **assumed}, read)
+    return labelled, splits, Found((), left_out, tuple(kinds.values()), read, {**notes, **assumed})
 
 
 def _read(

@@ -1,7 +1,6 @@
-"""Pseudonyms: which names of patients and series reach an output, and the one file that leads back to them.
+"""Pseudonyms of patients and series, and the one file that leads back from them.
 
-A pseudonym is a keyed hash (HMAC-SHA256) of the id under a secret salt, so that nobody can find the id by hashing all
-ids that could be. The salt is random for each import unless a key file holds one.
+A pseudonym is a keyed hash (HMAC-SHA256) of the id under a secret salt: random for each import, or that of a key file.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ class Pseudonyms:
     """Secret; None keeps the names of the source."""
 
     def patient(self, patient: str) -> str:
-        """The patient's name in the outputs: `p` and 16 hexadecimal digits. The letter keeps it from being a number."""
+        """The patient's name in the outputs: `p`, which keeps it from being a number, and 16 hexadecimal digits."""
         return patient if self.salt is None else "p" + self._hash("patient", patient)
 
     def series(self, patient: str, series: str) -> str:
@@ -42,17 +41,9 @@ class Pseudonyms:
         return hmac.new(self.salt or b"", message, hashlib.sha256).hexdigest()[:DIGITS]
 
 
-def new_salt() -> bytes:
-    """A random salt."""
-    return secrets.token_bytes(SALT_BYTES)
-
-
 def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
-    """Check where a key file is wanted, before anything is made.
-
-    Raises:
-        InputError: it would lie inside `out`, which is passed on; ids are kept; it is a folder, or cannot be written.
-    """
+    """Check where a key file is wanted, before anything is made. Raises `InputError`: it would lie inside `out`,
+    which is passed on; ids are kept; it is a folder, or cannot be written."""
     if keep_ids:
         raise InputError(f"{key_file}: there is no key where ids are kept; give --key-file or --keep-ids, not both")
     if resolved(key_file).is_relative_to(resolved(out)):
@@ -65,11 +56,8 @@ def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
 
 
 def read_key(key_file: Path | None) -> dict[str, Any] | None:
-    """A key file's content: "salt" (hexadecimal), "patients" and "series" (pseudonym -> id); None where there is none.
-
-    Raises:
-        InputError: the file is something else.
-    """
+    """A key file's content: "salt" (hexadecimal), "patients" and "series" (pseudonym -> id); None where there is
+    none. Raises `InputError`: the file is something else."""
     if key_file is None or not key_file.exists():
         return None
     with within_python(key_file):
@@ -111,6 +99,6 @@ def kept_salt(file: Path) -> bytes:
             return bytes.fromhex(read_json(file)["salt"])
         except (TypeError, KeyError, ValueError):
             raise InputError(f"{file}: holds no salt; remove {file.parent}, which an import has left") from None
-    salt = new_salt()
+    salt = secrets.token_bytes(SALT_BYTES)
     _write_private(file, {"salt": salt.hex()})
     return salt

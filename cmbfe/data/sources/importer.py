@@ -1,8 +1,7 @@
 """From a source to images, labels and report: patients in parallel, atomic, and resumed after a kill.
 
-Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each atomically. The output appears when
-all are there. The same command resumes from what a kill leaves; a patient whose files or settings have changed is made
-anew.
+Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each atomically; the output appears when
+all are there. After a kill, only patients that are not there, or whose files or settings have changed, are made.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from cmbfe.data.conversion import series_folders
-from cmbfe.data.inventory import Aside, Inventory, by_reason, take_inventory
+from cmbfe.data.inventory import Aside, Inventory, take_inventory
 from cmbfe.data.labelled.labels import (
     LABELS_FILE,
     MIMICS_FILE,
@@ -59,11 +58,10 @@ class Options:
     """What the one who imports may choose."""
 
     size: int | None = None
-    """Side that all images are brought to, px; None leaves them as they are. Training takes images of one size."""
+    """Side that all images are brought to, px; None leaves them as they are."""
     box_mm: float = BOX_MM
     """Side of the boxes around points."""
     keep_ids: bool = False
-    """Keep the names of patients and series, instead of pseudonyms."""
     key_file: Path | None = None
     """Where to write which pseudonym is whose; its salt is used if it is there already."""
     labels: Path | None = None
@@ -106,8 +104,8 @@ def import_source(
         source: folder or file; what the format's module says. Of dicom, a file is read without its neighbours.
         seed: of the split by patient, where the source gives none.
         jobs: patients at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
-        backend: of joblib, "loky" (processes) or "threading"; or the address of a dask scheduler, such as
-            "tcp://host:8786", whose workers see `source` and the folder of `out` under the same paths.
+        backend: of joblib, "loky" or "threading"; or the address of a dask scheduler ("tcp://host:8786"), whose
+            workers see `source` and the folder of `out` under the same paths.
 
     Returns:
         The content of report.json (`report.report`), and what is passed over.
@@ -135,7 +133,8 @@ def import_source(
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
         notes.update(found.notes)
         notes[UNLABELLED] = int(not any(series.is_labelled for series in found.series))
-        result = {"kind": kind, **report(labels, {**found.left_out, **by_reason(asides)}, notes)}
+        counts = Counter(aside.what for aside in asides for _ in aside.files)
+        result = {"kind": kind, **report(labels, {**found.left_out, **counts}, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
             write_key(options.key_file, names, [(series.patient, series.name) for series in found.series])
@@ -209,8 +208,8 @@ def _work(out: Path) -> Iterator[Path]:
 
 
 def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict[str, str]:
-    """Patient, as the source names it -> split: the source's own, else one drawn by patient in Table 1's proportions.
-    It is drawn from the source's names: pseudonyms are random, and would give another split each time."""
+    """Patient, as the source names it -> split: the source's own, else drawn in Table 1's proportions. Not by the
+    pseudonyms, which are random and would give another split each time."""
     given = split_of_patients(((series.patient, series.split) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
@@ -273,11 +272,8 @@ def _make(patients: Sequence[Patient], settings: Images, options: Options, progr
 
 
 def take_import(source: Path, out: Path) -> Labels:
-    """Copy the folder of an import to where the pipeline looks for images; returns its labels.
-
-    Raises:
-        InputError: no import, images of several sizes or of unknown pixel size, or a split without a microbleed.
-    """
+    """Copy the folder of an import to where the pipeline looks for images; returns its labels. Raises `InputError`:
+    no import, images of several sizes or of unknown pixel size, or a split without a microbleed."""
     if missing := [name for name in IMPORTED if not (source / name).is_file()]:
         raise InputError(f"{source}: no {missing[0]}; data.source in params.yaml names a folder of cmbfe import")
     labels = read_labels(source / LABELS_FILE)

@@ -1,11 +1,8 @@
-"""Images that are labelled already (COCO; `voc`): read, checked, and written anew.
+"""Images that are labelled already (COCO; `voc`): read, checked, and written anew, without EXIF, comments and the text
+of the labels but for `TRAITS`.
 
-COCO: a folder with annotations.json (or one other .json, also in its folder annotations), or that file itself. File
-names are relative to the file's folder; images are also found where COCO, CVAT and Label Studio keep them (`_places`).
-`patient_id` says whose an image is; without it, its folder does.
-
-Images are decoded and encoded again, so that EXIF and comments stay behind. Of the labels, sizes, slice indices, pixel
-spacing, splits, boxes and `TRAITS` are kept, and no other text.
+COCO: a folder with annotations.json (or one other .json, also in its folder annotations), or that file itself. Images
+lie below it, or where COCO, CVAT and Label Studio keep them. `patient_id`, else the folder, says whose an image is.
 """
 
 import re
@@ -64,11 +61,8 @@ they hold, and `TRAITS`."""
 
 
 def find_coco(source: Path) -> Found:
-    """Find the images that a COCO file names.
-
-    Raises:
-        InputError: not one COCO file, or as `read_foreign_labels`, `ImageFiles.find` and `found_in_labels`.
-    """
+    """Find the images that a COCO file names. Raises `InputError`: not one COCO file, or as `read_foreign_labels`,
+    `ImageFiles.find` and `found_in_labels`."""
     file = labels_file(source) if source.is_dir() else source
     folder = file.parent.resolve()
     files = ImageFiles(folder.parent if folder.name.casefold() == ANNOTATIONS else folder)
@@ -219,8 +213,8 @@ def size_notes(
         for box in own if spacing_mm else ():
             side_mm = max(box["bbox"][3] * spacing_mm[0], box["bbox"][2] * spacing_mm[1])
             if side_mm > IMPOSSIBLE_MM and "ignore" not in box:
-                reason = f"is {side_mm:.0f} mm long, and of no microbleed; correct it, or the pixel spacing"
-                raise InputError(f"{where}: the box {box['bbox']} {reason}")
+                what = f"the box {box['bbox']} is {side_mm:.0f} mm long, and of no microbleed"
+                raise InputError(f"{where}: {what}; correct it, or the pixel spacing")
             sides_mm[box["lesion"]] = max(sides_mm[box["lesion"]], 0 if "ignore" in box else side_mm)
     return odd_sizes([side_mm for side_mm in sides_mm.values() if side_mm])
 
@@ -259,8 +253,7 @@ def _grouped(
             raise InputError(f"{where}: image {image['id']}: file_name {name!r} is no name of a file")
         folder = plain_path(name).parent.as_posix()
         if "patient_id" not in image and folder == ".":
-            reason = "has no patient_id and lies in no folder; give it one of them, as images are split by patient"
-            raise InputError(f"{where}: image {image['id']} ({name}) {reason}")
+            raise InputError(f"{where}: image {image['id']} ({name}) has no patient_id and no folder; give it one")
         key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
         groups[key].append((image, image_file(image)))
     files = Counter(file for group in groups.values() for _, file in group)
@@ -350,7 +343,5 @@ def _is_indexed(images: Sequence[Mapping[str, Any]], where: Path) -> bool:
         raise InputError(f"{said} {indices.total()} have a slice_index; give one to all or to none")
     if len(indices) < indices.total():
         repeated, times = indices.most_common(1)[0]
-        raise InputError(
-            f"{said} {times} have the slice_index {repeated}; correct it, or give each scan a series_uid"
-        )
+        raise InputError(f"{said} {times} have the slice_index {repeated}; correct it, or give scans a series_uid")
     return bool(indices)

@@ -56,7 +56,7 @@ def lesions_of_mask(
         InputError: values below 0 that are no interpolation, or several labels interpolated.
     """
     labels, notes = _instances(mask, file)
-    parts = sorted(_parts(labels), key=lambda part: _first_voxel(*part))
+    parts = sorted(_parts(labels), key=lambda part: [*np.argwhere(part[1])[0] + [side.start for side in part[0]]])
     kept = [part for part in parts if _size_mm(part[0], spacing_mm) <= IMPOSSIBLE_MM]
     notes |= {
         EMPTY: not parts,
@@ -123,8 +123,7 @@ def _refuse_lost(mask: np.ndarray, value: float, file: Path) -> None:
     components, count = ndimage.label(mask >= RINGING_SHARE * value, AROUND)
     kept = np.unique(components[mask >= value / 2])
     if value <= 0 or several or len(kept) < count:
-        reason = "its values were interpolated, and what is a microbleed cannot be told any more"
-        raise InputError(f"{file}: {reason}; resample it again, to the nearest neighbour")
+        raise InputError(f"{file}: its values were interpolated; resample it again, to the nearest neighbour")
 
 
 def _parts(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
@@ -141,25 +140,20 @@ def _parts(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]
             yield place, components[inner] == number
 
 
-def _first_voxel(place: tuple[slice, ...], part: np.ndarray) -> tuple[int, ...]:
-    first = np.argwhere(part)[0].tolist()
-    return tuple(side.start + own for side, own in zip(place, first, strict=True))
-
-
 def _size_mm(place: tuple[slice, ...], spacing_mm: Sequence[float]) -> float:
     """Of the longest side."""
     return max((side.stop - side.start) * mm for side, mm in zip(place, spacing_mm, strict=True))
 
 
 def _boxes(place: tuple[slice, ...], part: np.ndarray) -> Boxes:
-    slices, rows, columns = place
-    return {slices.start + k: _box(plane, rows.start, columns.start) for k, plane in enumerate(part) if plane.any()}
-
-
-def _box(plane: np.ndarray, row: int, column: int) -> list[float]:
-    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
-    return [float(column + columns[0]), float(row + rows[0]), float(width), float(height)]
+    boxes = {}
+    for index, plane in enumerate(part, place[0].start):
+        for rows, columns in ndimage.find_objects(plane.astype(np.uint8)):
+            left, top = place[2].start + columns.start, place[1].start + rows.start
+            boxes[index] = [
+                float(value) for value in (left, top, columns.stop - columns.start, rows.stop - rows.start)
+            ]
+    return boxes
 
 
 def without_repeated(places: np.ndarray, diameters_mm: Sequence[float]) -> list[int]:

@@ -10,18 +10,13 @@ from cmbfe.errors import InputError
 
 
 def read_numbers(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Variables of a MATLAB file (version 7 or older), float64.
-
-    Raises:
-        InputError: a file that cannot be read, lacks a variable, or has one without numbers.
-    """
+    """Variables of a MATLAB file (version 7 or older), float64. Raises `InputError`: a file that cannot be read,
+    lacks a variable, or has one without numbers."""
     try:
         content = loadmat(path, variable_names=names)
     except Exception as error:  # whatever a damaged part of the file leads to
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{path}: not readable as a MATLAB file (version 7 or older): {reason}; get it again"
-        ) from None
+        raise InputError(f"{path}: no MATLAB file of version 7 or older: {reason}; get it again") from None
     for name in names:
         if name not in content:
             raise InputError(f"{path}: the variable {name} is missing; get the file again")

@@ -185,8 +185,7 @@ def _series(
         if description.without_label == "leave out":
             return None
         if description.without_label == "error":
-            hint = "get it, or say what such a volume is: without_label: no microbleeds, or leave out"
-            raise InputError(f"{label}: no such file, the label of {path.name}; {hint}")
+            raise InputError(f"{label}: no such file, the label of {path.name}; get it, or set without_label")
         points = Points((), "voxel-0", (), path)
     elif description.mask:
         mask = label
@@ -254,9 +253,7 @@ def _refuse_shared(tables: Mapping[Path, Table], labels: Mapping[Ids, Path | Non
         key, whose = (table.key(volume), volume) if table else ((), volume[:1])
         if (other := owners.setdefault((path, key), whose)) != whose:
             both = f"{'/'.join(other)} and of {'/'.join(whose)}"
-            raise InputError(
-                f"{path}: would be the label of {both}; give each its own, or columns patient and series"
-            )
+            raise InputError(f"{path}: would be the label of {both}; give each its own, or add patient and series")
 
 
 def _refuse_unknown(tables: Mapping[Path, Table], labels: Mapping[Ids, Path], has_series: bool) -> None:

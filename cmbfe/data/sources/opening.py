@@ -76,10 +76,7 @@ def files_of(path: Path) -> list[Path]:
 
 def open_volume(path: Path) -> nib.Nifti1Pair:
     """A NIfTI file, or pair of .hdr and .img, with its header read. Content says whether it is gzipped, not the name.
-
-    Raises:
-        InputError: it is not there, half of a pair, of another format, or damaged.
-    """
+    Raises `InputError`: it is not there, half of a pair, of another format, or damaged."""
     _refuse_other_formats(path)
     try:
         with _silent():
@@ -89,8 +86,7 @@ def open_volume(path: Path) -> nib.Nifti1Pair:
     if isinstance(image, nib.Nifti1Pair):
         return image
     if isinstance(image, nib.AnalyzeImage):
-        reason = "Analyze 7.5, which does not say what is left and what is right"
-        raise InputError(f"{path}: is {reason}; convert it to NIfTI by the program that wrote it")
+        raise InputError(f"{path}: Analyze 7.5 does not say what is left and what is right; give NIfTI")
     raise InputError(f"{path}: not a NIfTI file but {type(image).__name__}; convert it to .nii or .nii.gz")
 
 
@@ -137,9 +133,7 @@ def voxels_of(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             return image.get_fdata(dtype=np.float32, caching="unchanged")
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(
-            f"{path}: its voxels cannot be read, the file is damaged or cut off: {error}; get it again"
-        ) from None
+        raise InputError(f"{path}: the file is damaged or cut off: {error}; get it again") from None
 
 
 def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:

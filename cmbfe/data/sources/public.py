@@ -64,11 +64,8 @@ def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def find_valdo(inventory: Inventory) -> Found:
-    """Find the patients of VALDO's Task 2 in a folder, any depth.
-
-    Raises:
-        InputError: no folder `sub-…`, or one without volume or label, or with those of another patient.
-    """
+    """Find the patients of VALDO's Task 2 in a folder, any depth. Raises `InputError`: no folder `sub-…`, or one
+    without volume or label, or with those of another patient."""
     source = inventory.source
     folders = [path for path in inventory.folders() if path.name.startswith("sub-")]
     if not folders:
@@ -105,19 +102,15 @@ def _file(folder: Path, ending: str, what: str) -> Path:
 
 def find_dou(source: Path, box_mm: float) -> Found:
     """Find the volumes under `source`/nii and their points, with boxes of `box_mm`, under `source`/ground_truth.
-
-    Raises:
-        InputError: a volume without points, points without a volume, or points that cannot be read.
-    """
+    Raises `InputError`: a volume without points, points without a volume, or points that cannot be read."""
     volumes = _by_name(path for path in sorted(source.glob("nii/[!.]*")) if path.name.endswith(SUFFIXES))
     if not volumes:
         raise InputError(f"{source}: no volume nii/*.nii; give the folder that holds nii and ground_truth")
     labels = {path.stem: path for path in sorted(source.glob("ground_truth/[!.]*.mat"))}
     for name in sorted(volumes.keys() ^ labels.keys()):
-        wanted = source / ("ground_truth" if name in volumes else "nii") / name
-        other = volumes.get(name) or labels[name]
+        wanted = f"ground_truth/{name}.mat" if name in volumes else f"nii/{name}.nii"
         raise InputError(
-            f"{other}: there is no {wanted}.{'mat' if name in volumes else 'nii'}; get it, or remove this"
+            f"{volumes.get(name) or labels[name]}: {source / wanted} is not there; get it, or remove this"
         )
     # scipy's reader faults on damaged files.
     with own_process(read_numbers, "damaged, it crashes the reader of MATLAB files; get the file again") as read:
@@ -176,8 +169,8 @@ def find_momeni(source: Path, box_mm: float) -> Found:
     for row in known:
         if row.name not in volumes or volumes[row.name].parent.name != _folder(row.name):
             where = f", but lies in {volumes[row.name].parent.name}" if row.name in volumes else ""
-            reason = f"{row.name} is no volume of {_folder(row.name)}{where}; correct the name or get the volume"
-            raise InputError(f"{row.where}: {reason}")
+            what = f"{row.name} is no volume of {_folder(row.name)}{where}"
+            raise InputError(f"{row.where}: {what}; correct the name or get the volume")
     series = tuple(_series(name, path, rows, box_mm) for name, path in volumes.items())
     elsewhere = {"rows of workbooks whose folder is not there": len(rows) - len(known)}
     return Found(series, {REPEATED: len(read) - len(rows), **elsewhere}, read=tuple(workbooks))
@@ -233,8 +226,7 @@ def _places(name: str, texts: Sequence[str], where: str) -> tuple[tuple[float, .
     for first in range(0, len(numbers), 3):
         place = tuple(value for value in numbers[first : first + 3] if value is not None)
         if len(place) in (1, 2):
-            has = f"place {first // 3 + 1} has {len(place)} of its three numbers x, y, z"
-            raise InputError(f"{where}: {has}; complete or clear it")
+            raise InputError(f"{where}: place {first // 3 + 1} has {len(place)} of x, y, z; complete or clear it")
         places += [place] if place else []
     if not (name and places):
         what = f"{name} has no place" if name else "holds places but no name of a volume"

@@ -1,11 +1,8 @@
 """Images with Pascal VOC XML: the XML beside each image, or in Annotations with the images in JPEGImages or images.
 
 VOC counts pixels from 1 and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the COCO box
-[10, 20, 5, 6]. Many tools count from 0, with corners between pixels: of 10, 20, 15, 26 then. They are known by what
-counting from 1 knows not: an xmin or ymin of 0, or decimals (CVAT writes 10.00) in any file of the source.
-
-What VOC has no place for (patient, slice, lesion, …) is kept in elements of the same names as in COCO, which other
-programs skip. `difficult` objects are ignore regions.
+[10, 20, 5, 6]. Tools that count from 0, with corners between pixels (10, 20, 15, 26), are known by an xmin or ymin of
+0, or by decimals, in any file. What VOC has no place for (patient, slice, …) is in elements named as in COCO.
 """
 
 import xml.etree.ElementTree as ET
@@ -49,11 +46,8 @@ class Voc:
 
 
 def find_voc(source: Path) -> Found:
-    """Find the images of all VOC files (*.xml) under a folder; `patient_id` as for COCO.
-
-    Raises:
-        InputError: as `read_voc`, `ImageFiles.find` and `found_in_labels`.
-    """
+    """Find the images of all VOC files (*.xml) under a folder; `patient_id` as for COCO. Raises `InputError` as
+    `read_voc`, `ImageFiles.find` and `found_in_labels`."""
     voc = read_voc(source)
     root = source.parent if source.name.casefold() in LABEL_FOLDERS else source
     files = ImageFiles(root)

@@ -1,9 +1,8 @@
 """A NIfTI volume in the one orientation of this project, with the way back to the patient.
 
 Voxels are turned and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
-to the head ("LPS", as axial DICOM images are shown). Places in mm are DICOM's patient coordinates (x to the left, y to
-the back, z to the head); NIfTI's own point to the right and to the front. `affine` maps (column, row, slice) to mm;
-whole numbers are voxel centres: the centre of a box x, y, w, h px lies at column x + w / 2 - 0.5, row y + h / 2 - 0.5.
+to the head ("LPS", as axial DICOM images are shown and its mm count; NIfTI's count to the right and front). `affine`
+maps (column, row, slice) to mm; whole numbers are voxel centres: that of a box x, y, w, h px is column x + w / 2 - 0.5.
 """
 
 from collections.abc import Sequence
@@ -112,10 +111,7 @@ def read_turned(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
 
 def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
     """Read a label that belongs to a volume, turned to lie on it voxel by voxel (as the volume, if it says no place).
-
-    Raises:
-        InputError: as `read_turned`; another shape or place than the volume's.
-    """
+    Raises `InputError` as `read_turned`; another shape or place than the volume's."""
     mask = read_turned(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
     if mask.voxels.shape != volume.voxels.shape:
         shapes = _by(reversed(mask.voxels.shape)), _by(reversed(volume.voxels.shape))
@@ -124,17 +120,16 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
         corners = _corners(volume.voxels.shape[::-1])
         moved = np.abs(apply(np.linalg.inv(volume.affine) @ mask.affine, corners) - corners).max()
         if moved > SAME_PLACE_VOXELS:
-            reason = f"its header puts it {moved:.1f} voxels away from {volume_path.name}"
-            raise InputError(f"{path}: {reason}; resample it, or correct its header")
+            raise InputError(
+                f"{path}: lies {moved:.1f} voxels away from {volume_path.name}; resample it, or mend its header"
+            )
     return replace(mask, voxels=np.nan_to_num(mask.voxels))
 
 
 def refuse_lines(path: Path, rows: int, columns: int) -> None:
     """Raise `InputError` for slices of one row or column: no image, and N4 cannot work on them."""
     if min(rows, columns) < 2:
-        raise InputError(
-            f"{path}: its slices have {rows} × {columns} px (rows × columns), which is no image; remove it"
-        )
+        raise InputError(f"{path}: slices of {rows} × {columns} px (rows × columns) are no image; remove it")
 
 
 def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None = None) -> Volume:
@@ -165,11 +160,9 @@ def _shape(path: Path, image: nib.Nifti1Pair) -> tuple[int, ...]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
-        what = f"{_by(image.shape)} voxels are no three-dimensional volume"
-        raise InputError(f"{path}: {what}; give one volume a file (nibabel's four_to_three takes it apart)")
+        raise InputError(f"{path}: {_by(image.shape)} voxels are no volume; give one a file (nibabel: four_to_three)")
     if image.get_data_dtype().kind not in "iuf":
-        kind = image.get_data_dtype()
-        raise InputError(f"{path}: voxels of type {kind} are no real numbers; give a magnitude image")
+        raise InputError(f"{path}: {image.get_data_dtype()} voxels are no real numbers; give a magnitude image")
     return shape
 
 
@@ -241,8 +234,7 @@ def _refuse_shear(path: Path, volume: Volume) -> None:
     cosine = np.abs(axes.T @ axes - np.eye(3)).max()
     if cosine > LARGEST_SHEAR:
         degrees = 90 - np.degrees(np.arccos(min(cosine, 1)))
-        reason = f"its axes are {degrees:.0f} degrees from perpendicular (a sheared affine)"
-        raise InputError(f"{path}: {reason}; resample it to perpendicular axes")
+        raise InputError(f"{path}: its axes are {degrees:.0f} degrees from perpendicular; resample it to such axes")
 
 
 def _by(shape: object) -> str:
