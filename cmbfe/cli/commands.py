@@ -94,7 +94,8 @@ def phantom(
         print(report(plans, len(missing_patients(out, plans)), None if jobs == -1 else jobs))
         return
     labels = write_cohort(out, cohort, drawn_by, jobs=jobs, backend=backend)
-    print(f"{out}: {len(labels['images'])} slices, {len(labels['annotations'])} microbleed boxes")
+    margin = f"{labels['info']['box_margin_mm']:g} mm around what is dark"
+    print(f"{out}: {len(labels['images'])} slices, {len(labels['annotations'])} microbleed boxes, {margin}")
 
 
 @app.command(name="import")
