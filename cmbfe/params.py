@@ -204,7 +204,8 @@ class FeatureEnhancement(Section):
 
 
 class Weights(Section):
-    """Initial weights of each trunk: null (fresh), "imagenet" (download), or the path of a file (A19)."""
+    """Initial weights of each trunk: null (fresh), "imagenet" (download), "compressed" (VGG-16 of a quarter of its
+    channels, in the package), or the path of a file (A19)."""
 
     vgg16: str | None
     mobilenet_v2: str | None
@@ -224,6 +225,10 @@ class Detector(Section):
     fe: FeatureEnhancement
 
 
+MOST_FROZEN = 3
+"""Blocks of VGG-16 that end before conv4_3, the first map of the heads."""
+
+
 class Training(Section):
     """The schedule (A7-A9), and where it runs."""
 
@@ -237,6 +242,8 @@ class Training(Section):
     gamma: Annotated[float, Field(gt=0, le=1)]
     warm_up_iterations: CountOrNone = 0
     """Iterations over which the learning rate rises, in equal steps, to its value."""
+    frozen_blocks: Annotated[int, Field(ge=0, le=MOST_FROZEN)] = 0
+    """VGG-16's first so many blocks keep their weights: 2 are conv1 and conv2. The other trunks train whole."""
     clip_gradient_norm: Positive | None = None
     """Largest norm of the gradient over all weights; longer ones are scaled down to it."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]

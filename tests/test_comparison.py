@@ -239,6 +239,14 @@ def test_the_paper_profile_has_every_setting_of_the_paper_and_no_deviation(root)
     assert paper_map.deviations(of("paper")).empty
 
 
+def test_compressed_weights_are_the_papers_at_another_width(root):
+    params = of("laptop")
+    weights = params.detector.weights.model_copy(update={"vgg16": "compressed"})
+    params = params.model_copy(update={"detector": params.detector.model_copy(update={"weights": weights})})
+    row = paper_map.paper_map(params, root).set_index("what").loc["initial weights of VGG-16"]
+    assert row[["paper", "ours", "status"]].tolist() == ["imagenet", "compressed", paper_map.NARROWED]
+
+
 def test_deviations_of_the_laptop_profile_show_with_both_values():
     deviations = paper_map.deviations(of("laptop"))
     assert deviations.loc["detector.default_boxes"].tolist() == ["voc", "cmb"]

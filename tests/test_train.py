@@ -10,12 +10,16 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_world import BOX, labelled_images, tiny_params, tree
+from torch import nn
 
-from cmbfe.data.labelled.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
+from cmbfe.detector.backbones import vgg16
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
+from cmbfe.files import sha256_of
 from cmbfe.params import load_params, profile_file
 from cmbfe.training import batches, iteration
 from cmbfe.training import loop as training
@@ -351,6 +355,53 @@ def test_the_paper_profiles_ssd512_begins_with_imagenet_weights_and_finite_losse
     model = load_model(tmp_path / "out")
     assert all(weight.isfinite().all() for weight in model.state_dict().values())
     assert len(model.default_boxes) == 24564
+
+
+def begun(variant: str, data: Path, folder: Path, trunk: Path | None) -> tuple[training.Task, Run]:
+    """A training that is to begin, with that file for VGG-16 and two blocks frozen."""
+    params = tiny_params(frozen_blocks=2)
+    weights = params.detector.weights.model_copy(update={"vgg16": trunk and str(trunk)})
+    params = params.model_copy(update={"detector": params.detector.model_copy(update={"weights": weights})})
+    task = training._task(variant, params, data, None, None)
+    return task, training._begun(task, folder)[0]
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory) -> Path:
+    """Weights of the smoke profile's VGG-16 under torchvision's names, random."""
+    stem, blocks, _ = vgg16(300, tiny_params().detector.width)
+    file = tmp_path_factory.mktemp("trunk") / "vgg16.safetensors"
+    layers = nn.Sequential(*stem, *list(blocks[0])[:-1])
+    save_file({f"features.{name}": weight for name, weight in layers.state_dict().items()}, file)
+    return file
+
+
+def test_frozen_blocks_get_no_gradient_and_stay_and_fe_acts_behind_them(data, trunk, tmp_path):
+    images = batches.load_labelled(read_labels(data / LABELS_FILE), data)
+    frozen = {f"stem.{layer}.{kind}" for layer in (0, 2, 5, 7) for kind in ("weight", "bias")}
+    rows = []
+    for variant in ("ssd300", "ssd300-fe"):
+        _, run = begun(variant, data, tmp_path, trunk)
+        before = {name: weight.clone() for name, weight in run.bare_model.named_parameters()}
+        rows.append(run.step(batches.parts_of_iteration(images, 1, 2, 1, (0, 1), 0)))
+        after = dict(run.bare_model.named_parameters())
+        assert {name for name, weight in after.items() if weight.grad is None} == frozen
+        assert frozen < after.keys()
+        assert all(torch.equal(after[name], before[name]) for name in frozen)
+        assert not torch.equal(after["stem.10.weight"], before["stem.10.weight"])
+    assert rows[0]["classification"] != rows[1]["classification"]
+
+
+def test_fresh_weights_are_not_frozen_and_trunks_without_such_blocks_train_whole(data, tmp_path):
+    with pytest.raises(InputError, match=r"training\.frozen_blocks: 2"):
+        begun("ssd300", data, tmp_path, trunk=None)
+    _, run = begun("mobilenet320", data, tmp_path, trunk=None)
+    assert all(weight.requires_grad for weight in run.bare_model.parameters())
+
+
+def test_a_training_is_known_by_the_content_of_the_file_that_its_trunk_starts_from(data, trunk, tmp_path):
+    assert begun("ssd300", data, tmp_path, trunk)[0].key["weights_sha256"] == sha256_of([trunk])
+    assert "weights_sha256" not in begun("mobilenet320", data, tmp_path, trunk)[0].key
 
 
 @pytest.fixture(scope="module")

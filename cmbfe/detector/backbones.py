@@ -4,14 +4,16 @@
 pretrained on ImageNet fill a trunk of full width (`load_trunk`).
 """
 
+import json
 import pickle
 from collections import OrderedDict
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, ResNet34_Weights, VGG16_Weights, mobilenetv2, vgg
@@ -27,6 +29,11 @@ IMAGENET = {
 }
 CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 """The VGG-16 that SSD starts from takes images in 0..255 less their mean: in [0, 1] that is a std of 1/255."""
+COMPRESSED = Path(__file__).with_name("vgg16-compressed.safetensors")
+"""VGG-16's ImageNet weights in a quarter of its channels (`cmbfe.detector.compress`); origin and licence beside it."""
+COMPRESSED_WIDTH = 0.25
+MADE = "made"
+"""Key of a compressed file's metadata, JSON: one key, as safetensors writes several in any order."""
 STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}
 """How many of torchvision's `features` are the stem; the rest open the first block."""
 COUNTER = "num_batches_tracked"
@@ -147,14 +154,40 @@ def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
     Raises:
         InputError: a file that cannot be read, lacks a layer or has one of another shape.
     """
-    if weights == "imagenet":
-        source, state = f"torchvision's {IMAGENET[trunk]}", IMAGENET[trunk].get_state_dict(check_hash=True)
+    if file := weights_file(weights):
+        source, state = str(file), read_state(file)
     else:
-        source, state = str(weights), read_state(Path(weights))
+        source, state = f"torchvision's {IMAGENET[trunk]}", IMAGENET[trunk].get_state_dict(check_hash=True)
     state = {ours: tensor for name, tensor in state.items() if (ours := _trunk_name(name, trunk))}
     check_state(state, _trunk_layers(model, trunk), source)
     model.load_state_dict(state, strict=False)
     return source
+
+
+def weights_file(weights: str | Path | None) -> Path | None:
+    """The file that initial weights of a trunk are read from; None where they are fresh or downloaded."""
+    if weights in (None, "imagenet"):
+        return None
+    return COMPRESSED if weights == "compressed" else Path(weights)
+
+
+def input_std(weights: str | Path) -> tuple[float, ...]:
+    """What VGG-16 with these weights wants images divided by: `CAFFE_STD`, unless the file's metadata say otherwise."""
+    file = weights_file(weights)
+    if file is None or file.suffix != ".safetensors":
+        return CAFFE_STD
+    with (
+        suppress(OSError, SafetensorError),
+        safe_open(file, "pt") as content,
+    ):  # `load_trunk` refuses what is unreadable
+        return (json.loads((content.metadata() or {}).get(MADE, "{}")).get("std", CAFFE_STD[0]),) * 3
+    return CAFFE_STD
+
+
+def freeze(stem: nn.Sequential, blocks: int) -> None:
+    """Keep the weights of VGG-16's first so many blocks, each up to its pooling: no gradient is computed for them."""
+    ends = [index for index, layer in enumerate(stem, 1) if isinstance(layer, nn.MaxPool2d)]
+    stem[: [0, *ends][blocks]].requires_grad_(False)
 
 
 def _trunk_name(name: str, trunk: str) -> str | None:

@@ -13,7 +13,16 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from torchvision.ops.misc import Conv2dNormActivation
 
 from cmbfe.detector.alternatives import LAYERS, AssistedExcitation
-from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, Trunk, load_trunk, mobilenet_v2, resnet34, vgg16
+from cmbfe.detector.backbones import (
+    CAFFE_MEAN,
+    COMPRESSED_WIDTH,
+    Trunk,
+    input_std,
+    load_trunk,
+    mobilenet_v2,
+    resnet34,
+    vgg16,
+)
 from cmbfe.detector.boxes import GRIDS, SIZES, corners, decode, default_boxes
 from cmbfe.detector.fe import RESIZES, WEIGHTINGS, FeatureEnhancement
 from cmbfe.detector.loss import ssd_loss, usable_targets
@@ -251,8 +260,8 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     """The detector `variant` (one of VARIANTS) with one class, microbleed.
 
     Args:
-        weights: of the trunk: None (Kaiming), "imagenet" (torchvision downloads them) or a .safetensors or .pth file
-            with torchvision's names.
+        weights: of the trunk: None (Kaiming), "imagenet" (torchvision downloads them), "compressed" (VGG-16's in a
+            quarter of its channels, which the package brings) or a .safetensors or .pth file with torchvision's names.
         settings: fields of `Config`, such as default_boxes="cmb".
 
     Raises:
@@ -262,7 +271,12 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     if weights is None:
         return SSD(config)
     trunk = config.spec.trunk
-    model = SSD(replace(config, mean=CAFFE_MEAN, std=CAFFE_STD) if trunk == "vgg16" else config)
+    if weights == "compressed" and (trunk, config.width) != ("vgg16", COMPRESSED_WIDTH):
+        asked = f"{trunk} of width {config.width:g}"
+        raise InputError(
+            f"weights compressed: are of vgg16 of width {COMPRESSED_WIDTH:g}, not of {asked}; give others"
+        )
+    model = SSD(replace(config, mean=CAFFE_MEAN, std=input_std(weights)) if trunk == "vgg16" else config)
     source = load_trunk(model, trunk, weights)
     fresh = "conv6, conv7, the extra layers and the heads" if trunk == "vgg16" else "the extra layers and the heads"
     log.warning("%s: trunk from %s; %s start afresh", variant, source, fresh)

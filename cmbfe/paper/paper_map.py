@@ -23,6 +23,7 @@ from cmbfe.phantom import dicom
 from cmbfe.phantom.simulate import draw_patient
 
 AS_PRINTED, SCALED, DIFFERS = "as in the paper", "as in the paper, at our image size", "differs"
+NARROWED = "the paper's, compressed to our width"
 MADE, MISSING, NOT_YET, NOT_REACHED = "made", "missing", "not measured yet", "not reached"
 MEASURED, TIMED = "measured, on other patients", "measured, on another machine"
 PRINTED_ONLY = "printed only: a study of others"
@@ -133,6 +134,8 @@ def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -
     if setting.is_px and matrix_px != claims.IMAGE_PX:
         shrunk = np.multiply(printed, matrix_px / claims.IMAGE_PX)
         status = SCALED if np.array_equal(shrunk, ours) else DIFFERS
+    if ours == "compressed":
+        status = NARROWED
     where = "params.yaml" if setting.key in setting_values(params) else "code"
     shown, where = _setting_text(known, setting.key), f"{where}: {setting.key}"
     return _row("setting", setting.section, setting.what, printed, shown, status, setting.notebook, where)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels, read_labels
 from cmbfe.detector import torchvision_detectors
 from cmbfe.detector.alternatives import attach
+from cmbfe.detector.backbones import freeze, weights_file
 from cmbfe.detector.hooks import Enhancement
 from cmbfe.detector.ssd import SPECS, SSD, build
 from cmbfe.detector.weights import WEIGHTS_FILE, load_detector, save_model
@@ -129,6 +130,11 @@ class Task:
         """Of this process: those of the settings, shared with the other processes of this machine."""
         return max(1, self.settings.threads // started_processes()[0])
 
+    @property
+    def weights(self) -> str | None:
+        """What the trunk starts from, as in the settings; None for fresh weights."""
+        return getattr(self.params.detector.weights, SPECS[self.variant].trunk) if self.variant in SPECS else None
+
     @cached_property
     def key(self) -> dict[str, Any]:
         """Settings and data: a result or checkpoint is used only where all of this is equal; JSON."""
@@ -138,6 +144,8 @@ class Task:
         hashes = {"data_sha256": content_hash(self.listed)}
         if self.measured_on:
             hashes["validation_sha256"] = content_hash(list_labelled(self.measured_on, self.validation))
+        if (file := weights_file(self.weights)) and file.is_file():
+            hashes["weights_sha256"] = sha256_of([file])
         if self.start:
             hashes["start_sha256"] = sha256_of([self.start / WEIGHTS_FILE])
         return {"variant": self.variant, **settings, **hashes}
@@ -298,11 +306,21 @@ def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
         raise InputError(f"{task.variant}: has weights beside the detector's; train it in one process")
     if task.start:
         model.load_state_dict(load_detector(task.start).state_dict())
+    if isinstance(model, SSD) and model.config.spec.trunk == "vgg16":
+        _freeze(model, task)
     run = Run(model, task.settings, task.params.detector.fe.schedule, task.compute, attached)
     warning = run.restore(out / CHECKPOINTS, task.key, task.code)
     if run.best() and not (out / CHECKPOINTS / BEST).is_dir():
         raise InputError(f"{out / CHECKPOINTS / BEST}: gone; delete {out / CHECKPOINTS} to begin anew")
     return run, warning
+
+
+def _freeze(model: SSD, task: Task) -> None:
+    blocks = task.settings.frozen_blocks
+    if blocks and not (task.weights or task.start):
+        hint = "give weights to detector.weights.vgg16, or 0"
+        raise InputError(f"training.frozen_blocks: {blocks} blocks of fresh weights would never learn; {hint}")
+    freeze(model.stem, blocks)
 
 
 def _idle_gpus(compute: Compute) -> str:

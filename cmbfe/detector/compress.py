@@ -1,0 +1,136 @@
+"""A pretrained VGG-16 in fewer channels, without training: what a narrow trunk starts from in its place.
+
+Layer by layer, on some slices: ridge regression tells what the narrow layers so far know of each channel of the wide
+layer; of that, the most independent channels are kept (pivoted QR); the narrow layer's weights are refitted to the wide
+one's outputs there, as ReLU leaves them; and the layer is scaled to activations of mean square 1, which ReLU allows, as
+it is positively homogeneous. The first layer sees the image that the wide one sees, and keeps its filters.
+
+`tools/compress_trunk.py` makes the file that the package brings; docs/training.md has what it keeps.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.linalg import qr
+from torch import Tensor, nn
+
+from cmbfe.detector.backbones import CAFFE_STD
+from cmbfe.detector.ssd import SSD
+
+INPUT_STD = 0.25
+"""What a compressed trunk wants images in [0, 1], less `CAFFE_MEAN`, divided by: numbers of order 1, where the weights
+of Caffe's 1/255 would be so small that Adam's first steps undo them."""
+POSITIONS = 2000
+"""Of each map of each slice, at most: channels are chosen, weights fitted and errors measured by these."""
+RIDGE = 1e-3
+"""Penalty on squared weights, as a share of the mean square of what they weigh."""
+ROUNDS = 5
+"""Refits in which the outputs that ReLU cuts off may be anything below 0."""
+
+
+@torch.no_grad()
+def compress(
+    teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int = 0
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The 13 convolutions of a VGG-16 detector at another width, under torchvision's names, float32.
+
+    Args:
+        teacher: SSD-300 or SSD-512 of full width with pretrained weights.
+        inputs: slices as `teacher.prepare` gives them, Tensor[1, 3, S, S] each, of any sizes.
+        held_out: the last so many slices are measured on, the others fitted to.
+        seed: of the positions.
+
+    Returns:
+        The weights; and per layer the share of the variance of the teacher's activations, in the channels kept and in
+        the slices held out, that the narrow layer's leave unexplained.
+    """
+    random, brighter = np.random.default_rng(seed), INPUT_STD / CAFFE_STD[0]
+    narrow = _layers(SSD(replace(teacher.config, width=width)))
+    wide_maps, narrow_maps = list(inputs), [x / brighter for x in inputs]
+    unexplained: dict[str, float] = {}
+    for number, (wide, thin) in enumerate(zip(_layers(teacher), narrow, strict=True)):
+        places = [_places(x, random) for x in wide_maps]
+        _through(wide, wide_maps)
+        if isinstance(wide, nn.Conv2d) and isinstance(thin, nn.Conv2d):
+            rows = sum(len(place) for place in places[:-held_out])
+            outputs, patches = _values(wide_maps, places), _patches(narrow_maps, places)[:rows]
+            solve = _ridge(patches)
+            kept = _most_independent((patches @ solve(outputs[:rows])).relu(), thin.out_channels)
+            if number == 0:
+                thin.load_state_dict({"weight": wide.weight[kept] * brighter, "bias": wide.bias[kept]})
+            else:
+                _refit(thin, patches, outputs[:rows, kept], solve)
+            _through(thin, narrow_maps)
+            ours, theirs = _values(narrow_maps, places).relu(), outputs[:, kept].relu()
+            unexplained[f"features.{number}"] = _unexplained(ours[rows:], theirs[rows:])
+            scale = ours[:rows].square().mean().sqrt()
+            for tensor in (thin.weight, thin.bias, *narrow_maps):
+                tensor /= scale
+        else:
+            _through(thin, narrow_maps)
+    return {f"features.{key}": weight for key, weight in narrow.state_dict().items()}, unexplained
+
+
+def _layers(model: SSD) -> nn.Sequential:
+    """conv1_1 to relu5_3 of a VGG-16 detector, numbered as torchvision's `features`."""
+    return nn.Sequential(*model.stem, *list(model.blocks[0])[:-1])
+
+
+def _through(layer: nn.Module, maps: list[Tensor]) -> None:
+    """Each map in the list becomes what the layer makes of it, one after another: maps of 512 px fill the memory."""
+    for index, of_slice in enumerate(maps):
+        maps[index] = layer(of_slice)
+
+
+def _places(of_slice: Tensor, random: np.random.Generator) -> Tensor:
+    """Indices of some positions of a map [1, C, h, w], in the order of its rows."""
+    cells = of_slice.shape[2] * of_slice.shape[3]
+    return torch.from_numpy(np.sort(random.permutation(cells)[:POSITIONS]))
+
+
+def _values(maps: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """What maps [1, C, h, w] hold at their places, Tensor[all places, C]."""
+    return torch.cat([of_slice[0].flatten(1)[:, place].T for of_slice, place in zip(maps, places, strict=True)])
+
+
+def _patches(maps: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """What a convolution of 3x3 sees around the places, and a 1 for its bias: Tensor[all places, C * 9 + 1]."""
+    of_slices = [F.unfold(x, 3, padding=1)[0][:, place].T for x, place in zip(maps, places, strict=True)]
+    seen = torch.cat(of_slices)
+    return torch.cat([seen, torch.ones(len(seen), 1)], dim=1)
+
+
+def _most_independent(activations: Tensor, channels: int) -> np.ndarray:
+    """So many columns of Tensor[n, C]: the first pivots of a QR decomposition of their deviations from the mean."""
+    triangle = torch.linalg.qr(activations - activations.mean(dim=0), mode="r").R
+    return np.sort(qr(triangle.numpy(), mode="r", pivoting=True)[1][:channels])
+
+
+def _ridge(patches: Tensor) -> Callable[[Tensor], Tensor]:
+    """Ridge regression on patches [n, C * 9 + 1], the bias free: outputs [n, C'] to weights [C * 9 + 1, C']."""
+    squares = (patches.T @ patches).double()
+    penalty = torch.full((len(squares),), RIDGE * float(squares.diagonal()[:-1].mean()), dtype=torch.double)
+    penalty[-1] = 0
+    factor = torch.linalg.cholesky(squares + penalty.diag())
+    return lambda outputs: torch.cholesky_solve((patches.T @ outputs).double(), factor).float()
+
+
+def _refit(layer: nn.Conv2d, patches: Tensor, outputs: Tensor, solve: Callable[[Tensor], Tensor]) -> None:
+    """Give the convolution the weights by which patches come nearest to outputs after ReLU.
+
+    Where an output is below 0, any number below 0 will do: what the last fit gave there becomes the target.
+    """
+    targets = outputs
+    for _ in range(1 + ROUNDS):
+        weights = solve(targets)
+        targets = outputs.where(outputs > 0, (patches @ weights).clamp(max=0))
+    layer.weight.copy_(weights[:-1].T.view_as(layer.weight))
+    layer.bias.copy_(weights[-1])
+
+
+def _unexplained(ours: Tensor, theirs: Tensor) -> float:
+    """Share of the variance of `theirs`, Tensor[n, C], over all channels together, that `ours` leave."""
+    return float((ours - theirs).square().sum() / (theirs - theirs.mean(dim=0)).square().sum())
