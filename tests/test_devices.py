@@ -8,7 +8,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from benchmarks import train_step
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
 from cmbfe.parallel import check_backend, threads
@@ -167,31 +166,7 @@ def test_a_random_batch_is_one_that_a_detector_trains_on(boxes):
     assert torch.equal(model.stem[0].weight, before) is (boxes == 0)
 
 
-def test_images_in_memory_are_those_of_the_random_batch():
-    images, targets = timing.random_batch(2, 64, CPU)
-    batch = train_step.random_images(2, 64)
-    assert (batch.images.dtype, batch.images.shape) == ("uint8", (2, 64, 64))
-    assert torch.allclose(torch.from_numpy(batch.images) / 255, images[:, 0], atol=1 / 255)
-    assert all((boxes == target["boxes"].numpy()).all() for boxes, target in zip(batch.boxes, targets, strict=True))
-
-
 def test_the_machine_is_named_with_its_precision():
     said = timing.machine(make_compute("cpu", "32-true"))
     assert "32-true" in said
     assert torch.__version__ in said
-
-
-def test_every_work_of_ours_runs():
-    compute = make_compute("cpu", "32-true")
-    images = train_step.random_images(2, train_step.SIDE)
-    run = train_step.run_on_noise("ssd300-fe", 0.1, compute)
-    run.step([images])
-    train_step.bare_network(images, 0.1, compute)()
-    before = run.bare_model.stem[0].weight.clone()
-    parts = train_step.parts_of(run, images)
-    parts["matching and losses"]()
-    parts["check of the gradient"]()
-    assert torch.equal(run.bare_model.stem[0].weight, before)
-    parts["Adam"]()
-    assert not torch.equal(run.bare_model.stem[0].weight, before)
-    assert run.iteration == 1

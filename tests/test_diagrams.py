@@ -4,32 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from cmbfe.detector.boxes import GRIDS
 from cmbfe.detector.explain import change_by_channel, change_by_map, enhancement_difference, enhancement_steps
-from cmbfe.detector.ssd import SPECS, build
+from cmbfe.detector.ssd import build
 from cmbfe.figures.diagrams import (
-    LAYER_NAMES,
     STEPS,
-    architecture_figure,
     difference_figure,
     enhancement_figure,
     head_square,
     strongest_box,
 )
-
-
-@pytest.mark.parametrize("variant", [name for name, spec in SPECS.items() if spec.fe])
-@pytest.mark.parametrize("placement", ["trunk", "source", "both"])
-def test_the_architecture_names_every_map_and_counts_all_default_boxes(variant, placement):
-    model, spec = build(variant, width=0.125), SPECS[variant]
-    grid = GRIDS[model.input_size]
-    channels = [8] * len(grid.maps)
-    figure = architecture_figure(spec.trunk, spec.input_size, grid.maps, channels, grid.boxes_per_cell, placement)
-    drawn = "\n".join(text.get_text() for text in figure.axes[0].texts)
-    assert f"{len(model.default_boxes):,} default boxes" in drawn
-    for name, cells in zip(LAYER_NAMES[spec.trunk], grid.maps, strict=False):
-        assert f"{name}\n{cells}×{cells}" in drawn
-    assert ("L2 norm" in drawn) is (spec.trunk == "vgg16")
 
 
 def test_the_process_is_zoomed_to_the_box_with_the_strongest_mask():

@@ -7,7 +7,7 @@ import pytest
 from metric_examples import detection, labels_of
 
 from cmbfe.figures import evidence, style
-from cmbfe.figures.evidence import boxes_in_cut_out, cases_figure
+from cmbfe.figures.evidence import boxes_in_cut_out
 from cmbfe.metrics import cases
 from cmbfe.metrics.curves import match, threshold_at_false_positives
 
@@ -185,25 +185,6 @@ def test_microbleeds_are_counted_by_who_finds_them():
     assert table.loc["small"].tolist() == [1, 0, 1, 0, 0]
     assert table.loc["larger"].tolist() == [1, 0, 0, 1, 0]
     assert table.loc["all"].tolist() == [2, 0, 1, 1, 0]
-
-
-IMAGES = {1: np.full((100, 100), 90, np.uint8)}
-
-
-def test_cases_are_cut_out_in_their_order_and_a_group_without_any_says_none():
-    shown = [{"image_id": 1, "bbox": CMB, "title": f"case {number}"} for number in range(20)]
-    drawn = {"microbleed": ("yellow", LABELS["annotations"])}
-    figure = cases_figure({"SSD only (20)": shown, "SSD-FE only (0)": []}, IMAGES, drawn, pixel_mm=1.0)
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == [f"case {number}" for number in range(16)]  # two rows of eight
-    assert [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text() == "none"] == ["none"]
-    first = next(axes for axes in figure.axes if axes.get_title())
-    assert first.get_images()[0].get_array().shape == (30, 30)
-    assert len(first.patches) == 1
-    headings = [part.get_suptitle() for part in figure.subfigs[:-1]]
-    assert headings == ["SSD only (20)", "SSD-FE only (0)"]
-    figure = cases_figure({"SSD only (0)": [], "SSD-FE only (0)": []}, IMAGES, {}, pixel_mm=1.0)
-    assert not [axes for axes in figure.axes if axes.get_images()]
 
 
 @pytest.mark.parametrize("side_px", [30, 31])

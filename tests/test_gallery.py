@@ -28,7 +28,6 @@ from cmbfe.figures.gallery import (
     froc_point,
     image_of,
     layer_of,
-    moved,
     open_gallery,
 )
 from cmbfe.figures.viewer import show
@@ -74,10 +73,6 @@ def test_the_first_view_has_a_microbleed_and_about_one_false_positive_an_image(g
     assert first.shown == (GROUND_TRUTH, *PAIR)
     # There is never more than one false positive on four images: the lowest score of the first detector.
     assert first.threshold == min(SCORES["ssd512"])
-
-
-def test_moving_stops_at_the_ends_of_a_series(gallery, view):
-    assert [moved(gallery, view, steps).position for steps in (-1, 0, 1, 2, 3)] == [0, 0, 1, 2, 2]
 
 
 def test_boxes_are_those_of_the_slice_from_the_threshold_on(gallery, view):
@@ -133,17 +128,6 @@ def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_b
     assert strokes == [style.GROUND_TRUTH_COLOUR, style.COLOURS["SSD"], style.COLOURS["SSD-FE"]]
     assert all(text in drawn for text in (">0.90<", ">0.80<", "20 mm", f"h{20 / 3.75:g}"))
     assert "<rect" not in drawing.image_overlay(gallery, replace(view, position=2))
-
-
-def test_captions_say_what_is_seen_and_names_cannot_break_them(gallery, view):
-    said = drawing.caption(gallery, view)
-    assert "A, slice 1 of 3" in said
-    assert "ssd512: 1" in said
-    assert "not among the images" in drawing.caption(gallery, replace(view, position=2))
-    assert "sensitivity 0.500 at 0.25 false positives per image" in drawing.froc_caption(gallery, view)
-    hostile = replace(gallery, detections={"<b>": {}}, curves={"<b>": gallery.curves["ssd512"]})
-    assert "<b>" not in drawing.caption(hostile, replace(view, shown=("<b>",)))
-    assert "<b>" not in drawing.froc_caption(hostile, view)
 
 
 def test_images_without_labels_are_found_by_the_images_file_beside_the_detections(root, tmp_path):

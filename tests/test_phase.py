@@ -62,12 +62,6 @@ def test_the_network_sees_the_magnitude_and_on_both_sides_of_it_the_magnitude_ti
     torch.testing.assert_close(blue, magnitude * (1 - phase))
 
 
-def test_phase_without_signal_is_noise_and_is_not_seen():
-    air = np.zeros((1, 8, 8, 2), np.uint8)
-    air[..., 1] = np.random.default_rng(0).integers(1, 256, (1, 8, 8))
-    assert not to_input(air, CPU).any()
-
-
 def test_without_any_phase_the_input_is_that_of_the_magnitude_alone_and_fe_never_sees_the_phase():
     pixels = np.stack([image_with_phase(0), image_with_phase(1)])
     boxes = [torch.tensor([[20.0, 30, 27, 37]]), torch.tensor([[9.0, 29, 21, 41]])]

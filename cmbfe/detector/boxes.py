@@ -5,6 +5,8 @@ cx, cy, w, h in fractions of the input, as published tables give them.
 """
 
 import math
+import tomllib
+from importlib.resources import files
 from typing import NamedTuple
 
 import pandas as pd
@@ -42,33 +44,9 @@ GRIDS = {
         ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
     ),
 }
-SIZES: dict[str, dict[int, tuple[float, ...]]] = {
-    "voc": {
-        300: (30, 60, 111, 162, 213, 264, 315),
-        320: (60, 105, 150, 195, 240, 285, 330),
-        512: (35.84, 76.8, 153.6, 230.4, 307.2, 384, 460.8, 537.6),
-    },
-    "coco": {
-        300: (21, 45, 99, 153, 207, 261, 315),
-        320: (22.4, 48, 105.6, 163.2, 220.8, 278.4, 336),
-        512: (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
-    },
-    "cmb": {
-        300: (8, 16, 32, 64, 128, 256, 315),
-        320: (8, 16, 32, 64, 128, 256, 336),
-        512: (12, 24, 48, 96, 192, 384, 460.8, 537.6),
-    },
-}
-"""Side of the smaller square of each map, and one more for the last map's larger square, px of the input (A10).
-
-"voc", "coco": Liu et al. 2016 at 300 and 512. At 320 "voc" is the public MobileNet-V2 SSD (lufficc/SSD; we centre its
-grid on 320 px, it uses the steps 100, 150, 300 of a 300 px input), "coco" is the one of 300 times 320/300.
-
-"cmb": ours, for labels of 2-10 mm at 240 mm field of view: 4-21 px at 512, 2.5-12.5 px at 300, 2.7-13.3 px at 320.
-Boxes double from map to map as the grid's step does, so one number is free: that for which most squares of 2-10 mm,
-anywhere, reach IoU 0.5 with some default box: 12 px at 512 (58 % of them), 8 px at 300 (26 %) and 320 (8 %: a step of
-16 px is coarser than the objects). "coco" reaches 38 % at 512; "coco" elsewhere and "voc" reach none.
-"""
+_SIZES_FILE = files("cmbfe.detector") / "default_boxes.toml"
+SIZES: dict[str, dict[str, list[float]]] = tomllib.loads(_SIZES_FILE.read_text(encoding="utf-8"))
+"""Preset -> side of the input, px -> sides of the squares, px; the file says whence."""
 
 
 def default_boxes(preset: str, input_size: int) -> Tensor:
@@ -79,7 +57,7 @@ def default_boxes(preset: str, input_size: int) -> Tensor:
     """
     if preset not in SIZES:
         raise InputError(f"default boxes {preset!r}: expected one of {', '.join(SIZES)}")
-    grid, sizes = GRIDS[input_size], SIZES[preset][input_size]
+    grid, sizes = GRIDS[input_size], SIZES[preset][str(input_size)]
     maps = zip(grid.maps, grid.steps, grid.ratios, sizes[:-1], sizes[1:], strict=True)
     return torch.cat([_boxes_of_map(input_size, *of_map) for of_map in maps])
 

@@ -257,7 +257,9 @@ def code_hash(measures: bool) -> str:
     """Hash of the code that a training runs through; `measures`: whether it measures the AP on validation patients."""
     package = Path(__file__).resolve().parent.parent
     rooms = TRAINING_ROOMS + (VALIDATION_ROOMS if measures else ())
-    return sha256_of(file for room in rooms for file in (package / room).rglob("*.py"))
+    return sha256_of(
+        file for room in rooms for kind in ("py", "toml") for file in (package / room).rglob(f"*.{kind}")
+    )
 
 
 def _is_trained(out: Path, task: Task) -> bool:
