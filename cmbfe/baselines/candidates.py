@@ -23,16 +23,11 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, within_python
 from cmbfe.training.batches import ImageFiles
 
-REACH_MM = 9.0
-"""How far around a candidate its background is looked for: the largest microbleed is 10 mm wide."""
-CORE_MM = 5.0
-"""Half the width of the largest microbleed: nothing beyond belongs to the candidate."""
-LEVELS = (0.2, 0.35, 0.5)
-"""Shares of a candidate's depth below its background, at which its extent is measured."""
-SMOOTH_PX = 0.7
-"""Sigma of the smoothing before the darkest voxel is looked for."""
-IOU = 0.5
-"""A candidate is a microbleed if its box overlaps that of one so much (A14)."""
+REACH_MM = 9.0  # how far around a candidate its background is looked for: the largest microbleed is 10 mm wide
+CORE_MM = 5.0  # half the width of the largest microbleed: nothing beyond belongs to the candidate
+LEVELS = (0.2, 0.35, 0.5)  # shares of a candidate's depth below its background, at which its extent is measured
+SMOOTH_PX = 0.7  # sigma of the smoothing before the darkest voxel is looked for
+IOU = 0.5  # a candidate is a microbleed if its box overlaps that of one so much (A14)
 UNCLEAR_IOU = 0.1
 """A candidate that overlaps a microbleed by more than this and less than `IOU` teaches nothing: its box is wrong."""
 
@@ -43,18 +38,15 @@ class Stack:
 
     files: tuple[Path, ...]
     image_ids: tuple[Hashable, ...]
-    boxes: tuple[np.ndarray, ...]
-    """float64 [K, 4] xyxy px of each slice's ground truth."""
-    spacing_mm: tuple[float, float, float]
-    """Slice, row, column."""
+    boxes: tuple[np.ndarray, ...]  # float64 [K, 4] xyxy px of each slice's ground truth
+    spacing_mm: tuple[float, float, float]  # slice, row, column
 
 
 @dataclass(frozen=True)
 class Volume:
     """The voxels of a stack, and what the stack says of them."""
 
-    voxels: np.ndarray
-    """float32 [slices, rows, columns] in [0, 1]."""
+    voxels: np.ndarray  # float32 [slices, rows, columns] in [0, 1]
     spacing_mm: tuple[float, float, float]
     boxes: tuple[np.ndarray, ...]
 
@@ -72,12 +64,9 @@ class Volume:
 class Candidates:
     """Candidates of a volume with a score each: detections."""
 
-    slices: np.ndarray
-    """int64 [N]."""
-    boxes: np.ndarray
-    """float64 [N, 4] xyxy px."""
-    scores: np.ndarray
-    """float64 [N] in [0, 1]."""
+    slices: np.ndarray  # int64 [N]
+    boxes: np.ndarray  # float64 [N, 4] xyxy px
+    scores: np.ndarray  # float64 [N] in [0, 1]
 
 
 def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stack]:

@@ -28,14 +28,10 @@ from cmbfe.baselines.candidates import (
 from cmbfe.parallel import threads
 from cmbfe.params import Baselines
 
-SCREENED = (2, 6, 6)
-"""Half the neighbourhood that the screening network sees: slices, rows, columns."""
-CLASSIFIED = (3, 9, 9)
-"""Half the neighbourhood that the second network sees."""
-SHIFT_PX = 1
-"""By which a training neighbourhood is moved at random in its slice."""
-RANDOM_PER_SLICE = 20
-"""Voxels of each slice, drawn at random, that the first round of screening learns from."""
+SCREENED = (2, 6, 6)  # half the neighbourhood that the screening network sees: slices, rows, columns
+CLASSIFIED = (3, 9, 9)  # half the neighbourhood that the second network sees
+SHIFT_PX = 1  # by which a training neighbourhood is moved at random in its slice
+RANDOM_PER_SLICE = 20  # voxels of each slice, drawn at random, that the first round of screening learns from
 BATCH = 64
 LEARNING_RATE = 1e-3
 SLAB = 16

@@ -23,8 +23,7 @@ from cmbfe.params import Params
 from cmbfe.training.detection import as_coco
 from cmbfe.training.validation import validation_labels
 
-SETTINGS_FILE = "baseline.json"
-"""What a baseline was made with; marks the folder as an earlier result."""
+SETTINGS_FILE = "baseline.json"  # what a baseline was made with; marks the folder as an earlier result
 METRICS_FILE = "metrics.json"
 LESIONS_FILE = "lesions.csv"
 PER_HEAD = (10.0, 20.0, 45.0)

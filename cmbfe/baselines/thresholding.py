@@ -17,10 +17,8 @@ from sklearn.svm import SVC
 from cmbfe.baselines.candidates import Candidates, Volume, darkest_in, extents, train_on_features
 from cmbfe.params import Baselines
 
-LARGEST_MM = 15.0
-"""A region wider than this in its slice is a sulcus, a ventricle or the air, and no candidate."""
-SMALLEST_PX = 4
-"""A region of fewer pixels in its slice has no shape."""
+LARGEST_MM = 15.0  # a region wider than this in its slice is a sulcus, a ventricle or the air, and no candidate
+SMALLEST_PX = 4  # a region of fewer pixels in its slice has no shape
 OTHERS_PER_MICROBLEED = 15
 """So many regions that are no microbleed are learnt from for each that is: an SVM's time grows with their square."""
 
