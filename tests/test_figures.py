@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
 
-from cmbfe.figures import evidence, style
+from cmbfe.figures import evidence, studies, style
 from cmbfe.figures.evidence import boxes_in_cut_out
 from cmbfe.metrics import cases
 from cmbfe.metrics.curves import match, threshold_at_false_positives
@@ -103,11 +103,10 @@ def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end():
 
 
 def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():
-    rows = ["ssd512", "ssd512-fe", "ssd300-fe"]
-    gain = pd.Series([np.nan, 0.02, -0.01], rows)
-    printed = pd.Series([np.nan, 0.033, np.nan], rows)
-    axes = evidence.gain_figure(gain, gain - 0.03, gain + 0.04, printed).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == rows[1:]
+    gain = np.array([0.02, -0.01])
+    columns = {"gain": gain, "gain_low": gain - 0.03, "gain_high": gain + 0.04, "paper_gain": [0.033, np.nan]}
+    (axes,) = studies.gains_figure(pd.DataFrame(columns, ["ssd512-fe", "ssd300-fe"])).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ssd512-fe", "ssd300-fe"]
     zero, ours, theirs = axes.get_lines()
     np.testing.assert_array_equal(ours.get_xdata(), [0.02, -0.01])
     np.testing.assert_array_equal(theirs.get_xdata(), [0.033, np.nan])

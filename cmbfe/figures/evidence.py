@@ -89,27 +89,6 @@ def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
         axes.fill_between(band.index, band["low"], band["high"], label=name, **look)
 
 
-def gain_figure(gain: pd.Series, low: pd.Series, high: pd.Series, printed: pd.Series) -> Figure:
-    """What FE adds, by detector: our gain with its interval, and the paper's.
-
-    Args:
-        gain, low, high: our difference with its interval, by variant; rows without a gain are left out.
-        printed: the paper's difference by variant, NaN where it prints none.
-    """
-    gain = gain.dropna()
-    places = np.arange(len(gain))[::-1]
-    with new_figure(figsize=(7, 0.6 * len(gain) + 1.8)) as (figure, axes):
-        axes.axvline(0, color="0.4", linewidth=1)
-        axes.hlines(places, low[gain.index], high[gain.index], color=COLOURS["SSD-FE"], linewidth=2)
-        axes.plot(gain, places, "o", color=COLOURS["SSD-FE"], label="ours, 95 % interval over patients")
-        axes.plot(printed[gain.index], places, "o", label="paper (other patients)", **PRINTED)
-        axes.set_yticks(places, gain.index)
-        axes.set(xlabel="gain in precision by FE", ylim=(-0.6, len(gain) - 0.4))
-        axes.set_title("Precision with FE less without")
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
-    return figure
-
-
 def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Share of microbleeds among the detections of each score; on the diagonal scores are probabilities.
 
@@ -131,33 +110,6 @@ def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) ->
     axes.scatter(known["mean_score"], known["precision"], 10 + 25 * np.log10(known["detections"]), color=colour)
     axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
     axes.set_title("Reliability of the scores", fontsize="medium")
-
-
-def crossvalidation_figure(table: pd.DataFrame) -> Figure:
-    """AP of each fold and of all together, twins joined by a line, and gains with intervals.
-
-    `table` is what `cmbfe.studies.reading.folds_table` gives.
-    """
-    table = table.drop(index="mean")
-    places, names = np.arange(len(table)), list(table.index)
-    with new_figure(1, 2, figsize=(10, 3.8), sharex=True) as (figure, (aps, gains)):
-        aps.vlines(places, table["our_ap"], table["our_ap_fe"], color="0.6", linewidth=2)
-        for name, column in (("SSD", "our_ap"), ("SSD-FE", "our_ap_fe")):
-            aps.plot(places, table[column], "o", color=COLOURS[name], label=name)
-        gains.axhline(0, color="0.4", linewidth=1)
-        gains.plot(places, table["our_gain"], "o", color=COLOURS["SSD-FE"], label="ours")
-        last, widths = table.iloc[-1], np.where(places == places[-1], 3, 1)
-        look = {"color": COLOURS["SSD-FE"], "linewidth": widths, "label": "95 % interval over patients"}
-        gains.vlines(places, table["our_gain_low"], table["our_gain_high"], **look)
-        if pd.notna(gain := last["paper_gain"]):
-            gains.plot(places[-1:] + 0.2, [gain], "o", label="paper, 10 folds (other patients)", **PRINTED)
-        aps.set_xticks(places, names)
-        aps.set(xlabel="fold", ylabel="average precision", ylim=(0, 1))
-        aps.set_title(f"{last['detector']} without FE and with")
-        gains.set(xlabel="fold", ylabel="AP with FE less without", title="Gain by FE")
-        aps.legend(loc="lower left")
-        gains.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    return figure
 
 
 def cases_figure(

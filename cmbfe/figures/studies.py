@@ -1,4 +1,4 @@
-"""Figures of the study: gains of all arms, kinds of microbleeds, phase, folds."""
+"""Figures of gains (of arms, folds, backbones), of kinds of microbleeds, and of phase."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -10,43 +10,52 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
+from cmbfe.figures.evidence import PRINTED
 from cmbfe.figures.style import COLOURS, PRESET_COLOURS, arm, new_figure, theme
 
 SHOWN_TURNS = 0.5  # phase shown from black to white: a quarter of a turn (half of half a turn) to either side
 PREFIX = "false positives: "
 
 
-def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame) -> Figure:
-    """Gain of each row with its interval, a dot per seed, and the paper's gain; beside it the AP without and with.
+def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what: str = "AP") -> Figure:
+    """Gain of each row with its interval, and the paper's gain; beside it the AP without and with, where it is there.
 
     Args:
-        gains: rows of what `cmbfe.studies.reading.gains_table` gives, by arm and treatment.
-        of_seeds: what `seeds_table` there gives.
+        gains: columns `gain`, `gain_low`, `gain_high`, `paper_gain` and perhaps `ap`, `ap_treated`; rows by name, or by
+            arm and treatment as those of `cmbfe.studies.reading.gains_table`.
+        of_seeds: what `seeds_table` there gives, for a dot per seed. what: is gained.
     """
-    places, of_seeds = np.arange(len(gains)), of_seeds.sort_index()
-    several = gains.index.get_level_values("treatment").nunique() > 1
-    names = [f"{arm}, {treatment}" if several else arm for arm, treatment in gains.index]
-    shape = {"figsize": (11, 1.6 + 0.36 * len(gains)), "sharey": True, "width_ratios": (3, 2)}
-    with new_figure(1, 2, **shape) as (figure, (left, right)):
-        left.axvline(0, color="0.4", linewidth=1)
-        for place, row in zip(places, gains.index, strict=True):
-            each = of_seeds.loc[row, "gain"]
-            left.plot(each, np.full(len(each), place), "o", color="0.6", markersize=4, label="one seed")
-        left.hlines(places, gains["gain_low"], gains["gain_high"], color=COLOURS["SSD-FE"], linewidth=2)
-        left.plot(gains["gain"], places, "D", color=COLOURS["SSD-FE"], markersize=6,
-                  label="mean and 95 % interval over patients and seeds")  # fmt: skip
+    places, panels = np.arange(len(gains)), 2 if "ap_treated" in gains else 1
+    shape = {"figsize": (3 + 4 * panels, 1.6 + 0.36 * len(gains)), "sharey": True, "squeeze": False}
+    with new_figure(1, panels, width_ratios=(3, 2)[:panels], **shape) as (figure, (axes,)):
+        axes[0].axvline(0, color="0.4", linewidth=1)
+        for place, row in zip(places, gains.index if of_seeds is not None else (), strict=False):
+            each = of_seeds.sort_index().loc[row, "gain"]
+            axes[0].plot(each, np.full(len(each), place), "o", color="0.6", markersize=4, label="one seed")
+        axes[0].hlines(places, gains["gain_low"], gains["gain_high"], color=COLOURS["SSD-FE"], linewidth=2)
+        over = "patients" if of_seeds is None else "patients and seeds"
+        look = {"color": COLOURS["SSD-FE"], "markersize": 6, "label": f"ours, with its 95 % interval over {over}"}
+        axes[0].plot(gains["gain"], places, "D", **look)
         if gains["paper_gain"].notna().any():
-            left.plot(gains["paper_gain"], places, "o", color="black", markerfacecolor="none", markersize=9,
-                      label="the paper's, one training on other patients")  # fmt: skip
-        for label, column, name in (("without", "ap", "SSD"), ("with", "ap_treated", "SSD-FE")):
-            right.plot(gains[column], places, "o", color=COLOURS[name], label=label)
-        left.set_yticks(places, names)
-        left.set(xlabel="AP with less without", title="Gain", ylim=(len(gains) - 0.5, -0.5))
-        right.set(xlabel="average precision, mean over seeds", title="Without and with", xlim=(0, 1))
-        drawn = [zip(*reversed(axes.get_legend_handles_labels()), strict=True) for axes in (left, right)]
+            axes[0].plot(gains["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
+        axes[0].set_yticks(places, _names(gains.index))
+        axes[0].set(xlabel=f"{what} with less without", title="Gain", ylim=(len(gains) - 0.5, -0.5))
+        for axis in axes[1:]:
+            for label, column, name in (("without", "ap", "SSD"), ("with", "ap_treated", "SSD-FE")):
+                axis.plot(gains[column], places, "o", color=COLOURS[name], label=label)
+            axis.set(xlabel="average precision", title="Without and with", xlim=(0, 1))
+        drawn = [zip(*reversed(axis.get_legend_handles_labels()), strict=True) for axis in axes]
         handles = dict(chain(*drawn))  # one of each label
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def _names(index: pd.Index) -> list[str]:
+    """Of rows by name, or by arm and treatment, which is named where there are several."""
+    if index.nlevels == 1:
+        return list(index)
+    several = index.get_level_values("treatment").nunique() > 1
+    return [f"{arm}, {treatment}" if several else arm for arm, treatment in index]
 
 
 def kinds_figure(kinds: pd.DataFrame) -> Figure:
