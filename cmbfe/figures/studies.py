@@ -1,4 +1,4 @@
-"""Figures of gains (of arms, folds, backbones), of kinds of microbleeds, and of phase."""
+"""Figures of gains (of arms, folds, backbones, kinds of microbleeds), and of phase."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.figures.evidence import PRINTED
-from cmbfe.figures.style import COLOURS, PRESET_COLOURS, arm, new_figure, theme
+from cmbfe.figures.style import COLOURS, arm, new_figure, theme
 
 SHOWN_TURNS = 0.5  # phase shown from black to white: a quarter of a turn (half of half a turn) to either side
 PREFIX = "false positives: "
@@ -21,8 +21,8 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
     """Gain of each row with its interval, and the paper's gain; beside it the AP without and with, where it is there.
 
     Args:
-        gains: columns `gain`, `gain_low`, `gain_high`, `paper_gain` and perhaps `ap`, `ap_treated`; rows by name, or by
-            arm and treatment as those of `cmbfe.studies.reading.gains_table`.
+        gains: columns `gain`, `gain_low`, `gain_high` and perhaps `paper_gain`, `ap` and `ap_treated`; rows by name, or
+            by arm and treatment as those of `cmbfe.studies.reading.gains_table`.
         of_seeds: what `seeds_table` there gives, for a dot per seed. what: is gained.
     """
     places, panels = np.arange(len(gains)), 2 if "ap_treated" in gains else 1
@@ -36,7 +36,7 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
         over = "patients" if of_seeds is None else "patients and seeds"
         look = {"color": COLOURS["SSD-FE"], "markersize": 6, "label": f"ours, with its 95 % interval over {over}"}
         axes[0].plot(gains["gain"], places, "D", **look)
-        if gains["paper_gain"].notna().any():
+        if "paper_gain" in gains and gains["paper_gain"].notna().any():
             axes[0].plot(gains["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
         axes[0].set_yticks(places, _names(gains.index))
         axes[0].set(xlabel=f"{what} with less without", title="Gain", ylim=(len(gains) - 0.5, -0.5))
@@ -56,30 +56,6 @@ def _names(index: pd.Index) -> list[str]:
         return list(index)
     several = index.get_level_values("treatment").nunique() > 1
     return [f"{arm}, {treatment}" if several else arm for arm, treatment in index]
-
-
-def kinds_figure(kinds: pd.DataFrame) -> Figure:
-    """Gain by FE in the sensitivity of each third of the microbleeds, by contrast and by size; a colour per detector.
-
-    `kinds` is what `cmbfe.studies.reading.kinds_table` gives.
-    """
-    properties = kinds.index.get_level_values("by").unique()
-    names = kinds.index.get_level_values("arm").unique()
-    shape = {"figsize": (5 * len(properties), 3.6), "sharey": True, "squeeze": False}
-    with new_figure(1, len(properties), **shape) as (figure, axes):
-        for axis, shown in zip(axes[0], properties, strict=True):
-            axis.axhline(0, color="0.4", linewidth=1)
-            for shift, (name, colour) in enumerate(zip(names, PRESET_COLOURS, strict=False)):
-                part = kinds.loc[(name, shown)]
-                places = np.arange(len(part)) + 0.15 * (shift - (len(names) - 1) / 2)
-                axis.vlines(places, part["gain_low"], part["gain_high"], color=colour, linewidth=2)
-                axis.plot(places, part["gain"], "o", color=colour, label=name)
-            ranges = [f"{row['from']:.2f} to {row['to']:.2f}" for _, row in part.iterrows()]
-            axis.set_xticks(range(len(part)), ranges)
-            axis.set(xlabel=shown, title=f"thirds by {shown.split(',')[0]}")
-        axes[0, 0].set_ylabel("sensitivity with FE less without")
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    return figure
 
 
 def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Figure:
