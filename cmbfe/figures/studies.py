@@ -26,16 +26,14 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
         of_seeds: what `seeds_table` there gives, for a dot per seed. what: is gained.
     """
     places, panels = np.arange(len(gains)), 2 if "ap_treated" in gains else 1
-    shape = {"figsize": (3 + 4 * panels, 1.6 + 0.36 * len(gains)), "sharey": True, "squeeze": False}
+    shape = {"figsize": (5 + 3 * panels, 1.6 + 0.36 * len(gains)), "sharey": True, "squeeze": False}
     with new_figure(1, panels, width_ratios=(3, 2)[:panels], **shape) as (figure, (axes,)):
         axes[0].axvline(0, color="0.4", linewidth=1)
         for place, row in zip(places, gains.index if of_seeds is not None else (), strict=False):
             each = of_seeds.sort_index().loc[row, "gain"]
             axes[0].plot(each, np.full(len(each), place), "o", color="0.6", markersize=4, label="one seed")
         axes[0].hlines(places, gains["gain_low"], gains["gain_high"], color=COLOURS["SSD-FE"], linewidth=2)
-        over = "patients" if of_seeds is None else "patients and seeds"
-        look = {"color": COLOURS["SSD-FE"], "markersize": 6, "label": f"ours, with its 95 % interval over {over}"}
-        axes[0].plot(gains["gain"], places, "D", **look)
+        axes[0].plot(gains["gain"], places, "D", color=COLOURS["SSD-FE"], label="ours, with its 95 % interval")
         if "paper_gain" in gains and gains["paper_gain"].notna().any():
             axes[0].plot(gains["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
         axes[0].set_yticks(places, _names(gains.index))
