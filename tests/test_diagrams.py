@@ -8,7 +8,6 @@ from cmbfe.detector.explain import change_by_channel, change_by_map, enhancement
 from cmbfe.detector.ssd import build
 from cmbfe.figures.diagrams import (
     STEPS,
-    difference_figure,
     enhancement_figure,
     head_square,
     strongest_box,
@@ -42,24 +41,6 @@ def test_the_square_around_the_head_leaves_out_air_and_stays_in_the_image():
     corner = np.zeros((100, 100), np.uint8)
     corner[95:, 95:] = 200
     assert head_square(corner) == (89, 89, 11)
-
-
-def test_the_difference_is_drawn_by_channel_in_one_scale_and_over_the_input():
-    differences = {"channel 7": np.zeros((10, 10)), "channel 2": np.zeros((10, 10))}
-    differences["channel 7"][4, 5] = 3.0
-    differences["channel 2"][4, 5] = 1.0
-    boxes = np.array([[50.0, 40, 56, 46]])
-    figure = difference_figure(HEAD, boxes, differences, pixel_mm=0.5, title="450 iterations")
-    by_title = {axes.get_title(): axes for axes in figure.axes}
-    first, second = by_title["(b) channel 7"], by_title["(b) channel 2"]
-    np.testing.assert_array_equal(first.images[0].get_array(), differences["channel 7"])
-    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 3)
-    assert tuple(first.images[0].get_extent()) == (-17, 83, 83, -17)  # the map covers the whole image
-    assert (first.get_xlim(), first.get_ylim()) == ((0, 66), (66, 0))
-    (frame,) = by_title["(a) input, ground truth"].patches
-    assert frame.get_bbox().bounds == (32, 22, 8, 8)
-    assert sum(len(axes.images) == 2 for axes in figure.axes) == 2
-    assert figure.get_suptitle() == "450 iterations"
 
 
 BOXES = torch.tensor([[100.0, 120.0, 130.0, 150.0]])
