@@ -42,16 +42,9 @@ def test_help_and_a_dry_run_load_no_torch_and_write_nothing(arguments, tmp_path)
 
 @pytest.mark.parametrize("arguments", [
     ["phantom", "OUT", "--patients", "many"],
-    ["phantom", "OUT", "--seed", "-1"],
     ["import", "nrrd", "SRC", "OUT"],
-    ["import", "dicom", "SRC"],
-    ["train", "ssd300"],
     ["detect", "SRC", "--model", "M", "--out", "OUT", "--threshold", "2"],
-    ["detect", "SRC", "--out", "OUT"],
-    ["export", "--model", "M"],
     ["evaluate", "T.json", "D.json", "--out", "OUT", "--iou", "1.5"],
-    ["evaluate", "T.json", "D.json", "--out", "OUT", "--threshold", "low"],
-    ["profile"],
     ["nonsense"],
 ])  # fmt: skip
 def test_wrong_usage_is_explained_and_ends_with_status_2(run_cmbfe, arguments, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from findings_world import detect
 from PIL import Image
 from pydicom.dataset import Dataset
-from source_world import affine_of, dou, head, imported, save, valdo, workbook
+from source_world import affine_of, dou, head, imported, save, valdo, workbook, write_voc
 from tiny_world import dicom_head, dicom_labels, tiny_params, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE
@@ -67,11 +67,7 @@ def planted_coco(folder: Path, voc: bool = False) -> Path:
     if not voc:
         (folder / "annotations.json").write_text(json.dumps(labels))
         return folder
-    xml = "<annotation><folder>MUSTERMANN</folder><filename>19670314.jpg</filename><patient_id>sub-101</patient_id>"
-    xml += "<source><database>secretclinic</database></source><size><width>64</width><height>64</height></size>"
-    xml += "<object><name>cmb</name><lesion_id>MUSTERMANN</lesion_id><bndbox><xmin>1</xmin><ymin>1</ymin>"
-    xml += "<xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
-    file.with_suffix(".xml").write_text(xml)
+    write_voc({**labels, "categories": [{"id": 1, "name": "cmb"}]}, folder)
     return folder
 
 

@@ -140,8 +140,7 @@ def import_(
 
     settings = load_params(params or profile_file("laptop"))
     options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels, as_magnitude)
-    result, left_out = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend)
-    _name(left_out)
+    result = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend, name=_name)
     print(f"{summary(result)}\n{out}: {result['pictures']} images, {result['boxes']} microbleed boxes")
 
 
@@ -295,13 +294,14 @@ def export(
     import torch
     from tqdm import tqdm
 
+    from cmbfe.data.inventory import take_inventory
     from cmbfe.data.labelled.images import read_image
     from cmbfe.detector.export import RANDOM_BATCHES, export_onnx
     from cmbfe.detector.weights import load_model
     from cmbfe.findings.search import image_files
     from cmbfe.training.batches import to_input
 
-    files = [] if images is None else image_files(images, out)
+    files = [] if images is None else image_files(take_inventory(images, out))
     if images is not None and not files:
         raise InputError(f"{images}: no PNG or JPG image there; `cmbfe import` makes images from scanner data")
     detector = load_model(model)

@@ -34,7 +34,6 @@ class Task:
     series: Series
     number: int
     first_id: int
-    """Id of its first image."""
     folder: str
     patient: str
     name: str

@@ -88,8 +88,7 @@ def write_report(
 def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str) -> None:
     """Write the lesions of a series as a binary DICOM segmentation: a segment each, the ellipses inside its boxes.
 
-    Boxes have no outlines: the ellipse stands for a round dot. Only slices with a lesion are in it, and without lesions
-    there is no file: DICOM knows no empty segmentation.
+    Only slices with a lesion are in it, and without lesions there is no file: DICOM knows no empty segmentation.
 
     Raises:
         InputError: the series' headers do not allow one (no FrameOfReferenceUID, …).

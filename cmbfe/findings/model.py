@@ -68,7 +68,12 @@ def read_threshold(file: Path, variant: str) -> float:
     Raises:
         InputError: neither of the two, no row of that detector, or one without a threshold from 0 to 1.
     """
-    value = _threshold_of_json(file) if file.suffix.lower() == ".json" else _threshold_of_table(file, variant)
+    if file.suffix.lower() != ".json":
+        value = _threshold_of_table(file, variant)
+    elif isinstance(content := read_json(file), dict) and "threshold" in content:
+        value = content["threshold"]
+    else:
+        raise InputError(f"{file}: holds no threshold; give the metrics.json of cmbfe evaluate")
     try:
         threshold = math.nan if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -78,14 +83,6 @@ def read_threshold(file: Path, variant: str) -> float:
     if isinstance(value, bool) or not 0 <= threshold <= 1:
         raise InputError(f"{file}: the threshold of {variant} is {str(value)[:40]}, not from 0 to 1, as scores are")
     return threshold
-
-
-def _threshold_of_json(file: Path) -> object:
-    with within_python(file):
-        content = read_json(file)
-    if not isinstance(content, dict) or "threshold" not in content:
-        raise InputError(f"{file}: holds no threshold; give the metrics.json of cmbfe evaluate")
-    return content["threshold"]
 
 
 def _threshold_of_table(file: Path, variant: str) -> object:

@@ -31,12 +31,8 @@ ZOOM_SHARE = 1 / 8
 
 
 def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int, bytes]) -> str:
-    """The part of a page that is about one series, as HTML with its images inside.
-
-    Args:
-        notes: what was assumed of it, a sentence each.
-        feature_maps: image id -> PNG of `feature_maps_png`.
-    """
+    """The part of a page that is about one series, as HTML with its images inside. `notes`: what was assumed of it, a
+    sentence each. `feature_maps`: image id -> PNG."""
     images = {image["id"]: image for image in findings.images}
     cards = _image_cards(findings) if findings.lesions is None else _lesion_cards(findings)
     used = {card["image"]["id"]: card["image"] for card in cards}
@@ -64,13 +60,8 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
 
 
 def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequence[str], **made: Any) -> None:
-    """Write a patient's page; `sections` are written one after another and never in memory together.
-
-    Args:
-        patient: "" where there is no PatientID.
-        sections: HTML of `section`.
-        made: `detector`, `threshold` and `threshold_from`.
-    """
+    """Write a page of a patient ("" without PatientID) of `section`s, which are never in memory together. `made`:
+    `detector`, `threshold` and `threshold_from`."""
     template = templates("cmbfe.findings").get_template("patient.html.jinja")
     title = f"Cerebral microbleeds: {patient or 'no PatientID'}"
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:

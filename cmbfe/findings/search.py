@@ -91,12 +91,10 @@ class Search:
     """What came of a source."""
 
     kind: str
-    """`DICOM`, `NIFTI` or `IMAGE`."""
     series: Sequence[Series]
     counts: Sequence[int]
     """How many images each has; 0 where its file cannot be read."""
     asides: list[Aside]
-    """All other files and series, each with the reason."""
 
 
 def find(source: Path, out: Path, phase: bool = False, as_magnitude: bool = False) -> Search:
@@ -150,13 +148,8 @@ def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
     return named + inventory.others(seen.union(links))
 
 
-def image_files(source: Path, out: Path) -> list[Path]:
-    """The images under a folder (or the file given), in natural order, without hidden ones, phase and `out`. Raises
-    `InputError`: two that differ in their suffix only."""
-    return _image_files(take_inventory(source, out))
-
-
-def _image_files(inventory: Inventory) -> list[Path]:
+def image_files(inventory: Inventory) -> list[Path]:
+    """The images of an inventory in natural order; raises `InputError` for two that differ in their suffix only."""
     images = sorted(inventory.of(IMAGE), key=natural_key)
     for file, following in pairwise(sorted(images, key=lambda file: file.with_suffix(""))):
         if file.with_suffix("") == following.with_suffix(""):
@@ -167,7 +160,7 @@ def _image_files(inventory: Inventory) -> list[Path]:
 def _find_images(inventory: Inventory, phase: bool, _: bool) -> tuple[list[ImageSeries], list[Aside]]:
     source = inventory.source
     root = source if source.is_dir() else source.parent
-    return image_series(_image_files(inventory), root, phase), []
+    return image_series(image_files(inventory), root, phase), []
 
 
 def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list[ImageSeries]:

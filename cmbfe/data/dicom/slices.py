@@ -79,10 +79,7 @@ class Slice:
 
 
 def read_slices(path: Path, named: bool = False) -> list[Slice]:
-    """Read the header of a DICOM file; an empty list if it is no image.
-
-    Args:
-        named: the user named this very file: it must be an image.
+    """Read the header of a DICOM file; an empty list if it is no image, unless the user `named` this very file.
 
     Raises:
         InputError: what looks like a DICOM image and cannot be used: cut off, damaged, without pixel data or geometry,

@@ -68,11 +68,7 @@ def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, s
 
 
 def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
-    """Raise `NoStack` for slices that are no series, or half of one.
-
-    Args:
-        of_uid: all stacks of its series UID, this one among them.
-    """
+    """Raise `NoStack` for slices that are no series, or half of one; `of_uid`: all stacks of its series UID."""
     if stack[0].kind not in STACKED:
         return
     _check_contrast(stack)

@@ -36,16 +36,13 @@ def images_file(given: Path | str | Detections) -> Path | None:
 
 
 def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
-    """Detections with the image ids of the labels; of a file's further images nothing is kept.
+    """Detections with the image ids of the labels, `all_looked_at` or some; a file's further images are left out.
 
     Images are the same that have one SOP instance UID or one path, whatever its suffix, in the labels and in the
     images.json of `cmbfe detect` beside the file, and that no other has there; without that, those that have one id.
 
-    Args:
-        all_looked_at: refuse detections that are not of every image of the labels.
-
     Raises:
-        InputError: unsound files, two images that are one of the labels, or none of the images is in the labels.
+        InputError: unsound files, two images that are one of the labels, or none or not all of these.
     """
     if isinstance(given, list):
         return check_detections(given, counted, "detections")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, resolved, whole_file, within_python
+from cmbfe.files import read_json, resolved, whole_file
 
 SALT_BYTES = 32
 DIGITS = 16
@@ -60,8 +60,7 @@ def read_key(key_file: Path | None) -> dict[str, Any] | None:
     none. Raises `InputError`: the file is something else."""
     if key_file is None or not key_file.exists():
         return None
-    with within_python(key_file):
-        key = read_json(key_file)
+    key = read_json(key_file)
     try:
         are_maps = {type(key["patients"]), type(key["series"])} == {dict}
         is_key = are_maps and len(bytes.fromhex(key["salt"])) == SALT_BYTES

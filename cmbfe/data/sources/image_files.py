@@ -27,10 +27,7 @@ class ImageFiles:
 
     def find(self, name: str, where: object, *rounds: Iterable[Place]) -> Path:
         """The file that `name` means: at the first place, else the one file at any place of a round, else with another
-        case, else with another suffix; else that of the next round.
-
-        Args:
-            where: the labels, with which the text of every error begins.
+        case, else with another suffix; else that of the next round. Errors begin with `where`, the labels.
 
         Raises:
             InputError: no such file, several, or a first place outside the folder.

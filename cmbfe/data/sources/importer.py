@@ -94,7 +94,8 @@ def import_source(
     jobs: int = -1,
     backend: str = "loky",
     progress: bool = True,
-) -> tuple[dict[str, Any], list[Aside]]:
+    name: Callable[[Sequence[Aside]], None] | None = None,
+) -> dict[str, Any]:
     """Turn a data set into images, annotations.json, mimics.json, series.json and report.json.
 
     All labels and volumes of patients that are not made yet are read and checked before the first image is made.
@@ -106,9 +107,10 @@ def import_source(
         jobs: patients at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
         backend: of joblib, "loky" or "threading"; or the address of a dask scheduler ("tcp://host:8786"), whose
             workers see `source` and the folder of `out` under the same paths.
+        name: gets what is passed over, before the first image is made.
 
     Returns:
-        The content of report.json (`report.report`), and what is passed over.
+        The content of report.json (`report.report`).
 
     Raises:
         InputError: impossible options, an `out` that holds something else than an earlier import, bad input of any
@@ -119,6 +121,8 @@ def import_source(
     _check(kind, source, settings, options, out)
     key = read_key(options.key_file)
     found, asides = _find(kind, source.resolve(), options, settings)
+    if name:
+        name(asides)
     splits = _drawn_splits(found.series, seed, source)
     given = [path for path in (source, options.labels) if path]
     inputs = [*given, *(file for series in found.series for file in series.files)]
@@ -141,7 +145,7 @@ def import_source(
         for patient in patients:  # last, as a patient that has moved is lost to an import that resumes
             for folder in patient.folders:
                 (patient.work / folder).rename(temporary / folder)
-    return result, asides
+    return result
 
 
 def import_dicom(

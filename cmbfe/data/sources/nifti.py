@@ -8,7 +8,7 @@ import csv
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -60,7 +60,6 @@ class Description(BaseModel):
     points: str | None = None
     """Pattern of a CSV file: x, y, z, and `diameter_mm`, `patient`, `series` where they are needed."""
     coordinates: Coordinates | None = None
-    """Of the points."""
     box_mm: Annotated[float, Field(gt=LEAST_MM, le=IMPOSSIBLE_MM)] | None = None
     """Side of the boxes around points without `diameter_mm`; default: the command's --box-mm."""
     without_label: Literal["error", "no microbleeds", "leave out"] = "error"
@@ -88,10 +87,8 @@ class Description(BaseModel):
 
 
 def find_nifti(source: Path, box_mm: float) -> Found:
-    """Find the volumes that a description (the YAML file, or import.yaml of a folder) names.
-
-    Args:
-        box_mm: side of the boxes around points, unless the description says one.
+    """Find the volumes that a description (the YAML file, or import.yaml of a folder) names. Boxes around points have
+    sides of `box_mm`, unless it says another.
 
     Raises:
         InputError: an unsound description, no volume, two of one patient and series, a missing label, one for several,
@@ -102,7 +99,8 @@ def find_nifti(source: Path, box_mm: float) -> Found:
     volumes = _volumes(description, file)
     split_of = _split_of(description, {patient for patient, _ in volumes}, file)
     labels = {key: _label(description, file, *key) for key in volumes}
-    tables = _tables(set(labels.values())) if description.points else {}
+    lists = sorted(path for path in set(labels.values()) if path.is_file()) if description.points else []
+    tables = {path: _read_table(path) for path in lists}  # each read once: all volumes may be in one
     each = {
         key: _series(key, path, labels[key], description, tables.get(labels[key]), box_mm, split_of.get(key[0]))
         for key, path in volumes.items()
@@ -197,12 +195,9 @@ def _series(
 def _points(path: Path, table: Table, key: Ids, description: Description, box_mm: float) -> Points:
     side, own = description.box_mm or box_mm, table.rows.get(table.key(key), [])
     places = tuple(tuple(number_in(row[axis], f"{path}: row {line}") for axis in "xyz") for line, row in own)
-    diameters = tuple(_diameter(row, f"{path}: row {line}: diameter_mm", side) for line, row in own)
+    said = ((row.get("diameter_mm"), f"{path}: row {line}: diameter_mm") for line, row in own)
+    diameters = tuple(side if text is None else checked_side(number_in(text, what), what) for text, what in said)
     return Points(places, description.coordinates, diameters, path)
-
-
-def _diameter(row: Mapping[str, str], where: str, default: float) -> float:
-    return checked_side(number_in(row["diameter_mm"], where), where) if "diameter_mm" in row else default
 
 
 def checked_side(side_mm: float, what: str) -> float:
@@ -210,11 +205,6 @@ def checked_side(side_mm: float, what: str) -> float:
     if not LEAST_MM < side_mm <= IMPOSSIBLE_MM:
         raise InputError(f"{what} {side_mm}: is not above {LEAST_MM:g} and up to {IMPOSSIBLE_MM:g} mm; correct it")
     return side_mm
-
-
-def _tables(paths: Iterable[Path]) -> dict[Path, Table]:
-    """The point lists that are there, each read once: all volumes may be in one."""
-    return {path: _read_table(path) for path in sorted(paths) if path.is_file()}
 
 
 def _read_table(path: Path) -> Table:

@@ -71,10 +71,8 @@ def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def read_volume(path: Path, as_magnitude: bool = False) -> Volume:
-    """Read a magnitude image of a head and turn it to LPS; its voxels are 0 and above, those that are no number 0.
-
-    Args:
-        as_magnitude: take a volume as a magnitude that does not look like one.
+    """Read a magnitude image of a head, or what is to be taken `as_magnitude`, and turn it to LPS; its voxels are 0 and
+    above, those that are no number 0.
 
     Raises:
         InputError: as `read_turned`; a size that no head has, axes that are not perpendicular, or, by name, header or

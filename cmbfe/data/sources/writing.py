@@ -25,9 +25,8 @@ class Patient:
     name: str
     series: tuple[Series, ...]
     folders: tuple[str, ...]
-    """A folder of the output for each series."""
+    """Of the output, one for each series."""
     work: Path
-    """Folder that holds the finished patient."""
 
 
 def is_made(patient: Patient, made_of: str) -> bool:
