@@ -1,14 +1,15 @@
 """VGG-16 in fewer channels: what can be kept is kept, twice the same, and a detector starts from it."""
 
+import json
 import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, safe_open, save_file
 from tiny_world import labelled_images
 from torch import nn
 
-from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, load_trunk
+from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, COMPRESSED, MADE, load_trunk
 from cmbfe.detector.compress import INPUT_STD, compress
 from cmbfe.detector.ssd import SSD, Config, build
 from cmbfe.errors import InputError
@@ -81,7 +82,13 @@ def test_a_file_from_the_command_line_starts_a_detector_and_says_what_it_is(tmp_
     assert torch.equal(model.stem[0].weight, load_file(out)["features.0.weight"].float())
 
 
-def test_compressed_is_of_vgg16_in_one_width():
+def test_the_file_of_the_package_is_small_keeps_most_and_is_of_one_width():
+    assert COMPRESSED.stat().st_size < 4e6
+    assert COMPRESSED.with_suffix(".md").is_file()
+    with safe_open(COMPRESSED, "pt") as file:
+        made = json.loads(file.metadata()[MADE])
+    assert made["unexplained"][CONV4_3] <= 0.12
+    assert build("ssd512", width=0.25, weights="compressed").config.std == (INPUT_STD,) * 3
     for variant, width in (("ssd300", 0.125), ("mobilenet320", 0.25)):
         with pytest.raises(InputError, match=r"compressed: [^\n]*width 0\.25"):
             build(variant, width=width, weights="compressed")
