@@ -60,14 +60,15 @@ def compress(
             solve = _ridge(patches)
             kept = _most_independent((patches @ solve(outputs[:rows])).relu(), thin.out_channels)
             if number == 0:
-                thin.load_state_dict({"weight": wide.weight[kept] * brighter, "bias": wide.bias[kept]})
+                filters = {name: value[kept] for name, value in wide.state_dict().items()}
+                thin.load_state_dict(filters | {"weight": filters["weight"] * brighter})
             else:
                 _refit(thin, patches, outputs[:rows, kept], solve)
             _through(thin, narrow_maps)
             ours, theirs = _values(narrow_maps, places).relu(), outputs[:, kept].relu()
             unexplained[f"features.{number}"] = _unexplained(ours[rows:], theirs[rows:])
             scale = ours[:rows].square().mean().sqrt()
-            for tensor in (thin.weight, thin.bias, *narrow_maps):
+            for tensor in (*thin.state_dict().values(), *narrow_maps):
                 tensor /= scale
         else:
             _through(thin, narrow_maps)
@@ -76,7 +77,7 @@ def compress(
 
 def _layers(model: SSD) -> nn.Sequential:
     """conv1_1 to relu5_3 of a VGG-16 detector, numbered as torchvision's `features`."""
-    return nn.Sequential(*model.stem, *list(model.blocks[0])[:-1])
+    return nn.Sequential(*model.stem.children(), *list(model.blocks[0].children())[:-1])
 
 
 def _through(layer: nn.Module, maps: list[Tensor]) -> None:
@@ -127,8 +128,7 @@ def _refit(layer: nn.Conv2d, patches: Tensor, outputs: Tensor, solve: Callable[[
     for _ in range(1 + ROUNDS):
         weights = solve(targets)
         targets = outputs.where(outputs > 0, (patches @ weights).clamp(max=0))
-    layer.weight.copy_(weights[:-1].T.view_as(layer.weight))
-    layer.bias.copy_(weights[-1])
+    layer.load_state_dict({"weight": weights[:-1].T.view_as(layer.weight), "bias": weights[-1]})
 
 
 def _unexplained(ours: Tensor, theirs: Tensor) -> float:
