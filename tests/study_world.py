@@ -19,7 +19,13 @@ ARMS = {
     "few": {"patients": 1},
     "ssdlite-small": {"detector": "ssdlite-small", "treatments": ("fe", "segmentation"), "iterations": 1},
 }
-PHASE = {"detector": "ssd300", "start": "ssd300", "treatments": ("phase", "fe", "fe-phase"), "test_patients": 2}
+PHASE = {
+    "detector": "ssd300",
+    "start": "ssd300",
+    "treatments": ("phase", "fe", "fe-phase"),
+    "test_patients": 2,
+    "settings": {"training.frozen_blocks": 0},  # as in the profiles: the first layer has another image to learn
+}
 
 
 def study_params(arms: dict | None = None, **study: object) -> Params:

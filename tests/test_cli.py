@@ -108,7 +108,7 @@ def test_phantom_takes_number_seed_and_size(run_cmbfe, tmp_path, monkeypatch):
 
     def spy(*arguments: object, **options: object) -> dict:
         seen.append((*arguments, options))
-        return {"images": [], "annotations": [], "categories": []}
+        return {"info": {"box_margin_mm": 1.0}, "images": [], "annotations": [], "categories": []}
 
     monkeypatch.setattr("cmbfe.phantom.cohort.write_cohort", spy)
     assert run_cmbfe("phantom", tmp_path / "a", "--patients", 58, "--seed", 3, "--profile", "smoke")[0] == 0

@@ -518,7 +518,7 @@ def test_the_last_checkpoint_is_intact_after_a_stop(finished, data, tmp_path, mo
     def poisoned(self: Run, part: object, last: bool) -> dict:
         losses = backward(self, part, last)
         if self.iteration == 3:
-            next(iter(self.bare_model.parameters())).grad[0] = float("inf")
+            next(weights for weights in self.bare_model.parameters() if weights.requires_grad).grad[0] = float("inf")
         return losses
 
     with (
