@@ -324,7 +324,9 @@ def test_microbleeds_are_dark_dots_of_two_to_about_ten_millimetres_larger_than_t
 
 def test_mimics_of_each_kind_are_recorded_and_veins_lead():
     counts = Counter(
-        finding.kind for simulated in (laptop_patient(), patient(seed=1)) for finding in simulated.findings
+        finding.kind
+        for simulated in (laptop_patient(), patient(seed=2), patient(seed=3))
+        for finding in simulated.findings
     )
     assert {"cmb", "vein", "flow void"} <= set(counts) <= {"cmb", "vein", "flow void", "calcification", "iron"}
     assert counts["vein"] > 3 * counts["cmb"]
@@ -372,5 +374,5 @@ def test_a_blob_detector_finds_the_microbleeds_only_among_many_mimics():
         inside = [set(np.flatnonzero(near(box, places))) for box in boxes]
         hits += [bool(blob) for blob in inside]
         wrong += len(places) - len(set().union(*inside))
-    assert np.mean(hits) > 0.9
-    assert wrong > 50
+    assert np.mean(hits) > 0.8
+    assert wrong > 100

@@ -22,7 +22,7 @@ clinical data sets (`cmbfe.patients.published`); hospital cohorts with hypertens
 MEDIAN_RADIUS_MM = 0.54
 """Of the ball with as much hemosiderin: what shows blooms to 2.5 times that (Schrag 2010: larger than in histology)."""
 RADIUS_SPREAD = 0.47  # standard deviation of the logarithm
-BULGING = 0.35  # share of bulging balls; the others are rods and Cs
+BULGING = 0.55  # share of bulging balls; the others are rods and Cs
 Box = tuple[float, float, float, float]
 """Corners x_min, y_min, x_max, y_max in px; pixel (row i, column j) covers [j, j + 1] x [i, i + 1]."""
 
@@ -124,7 +124,7 @@ def draw_iron(rng: np.random.Generator, centre_mm: np.ndarray, location: str) ->
 
 def draw_vein_knot(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
     """Where small veins meet or one turns back: a bead of venous blood, 0.4-0.6 ppm against tissue."""
-    offsets, radii = draw_shape(rng, float(np.clip(rng.lognormal(np.log(0.8), 0.3), 0.4, 1.5)))
+    offsets, radii = draw_shape(rng, float(np.clip(rng.lognormal(np.log(0.5), 0.35), 0.3, 1.0)))
     return Lesion("vein", location, centre_mm, offsets, radii, rng.uniform(0.35, 0.65), 50.0, 1.0)
 
 
@@ -209,19 +209,19 @@ WHOLE_BRAIN_MM3 = {
 """Volume of each region in a whole head (two heads, measured); a slab holds findings in proportion."""
 MIMICS: tuple[tuple[str, float, Callable[..., Lesion]], ...] = (
     # region, mean number in a whole head, what
-    ("basal ganglia", 1.0, draw_calcification),
-    ("choroid plexus", 2.0, draw_calcification),
+    ("basal ganglia", 0.5, draw_calcification),
+    ("choroid plexus", 1.0, draw_calcification),
     ("pineal", 1.0, draw_calcification),
     ("falx", 0.5, draw_calcification),
-    ("lobar", 0.5, draw_calcification),
-    ("pallidum", 4.0, draw_iron),
-    ("deep", 1.0, draw_iron),
+    ("lobar", 0.2, draw_calcification),
+    ("pallidum", 2.0, draw_iron),
+    ("deep", 0.5, draw_iron),
     ("cistern", 14.0, draw_flow_void),
-    ("sulcus", 20.0, draw_perforator),
-    ("deep", 12.0, draw_perforator),
-    ("lobar", 6.0, draw_vein_knot),
-    ("sulcus", 16.0, draw_vein_knot),
-    ("infratentorial", 2.0, draw_vein_knot),
+    ("sulcus", 8.0, draw_perforator),
+    ("deep", 3.0, draw_perforator),
+    ("lobar", 1.0, draw_vein_knot),
+    ("sulcus", 5.0, draw_vein_knot),
+    ("infratentorial", 0.5, draw_vein_knot),
 )
 APART_MM = 3.0  # least distance between findings: nearer, they are one dark spot
 TRIES = 60

@@ -21,7 +21,7 @@ MEAN_CMBS = 5.0
 """Visible microbleeds per patient where no number is asked for: Poisson around this, at least one."""
 WHITE_MATTER_UNITS = 1000.0
 """What white matter measures in the middle of the head, in the scanner's arbitrary units."""
-ECHO_SNR = 13.0
+ECHO_SNR = 17.0
 """White matter's signal at the mean echo time, in the middle of the head, over the noise of one echo per channel."""
 VOID_BELOW = 0.5
 """Share of white matter's brightness below which the surroundings of a lesion count as a signal void."""

@@ -19,7 +19,7 @@ from cmbfe.phantom.template import Template, Volume
 STEP_MM = 0.4  # distance between the points of a vein, in template mm
 SAMPLE_MM2 = 0.16
 """Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
-CALIBRE_CHANGES_MM, CALIBRE_SPREAD = 2.0, 0.35  # over which length, and by how much (of the logarithm)
+CALIBRE_CHANGES_MM, CALIBRE_SPREAD = 2.0, 0.25  # over which length, and by how much (of the logarithm)
 JUNCTIONS_APART_MM = 12.0
 WIDEST_VEIN_MM = 1.9  # radius; what is wider is a sinus
 WIDEST_MM = 6.0  # more than the widest sinus: how far outside a grid a point may still reach into it
@@ -58,7 +58,7 @@ def uneven(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
     wave = ndimage.gaussian_filter1d(rng.standard_normal(radii.shape), CALIBRE_CHANGES_MM / STEP_MM, axis=0)
     joined = rng.random(radii.shape) < STEP_MM / JUNCTIONS_APART_MM
     swelling = ndimage.gaussian_filter1d(joined.astype(float), 1.5, axis=0) * 3.7  # 1 in the middle
-    return np.minimum(radii * np.exp(CALIBRE_SPREAD * wave / wave.std()) * (1 + 0.8 * swelling), WIDEST_VEIN_MM)
+    return np.minimum(radii * np.exp(CALIBRE_SPREAD * wave / wave.std()) * (1 + 0.4 * swelling), WIDEST_VEIN_MM)
 
 
 def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins:
@@ -113,7 +113,7 @@ def cortical_veins(rng: np.random.Generator, template: Template, count: int) -> 
     order = np.arange(steps)[:, None]
     near = (np.abs(path[:, 0]) < 3.0) & (_at_paths(template.hull, path) > -4.0) & above
     alive = (order < rng.integers(40, steps, count)) & np.logical_and.accumulate(~near, axis=0)
-    calibre = np.clip(rng.lognormal(np.log(0.6), 0.45, count), 0.2, 1.1)
+    calibre = np.clip(rng.lognormal(np.log(0.35), 0.5, count), 0.15, 0.9)
     return _from_paths(path, alive, uneven(rng, calibre * (0.7 + 0.9 * order / steps)))
 
 
@@ -126,7 +126,7 @@ def medullary_veins(rng: np.random.Generator, template: Template, count: int) ->
     steps = 75
     path = _grow(rng, starts, lambda points: -unit(template.ventricle.gradient_at(points, 3.0)), steps, 0.2)
     alive = np.logical_and.accumulate(_at_paths(template.ventricle, path) > 0.5, axis=0)
-    radii = np.clip(rng.lognormal(np.log(0.2), 0.45, count), 0.1, 0.55) * (
+    radii = np.clip(rng.lognormal(np.log(0.2), 0.45, count), 0.1, 0.4) * (
         0.8 + 0.6 * np.arange(steps)[:, None] / steps
     )
     return _from_paths(path, alive, uneven(rng, radii))
@@ -139,7 +139,7 @@ def superficial_medullary_veins(rng: np.random.Generator, template: Template, co
     steps = 50
     path = _grow(rng, starts, lambda points: unit(template.hull.gradient_at(points, 3.0)), steps, 0.3)
     alive = (np.arange(steps)[:, None] < rng.integers(20, steps, count)) & (_at_paths(template.hull, path) < -1)
-    radii = np.broadcast_to(np.clip(rng.lognormal(np.log(0.2), 0.4, count), 0.1, 0.5), alive.shape)
+    radii = np.broadcast_to(np.clip(rng.lognormal(np.log(0.2), 0.4, count), 0.1, 0.3), alive.shape)
     return _from_paths(path, alive, uneven(rng, radii))
 
 
@@ -212,9 +212,9 @@ def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
         [
             dural_sinuses(rng, template),
             deep_veins(rng),
-            cortical_veins(rng, template, int(rng.poisson(900))),
-            medullary_veins(rng, template, int(rng.poisson(600))),
-            superficial_medullary_veins(rng, template, int(rng.poisson(1200))),
+            cortical_veins(rng, template, int(rng.poisson(800))),
+            medullary_veins(rng, template, int(rng.poisson(400))),
+            superficial_medullary_veins(rng, template, int(rng.poisson(700))),
         ]
     )
 
