@@ -26,7 +26,7 @@ from cmbfe.files import whole_file
 from cmbfe.parallel import threads
 from cmbfe.training.batches import list_labelled, to_input
 
-SLICES, HELD_OUT, SEED = 96, 16, 0
+SLICES, HELD_OUT, SEED = 208, 16, 0
 THREADS = 2
 ORIGIN = {
     "origin": "VGG-16 (Simonyan & Zisserman 2015), ImageNet, the convolutions, compressed by tools/compress_trunk.py",

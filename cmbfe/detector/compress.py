@@ -23,7 +23,7 @@ from cmbfe.detector.ssd import SSD
 INPUT_STD = 0.25
 """What a compressed trunk wants images in [0, 1], less `CAFFE_MEAN`, divided by: numbers of order 1, where the weights
 of Caffe's 1/255 would be so small that Adam's first steps undo them."""
-POSITIONS = 2000
+POSITIONS = 3000
 """Of each map of each slice, at most: channels are chosen, weights fitted and errors measured by these."""
 RIDGE = 1e-3
 """Penalty on squared weights, as a share of the mean square of what they weigh."""
