@@ -133,7 +133,7 @@ class Phantom(Section):
     matrix_px: Annotated[int, Field(ge=64, le=1024)]
     cmbs_per_patient: Microbleeds
     """Does not apply to exact counts: as in the paper's cohort, each patient then has at least one."""
-    box_margin_mm: Annotated[float, Field(ge=0, le=20)] = 1.0
+    box_margin_mm: Annotated[float, Field(ge=0, le=20)] = 1.5
     """On each side of a box, rounded to whole px: a reader draws around a dot, and leaves some of what is bright."""
     readers: Readers | None = None
     """None: the truth is known, and is what the training labels say."""
@@ -478,7 +478,7 @@ class Params(Section):
 
     profile: Name
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    variants: Annotated[tuple[Variant, ...], Field(min_length=1), AfterValidator(_distinct)]
+    detectors: Annotated[tuple[PlainVariant, ...], Field(min_length=1), AfterValidator(_distinct)]
     data: Data = Data()
     phantom: Phantom
     images: Images
@@ -489,6 +489,11 @@ class Params(Section):
     baselines: Baselines = Baselines()
     crossvalidation: CrossValidation = CrossValidation()
     study: Study = Study()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Each detector without and with FE."""
+        return tuple(f"{detector}{twin}" for detector in self.detectors for twin in ("", "-fe"))
 
     @model_validator(mode="after")
     def _arms_change_settings_that_exist(self) -> "Params":

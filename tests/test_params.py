@@ -80,9 +80,9 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
     ("augmentation.flip_probability", -0.1, "greater than or equal to 0"),
     ("phantom.patients.test", 0, "greater than or equal to 1"),
     ("images.format", "bmp", "jpg"),
-    ("variants", [], "at least 1 item"),
-    ("variants", ["ssd300", "ssd300"], "twice"),
-    ("variants", ["ssd1024"], "ssd300"),
+    ("detectors", [], "at least 1 item"),
+    ("detectors", ["ssd300", "ssd300"], "twice"),
+    ("detectors", ["ssd1024"], "ssd300"),
     ("seed", -1, "greater than or equal to 0"),
     ("crossvalidation.folds", [1], "two or more"),
     ("crossvalidation.folds", [], "two or more"),
@@ -212,8 +212,8 @@ def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_unchan
 
 def test_changed_settings_are_those_named_and_no_others():
     params = load_params(profile_file("laptop"))
-    changed = params.changed({"detector.fe.beta": 2.0, "training.iterations": 500})
-    assert (changed.detector.fe.beta, changed.training.iterations) == (2.0, 500)
+    changed = params.changed({"detector.fe.beta": 2.0, "training.iterations": 900})
+    assert (changed.detector.fe.beta, changed.training.iterations) == (2.0, 900)
     back = changed.changed({"detector.fe.beta": 1.5, "training.iterations": params.training.iterations})
     assert back == params
 

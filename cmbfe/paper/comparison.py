@@ -200,7 +200,7 @@ def _check_twins(matches: Mapping[str, Matches]) -> None:
     for variant in matches:
         for wanted in (plain_of(variant), f"{plain_of(variant)}-fe"):
             if wanted not in matches:
-                raise InputError(f"{variant} without {wanted}: name both in `variants` of params.yaml")
+                raise InputError(f"{variant} without {wanted}: give both")
 
 
 def _with_interval(
