@@ -217,6 +217,8 @@ class Detector(Section):
 
     width: Annotated[float, Field(gt=0, le=1)]
     default_boxes: Literal["voc", "coco", "cmb"]
+    l2_norm: bool = True
+    """VGG-16's first map is scaled to unit length before the heads, as SSD does; False only to see what FE does without."""
     minimum_negatives: CountOrNone
     score_threshold: Share
     nms_threshold: Share
@@ -340,7 +342,7 @@ class Arm(Section):
     """In the place of training.iterations; milestones are scaled alike, and training.longer does not apply."""
     start: str | None = None
     """Arm of the same detector whose weights of the same seed the training starts from."""
-    settings: dict[str, str | int | float | tuple[int, ...]] = Field(default={})
+    settings: dict[str, bool | str | int | float | tuple[int, ...]] = Field(default={})
     """Key path -> value, such as detector.fe.placement -> source; of the sections detector and training."""
 
     @property

@@ -78,6 +78,7 @@ class Config:
     placement: str = "trunk"
     weighting: str = "equation"
     layer: str = "enhancement"  # what stands in FE's place; "assisted_excitation" has no beta and no weighting
+    l2_norm: bool = True  # of VGG-16's first map, as the heads see it; the other trunks have none
     minimum_negatives: int = 0  # negatives per image that teach even without a match
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
@@ -149,7 +150,7 @@ class SSD(nn.Module):
         self.map_sizes = GRIDS[spec.input_size].maps
         trunk = MAKE[spec.trunk](spec.input_size, config.width)
         self.stem, self.blocks = trunk.stem, nn.ModuleList(trunk.blocks)
-        self.l2norm = L2Norm(trunk.channels[0]) if spec.trunk == "vgg16" else nn.Identity()
+        self.l2norm = L2Norm(trunk.channels[0]) if spec.trunk == "vgg16" and config.l2_norm else nn.Identity()
         heads = list(zip(trunk.channels, GRIDS[spec.input_size].boxes_per_cell, self.map_sizes, strict=True))
         self.classification, self.regression = (
             nn.ModuleList(_head(spec.trunk, channels, boxes * values, cells) for channels, boxes, cells in heads)

@@ -34,9 +34,9 @@ FEWEST_BOXES = 2
 100: six on one, ten on two, 4.0 on average). To be measured anew where microbleeds change; all else follows from it."""
 SKEW = 0.8
 """Standard deviation of the logarithm of the patients' boxes beyond the fewest (Greenberg 2009)."""
-SLICES_PER_CMB = 2
-"""A patient whose number is drawn has no more microbleeds than the slices hold at so many each: 57 at full size, where
-the most in five sets of real patients are 13 to 83 (`cmbfe.patients.published`)."""
+MOST_CMBS = 83
+"""A patient whose number is drawn has no more microbleeds than this, the most in five sets of real patients
+(`cmbfe.patients.published`), and at most one a slice."""
 TRIES = 200
 
 
@@ -189,7 +189,7 @@ def draw_numbers(rng: np.random.Generator, patients: int, numbers: Microbleeds, 
 def _drawn_numbers(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
     """Patient id -> its number of microbleeds, drawn by split."""
     rng = np.random.default_rng([seed, _NUMBERS])
-    most, shares = max(settings.slices // SLICES_PER_CMB, 1), {}
+    most, shares = min(settings.slices, MOST_CMBS), {}
     for split, patients in settings.patients:
         members = [patient_id for patient_id in splits if splits[patient_id] == split]
         counts = draw_numbers(rng, patients, settings.cmbs_per_patient, most).tolist()
