@@ -1,16 +1,18 @@
 """The command line: each command explains itself and passes on what it is given."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
-from tiny_world import dicom_head, dicom_labels, save_tiny_model, tiny_params
+from tiny_world import dicom_head, dicom_labels, labelled_images, save_tiny_model, tiny_params
 from typer.main import get_command
 
 from cmbfe.cli import commands
-from cmbfe.data.labelled.labels import LABELS_FILE
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.params import load_params, profile_file, save_params
 
 COMMANDS = get_command(commands.app).commands
@@ -69,22 +71,48 @@ def test_a_package_that_is_missing_is_named_with_its_extra(run_cmbfe, module, ex
 def test_import_train_detect_and_evaluate_take_each_others_files(run_cmbfe, tmp_path):
     """Each command's output is the next one's input."""
     slices = dicom_head(tmp_path / "raw")
-    (tmp_path / "raw" / LABELS_FILE).write_text(json.dumps(dicom_labels(slices, split="test")))
+    (tmp_path / "raw" / LABELS_FILE).write_text(json.dumps(dicom_labels(slices, split="train")))
     save_params(tiny_params(iterations=2, milestones=(), batch=1), tmp_path / "params.yaml")
     params = ["--params", tmp_path / "params.yaml"]
     images, found, out = (tmp_path / name for name in ("images", "found", "out"))
     threads = ["--backend", "threading"]  # new processes would take seconds to start
     status, said, _ = run_cmbfe("import", "dicom", tmp_path / "raw", images, *params, *threads)
-    assert (status, said.splitlines()[-1]) == (0, f"{images}: 4 images, 1 microbleed boxes")
+    assert (status, said.splitlines()[-2]) == (0, f"{images}: 4 images, 1 microbleed boxes")
     status, said, _ = run_cmbfe("train", "ssd300", "--out", tmp_path / "model", "--data", images, *params)
-    assert (status, said.splitlines()[-1]) == (0, f"{tmp_path / 'model'}: ssd300 after 2 iterations")
+    assert (status, said.splitlines()[-2]) == (0, f"{tmp_path / 'model'}: ssd300 after 2 iterations")
     status, said, _ = run_cmbfe("detect", images, "--model", tmp_path / "model", "--out", found)
     assert status == 0
     assert said.startswith(f"{found}: {len(json.loads((found / 'detections.json').read_text()))} detections")
-    options = ["--split", "test", "--threshold", "0.3", "--iou", "0.4", "--seed", "5", "--out", out]
+    options = ["--split", "train", "--threshold", "0.3", "--iou", "0.4", "--seed", "5", "--out", out]
     assert run_cmbfe("evaluate", images / LABELS_FILE, found / "detections.json", *options)[0] == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["threshold"], metrics["settings"]["iou"], metrics["settings"]["seed"]) == (0.3, 0.4, 5)
+
+
+def test_an_import_is_augmented_and_trains_twins_that_its_validation_patients_judge(run_cmbfe, tmp_path):
+    labels = labelled_images(tmp_path / "in", 4)
+    for image, split in zip(labels["images"], ["train", "train", "validation", "test"], strict=True):
+        image |= {"patient_id": f"P{image['id']}", "pixel_spacing_mm": [1, 1], "split": split}
+    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
+    save_params(tiny_params(iterations=2, milestones=()), tmp_path / "params.yaml")
+    images, out, options = tmp_path / "mine", tmp_path / "models", ["--params", tmp_path / "params.yaml"]
+    assert run_cmbfe("import", "coco", tmp_path / "in", images, *options, "--backend", "threading")[0] == 0
+    assert run_cmbfe("train", "ssd300", "--twins", "--data", images, "--out", out, *options)[0] == 0
+    augmented = read_labels(tmp_path / "mine-augmented" / LABELS_FILE)["images"]
+    assert len(augmented) == tiny_params().augmentation.target_images
+    split_of = {image["id"]: image["split"] for image in read_labels(images / LABELS_FILE)["images"]}
+    assert {split_of[image["source_image_id"]] for image in augmented} == {"train"}
+    for name in ("ssd300", "ssd300-fe"):
+        assert json.loads((out / name / "config.json").read_text())["variant"] == name
+        assert pd.read_csv(out / name / "history.csv")["validation_ap"].notna().any()
+
+
+def test_without_arguments_it_shows_commands_that_exist(run_cmbfe):
+    status, out, _ = run_cmbfe()
+    named = re.findall(r"cmbfe ([a-z]+)", out)
+    assert status == 0
+    assert set(named) <= set(COMMANDS)
+    assert len(named) >= 5
 
 
 def test_detect_takes_the_threshold_of_validation_and_names_what_it_leaves_out(run_cmbfe, tmp_path):

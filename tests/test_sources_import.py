@@ -213,7 +213,7 @@ def test_the_command_line_reports_and_names_the_output(run_cmbfe, source, tmp_pa
     status, said, err = run_cmbfe("import", "dou", source, tmp_path / "out", *options)
     assert status == 0, err
     assert said.startswith("3 patients, 3 series, 30 images\n")
-    assert said.splitlines()[-1].startswith(f"{tmp_path / 'out'}: 30 images, ")
+    assert said.splitlines()[-2].startswith(f"{tmp_path / 'out'}: 30 images, ")
     assert read_json(tmp_path / "out" / "pictures.json")["size"] == 64
 
 

@@ -14,7 +14,7 @@ from cmbfe.errors import InputError
 # Libraries are imported inside the commands: `cmbfe --help` answers at once and does not load PyTorch.
 app = typer.Typer(
     help="Detect cerebral microbleeds with SSD and feature enhancement (a replication of Li et al. 2021).",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -38,6 +38,27 @@ def _name(left_out: Iterable[Any]) -> None:
     for aside in left_out:
         what = "refused" if aside.refused else "passed over"
         print(f"cmbfe: {what}: {' '.join(aside.line.split())}", file=sys.stderr)
+
+
+BEGIN = """\
+Try it on a simulated patient   cmbfe phantom scans --patients 1
+Find microbleeds in scans       cmbfe detect scans --model MODEL --out found
+Bring in your labelled images   cmbfe import coco labelled data/mine
+Train without and with FE       cmbfe train ssd512 --twins --data data/mine --out models/mine
+Measure any detections          cmbfe evaluate labels.json detections.json --out report
+All commands and their help     cmbfe --help, cmbfe train --help, ..."""
+
+
+@app.callback()
+def begin(context: typer.Context) -> None:
+    """Show what to begin with where no command is given."""
+    if context.invoked_subcommand is None:
+        print(BEGIN)
+
+
+def _next(step: str) -> None:
+    """The last line of a command: what to look at, or to start, when it is done."""
+    print(f"next: {step}")
 
 
 Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
@@ -96,6 +117,7 @@ def phantom(
     labels = write_cohort(out, cohort, drawn_by, jobs=jobs, backend=backend)
     margin = f"{labels['info']['box_margin_mm']:g} mm around what is dark"
     print(f"{out}: {len(labels['images'])} slices, {len(labels['annotations'])} microbleed boxes, {margin}")
+    _next(f"cmbfe detect {out} --model MODEL --out found, or cmbfe import dicom {out} IMAGES")
 
 
 @app.command(name="import")
@@ -142,6 +164,8 @@ def import_(
     options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels, as_magnitude)
     result = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend, name=_name)
     print(f"{summary(result)}\n{out}: {result['pictures']} images, {result['boxes']} microbleed boxes")
+    step = "train ssd512 --twins --out models/mine --data" if result["boxes"] else "detect --model MODEL --out found"
+    _next(f"read {out / 'report.json'}, then: cmbfe {step} {out}")
 
 
 @app.command()
@@ -174,29 +198,33 @@ def train(
     variant: Annotated[str, typer.Argument(help="ssd512, ssd512-fe, ssd300, ssd300-fe, …")],
     out: Annotated[Path, typer.Option(help="folder for the model; resumes from checkpoints in it")],
     params: Annotated[Path, typer.Option(help="settings")] = Path("params.yaml"),
-    data: Annotated[Path, typer.Option(help="augmented set: images and annotations.json")] = Path("data/augmented"),
+    data: Annotated[
+        Path, typer.Option(help="an import, which is augmented into DATA-augmented first; or an augmented set")
+    ] = Path("data/augmented"),
     validation: Annotated[
         Path | None,
-        typer.Option(help="images and annotations.json: the AP on their validation split is measured meanwhile"),
+        typer.Option(help="images for the AP during training (default: the validation patients of an import)"),
     ] = None,
     live: Annotated[Path | None, typer.Option(help="folder for DVCLive's curves (default: live in OUT)")] = None,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="train without and with FE, into OUT/VARIANT and OUT/VARIANT-fe")
+    ] = False,
 ) -> None:
-    """Train one detector; a killed training resumes from its last checkpoint when it is started again.
+    """Train a detector, or twins without and with FE; a killed training resumes when it is started again.
 
-    Example: cmbfe train ssd300-fe --out models/ssd300-fe --validation data/pictures
+    Example: cmbfe train ssd512 --twins --data data/mine --out models/mine
 
     Example: torchrun --nproc-per-node 8 -m cmbfe train ssd512-fe --out models/ssd512-fe
     """
-    from cmbfe.data.labelled.labels import LABELS_FILE, refuse_other_channels
+    from cmbfe.cli.own_training import train_all
     from cmbfe.params import load_params
-    from cmbfe.training.loop import train as run
 
-    settings = load_params(params)
-    for folder in filter(None, (data, validation)):
-        refuse_other_channels(folder / LABELS_FILE, settings.images.phase)
-    history = run(variant, settings, data, out, validation=validation, live=live)
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:  # of torchrun, of SLURM
-        print(f"{out}: {variant} after {len(history)} iterations")
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0  # of torchrun, of SLURM
+    for name, folder, iterations in train_all(variant, load_params(params), data, out, validation, live, twins):
+        if first:
+            print(f"{folder}: {name} after {iterations} iterations")
+    if first:
+        _next(f"cmbfe detect SCANS --model {folder} --out found")
 
 
 @app.command()
@@ -237,7 +265,7 @@ def detect(
     from functools import partial
 
     from cmbfe.findings.model import chosen_threshold, load_detector, model_settings
-    from cmbfe.findings.run import Options, detect_files, in_a_line
+    from cmbfe.findings.run import PAGES, Options, detect_files, in_a_line
 
     settings, variant = model_settings(model)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
@@ -249,6 +277,7 @@ def detect(
         for note in series.notes:
             print(f"cmbfe: note: {series.folder}: {' '.join(note.split())}", file=sys.stderr)
     print(f"{out}: {in_a_line(result, chosen)}")
+    _next(f"open the pages in {out / PAGES} in a browser")
 
 
 @app.command()
@@ -276,6 +305,7 @@ def evaluate(
     options = {"split": split, "mimics": mimics, "threshold": threshold, "iou": iou, "seed": seed}
     result = evaluate_files(truth, detections, out, against, **options)
     print(f"{out}: report.html, metrics.json and tables; AP {result['ap']:.3f}")
+    _next(f"open {out / 'report.html'} in a browser")
 
 
 @app.command()

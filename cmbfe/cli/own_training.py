@@ -1,0 +1,62 @@
+"""What `cmbfe train` does around a training: it augments an import, and trains a detector beside its twin with FE."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmbfe.data.augment import augment_training_set
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, refuse_other_channels
+from cmbfe.data.sources.importer import SETTINGS_FILE
+from cmbfe.errors import InputError
+from cmbfe.params import Params
+from cmbfe.training.devices import started_processes
+from cmbfe.training.loop import train
+
+FE = "-fe"
+
+
+def train_all(
+    variant: str, params: Params, data: Path, out: Path, validation: Path | None, live: Path | None, twins: bool
+) -> Iterator[tuple[str, Path, int]]:
+    """Train a detector, or it and its twin with FE in OUT/VARIANT and OUT/VARIANT-fe; an import is augmented first.
+
+    Args:
+        data: an import (`cmbfe import`) or an augmented set.
+        validation: as `cmbfe.training.loop.train`; None for the validation patients of an import.
+
+    Yields:
+        Name and folder of each model, and its number of iterations.
+
+    Raises:
+        InputError: as `train` or `augment_training_set`; or several processes, which cannot share that work.
+    """
+    for folder in filter(None, (data, validation)):
+        refuse_other_channels(folder / LABELS_FILE, params.images.phase)
+    imported = (data / SETTINGS_FILE).is_file()
+    if (imported or twins) and started_processes() != (1, 1):
+        raise InputError(f"{data}: several processes train one detector on an augmented set; see docs/training.md")
+    if imported:
+        validation = validation or _validation_of(data)
+        data = _augmented(data, params)
+    for name, folder in _models(variant, out) if twins else [(variant, out)]:
+        curves = live / name if live and twins else live
+        yield name, folder, len(train(name, params, data, folder, validation=validation, live=curves))
+
+
+def _models(variant: str, out: Path) -> list[tuple[str, Path]]:
+    """Name and folder of a detector without and with FE."""
+    plain = variant.removesuffix(FE)
+    return [(name, out / name) for name in (plain, plain + FE)]
+
+
+def _validation_of(data: Path) -> Path | None:
+    """The folder itself, if its validation patients have microbleeds."""
+    labels = read_labels(data / LABELS_FILE)
+    validation = {image["id"] for image in labels["images"] if image["split"] == "validation"}
+    return data if any(box["image_id"] in validation for box in labels["annotations"]) else None
+
+
+def _augmented(data: Path, params: Params) -> Path:
+    """Augment the training images of an import into the folder DATA-augmented; equal settings give equal files."""
+    out = data.resolve().with_name(f"{data.resolve().name}-augmented")
+    augment_training_set(read_labels(data / LABELS_FILE), data, out, params.augmentation, params.seed)
+    return out
