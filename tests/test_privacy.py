@@ -95,7 +95,8 @@ def planted_dicom(folder: Path, **more: object) -> Path:
         image.private_block(0x0009, "secretclinic", create=True).add_new(1, "LO", "MUSTERMANN")
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.90210473.19670314.1.{number}"
         image.save_as(series / name)
-    labels = dicom_labels(images, patient_id="sub-101", series_uid="90210473", date_captured="19670314")
+    own = {"patient_id": "sub-101", "series_uid": "90210473", "date_captured": "19670314", "split": "train"}
+    labels = dicom_labels(images, **own)
     labels["annotations"][0] |= {"lesion_id": "MUSTERMANN", "location": "secretclinic", "reader": "MUSTERMANN"}
     labels |= {"info": "secretclinic", "categories": [{"id": 1, "name": "secretclinic cmb"}]}
     (folder / LABELS_FILE).write_text(json.dumps(labels))

@@ -95,7 +95,7 @@ def draws(images: int, target: int, seed: int) -> list[tuple[int, int]]:
     4434 is no multiple of the paper's 467 images: 231 of them are used ten times, the others nine times.
     """
     if images < 1:
-        raise InputError("no training image has a microbleed; there is nothing to augment")
+        raise InputError("split train has no microbleed to augment; label it, or import at least three patients")
     repeats, rest = divmod(target, images)
     extra = np.random.default_rng([seed, 0xA06]).permutation(images)[:rest]
     every = [(index, repeat) for index in range(images) for repeat in range(repeats)]
