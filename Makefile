@@ -13,7 +13,7 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-# The notebooks that `make repro` leaves out; they read results that are in git.
+# Notebooks on the results of the studies, which are in git.
 READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other_detectors)
 
 # Waiting threads do not spin: beside another busy process a training on two threads is else three times as slow.
@@ -27,7 +27,7 @@ help:  ## list the commands
 
 # `dvc repro --dry` looks into the folders that stages will fill, and ends where one does not exist yet.
 env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
-	@mkdir -p data/pictures data/augmented data/study data/heads/7 data/heads/8 models/ssd512-fe
+	@mkdir -p data/pictures data/augmented data/study data/heads/7 data/heads/8 models/ssd512 models/ssd512-fe models/ssd300 models/ssd300-fe models/mobilenet320 models/mobilenet320-fe models/resnet34-300 models/resnet34-300-fe
 
 # A .venv without a working pip, or one that was moved or copied here from elsewhere, counts as not installed.
 ifeq (,$(findstring $(CURDIR)/.venv/,$(shell $(BIN)/pip --version 2>/dev/null)))
@@ -48,21 +48,23 @@ $(INSTALLED): $(PACKAGES) pyproject.toml
 	$(PIP) --editable .
 	@touch $@
 
-repro: env  ## every table and figure but those of the studies; PROFILE=smoke, laptop or paper rewrites params.yaml first
+repro: env  ## every table, figure and page; PROFILE=smoke, laptop or paper rewrites params.yaml first
 	$(CHOOSE_PROFILE)
 	$(DVC) repro dvc.yaml
-
-study: env  ## every arm of the studies over its seeds or folds: tables and figures (hours); PROFILE as above
-	$(CHOOSE_PROFILE)
-	$(DVC) repro studies/dvc.yaml
-
-readings: env  ## after repro: notebooks 10 to 12 on the stored results of the studies, and the site with them
-	$(DVC) repro --single-item $(READINGS)
 	$(MAKE) site
 
-site: env  ## paper_map, docs/report.md and results/site/index.html anew, with what the studies have made since
-	$(DVC) repro --single-item --force paper_map report
-	$(BIN)/python tools/build_site.py
+study: env  ## every arm of the studies over its seeds or folds: hours; `make repro` trains none of them; PROFILE as above
+	$(CHOOSE_PROFILE)
+	$(DVC) repro studies/dvc.yaml
+	$(MAKE) site
+
+readings: env  ## notebooks 10 to 12 on the stored results of the studies
+	$(DVC) repro --single-item $(READINGS)
+
+site: readings  ## with the map of the paper and docs/report.md, what reads all results: results/site/index.html
+	$(BIN)/python -m tools.run_notebook notebooks/paper_map.ipynb
+	$(BIN)/python -m tools.write_report
+	$(BIN)/python -m tools.build_site
 
 experiments: env  ## AP and gain by FE of the workspace and of every `dvc exp run`, beside the settings in which they differ
 	$(DVC) exp show --only-changed --keep '^(ap|gain_by_fe)\.' --drop '/'
@@ -82,4 +84,4 @@ lock: env  ## renew requirements.lock and environment.yml from pyproject.toml
 	$(BIN)/python tools/renew_environment.py
 
 clean:  ## remove the environment and everything that the pipeline made
-	rm -rf .venv data models results/notebooks results/site
+	rm -rf .venv data models results/site

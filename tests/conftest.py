@@ -15,7 +15,7 @@ from cmbfe.cli import main
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scratch copy of the pipeline with the smoke profile; the checkout stays untouched."""
-    more = ("docs", "tools", "README.md", "CONTRIBUTING.md")
+    more = ("docs", "README.md", "CONTRIBUTING.md")
     folder = copy_pipelines(tmp_path_factory.mktemp("workspace"), *more)
     shutil.copy(ROOT / "cmbfe" / "profiles" / "smoke.yaml", folder / "params.yaml")
     return folder

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def copy_pipelines(folder: Path, *more: str) -> Path:
     """Copy code, notebooks, pipelines and `more` to a folder that DVC takes as `dvc init --no-scm` leaves it."""
-    for name in ("cmbfe", "notebooks", "studies", "dvc.yaml", ".dvcignore", *more):
+    for name in ("cmbfe", "notebooks", "studies", "tools", "dvc.yaml", ".dvcignore", *more):
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "dvc.lock")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)

@@ -264,7 +264,7 @@ def test_without_results_nothing_is_measured_and_exhibits_with_a_missing_file_ar
         (root / "results" / file).parent.mkdir(parents=True, exist_ok=True)
         (root / "results" / file).write_text("name,value\n")
     assert not paper_map.missing_exhibits(paper_map.paper_map(of("smoke"), root))
-    (root / "results" / "figures" / "fig6.svg").unlink()
+    (root / "results" / "figures" / "fig6.png").unlink()
     assert paper_map.missing_exhibits(paper_map.paper_map(of("smoke"), root)) == ["Figure 6"]
 
 

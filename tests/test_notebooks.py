@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_pipeline import code_of, notebook_of, stages, written
+from test_pipeline import notebook_of, stages, written
 
 from cmbfe.baselines import Baseline
 from cmbfe.params import PHANTOM, load_params
@@ -19,7 +19,20 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: (path.
 OWN_DATA = "own_data"
 ORDER = ["01_data", OWN_DATA]
 NOTEBOOKS.sort(key=lambda path: ORDER.index(path.stem) if path.stem in ORDER else len(ORDER))
-TRAINING, DEFAULT_VARIANT = "03_training", "ssd300-fe"
+TRAINING = "03_training"
+TRAIN_ALL = """
+from cmbfe import paths
+from cmbfe.evaluation.trained import measure
+from cmbfe.params import load_params
+from cmbfe.training.loop import train
+
+params = load_params(paths.params_file())
+for name in params.variants:
+    live = paths.result(name) / "live"
+    train(name, params, paths.augmented(), paths.model(name), False, paths.images(), live)
+    measure(name, params)
+"""
+"""What the stages `train` and `test` do, in one process."""
 BEFORE = {
     "phantom": [["describe", "data/pictures", "--slice-mm", "2", "--out", "results/tables/patients.csv"]],
     "09_baselines": [["baseline", name, "--out", f"results/{name}"] for name in Baseline],
@@ -62,9 +75,10 @@ def test_a_notebook_runs_by_nbval(notebook, smoke):
         run(["cmbfe", *command], smoke)
     if notebook.stem == OWN_DATA:
         import_the_phantom(smoke)
-    run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
     if notebook.stem == TRAINING:
-        train_the_others(notebook, smoke)
+        (smoke / "train_all.py").write_text(TRAIN_ALL, encoding="utf-8")
+        run(["train_all"], smoke)
+    run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
 
 
 def import_the_phantom(folder: Path) -> None:
@@ -76,16 +90,6 @@ def import_the_phantom(folder: Path) -> None:
     params.write_text(text.replace(PHANTOM, "data/mine"), encoding="utf-8")
 
 
-def train_the_others(notebook: Path, folder: Path) -> None:
-    """Run the notebook's cells for every other variant, in one process: kernels would each import everything anew."""
-    source, given = "\n".join(code_of(notebook)), f'variant = "{DEFAULT_VARIANT}"'
-    assert source.count(given) == 1
-    others = sorted({*load_params(folder / "params.yaml").variants} - {DEFAULT_VARIANT})
-    program = f"for name in {others}:\n    exec({source!r}.replace({given!r}, f'variant = {{name!r}}'), {{}})\n"
-    (folder / "train_the_others.py").write_text(program, encoding="utf-8")
-    run(["train_the_others"], folder, MPLBACKEND="agg")
-
-
 def test_the_notebooks_left_what_the_pipelines_promise(smoke):
     of_notebooks = [stage for stage in stages().values() if notebook_of(stage)]
     outs = {out for stage in of_notebooks for out in written(stage) if not out.startswith("results/notebooks")}
@@ -94,3 +98,4 @@ def test_the_notebooks_left_what_the_pipelines_promise(smoke):
     for out in (out for out in outs if "${item}" not in out):
         path = smoke / out
         assert path.is_dir() or path.stat().st_size > 0, out
+    assert {f"results/figures/{path.name}" for path in (smoke / "results" / "figures").iterdir()} <= outs

@@ -1,8 +1,8 @@
 """Build the site: the notebooks as they were run, README and docs, into results/site/index.html.
 
-    python tools/build_site.py [--notebooks results/notebooks] [--out results/site]
+    python -m tools.build_site [--notebooks results/notebooks] [--out results/site]
 
-A notebook that was not run here, as those that read the studies may be, is shown without results and says so.
+A notebook that was not run, as that of own data, is shown without results and says so.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, whole_folder
@@ -23,8 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(__file__).resolve().parent / "site"
 INDEX = "index.html"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
-READ_STUDIES = ("10_crossvalidation", "11_ablation", "12_other_detectors")
-"""Notebooks that `make repro` leaves out: they read the results of the studies, which are stored."""
+NOT_RUN = "```{note}\nThis notebook has not been run here, so it shows no results.\n```"
 
 
 def build(root: Path, notebooks: Path, out: Path) -> str:
@@ -38,7 +36,7 @@ def build(root: Path, notebooks: Path, out: Path) -> str:
         What Sphinx warns about, such as links that lead nowhere; nothing if all is well.
 
     Raises:
-        InputError: no notebook was run, a page that cannot be read, or an `out` that holds something else.
+        InputError: no executed notebook, a page that cannot be read, or an `out` that holds something else.
     """
     if not any(notebooks.glob("*.ipynb")):
         raise InputError(f"{notebooks}: no executed notebook; `make repro` writes them")
@@ -60,7 +58,7 @@ def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
     (pages / "docs").mkdir()
     stored = sorted((root / "notebooks").glob("*.ipynb"))
     for notebook in stored:
-        _lay_out_notebook(notebook, _runs(notebook.stem, stored, notebooks), pages / "notebooks")
+        _lay_out_notebook(notebook, notebooks / notebook.name, pages / "notebooks" / notebook.name)
     texts = [root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
     for text in texts:
         _write(pages / text.relative_to(root), text.read_text(encoding="utf-8"))
@@ -73,61 +71,16 @@ def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
     _copy_what_is_linked(root, pages)
 
 
-def _not_run(name: str) -> str:
-    """What stands on the page of a notebook without results, as Markdown."""
-    by = "`make repro` runs it."
-    if name in READ_STUDIES:
-        by = "`make readings` runs it on the results that are stored, `make study` makes these anew."
-    return f"```{{note}}\nThis notebook has not been run here, so it has no results: {by}\n```"
-
-
-def _runs(name: str, stored: Iterable[Path], notebooks: Path) -> list[Path]:
-    """The executed copies of a notebook: one of its name, or one for each value of its parameter (name-value)."""
-    others = {path.stem for path in stored} - {name}
-    copies = [*notebooks.glob(f"{name}.ipynb"), *notebooks.glob(f"{name}-*.ipynb")]
-    return sorted(
-        (path for path in copies if path.stem not in others),
-        key=lambda path: _in_order(path.stem.removeprefix(f"{name}-")),
-    )
-
-
-def _in_order(value: str) -> tuple[str, str]:
-    """A variant before its twin with FE."""
-    return value.removesuffix("-fe"), value
-
-
-def _lay_out_notebook(stored: Path, runs: list[Path], folder: Path) -> None:
-    """A page for a notebook: its only run, or a list of its runs with a page each, or itself without results."""
-    page = folder / stored.name
-    if [run.stem for run in runs] == [stored.stem]:
-        _write_notebook(page, read_json(runs[0]))
-        return
-    content = read_json(stored)
-    if not runs:
-        content["cells"].insert(1, _markdown("not-run", _not_run(stored.stem)))
-        _write_notebook(page, content)
-        return
-    values = [run.stem.removeprefix(f"{stored.stem}-") for run in runs]
-    listed = "\n".join(f"{value} <{run.stem}>" for value, run in zip(values, runs, strict=True))
-    toctree = _markdown("runs", f"## Its runs\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```")
-    _write_notebook(page, {**content, "cells": [content["cells"][0], toctree]})
-    for value, run in zip(values, runs, strict=True):
-        executed = read_json(run)
-        title, _, rest = "".join(executed["cells"][0]["source"]).partition("\n")
-        executed["cells"][0]["source"] = f"{title}: {value}\n{rest}"
-        _write_notebook(folder / run.name, executed)
-
-
-def _write_notebook(file: Path, content: dict[str, Any]) -> None:
+def _lay_out_notebook(stored: Path, executed: Path, page: Path) -> None:
+    """The executed notebook as a page, or the stored one, without results."""
+    content = read_json(executed if executed.is_file() else stored)
+    if not executed.is_file():
+        note = {"cell_type": "markdown", "id": "not-run", "metadata": {}, "source": NOT_RUN}
+        content["cells"].insert(1, note)
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = _without_readme_links("".join(cell["source"]))
-    content["metadata"].pop("widgets", None)  # of a notebook with widgets the site shows figures
-    file.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _markdown(identity: str, source: str) -> dict[str, Any]:
-    return {"cell_type": "markdown", "id": identity, "metadata": {}, "source": source}
+            cell["source"] = _with_links_of_the_site("".join(cell["source"]))
+    page.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _contents(title: str, pages: Iterable[str]) -> str:
@@ -135,11 +88,13 @@ def _contents(title: str, pages: Iterable[str]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    file.write_text(_without_readme_links(text), encoding="utf-8")
+    file.write_text(_with_links_of_the_site(text), encoding="utf-8")
 
 
-def _without_readme_links(text: str) -> str:
-    """README.md is the site's index."""
+def _with_links_of_the_site(text: str) -> str:
+    """README.md is the site's index, and a notebook and its executed copy are one page."""
+    text = re.sub(r" ?\[Source\]\([^)]*\)", "", text).replace("](../../", "](../")
+    text = re.sub(r"(\]\((?:\.\./)*)results/notebooks/", r"\1notebooks/", text)
     return re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)
 
 

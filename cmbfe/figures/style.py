@@ -1,5 +1,6 @@
 """One look for every figure: SSD and SSD-FE in the same two colours, images in grey, a scale bar in mm."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,13 +55,25 @@ def colour(name: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG to `path` and as SVG beside it; equal figures give equal bytes."""
-    how = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
+    """Write a figure as PNG to `path`; as SVG beside it, if it is lines and text. Equal figures give equal bytes."""
+    how, drawn = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}, io.BytesIO()
+    figure.savefig(drawn, **how)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, metadata={"Software": None}, **how)
+        temporary.write_bytes(compact_png(drawn.getvalue()))
+    if any(axis.images for axis in figure.axes):
+        return
     # The ids in an SVG are drawn at random unless they are salted, and it would hold date and version.
     with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(temporary, metadata={"Date": None, "Creator": None}, **how)
+
+
+def compact_png(png: bytes) -> bytes:
+    """A PNG in at most 256 colours, without transparency and metadata: about two thirds of the bytes."""
+    compact = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        compact, "png", optimize=True
+    )
+    return compact.getvalue()
 
 
 def show_image(
@@ -213,20 +226,24 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-def learning_curve_figure(history: pd.DataFrame, variant: str, window: int = 20) -> Figure:
-    """The losses of a training, with a running mean over `window` iterations, and beside them the validation AP."""
-    with new_figure(1, 2, figsize=(9.5, 3.4), sharex=True, width_ratios=[5, 3]) as (figure, (left, right)):
-        for name, colour in (("classification", "#009E73"), ("box_regression", "#CC79A7")):
-            left.plot(history["iteration"], history[name], color=colour, alpha=0.25, linewidth=0.8)
-            smooth = history[name].rolling(window, min_periods=1).mean()
-            left.plot(history["iteration"], smooth, color=colour, label=name.replace("_", " "))
+def learning_curves_figure(histories: Mapping[str, pd.DataFrame], window: int = 20) -> Figure:
+    """Losses of a detector and its twin, running means over `window` iterations, and beside them the validation AP.
+
+    `histories`: variant -> what `cmbfe.training.loop.train` gives.
+    """
+    with new_figure(1, 2, figsize=(9.5, 3.8), sharex=True, width_ratios=[5, 4]) as (figure, (left, right)):
+        for variant, history in histories.items():
+            look = {"color": COLOURS[arm(variant)], "linewidth": 1.2}
+            for name, line in (("classification", "-"), ("box_regression", "--")):
+                smooth = history[name].rolling(window, min_periods=1).mean()
+                left.plot(history["iteration"], smooth, line, label=f"{name.replace('_', ' ')}, {variant}", **look)
+            measured = history.dropna(subset="validation_ap")
+            right.plot(measured["iteration"], measured["validation_ap"], "o-", **look)
         for change in history["iteration"][history["learning_rate"].diff() < 0]:
             left.axvline(change, color="0.4", linestyle=":", linewidth=1)
-        left.set(xlabel="iteration", ylabel="loss", title=f"{variant}: learning curve", yscale="log")
-        left.legend()
-        measured = history.dropna(subset="validation_ap")
-        right.plot(measured["iteration"], measured["validation_ap"], color=COLOURS[arm(variant)], marker="o")
-        right.set(xlabel="iteration", ylabel="AP", title="validation patients", ylim=(-0.02, 1.02))
+        left.set(xlabel="iteration", ylabel="loss", title="Training loss", yscale="log")
+        right.set(xlabel="iteration", ylabel="AP", title="Validation patients, FE off", ylim=(-0.02, 1.02))
+        figure.legend(loc="outside lower center", ncols=len(histories), frameon=False, fontsize=9)
     return figure
 
 

@@ -64,7 +64,7 @@ class Exhibit(NamedTuple):
         kind, number = self.name.split()
         if kind == "Table":
             return (f"tables/table{number}.csv",)
-        return f"figures/fig{number}.png", f"figures/fig{number}.svg"
+        return (f"figures/fig{number}.png",)
 
 
 class OpenPoint(NamedTuple):

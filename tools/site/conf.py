@@ -10,10 +10,8 @@ extensions = ["myst_nb"]
 root_doc = "index"
 exclude_patterns = ["_static"]
 
-nb_execution_mode = "off"  # the pages are notebooks that papermill has run
-nb_output_stderr = "remove"  # progress bars
+nb_execution_mode = "off"  # the pages are executed notebooks
 nb_ipywidgets_js = {}  # myst-nb's default comes from another server
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]  # its figure instead
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables that cells show as Markdown; CommonMark has none
 myst_heading_anchors = 3
