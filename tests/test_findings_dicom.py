@@ -245,9 +245,9 @@ def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothin
     assert "never for diagnosis" in page
     links = re.findall(r' (?:src|href)="([^"]+)"', page)
     inner = {link for link in links if link.startswith("#")}
-    assert inner == {f"#{name}" for name in re.findall(r' id="([^"]+)"', page)}
+    assert inner < {f"#{name}" for name in re.findall(r' id="([^"]+)"', page)}
     asked = [link for link in links if link not in inner]
-    assert len(asked) == 2  # each slice that is shown, once
+    assert len(asked) == 3 + 2  # each slice once
     assert all(link.startswith("data:image/") for link in asked)
 
 
@@ -256,7 +256,7 @@ def test_a_series_without_detections_says_so(tmp_path):
     detect(tmp_path / "in", tmp_path / "out", threshold=0.9)
     text = (tmp_path / "out" / "pages" / "P1.html").read_text()
     assert "No detection has a score of at least 0.9" in text
-    assert "data:image" not in text
+    assert "<figure>" not in text
 
 
 def test_images_have_a_page_without_lesions(tmp_path):

@@ -210,8 +210,8 @@ def test_no_planted_identifier_is_in_any_output_of_a_detection(tmp_path):
     assert len(pages) == 1
     assert "Left out: burned-in annotation" in pages[0].read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("detections.json", "detections.csv", "images.json", "lesions.csv", "summary.json"),
-        *("overlays", "pages"),
+        *("detections.json", "detections.csv", "images.json", "lesions.csv", "lesions.json", "series.json"),
+        *("summary.json", "images", "overlays", "pages"),
     }
     assert found_in(tmp_path / "out") == []
     infos = [Image.open(path).info for path in (tmp_path / "out" / "overlays").rglob("*.png")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cmbfe.data.labelled.images import magnitude_of
+from cmbfe.data.labelled.images import magnitude_of, save_image
 from cmbfe.data.labelled.labels import Detections
 from cmbfe.data.sources.dicom import NO_PATIENT, OTHER_VIEW
 from cmbfe.data.sources.series import Loaded, Series
@@ -21,7 +21,8 @@ from cmbfe.findings.search import in_batches, place_of
 from cmbfe.params import Images
 from cmbfe.training.detection import detect
 
-OVERLAYS = "overlays"
+OVERLAYS, IMAGES = "overlays", "images"
+"""Folders of the slices with their detections, and without: the latter of series whose place is known."""
 UNSEEN = "nothing can be seen in them, and a lesion across them counts twice"
 SHOWN_AT_MOST = 200
 """Images of one series in a page; a folder of images may hold any number."""
@@ -48,6 +49,8 @@ class Findings:
     task: Task
     images: list[dict[str, Any]]
     detections: Detections
+    place: dict[str, Any]
+    """As in `Loaded`; empty for images."""
     lesions: list[Lesion] | None
     """None for images, whose place is not known."""
     shown: dict[int, tuple[np.ndarray, Detections]]
@@ -58,8 +61,8 @@ class Findings:
 
 
 def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
-    """Read a series, detect in it, and write its overlays below `out`. Raises `InputError`: the series cannot be
-    read."""
+    """Read a series, detect in it, and write its slices below `out`, with overlays and without. Raises `InputError`:
+    the series cannot be read."""
     loaded = task.series.load(None)
     images = _named(task, loaded)
     detections: Detections = []
@@ -75,9 +78,10 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
             blank += sum(magnitude_of(pixels).min() == magnitude_of(pixels).max() for pixels in batch)
             for image, pixels in zip(own, batch, strict=True):
                 drawn = [box for box in of_batch if box["image_id"] == image["id"] and box["score"] >= threshold]
-                waiting.append(
-                    pool.submit(_write_overlay, out / OVERLAYS / image["file_name"], magnitude_of(pixels), drawn)
-                )
+                name, magnitude = Path(image["file_name"]).with_suffix(".png"), magnitude_of(pixels)
+                waiting.append(pool.submit(_write_overlay, out / OVERLAYS / name, magnitude, drawn))
+                if loaded.place:
+                    waiting.append(pool.submit(save_image, out / IMAGES / name, magnitude))
                 if drawn:
                     shown[image["id"]] = (pixels, drawn)
             detections += of_batch
@@ -91,7 +95,7 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
     notes += [f"{blank} of {len(images)} images have one value only: {UNSEEN}."] if blank else []
     place = place_of(task.series, loaded)
     lesions = None if place is None else find_lesions(images, detections, place, threshold)
-    return Findings(task, images, detections, lesions, shown, threshold, tuple(notes))
+    return Findings(task, images, detections, loaded.place, lesions, shown, threshold, tuple(notes))
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
@@ -111,7 +115,7 @@ def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
 
 
 def _write_overlay(path: Path, pixels: np.ndarray, drawn: Detections) -> None:
-    with whole_file(path.with_suffix(".png")) as file:
+    with whole_file(path) as file:
         overlay(pixels, drawn).save(file, compress_level=1)
 
 

@@ -42,19 +42,24 @@ class NoObject(InputError):
 
 
 def write_report(
-    path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str, threshold: float
+    path: Path,
+    headers: SeriesHeaders,
+    lesions: Sequence[Lesion],
+    detector: str,
+    threshold: float,
+    readers: Sequence[str] = (),
 ) -> None:
     """Write the lesions of a series as a DICOM SR: TID 1500, a TID 1411 group for each, its boxes as closed polylines.
 
     The first group (TID 1501) counts them: a series without microbleeds has a report too. As in boxes, the upper left
-    corner of the first pixel is 0 px.
+    corner of the first pixel is 0 px. `readers` have reviewed the lesions.
 
     Raises:
         InputError: the series' headers do not allow a report (no StudyInstanceUID, malformed names, …).
     """
     with input_errors(headers.files[0], "no DICOM SR can be made from its header"):
         images = _images(headers, ["StudyInstanceUID"])
-        settings = [f"detector={detector}", f"threshold={threshold:g}"]
+        settings = [f"detector={detector}", f"threshold={threshold:g}", *(f"reviewed by {name}" for name in readers)]
         algorithm = sr.AlgorithmIdentification(MAKER, __version__, settings)
         uid = generate_uid(entropy_srcs=[MAKER])
         device = sr.DeviceObserverIdentifyingAttributes(uid, MAKER, model_name=detector)
@@ -79,16 +84,19 @@ def write_report(
             series_number=REPORT_NUMBER,
             is_complete=True,
             is_final=False,
-            **_identity("Microbleeds, detected"),
+            **_identity(f"Microbleeds, {'reviewed' if readers else 'detected'}"),
         )
         with whole_file(path) as temporary:
             document.save_as(temporary, enforce_file_format=True)
 
 
-def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str) -> None:
+def write_segmentation(
+    path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str, readers: Sequence[str] = ()
+) -> None:
     """Write the lesions of a series as a binary DICOM segmentation: a segment each, the ellipses inside its boxes.
 
     Only slices with a lesion are in it, and without lesions there is no file: DICOM knows no empty segmentation.
+    Lesions that `readers` have reviewed are semi-automatic.
 
     Raises:
         InputError: the series' headers do not allow one (no FrameOfReferenceUID, …).
@@ -97,6 +105,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
         return
     with input_errors(headers.files[0], "no DICOM segmentation can be made from its header"):
         sources, frame_of, frames = _segmented(headers, lesions)
+        types = hd.seg.SegmentAlgorithmTypeValues
         algorithm = hd.AlgorithmIdentificationSequence(
             name=MAKER, family=codes.DCM.ArtificialIntelligence, version=__version__, source=MAKER
         )
@@ -110,7 +119,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
                     segment_label=_label(lesion),
                     segmented_property_category=ABNORMALITY,
                     segmented_property_type=MICROBLEED,
-                    algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                    algorithm_type=types.SEMIAUTOMATIC if readers else types.AUTOMATIC,
                     algorithm_identification=algorithm,
                     tracking_uid=lesion.uid,
                     tracking_id=_label(lesion),
@@ -122,7 +131,7 @@ def write_segmentation(path: Path, headers: SeriesHeaders, lesions: Sequence[Les
             device_serial_number="0",
             software_versions=__version__,
             content_label="MICROBLEEDS",
-            **_identity("Microbleeds, ellipses in detected boxes"),
+            **_identity(f"Microbleeds, ellipses in {'reviewed' if readers else 'detected'} boxes"),
         )
         with whole_file(path) as temporary:
             segmentation.save_as(temporary, enforce_file_format=True)
@@ -176,8 +185,9 @@ def _label(lesion: Lesion) -> str:
 def _group(
     lesion: Lesion, images: Sequence[Dataset], frames: Sequence[int], algorithm: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """A lesion: its boxes, its score in percent (CAD's certainty, DCM 111012) and its size."""
-    certainty = sr.Measurement(codes.DCM.CertaintyOfFinding, round(100 * lesion.score, 2), codes.UCUM.Percent)
+    """A lesion: its boxes, its score in percent (CAD's certainty, DCM 111012), if it has one, and its size."""
+    scores = [] if lesion.score is None else [round(100 * lesion.score, 2)]
+    certainty = [sr.Measurement(codes.DCM.CertaintyOfFinding, score, codes.UCUM.Percent) for score in scores]
     diameter = sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter)
     regions = []
     for index, ((x, y, width, height), _) in sorted(lesion.boxes.items()):
@@ -192,7 +202,7 @@ def _group(
         finding_category=ABNORMALITY,
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
         algorithm_id=algorithm,
-        measurements=[certainty, diameter],
+        measurements=[*certainty, diameter],
     )
 
 

@@ -1,7 +1,10 @@
 """Microbleeds in three dimensions from the detections of one series, with their places; tables of both."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,8 @@ from cmbfe.findings.search import Place
 from cmbfe.metrics.lesions import LINK_MM, link
 from cmbfe.metrics.matching import overlaps
 
+REVIEWED_FILE = "lesions.json"
+"""The lesions of a detection with all of their boxes, as a review needs them."""
 IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
 COLUMNS = [
     *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
@@ -26,18 +31,18 @@ class Lesion:
     """A microbleed as detected. Lengths in mm."""
 
     number: int
-    """From 1, by falling score, within its series."""
+    """From 1, by falling score, within its series; what a reader has added comes last."""
     uid: str
     """New for each run: SR and segmentation name the lesion by it."""
-    score: float
-    """Of its best box."""
+    score: float | None
+    """Of its best box; None where a reader has added it."""
     centre_mm: tuple[float, float, float]
     """Mean of the centres of its boxes, weighted by their scores: patient coordinates (LPS)."""
     size_mm: float
     """Square root of the area of its best box."""
     extent_mm: tuple[float, float, float]
     """Of all its boxes along rows, columns and slices."""
-    boxes: dict[int, tuple[list[float], float]]
+    boxes: dict[int, tuple[list[float], float | None]]
     """Slice index -> the best box there [x, y, w, h] px, and its score."""
     best_slice: int
 
@@ -60,7 +65,7 @@ def find_lesions(images: Sequence[dict], detections: Detections, place: Place, t
     for number in range(int((ordered.score[best] >= threshold).sum())):
         members = [near[index] for index in ordered.order[member_of == number]]
         kept = [(slice_of[box["image_id"]], box) for box in members if box["score"] >= threshold]
-        lesions.append(_lesion(number + 1, kept, place))
+        lesions.append(lesion_of(number + 1, kept, place))
     return lesions
 
 
@@ -76,17 +81,17 @@ def _within_reach(images: Sequence[dict], detections: Detections, place: Place, 
     return [detections[index] for index in np.flatnonzero(distance <= LINK_MM)]
 
 
-def _lesion(number: int, members: Sequence[tuple[int, dict]], place: Place) -> Lesion:
-    """The lesion of boxes with their slices, the best one first."""
+def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) -> Lesion:
+    """The lesion of boxes with their slices, the best one first; scores may be None."""
     row_mm, column_mm = place.pixel_spacing_mm
     indices = [index for index, _ in members]
     boxes = np.array([box["bbox"] for _, box in members], float)
-    scores = np.array([box["score"] for _, box in members])
+    scores = np.array([box["score"] or 0 for _, box in members])
     middles = boxes[:, :2] + boxes[:, 2:] / 2
     centres = [to_patient_mm(place, index, *middle) for index, middle in zip(indices, middles.tolist(), strict=True)]
     across = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
     depth = (max(indices) - min(indices) + 1) * place.slice_spacing_mm
-    of_slice: dict[int, tuple[list[float], float]] = {}
+    of_slice: dict[int, tuple[list[float], float | None]] = {}
     for index, box in members:
         of_slice.setdefault(index, (box["bbox"], box["score"]))
     centre = np.average(centres, axis=0, weights=scores if scores.any() else None)
@@ -100,6 +105,25 @@ def _lesion(number: int, members: Sequence[tuple[int, dict]], place: Place) -> L
         boxes=of_slice,
         best_slice=indices[0],
     )
+
+
+def as_json(series_uid: str, lesion: Lesion) -> dict[str, Any]:
+    """A lesion as lesions.json has it. Its `uid` is left out: it is another in each run, and the file is not."""
+    return {"series_uid": series_uid, **{key: value for key, value in asdict(lesion).items() if key != "uid"}}
+
+
+def from_json(entry: Mapping[str, Any]) -> Lesion:
+    """A lesion of lesions.json, with a new `uid`. Raises `KeyError`, `TypeError` or `ValueError`: it is none."""
+    boxes = {int(index): (box, score) for index, (box, score) in sorted(entry["boxes"].items())}
+    known = {key: value for key, value in entry.items() if key != "series_uid"}
+    return Lesion(**{**known, "uid": generate_uid(), "boxes": boxes})
+
+
+def fingerprint(images: Sequence[dict], lesions: Sequence[Lesion]) -> str:
+    """Hexadecimal digits by which the findings of a series are known: its slices' sizes, its lesions' boxes."""
+    sizes = [(image["width"], image["height"]) for image in images]
+    boxes = [(lesion.number, sorted(lesion.boxes.items())) for lesion in lesions]
+    return hashlib.sha256(json.dumps([sizes, boxes]).encode()).hexdigest()[:16]
 
 
 def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataFrame:

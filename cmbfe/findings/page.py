@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cmbfe.data.labelled.images import magnitude_of
+from cmbfe.data.labelled.images import magnitude_of, read_image
 from cmbfe.data.labelled.labels import Detections, xyxy
 from cmbfe.detector.explain import enhancement_steps
 from cmbfe.detector.ssd import SPECS, SSD
@@ -20,7 +20,7 @@ from cmbfe.figures.html import templates
 from cmbfe.figures.style import COLOURS, map_grid
 from cmbfe.files import whole_file
 from cmbfe.findings.analysis import SHOWN_AT_MOST, Findings
-from cmbfe.findings.lesions import Lesion
+from cmbfe.findings.lesions import Lesion, fingerprint
 from cmbfe.findings.model import Detector
 from cmbfe.training.batches import to_input
 
@@ -30,18 +30,29 @@ ZOOM_SHARE = 1 / 8
 """Side of the enlarged part of a slice."""
 
 
-def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int, bytes]) -> str:
-    """The part of a page that is about one series, as HTML with its images inside. `notes`: what was assumed of it, a
-    sentence each. `feature_maps`: image id -> PNG."""
-    images = {image["id"]: image for image in findings.images}
-    cards = _image_cards(findings) if findings.lesions is None else _lesion_cards(findings)
-    used = {card["image"]["id"]: card["image"] for card in cards}
+def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int, bytes], folder: Path) -> str:
+    """The part of a page that is about one series, as HTML with its images inside.
+
+    Args:
+        notes: what was assumed of it, a sentence each.
+        feature_maps: image id -> PNG.
+        folder: of the slices of series, which are all in the page for a review; of images those that are shown.
+    """
+    task, images = findings.task, {image["id"]: image for image in findings.images}
+    if findings.lesions is None:
+        cards = _image_cards(findings)
+        shown = ((images[image_id], _jpeg(magnitude_of(pixels))) for image_id, (pixels, _) in findings.shown.items())
+        slices = _slices_html(task.number, shown, None)
+    else:
+        cards = _lesion_cards(findings)
+        lesions = findings.lesions
+        slices = slices_html(task.number, task.name, findings.images, findings.place, lesions, folder)
     return (
         templates("cmbfe.findings")
         .get_template("series.html.jinja")
         .render(
-            name=findings.task.name or findings.task.folder,
-            number=findings.task.number,
+            name=task.name or task.folder,
+            number=task.number,
             notes=notes,
             images=findings.images,
             threshold=findings.threshold,
@@ -51,12 +62,51 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
                 for image_id, (_, detections) in findings.shown.items()
             },
             shown_at_most=SHOWN_AT_MOST,
-            pixels=((image, _jpeg(magnitude_of(findings.shown[image_id][0]))) for image_id, image in used.items()),
+            slices=slices,
             cards=cards,
             colour=COLOURS["SSD-FE"],
             feature_maps=[(images[image_id]["slice_index"] + 1, png) for image_id, png in feature_maps.items()],
         )
     )
+
+
+def slices_html(
+    number: int,
+    series_uid: str,
+    images: Sequence[dict[str, Any]],
+    place: Mapping[str, Any],
+    lesions: Sequence[Lesion],
+    folder: Path,
+) -> str:
+    """The slices of a series, and its lesions as review.js reads them. `number`: tells it from others of the page;
+    `place`: as in `Loaded`; `folder`: the images are there, as PNG."""
+    first = images[0]
+    findings = {
+        "uid": series_uid,
+        "name": series_uid,
+        "findings": fingerprint(images, lesions),
+        **{key: first[key] for key in ("width", "height")},
+        "spacing_mm": first["pixel_spacing_mm"],
+        "slice_mm": place["slice_spacing_mm"],
+        "axes": place["axes"],
+        "slices": [f"s{number}-{image['id']}" for image in images],
+        "lesions": [
+            {
+                "number": lesion.number,
+                "best": lesion.best_slice,
+                "boxes": {index: box for index, (box, _) in lesion.boxes.items()},
+                "text": _caption(lesion),
+            }
+            for lesion in lesions
+        ],
+    }
+    files = ((image, (folder / image["file_name"]).with_suffix(".png")) for image in images)
+    return _slices_html(number, ((image, _jpeg(read_image(file))) for image, file in files), findings)
+
+
+def _slices_html(number: int, pixels: Iterable[tuple[dict, bytes]], findings: Mapping[str, Any] | None) -> str:
+    template = templates("cmbfe.findings").get_template("slices.html.jinja")
+    return template.render(number=number, pixels=pixels, findings=findings)
 
 
 def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequence[str], **made: Any) -> None:
@@ -65,7 +115,7 @@ def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequenc
     template = templates("cmbfe.findings").get_template("patient.html.jinja")
     title = f"Cerebral microbleeds: {patient or 'no PatientID'}"
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(template.generate(title=title, sections=sections, notes=notes, **made))
+        file.writelines(template.generate(title=title, patient=patient, sections=sections, notes=notes, **made))
 
 
 def _row(lesion: Lesion) -> list[str]:
@@ -94,11 +144,14 @@ def _lesion_cards(findings: Findings) -> list[dict[str, Any]]:
         image = by_slice[lesion.best_slice]
         if image["id"] in findings.shown:
             box = lesion.boxes[lesion.best_slice][0]
-            place = ", ".join(f"{value:z.1f}" for value in lesion.centre_mm)
-            caption = f"score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, slices {_slices(lesion)}"
             card = {"image": image, "number": lesion.number, "box": box, "window": _window(image, box)}
-            cards.append({**card, "caption": f"{caption}, shown: {lesion.best_slice + 1}"})
+            cards.append({**card, "caption": f"{_caption(lesion)}, shown: {lesion.best_slice + 1}"})
     return cards
+
+
+def _caption(lesion: Lesion) -> str:
+    place = ", ".join(f"{value:z.1f}" for value in lesion.centre_mm)
+    return f"score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, slices {_slices(lesion)}"
 
 
 def _window(image: Mapping[str, Any], box: Sequence[float]) -> tuple[float, float, float, float]:

@@ -24,11 +24,13 @@ from cmbfe.data.labelled.detections import IMAGES_FILE
 from cmbfe.data.labelled.labels import CATEGORIES
 from cmbfe.data.sources.dicom import DicomSeries
 from cmbfe.data.sources.identity import SALT_BYTES, Pseudonyms, read_key, refuse_key_file, write_key
+from cmbfe.data.sources.series import Series
+from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
-from cmbfe.findings.analysis import OVERLAYS, Findings, Task, analyse
+from cmbfe.findings.analysis import IMAGES, OVERLAYS, Findings, Task, analyse
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObject, write_report, write_segmentation
-from cmbfe.findings.lesions import detections_table, lesions_table
+from cmbfe.findings.lesions import REVIEWED_FILE, Lesion, as_json, detections_table, lesions_table
 from cmbfe.findings.model import Detector
 from cmbfe.findings.page import feature_maps_png, section, write_page
 from cmbfe.findings.search import Search, find
@@ -137,6 +139,7 @@ def detect_files(
             more = f" (and {len(lines) - 1} more left out)" if len(lines) > 1 else ""
             raise InputError(lines[0] + more)
         made = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
+        made["pictures"] = settings.model_dump(mode="json")
         _join(temporary, found.kind, done, left_out, names, made)
         if options.key_file:
             known = [(each.patient, each.name) for each in found.series]
@@ -185,11 +188,13 @@ def _work_on(
     except InputError as error:
         if kind == IMAGE:
             raise
-        shutil.rmtree(out / OVERLAYS / task.folder, ignore_errors=True)
+        for folder in (OVERLAYS, IMAGES):
+            shutil.rmtree(out / folder / task.folder, ignore_errors=True)
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
         files = tuple(task.series.files)
         return Aside(files, task.series.patient, task.series.name, what, str(error), refused=True)
-    notes = (*findings.notes, *_write_objects(findings, detector.name, options, out))
+    lesions = findings.lesions or []
+    notes = (*findings.notes, *write_objects(task.series, task.folder, lesions, detector.name, options, out))
     maps = _draw_maps(findings, detector, out) if options.explain else {}
     _write_parts(out / PARTS / str(task.number), findings, notes, maps)
     return Done(
@@ -204,16 +209,24 @@ def _work_on(
     )
 
 
-def _write_objects(findings: Findings, detector: str, options: Options, out: Path) -> list[str]:
-    """Write the DICOM objects of a series that are asked for; a note for each that its headers do not allow."""
-    series, notes = findings.task.series, []
+def write_objects(
+    series: Series,
+    folder: str,
+    lesions: Sequence[Lesion],
+    detector: str,
+    options: Options,
+    out: Path,
+    readers: Sequence[str] = (),
+) -> list[str]:
+    """Write the DICOM objects of a series that are asked for; a note for each that its headers do not allow. `readers`:
+    who has reviewed the lesions."""
     if not isinstance(series, DicomSeries):
         return []
-    common = (series.headers, findings.lesions or [], detector)
-    file = f"{findings.task.folder}.dcm"
+    notes: list[str] = []
+    common, file = (series.headers, lesions, detector), f"{folder}.dcm"
     writers = {
-        "structured report": partial(write_report, out / SR_FOLDER / file, *common, options.threshold),
-        "segmentation": partial(write_segmentation, out / SEGMENTATION_FOLDER / file, *common),
+        "structured report": partial(write_report, out / SR_FOLDER / file, *common, options.threshold, readers),
+        "segmentation": partial(write_segmentation, out / SEGMENTATION_FOLDER / file, *common, readers),
     }
     for (name, write), is_wanted in zip(writers.items(), (options.sr, options.segmentation), strict=True):
         try:
@@ -247,7 +260,11 @@ def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: d
     detections_table(findings.images, findings.detections).to_csv(folder / TABLE_FILE, index=False, header=False)
     if findings.lesions is not None:
         lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
-    (folder / PAGE_FILE).write_text(section(findings, notes, maps), encoding="utf-8")
+        write_json(folder / REVIEWED_FILE, [as_json(findings.task.name, lesion) for lesion in findings.lesions])
+        place = {"patient_id": findings.task.patient, "folder": findings.task.folder, **findings.place}
+        write_json(folder / SERIES_FILE, {findings.task.name: place})
+    page = section(findings, notes, maps, folder.parent.parent / IMAGES)
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
 
 def _join(
@@ -267,6 +284,8 @@ def _join(
     _join_tables(out / TABLE_FILE, parts, detections_table([], []))
     if kind != IMAGE:
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
+        write_json(out / REVIEWED_FILE, [lesion for part in parts for lesion in read_json(part / REVIEWED_FILE)])
+        write_json(out / SERIES_FILE, {k: v for part in parts for k, v in read_json(part / SERIES_FILE).items()})
     missing = [  # no path, as paths name patients
         {
             "patient": names.patient(aside.patient_id) if aside.patient_id else "",

@@ -1,7 +1,7 @@
 """Which series a source holds: images, NIfTI volumes or DICOM, one kind at a time, and what is not looked at."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -43,13 +43,16 @@ def place_of(series: Series, loaded: Loaded) -> Place | None:
     if isinstance(series, DicomSeries):
         own = series.headers
         return Place(own.orientation, own.positions_mm, own.pixel_spacing_mm, own.slice_spacing_mm)
-    if not loaded.place:
-        return None
-    affine, (row_mm, column_mm) = np.array(loaded.place["affine"]), loaded.images[0]["pixel_spacing_mm"]
-    positions = affine[:3, 3] + np.arange(len(loaded.images))[:, None] * affine[:3, 2]
+    return even_place(loaded.place, loaded.images) if loaded.place else None
+
+
+def even_place(place: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> Place:
+    """Of slices at even distances, `place` and `images` as in `Loaded`."""
+    affine, (row_mm, column_mm) = np.array(place["affine"]), images[0]["pixel_spacing_mm"]
+    positions = affine[:3, 3] + np.arange(len(images))[:, None] * affine[:3, 2]
     orientation = (*(affine[:3, 0] / column_mm).tolist(), *(affine[:3, 1] / row_mm).tolist())
     positions_mm = tuple(map(tuple, positions.tolist()))
-    return Place(orientation, positions_mm, (row_mm, column_mm), loaded.place["slice_spacing_mm"])
+    return Place(orientation, positions_mm, (row_mm, column_mm), place["slice_spacing_mm"])
 
 
 def in_batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
