@@ -580,6 +580,11 @@ def read_yaml(path: Path, model: type[Content], expected: str) -> Content:
     """
     with within_python(path):
         content = _tuples(_read(path))
+    return checked(content, model, path, expected)
+
+
+def checked(content: object, model: type[Content], path: Path, expected: str) -> Content:
+    """The content of a file of keys as `model` has it; raises `InputError`, which names the first key that is wrong."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: (whole file): {expected} expected, found {type(content).__name__}")
     try:

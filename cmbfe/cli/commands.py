@@ -281,6 +281,38 @@ def detect(
 
 
 @app.command()
+def review(
+    found: Annotated[Path, typer.Argument(help="folder that `cmbfe detect` has written")],
+    reviews: Annotated[list[Path], typer.Argument(help="JSON files that its pages save, one per reader and patient")],
+    out: Annotated[Path, typer.Option(help="folder for labels and report; new, empty or an earlier review")],
+    source: Annotated[Path | None, typer.Option(help="what was detected in, for --sr and --segmentation")] = None,
+    sr: Annotated[
+        bool, typer.Option("--sr", help="DICOM structured report per series; HOLDS THE PATIENT'S NAME, ID AND DATES")
+    ] = False,
+    segmentation: Annotated[
+        bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
+    ] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(help="of the detection, where that kept no ids: finds its series in SOURCE")
+    ] = None,
+) -> None:
+    """Turn reviews of detections into labels that train (docs/review.md), with the agreement between readers.
+
+    Example: cmbfe review found review-P1-AB.json review-P1-CD.json --out data/reviewed
+    """
+    from cmbfe.findings.reviewed import PAGE_FILE, in_a_line, review_files
+    from cmbfe.findings.run import Options
+    from cmbfe.params import load_params, profile_file
+
+    options = Options(sr=sr, segmentation=segmentation, key_file=key_file)
+    result = review_files(found, reviews, out, load_params(profile_file("laptop")).seed, source, options)
+    for note in result["notes"]:
+        print(f"cmbfe: note: {note}", file=sys.stderr)
+    print(f"{out}: {in_a_line(result)}")
+    _next(f"open {out / PAGE_FILE} in a browser, then: cmbfe train ssd512 --twins --out models/mine --data {out}")
+
+
+@app.command()
 def evaluate(
     truth: Annotated[Path, typer.Argument(help="COCO labels")],
     detections: Annotated[Path, typer.Argument(help="COCO results of the same images")],

@@ -14,6 +14,7 @@ from cmbfe.data.labelled.images import ZERO_PHASE, magnitude_of, phase_entry, re
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels, write_labels, xyxy
 from cmbfe.errors import InputError
 from cmbfe.files import whole_folder
+from cmbfe.metrics.matching import is_region
 from cmbfe.params import Augmentation, TurnedBox
 
 
@@ -146,7 +147,7 @@ def augment_training_set(
     """Write the augmented training set: exactly `target_images` images made from those with microbleeds.
 
     Args:
-        labels: of all images; those of split "train" with at least one box are augmented.
+        labels: of all images; those of split "train" with at least one box are augmented. Ignore regions are left out.
         source: the folder that the file names are relative to.
         out: gets images and annotations.json; atomic.
 
@@ -155,6 +156,8 @@ def augment_training_set(
     """
     boxes_of = defaultdict(list)
     for annotation in labels["annotations"]:
+        if is_region(annotation):  # no microbleed, or nobody knows
+            continue
         moved = {
             key: value for key, value in annotation.items() if key != "tight_bbox"
         }  # nobody measures these images

@@ -37,7 +37,7 @@ from cmbfe.data.sources.public import find_dou, find_momeni, find_valdo
 from cmbfe.data.sources.report import REPORT_FILE, report
 from cmbfe.data.sources.series import Found, Series
 from cmbfe.data.sources.voc import find_voc
-from cmbfe.data.sources.writing import Patient, check_patient, is_made, write_dataset, write_patient
+from cmbfe.data.sources.writing import SERIES_FILE, Patient, check_patient, is_made, write_dataset, write_patient
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_folder, write_json
 from cmbfe.parallel import at_work, check_backend
@@ -119,15 +119,32 @@ def import_source(
     options = options or Options()
     check_backend(backend)
     _check(kind, source, settings, options, out)
-    key = read_key(options.key_file)
     found, asides = _find(kind, source.resolve(), options, settings)
     if name:
         name(asides)
-    splits = _drawn_splits(found.series, seed, source)
-    given = [path for path in (source, options.labels) if path]
-    inputs = [*given, *(file for series in found.series for file in series.files)]
+    inputs = [path for path in (source, options.labels) if path]
+    with at_work(backend, jobs):
+        return import_found(
+            kind, replace(found, asides=tuple(asides)), inputs, out, settings, seed, options, progress
+        )
+
+
+def import_found(
+    kind: str,
+    found: Found,
+    sources: Sequence[Path],
+    out: Path,
+    settings: Images,
+    seed: int,
+    options: Options,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """`import_source` of what was found already. `sources`: where; the first begins the text of errors."""
+    key = read_key(options.key_file)
+    splits = _drawn_splits(found.series, seed, sources[0])
+    inputs = [*sources, *(file for series in found.series for file in series.files)]
     _tidy(out)
-    with at_work(backend, jobs), whole_folder(out, SETTINGS_FILE, inputs=inputs) as temporary, _work(out) as work:
+    with whole_folder(out, SETTINGS_FILE, inputs=inputs) as temporary, _work(out) as work:
         salt = bytes.fromhex(key["salt"]) if key else None if options.keep_ids else kept_salt(work / "salt.json")
         names = Pseudonyms(salt)
         patients = _patients(found.series, names, work)
@@ -137,7 +154,7 @@ def import_source(
         labels, notes = write_dataset(temporary, patients, names, splits, settings.format, found.mimic_kinds)
         notes.update(found.notes)
         notes[UNLABELLED] = int(not any(series.is_labelled for series in found.series))
-        counts = Counter(aside.what for aside in asides for _ in aside.files)
+        counts = Counter(aside.what for aside in found.asides for _ in aside.files)
         result = {"kind": kind, **report(labels, {**found.left_out, **counts}, notes)}
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
@@ -290,6 +307,9 @@ def take_import(source: Path, out: Path) -> Labels:
     shown = {split_of[box["image_id"]] for box in labels["annotations"]}
     if empty := [split for split in ("train", "validation", "test") if split not in shown]:
         raise InputError(f"{source}: no microbleed in the split {empty[0]}; give other splits, or another seed")
+    own = {*IMPORTED, SERIES_FILE, *(Path(image["file_name"]).parts[0] for image in labels["images"])}
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        for name in own.intersection(entry.name for entry in source.iterdir()):  # a review holds reports as well
+            copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+            copy(source / name, temporary / name)
     return labels

@@ -8,7 +8,7 @@ lie below it, or where COCO, CVAT and Label Studio keep them. `patient_id`, else
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -130,6 +130,8 @@ class ImageSeries:
     images: tuple[Image, ...]
     split: str | None = None
     is_labelled: bool = True
+    place: Mapping[str, Any] = field(default_factory=dict)
+    """As in `Loaded`; labels do not say it."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -154,6 +156,7 @@ class ImageSeries:
         return Loaded(
             images,
             records(boxes, frames),
+            place=dict(self.place),
             notes={
                 **image_notes(self.files),
                 APART: lesions_apart(boxes),

@@ -1,0 +1,200 @@
+"""`cmbfe review`: from findings and the reviews of them to corrected labels, agreement and a report, atomically."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cmbfe.data.labelled.labels import CATEGORIES, with_margin
+from cmbfe.data.sources.identity import Pseudonyms, read_key
+from cmbfe.data.sources.importer import SETTINGS_FILE, import_found
+from cmbfe.data.sources.importer import Options as ImportOptions
+from cmbfe.data.sources.labelled import found_in_labels
+from cmbfe.data.sources.series import Found, Series
+from cmbfe.errors import InputError
+from cmbfe.figures.html import templates
+from cmbfe.files import read_json, whole_folder, write_json
+from cmbfe.findings.analysis import IMAGES
+from cmbfe.findings.lesions import lesions_table
+from cmbfe.findings.review import NO, UNSURE, YES, FoundSeries, Reading, agreement, read_found, read_review, readings
+from cmbfe.findings.run import SUMMARY_FILE, Options, write_objects
+from cmbfe.findings.search import find
+from cmbfe.parallel import at_work
+from cmbfe.params import Images
+
+TABLE_FILE, PAGE_FILE, REVIEW_FILE = "review.csv", "review.html", "review.json"
+READER = "reader "
+"""Begins the names of columns that hold answers."""
+SHOWN = ["patient_id", "lesion", "score", "size_mm", "best_slice"]
+"""Columns of the table that the page shows, before what readers say."""
+
+
+def review_files(
+    folder: Path,
+    files: Sequence[Path],
+    out: Path,
+    seed: int,
+    source: Path | None = None,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Bring reviews of what `cmbfe detect` has written to `folder` together; docs/review.md lists what is written.
+
+    Args:
+        seed: of the split by patient, as in an import.
+        source: what was detected in, for DICOM objects of the microbleeds.
+        options: which objects, and the key file of the detection unless that kept ids.
+
+    Returns:
+        The content of review.json.
+
+    Raises:
+        InputError: no such findings, a review that does not belong to them (`read_review`), two of one reader and
+            patient, an `out` that holds something else, or a source without a series that was reviewed.
+    """
+    options = options or Options()
+    found = read_found(folder)
+    reviews = [read_review(file, found) for file in files]
+    (whose, times), *_ = Counter((review.patient, review.reader) for review in reviews).most_common(1)
+    if times > 1:
+        raise InputError(f"{folder}: {times} reviews of {whose[0]} are by {whose[1]}; give one file of each reader")
+    reviewed = [series for series in found if series.patient in {review.patient for review in reviews}]
+    every, made = readings(found, reviews), read_json(folder / SUMMARY_FILE)
+    sources = _sources(source, reviewed, options)
+    with whole_folder(out, SETTINGS_FILE, filter(None, [folder, *files, source])) as temporary:
+        settings = Images.model_validate_json(json.dumps({**made["pictures"], "phase": False}))
+        labels, as_they_are = _labelled(folder, reviewed, every), ImportOptions(keep_ids=True)
+        with at_work("threading", -1):
+            import_found("review", labels, [folder], temporary, settings, seed, as_they_are, progress=False)
+        table = _table(every)
+        table.to_csv(temporary / TABLE_FILE, index=False)
+        result = {
+            **{key: made[key] for key in ("detector", "threshold", "threshold_from")},
+            "readers": sorted({review.reader for review in reviews}),
+            "patients": _counts(reviewed, every),
+            "agreement": agreement(every).to_dict("records"),
+            "notes": _write_objects(temporary, sources, every, made, options),
+        }
+        write_json(temporary / REVIEW_FILE, result)
+        _write_page(temporary / PAGE_FILE, result, table)
+    return result
+
+
+def in_a_line(result: Mapping[str, Any]) -> str:
+    """What came of a review, for the terminal."""
+    yes, no, unsure, added = (sum(own[key] for own in result["patients"]) for key in (YES, NO, UNSURE, "added"))
+    kappas = [f"{own['readers']}: kappa {_number(own['kappa'])}" for own in result["agreement"]]
+    counts = f"{yes} microbleeds ({added} lesions were added), {no} rejected, {unsure} unsure"
+    return "; ".join([f"{len(result['patients'])} patients, {counts}", *kappas])
+
+
+def _labelled(folder: Path, reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> Found:
+    """The reviewed series with their microbleeds; what nobody is sure of is a region to leave out."""
+    images = [image for series in reviewed for image in series.images]
+    boxes = []
+    for reading in every:
+        flags = {"ignore": 1} if reading.result == UNSURE else {}
+        for index, (box, _) in reading.lesion.boxes.items() if reading.result != NO else ():
+            image = reading.series.images[index]
+            clipped = with_margin(box, 0, image)
+            entry = {"id": len(boxes) + 1, "image_id": image["id"], "category_id": 1, "bbox": clipped}
+            boxes.append({**entry, "lesion_id": reading.lesion.number, **flags})
+    labels = {"images": images, "annotations": boxes, "categories": CATEGORIES}
+    places = {f"{series.patient}/{series.uid}": series for series in reviewed}
+    found = found_in_labels(labels, folder, lambda image: (folder / IMAGES / image["file_name"]).with_suffix(".png"))
+    return replace(
+        found,
+        series=tuple(replace(own, name=places[own.name].uid, place=places[own.name].place) for own in found.series),
+    )
+
+
+def _sources(
+    source: Path | None, reviewed: Sequence[FoundSeries], options: Options
+) -> list[tuple[Series, FoundSeries]]:
+    """Each reviewed series with what it was read from; none without a source. Raises `InputError`: one is not there."""
+    if source is None:
+        if options.sr or options.segmentation:
+            raise InputError(
+                "--sr and --segmentation need the DICOM files: give the folder of the detection, --source"
+            )
+        return []
+    key = read_key(options.key_file)
+    names = Pseudonyms(bytes.fromhex(key["salt"]) if key else None)
+    series = find(source, source / "none", as_magnitude=True).series
+    known = {names.series(own.patient, own.name): own for own in series}
+    if missing := [own.uid for own in reviewed if own.uid not in known]:
+        hint = "give the folder of the detection, and its --key-file unless ids were kept"
+        raise InputError(f"{source}: the reviewed series {missing[0]} is not there; {hint}")
+    return [(known[own.uid], own) for own in reviewed]
+
+
+def _write_objects(
+    out: Path,
+    sources: Sequence[tuple[Series, FoundSeries]],
+    every: Sequence[Reading],
+    made: Mapping[str, Any],
+    options: Options,
+) -> list[str]:
+    """Write the DICOM objects of the microbleeds of each series; a note for each that its headers do not allow."""
+    notes = []
+    for series, found in sources:
+        own = [reading for reading in every if reading.series is found]
+        lesions = [reading.lesion for reading in own if reading.result == YES]
+        readers = sorted({name for reading in own for name in reading.answers})
+        chosen = replace(options, threshold=made["threshold"])
+        said = write_objects(series, found.folder, lesions, made["detector"], chosen, out, readers)
+        notes += [f"{found.folder}: {note}" for note in said]
+    return notes
+
+
+def _table(every: Sequence[Reading]) -> pd.DataFrame:
+    """A row per lesion: as in lesions.csv, then what each reader says, the result and the agreement."""
+    rows = [
+        lesions_table(reading.series.images, [reading.lesion]).assign(
+            **{f"{READER}{name}": answer for name, answer in reading.answers.items()},
+            result=reading.result,
+            agreement=reading.agreement,
+        )
+        for reading in every
+    ]
+    return pd.concat(rows or [lesions_table([], []).assign(result=[], agreement=[])], ignore_index=True)
+
+
+def _counts(reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> list[dict[str, Any]]:
+    """Of each patient, how many lesions were detected, added, and are microbleeds, none, or unsure."""
+    counts = []
+    for patient in dict.fromkeys(series.patient for series in reviewed):
+        own = [reading for reading in every if reading.series.patient == patient]
+        results = Counter(reading.result for reading in own)
+        added = sum(reading.lesion.score is None for reading in own)
+        row = {"patient": patient, "detected": len(own) - added, "added": added}
+        counts.append({**row, **{answer: results[answer] for answer in (YES, NO, UNSURE)}})
+    return counts
+
+
+def _write_page(path: Path, result: Mapping[str, Any], table: pd.DataFrame) -> None:
+    shown = table[[column for column in table if column in SHOWN or column.startswith(READER)] + ["result"]]
+    agreed = [
+        [own["readers"], own["lesions"], *(_number(own[key]) for key in ("same_answer", "kappa")), own["kind"]]
+        for own in result["agreement"]
+    ]
+    page = (
+        templates("cmbfe.findings")
+        .get_template("reviewed.html.jinja")
+        .render(
+            title="Review",
+            result=result,
+            patients=[list(counts.values()) for counts in result["patients"]],
+            agreement=agreed,
+            lesions=shown.to_html(index=False, na_rep="", float_format="{:.2f}".format, border=0),
+        )
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
