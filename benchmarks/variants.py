@@ -6,7 +6,7 @@ A whole iteration as the training loop does it (`cmbfe.training.iteration.Run.st
 size in memory, three boxes each, in the precision that training chooses here; the seconds are the median after two
 iterations of warm-up. Memory is the process's peak, Python and PyTorch included, or on a GPU the peak of PyTorch's
 tensors there.
-`--write` puts the table into docs/scale.md.
+`--write` puts the table into docs/cluster.md.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from cmbfe.paper import tables
 from cmbfe.training.devices import make_compute
 from cmbfe.training.timing import in_turn, machine
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cluster.md"
 GIB = 2**30
 
 
@@ -83,13 +83,13 @@ def as_markdown(costs: dict[str, Cost], batch: int, width: float, iterations: in
 
 
 def main() -> None:
-    """Measure all variants, print the table, put it into docs/scale.md if asked to."""
+    """Measure all variants, print the table, put it into docs/cluster.md if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--width", type=float, default=1.0, help="channels of the trunk, as a share of the paper's")
     parser.add_argument("--iterations", type=int, default=7, help="timed, after two of warm-up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/cluster.md")
     given = parser.parse_args()
     if given.iterations < 1:
         raise InputError(f"--iterations {given.iterations}: give at least 1")

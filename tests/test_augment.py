@@ -110,7 +110,7 @@ def test_any_target_is_reached_exactly(images, target, seed):
 
 
 def test_without_a_training_image_there_is_nothing_to_augment():
-    with pytest.raises(InputError, match="no training image"):
+    with pytest.raises(InputError, match="split train"):
         draws(0, 10, 1)
 
 

@@ -185,7 +185,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(world, run_cmbfe, made_o
 
 def test_the_example_of_the_docs_runs(world, tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.DOTALL)[1]
-    for name, number in (("one.png", 1), ("two.png", 2)):
+    for name, number in (("first.png", 1), ("second.png", 2)):
         (tmp_path / name).write_bytes((world / "pictures" / f"P{number}" / "000.png").read_bytes())
     (tmp_path / "ssd300-fe.onnx").write_bytes((world / "ssd300-fe.onnx").read_bytes())
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from cmbfe.errors import InputError
 from tools.renew_readme import renewed
@@ -19,11 +18,15 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 
 def test_its_blocks_are_filled_from_the_results():
     again = renewed(TEXT)
-    for name in ("headline", "table2", "table3", "table4", "crossvalidation", "others"):
+    for name in ("verdict", "study"):
         block = re.search(rf"<!-- {name}: begin -->\n(.*?)\n<!-- {name}: end -->", again, re.DOTALL)[1]
         assert re.search(r"\d\.\d", block), name
     blocks = re.compile(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", re.DOTALL)
     assert blocks.sub("", again) == blocks.sub("", TEXT)
+
+
+def test_it_fits_the_first_half_hour():
+    assert len(TEXT.split()) <= 1000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -45,21 +48,6 @@ def test_make_targets_and_modules_that_a_page_names_exist(page):
     )
     for file in re.findall(r"`?((?:cmbfe|tools|tests|benchmarks|notebooks)/[\w/]+\.(?:py|ipynb))", text):
         assert (ROOT / file).is_file(), file
-
-
-def test_its_python_runs_as_it_stands():
-    boxes = [torch.tensor([[20.0, 20, 30, 32]])] * 2
-    batch, features = torch.rand(2, 3, 96, 96), torch.ones(2, 4, 24, 24)
-    targets = [{"boxes": one, "labels": torch.ones(1, dtype=torch.int64)} for one in boxes]
-    given = {"batch": batch, "images": list(batch), "boxes": boxes, "targets": targets, "features": features}
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 3
-    for block in blocks:
-        made = dict(given)
-        exec(block, made)
-        assert made["features"].shape == features.shape
-        assert all(loss.isfinite() for loss in made.get("losses", {}).values())
-        assert set(made.get("detections", [{}])[0]) in (set(), {"boxes", "scores", "labels"})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Put the tables of results/ into README.md, between their markers: no figure there is typed by hand."""
+"""Put the verdict and the table of results/ into README.md, between their markers: no figure there is typed by hand."""
 
 import sys
 from pathlib import Path
@@ -6,61 +6,57 @@ from pathlib import Path
 import pandas as pd
 
 from cmbfe.errors import InputError
-from cmbfe.files import whole_file
+from cmbfe.files import read_json, whole_file
 from cmbfe.paper.tables import markdown_of, with_block
 from cmbfe.paper.words import verdict
-from tools.words import folds, others, unchanged
+from tools.words import unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {
-    "table2": {
-        "variant": "detector",
-        "paper_ap": "AP, paper",
-        "our_ap": "AP, ours",
-        "paper_gain": "gain by FE, paper",
-        "our_gain": "gain by FE, ours",
-        "our_precision_at_90_sensitivity": "precision at 90 % sensitivity, ours",
-        "our_false_positives_per_cmb": "false positives per microbleed there, ours",
-    },
-    "table3": {
-        "variant": "detector",
-        "backbone": "backbone",
-        "our_recall": "recall, ours",
-        "paper_precision": "precision at 90 % recall, paper",
-        "our_precision": "precision at our recall",
-        "our_gain": "gain by FE, ours",
-        "paper_fe_time_ratio": "time with FE / without, paper",
-        "our_fe_time_ratio": "time with FE / without, ours",
-    },
-    "table4": {
-        "study": "detector",
-        "after": "after",
-        "paper_sensitivity": "sensitivity, paper",
-        "paper_precision": "precision, paper",
-        "published_sensitivity": "sensitivity, its own paper",
-        "our_ap": "AP, ours",
-        "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per image, ours",
-        "our_sensitivity_at_4_per_picture": "at 4, ours",
-        "our_ap_over_ssd512": "AP less that of SSD-512, ours",
-    },
+RESULTS = ROOT / "results"
+COLUMNS = {
+    "detector": "detector",
+    "ap": "AP without FE",
+    "ap_treated": "AP with FE",
+    "gain": "gain by FE (95 % CI)",
+    "seeds": "seeds",
+    "paper_gain": "gain in the paper",
 }
-"""Columns of each table in README.md, by their names in its CSV, with their headings."""
+"""Columns of the table, by their names in study.csv and others.csv, with their headings."""
+EARLIER = (1892, 360)
+"""Boxes of microbleeds in the study's test images, 100 and 20 patients, before the patients of November 2026."""
 
 
-def headline(csv: Path) -> str:
-    """What the study says of FE, in plain words: a sentence per detector."""
-    rows = unchanged(pd.read_csv(csv)).iterrows()
-    return f"**{' '.join(verdict(row['detector'], row) for _, row in rows)}**"
+def detectors() -> pd.DataFrame:
+    """A row per detector of the study that was trained without and with FE, nothing else changed."""
+    study, others = (pd.read_csv(RESULTS / "tables" / f"{name}.csv") for name in ("study", "others"))
+    return pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
+
+
+def headline(rows: pd.DataFrame) -> str:
+    """What the study says of FE in the paper's own detectors, a sentence each."""
+    printed = rows.dropna(subset="paper_gain")
+    return f"**{' '.join(verdict(row['detector'], row) for _, row in printed.iterrows())}**"
+
+
+def earlier(rows: pd.DataFrame) -> str:
+    """Which rows are of the phantom's earlier patients; a sentence, or nothing."""
+    old = [arm for arm in rows["arm"] if _boxes(RESULTS / "study" / arm) in EARLIER]
+    which = "All rows" if len(old) == len(rows) else ", ".join(old)
+    return (
+        f"{which}: of earlier simulated patients, whose microbleeds were larger; being trained anew." if old else ""
+    )
+
+
+def _boxes(arm: Path) -> int:
+    return int(read_json(next(arm.glob("*.json")))["cmbs"])
 
 
 def renewed(text: str) -> str:
-    """README.md with the tables as results/ has them now."""
-    tables = ROOT / "results" / "tables"
-    for name, headings in TABLES.items():
-        text = with_block(text, name, markdown_of(pd.read_csv(tables / f"{name}.csv"), headings))
-    text = with_block(text, "headline", headline(tables / "study.csv"))
-    text = with_block(text, "crossvalidation", folds(pd.read_csv(tables / "crossvalidation.csv")))
-    return with_block(text, "others", others(pd.read_csv(tables / "others.csv")))
+    """README.md with what results/ has now."""
+    rows = detectors()
+    text = with_block(text, "verdict", headline(rows))
+    text = with_block(text, "study", markdown_of(rows, COLUMNS))
+    return with_block(text, "earlier", earlier(rows))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import pandas as pd
 
 from cmbfe.metrics.intervals import seeds_for_half_width
-from cmbfe.paper.words import verdict
 
 HALF_WIDTH = 0.01
 """AP on either side of a gain that would settle the paper's two to three points."""
@@ -52,16 +51,5 @@ def folds(table: pd.DataFrame) -> str:
     without, with_fe, gain, low, high = row[["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]]
     return (
         f"In the cross-validation, all {row['patients']:.0f} patients together, {row['detector']} has an AP of "
-        f"{without:.3f} without FE and {with_fe:.3f} with it: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
+        f"{without:.3f} without FE and {with_fe:.3f} with it: {gain:+.3f}, 95 % CI {low:+.3f} to {high:+.3f}."
     )
-
-
-def others(effects: pd.DataFrame) -> str:
-    """What torchvision's detectors say of FE, and which treatment gains most, from results/tables/others.csv."""
-    said = [verdict(row["detector"], row) for _, row in effects[effects["treatment"] == "fe"].iterrows()]
-    compared = effects[effects.groupby("arm")["treatment"].transform("size") > 1]
-    if not compared.empty:
-        best = compared.loc[compared["gain"].idxmax()]
-        gain = f"{best['treatment']} has the largest gain ({interval(best, 'gain')})"
-        said.append(f"Of FE and its relatives in {best['detector']}, {gain}.")
-    return " ".join(said)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cmbfe.data.labelled.detections import detections_of
+from cmbfe.data.labelled.detections import detections_of, images_file
 from cmbfe.data.labelled.labels import (
     LARGEST_PX,
     Detections,
@@ -76,9 +76,10 @@ def evaluate_files(
     if not 0 < iou <= 1:
         raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
     resolved(Path(out))  # a link to itself is said first
-    labels = _of_split(read_foreign_labels(truth), split, str(truth))
+    every = read_foreign_labels(truth)
+    labels = _of_split(every, split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
-    results = [_read_results(path, labels) for path in files]
+    results = [_read_results(path, labels, every) for path in files]
     mimic_labels = _read_mimics(mimics) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
@@ -164,10 +165,16 @@ def _read_mimics(path: Path | str) -> Labels:
     return mimics
 
 
-def _read_results(path: Path | str, labels: Labels) -> Detections:
-    """COCO results of every image of the labels; `InputError` also for boxes in shares, or beyond `LARGEST_PX`."""
+def _read_results(path: Path | str, labels: Labels, every: Labels) -> Detections:
+    """COCO results of the images of the labels, which are some of `every`; results of the others are left out.
+
+    Raises:
+        InputError: unsound results, boxes in shares, or beyond `LARGEST_PX`.
+    """
     with within_python(path):
-        detections = detections_of(path, labels, all_looked_at=True)
+        detections = detections_of(path, every if images_file(path) is None else labels, all_looked_at=True)
+    counted = {image["id"] for image in labels["images"]}
+    detections = [detection for detection in detections if detection["image_id"] in counted]
     refuse_shares(detections, str(path))
     boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)
     if len(beyond := np.flatnonzero(np.abs(boxes).max(axis=1, initial=0) > LARGEST_PX)):
