@@ -7,7 +7,7 @@ PACKAGES := .venv/.packages
 INSTALLED := .venv/.installed
 
 # Tests of a file share what they make, so a file stays with one process. A process holds PyTorch: four are enough.
-# Their threads wait passively, or they take each other's cores for spinning.
+# Their threads wait passively, because spinning would take cores from each other.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Both commands start Python dozens of times; where bytecode is not kept, each start compiles PyTorch anew, for 6 seconds.
@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE =
 # Notebooks on the results of the studies, which are in git.
 READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other_detectors)
 
-# Waiting threads do not spin: beside another busy process a training on two threads is else three times as slow.
+# Waiting threads do not spin: beside another busy process, spinning makes a training on two threads three times as slow.
 DVC := OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 CHOOSE_PROFILE = $(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
 

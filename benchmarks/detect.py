@@ -123,7 +123,7 @@ def timed(name: str, into: dict[str, Spent]) -> Iterator[None]:
 
 @contextmanager
 def n4_timed(into: dict[str, Spent]) -> Iterator[None]:
-    """Seconds of N4 in whatever runs inside the block, in this process."""
+    """Seconds that N4 takes inside the block, in this process."""
 
     def spy(*arguments: object, **options: object) -> np.ndarray:
         with timed("N4", into):

@@ -3,7 +3,7 @@
     python benchmarks/feature_enhancement.py [--rounds 15] [--batch 4] [--width 1.0] [--threads 2]
 
 Three boxes per image, forward, losses, backward and Adam, in the precision that training chooses here. The twins take
-turns within each round, so that whatever else the machine does meets both; the ratio is the median over rounds. Where
+turns within each round, so that other load on the machine affects both; the ratio is the median over rounds. Where
 seconds swing by more than FE costs, the last column tells: the layer timed alone, over a step without it. The paper's
 Table 3 gives 1.25 (VGG-16), 1.31 (MobileNet) and 1.23 (ResNet-34) for its own layer.
 """

@@ -91,7 +91,7 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def ending(source: Path, out: Path, detector: Detector, settings: Images) -> str:
-    """How one run ends, in a word or two; whatever is neither outputs nor one line goes through."""
+    """How a run ends, in a word or two; anything else than outputs or one line is raised."""
     try:
         result = detect_files(source, lambda: detector, out, settings, Options(sr=True, segmentation=True))
     except InputError as error:

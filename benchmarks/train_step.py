@@ -6,7 +6,7 @@ Ours is the training loop's whole iteration (`cmbfe.training.iteration.Run.step`
 weights, with losses, the check of the gradient and Adam, in the precision that training chooses here. torchvision's
 detector runs as a user would write it down, and tuned by hand: channels last, fused Adam, bf16 where training chooses
 it. The bare network is our trunk, extra layers and heads, forward and backward from the sum of the outputs.
-All take turns within each round, so that whatever else the machine does meets all; a ratio is the median over rounds
+All take turns within each round, so that other load on the machine affects all; a ratio is the median over rounds
 of the ratio within one. Images are 300 x 300 px, with three boxes each.
 """
 

@@ -106,7 +106,7 @@ def resolved(path: Path) -> Path:
 
 
 def sha256_of(files: Iterable[Path]) -> str:
-    """Hash of the files' contents, whatever the order in which they are given."""
+    """Hash of the files' contents; their order does not matter."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 

@@ -37,7 +37,7 @@ def check_backend(backend: str) -> None:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """So many threads for PyTorch inside the block, whatever the machine has.
+    """Give PyTorch this number of threads inside the block.
 
     It sums in another order on another number of threads, and trainings then end with other weights.
     """

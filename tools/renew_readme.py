@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, whole_file
+from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of, with_block
 from cmbfe.paper.words import verdict
-from tools.words import unchanged
+from tools.words import earlier, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -22,8 +22,6 @@ COLUMNS = {
     "paper_gain": "gain in the paper",
 }
 """Columns of the table, by their names in study.csv and others.csv, with their headings."""
-EARLIER = (1892, 360)
-"""Boxes of microbleeds in the study's test images, 100 and 20 patients, before the patients of November 2026."""
 
 
 def detectors() -> pd.DataFrame:
@@ -38,25 +36,12 @@ def headline(rows: pd.DataFrame) -> str:
     return f"**{' '.join(verdict(row['detector'], row) for _, row in printed.iterrows())}**"
 
 
-def earlier(rows: pd.DataFrame) -> str:
-    """Which rows are of the phantom's earlier patients; a sentence, or nothing."""
-    old = [arm for arm in rows["arm"] if _boxes(RESULTS / "study" / arm) in EARLIER]
-    which = "All rows" if len(old) == len(rows) else ", ".join(old)
-    return (
-        f"{which}: of earlier simulated patients, whose microbleeds were larger; being trained anew." if old else ""
-    )
-
-
-def _boxes(arm: Path) -> int:
-    return int(read_json(next(arm.glob("*.json")))["cmbs"])
-
-
 def renewed(text: str) -> str:
     """README.md with what results/ has now."""
     rows = detectors()
     text = with_block(text, "verdict", headline(rows))
     text = with_block(text, "study", markdown_of(rows, COLUMNS))
-    return with_block(text, "earlier", earlier(rows))
+    return with_block(text, "earlier", earlier(rows, RESULTS))
 
 
 if __name__ == "__main__":

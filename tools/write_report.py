@@ -18,7 +18,7 @@ from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of
 from cmbfe.paper.words import verdict
 from cmbfe.params import Params, load_params
-from tools.words import folds, intervals_without_zero, points, seeds_that_would_do, unchanged
+from tools.words import earlier, folds, intervals_without_zero, points, seeds_that_would_do, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"
@@ -32,7 +32,7 @@ COLUMNS = {
         "ap": "AP without FE",
         "ap_treated": "AP with FE",
         "gain": "gain by FE",
-        "over_fe": "AP less that of FE as read",
+        "over_fe": "AP minus that of the unchanged arm",
     },
     "study_kinds": {
         "arm": "detector",
@@ -54,14 +54,14 @@ COLUMNS = {
         "kind": "on",
         "SSD": "SSD",
         "SSD-FE": "SSD-FE",
-        "SSD only": "SSD alone",
-        "SSD-FE only": "SSD-FE alone",
+        "SSD only": "SSD only",
+        "SSD-FE only": "SSD-FE only",
     },
     "table4": {
         "study": "detector",
         "our_ap": "AP, ours",
         "our_sensitivity_at_1_per_picture": "sensitivity at 1 false positive per image, ours",
-        "our_ap_over_ssd512": "AP less that of SSD-512",
+        "our_ap_over_ssd512": "AP minus that of SSD-512",
     },
     "others": {
         "detector": "detector",
@@ -69,7 +69,7 @@ COLUMNS = {
         "ap": "AP without",
         "ap_treated": "AP with it",
         "gain": "gain",
-        "over_fe": "AP less that with FE",
+        "over_fe": "AP minus that with FE",
     },
     "phase": {
         "detector": "detector",
@@ -103,6 +103,7 @@ def report(root: Path) -> str:
     values = {f"{name}_table": markdown_of(tables[name], columns) for name, columns in COLUMNS.items()}
     fe_in_others = tables["others"][tables["others"]["treatment"] == "fe"]
     values["others_gains"] = intervals_without_zero(fe_in_others.set_index("detector"), "gain")
+    values["earlier"] = earlier(pd.concat([study, tables["others"]]), root / "results")
     values |= _of_the_study(study, tables["others"], params) | _of_the_pipeline(root, params) | _of_features(root)
     return environment.get_template(TEMPLATE).render(values)
 

@@ -101,7 +101,7 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stac
 
 
 def slice_spacings(labels: Labels, folder: Path, slice_mm: float | None) -> dict[Hashable, float]:
-    """Image -> distance in mm between the slices of its series: that of series.json in `folder`, or else `slice_mm`.
+    """Image -> distance in mm between the slices of its series: from series.json in `folder`, otherwise `slice_mm`.
 
     Raises:
         InputError: a series.json that is damaged, or a distance that is not above 0 or not known.
@@ -250,7 +250,7 @@ def train_on_features(
     """Learn boxes and a classifier of candidates from training volumes, and return a detector of volumes.
 
     Args:
-        volumes: gives the training volumes, anew at each call, so that no more than one need be in memory.
+        volumes: gives the training volumes, anew at each call, so that a single volume is in memory at a time.
         describe: the candidates of a volume, voxels [N, 3], and their features, float64 [N, F].
         fit: learns from features and their `classes`, and returns what gives features their scores, float64 [N].
 
@@ -276,7 +276,7 @@ def train_on_features(
 
 
 def check_both_kinds(hits: int, others: int) -> None:
-    """Raise `InputError` unless training candidates hold both kinds: a classifier of one kind would know nothing."""
+    """Raise `InputError` unless the training candidates are of both kinds: a classifier needs both to learn."""
     if not hits or not others:
         raise InputError(
             f"of the candidates in the training patients {hits} are microbleeds and {others} are not: both kinds are "

@@ -71,7 +71,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         iterations = settings.cascade.screening_iterations
         hits, others = _screening_examples(volumes(), rng)
         fit(screening, hits, others, iterations, rng, "screening")
-        # What the first round takes for a microbleed is what the second must learn to tell from one.
+        # The second round learns to separate microbleeds from the first round's false positives.
         mistaken = _candidate_examples(volumes(), screening, box_model, settings, SCREENED)[1]
         fit(screening, hits, np.concatenate([others, mistaken]), iterations, rng, "screening again")
         right, wrong = _candidate_examples(volumes(), screening, box_model, settings, CLASSIFIED)
@@ -112,7 +112,7 @@ def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
 def fit(
     network: nn.Module, hits: np.ndarray, others: np.ndarray, iterations: int, rng: np.random.Generator, task: str
 ) -> None:
-    """Train a network to tell neighbourhoods of microbleeds from others, half of each batch each; Adam, one cycle.
+    """Train a network to separate neighbourhoods of microbleeds from others, half of each batch each; Adam, one cycle.
 
     `hits` and `others` are float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input;
     `InputError` without either.

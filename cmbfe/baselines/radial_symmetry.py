@@ -25,7 +25,7 @@ from cmbfe.params import Baselines
 
 STRICTNESS = 2.0  # exponent of the share of edges that agree (Loy and Zelinsky's alpha; 2 is their choice)
 FAINTEST = 0.05  # edges below this share of the steepest one in a thousand have no vote (their beta): noise
-NEIGHBOURS = 2  # slices on either side whose brightness and symmetry tell a ball from a vessel
+NEIGHBOURS = 2  # slices on either side whose brightness and symmetry distinguish a ball from a vessel
 RINGS_MM = (0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0)  # edges of the rings in which brightness is averaged
 
 

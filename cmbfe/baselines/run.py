@@ -73,7 +73,7 @@ def run_between(name: Baseline, params: Params, train: Path, data: Path, out: Pa
     Every slice is looked at, and a microbleed counts once: as earlier work counts, and for whole heads.
 
     Args:
-        train, data: folders of images with annotations.json; nobody's patients that are not labelled.
+        train, data: folders of images with annotations.json; unlabelled patients are left out.
         out: folder for lesions.csv (what is returned) and baseline.json.
 
     Returns:

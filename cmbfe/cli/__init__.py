@@ -1,4 +1,4 @@
-"""The command line. Its commands are in `cmbfe.cli.commands`; here is how each of them ends."""
+"""The command line: how commands end. The commands are in `cmbfe.cli.commands`."""
 
 import sys
 
@@ -23,7 +23,7 @@ def main() -> None:
         extra = "export" if module in _EXPORT else "replicate"
         sys.exit(_fail(f"this needs {module}, which an extra brings: pip install 'cmbfe[{extra}]'"))
     except OSError as error:
-        file = error.filename2 or error.filename or "input or output"  # of a renaming, the name that was wanted
+        file = error.filename2 or error.filename or "input or output"  # the target of a failed renaming
         sys.exit(_fail(f"{file}: {error.strerror or error}"))
 
 

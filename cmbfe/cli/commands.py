@@ -34,7 +34,7 @@ def jobs_option(what: str) -> Any:
 
 
 def _name(left_out: Iterable[Any]) -> None:
-    """Say of each `Aside` what was not read."""
+    """Print for each `Aside` what was not read, and why."""
     for aside in left_out:
         what = "refused" if aside.refused else "passed over"
         print(f"cmbfe: {what}: {' '.join(aside.line.split())}", file=sys.stderr)
@@ -62,13 +62,13 @@ def _next(step: str) -> None:
 
 
 Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
-KeyFile = Annotated[Path | None, typer.Option(help="where to write whose pseudonym is which; outside OUT")]
+KeyFile = Annotated[Path | None, typer.Option(help="where to write which pseudonym belongs to whom; outside OUT")]
 AsMagnitude = Annotated[
     bool,
-    typer.Option("--as-magnitude", help="take series as magnitude whose header or values do not say that they are"),
+    typer.Option("--as-magnitude", help="take series as magnitude although header or values do not say so"),
 ]
 TrainingBackend = Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")]
-"""A training sets the threads of its whole process: no two share one."""
+"""No threading: a training sets the threads of its whole process."""
 
 
 @app.command()
@@ -131,7 +131,7 @@ def import_(
     ],
     params: Annotated[Path | None, typer.Option(help="settings; default: the laptop profile's")] = None,
     size: Annotated[
-        int | None, typer.Option(help="side of all images, px (default: as they are; training takes one size only)")
+        int | None, typer.Option(help="side of all images, px (default: unchanged; training needs a single size)")
     ] = None,
     box_mm: Annotated[float | None, typer.Option(help="side of the box around a point, mm (default: 6)")] = None,
     labels: Annotated[
@@ -142,7 +142,7 @@ def import_(
     ] = None,
     as_magnitude: AsMagnitude = False,
     keep_ids: Annotated[
-        bool, typer.Option("--keep-ids", help="keep ids of patients and series, no pseudonyms")
+        bool, typer.Option("--keep-ids", help="keep ids of patients and series instead of pseudonyms")
     ] = False,
     key_file: KeyFile = None,
     jobs: Annotated[int, jobs_option("patients")] = -1,
@@ -173,7 +173,7 @@ def describe(
     data: Annotated[Path, typer.Argument(help="images with annotations.json: an import, or data/pictures")],
     out: Annotated[Path, typer.Option(help="the table, CSV; an earlier one is replaced")] = Path("patients.csv"),
     slice_mm: Annotated[
-        float | None, typer.Option(help="distance between slices, mm (default: what series.json of the import says)")
+        float | None, typer.Option(help="distance between slices, mm (default: that in series.json of the import)")
     ] = None,
     jobs: Annotated[int, jobs_option("series")] = -1,
 ) -> None:
@@ -235,7 +235,8 @@ def detect(
     model: Annotated[Path, typer.Option(help="folder with model.safetensors, config.json and params.yaml")],
     out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="lowest score drawn and made a lesion (default: 0.5)")
+        float | None,
+        typer.Option(min=0, max=1, help="lowest score that is drawn and listed as a lesion (default: 0.5)"),
     ] = None,
     operating_point: Annotated[
         Path | None,
@@ -250,7 +251,7 @@ def detect(
     explain: Annotated[bool, typer.Option("--explain", help="draw the feature maps of slices with lesions")] = False,
     as_magnitude: AsMagnitude = False,
     keep_ids: Annotated[
-        bool, typer.Option("--keep-ids", help="keep ids of patients, series and images (images do), no pseudonyms")
+        bool, typer.Option("--keep-ids", help="keep ids of patients, series and DICOM images instead of pseudonyms")
     ] = False,
     key_file: KeyFile = None,
     jobs: Annotated[int, jobs_option("series")] = 1,
@@ -387,14 +388,12 @@ def baseline(
     data: Annotated[Path, typer.Option(help="images with annotations.json and mimics.json")] = Path("data/pictures"),
     train: Annotated[
         Path | None,
-        typer.Option(
-            help="images with annotations.json: learn from all of them, find the microbleeds of all of DATA"
-        ),
+        typer.Option(help="images with annotations.json to learn from; then all of DATA is searched"),
     ] = None,
 ) -> None:
     """Train a baseline on the training patients and run it on the others: detections and metrics.
 
-    With --train: sensitivity per microbleed at some false positives per patient, in lesions.csv.
+    With --train: sensitivity per microbleed at 10, 20 and 45 false positives per patient, in lesions.csv.
 
     Example: cmbfe baseline radial-symmetry --data data/pictures --out results/radial-symmetry
 

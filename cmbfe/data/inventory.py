@@ -89,7 +89,7 @@ class Inventory:
         return [path for path, own in self.kinds.items() if own == kind]
 
     def named(self, *suffixes: str) -> list[Path]:
-        """Files with one of the suffixes, whatever the case, but for links to nothing and hidden ones."""
+        """Files with one of the suffixes in upper or lower case; no hidden files, no links to nothing."""
         return [
             path
             for path, kind in self.kinds.items()

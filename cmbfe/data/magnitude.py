@@ -71,7 +71,7 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
     Args:
         voxels: float32 [slices, rows, columns]; NaN is background.
         file: begins the text of errors.
-        as_magnitude: take it as a magnitude, whatever it looks like.
+        as_magnitude: take it as a magnitude without looking at its values.
 
     Returns:
         Values of 0 and above (the same where they were so before, but for NaN, which becomes 0), and notes.
@@ -111,7 +111,7 @@ def _few(values: np.ndarray) -> np.ndarray:
 
 
 def _why_none(voxels: np.ndarray, own: np.ndarray, background: float) -> str:
-    """Why a volume, whose values are `own` but for its background, is no magnitude; "" where it can be made one."""
+    """Why a volume with the values `own` outside its background is no magnitude; "" where it can be made one."""
     low, high, few = float(own.min()), float(own.max()), _few(own)
     values = f"values from {low + 0.0:.6g} to {high + 0.0:.6g}"  # + 0.0: no -0
     if np.ptp(voxels[np.isfinite(voxels)]) > 0 and _is_label(voxels):

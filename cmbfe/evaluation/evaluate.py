@@ -75,7 +75,7 @@ def evaluate_files(
         raise InputError(f"threshold is {threshold}; it must be a number")
     if not 0 < iou <= 1:
         raise InputError(f"iou is {iou}; it must be above 0 and at most 1")
-    resolved(Path(out))  # a link to itself is said first
+    resolved(Path(out))  # refuses a link to itself before anything else
     every = read_foreign_labels(truth)
     labels = _of_split(every, split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
@@ -109,7 +109,7 @@ def _of_split(labels: Labels, split: str | None, where: str) -> Labels:
 
 
 def _names_of(files: list[Path]) -> list[str]:
-    """Short names that tell result files apart: their stems, else their folders, else their paths; as UTF-8."""
+    """Short distinct names of result files: stems, or folders, or paths; as UTF-8."""
     files = [Path(os.fsencode(path).decode(errors="replace")) for path in files]
     stems, folders = [path.stem for path in files], [path.resolve().parent.name for path in files]
     for names in (stems, folders):
@@ -227,7 +227,7 @@ def _described(detector: Detector) -> dict[str, Any]:
 
 
 def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
-    """What a reader must know about what was not, or not quite, evaluated."""
+    """What was not evaluated, or only in part, and why."""
     notes = []
     if any("patient_id" not in image for image in labels["images"]):
         notes.append("The labels name no patients: each image counts as a patient of its own.")

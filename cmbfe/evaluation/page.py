@@ -124,7 +124,7 @@ def _draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
 
 
 def _legend_name(name: str) -> str:
-    """A detector's name as matplotlib shows it as it stands: `$` begins no formula, a leading `_` hides no entry."""
+    """A detector's name, escaped for matplotlib: `$` begins no formula, a leading `_` hides no entry."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 

@@ -159,7 +159,7 @@ def _images(headers: SeriesHeaders, needed: Sequence[str]) -> list[Dataset]:
 
 
 def _as_highdicom_reads(image: Dataset) -> None:
-    """Headers are written in more ways than highdicom takes."""
+    """Bring headers into a form that highdicom accepts."""
     is_multi_frame = "PerFrameFunctionalGroupsSequence" in image
     for keyword in (*MAY_BE_EMPTY, *(() if is_multi_frame else ("SliceThickness",))):  # older files leave them out
         image.setdefault(keyword, None)

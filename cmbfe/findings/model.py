@@ -17,7 +17,7 @@ from cmbfe.training.devices import Compute, make_compute
 
 @dataclass(frozen=True)
 class Detector:
-    """A network with where it runs."""
+    """A network and the device it runs on."""
 
     model: nn.Module
     compute: Compute

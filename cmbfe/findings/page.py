@@ -211,7 +211,7 @@ def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detecti
 def _telling_channels(
     model: SSD, image: torch.Tensor, boxes: torch.Tensor
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """Title -> the channel of each map that tells the boxes from the rest best: difference of their means in SD."""
+    """Title -> the channel of each map that separates the boxes best from the rest: difference of their means in SD."""
     names: Sequence[str] = LAYER_NAMES[SPECS[model.config.variant].trunk]
     maps = {}
     for name, (features,) in zip(names, model.feature_maps(model.prepare(image[None])), strict=False):

@@ -116,12 +116,12 @@ def detect_files(
     options = options or Options()
     check_backend(backend)
     inputs = [source, *inputs]
-    for path in (out, *inputs):  # a link to itself is said first
+    for path in (out, *inputs):  # refuses a link to itself before anything else
         resolved(path)
     if options.key_file:
         refuse_key_file(options.key_file, out, options.keep_ids)
     key = read_key(options.key_file)
-    detector = open_detector().name  # whatever is wrong with the model is said before anything is read
+    detector = open_detector().name  # a faulty model is refused before any scan is read
     with at_work(backend, jobs), whole_folder(out, IMAGES_FILE, inputs) as temporary:
         found = find(source, out, settings.phase, options.as_magnitude)
         left_out = found.asides
@@ -149,7 +149,7 @@ def detect_files(
 
 
 def in_a_line(result: Result, threshold: float) -> str:
-    """What came of all series, for the terminal."""
+    """The result of all series in a line, for the terminal."""
     detections, shown = (sum(getattr(series, name) for series in result.done) for name in ("detections", "shown"))
     lesions = [series.lesions for series in result.done if series.lesions is not None]
     as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
@@ -270,7 +270,7 @@ def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: d
 def _join(
     out: Path, kind: str, done: Sequence[Done], left_out: Sequence[Aside], names: Pseudonyms, made: dict[str, Any]
 ) -> None:
-    """Write the results from their parts, and remove these."""
+    """Write the results from their parts, and remove the parts."""
     parts = sorted((out / PARTS).iterdir(), key=lambda folder: int(folder.name))
     with whole_file(out / DETECTIONS_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         before = "[\n"  # as `write_json` writes a list: a line per detection

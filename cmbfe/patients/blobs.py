@@ -1,4 +1,4 @@
-"""Dark blobs: what a filter that nobody has trained takes for a microbleed, slice by slice.
+"""Dark blobs: what an untrained filter takes for a microbleed, slice by slice.
 
 At each scale, the smaller of the two principal curvatures of the brightness in its slice, times the scale squared
 (Lindeberg, Int J Comput Vis 30:79, 1998): large in the middle of a dark dot, and about 0 along a dark line or edge.

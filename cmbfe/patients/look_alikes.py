@@ -40,7 +40,7 @@ class Crop(NamedTuple):
 def draw_crops(folder: Path, count: int = 60, seed: int = 0) -> list[Crop]:
     """As many microbleeds as mimics, `count` together or fewer, each on the middle one of its slices, shuffled.
 
-    A mimic is as much of a dark dot as a microbleed beside it: the nearest one of some that are drawn at random. These
+    Each mimic has a microbleed that is as much of a dark dot: the nearest of some drawn at random. These
     are what a screening leaves to be judged. Most mimics are fainter.
 
     Args:

@@ -42,7 +42,7 @@ _ONE_THREAD = threading.RLock()
 
 @contextmanager
 def input_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a broken file into one line that names `path` and says what failed; warnings
+    """Turn a library's exception over a broken file into one line that names `path` and says what failed; warnings
     within the block are dropped."""
     try:
         with _ONE_THREAD, warnings.catch_warnings():

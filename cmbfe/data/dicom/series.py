@@ -191,7 +191,7 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
 
 
 def _with_neighbours_noted(found: Sequence[SeriesHeaders]) -> list[SeriesHeaders]:
-    """Series of one patient whose slices would make one even stack say so: nobody knows whether they are one."""
+    """Series of one patient whose slices would make one even stack say so: they may be a single series or several."""
     of_patient = defaultdict(list)
     for index, series in enumerate(found):
         if series.kind in (MAGNITUDE, UNCLEAR):

@@ -1,5 +1,5 @@
 """The header of one DICOM file, checked and brought into one form: a `Slice` per frame; objects that are no images
-have none. Which files are DICOM says `cmbfe.data.inventory`."""
+have none. `cmbfe.data.inventory` decides which files are DICOM."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -23,7 +23,7 @@ ACQUISITION_KEYS = (
     *("TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"),
     *("DiffusionBValue", "TriggerTime", "AcquisitionTime"),
 )
-"""What may tell repeated acquisitions of one slice position apart, in the order in which it is tried."""
+"""What may distinguish repeated acquisitions of a slice position, in the order in which it is tried."""
 HEADER_KEYWORDS = (
     *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
     *("StudyInstanceUID", "SeriesInstanceUID", "ComplexImageComponent", "EchoTime", "EchoNumbers"),

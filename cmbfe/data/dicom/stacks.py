@@ -1,6 +1,6 @@
 """Which slices are one series: a stack of one kind of images, evenly spaced along the slice normal, none twice.
 
-Where slices lie decides, as headers of one acquisition differ and anonymisers write new UIDs: parts that make one even
+Positions decide, because headers of one acquisition differ and anonymisers write new UIDs: parts that make one even
 stack without repeats are one series. Positions that occur several times are several series: echoes, copies with a
 filter, dynamics, b-values. What could be either is refused.
 """
@@ -354,7 +354,7 @@ CRITERIA: tuple[tuple[Callable[[Stack], list[Stack]], float], ...] = (
         for n in range(len(ACQUISITION_KEYS))
     ),
 )
-"""What tells slices at one position apart, in this order, and the share of all positions that each part has to have."""
+"""What distinguishes slices at a position, in this order, and the share of all positions that each part needs."""
 
 
 def _spread(stack: Stack, field: str) -> float:

@@ -72,7 +72,7 @@ def _only(found: set[Path], said: str) -> Path:
 
 
 def _keys(place: Place) -> list[tuple[int, str]]:
-    """A place as it is, whatever its case, and whatever its suffix."""
+    """A place as it is, in another case, and with another suffix."""
     folded = place.as_posix().casefold()
     suffix = PurePosixPath(folded).suffix
     ways = (place.as_posix(), folded, folded.removesuffix(suffix) if suffix in IMAGE_SUFFIXES else folded)

@@ -30,12 +30,12 @@ from cmbfe.errors import InputError
 from cmbfe.metrics.matching import is_region
 
 NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
-"""Categories that are microbleeds, whatever the case; a file with one category only may call it as it likes."""
+"""Names of the category of microbleeds, in upper or lower case; in a file with a single category any name will do."""
 TRAITS: dict[str, Callable[[Any], bool]] = {
     "location": lambda value: value in LOCATIONS,
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm", "contrast"), lambda value: isinstance(value, float)),
 }
-"""What else is known of a microbleed and is kept -> whether a value is one: any other text could name somebody."""
+"""What else is kept of a microbleed -> whether a value is allowed: any other text could name a person."""
 BOXES = ("bbox", "tight_bbox")
 """Of an annotation: x, y, w, h px."""
 ANNOTATIONS = "annotations"

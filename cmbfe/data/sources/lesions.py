@@ -35,7 +35,7 @@ ROUNDING = 1e-3
 SAME_PLACE_VOXELS = 0.01
 """Points nearer to each other than this are one."""
 AROUND = np.ones((3, 3, 3))
-"""Voxels that touch, be it with a corner."""
+"""Voxels that touch, also at a corner."""
 
 
 def lesions_of_mask(

@@ -201,7 +201,7 @@ def _points(path: Path, table: Table, key: Ids, description: Description, box_mm
 
 
 def checked_side(side_mm: float, what: str) -> float:
-    """The side of a box around a point, if it may be one; else raises `InputError`, which begins with `what`."""
+    """The side of a box around a point; raises `InputError`, which begins with `what`, if it cannot be a side."""
     if not LEAST_MM < side_mm <= IMPOSSIBLE_MM:
         raise InputError(f"{what} {side_mm}: is not above {LEAST_MM:g} and up to {IMPOSSIBLE_MM:g} mm; correct it")
     return side_mm
