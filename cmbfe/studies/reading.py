@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from cmbfe.metrics import curves, intervals
 from cmbfe.metrics.intervals import Metric, SeedSummary, columns, difference_over_seeds
 from cmbfe.metrics.matching import Matches, load_matches
 from cmbfe.paper import facts
-from cmbfe.params import Params
+from cmbfe.params import PHASE, Params
 from cmbfe.studies.trials.arms import CROSSVALIDATION, FE, PLAIN, arm_of, result_files, text_of
 
 FALSE_POSITIVES = 1.0  # per image, where sensitivities of kinds of microbleeds are compared
@@ -24,28 +25,36 @@ Runs = dict[str, list[Matches]]  # treatment, `PLAIN` first -> the matches of an
 
 
 def read_arm(name: str, params: Params, root: Path) -> Runs:
-    """The matches of an arm's detectors; treatments that lack a seed are left out.
+    """The matches of an arm's detectors with the seeds so far: the first ones, up to one that a treatment lacks.
+
+    Treatments without two seeds are left out; without the plain detector's, all are. Of folds, and with phase, all are
+    needed.
 
     Raises:
         InputError: no such arm, or a file cannot be read.
     """
     treatments = (PLAIN, *arm_of(name, params).treatments)
     files = {treatment: result_files(name, treatment, params, root) for treatment in treatments}
-    whole = {name: of_seeds for name, of_seeds in files.items() if all(file.is_file() for file in of_seeds)}
-    return {treatment: [load_matches(file) for file in of_seeds] for treatment, of_seeds in whole.items()}
+    done = {treatment: [*takewhile(Path.is_file, of_seeds)] for treatment, of_seeds in files.items()}
+    least = len(files[PLAIN]) if name in (CROSSVALIDATION, PHASE) else 2
+    begun = {treatment: of_seeds for treatment, of_seeds in done.items() if len(of_seeds) >= least}
+    if PLAIN not in begun:
+        return {}
+    seeds = min(map(len, begun.values()))
+    return {treatment: [load_matches(file) for file in of_seeds[:seeds]] for treatment, of_seeds in begun.items()}
 
 
 def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Runs]:
-    """Arm -> `read_arm`, for those with all seeds of a treatment and without: a study can be read while it still runs.
+    """Arm -> `read_arm`, for those with two seeds of a treatment and without: a study can be read while it still runs.
 
     Raises:
         InputError: there is none, or a file cannot be read.
     """
     runs = {name: read_arm(name, params, root) for name in names}
-    complete = {name: of_arm for name, of_arm in runs.items() if PLAIN in of_arm and len(of_arm) > 1}
+    complete = {name: of_arm for name, of_arm in runs.items() if len(of_arm) > 1}
     if not complete:
         folder = root / "results" / "study"
-        raise InputError(f"{folder}: no arm has all its seeds yet; make study trains and tests them")
+        raise InputError(f"{folder}: no arm has two seeds yet; make study trains and tests them")
     return complete
 
 
