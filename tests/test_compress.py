@@ -1,5 +1,6 @@
 """VGG-16 in fewer channels: what can be kept is kept, twice the same, and a detector starts from it."""
 
+import copy
 import json
 import sys
 
@@ -9,9 +10,10 @@ from safetensors.torch import load_file, safe_open, save_file
 from tiny_world import labelled_images
 from torch import nn
 
-from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, COMPRESSED, MADE, load_trunk
-from cmbfe.detector.compress import INPUT_STD, compress
-from cmbfe.detector.ssd import SSD, Config, build
+from cmbfe.detector.backbones import CAFFE_MEAN, CAFFE_STD, COMPRESSED, MADE, load_trunk, trunk_state
+from cmbfe.detector.compress import DISTILLED_FROM, INPUT_STD, _at_ends, _distil, compress
+from cmbfe.detector.distil import distil
+from cmbfe.detector.ssd import SSD, TRUNKS, Config, build
 from cmbfe.errors import InputError
 from tools import compress_trunk
 
@@ -63,32 +65,69 @@ def test_it_repeats_bit_for_bit_and_its_activations_are_of_order_1(tmp_path):
             assert float(features.square().mean()) == pytest.approx(1, rel=0.1)
 
 
-def test_a_file_from_the_command_line_starts_a_detector_and_says_what_it_is(tmp_path, monkeypatch, capsys):
+def test_distillation_teaches_the_maps_at_the_ends_of_blocks_and_repeats():
+    wide = nn.Sequential(*layers(teacher(1)))[:DISTILLED_FROM]
+    features = [wide(image).detach() / 100 for image in inputs()]
+    wanted_from = nn.Sequential(*layers(teacher(1)))[DISTILLED_FROM:]
+    with torch.no_grad():
+        at_ends = [_at_ends(wanted_from, of_slice) for of_slice in features]
+    wanted = {end: [ends[end] for ends in at_ends] for end in at_ends[0]}
+    first = copy.deepcopy(wanted_from)
+    for weight in first.parameters():
+        weight.data *= 0.8
+    second = copy.deepcopy(first)
+    before, _ = (unexplained(first, features, wanted), [_distil(x, features, wanted, 60, 0) for x in (first, second)])
+    assert unexplained(first, features, wanted) < before / 2
+    assert all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@torch.no_grad()
+def unexplained(some: nn.Sequential, features: list[torch.Tensor], wanted: dict[int, list[torch.Tensor]]) -> float:
+    """Of conv4_3 in the slices themselves, per variance."""
+    ours = torch.cat([_at_ends(some, x)[22].flatten() for x in features])
+    theirs = torch.cat([x.flatten() for x in wanted[22]])
+    return float((ours - theirs).square().mean() / theirs.var())
+
+
+@pytest.mark.parametrize("trunk", COMPRESSED)
+def test_a_file_from_the_command_line_starts_a_detector_and_says_what_it_is(trunk, tmp_path, monkeypatch, capsys):
     labelled_images(tmp_path / "images", count=4)
     wide, out = tmp_path / "wide.safetensors", tmp_path / "out.safetensors"
     state = nn.Sequential(*layers(SSD(Config("ssd300")))).state_dict()
     save_file({f"features.{name}": weight for name, weight in state.items()}, wide)
-    options = {"--weights": wide, "--out": out, "--width": 0.125}
-    command = ["compress_trunk", tmp_path / "images", *(word for pair in options.items() for word in pair)]
+    options = {"--out": out, "--width": 0.125} | ({"--weights": wide} if trunk == "vgg16" else {})
+    command = ["compress_trunk", trunk, tmp_path / "images", *(word for pair in options.items() for word in pair)]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
     with pytest.raises(InputError, match=r"images: 4 training slices"):
         compress_trunk.main()
-    monkeypatch.setattr(compress_trunk, "SLICES", 4)
-    monkeypatch.setattr(compress_trunk, "HELD_OUT", 1)
+    for name, value in {"SLICES": 4, "HELD_OUT": 1, "STEPS": dict.fromkeys(COMPRESSED, 2)}.items():
+        monkeypatch.setattr(compress_trunk, name, value)
     compress_trunk.main()
-    assert CONV4_3 in capsys.readouterr().out
-    model = build("ssd300", width=0.125, weights=out)
-    assert (model.config.mean, model.config.std) == (CAFFE_MEAN, (INPUT_STD,) * 3)
-    assert torch.equal(model.stem[0].weight, load_file(out)["features.0.weight"].float())
+    assert "unexplained" in capsys.readouterr().out
+    variant = next(variant for variant, (of_variant, _) in TRUNKS.items() if of_variant == trunk)
+    model = build(variant, width=0.125, weights=out)
+    assert (model.config.std == (INPUT_STD,) * 3) == (trunk == "vgg16")
+    for name, weight in load_file(out).items():
+        assert torch.equal(trunk_state(model, trunk)[name], weight.float())
 
 
-def test_the_file_of_the_package_is_small_keeps_most_and_is_of_one_width():
-    assert COMPRESSED.stat().st_size < 4e6
-    assert COMPRESSED.with_suffix(".md").is_file()
-    with safe_open(COMPRESSED, "pt") as file:
+def test_a_taught_trunk_knows_more_of_its_teacher_than_before():
+    images = [(image / 255 + 0.45).clamp(0, 1) for image in inputs(6, 64)]
+    before, after = (
+        distil(build("resnet34-300", width=0.125), teacher(1), images, HELD_OUT, steps)["conv4_3"]
+        for steps in (2, 40)
+    )
+    assert after < before / 2
+
+
+@pytest.mark.parametrize(
+    ("trunk", "variant"), [("vgg16", "ssd512"), ("resnet34", "resnet34-300"), ("mobilenet_v2", "mobilenet320")]
+)
+def test_the_files_of_the_package_are_small_keep_most_and_are_of_one_width(trunk, variant):
+    assert COMPRESSED[trunk].stat().st_size < 4e6
+    with safe_open(COMPRESSED[trunk], "pt") as file:
         made = json.loads(file.metadata()[MADE])
-    assert made["unexplained"][CONV4_3] <= 0.12
-    assert build("ssd512", width=0.25, weights="compressed").config.std == (INPUT_STD,) * 3
-    for variant, width in (("ssd300", 0.125), ("mobilenet320", 0.25)):
-        with pytest.raises(InputError, match=r"compressed: [^\n]*width 0\.25"):
-            build(variant, width=width, weights="compressed")
+    assert made["unexplained"]["features.21" if trunk == "vgg16" else "conv4_3"] <= {"vgg16": 0.1}.get(trunk, 0.5)
+    assert (build(variant, width=0.25, weights="compressed").config.std == (INPUT_STD,) * 3) == (trunk == "vgg16")
+    with pytest.raises(InputError, match=r"compressed: [^\n]*width 0\.25"):
+        build(variant, width=0.125, weights="compressed")

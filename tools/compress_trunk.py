@@ -1,9 +1,12 @@
-"""Compress VGG-16's ImageNet weights to a narrow trunk, on the training slices of a folder of images.
+"""Make the narrow trunks that the package brings, on the training slices of a folder of images.
 
-    python -m tools.compress_trunk data/pictures --weights vgg16_features.safetensors
+    python -m tools.compress_trunk vgg16 data/pictures --weights vgg16_features.safetensors
+    python -m tools.compress_trunk resnet34 data/pictures
+    python -m tools.compress_trunk mobilenet_v2 data/pictures
 
-Writes float16 safetensors, with origin, licence and what was measured in the metadata, and prints that per layer. The
-same slices give the same bytes on one machine: two threads, slices drawn by a seed, half of them at the input's size of
+VGG-16's ImageNet weights are compressed; the others are taught by the compressed VGG-16, which so comes first. Writes
+float16 safetensors, with origin, licence and what was measured in the metadata, and prints that. The same slices give
+the same bytes on one machine: two threads, slices drawn by a seed; for VGG-16 half of them at the input's size of
 SSD-300, half at that of SSD-512.
 """
 
@@ -11,6 +14,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +22,28 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cmbfe.data.labelled.labels import LABELS_FILE, labels_of_split, read_labels
-from cmbfe.detector.backbones import COMPRESSED, COMPRESSED_WIDTH, MADE
+from cmbfe.detector.backbones import COMPRESSED, COMPRESSED_WIDTH, MADE, trunk_state
 from cmbfe.detector.compress import INPUT_STD, compress
-from cmbfe.detector.ssd import SSD, build
+from cmbfe.detector.distil import distil
+from cmbfe.detector.ssd import TRUNKS, build
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.parallel import threads
 from cmbfe.training.batches import list_labelled, to_input
 
 SLICES, HELD_OUT, SEED = 208, 16, 0
+STEPS = {"vgg16": 3000, "resnet34": 1500, "mobilenet_v2": 3000}
 THREADS = 2
 ORIGIN = {
-    "origin": "VGG-16 (Simonyan & Zisserman 2015), ImageNet, the convolutions, compressed by tools/compress_trunk.py",
+    "origin": "VGG-16 (Simonyan & Zisserman 2015), ImageNet, the convolutions, by tools/compress_trunk.py",
     "licence": "CC BY 4.0, as the original weights",
-    "input": "RGB in [0, 1] less (0.48235, 0.45882, 0.40784), divided by std",
-    "std": INPUT_STD,
 }
+Made = tuple[dict[str, Tensor], dict[str, Any]]
+"""Weights under torchvision's names, and what the metadata say besides `ORIGIN`."""
 
 
-def drawn_slices(folder: Path, teachers: list[SSD]) -> list[Tensor]:
-    """Slices of the training patients as the teachers, in turn, see them.
+def drawn_slices(folder: Path) -> list[Tensor]:
+    """Slices of the training patients, Tensor[1, 3, S, S] in [0, 1] each.
 
     Raises:
         InputError: no labels there, no training split, or too few slices in it.
@@ -46,25 +52,50 @@ def drawn_slices(folder: Path, teachers: list[SSD]) -> list[Tensor]:
     if len(labels["images"]) < SLICES:
         raise InputError(f"{folder}: {len(labels['images'])} training slices; at least {SLICES} are needed")
     drawn = np.random.default_rng(SEED).permutation(len(labels["images"]))[:SLICES]
-    images = torch.split(to_input(list_labelled(labels, folder).images[drawn], torch.device("cpu")), 1)
-    return [teachers[number % len(teachers)].prepare(image) for number, image in enumerate(images)]
+    return list(torch.split(to_input(list_labelled(labels, folder).images[drawn], torch.device("cpu")), 1))
+
+
+def compressed_vgg16(images: list[Tensor], weights: str, width: float) -> Made:
+    """VGG-16 in fewer channels."""
+    teachers = [build(name, weights=weights) for name in ("ssd300", "ssd512")]
+    seen = [teachers[number % 2].prepare(image) for number, image in enumerate(images)]
+    state, unexplained = compress(teachers[0], seen, width, HELD_OUT, SEED, STEPS["vgg16"])
+    about_input = "RGB in [0, 1] less (0.48235, 0.45882, 0.40784), divided by std"
+    return state, {"input": about_input, "std": INPUT_STD, "unexplained": unexplained}
+
+
+def taught(trunk: str, images: list[Tensor], weights: str, width: float) -> Made:
+    """ResNet-34 or MobileNet-V2 that knows what VGG-16 knows."""
+    torch.manual_seed(SEED)
+    variant = next(variant for variant, (of_variant, _) in TRUNKS.items() if of_variant == trunk)
+    student = build(variant, width=width)
+    unexplained = distil(
+        student, build("ssd300", width=COMPRESSED_WIDTH, weights=weights), images, HELD_OUT, STEPS[trunk], SEED
+    )
+    return trunk_state(student, trunk), {"unexplained": unexplained}
 
 
 def main() -> None:
-    """Compress, write the file, print what is left unexplained."""
+    """Make a trunk, write the file, print what is left unexplained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trunk", choices=COMPRESSED)
     parser.add_argument("images", type=Path, help="folder of images with annotations.json, such as data/pictures")
-    parser.add_argument("--weights", default="imagenet", help="of the full VGG-16: imagenet (download) or a file")
-    parser.add_argument("--width", type=float, default=COMPRESSED_WIDTH, help="channels, as a share of VGG-16's")
-    parser.add_argument("--out", type=Path, default=COMPRESSED)
+    parser.add_argument("--weights", help="of VGG-16: imagenet (download), compressed, or a file")
+    parser.add_argument("--width", type=float, default=COMPRESSED_WIDTH, help="channels, as a share of the paper's")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    images = drawn_slices(given.images)
     with threads(THREADS):
-        teachers = [build(name, weights=given.weights) for name in ("ssd300", "ssd512")]
-        state, unexplained = compress(teachers[0], drawn_slices(given.images, teachers), given.width, HELD_OUT, SEED)
+        if given.trunk == "vgg16":
+            state, made = compressed_vgg16(images, given.weights or "imagenet", given.width)
+        else:
+            state, made = taught(given.trunk, images, given.weights or "compressed", given.width)
     half = {name: weight.half().contiguous() for name, weight in state.items()}
-    made = ORIGIN | {"unexplained": {name: round(share, 4) for name, share in unexplained.items()}}
-    with whole_file(given.out) as path:
-        path.write_bytes(save(half, metadata={MADE: json.dumps(made, sort_keys=True)}))
+    unexplained = {name: round(share, 4) for name, share in made["unexplained"].items()}
+    with whole_file(given.out or COMPRESSED[given.trunk]) as path:
+        path.write_bytes(
+            save(half, metadata={MADE: json.dumps(ORIGIN | made | {"unexplained": unexplained}, sort_keys=True)})
+        )
     print("\n".join(f"{name:12} {share:6.1%} of the variance unexplained" for name, share in unexplained.items()))
 
 

@@ -29,8 +29,9 @@ IMAGENET = {
 }
 CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 """The VGG-16 that SSD starts from takes images in 0..255 less their mean: in [0, 1] that is a std of 1/255."""
-COMPRESSED = Path(__file__).with_name("vgg16-compressed.safetensors")
-"""VGG-16's ImageNet weights in a quarter of its channels (`cmbfe.detector.compress`); origin and licence beside it."""
+COMPRESSED = {trunk: Path(__file__).with_name(f"{trunk}-compressed.safetensors") for trunk in IMAGENET}
+"""What VGG-16 learnt from ImageNet, in narrow trunks: VGG-16 itself (`cmbfe.detector.compress`), and the others taught
+by it (`cmbfe.detector.distil`). Origin and licence are in compressed.md beside them."""
 COMPRESSED_WIDTH = 0.25
 MADE = "made"
 """Key of a compressed file's metadata, JSON: one key, as safetensors writes several in any order."""
@@ -146,7 +147,8 @@ def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
     Args:
         model: holds a `Trunk` as `stem` and `blocks`.
         trunk: "vgg16" (of the Caffe kind, see `CAFFE_MEAN`), "resnet34" or "mobilenet_v2" (of torchvision's kind).
-        weights: "imagenet" (torchvision downloads them) or a .safetensors or .pth file with torchvision's names.
+        weights: "imagenet" (torchvision downloads them), "compressed" (`COMPRESSED`) or a .safetensors or .pth file
+            with torchvision's names.
 
     Returns:
         Where the weights come from.
@@ -154,7 +156,7 @@ def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
     Raises:
         InputError: a file that cannot be read, lacks a layer or has one of another shape.
     """
-    if file := weights_file(weights):
+    if file := weights_file(trunk, weights):
         source, state = str(file), read_state(file)
     else:
         source, state = f"torchvision's {IMAGENET[trunk]}", IMAGENET[trunk].get_state_dict(check_hash=True)
@@ -164,16 +166,16 @@ def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
     return source
 
 
-def weights_file(weights: str | Path | None) -> Path | None:
+def weights_file(trunk: str, weights: str | Path | None) -> Path | None:
     """The file that initial weights of a trunk are read from; None where they are fresh or downloaded."""
     if weights in (None, "imagenet"):
         return None
-    return COMPRESSED if weights == "compressed" else Path(weights)
+    return COMPRESSED[trunk] if weights == "compressed" else Path(weights)
 
 
 def input_std(weights: str | Path) -> tuple[float, ...]:
     """What VGG-16 with these weights wants images divided by: `CAFFE_STD`, unless the file's metadata say otherwise."""
-    file = weights_file(weights)
+    file = weights_file("vgg16", weights)
     if file is None or file.suffix != ".safetensors":
         return CAFFE_STD
     with (
@@ -216,6 +218,19 @@ def _trunk_layers(model: nn.Module, trunk: str) -> dict[str, Tensor]:
         for name, tensor in state.items()
         if name.startswith(("stem.", *first_block)) and not name.startswith(fresh) and not name.endswith(COUNTER)
     }
+
+
+def trunk_state(model: nn.Module, trunk: str) -> dict[str, Tensor]:
+    """The weights of a detector's trunk under torchvision's names, as `load_trunk` reads them."""
+
+    def theirs(name: str) -> str:
+        if trunk == "resnet34":
+            return name.removeprefix("stem.")
+        first = 0 if name.startswith("stem.") else STEM_LAYERS[trunk]
+        index, _, rest = name.removeprefix("stem.").removeprefix("blocks.0.").partition(".")
+        return f"features.{first + int(index)}.{rest}"
+
+    return {theirs(name): tensor for name, tensor in _trunk_layers(model, trunk).items()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

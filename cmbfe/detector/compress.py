@@ -1,9 +1,10 @@
-"""A pretrained VGG-16 in fewer channels, without training: what a narrow trunk starts from in its place.
+"""A pretrained VGG-16 in fewer channels, without labels: what a narrow trunk starts from in its place.
 
 Layer by layer, on some slices: ridge regression tells what the narrow layers so far know of each channel of the wide
 layer; of that, the most independent channels are kept (pivoted QR); the narrow layer's weights are refitted to the wide
 one's outputs there, as ReLU leaves them; and the layer is scaled to activations of mean square 1, which ReLU allows, as
-it is positively homogeneous. The first layer sees the image that the wide one sees, and keeps its filters.
+it is positively homogeneous. The first layer sees the image that the wide one sees, and keeps its filters. Then conv3_1
+to conv5_3 are trained together to give the wide layers' outputs at conv4_3 and conv5_3 (distillation).
 
 `tools/compress_trunk.py` makes the file that the package brings; docs/training.md has what it keeps.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from scipy.linalg import qr
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cmbfe.detector.backbones import CAFFE_STD
 from cmbfe.detector.ssd import SSD
@@ -29,11 +31,15 @@ RIDGE = 1e-3
 """Penalty on squared weights, as a share of the mean square of what they weigh."""
 ROUNDS = 5
 """Refits in which the outputs that ReLU cuts off may be anything below 0."""
+ENDS = (22, 29)
+"""ReLUs of conv4_3 and conv5_3 among torchvision's `features`: what is distilled. Layer 10 is conv3_1."""
+DISTILLED_FROM = 10
+LEARNING_RATE = 3e-4
+"""Of the distillation (Adam), at its beginning; it falls to 0 along a cosine."""
 
 
-@torch.no_grad()
 def compress(
-    teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int = 0
+    teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int = 0, steps: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The 13 convolutions of a VGG-16 detector at another width, under torchvision's names, float32.
 
@@ -41,17 +47,47 @@ def compress(
         teacher: SSD-300 or SSD-512 of full width with pretrained weights.
         inputs: slices as `teacher.prepare` gives them, Tensor[1, 3, S, S] each, of any sizes.
         held_out: the last so many slices are measured on, the others fitted to.
-        seed: of the positions.
+        seed: of the positions, and of the order of slices in the distillation.
+        steps: of the distillation, a slice each.
 
     Returns:
         The weights; and per layer the share of the variance of the teacher's activations, in the channels kept and in
-        the slices held out, that the narrow layer's leave unexplained.
+        the slices held out, that the narrow layer's leave unexplained. Of distilled layers, only conv4_3 and conv5_3
+        stand for something of the teacher's, and are measured.
     """
+    narrow, unexplained, started, wanted = _fitted(teacher, inputs, width, held_out, seed)
+    if steps:
+        _distil(
+            narrow[DISTILLED_FROM:],
+            started[:-held_out],
+            {k: maps[:-held_out] for k, maps in wanted.items()},
+            steps,
+            seed,
+        )
+        unexplained = {name: share for name, share in unexplained.items() if int(name[9:]) < DISTILLED_FROM}
+        with torch.no_grad():
+            outputs = [_at_ends(narrow[DISTILLED_FROM:], of_slice) for of_slice in started[-held_out:]]
+        for end, maps in wanted.items():
+            ours, theirs = ([_columns(x) for x in of_end] for of_end in ([o[end] for o in outputs], maps[-held_out:]))
+            unexplained[f"features.{end - 1}"] = _unexplained(torch.cat(ours), torch.cat(theirs))
+    return {f"features.{key}": weight for key, weight in narrow.state_dict().items()}, unexplained
+
+
+@torch.no_grad()
+def _fitted(
+    teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int
+) -> tuple[nn.Sequential, dict[str, float], list[Tensor], dict[int, list[Tensor]]]:
+    """The narrow layers fitted one by one and what each leaves unexplained; for the distillation the maps that conv3_1
+    sees, by slice, and the maps wanted at the ends of the blocks."""
     random, brighter = np.random.default_rng(seed), INPUT_STD / CAFFE_STD[0]
     narrow = _layers(SSD(replace(teacher.config, width=width)))
     wide_maps, narrow_maps = list(inputs), [x / brighter for x in inputs]
     unexplained: dict[str, float] = {}
+    started: list[Tensor] = []
+    wanted: dict[int, list[Tensor]] = {}
     for number, (wide, thin) in enumerate(zip(_layers(teacher), narrow, strict=True)):
+        if number == DISTILLED_FROM:
+            started = [x.clone() for x in narrow_maps]
         places = [_places(x, random) for x in wide_maps]
         _through(wide, wide_maps)
         if isinstance(wide, nn.Conv2d) and isinstance(thin, nn.Conv2d):
@@ -70,9 +106,44 @@ def compress(
             scale = ours[:rows].square().mean().sqrt()
             for tensor in (*thin.state_dict().values(), *narrow_maps):
                 tensor /= scale
+            if number + 1 in ENDS:
+                wanted[number + 1] = [x[:, kept].relu() / scale for x in wide_maps]
         else:
             _through(thin, narrow_maps)
-    return {f"features.{key}": weight for key, weight in narrow.state_dict().items()}, unexplained
+    return narrow, unexplained, started, wanted
+
+
+def _distil(
+    layers: nn.Sequential, inputs: Sequence[Tensor], wanted: dict[int, list[Tensor]], steps: int, seed: int
+) -> None:
+    """Train the layers from conv3_1 on towards the maps wanted: mean share of variance left."""
+    random = np.random.default_rng(seed)
+    order = np.concatenate([random.permutation(len(inputs)) for _ in range(-(-steps // len(inputs)))])[:steps]
+    variance = {end: torch.cat([_columns(x) for x in maps]).var(0).mean() for end, maps in wanted.items()}
+    optimiser = torch.optim.Adam(layers.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for index in tqdm(order, desc="distilling", unit="slice"):
+        ours = _at_ends(layers, inputs[index])
+        left = [F.mse_loss(ours[end], maps[index]) / variance[end] for end, maps in wanted.items()]
+        optimiser.zero_grad()
+        torch.stack(left).mean().backward()
+        optimiser.step()
+        schedule.step()
+
+
+def _at_ends(layers: nn.Sequential, features: Tensor) -> dict[int, Tensor]:
+    """What the layers from conv3_1 on make of a slice, at the ends of the blocks."""
+    ends = {}
+    for number, layer in enumerate(layers, DISTILLED_FROM):
+        features = layer(features)
+        if number in ENDS:
+            ends[number] = features.clone()  # a ReLU works in place
+    return ends
+
+
+def _columns(of_slice: Tensor) -> Tensor:
+    """A map [1, C, h, w] as Tensor[h * w, C]."""
+    return of_slice[0].flatten(1).T
 
 
 def _layers(model: SSD) -> nn.Sequential:

@@ -261,8 +261,8 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     """The detector `variant` (one of VARIANTS) with one class, microbleed.
 
     Args:
-        weights: of the trunk: None (Kaiming), "imagenet" (torchvision downloads them), "compressed" (VGG-16's in a
-            quarter of its channels, which the package brings) or a .safetensors or .pth file with torchvision's names.
+        weights: of the trunk: None (Kaiming), "imagenet" (torchvision downloads them), "compressed" (for a
+            quarter of the channels, which the package brings) or a .safetensors or .pth file with torchvision's names.
         settings: fields of `Config`, such as default_boxes="cmb".
 
     Raises:
@@ -272,11 +272,8 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     if weights is None:
         return SSD(config)
     trunk = config.spec.trunk
-    if weights == "compressed" and (trunk, config.width) != ("vgg16", COMPRESSED_WIDTH):
-        asked = f"{trunk} of width {config.width:g}"
-        raise InputError(
-            f"weights compressed: are of vgg16 of width {COMPRESSED_WIDTH:g}, not of {asked}; give others"
-        )
+    if weights == "compressed" and config.width != COMPRESSED_WIDTH:
+        raise InputError(f"weights compressed: are of width {COMPRESSED_WIDTH:g}, not {config.width:g}; give others")
     model = SSD(replace(config, mean=CAFFE_MEAN, std=input_std(weights)) if trunk == "vgg16" else config)
     source = load_trunk(model, trunk, weights)
     fresh = "conv6, conv7, the extra layers and the heads" if trunk == "vgg16" else "the extra layers and the heads"

@@ -139,12 +139,13 @@ class Task:
     def key(self) -> dict[str, Any]:
         """Settings and data: a result or checkpoint is used only where all of this is equal; JSON."""
         settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
-        settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer"}, mode="json")
+        settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer", "faster"}, mode="json")
         settings["training"]["precision"] = self.compute.precision
         hashes = {"data_sha256": content_hash(self.listed)}
         if self.measured_on:
             hashes["validation_sha256"] = content_hash(list_labelled(self.measured_on, self.validation))
-        if (file := weights_file(self.weights)) and file.is_file():
+        file = weights_file(SPECS[self.variant].trunk, self.weights) if self.weights else None
+        if file and file.is_file():
             hashes["weights_sha256"] = sha256_of([file])
         if self.start:
             hashes["start_sha256"] = sha256_of([self.start / WEIGHTS_FILE])

@@ -1,0 +1,97 @@
+"""VGG-16's features taught to ResNet-34 or MobileNet-V2, without labels: what these trunks start from here.
+
+The paper does not say what they start from (A19). Here each is trained until VGG-16's conv4_3 is a linear function of
+its first map and, where a file of weights fills the next block too (MobileNet-V2), conv5_3 of that block's map, on
+slices cropped and flipped at random (knowledge distillation, Romero et al. 2015, "FitNets"). Of the trained layers the
+trunk is kept, and the linear functions are dropped. `tools/compress_trunk.py` makes the files that the package brings.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import trange
+
+from cmbfe.detector.ssd import SSD
+
+BATCH = 4
+LEARNING_RATE, WARM_UP = 2e-3, 0.1
+"""Adam's at its highest, reached after that share of the steps, then falling along a cosine."""
+SMALLEST_CROP = 0.6  # side, as a share of the slice's
+CONV5_3 = 7
+"""Layers of VGG-16's first block, from pool4 to the ReLU of conv5_3."""
+
+
+def distil(
+    student: SSD, teacher: SSD, images: Sequence[Tensor], held_out: int, steps: int, seed: int = 0
+) -> dict[str, float]:
+    """Train the student's trunk, in place.
+
+    Args:
+        student: on ResNet-34 or MobileNet-V2.
+        teacher: on VGG-16, with pretrained weights.
+        images: slices, Tensor[1, 3, S, S] in [0, 1] each.
+        held_out: the last so many slices are measured on, the others taught.
+        steps: of Adam, `BATCH` slices each.
+
+    Returns:
+        The share of the variance of conv4_3 (and conv5_3) that is left unexplained in the slices held out.
+    """
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    size, taught = (student.input_size,) * 2, len(images) - held_out
+    with torch.no_grad():
+        pairs = zip(
+            _maps(student, student.prepare(images[0])), _maps(teacher, teacher.prepare(images[0])), strict=False
+        )
+        linear = nn.ModuleList(nn.Conv2d(ours.shape[1], theirs.shape[1], 1) for ours, theirs in pairs)
+    weights = [*student.stem.parameters(), *student.blocks[0].parameters(), *linear.parameters()]
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
+    student.train()
+    for _ in trange(steps, desc=f"teaching {student.config.spec.trunk}", unit="step"):
+        drawn = random.integers(0, taught, BATCH)
+        batch = torch.cat([F.interpolate(_crop(images[index], random), size, mode="bilinear") for index in drawn])
+        loss = torch.stack(_left(student, teacher, linear, batch)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    student.eval()
+    with torch.no_grad():
+        left = [_left(student, teacher, linear, student.resize(image)) for image in images[taught:]]
+    return dict(zip(("conv4_3", "conv5_3"), np.mean(left, axis=0).tolist(), strict=False))
+
+
+def _maps(model: SSD, inputs: Tensor) -> list[Tensor]:
+    """The trunk's maps that a file of weights fills: VGG-16's are conv4_3 and conv5_3."""
+    first = model.stem(inputs)
+    trunk = model.config.spec.trunk
+    if trunk == "resnet34":
+        return [first]
+    return [first, model.blocks[0][:CONV5_3](first) if trunk == "vgg16" else model.blocks[0](first)]
+
+
+def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> list[Tensor]:
+    """By map, the share of the teacher's variance that is left; its maps are averaged to the student's size."""
+    with torch.no_grad():
+        theirs = _maps(teacher, (images - teacher.mean) / teacher.std)
+    left = []
+    for layer, ours, wanted in zip(
+        linear, _maps(student, (images - student.mean) / student.std), theirs, strict=False
+    ):
+        target = F.adaptive_avg_pool2d(wanted, ours.shape[-2:])
+        variance = (target - target.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+        left.append(F.mse_loss(layer(ours), target) / variance)
+    return left
+
+
+def _crop(image: Tensor, random: np.random.Generator) -> Tensor:
+    """A square of a slice, of random size and place, flipped at random."""
+    whole = image.shape[-1]
+    side = int(random.integers(round(SMALLEST_CROP * whole), whole + 1))
+    row, column = random.integers(0, whole - side + 1, 2)
+    flipped = [axis for axis in (-2, -1) if random.random() < 0.5]
+    return image[..., row : row + side, column : column + side].flip(flipped)
