@@ -204,8 +204,8 @@ class FeatureEnhancement(Section):
 
 
 class Weights(Section):
-    """Initial weights of each trunk: null (fresh), "imagenet" (download), "compressed" (VGG-16 of a quarter of its
-    channels, in the package), or the path of a file (A19)."""
+    """Initial weights of each trunk: null (fresh), "imagenet" (download), "compressed" (of the package, for a quarter
+    of the channels), or the path of a file (A19)."""
 
     vgg16: str | None
     mobilenet_v2: str | None
@@ -218,7 +218,7 @@ class Detector(Section):
     width: Annotated[float, Field(gt=0, le=1)]
     default_boxes: Literal["voc", "coco", "cmb"]
     l2_norm: bool = True
-    """VGG-16's first map is scaled to unit length before the heads, as SSD does; False only to see what FE does without."""
+    """VGG-16's first map is scaled to unit length for the heads, as SSD does; False only to see what FE does then."""
     minimum_negatives: CountOrNone
     score_threshold: Share
     nms_threshold: Share
@@ -267,11 +267,17 @@ class Training(Section):
     """Iterations between two measurements of the validation AP; the end is always measured."""
     longer: dict[PlainVariant, Annotated[float, Field(ge=1, le=100)]] = {}
     """Factor on iterations and milestones of a detector and its twin."""
+    faster: dict[PlainVariant, Positive] = {}
+    """Factor on the learning rate of a detector and its twin."""
 
     def of(self, variant: str) -> "Training":
-        """The schedule of one variant: iterations and milestones times its factor in `longer`."""
-        factor = self.longer.get(variant.removesuffix("-fe"), 1.0)
-        times = {"iterations": round(self.iterations * factor)}
+        """The schedule of one variant: iterations, milestones and learning rate times its factors."""
+        plain = variant.removesuffix("-fe")
+        factor, times = (
+            self.longer.get(plain, 1.0),
+            {"learning_rate": self.learning_rate * self.faster.get(plain, 1.0)},
+        )
+        times["iterations"] = round(self.iterations * factor)
         times["milestones"] = tuple(round(milestone * factor) for milestone in self.milestones)
         return self.model_copy(update=times)
 
