@@ -71,7 +71,7 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
 
 
 def slices_html(
-    number: int,
+    number: int | str,
     series_uid: str,
     images: Sequence[dict[str, Any]],
     place: Mapping[str, Any],
@@ -104,7 +104,7 @@ def slices_html(
     return _slices_html(number, ((image, _jpeg(read_image(file))) for image, file in files), findings)
 
 
-def _slices_html(number: int, pixels: Iterable[tuple[dict, bytes]], findings: Mapping[str, Any] | None) -> str:
+def _slices_html(number: int | str, pixels: Iterable[tuple[dict, bytes]], findings: Mapping[str, Any] | None) -> str:
     template = templates("cmbfe.findings").get_template("slices.html.jinja")
     return template.render(number=number, pixels=pixels, findings=findings)
 
