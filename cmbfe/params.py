@@ -637,7 +637,8 @@ def _read(path: Path) -> object:
             raise InputError(f"{path}: stands for more than {MOST_VALUES:,} values; give fewer, or fewer aliases (*)")
         return loader.construct_document(node)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        hint = "; `cmbfe profile laptop` writes one" if path.name == "params.yaml" else ""
+        raise InputError(f"{path}: cannot be read: {error.strerror}{hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
         raise InputError(f"{path}: not YAML, correct it: {' '.join(str(error).split())}") from None
 

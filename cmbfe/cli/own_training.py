@@ -33,7 +33,8 @@ def train_all(
         refuse_other_channels(folder / LABELS_FILE, params.images.phase)
     imported = (data / SETTINGS_FILE).is_file()
     if (imported or twins) and started_processes() != (1, 1):
-        raise InputError(f"{data}: several processes train one detector on an augmented set; see docs/training.md")
+        why = f"{data} is an import" if imported else "--twins is given"
+        raise InputError(f"{why}: run a single process once, or give several an augmented set and a single detector")
     if imported:
         validation = validation or _validation_of(data)
         data = _augmented(data, params)

@@ -126,7 +126,7 @@ class Viewer:
         self.view = moved(self.gallery, self._view, change["new"] - change["old"])
 
     def _set_controls(self) -> None:
-        """Let the controls say what the view is."""
+        """Set the controls to the current view."""
         view = self._view
         self._setting_controls = True
         try:

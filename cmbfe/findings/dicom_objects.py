@@ -165,7 +165,7 @@ def _as_highdicom_reads(image: Dataset) -> None:
         image.setdefault(keyword, None)
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
         if not image.get(keyword, "some"):
-            del image[keyword]  # empty is as good as missing, and is refused as that
+            del image[keyword]  # an empty value counts as missing, and is refused
     if not is_multi_frame and int(image.get("NumberOfFrames") or 1) == 1:
         image.pop("NumberOfFrames", None)
     charset = image.get("SpecificCharacterSet", "ISO_IR 100")

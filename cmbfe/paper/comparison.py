@@ -196,7 +196,7 @@ def plain_of(variant: str) -> str:
 
 
 def _check_twins(matches: Mapping[str, Matches]) -> None:
-    """Raise `InputError` where a detector is there without its twin."""
+    """Raise `InputError` where a detector lacks its twin."""
     for variant in matches:
         for wanted in (plain_of(variant), f"{plain_of(variant)}-fe"):
             if wanted not in matches:

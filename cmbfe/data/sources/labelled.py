@@ -46,7 +46,7 @@ NEARLY_DOUBLED = "Boxes overlap another of their image by an IoU of 0.8 or more:
 MAYBE_CORNERS = (
     "All boxes are wider than left of them and higher than above them: they may be corners x1, y1, x2, y2."
 )
-NO_LESION_ID = "Boxes have no lesion_id: each is a microbleed of its own, also where it goes on on the next slice."
+NO_LESION_ID = "Boxes have no lesion_id: each is a microbleed of its own, also where it continues on the next slice."
 REGIONS = "Boxes are marked as iscrowd, ignore or difficult: regions to leave out, and no microbleeds."
 APART = "Microbleeds have two boxes on a slice, or none on one between: one lesion_id may stand for several."
 UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
@@ -256,7 +256,7 @@ def _grouped(
             raise InputError(f"{where}: image {image['id']}: file_name {name!r} is no name of a file")
         folder = plain_path(name).parent.as_posix()
         if "patient_id" not in image and folder == ".":
-            raise InputError(f"{where}: image {image['id']} ({name}) has no patient_id and no folder; give it one")
+            raise InputError(f"{where}: image {image['id']} ({name}) needs a patient_id, or a folder per patient")
         key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
         groups[key].append((image, image_file(image)))
     files = Counter(file for group in groups.values() for _, file in group)

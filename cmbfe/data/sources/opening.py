@@ -31,7 +31,7 @@ PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 LARGEST_QUATERNION = 1.01
 """Length up to which a quaternion is rounded, and normalised; it should be 1."""
 UNITS = {1: (1000.0, "metres"), 3: (0.001, "micrometres")}
-"""Code of `xyzt_units` -> mm, name. 2 is mm; for what says none, mm is the custom."""
+"""Code of `xyzt_units` -> mm, name. 2 is mm; files without a unit are in mm by custom."""
 PART_BYTES = 2**22
 
 

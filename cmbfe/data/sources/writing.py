@@ -1,4 +1,4 @@
-"""Images of each patient, and the labels of all: what an import writes."""
+"""Write what an import consists of: each patient's images, and the labels of all."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
