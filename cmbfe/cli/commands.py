@@ -407,6 +407,7 @@ def baseline(
         return
     metrics = run_baseline(name, load_params(params), data, out)
     print(f"{out}: AP {metrics['ap']:.3f} on {metrics['pictures']} test images")
+    _next(f"cmbfe evaluate {data / 'annotations.json'} {out / 'detections.json.gz'} --split test --out evaluation")
 
 
 @app.command()
@@ -444,3 +445,4 @@ def study(
             make_patients(settings, out, jobs)
         else:
             run_arm(part, settings, out, jobs, backend, steps=(only,) if only else STEPS)
+    _next("make readings, for tables and figures of the arms that are complete")
