@@ -249,6 +249,10 @@ def detect(
         bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="draw the feature maps of slices with lesions")] = False,
+    by_anatomy: Annotated[
+        bool,
+        typer.Option("--by-anatomy", help="strike lesions out that lie outside the brain or run along a vein"),
+    ] = False,
     as_magnitude: AsMagnitude = False,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="keep ids of patients, series and DICOM images instead of pseudonyms")
@@ -270,7 +274,7 @@ def detect(
 
     settings, variant = model_settings(model)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
-    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude)
+    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude, by_anatomy)
     inputs = [path for path in (model, operating_point) if path]
     result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend, inputs)
     _name(result.left_out)

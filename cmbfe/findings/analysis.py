@@ -17,7 +17,8 @@ from cmbfe.figures.style import overlay
 from cmbfe.files import whole_file
 from cmbfe.findings.lesions import Lesion, find_lesions
 from cmbfe.findings.model import Detector
-from cmbfe.findings.search import in_batches, place_of
+from cmbfe.findings.regions import NotRegistered, placed, register, series_image, shrunk, struck_out
+from cmbfe.findings.search import Place, in_batches, place_of
 from cmbfe.params import Images
 from cmbfe.training.detection import detect
 
@@ -59,12 +60,20 @@ class Findings:
     notes: tuple[str, ...]
     """What was assumed of it, a sentence each, without names."""
 
+    @property
+    def counted(self) -> list[Lesion]:
+        """The lesions that are not struck out."""
+        return [lesion for lesion in self.lesions or () if not lesion.struck_out]
 
-def analyse(task: Task, detector: Detector, settings: Images, threshold: float, out: Path) -> Findings:
-    """Read a series, detect in it, and write its slices below `out`, with overlays and without. Raises `InputError`:
-    the series cannot be read."""
+
+def analyse(
+    task: Task, detector: Detector, settings: Images, threshold: float, out: Path, by_anatomy: bool = False
+) -> Findings:
+    """Read a series, detect in it, and write its slices below `out`, with overlays and without. `by_anatomy`: whether
+    lesions are struck out by the rules of `regions`. Raises `InputError`: the series cannot be read."""
     loaded = task.series.load(None)
-    images = _named(task, loaded)
+    images, place = _named(task, loaded), place_of(task.series, loaded)
+    small: list[np.ndarray] = []
     detections: Detections = []
     shown: dict[int, tuple[np.ndarray, Detections]] = {}
     waiting: list[Future] = []
@@ -75,6 +84,7 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
             own = list(islice(following, len(batch)))
             of_batch = detect(detector.model, batch, [image["id"] for image in own], detector.compute)
             _wait_for(waiting)  # no more than two batches wait to be written
+            small += [shrunk(magnitude_of(pixels), place) for pixels in batch] if place else []
             blank += sum(magnitude_of(pixels).min() == magnitude_of(pixels).max() for pixels in batch)
             for image, pixels in zip(own, batch, strict=True):
                 drawn = [box for box in of_batch if box["image_id"] == image["id"] and box["score"] >= threshold]
@@ -93,9 +103,26 @@ def analyse(task: Task, detector: Detector, settings: Images, threshold: float, 
         raise InputError(f"{task.series.files[0]}: no contrast: every image has one value only; export them again")
     notes = [note for note, times in loaded.notes.items() if times and note not in (NO_PATIENT, OTHER_VIEW)]
     notes += [f"{blank} of {len(images)} images have one value only: {UNSEEN}."] if blank else []
-    place = place_of(task.series, loaded)
-    lesions = None if place is None else find_lesions(images, detections, place, threshold)
-    return Findings(task, images, detections, loaded.place, lesions, shown, threshold, tuple(notes))
+    if place is None:
+        return Findings(task, images, detections, loaded.place, None, shown, threshold, tuple(notes))
+    lesions = find_lesions(images, detections, place, threshold)
+    lesions, said = _in_the_brain(lesions, small, images[0], place, by_anatomy)
+    return Findings(task, images, detections, loaded.place, lesions, shown, threshold, (*notes, *said))
+
+
+def _in_the_brain(
+    lesions: list[Lesion], small: list[np.ndarray], image: dict[str, Any], place: Place, by_anatomy: bool
+) -> tuple[list[Lesion], list[str]]:
+    """The lesions with their regions, and what is to be said of them. Without lesions nothing is registered."""
+    if not lesions:
+        return lesions, []
+    to_template, notes = None, []
+    try:
+        to_template = register(series_image(small, (image["height"], image["width"]), place))
+        lesions = placed(lesions, to_template)
+    except NotRegistered as error:
+        notes.append(f"Regions are unknown, as the series could not be registered to a template: {error}.")
+    return (struck_out(lesions, place, to_template) if by_anatomy else lesions), notes
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from cmbfe.data.dicom.pixels import input_errors
 from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.findings.lesions import Lesion
+from cmbfe.findings.lesions import UNKNOWN, Lesion
 
 MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
 """No code of SNOMED CT for it is in DICOM's context groups: a private one, whose meaning a viewer shows."""
@@ -200,10 +200,19 @@ def _group(
         referenced_regions=regions,
         finding_type=MICROBLEED,
         finding_category=ABNORMALITY,
-        finding_sites=[sr.FindingSite(codes.SCT.Brain)],
+        finding_sites=[_site(lesion)],
         algorithm_id=algorithm,
         measurements=[*certainty, diameter],
     )
+
+
+def _site(lesion: Lesion) -> sr.FindingSite:
+    """The brain, with region and side where they are known."""
+    if lesion.region == UNKNOWN:
+        return sr.FindingSite(codes.SCT.Brain)
+    side = codes.SCT.Left if lesion.side == "left" else codes.SCT.Right
+    region = sr.CodedConcept(lesion.region, "99CMBFE", f"{lesion.region.capitalize()} (BOMBS)")
+    return sr.FindingSite(codes.SCT.Brain, laterality=side, topographical_modifier=region)
 
 
 def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[Dataset], dict[int, int], int]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,8 +24,10 @@ REVIEWED_FILE = "lesions.json"
 IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
 COLUMNS = [
     *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
-    *("depth_mm", "first_slice", "last_slice", "best_slice", "boxes", "file_name"),
+    *("depth_mm", "first_slice", "last_slice", "best_slice", "boxes", "file_name", "region", "side", "struck_out"),
 ]
+LOBAR, DEEP, INFRATENTORIAL, UNKNOWN = REGIONS = ("lobar", "deep", "infratentorial", "unknown")
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class Lesion:
     boxes: dict[int, tuple[list[float], float | None]]
     """Slice index -> the best box there [x, y, w, h] px, and its score."""
     best_slice: int
+    elongation: float = 0.0
+    """Length from its first to its last slice over the side of its largest box."""
+    region: str = UNKNOWN
+    """One of `REGIONS`."""
+    side: str = UNKNOWN
+    """One of `SIDES`, or unknown as the region."""
+    struck_out: str = ""
+    """The rule of anatomy that says that it is no microbleed; "" where none does, or none was asked for."""
 
     @property
     def slices(self) -> tuple[int, int]:
@@ -91,6 +103,9 @@ def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) ->
     centres = [to_patient_mm(place, index, *middle) for index, middle in zip(indices, middles.tolist(), strict=True)]
     across = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
     depth = (max(indices) - min(indices) + 1) * place.slice_spacing_mm
+    ends = centres[int(np.argmin(indices))], centres[int(np.argmax(indices))]
+    length = math.dist(*ends) + place.slice_spacing_mm
+    largest = float(np.sqrt(boxes[:, 2:].prod(axis=1).max() * column_mm * row_mm))
     of_slice: dict[int, tuple[list[float], float | None]] = {}
     for index, box in members:
         of_slice.setdefault(index, (box["bbox"], box["score"]))
@@ -104,6 +119,7 @@ def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) ->
         extent_mm=(float(across[0] * column_mm), float(across[1] * row_mm), depth),
         boxes=of_slice,
         best_slice=indices[0],
+        elongation=length / largest if largest else 0.0,
     )
 
 
@@ -126,6 +142,39 @@ def fingerprint(images: Sequence[dict], lesions: Sequence[Lesion]) -> str:
     return hashlib.sha256(json.dumps([sizes, boxes]).encode()).hexdigest()[:16]
 
 
+def pattern(lesions: Sequence[Lesion]) -> str:
+    """Strictly lobar, strictly deep (deep or infratentorial, none lobar), mixed, none; or unknown, where a lesion of
+    unknown region might change it. Lesions that are struck out do not count."""
+    found = {lesion.region for lesion in lesions if not lesion.struck_out}
+    is_lobar, is_deep = LOBAR in found, bool(found & {DEEP, INFRATENTORIAL})
+    if is_lobar and is_deep:
+        return "mixed"
+    if UNKNOWN in found:
+        return UNKNOWN
+    return "strictly lobar" if is_lobar else "strictly deep" if is_deep else "none"
+
+
+def region_counts(lesions: Sequence[Lesion]) -> dict[str, dict[str, int]]:
+    """Region -> side -> how many lesions that are not struck out; with those of unknown region, if there are any."""
+    found = Counter((lesion.region, lesion.side) for lesion in lesions if not lesion.struck_out)
+    counts = {region: {side: found[region, side] for side in SIDES} for region in REGIONS[:-1]}
+    if unknown := found[UNKNOWN, UNKNOWN]:
+        counts[UNKNOWN] = {UNKNOWN: unknown}
+    return counts
+
+
+def regions_table(image: dict | None, lesions: Sequence[Lesion]) -> pd.DataFrame:
+    """The row of a series, of which an image is given, with `region_counts` and `pattern`; None: no row."""
+    columns = [f"{region}_{side}" for region in REGIONS[:-1] for side in SIDES]
+    whose = ["patient_id", "series_uid"]
+    if image is None:
+        return pd.DataFrame(columns=[*whose, *columns, UNKNOWN, "pattern"])
+    counts = region_counts(lesions)
+    own = [counts[region][side] for region in REGIONS[:-1] for side in SIDES]
+    unknown = counts.get(UNKNOWN, {}).get(UNKNOWN, 0)
+    return pd.DataFrame([[*(image[key] for key in whose), *own, unknown, pattern(lesions)]])
+
+
 def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataFrame:
     """A row per lesion, lengths rounded to 0.01 mm."""
     by_slice = {image["slice_index"]: image for image in images}
@@ -137,6 +186,7 @@ def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataF
             [
                 *(image["patient_id"], image["series_uid"], lesion.number, lesion.score, *lengths),
                 *(*lesion.slices, lesion.best_slice, len(lesion.boxes), image["file_name"]),
+                *(lesion.region, lesion.side, lesion.struck_out),
             ]
         )
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -20,7 +20,7 @@ from cmbfe.figures.html import templates
 from cmbfe.figures.style import COLOURS, map_grid
 from cmbfe.files import whole_file
 from cmbfe.findings.analysis import SHOWN_AT_MOST, Findings
-from cmbfe.findings.lesions import Lesion, fingerprint
+from cmbfe.findings.lesions import UNKNOWN, Lesion, fingerprint, pattern, region_counts
 from cmbfe.findings.model import Detector
 from cmbfe.training.batches import to_input
 
@@ -57,6 +57,9 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
             images=findings.images,
             threshold=findings.threshold,
             rows=None if findings.lesions is None else [_row(lesion) for lesion in findings.lesions],
+            struck_out=len(findings.lesions or ()) - len(findings.counted),
+            pattern=pattern(findings.counted),
+            regions=_region_rows(findings.counted),
             shown={
                 image_id: [(box["bbox"], f"{box['score']:.2f}") for box in detections]
                 for image_id, (_, detections) in findings.shown.items()
@@ -123,11 +126,27 @@ def _row(lesion: Lesion) -> list[str]:
     return [
         str(lesion.number),
         f"{lesion.score:.2f}",
+        _where(lesion),
         *(f"{place:z.1f}" for place in lesion.centre_mm),
         f"{lesion.size_mm:.1f}",
         " × ".join(f"{length:.1f}" for length in lesion.extent_mm),
         _slices(lesion),
+        lesion.struck_out and f"struck out: {lesion.struck_out}",
     ]
+
+
+def _region_rows(lesions: Sequence[Lesion]) -> list[list[str]]:
+    """Region, how many are on the left, on the right, and in all."""
+    sides = {region: [*counts.values()] for region, counts in region_counts(lesions).items()}
+    return [
+        [region, *(map(str, counts) if len(counts) > 1 else ("", "")), str(sum(counts))]
+        for region, counts in sides.items()
+    ]
+
+
+def _where(lesion: Lesion) -> str:
+    """Its region and side."""
+    return lesion.region if lesion.region == UNKNOWN else f"{lesion.region}, {lesion.side}"
 
 
 def _slices(lesion: Lesion) -> str:
@@ -151,7 +170,9 @@ def _lesion_cards(findings: Findings) -> list[dict[str, Any]]:
 
 def _caption(lesion: Lesion) -> str:
     place = ", ".join(f"{value:z.1f}" for value in lesion.centre_mm)
-    return f"score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, slices {_slices(lesion)}"
+    known = "" if lesion.region == UNKNOWN else f"{_where(lesion)}, "
+    caption = f"{known}score {lesion.score:.2f}, {lesion.size_mm:.1f} mm, at {place} mm, slices {_slices(lesion)}"
+    return f"{caption}, struck out: {lesion.struck_out}" if lesion.struck_out else caption
 
 
 def _window(image: Mapping[str, Any], box: Sequence[float]) -> tuple[float, float, float, float]:

@@ -4,7 +4,7 @@ leaves its part of every file below `.parts`, where they are joined: memory hold
 import json
 import secrets
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +30,16 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import IMAGES, OVERLAYS, Findings, Task, analyse
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObject, write_report, write_segmentation
-from cmbfe.findings.lesions import REVIEWED_FILE, Lesion, as_json, detections_table, lesions_table
+from cmbfe.findings.lesions import (
+    REVIEWED_FILE,
+    Lesion,
+    as_json,
+    detections_table,
+    lesions_table,
+    pattern,
+    region_counts,
+    regions_table,
+)
 from cmbfe.findings.model import Detector
 from cmbfe.findings.page import feature_maps_png, section, write_page
 from cmbfe.findings.search import Search, find
@@ -39,6 +48,7 @@ from cmbfe.params import Images
 
 DETECTIONS_FILE = "detections.json"
 TABLE_FILE, LESIONS_FILE, SUMMARY_FILE = "detections.csv", "lesions.csv", "summary.json"
+REGIONS_FILE = "regions.csv"
 BURNED_IN = "burned-in annotation is flagged in the header"
 WITHOUT_ID = "These series have no PatientID: they may be of several people."
 PAGES, FEATURE_MAPS = "pages", "feature_maps"
@@ -61,6 +71,8 @@ class Options:
     """Where to write which pseudonym is whose; its salt is used if it is there already."""
     as_magnitude: bool = False
     """Take series as magnitude whose header, name or values do not say that they are."""
+    by_anatomy: bool = False
+    """Strike lesions out that lie outside the brain or run along a vein."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,12 @@ class Done:
     shown: int
     """Detections of at least the threshold."""
     lesions: int | None
+    """Without those that are struck out."""
+    struck_out: dict[str, int]
+    """Rule of anatomy -> lesions that break it."""
+    regions: dict[str, dict[str, int]] | None
+    """Region -> side -> lesions."""
+    pattern: str | None
     notes: tuple[str, ...]
     """What was assumed of it, a sentence each."""
 
@@ -184,7 +202,7 @@ def _work_on(
     """One series, from its files to its parts of the results."""
     detector = open_detector()
     try:
-        findings = analyse(task, detector, settings, options.threshold, out)
+        findings = analyse(task, detector, settings, options.threshold, out, options.by_anatomy)
     except InputError as error:
         if kind == IMAGE:
             raise
@@ -193,10 +211,11 @@ def _work_on(
         what = BURNED_IN if isinstance(error, BurnedInAnnotation) else UNREADABLE
         files = tuple(task.series.files)
         return Aside(files, task.series.patient, task.series.name, what, str(error), refused=True)
-    lesions = findings.lesions or []
-    notes = (*findings.notes, *write_objects(task.series, task.folder, lesions, detector.name, options, out))
+    written = write_objects(task.series, task.folder, findings.counted, detector.name, options, out)
+    notes = (*findings.notes, *written)
     maps = _draw_maps(findings, detector, out) if options.explain else {}
     _write_parts(out / PARTS / str(task.number), findings, notes, maps)
+    lesions = findings.lesions
     return Done(
         patient=task.patient,
         series=task.name,
@@ -204,7 +223,10 @@ def _work_on(
         images=len(findings.images),
         detections=len(findings.detections),
         shown=sum(detection["score"] >= options.threshold for detection in findings.detections),
-        lesions=None if findings.lesions is None else len(findings.lesions),
+        lesions=None if lesions is None else len(findings.counted),
+        struck_out=Counter(lesion.struck_out for lesion in lesions or () if lesion.struck_out),
+        regions=None if lesions is None else region_counts(lesions),
+        pattern=None if lesions is None else pattern(lesions),
         notes=notes,
     )
 
@@ -261,6 +283,7 @@ def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: d
     if findings.lesions is not None:
         lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
         write_json(folder / REVIEWED_FILE, [as_json(findings.task.name, lesion) for lesion in findings.lesions])
+        regions_table(findings.images[0], findings.lesions).to_csv(folder / REGIONS_FILE, index=False, header=False)
         place = {"patient_id": findings.task.patient, "folder": findings.task.folder, **findings.place}
         write_json(folder / SERIES_FILE, {findings.task.name: place})
     page = section(findings, notes, maps, folder.parent.parent / IMAGES)
@@ -286,6 +309,7 @@ def _join(
         _join_tables(out / LESIONS_FILE, parts, lesions_table([], []))
         write_json(out / REVIEWED_FILE, [lesion for part in parts for lesion in read_json(part / REVIEWED_FILE)])
         write_json(out / SERIES_FILE, {k: v for part in parts for k, v in read_json(part / SERIES_FILE).items()})
+        _join_tables(out / REGIONS_FILE, parts, regions_table(None, []))
     missing = [  # no path, as paths name patients
         {
             "patient": names.patient(aside.patient_id) if aside.patient_id else "",
