@@ -33,7 +33,7 @@ from cmbfe.phantom.scan import draw_scan
 from cmbfe.phantom.template import load_template
 
 POINTS, FAR_MM, SLAB_MM, TURN_DEGREES = 1000, 5.0, 48.0, 20.0
-BROKEN_HEADS = 4
+BROKEN_HEADS = 2
 SIZES = {"field_of_view_mm": 240.0, "slice_thickness_mm": 2.0}
 """Of `simulate_patient`, where a plan says nothing else."""
 LPS = np.array([[-1.0], [-1.0], [1.0]])
@@ -47,8 +47,8 @@ def read_head(folder: Path) -> tuple[sitk.Image, np.ndarray, np.ndarray, np.ndar
     known = read_json(folder / "patient.json")
     headers = next(series for series in find_series(folder) if series.kind == "magnitude")
     place = Place(headers.orientation, headers.positions_mm, headers.pixel_spacing_mm, headers.slice_spacing_mm)
-    slices = [shrunk(image, place) for image in to_8_bit(read_volume(headers), (0.5, 99.5))]
-    image = series_image(slices, (headers.rows, headers.columns), place)
+    small = np.stack([shrunk(image, place) for image in read_volume(headers)])
+    image = series_image(list(to_8_bit(small, (0.5, 99.5))), (headers.rows, headers.columns), place)
     rng, request = np.random.default_rng(known["plan"]["seed"]), request_of(known["plan"])
     scan = draw_scan(rng, *(({**SIZES, **request})[key] for key in ("matrix", "slices", *SIZES)))
     build, template = draw_build(rng), load_template()

@@ -241,7 +241,7 @@ def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothin
     assert page.count("<h2>") == 2
     assert page.count("<figcaption>") == 2 * len(BOXES)
     rows = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
-    assert [row.count("<tr>") for row in rows] == [2, 2]
+    assert [row.count("<tr>") for row in rows] == [4, 2] * 2  # regions, lesions
     assert "never for diagnosis" in page
     links = re.findall(r' (?:src|href)="([^"]+)"', page)
     inner = {link for link in links if link.startswith("#")}

@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ImportKind = Literal["dicom", "valdo", "momeni", "dou", "nifti", "coco", "voc"]
+ImportKind = Literal["dicom", "valdo", "momeni", "dou", "nifti", "bids", "coco", "voc"]
 """What `cmbfe import` reads."""
 
 
@@ -253,6 +253,7 @@ def detect(
         bool,
         typer.Option("--by-anatomy", help="strike lesions out that lie outside the brain or run along a vein"),
     ] = False,
+    bids: Annotated[bool, typer.Option("--bids", help="the lesions as a BIDS derivative data set as well")] = False,
     as_magnitude: AsMagnitude = False,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="keep ids of patients, series and DICOM images instead of pseudonyms")
@@ -274,7 +275,7 @@ def detect(
 
     settings, variant = model_settings(model)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
-    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude, by_anatomy)
+    options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude, by_anatomy, bids)
     inputs = [path for path in (model, operating_point) if path]
     result = detect_files(src, partial(load_detector, model.resolve()), out, settings, options, jobs, backend, inputs)
     _name(result.left_out)

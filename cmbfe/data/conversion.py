@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmbfe.data.dicom.series import SeriesHeaders, read_volume
+from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.data.dicom.stacks import SAME_DIRECTION, SAME_ECHO_TIME_MS, SAME_POSITION_MM, SAME_SPACING_MM
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.data.n4 import correct_bias
@@ -104,15 +104,12 @@ def to_8_bit_phase(volume_mrad: np.ndarray) -> np.ndarray:
     return (steps.clip(-HALF_TURN, HALF_TURN) + ZERO_PHASE).astype(np.uint8)
 
 
-def phase_images(series: SeriesHeaders) -> np.ndarray:
-    """A phase series as images: uint8 [slices, rows, columns], see `to_8_bit_phase`. Raises `InputError`: it cannot
-    be read, or is not in mrad: scanners that write other units do not say which."""
-    volume = read_volume(series)
+def phase_images(volume: np.ndarray, file: Path) -> np.ndarray:
+    """A phase as uint8 images of its shape, see `to_8_bit_phase`. Raises `InputError`: it is not in mrad; scanners
+    that write other units do not say which."""
     low, high = float(volume.min()), float(volume.max())
     if low < -LARGEST_MRAD or high > LARGEST_MRAD or low >= 0:
-        raise InputError(
-            f"{series.files[0]}: phase from {low:g} to {high:g}; expected mrad around 0: set RescaleSlope"
-        )
+        raise InputError(f"{file}: phase from {low:g} to {high:g}; expected mrad around 0: set RescaleSlope")
     return to_8_bit_phase(volume)
 
 

@@ -41,6 +41,8 @@ class Task:
     name: str
     keep_uids: bool
     """Whether images name the SOP instance that they were made of."""
+    run: int = 1
+    """Number of the series among those of its patient."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Findings:
     detections: Detections
     place: dict[str, Any]
     """As in `Loaded`; empty for images."""
+    scan: dict[str, float]
+    """As in `Loaded`."""
     lesions: list[Lesion] | None
     """None for images, whose place is not known."""
     shown: dict[int, tuple[np.ndarray, Detections]]
@@ -104,10 +108,10 @@ def analyse(
     notes = [note for note, times in loaded.notes.items() if times and note not in (NO_PATIENT, OTHER_VIEW)]
     notes += [f"{blank} of {len(images)} images have one value only: {UNSEEN}."] if blank else []
     if place is None:
-        return Findings(task, images, detections, loaded.place, None, shown, threshold, tuple(notes))
+        return Findings(task, images, detections, {}, loaded.scan, None, shown, threshold, tuple(notes))
     lesions = find_lesions(images, detections, place, threshold)
     lesions, said = _in_the_brain(lesions, small, images[0], place, by_anatomy)
-    return Findings(task, images, detections, loaded.place, lesions, shown, threshold, (*notes, *said))
+    return Findings(task, images, detections, loaded.place, loaded.scan, lesions, shown, threshold, (*notes, *said))
 
 
 def _in_the_brain(

@@ -1,7 +1,7 @@
 """Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made by highdicom. Both hold
 the patient's name, id and dates, and so are made on request only; a lesion has one tracking UID in both."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cmbfe.data.dicom.pixels import input_errors
 from cmbfe.data.dicom.series import SeriesHeaders
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
-from cmbfe.findings.lesions import UNKNOWN, Lesion
+from cmbfe.findings.lesions import UNKNOWN, Lesion, label_map
 
 MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
 """No code of SNOMED CT for it is in DICOM's context groups: a private one, whose meaning a viewer shows."""
@@ -111,7 +111,7 @@ def write_segmentation(
         )
         segmentation = hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=_labels(lesions, headers, frame_of, frames),
+            pixel_array=label_map(lesions, (frames, headers.rows, headers.columns), frame_of),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
                 hd.seg.SegmentDescription(
@@ -225,21 +225,3 @@ def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[
     if len(_distinct(images)) > 1:
         raise NoObject(headers, "a series of several multi-frame files cannot be segmented")
     return [images[0]], {index: headers.frames[index] for index in slices}, int(images[0].NumberOfFrames)
-
-
-def _labels(
-    lesions: Sequence[Lesion], headers: SeriesHeaders, frame_of: Mapping[int, int], frames: int
-) -> np.ndarray:
-    """uint16 [frames, rows, columns]: number of the lesion in whose ellipse a pixel's centre lies; the better one
-    wins. A lesion too small for any centre takes the pixel in the middle of each of its boxes. `frame_of`: slice ->
-    frame."""
-    labels = np.zeros((frames, headers.rows, headers.columns), np.uint16)
-    rows, columns = np.mgrid[: headers.rows, : headers.columns] + 0.5
-    for number, lesion in reversed(list(enumerate(lesions, 1))):
-        for index, (box, _) in lesion.boxes.items():
-            x, y, width, height = box
-            across, down = (columns - x - width / 2) * 2, (rows - y - height / 2) * 2
-            inside = (across * height) ** 2 + (down * width) ** 2 <= (width * height) ** 2
-            middle = min(int(y + height / 2), headers.rows - 1), min(int(x + width / 2), headers.columns - 1)
-            labels[frame_of[index]][inside] = labels[frame_of[index]][middle] = number
-    return labels

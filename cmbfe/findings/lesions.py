@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,10 +142,10 @@ def fingerprint(images: Sequence[dict], lesions: Sequence[Lesion]) -> str:
     return hashlib.sha256(json.dumps([sizes, boxes]).encode()).hexdigest()[:16]
 
 
-def pattern(lesions: Sequence[Lesion]) -> str:
-    """Strictly lobar, strictly deep (deep or infratentorial, none lobar), mixed, none; or unknown, where a lesion of
-    unknown region might change it. Lesions that are struck out do not count."""
-    found = {lesion.region for lesion in lesions if not lesion.struck_out}
+def pattern(regions: Iterable[str]) -> str:
+    """Of the regions of lesions: strictly lobar, strictly deep (deep or infratentorial, none lobar), mixed, none; or
+    unknown, where a lesion of unknown region might change it."""
+    found = set(regions)
     is_lobar, is_deep = LOBAR in found, bool(found & {DEEP, INFRATENTORIAL})
     if is_lobar and is_deep:
         return "mixed"
@@ -155,8 +155,8 @@ def pattern(lesions: Sequence[Lesion]) -> str:
 
 
 def region_counts(lesions: Sequence[Lesion]) -> dict[str, dict[str, int]]:
-    """Region -> side -> how many lesions that are not struck out; with those of unknown region, if there are any."""
-    found = Counter((lesion.region, lesion.side) for lesion in lesions if not lesion.struck_out)
+    """Region -> side -> how many lesions; with those of unknown region, if there are any."""
+    found = Counter((lesion.region, lesion.side) for lesion in lesions)
     counts = {region: {side: found[region, side] for side in SIDES} for region in REGIONS[:-1]}
     if unknown := found[UNKNOWN, UNKNOWN]:
         counts[UNKNOWN] = {UNKNOWN: unknown}
@@ -172,7 +172,9 @@ def regions_table(image: dict | None, lesions: Sequence[Lesion]) -> pd.DataFrame
     counts = region_counts(lesions)
     own = [counts[region][side] for region in REGIONS[:-1] for side in SIDES]
     unknown = counts.get(UNKNOWN, {}).get(UNKNOWN, 0)
-    return pd.DataFrame([[*(image[key] for key in whose), *own, unknown, pattern(lesions)]])
+    return pd.DataFrame(
+        [[*(image[key] for key in whose), *own, unknown, pattern(lesion.region for lesion in lesions)]]
+    )
 
 
 def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataFrame:
@@ -203,3 +205,19 @@ def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataF
     for unit, boxes in (("px", boxes_px), ("mm", boxes_mm)):
         table[[f"{side}_{unit}" for side in ("x", "y", "width", "height")]] = boxes
     return table.assign(score=[detection["score"] for detection in detections])
+
+
+def label_map(lesions: Sequence[Lesion], shape: tuple[int, int, int], frame_of: Mapping[int, int]) -> np.ndarray:
+    """uint16 [frames, rows, columns] of `shape`: number, from 1, of the lesion in whose ellipse a pixel's centre lies;
+    the better one wins. A lesion too small for any centre takes the pixel in the middle of each of its boxes.
+    `frame_of`: slice -> frame."""
+    labels = np.zeros(shape, np.uint16)
+    rows, columns = np.mgrid[: shape[1], : shape[2]] + 0.5
+    for number, lesion in reversed(list(enumerate(lesions, 1))):
+        for index, (box, _) in lesion.boxes.items():
+            x, y, width, height = box
+            across, down = (columns - x - width / 2) * 2, (rows - y - height / 2) * 2
+            inside = (across * height) ** 2 + (down * width) ** 2 <= (width * height) ** 2
+            middle = min(int(y + height / 2), shape[1] - 1), min(int(x + width / 2), shape[2] - 1)
+            labels[frame_of[index]][inside] = labels[frame_of[index]][middle] = number
+    return labels

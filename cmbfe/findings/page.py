@@ -57,8 +57,9 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
             images=findings.images,
             threshold=findings.threshold,
             rows=None if findings.lesions is None else [_row(lesion) for lesion in findings.lesions],
+            scan=findings.scan,
             struck_out=len(findings.lesions or ()) - len(findings.counted),
-            pattern=pattern(findings.counted),
+            pattern=pattern(lesion.region for lesion in findings.counted),
             regions=_region_rows(findings.counted),
             shown={
                 image_id: [(box["bbox"], f"{box['score']:.2f}") for box in detections]

@@ -48,6 +48,8 @@ THREADS = 2
 """Of SimpleITK, on any machine: the metric adds up per thread."""
 LEAST_HEIGHT_MM = 30.0
 """Fewer slices fit in several places."""
+FEWEST_VOXELS = 4
+"""A side has for it to be smoothed."""
 SCALES, MOST_STRETCHED = (0.85, 1.4), 1.3
 """Sides of the template against those of the head, and the longest of these against the shortest."""
 LEAST_OVERLAP, LEAST_INFORMATION = 0.85, 0.06
@@ -78,7 +80,7 @@ class Template:
         return sitk.SmoothingRecursiveGaussian(self.t1, sigma_mm)
 
     def at(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """`binned` or `outside_mm` of the voxels around points [3, n] mm; beyond the edges the nearest."""
+        """Of t1, `binned` or `outside_mm` the voxels around points [3, n] mm; beyond the edges the nearest."""
         index = np.rint((points - np.reshape(self.t1.GetOrigin(), (3, 1))) / self.t1.GetSpacing()[0]).astype(int)
         x, y, z = np.clip(index, 0, np.reshape(self.t1.GetSize(), (3, 1)) - 1)
         return values[z, y, x]
@@ -143,6 +145,9 @@ def register(image: sitk.Image) -> sitk.AffineTransform:
     Raises:
         NotRegistered: no brain is seen, or too little of one, or what was found does not look like one.
     """
+    sides_mm = np.multiply(image.GetSize(), image.GetSpacing())
+    if min(sides_mm) < LEAST_HEIGHT_MM or min(image.GetSize()) < FEWEST_VOXELS:
+        raise NotRegistered(f"it is less than {LEAST_HEIGHT_MM:g} mm high, or has under {FEWEST_VOXELS} slices")
     template = load_template()
     coarse, fine = _regridded(image, COARSE_MM), _regridded(image, FINE_MM)
     brain = _brain(coarse)

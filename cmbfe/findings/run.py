@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import IMAGES, OVERLAYS, Findings, Task, analyse
+from cmbfe.findings.bids import write_description, write_series
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObject, write_report, write_segmentation
 from cmbfe.findings.lesions import (
     REVIEWED_FILE,
@@ -73,6 +74,8 @@ class Options:
     """Take series as magnitude whose header, name or values do not say that they are."""
     by_anatomy: bool = False
     """Strike lesions out that lie outside the brain or run along a vein."""
+    bids: bool = False
+    """Write a BIDS derivative data set."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Done:
     regions: dict[str, dict[str, int]] | None
     """Region -> side -> lesions."""
     pattern: str | None
+    scan: dict[str, float]
+    """Echo time and field strength, as in `Loaded`."""
     notes: tuple[str, ...]
     """What was assumed of it, a sentence each."""
 
@@ -159,6 +164,8 @@ def detect_files(
         made = {"detector": detector, "threshold": options.threshold, "threshold_from": options.threshold_from}
         made["pictures"] = settings.model_dump(mode="json")
         _join(temporary, found.kind, done, left_out, names, made)
+        if options.bids:
+            write_description(temporary, [series.patient for series in done], [series.lesions for series in done])
         if options.key_file:
             known = [(each.patient, each.name) for each in found.series]
             known += [(aside.patient_id, aside.series_uid) for aside in left_out]
@@ -179,6 +186,8 @@ def in_a_line(result: Result, threshold: float) -> str:
 
 def _check(kind: str, options: Options) -> None:
     """Raise `InputError` for what the kind of source cannot have."""
+    if options.bids and kind == IMAGE:
+        raise InputError("--bids writes where lesions lie: images do not say where they do; leave it out")
     for name, is_wanted in {"--sr": options.sr, "--segmentation": options.segmentation}.items():
         if is_wanted and kind != DICOM:
             raise InputError(f"{name} names the DICOM images of a finding by UID: {kind} have none; leave it out")
@@ -189,10 +198,15 @@ def _check(kind: str, options: Options) -> None:
 def _tasks(found: Search, names: Pseudonyms, options: Options) -> list[Task]:
     patients = [names.patient(series.patient) for series in found.series]
     first_ids = accumulate(found.counts, initial=1)
-    each = enumerate(zip(found.series, first_ids, series_folders(patients), patients, strict=False))
+    numbers = defaultdict(partial(count, 1))
+    runs = [next(numbers[patient]) for patient in patients]
+    each = enumerate(zip(found.series, first_ids, series_folders(patients), patients, runs, strict=False))
     return [
-        Task(series, number, first_id, folder, patient, names.series(series.patient, series.name), options.keep_ids)
-        for number, (series, first_id, folder, patient) in each
+        Task(
+            *(series, number, first_id, folder, patient),
+            *(names.series(series.patient, series.name), options.keep_ids, run),
+        )
+        for number, (series, first_id, folder, patient, run) in each
     ]
 
 
@@ -214,6 +228,8 @@ def _work_on(
     written = write_objects(task.series, task.folder, findings.counted, detector.name, options, out)
     notes = (*findings.notes, *written)
     maps = _draw_maps(findings, detector, out) if options.explain else {}
+    if options.bids:
+        write_series(out, findings, detector.name)
     _write_parts(out / PARTS / str(task.number), findings, notes, maps)
     lesions = findings.lesions
     return Done(
@@ -225,8 +241,9 @@ def _work_on(
         shown=sum(detection["score"] >= options.threshold for detection in findings.detections),
         lesions=None if lesions is None else len(findings.counted),
         struck_out=Counter(lesion.struck_out for lesion in lesions or () if lesion.struck_out),
-        regions=None if lesions is None else region_counts(lesions),
-        pattern=None if lesions is None else pattern(lesions),
+        regions=None if lesions is None else region_counts(findings.counted),
+        pattern=None if lesions is None else pattern(lesion.region for lesion in findings.counted),
+        scan=findings.scan,
         notes=notes,
     )
 
@@ -283,7 +300,7 @@ def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: d
     if findings.lesions is not None:
         lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
         write_json(folder / REVIEWED_FILE, [as_json(findings.task.name, lesion) for lesion in findings.lesions])
-        regions_table(findings.images[0], findings.lesions).to_csv(folder / REGIONS_FILE, index=False, header=False)
+        regions_table(findings.images[0], findings.counted).to_csv(folder / REGIONS_FILE, index=False, header=False)
         place = {"patient_id": findings.task.patient, "folder": findings.task.folder, **findings.place}
         write_json(folder / SERIES_FILE, {findings.task.name: place})
     page = section(findings, notes, maps, folder.parent.parent / IMAGES)

@@ -15,9 +15,9 @@ from cmbfe.data.conversion import phase_of
 from cmbfe.data.dicom.finding import magnitude_of_series, others_of_series, series_in
 from cmbfe.data.inventory import DICOM, IMAGE, LINK, NIFTI, REASONS, SUFFIXES, Aside, Inventory, take_inventory
 from cmbfe.data.labelled.images import image_notes, natural_key, phase_file, read_with_phase
-from cmbfe.data.magnitude import ANYWAY, magnitude_by_name
+from cmbfe.data.sources.bids import find_volumes, patient_of
 from cmbfe.data.sources.dicom import DicomSeries
-from cmbfe.data.sources.opening import files_of, open_volume
+from cmbfe.data.sources.opening import open_volume
 from cmbfe.data.sources.series import Loaded, Series, VolumeSeries
 from cmbfe.errors import InputError
 from cmbfe.training.detection import BATCH
@@ -143,7 +143,7 @@ def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
     links = [path for path in inventory.of(LINK) if kind == NIFTI and path.name.lower().endswith(SUFFIXES[NIFTI])]
     named = [
         Aside(
-            (path,), _patient_of(path, inventory), inventory.name(path), what, f"{path}: {what}; {hint}", refused=True
+            (path,), patient_of(path, inventory), inventory.name(path), what, f"{path}: {what}; {hint}", refused=True
         )
         for path in links
         if path not in seen
@@ -193,28 +193,10 @@ def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list
 
 
 def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[VolumeSeries], list[Aside]]:
-    """Volumes below the source: the first folder of a path names the patient, or the file where there is none."""
-    if phase:
-        raise InputError(f"{inventory.source}: the detector sees the phase as well, read from DICOM, not from NIfTI")
-    series, asides = [], []
-    for file in inventory.of(NIFTI):
-        first = files_of(file)[0]
-        if first != file and first in inventory.kinds:
-            continue
-        patient, name = _patient_of(file, inventory), inventory.name(file)
-        if why := "" if as_magnitude else magnitude_by_name(file):
-            line = f"{file}: {why}; {ANYWAY}"
-            asides.append(Aside(tuple(files_of(file)), patient, name, why, line, refused=file == inventory.source))
-        else:
-            series.append(VolumeSeries(patient, name, file, as_magnitude=as_magnitude))
+    series, asides = find_volumes(inventory, phase, as_magnitude)
     if not series:
         raise _nothing_left(inventory, asides)
     return series, asides
-
-
-def _patient_of(file: Path, inventory: Inventory) -> str:
-    path = Path(inventory.name(file))
-    return path.parts[0] if len(path.parts) > 1 else path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _count(series: Series) -> int:

@@ -35,7 +35,7 @@ from cmbfe.errors import InputError
 
 OF_EVERY_SLICE = (
     *("patient_id", "study_uid", "description", "kind", "rows", "columns"),
-    *("pixel_spacing_mm", "orientation", "echo_time_ms", "photometric"),
+    *("pixel_spacing_mm", "orientation", "echo_time_ms", "field_strength_t", "photometric"),
 )
 """What a series has of its first slice."""
 LITTLE = 0.01
@@ -82,7 +82,8 @@ class SeriesHeaders:
     positions_mm: tuple[tuple[float, float, float], ...]
     """Patient x, y, z of the centre of each slice's first pixel."""
     echo_time_ms: float
-    """0 where the header has none."""
+    """0 where the header has none, as the next."""
+    field_strength_t: float
     photometric: str
     """"MONOCHROME1" or "MONOCHROME2"."""
     is_compressed: bool

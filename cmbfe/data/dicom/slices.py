@@ -31,7 +31,7 @@ HEADER_KEYWORDS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
     *("FrameOfReferenceUID", "VolumeBasedCalculationTechnique", "RescaleSlope", "RescaleType"),
     *("RealWorldValueMappingSequence", "BitsAllocated", "SharedFunctionalGroupsSequence"),
-    "PerFrameFunctionalGroupsSequence",
+    *("PerFrameFunctionalGroupsSequence", "MagneticFieldStrength"),
     *ACQUISITION_KEYS,
 )
 PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
@@ -63,6 +63,7 @@ class Slice:
     """x, y, z of the centre of the first pixel."""
     echo_number: float
     echo_time_ms: float
+    field_strength_t: float
     nominal_spacing_mm: float | None
     """SpacingBetweenSlices, else SliceThickness, else None."""
     is_compressed: bool
@@ -164,6 +165,7 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         position_mm=position,
         echo_number=_number(header, "EchoNumbers") or 0,
         echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
+        field_strength_t=_number(header, "MagneticFieldStrength") or 0,
         nominal_spacing_mm=next((value for value in thickness if value and value > 0), None),
         is_compressed=is_compressed,
         frame_of_reference=text("FrameOfReferenceUID"),

@@ -32,6 +32,7 @@ from cmbfe.data.sources.labelled import (
     without_doubles,
 )
 from cmbfe.data.sources.series import Found, Frame, Loaded
+from cmbfe.data.sources.sidecars import SCAN
 from cmbfe.data.sources.voc import ANNOTATIONS, read_voc
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
 from cmbfe.errors import InputError
@@ -97,9 +98,9 @@ class DicomSeries:
         axes = "".join(nib.aff2axcodes(RAS_TO_LPS @ affine))
         volume, spacing_mm = read_volume(headers), (slice_mm, *headers.pixel_spacing_mm)
         refuse_flat(volume, headers.files[0])
-        phases = (
-            None if self.phase is None else [frame.image(image, ZERO_PHASE) for image in phase_images(self.phase)]
-        )
+        phases = self.phase and [
+            frame.image(image, ZERO_PHASE) for image in phase_images(read_volume(self.phase), self.phase.files[0])
+        ]
 
         def draw(settings: Images) -> Iterator[np.ndarray]:
             images = map(frame.image, volume_images(volume, spacing_mm, settings, headers.files[0]))
@@ -123,6 +124,7 @@ class DicomSeries:
             },
             draw=draw,
             has_phase=phases is not None,
+            scan={key: value for key in SCAN if (value := getattr(headers, key))},
         )
 
 

@@ -29,6 +29,7 @@ from cmbfe.data.labelled.labels import (
     write_labels,
 )
 from cmbfe.data.labelled.splits import scaled_counts, split_patients
+from cmbfe.data.sources.bids import find_bids
 from cmbfe.data.sources.dicom import find_dicom
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key, refuse_key_file, write_key
 from cmbfe.data.sources.labelled import find_coco
@@ -78,6 +79,7 @@ KINDS: dict[str, Callable[[Path, Inventory, Options, Images], Found]] = {
     "momeni": lambda source, _, options, __: find_momeni(source, options.box_mm),
     "dou": lambda source, _, options, __: find_dou(source, options.box_mm),
     "nifti": lambda source, _, options, __: find_nifti(source, options.box_mm),
+    "bids": lambda _, inventory, options, settings: find_bids(inventory, settings.phase, options.as_magnitude),
     "coco": lambda source, *_: find_coco(source),
     "voc": lambda source, *_: find_voc(source),
 }
@@ -188,8 +190,8 @@ def _find(kind: str, source: Path, options: Options, settings: Images) -> tuple[
 
 
 def _check(kind: str, source: Path, settings: Images, options: Options, out: Path) -> None:
-    if settings.phase and kind != "dicom":
-        raise InputError(f"images.phase is true, and phase is read of dicom only, not of {kind}: set it to false")
+    if settings.phase and kind not in ("dicom", "bids"):
+        raise InputError(f"images.phase is true, and phase is read of dicom and bids, not of {kind}: set it to false")
     if options.labels is not None and kind != "dicom":
         raise InputError(f"--labels {options.labels}: is for dicom; {kind} has labels of its own")
     if options.as_magnitude and kind in ("coco", "voc"):

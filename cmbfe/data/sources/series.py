@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from cmbfe.data.conversion import refuse_flat, volume_images
+from cmbfe.data.conversion import phase_images, refuse_flat, volume_images
 from cmbfe.data.inventory import Aside
+from cmbfe.data.labelled.images import ZERO_PHASE
 from cmbfe.data.sources.lesions import (
     REPEATED_POINTS,
     Boxes,
@@ -21,6 +22,7 @@ from cmbfe.data.sources.lesions import (
     without_repeated,
 )
 from cmbfe.data.sources.opening import files_of
+from cmbfe.data.sources.sidecars import read_sidecars, scan_of, sidecars
 from cmbfe.data.sources.volumes import (
     AXES,
     RAS_TO_LPS,
@@ -127,10 +129,13 @@ class Loaded:
     """As `boxes`, with `kind`: what only looks like a microbleed."""
     has_phase: bool = False
     """Whether `draw` makes images with phase, [rows, columns, 2]."""
+    scan: dict[str, float] = field(default_factory=dict)
+    """`echo_time_ms` and `field_strength_t`, where header or sidecar say them."""
 
     def record(self) -> dict[str, Any]:
         """All but the images, as JSON."""
-        return {name: getattr(self, name) for name in ("images", "boxes", "mimics", "place", "notes", "has_phase")}
+        names = ("images", "boxes", "mimics", "place", "notes", "has_phase", "scan")
+        return {name: getattr(self, name) for name in names}
 
 
 class Series(Protocol):
@@ -213,11 +218,14 @@ class VolumeSeries:
     split: str | None = None
     as_magnitude: bool = False
     """Whether somebody says that a volume that does not look like a magnitude is one, see `read_volume`."""
+    phase: Path | None = None
+    """The volume of its phase, where images carry it."""
 
     @property
     def files(self) -> Sequence[Path]:
-        masks = files_of(self.mask) if self.mask else []
-        return [*files_of(self.image), *masks, *([self.points.file] if self.points else [])]
+        others = [file for path in (self.mask, self.phase) if path for file in files_of(path)]
+        points = [self.points.file] if self.points else []
+        return [*files_of(self.image), *others, *points, *sidecars(self.image)]
 
     @property
     def is_labelled(self) -> bool:
@@ -232,7 +240,15 @@ class VolumeSeries:
         slice_mm, *sides_mm = volume.spacing_mm
         notes = Counter(volume.notes)
         lesions = self._lesions(volume, notes)
+        scan, said = scan_of(self.image)
+        notes.update(said)
         frame = Frame(rows, columns, *sides_mm, size)
+        phases = self.phase and [frame.image(image, ZERO_PHASE) for image in self._phases(volume)]
+
+        def draw(settings: Images) -> Iterator[np.ndarray]:
+            images = map(frame.image, volume_images(volume.voxels, volume.spacing_mm, settings, self.image))
+            return images if phases is None else (np.stack(pair, -1) for pair in zip(images, phases, strict=True))
+
         return Loaded(
             images=[{**frame.entry, "slice_index": index} for index in range(slices)],
             boxes=[
@@ -242,10 +258,17 @@ class VolumeSeries:
             ],
             place={"axes": AXES, "affine": frame.affine(volume.affine).tolist(), "slice_spacing_mm": slice_mm},
             notes=dict(notes),
-            draw=lambda settings: (
-                frame.image(image) for image in volume_images(volume.voxels, volume.spacing_mm, settings, self.image)
-            ),
+            draw=draw,
+            has_phase=phases is not None,
+            scan=scan,
         )
+
+    def _phases(self, volume: Volume) -> np.ndarray:
+        """Its phase as images; the sidecar must say that it is in rad."""
+        unit = read_sidecars(self.phase).get("Units")
+        if unit != "rad":
+            raise InputError(f"{self.phase}: Units in its sidecar is {unit!r}; phase must be in 'rad': convert it")
+        return phase_images(1000 * read_mask(self.phase, volume, self.image).voxels, self.phase)
 
     def _lesions(self, volume: Volume, notes: Counter[str]) -> list[Boxes]:
         if self.mask is not None:

@@ -14,7 +14,8 @@ from cmbfe.files import read_json, whole_folder, write_json
 from cmbfe.params import Images
 
 SERIES_FILE = "series.json"
-"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from an image to patient mm."""
+"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from an image to patient mm; and
+echo time and field strength."""
 PATIENT_FILE = "patient.json"
 
 
@@ -83,7 +84,7 @@ def write_dataset(
         for series, folder, record in zip(patient.series, patient.folders, records, strict=True):
             uid = names.series(patient.name, series.name)
             notes.update(record["notes"])
-            places[uid] = {"patient_id": whose["patient_id"], "folder": folder, **record["place"]}
+            places[uid] = {"patient_id": whose["patient_id"], "folder": folder, **record["place"], **record["scan"]}
             own = _images(record, folder, suffix, {**whose, "series_uid": uid}, names)
             images += own
             annotations += _annotations(record["boxes"], folder, own, [""])
