@@ -29,9 +29,9 @@ README = """# Cerebral microbleeds
 Found by cmbfe. A detector gives boxes and no outlines: marked is the ellipse inside each box. For research and teaching
 only: not a medical device, never for diagnosis.
 """
-COLUMNS = {
-    "index": "value of the lesion in the label map",
-    "name": "name of the lesion, with its number in lesions.csv",
+COLUMNS = {  # the first two are BIDS's own: value in the label map, and name
+    "index": "",
+    "name": "",
     "score": "of the detector, 0 to 1",
     "x_mm": "to the patient's left (DICOM, LPS)",
     "y_mm": "to the back",
@@ -68,7 +68,7 @@ def write_series(out: Path, findings: Findings, detector: str) -> None:
     ]
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(f"{file}.tsv", sep="\t", index=False)
     said = {"Description": "Cerebral microbleeds as detected", "Manual": False, "SourceSeries": task.name}
-    columns = {name: {"Description": text} for name, text in COLUMNS.items()}
+    columns = {name: {"Description": text} for name, text in COLUMNS.items() if text}
     write_json(f"{file}.json", {**said, "Detector": detector, "Threshold": findings.threshold, **columns})
 
 
