@@ -188,5 +188,5 @@ def test_no_phase_and_phase_that_is_not_in_mrad_are_refused(tmp_path):
     with pytest.raises(InputError, match="phase from -4000 to 2000; expected mrad"):
         imported("dicom", tmp_path / "in", tmp_path / "out", images=WITH_PHASE)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="phase is read of dicom only, not of voc"):
+    with pytest.raises(InputError, match="phase is read of dicom and bids, not of voc"):
         imported("voc", tmp_path / "in", tmp_path / "out", images=WITH_PHASE)
