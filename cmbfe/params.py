@@ -343,7 +343,7 @@ class Arm(Section):
     patients: Count | None = None
     """Training patients, one of the study's sizes."""
     test_patients: Count | None = None
-    """Only the first so many of the study's test patients."""
+    """Test only on the first of the study's test patients, this many."""
     iterations: Count | None = None
     """In the place of training.iterations; milestones are scaled alike, and training.longer does not apply."""
     start: str | None = None
@@ -367,7 +367,7 @@ class PhaseArm(Arm):
     """Phase as a second channel (the paper's section 4 names it as future work)."""
 
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Where false positives are counted: one that every detector reaches."""
+    """Sensitivity at which false positives are counted; every detector reaches it."""
 
 
 class Study(Section):
@@ -379,7 +379,7 @@ class Study(Section):
     """Sizes of the training sets of each seed, rising; the last is that of arms that name none."""
     test_patients: Count = 100
     detections_per_image: Count = 10
-    """The best of each image are kept: the results of many trainings lie in git."""
+    """Only the best detections of each image are kept, because the results of many trainings are in git."""
     arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(detector="ssd512")})
     phase: PhaseArm = PhaseArm(treatments=("phase",), start="ssd512", detector="ssd512")
     """An arm of its own, as it starts from the weights of another one."""
@@ -450,7 +450,7 @@ class Thresholding(Section):
     window_mm: Positive = 15.0
     """Side of the window whose mean and deviation set the threshold."""
     deviations: Positive = 2.0
-    """So many standard deviations below the mean of its window is dark."""
+    """A voxel this many standard deviations below the mean of its window is dark."""
 
 
 class Cascade(Section):

@@ -1,4 +1,4 @@
-"""Where things lie: every path of the pipeline, in the workspace, or in the folder `root` where it is given."""
+"""Every path of the pipeline, in the workspace or in the folder `root`."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def study_data(root: Path | None = None) -> Path:
 
 
 def study_training_set(seed: int, patients: int, root: Path | None = None) -> Path:
-    """The augmented images of a seed's first so many training patients."""
+    """The augmented images of a seed's first training patients."""
     return study_data(root) / "augmented" / f"{seed}-{patients}"
 
 
@@ -80,7 +80,7 @@ def study_model(arm: str, treatment: str, seed: int, root: Path | None = None) -
 
 
 def study_result(arm: str, root: Path | None = None) -> Path:
-    """What an arm's detectors did on their test images."""
+    """Results of an arm's detectors on their test images."""
     return (root or workspace()) / "results" / "study" / arm
 
 

@@ -27,9 +27,9 @@ REACH_MM = 9.0  # how far around a candidate its background is looked for: the l
 CORE_MM = 5.0  # half the width of the largest microbleed: nothing beyond belongs to the candidate
 LEVELS = (0.2, 0.35, 0.5)  # shares of a candidate's depth below its background, at which its extent is measured
 SMOOTH_PX = 0.7  # sigma of the smoothing before the darkest voxel is looked for
-IOU = 0.5  # a candidate is a microbleed if its box overlaps that of one so much (A14)
+IOU = 0.5  # a candidate whose box overlaps a microbleed's this much is a microbleed (A14)
 UNCLEAR_IOU = 0.1
-"""A candidate that overlaps a microbleed by more than this and less than `IOU` teaches nothing: its box is wrong."""
+"""A candidate with an overlap between this and `IOU` is not used for training: its box is wrong."""
 
 
 @dataclass(frozen=True)

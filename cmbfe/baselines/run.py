@@ -27,8 +27,7 @@ SETTINGS_FILE = "baseline.json"  # what a baseline was made with; marks the fold
 METRICS_FILE = "metrics.json"
 LESIONS_FILE = "lesions.csv"
 PER_HEAD = (10.0, 20.0, 45.0)
-"""False positives per patient at which the sensitivity for microbleeds is read: about what whole heads are published
-with."""
+"""False positives per patient at which sensitivity is read, close to published numbers for whole heads."""
 METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
     Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
     Baseline.THRESHOLDING: thresholding.train,
@@ -70,7 +69,7 @@ def run_baseline(name: Baseline, params: Params, data: Path, out: Path) -> dict[
 def run_between(name: Baseline, params: Params, train: Path, data: Path, out: Path) -> pd.DataFrame:
     """Train a baseline on all patients of one folder, and find the microbleeds of all patients of another.
 
-    Every slice is looked at, and a microbleed counts once: as earlier work counts, and for whole heads.
+    Every slice is searched, and a microbleed counts once, as in earlier work on whole heads.
 
     Args:
         train, data: folders of images with annotations.json; unlabelled patients are left out.

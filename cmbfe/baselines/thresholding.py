@@ -1,7 +1,7 @@
 """Local statistical thresholding and a support vector machine, after Barnes et al., Magn Reson Imaging 29:844, 2011.
 
-What is darker than its surroundings by some standard deviations is marked; connected marks are regions, and shape and
-brightness of a region tell a microbleed from a vessel.
+Voxels darker than their surroundings by some standard deviations are connected to regions; shape and brightness of a
+region distinguish a microbleed from a vessel.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,11 +20,11 @@ from cmbfe.params import Baselines
 LARGEST_MM = 15.0  # a region wider than this in its slice is a sulcus, a ventricle or the air, and no candidate
 SMALLEST_PX = 4  # a region of fewer pixels in its slice has no shape
 OTHERS_PER_MICROBLEED = 15
-"""So many regions that are no microbleed are learnt from for each that is: an SVM's time grows with their square."""
+"""Regions without a microbleed per region with one in training: an SVM's time grows with their square."""
 
 
 def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray:
-    """Which voxels are darker than the mean of their window, in the slice, by so many of its standard deviations."""
+    """Which voxels are darker than the mean of their window in the slice by this many standard deviations."""
     side = [1, *(max(3, round(window_mm / step)) for step in volume.spacing_mm[1:])]
     voxels = volume.voxels.astype(np.float64)
     mean = ndimage.uniform_filter(voxels, side)

@@ -21,7 +21,8 @@ from cmbfe.params import Images
 
 NOTHING_SEEN = "no microbleed could be seen; check slope, padding and data type, or export it again"
 FIRST_GREY, LEAST_GREY = 5, 0.02
-"""What is darker looks black; the share of what is above 0 that must lie between black and white (255)."""
+"""Values below this grey level look black; the share of the values above 0 that must be between black and white
+(255)."""
 MOST_CLIPPED, FEWEST_VOXELS = 0.25, 1000
 """Share of the voxels above the lowest that may have the largest value, in volumes of so many voxels."""
 
@@ -81,9 +82,9 @@ def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Ima
 
 
 def series_folders(patient_ids: Iterable[str]) -> list[str]:
-    """A folder name per series, given its patient's id: that, numbered where several series would have it.
+    """A folder name per series: its patient's id, numbered if the patient has several series.
 
-    No two are alike, as those that differ in case only are on some file systems.
+    Names differ in more than case, which some file systems ignore.
     """
     safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in patient) for patient in patient_ids]
     wanted = [name or "unknown" for name in safe]

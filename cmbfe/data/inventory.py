@@ -67,13 +67,13 @@ class Aside:
     patient_id: str
     """As the source names it; "" where that is not known."""
     series_uid: str
-    """"" where it is not known, or no matter of one series."""
+    """"" if it is not known, or if it does not concern a single series."""
     what: str
     """Why, without a name: for the outputs."""
     line: str
     """Why, with a file, and what to do: for the terminal."""
     refused: bool
-    """Whether they were meant to be read and cannot be; else they are passed over."""
+    """Whether they should be readable and are not; otherwise they are passed over."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def take_inventory(source: Path, out: Path | None = None) -> Inventory:
 
 
 def _copies(kinds: Mapping[Path, str]) -> Iterator[Path]:
-    """Links to a file that is there itself, or by an earlier link."""
+    """Links to a file that is read anyway, itself or by an earlier link."""
     links = [path for path, kind in kinds.items() if kind != LINK and path.is_symlink()]
     seen = {os.path.realpath(path) for path in kinds.keys() - set(links)} if links else set()
     for path in links:

@@ -1,7 +1,7 @@
-"""What is a magnitude, by the name of its file and by its values; what is none is refused, never cut off at 0.
+"""Which volumes are magnitudes, by file name and values; others are refused, never cut off at 0.
 
-A few small values below 0 are what interpolation leaves, and are cut off. A volume that was normalised (z-scores, or to
--1 … 1) is moved up. All else with values below 0 (phase, field maps, wrapped integers, a negative slope) is none.
+A few small values below 0 come from interpolation and are cut off. A normalised volume (z-scores, or -1 … 1) is moved
+up. All other volumes with values below 0 (phase, field maps, wrapped integers, a negative slope) are no magnitudes.
 """
 
 import re
@@ -26,7 +26,7 @@ NAMES = {
 }
 """Word of a file's name, its letters small -> what it stands for, after BIDS, dcm2niix and what people write."""
 SAY_MAGNITUDE = (["swi"], ["swan"], ["t2starw"], ["t2star"], ["magnitude1"], ["magnitude2"], ["applied"])
-"""Last words of a name that are a magnitude's, whatever comes before: mask_applied, phase2_swi."""
+"""Last words of a name that mean a magnitude, after any other words: mask_applied, phase2_swi."""
 HALF_TURNS = (np.pi, 180.0, 2048.0, 1000 * np.pi, 4096.0)
 """Phase runs from minus to plus one of these."""
 SAME_LIMIT = 0.005
@@ -36,11 +36,12 @@ SAMPLE = 1_000_000
 BINS, LEAST_BIN, LARGEST_BIN = 16, 0.025, 0.19
 """Values spread evenly have a share between the two in each bin; a magnitude has hardly any among its largest."""
 FEWEST_VALUES = 1000
-"""Below it nothing is said about how values are spread."""
+"""With fewer voxels the spread of values is not judged."""
 SMALL, SMALL_AND_FEW, FEW = 0.02, 0.35, 0.03
 """Values below 0 that interpolation leaves: down to 2 % of the 99th percentile, or to 35 % in up to 3 % of voxels."""
 BACKGROUND_SHARE, OUTSTANDING = 0.05, 5
-"""Voxels of one value are background that somebody has set: so many, and so many times as many as of the next value."""
+"""Voxels of the same value are background that was set on purpose: at least this many, and this many times as many
+as of the next value."""
 LARGEST_GAP = 1.0
 """Ranges of the values between them and a background below, where both were normalised together."""
 LARGEST_MEAN, Z_DEVIATION = 0.2, (0.8, 1.25)
@@ -74,7 +75,7 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
         as_magnitude: take it as a magnitude without looking at its values.
 
     Returns:
-        Values of 0 and above (the same where they were so before, but for NaN, which becomes 0), and notes.
+        Values of 0 and above (unchanged if none was below 0; NaN becomes 0), and notes.
 
     Raises:
         InputError: it looks like a label, or like no magnitude.
@@ -97,7 +98,7 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
 
 
 def _background(values: np.ndarray) -> float:
-    """The value that somebody has given to all that is outside the head; NaN where none stands out."""
+    """The value that was given to everything outside the head; NaN if no value stands out."""
     few = _few(values)
     found, counts = np.unique(few, return_counts=True)
     largest = np.sort(counts)[-2:]

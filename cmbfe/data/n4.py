@@ -15,7 +15,7 @@ THREADS = 2
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """So many threads for every filter that SimpleITK makes in this process meanwhile. The filter's own
+    """Use this number of threads for every filter of SimpleITK inside the block. The filter's own
     `SetNumberOfThreads` does not reach the B-spline fit inside N4."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(number)

@@ -1,4 +1,4 @@
-"""A function in a process of its own: native code that damaged data make fault takes nothing else along. Not by
+"""A function in a separate process: native code that crashes over damaged data then ends nothing else. Not by
 `ProcessPoolExecutor`: it runs the caller's script once more, and a worker of dask may have no such children."""
 
 import importlib
@@ -20,7 +20,7 @@ def own_process(function: Callable[..., Any], crash: str) -> Iterator[Callable[.
 
     Args:
         function: of a module; its first argument is the path of a file.
-        crash: what the `InputError` says of that file where the process dies over it.
+        crash: what the `InputError` says of that file if the process dies.
     """
     command = [sys.executable, "-m", __name__, function.__module__, function.__name__]
     pipe = subprocess.PIPE

@@ -106,7 +106,7 @@ def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) ->
     known = table.dropna()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
     axes.plot(known["mean_score"], known["precision"], color=colour, linewidth=1, label=name)
-    # A bin of one detection is all or nothing: its dot is small.
+    # A bin with a single detection is at 0 or 1: its dot is small.
     axes.scatter(known["mean_score"], known["precision"], 10 + 25 * np.log10(known["detections"]), color=colour)
     axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
     axes.set_title("Reliability of the scores", fontsize="medium")

@@ -1,4 +1,4 @@
-"""Patients beside published ones: what images and labels alone say of them, a row per published number."""
+"""Compare patients with published ones, by images and labels alone: a row per published number."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -35,7 +35,7 @@ from cmbfe.patients.measure import measure_lesion
 from cmbfe.patients.published import PUBLISHED, Published
 
 HEAD_MM = 100.0
-"""A series that covers less is a slab: numbers that are published per head do not bound it from below."""
+"""A series that covers less is a slab: it may have less than the published numbers per head."""
 OF_HEADS = ("blobs", "in_patient", "in_positive")
 """Traits whose published numbers are of whole heads."""
 SENSITIVITY = 0.95
@@ -181,7 +181,7 @@ def _of_stack(stack: Stack, boxes: pd.DataFrame) -> tuple[Detections, dict[str, 
 def _of_patients(
     labels: Labels, step_mm: Mapping[Any, float], boxes: pd.DataFrame, lesions: pd.DataFrame, matches: Matches
 ) -> Patients:
-    """All that was measured of boxes and microbleeds, put in the order of the patients of `matches`."""
+    """All measurements of boxes and microbleeds, in the order of the patients of `matches`."""
     number = {str(patient): index for index, patient in enumerate(matches.patients)}
     of_lesion = boxes.groupby("lesion").agg({"patient": "first", "location": "first"}).join(lesions)
     count = of_lesion["patient"].value_counts().reindex(list(number), fill_value=0)
@@ -203,7 +203,7 @@ def _of_patients(
 
 
 def _read(folder: Path) -> Labels:
-    """Labels of the patients that somebody has labelled, without ignore regions, with what three dimensions need."""
+    """Labels of the labelled patients, without ignore regions, with what three dimensions need."""
     file = folder / LABELS_FILE
     labels = labelled(read_labels(file))
     labels["annotations"] = [box for box in labels["annotations"] if not is_region(box)]

@@ -1,4 +1,4 @@
-"""Microbleeds and mimics as a reader meets them: crops in shuffled order, and apart from them which is which."""
+"""Microbleeds and mimics as a reader sees them: crops in shuffled order, with the key in a separate file."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from cmbfe.patients.blobs import blob_response
 
 CROP_MM = 24.0
 TO_CHOOSE_FROM = 10
-"""So many mimics are drawn at random for each one that is shown."""
+"""Mimics drawn at random for each mimic that is shown."""
 
 
 class Crop(NamedTuple):
@@ -40,8 +40,8 @@ class Crop(NamedTuple):
 def draw_crops(folder: Path, count: int = 60, seed: int = 0) -> list[Crop]:
     """As many microbleeds as mimics, `count` together or fewer, each on the middle one of its slices, shuffled.
 
-    Each mimic has a microbleed that is as much of a dark dot: the nearest of some drawn at random. These
-    are what a screening leaves to be judged. Most mimics are fainter.
+    Each mimic has a microbleed that is as much of a dark dot: the nearest of some drawn at random. A screening
+    leaves such mimics to be judged; most are fainter.
 
     Args:
         folder: images with annotations.json and mimics.json.
@@ -89,7 +89,7 @@ def _crop(folder: Path, image: Mapping[str, Any], kind: str, bbox: list[float]) 
 
 
 def write_sheet(crops: Sequence[Crop], out: Path) -> Figure:
-    """Write crops as `out` (PNG, and SVG beside it), numbered from 1 and without a word, and as JSON which is which."""
+    """Write numbered crops as `out` (PNG, and SVG beside it), and the key as JSON."""
     figure = crops_figure([crop.pixels for crop in crops], CROP_MM)
     save(figure, out)
     key = [{"number": number, **crop._asdict()} for number, crop in enumerate(crops, 1)]

@@ -1,7 +1,7 @@
 """A microbleed as it looks, not as it is: size, shape and contrast of the dark voxels in its boxes.
 
-They are those darker than halfway between the darkest one and the surroundings, joined to the darkest, on a grid of
-`GRID_MM` as published masks have it.
+A voxel counts if it is darker than halfway between the darkest and the surroundings and connected to the darkest, on
+a grid of `GRID_MM` like that of published masks.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ DIFFERENCES = np.array([[[1, -2, 1], [-2, 4, -2], [1, -2, 1]]]) / 6
 
 
 def measure_lesion(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
-    """Size, shape and contrast of a microbleed inside its boxes; empty where nothing there is darker than around.
+    """Size, shape and contrast of a microbleed inside its boxes; empty if nothing inside is darker than the
+    surroundings.
 
     Args:
         slices: int64 [K] of its boxes, float64 [K, 4] xyxy px.

@@ -1,4 +1,4 @@
-"""What is published of real patients, as data: what `cmbfe describe` holds a data set against.
+"""Published numbers of real patients, with which `cmbfe describe` compares a data set.
 
 Where a source prints one value, the range around it is this project's own: `MM` for lengths, about a pixel of a
 scanner; `SHARE` for shares. Where it prints values of several sets, the range is theirs.
@@ -13,7 +13,7 @@ SHARE = 0.1
 
 
 class Source(NamedTuple):
-    """Where a number is from, and what of that this project has looked up itself."""
+    """The source of a number, and whether this project has checked it."""
 
     citation: str
     checked: str

@@ -21,7 +21,7 @@ from cmbfe.studies.trials.phase import kinds_file, load_kinds
 Kinds = list[np.ndarray]
 """By seed: the kind of each detection of a false positive, str [D]; empty text for others."""
 PAIRS = {"": (PLAIN, PHASE), "-fe": (FE, f"{FE}-{PHASE}")}
-"""Ending of the detector's name -> treatments without phase and with it."""
+"""Suffix of the detector's name -> its treatments without and with phase."""
 
 
 def read_kinds(treatment: str, params: Params, root: Path) -> Kinds:
@@ -53,7 +53,7 @@ def effect_table(
 ) -> pd.DataFrame:
     """A row per detector (plain, and with FE where it is trained) and metric: without phase, with it, the difference.
 
-    Values are means over seeds; the 95 % interval of the paired difference is over patients and seeds. False positives
+    Values are means over seeds; the 95 % CI of the paired difference is over patients and seeds. False positives
     are per patient, at the sensitivity `study.phase.sensitivity`.
 
     Args:

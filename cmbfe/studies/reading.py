@@ -18,7 +18,7 @@ from cmbfe.paper import facts
 from cmbfe.params import PHASE, Params
 from cmbfe.studies.trials.arms import CROSSVALIDATION, FE, PLAIN, arm_of, result_files, text_of
 
-FALSE_POSITIVES = 1.0  # per image, where sensitivities of kinds of microbleeds are compared
+FALSE_POSITIVES = 1.0  # per image, for sensitivities by contrast and size
 MEAN, ALL = "mean", "all"
 """Rows of the folds' table after those of the folds: their mean, and all folds' detections together."""
 Runs = dict[str, list[Matches]]  # treatment, `PLAIN` first -> the matches of an arm's detectors, by seed
@@ -27,8 +27,8 @@ Runs = dict[str, list[Matches]]  # treatment, `PLAIN` first -> the matches of an
 def read_arm(name: str, params: Params, root: Path) -> Runs:
     """The matches of an arm's detectors with the seeds so far: the first ones, up to one that a treatment lacks.
 
-    Treatments without two seeds are left out; without the plain detector's, all are. Of folds, and with phase, all are
-    needed.
+    Treatments with fewer than two seeds are left out, and all of them if the plain detector has fewer. Folds and the
+    arm with phase need every seed.
 
     Raises:
         InputError: no such arm, or a file cannot be read.
@@ -63,7 +63,7 @@ def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
 
     `gain` compares the treatment with the plain detector of the arm, `over_fe` with FE on the same seeds and test
     patients: that of the arm itself or, for FE in an arm that changes something, that of the unchanged arm of the same
-    detector (else NaN). Both have 95 % intervals over patients and seeds. Beside them: the deviations over seeds and
+    detector (else NaN). Both have 95 % CIs over patients and seeds. Beside them: the deviations over seeds and
     over patients behind that of the gain, and the gain in the paper's Table 2 (FE in arms without changes only).
     """
     rows = {}
@@ -172,7 +172,7 @@ def sensitivity_of(matches: Matches, chosen: frozenset[int], weights: np.ndarray
 
 
 def read_cmbs(root: Path) -> pd.DataFrame:
-    """The test microbleeds of the study; `InputError` where they were not listed yet."""
+    """The test microbleeds of the study; `InputError` if they are not listed yet."""
     file = paths.study_cmbs(root)
     if not file.is_file():
         raise InputError(f"{file}: no such file; cmbfe study patients writes it")

@@ -1,7 +1,7 @@
-"""All DICOM series of a source, and what of it is in none.
+"""All DICOM series of a source, and its files that belong to none.
 
-An unreadable file costs its whole series, as nobody would notice the missing slice; where it does not say which that
-is, every series with files in its folder.
+An unreadable file costs its whole series, because a missing slice would go unnoticed. If it does not name its
+series, it costs every series with files in its folder.
 """
 
 import re
@@ -47,7 +47,7 @@ def find_series(folder: Path | str) -> list[SeriesHeaders]:
 
 
 def refuse_first(asides: Iterable[Aside]) -> None:
-    """Raise the `InputError` of the first that is refused, if any is."""
+    """Raise `InputError` for the first refused file, if there is any."""
     for aside in asides:
         if aside.refused:
             raise InputError(aside.line)
@@ -126,7 +126,7 @@ def _refused(slices: Iterable[Slice], broken: Iterable[Broken], spoilt: Mapping[
 
 
 def magnitude_of_series(found: Sequence[SeriesHeaders], as_magnitude: bool = False) -> list[SeriesHeaders]:
-    """Those that are magnitude, or, `as_magnitude`, those of which the header does not say what they are."""
+    """The magnitude series or, with `as_magnitude`, those whose header does not name their kind."""
     return [series for series in found if series.kind == MAGNITUDE or (as_magnitude and series.kind == UNCLEAR)]
 
 

@@ -1,7 +1,7 @@
 """What the values of an image are, by its header: a magnitude, or something else.
 
-A magnitude says so, or says nothing that another kind would say. Where a value of ImageType from the third on is not
-known, or a derived image does not say what it was derived to, the kind is "unclear", and the user has to say.
+A magnitude is called so, or at least not called another kind. If a value of ImageType from the third on is unknown,
+or a derived image does not say what it was derived to, the kind is "unclear", and the user decides.
 """
 
 import re
@@ -37,7 +37,7 @@ SAYS_NOTHING = {
     *("SUM", "MSUM", "RESAMPLED", "COMBINED", "COMPOSED", "AXIAL", "TRA", "SAG", "COR", "FILTERED", "WATER"),
     *("SQR", "DRB", "DRS"),
 }
-"""What says neither that an image is a magnitude nor that it is none: how it was measured, filtered and corrected."""
+"""Words about measurement, filters and corrections: they do not decide whether an image is a magnitude."""
 FILTER = re.compile(r"(FIL|FM|FS|SH|TE|E|ECHO)?\d*")
 """Siemens' filters (FM3_2 has the parts FM3 and 2), and the number of an echo."""
 OF_DESCRIPTIONS = {
@@ -68,7 +68,7 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
     against = kinds - {MAGNITUDE, UNCLEAR}
     if against:
         return against.pop() if len(against) == 1 else OTHER
-    is_unclear = UNCLEAR in kinds and MAGNITUDE not in kinds  # M is a magnitude, whatever else is said of it
+    is_unclear = UNCLEAR in kinds and MAGNITUDE not in kinds  # M is a magnitude, in spite of other words
     if is_unclear or not all(map(NO_UNITS.fullmatch, _units(header))):
         return UNCLEAR
     is_derived = "DERIVED" in image_type[:1]
@@ -90,7 +90,7 @@ def _kinds_of(value: str) -> set[str]:
 
 
 def _by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
-    """What a header is that names no other kind. A protocol may be called after what it is made for (QSM): what the
+    """The kind of a header that names no other kind. A protocol may be called after what it is made for (QSM): what the
     scanner says of an original image counts more."""
     words = re.findall(r"[A-Z0-9*]+", description)
     if SCOUTS.intersection(words):

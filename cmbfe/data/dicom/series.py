@@ -1,8 +1,8 @@
-"""DICOM series: which there are (`stacks` says what one is), where their slices lie in the patient, and their images.
+"""DICOM series: which there are (`stacks` defines a series), where their slices lie in the patient, and their images.
 
 Slices are in the order of their positions along the slice normal (row direction x column direction): axial series run
-from feet to head. Where a SeriesInstanceUID has several series, and only then, `series_uid` carries a suffix: `-KIND`,
-`-KIND-2`, … in the order of what tells them apart.
+from feet to head. If a SeriesInstanceUID has several series, `series_uid` gets a suffix: `-KIND`, `-KIND-2`, …,
+ordered by what distinguishes them.
 """
 
 from collections import Counter, defaultdict
@@ -49,7 +49,7 @@ NEIGHBOURS = (
     "and a lesion across both then counts twice."
 )
 NEARLY_PARALLEL = 0.05
-"""Direction cosines of series that may be parts of one differ by up to this (3°)."""
+"""Largest difference of direction cosines between possible parts of a series (3°)."""
 MOST_COMPARED = 200
 """Series of one patient: more are single images, which have a note of their own."""
 DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
@@ -97,8 +97,8 @@ class SeriesHeaders:
 def read_volume(series: SeriesHeaders) -> np.ndarray:
     """Decode a series: float32 [slices, rows, columns] in the order of `series.files`, modality LUT applied.
 
-    MONOCHROME1 (low is white) is inverted within the volume's own range. Padding becomes 0, or where values lie below 0
-    (but of a phase) the lowest. Values of a magnitude a little below 0, as interpolation leaves them, become 0.
+    MONOCHROME1 (low is white) is inverted within the volume's own range. Padding becomes 0 or, if values lie below 0
+    and it is no phase, the lowest value. Values of a magnitude a little below 0, from interpolation, become 0.
 
     Raises:
         InputError: pixels that cannot be decoded, or a magnitude with values clearly below 0; names the file.

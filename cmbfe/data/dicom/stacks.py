@@ -22,7 +22,7 @@ from cmbfe.errors import InputError
 SAME_POSITION_MM = 0.01
 UNEVEN_STEP_MM = 0.25
 """How far a step between neighbours may be from the median step (at most half of it). GE rounds positions to 0.1 mm,
-which moves a step by up to 0.1 mm, and the median as much. As far may a slice be shifted in its plane."""
+which moves a step by up to 0.1 mm, and the median as much. A slice may be shifted in its plane by as much."""
 SAME_DIRECTION, LIKE_DIRECTION = 1e-3, 0.0125
 """Direction cosines that are the same (0.06°), and those of one stack (0.7°)."""
 SAME_SPACING_MM, LIKE_SPACING = 1e-3, 1e-2
@@ -30,7 +30,7 @@ SAME_SPACING_MM, LIKE_SPACING = 1e-3, 1e-2
 SAME_ECHO_TIME_MS, OTHER_ECHO_MS = 0.1, 1.0
 """Echo times that are the same, and the least distance between echoes; in between one echo varies."""
 PIXEL_MM = (0.1, 20.0)
-"""Sizes of pixels beyond are those of another unit."""
+"""Pixel sizes outside this range are in another unit."""
 SCOUT_PLANES_COSINE = 0.7
 """Planes whose normals are further apart than this (about 45°) are a localizer's."""
 FEW = 3
@@ -50,7 +50,7 @@ Stack = list[Slice]
 
 
 class NoStack(InputError):
-    """Slices that make no series. `what` says why, without a name."""
+    """Slices that form no series. `what` says why, without names of patients."""
 
     def __init__(self, first: Slice, what: str, details: str) -> None:
         super().__init__(f"{first.path}: {what}{details}")
@@ -210,7 +210,7 @@ def _joined(pieces: list[Stack]) -> list[Stack]:
 
 
 def _divided(pieces: list[Stack], holds: Callable[[Stack], bool]) -> tuple[list[Stack], list[Stack]]:
-    """Pieces for which something does not hold, and those for which it does."""
+    """Pieces without a property, and pieces with it."""
     both: tuple[list[Stack], list[Stack]] = ([], [])
     for piece in pieces:
         both[holds(piece)].append(piece)

@@ -1,1 +1,1 @@
-"""Data of others as images and labels: a file per format, and what all of them share (docs/own_data.md)."""
+"""Other people's data as images and labels: a module per format, and what they share (docs/own_data.md)."""

@@ -44,7 +44,7 @@ OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and
 OTHER_SERIES = "images of magnitude series that no label names, of patients that labels name"
 
 SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".xml")
-"""What follows a name; whatever else follows a dot is part of it, such as the last number of a UID."""
+"""Suffixes of a name; any other text behind a dot is part of the name, such as the last number of a UID."""
 Place = tuple[int, int]
 """Number of a series, and of a slice in it."""
 
@@ -132,7 +132,8 @@ class SliceLookup:
     """The slices of series, by UID and by name.
 
     An image of labels names its slice by `sop_instance_uid`, or by a `file_name` (VOC: `filename`) that is the SOP
-    instance UID or the DICOM file's own name: with or without suffix, and with as many of its folders as tell it apart.
+    instance UID or the DICOM file's own name: with or without suffix, and with as many of its folders as make it
+    unique.
     """
 
     def __init__(self, series: Sequence[SeriesHeaders], source: Path) -> None:
@@ -145,7 +146,7 @@ class SliceLookup:
                 self.by_name[_bare(file.name)].append((number, index))
 
     def of_images(self, labels: Labels, where: Path) -> dict[Any, Place]:
-        """Id of each image -> its slice, no two the same. Raises `InputError`: an image that is no slice, several,
+        """Id of each image -> its slice, all different. Raises `InputError`: an image that is no slice, several,
         the slice of another image, or of another size."""
         places: dict[Any, Place] = {}
         taken: dict[Place, str] = {}
@@ -220,7 +221,7 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     labelled, splits, said = _labels_of(magnitude, inventory, labels)
     pairs = list(zip(magnitude, labelled, strict=True))
     known = {headers.patient_id for headers, own in pairs if own}
-    # An echo or a copy that nobody labelled shows the same microbleeds: it must not teach that there are none.
+    # An unlabelled echo or copy shows the same microbleeds: it must not teach that there are none.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
     others = [headers for headers, own in pairs if not own and headers.patient_id in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
@@ -262,7 +263,7 @@ def _labels_of(
 def _read(
     inventory: Inventory, given: Path | None
 ) -> tuple[Path, Labels | None, tuple[Path, ...], Mapping[str, int]]:
-    """Where the labels were read from, the labels (None where nobody gave any), their files, and what was assumed."""
+    """Where the labels were read from, the labels (None if there are none), their files, and what was assumed."""
     if given is not None and not given.exists():
         raise InputError(f"{given}: no such file or folder with labels; correct --labels")
     if given is not None and given.is_file():

@@ -18,7 +18,7 @@ Place = PurePosixPath
 
 
 class ImageFiles:
-    """The files below a folder, to be found by what labels call them."""
+    """The files below a folder, to be found by their names in labels."""
 
     def __init__(self, root: Path) -> None:
         self.root = resolved(root)
@@ -48,7 +48,7 @@ class ImageFiles:
         raise InputError(f"{where}: {name}: no such image in {', '.join(folders)}; get it, or correct the name")
 
     def _at(self, places: Iterable[Place]) -> tuple[int, set[Path]]:
-        """What lies at any of the places, by the strictest way of comparing names that finds something."""
+        """Files at any of the places, by the strictest comparison of names that finds one."""
         for way, keys in enumerate(zip(*map(_keys, places), strict=True)):
             if found := {file for key in keys for file in self._by_key.get(key, ())}:
                 return way, found

@@ -47,7 +47,7 @@ from cmbfe.params import Images
 BOX_MM = 6.0
 """Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted images."""
 SETTINGS_FILE = "pictures.json"
-"""How the images beside it were made. Also what an earlier import is recognised by: a folder of labelled DICOM
+"""How the images beside it were made; it also marks an earlier import: a folder of labelled DICOM
 series holds an annotations.json too, and must never be replaced."""
 IMPORTED = (LABELS_FILE, MIMICS_FILE, SETTINGS_FILE, REPORT_FILE)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
@@ -161,7 +161,7 @@ def import_found(
         write_json(temporary / REPORT_FILE, result)
         if options.key_file:
             write_key(options.key_file, names, [(series.patient, series.name) for series in found.series])
-        for patient in patients:  # last, as a patient that has moved is lost to an import that resumes
+        for patient in patients:  # last, because a resumed import does not find a patient that has moved
             for folder in patient.folders:
                 (patient.work / folder).rename(temporary / folder)
     return result
@@ -180,7 +180,7 @@ def import_dicom(
 
 
 def _find(kind: str, source: Path, options: Options, settings: Images) -> tuple[Found, list[Aside]]:
-    """What a source holds, and what of it is not read."""
+    """What a source contains, and which parts are not read."""
     inventory = take_inventory(source.parent if source.is_file() and kind != "dicom" else source)
     found = KINDS[kind](source, inventory, options, settings)
     if options.as_magnitude and kind != "dicom":
@@ -206,7 +206,7 @@ def _check(kind: str, source: Path, settings: Images, options: Options, out: Pat
 
 
 def _tidy(out: Path) -> None:
-    """Remove what a kill during the last step of an earlier import has left beside `out`."""
+    """Remove what an import that was killed in its last step has left beside `out`."""
     out = out.resolve()
     for entry in out.parent.iterdir() if out.parent.is_dir() else []:
         if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+\.partial", entry.name):
@@ -215,8 +215,8 @@ def _tidy(out: Path) -> None:
 
 @contextmanager
 def _work(out: Path) -> Iterator[Path]:
-    """The folder in which patients wait for the others; it goes when all is done. What fails leaves nothing behind,
-    but for what a killed import had made before."""
+    """The folder of finished patients; it is removed when all are done. A failed import leaves only what a killed
+    import had made before."""
     out = out.resolve()
     work = out.with_name(f".{out.name}.import.partial")
     is_new = not work.exists()

@@ -84,8 +84,8 @@ def _places(name: str, here: Place, subset: str) -> list[Place]:
 
 
 def labels_file(folder: Path) -> Path:
-    """The COCO file of a folder: annotations.json, or the only .json, there or else in its folder annotations; raises
-    `InputError` where there is none."""
+    """The COCO file of a folder: annotations.json, or the only .json in it or in its folder annotations; raises
+    `InputError` if there is none."""
     if (folder / LABELS_FILE).is_file():
         return folder / LABELS_FILE
     files = _json_files(folder) or _json_files(folder / ANNOTATIONS)
@@ -183,14 +183,14 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
 
 
 def _clipped(bbox: Sequence[float], frame: Frame) -> list[float]:
-    """What lies in the image: labels may stick out by a hundredth of a px, which scaling would make more."""
+    """The part of a box inside the image: labels may stick out by 0.01 px, which scaling would enlarge."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
     return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
 
 
 def lesions_apart(boxes: Sequence[Sequence[Box]]) -> int:
-    """How many microbleeds do not have one box on each of neighbouring slices; `boxes`: those of each slice."""
+    """How many microbleeds lack a slice in between, or have two boxes on a slice; `boxes`: those of each slice."""
     slices = defaultdict(list)
     for index, own in enumerate(boxes):
         for box in own:
@@ -329,8 +329,7 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
 
 
 def _by_name(group: list) -> list:
-    """Images, with their files, in the natural order of their names, without what Label Studio puts before all of
-    them."""
+    """Images, with their files, in the natural order of their names without Label Studio's prefix."""
     names = [plain_path(image["file_name"]) for image, _ in group]
     are_dates = all(path.name[:8].isdigit() for path in names)
     if all(UPLOAD_ID.match(path.name) for path in names) and not are_dates:

@@ -20,20 +20,20 @@ LARGE = "Microbleeds measure more than 20 mm, by their longest side."
 NO_MICROBLEED = "Areas of labels measure more than 40 mm, are no microbleeds and left out: do they mark the brain?"
 REPEATED_POINTS = "Points lie where another one lies: each place is one microbleed."
 SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
-"""Microbleeds measure 2 to 10 mm, the largest that were ever counted as such 20 mm. What is longer than the third is
-none, even in a box that is drawn with some space around."""
+"""Microbleeds measure 2 to 10 mm, and 20 mm is the largest size ever counted as a microbleed. Anything longer than
+the third value is none, even in a box drawn with a margin."""
 LARGEST_RINGING = 1.95
 """Interpolation makes a mask of 0 and 1 overshoot, but not to here; percent and 8 bits begin at `SMALLEST_SCALE`."""
 SMALLEST_SCALE = 90
 RINGING_SHARE = 0.15
 """Of a label's value: what interpolation leaves far from a microbleed is below."""
 FEWEST_BETWEEN = 4
-"""Values in one area, from which on it is no microbleeds that touch, but interpolated; 2 where the largest value is
-that of a scale and no number of microbleeds."""
+"""With this many values, an area is interpolated and not touching microbleeds; with 2 if the largest value is that
+of a scale instead of a count."""
 ROUNDING = 1e-3
-"""By which values are off whole numbers that a slope has made."""
+"""Rounding error of whole numbers after a slope was applied."""
 SAME_PLACE_VOXELS = 0.01
-"""Points nearer to each other than this are one."""
+"""Points closer than this are the same microbleed."""
 AROUND = np.ones((3, 3, 3))
 """Voxels that touch, also at a corner."""
 
@@ -68,7 +68,7 @@ def lesions_of_mask(
 
 
 def odd_sizes(sizes_mm: Sequence[float]) -> dict[str, int]:
-    """How many microbleeds measure less, and how many more, than microbleeds do."""
+    """How many lesions are smaller, and how many larger, than microbleeds are."""
     return {SMALL: sum(size < SMALLEST_MM for size in sizes_mm), LARGE: sum(size > LARGEST_MM for size in sizes_mm)}
 
 

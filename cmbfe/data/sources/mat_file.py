@@ -1,4 +1,4 @@
-"""Numbers in MATLAB files; apart, for a process of its own loads no more than this."""
+"""Numbers in MATLAB files: a separate module, because the separate process that reads them loads only this."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def read_numbers(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     lacks a variable, or has one without numbers."""
     try:
         content = loadmat(path, variable_names=names)
-    except Exception as error:  # whatever a damaged part of the file leads to
+    except Exception as error:  # any exception that damaged data cause
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: no MATLAB file of version 7 or older: {reason}; get it again") from None
     for name in names:

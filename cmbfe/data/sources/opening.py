@@ -1,4 +1,4 @@
-"""NIfTI files opened, with a header that can be relied on; else one line that says what to do."""
+"""Open NIfTI files and check their headers; a line says what to do if that fails."""
 
 import gzip
 import logging
@@ -56,7 +56,7 @@ KINDS = [_lenient(kind) for kind in (nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What nibabel logs of headers, we say in one line or not at all."""
+    """Silence nibabel's log about headers: our own line says what matters."""
     logger = nib.imageglobals.logger
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -202,7 +202,7 @@ def read_workbook(path: Path) -> list[Row]:
     """
     try:
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl")
-    except Exception as error:  # whatever a damaged part of the archive leads to
+    except Exception as error:  # any exception that damaged data cause
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {reason}; get it again") from None
     rows = []

@@ -14,7 +14,7 @@ from cmbfe.metrics.matching import tight_box
 
 REPORT_FILE = "report.json"
 COVERED_BOXES = 20_000
-"""Coverage is worked out for so many boxes at most, evenly spaced: each is compared with every default box."""
+"""Most boxes that coverage is computed for, evenly spaced, because each is compared with every default box."""
 GROUPS = ["input_px", "default_boxes"]
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SIZES_DIFFER = "images differ in size, and training takes one size only: import with --size"

@@ -1,4 +1,4 @@
-"""What every format is turned into: series that can be checked, and then written as images with boxes."""
+"""The common form of all formats: series that can be checked, and then written as images with boxes."""
 
 import math
 from collections import Counter
@@ -122,7 +122,7 @@ class Loaded:
     draw: Callable[[Images], Iterator[np.ndarray]]
     """Makes the uint8 images, one after another."""
     place: dict[str, Any] = field(default_factory=dict)
-    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty where nobody knows."""
+    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty if unknown."""
     notes: dict[str, int] = field(default_factory=dict)
     """What a report should mention -> how often; 0 is not mentioned."""
     mimics: list[dict[str, Any]] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Loaded:
 
 
 class Series(Protocol):
-    """A series of one patient, as a source names it. Frozen, small, and its `repr` holds all that it is made of."""
+    """A series of one patient, as a source names it. Frozen, small, and `repr` shows its complete content."""
 
     patient: str
     name: str
@@ -165,13 +165,13 @@ class Found:
     series: tuple[Series, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     mimic_kinds: tuple[str, ...] = ()
-    """Kinds of mimics that somebody has looked for."""
+    """Kinds of mimics that were looked for."""
     read: tuple[Path, ...] = ()
     """Files that were read besides those of the series: labels, descriptions, tables."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """What was assumed or changed in the labels -> how often, as in `Loaded`."""
     asides: tuple[Aside, ...] = ()
-    """Files that are passed over, and why; all that nothing names is added later."""
+    """Files that are passed over, and why; unmentioned files are added later."""
 
 
 def number_in(text: str, where: str) -> float:
@@ -217,7 +217,7 @@ class VolumeSeries:
     points: Points | None = None
     split: str | None = None
     as_magnitude: bool = False
-    """Whether somebody says that a volume that does not look like a magnitude is one, see `read_volume`."""
+    """Whether to take volumes as magnitude although they do not look like it, see `read_volume`."""
     phase: Path | None = None
     """The volume of its phase, where images carry it."""
 
