@@ -1,4 +1,4 @@
-"""What the compressed trunk is worth: AP of SSD-300 that starts from it beside one that starts from scratch.
+"""What the compressed trunk is worth: AP of SSD-512 that starts from it beside one that starts from scratch.
 
     python benchmarks/compressed_trunk.py data [--iterations 225] [--seeds 3] [--jobs 2]
 
@@ -42,7 +42,7 @@ def test_ap(data: Path, start: str, seed: int, iterations: int) -> float:
     """AP on the test patients after a training."""
     params = settings(start, seed, iterations)
     with TemporaryDirectory() as folder:
-        train("ssd300", params, data / "augmented", Path(folder), progress=False)
+        train("ssd512", params, data / "augmented", Path(folder), progress=False)
         model = load_model(folder)
     labels = read_test_set(load_params(profile_file("laptop")), data / "pictures")
     detections = detect_in(model, labels, data / "pictures", make_compute("cpu"))

@@ -76,7 +76,10 @@ def test_distillation_teaches_the_maps_at_the_ends_of_blocks_and_repeats():
     for weight in first.parameters():
         weight.data *= 0.8
     second = copy.deepcopy(first)
-    before, _ = (unexplained(first, features, wanted), [_distil(x, features, wanted, 60, 0) for x in (first, second)])
+    before, _ = (
+        unexplained(first, features, wanted),
+        [_distil(x, features, wanted, range(60), 0) for x in (first, second)],
+    )
     assert unexplained(first, features, wanted) < before / 2
     assert all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters(), strict=True))
 
@@ -114,7 +117,7 @@ def test_a_file_from_the_command_line_starts_a_detector_and_says_what_it_is(trun
 def test_a_taught_trunk_knows_more_of_its_teacher_than_before():
     images = [(image / 255 + 0.45).clamp(0, 1) for image in inputs(6, 64)]
     before, after = (
-        distil(build("resnet34-300", width=0.125), teacher(1), images, HELD_OUT, steps)["conv4_3"]
+        distil(build("resnet34-300", width=0.125), teacher(1), images, HELD_OUT, range(steps))["conv4_3"]
         for steps in (2, 40)
     )
     assert after < before / 2

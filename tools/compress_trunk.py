@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from tqdm import trange
 
 from cmbfe.data.labelled.labels import LABELS_FILE, labels_of_split, read_labels
 from cmbfe.detector.backbones import COMPRESSED, COMPRESSED_WIDTH, MADE, trunk_state
@@ -32,7 +33,7 @@ from cmbfe.parallel import threads
 from cmbfe.training.batches import list_labelled, to_input
 
 SLICES, HELD_OUT, SEED = 208, 16, 0
-STEPS = {"vgg16": 3000, "resnet34": 1500, "mobilenet_v2": 3000}
+STEPS = {"vgg16": 3000, "resnet34": 1000, "mobilenet_v2": 1000}
 THREADS = 2
 ORIGIN = {
     "origin": "VGG-16 (Simonyan & Zisserman 2015), ImageNet, the convolutions, by tools/compress_trunk.py",
@@ -55,11 +56,16 @@ def drawn_slices(folder: Path) -> list[Tensor]:
     return list(torch.split(to_input(list_labelled(labels, folder).images[drawn], torch.device("cpu")), 1))
 
 
+def shown_steps(trunk: str) -> trange:
+    """The steps of a distillation, with a progress bar."""
+    return trange(STEPS[trunk], desc=f"distilling {trunk}", unit="step")
+
+
 def compressed_vgg16(images: list[Tensor], weights: str, width: float) -> Made:
     """VGG-16 in fewer channels."""
     teachers = [build(name, weights=weights) for name in ("ssd300", "ssd512")]
     seen = [teachers[number % 2].prepare(image) for number, image in enumerate(images)]
-    state, unexplained = compress(teachers[0], seen, width, HELD_OUT, SEED, STEPS["vgg16"])
+    state, unexplained = compress(teachers[0], seen, width, HELD_OUT, SEED, shown_steps("vgg16"))
     about_input = "RGB in [0, 1] less (0.48235, 0.45882, 0.40784), divided by std"
     return state, {"input": about_input, "std": INPUT_STD, "unexplained": unexplained}
 
@@ -70,7 +76,7 @@ def taught(trunk: str, images: list[Tensor], weights: str, width: float) -> Made
     variant = next(variant for variant, (of_variant, _) in TRUNKS.items() if of_variant == trunk)
     student = build(variant, width=width)
     unexplained = distil(
-        student, build("ssd300", width=COMPRESSED_WIDTH, weights=weights), images, HELD_OUT, STEPS[trunk], SEED
+        student, build("ssd300", width=COMPRESSED_WIDTH, weights=weights), images, HELD_OUT, shown_steps(trunk), SEED
     )
     return trunk_state(student, trunk), {"unexplained": unexplained}
 

@@ -232,7 +232,9 @@ def detect(
     src: Annotated[
         Path, typer.Argument(help="folder (any depth) or file: DICOM, NIfTI, or PNG, JPG, TIFF, BMP images")
     ],
-    model: Annotated[Path, typer.Option(help="folder with model.safetensors, config.json and params.yaml")],
+    model: Annotated[
+        Path, typer.Option(help="ssd512 or ssd512-fe, which are shipped, or a folder that `cmbfe train` left")
+    ],
     out: Annotated[Path, typer.Option(help="folder for the results; new, empty or an earlier result")],
     threshold: Annotated[
         float | None,
@@ -264,15 +266,16 @@ def detect(
 ) -> None:
     """Detect microbleeds: COCO JSON, CSV, 3-D lesions, overlays, a page per patient, DICOM SR (docs/detect.md).
 
-    Example: cmbfe detect my_dicom --model models/ssd300-fe --out found
+    Example: cmbfe detect my_dicom --model ssd512-fe --out found
 
     Example: cmbfe detect my_dicom --model models/ssd512 --out found --operating-point operating_point.csv --sr
     """
     from functools import partial
 
-    from cmbfe.findings.model import chosen_threshold, load_detector, model_settings
+    from cmbfe.findings.model import chosen_threshold, load_detector, model_folder, model_settings
     from cmbfe.findings.run import PAGES, Options, detect_files, in_a_line
 
+    model = model_folder(model)
     settings, variant = model_settings(model)
     chosen, origin = chosen_threshold(threshold, operating_point, variant)
     options = Options(chosen, origin, sr, segmentation, explain, keep_ids, key_file, as_magnitude, by_anatomy, bids)

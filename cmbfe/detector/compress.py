@@ -9,7 +9,7 @@ to conv5_3 are trained together to give the wide layers' outputs at conv4_3 and 
 `tools/compress_trunk.py` makes the file that the package brings; docs/training.md has what it keeps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from scipy.linalg import qr
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cmbfe.detector.backbones import CAFFE_STD
 from cmbfe.detector.ssd import SSD
@@ -39,7 +38,7 @@ LEARNING_RATE = 3e-4
 
 
 def compress(
-    teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int = 0, steps: int = 0
+    teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int = 0, steps: Collection[int] = ()
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The 13 convolutions of a VGG-16 detector at another width, under torchvision's names, float32.
 
@@ -48,7 +47,7 @@ def compress(
         inputs: slices as `teacher.prepare` gives them, Tensor[1, 3, S, S] each, of any sizes.
         held_out: the last so many slices are measured on, the others fitted to.
         seed: of the positions, and of the order of slices in the distillation.
-        steps: of the distillation, a slice each.
+        steps: a number for each of the distillation, of a slice: a range, or one that shows its progress.
 
     Returns:
         The weights; and per layer the share of the variance of the teacher's activations, in the channels kept and in
@@ -114,15 +113,19 @@ def _fitted(
 
 
 def _distil(
-    layers: nn.Sequential, inputs: Sequence[Tensor], wanted: dict[int, list[Tensor]], steps: int, seed: int
+    layers: nn.Sequential,
+    inputs: Sequence[Tensor],
+    wanted: dict[int, list[Tensor]],
+    steps: Collection[int],
+    seed: int,
 ) -> None:
     """Train the layers from conv3_1 on towards the maps wanted: mean share of variance left."""
     random = np.random.default_rng(seed)
-    order = np.concatenate([random.permutation(len(inputs)) for _ in range(-(-steps // len(inputs)))])[:steps]
+    order = np.concatenate([random.permutation(len(inputs)) for _ in range(-(-len(steps) // len(inputs)))])
     variance = {end: torch.cat([_columns(x) for x in maps]).var(0).mean() for end, maps in wanted.items()}
     optimiser = torch.optim.Adam(layers.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for index in tqdm(order, desc="distilling", unit="slice"):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(steps))
+    for _, index in zip(steps, order, strict=False):
         ours = _at_ends(layers, inputs[index])
         left = [F.mse_loss(ours[end], maps[index]) / variance[end] for end, maps in wanted.items()]
         optimiser.zero_grad()

@@ -6,13 +6,12 @@ slices cropped and flipped at random (knowledge distillation, Romero et al. 2015
 trunk is kept, and the linear functions are dropped. `tools/compress_trunk.py` makes the files that the package brings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
 
 from cmbfe.detector.ssd import SSD
 
@@ -25,7 +24,7 @@ CONV5_3 = 7
 
 
 def distil(
-    student: SSD, teacher: SSD, images: Sequence[Tensor], held_out: int, steps: int, seed: int = 0
+    student: SSD, teacher: SSD, images: Sequence[Tensor], held_out: int, steps: Collection[int], seed: int = 0
 ) -> dict[str, float]:
     """Train the student's trunk, in place.
 
@@ -34,7 +33,7 @@ def distil(
         teacher: on VGG-16, with pretrained weights.
         images: slices, Tensor[1, 3, S, S] in [0, 1] each.
         held_out: the last so many slices are measured on, the others taught.
-        steps: of Adam, `BATCH` slices each.
+        steps: a number for each of Adam's, of `BATCH` slices: a range, or one that shows its progress.
 
     Returns:
         The share of the variance of conv4_3 (and conv5_3) that is left unexplained in the slices held out.
@@ -43,15 +42,15 @@ def distil(
     random = np.random.default_rng(seed)
     size, taught = (student.input_size,) * 2, len(images) - held_out
     with torch.no_grad():
-        pairs = zip(
-            _maps(student, student.prepare(images[0])), _maps(teacher, teacher.prepare(images[0])), strict=False
-        )
+        pairs = zip(*(_maps(model, model.prepare(images[0])) for model in (student, teacher)), strict=False)
         linear = nn.ModuleList(nn.Conv2d(ours.shape[1], theirs.shape[1], 1) for ours, theirs in pairs)
     weights = [*student.stem.parameters(), *student.blocks[0].parameters(), *linear.parameters()]
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=len(steps), pct_start=WARM_UP
+    )
     student.train()
-    for _ in trange(steps, desc=f"teaching {student.config.spec.trunk}", unit="step"):
+    for _ in steps:
         drawn = random.integers(0, taught, BATCH)
         batch = torch.cat([F.interpolate(_crop(images[index], random), size, mode="bilinear") for index in drawn])
         loss = torch.stack(_left(student, teacher, linear, batch)).mean()
@@ -71,7 +70,7 @@ def _maps(model: SSD, inputs: Tensor) -> list[Tensor]:
     trunk = model.config.spec.trunk
     if trunk == "resnet34":
         return [first]
-    return [first, model.blocks[0][:CONV5_3](first) if trunk == "vgg16" else model.blocks[0](first)]
+    return [first, nn.Sequential(*list(model.blocks[0].children())[: CONV5_3 if trunk == "vgg16" else None])(first)]
 
 
 def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> list[Tensor]:
@@ -82,7 +81,7 @@ def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> 
     for layer, ours, wanted in zip(
         linear, _maps(student, (images - student.mean) / student.std), theirs, strict=False
     ):
-        target = F.adaptive_avg_pool2d(wanted, ours.shape[-2:])
+        target = F.adaptive_avg_pool2d(wanted, (ours.shape[2], ours.shape[3]))
         variance = (target - target.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
         left.append(F.mse_loss(layer(ours), target) / variance)
     return left

@@ -14,6 +14,9 @@ from cmbfe.files import read_json, within_python
 from cmbfe.params import Images, load_params
 from cmbfe.training.devices import Compute, make_compute
 
+SHIPPED = Path(__file__).with_name("models")
+"""Trained detectors that the package brings, float16 (`tools/ship_models.py`); README.md beside them says on what."""
+
 
 @dataclass(frozen=True)
 class Detector:
@@ -35,11 +38,18 @@ def load_detector(folder: Path) -> Detector:
     return Detector(model.to(compute.device), compute, model.config.variant)
 
 
+def model_folder(given: Path) -> Path:
+    """The folder of a model: the one given or, where it is none but the name of a shipped model, that one's."""
+    shipped = SHIPPED / given.name
+    return shipped if not given.exists() and given == Path(given.name) and shipped.is_dir() else given
+
+
 def model_settings(folder: Path) -> tuple[Images, str]:
     """How the images were made that a model was trained on, and its variant; empty where config.json says none.
     Raises `InputError`: params.yaml or config.json cannot be read."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give that of a model, as `cmbfe train` leaves it")
+        shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}")))
+        raise InputError(f"{folder}: no such folder; give that of a model, as `cmbfe train` leaves it, or {shipped}")
     if not (folder / CONFIG_FILE).exists() and (below := sorted(folder.glob(f"*/{CONFIG_FILE}"))):
         raise InputError(f"{folder}: holds models; give one: {', '.join(file.parent.name for file in below)}")
     with within_python(folder):
