@@ -54,7 +54,7 @@ def refuse_first(asides: Iterable[Aside]) -> None:
 
 
 def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesHeaders], list[Aside]]:
-    """The series of all kinds, by patient and UID, and the DICOM files that are in none, with the reason.
+    """The series of all kinds, by patient and UID, and the DICOM files that belong to none, with the reason.
 
     Refused are broken files, links to nothing among DICOM files, the series of these, and what `series_of` refuses.
     """

@@ -37,7 +37,7 @@ OF_EVERY_SLICE = (
     *("patient_id", "study_uid", "description", "kind", "rows", "columns"),
     *("pixel_spacing_mm", "orientation", "echo_time_ms", "field_strength_t", "photometric"),
 )
-"""What a series has of its first slice."""
+"""Attributes that a series takes from its first slice."""
 LITTLE = 0.01
 """Values this far below 0, as a fraction of the 99th percentile, are those of an interpolation."""
 QUARTERS = (16384, 49152)

@@ -26,7 +26,7 @@ LARGEST_RINGING = 1.95
 """Interpolation makes a mask of 0 and 1 overshoot, but not to here; percent and 8 bits begin at `SMALLEST_SCALE`."""
 SMALLEST_SCALE = 90
 RINGING_SHARE = 0.15
-"""Of a label's value: what interpolation leaves far from a microbleed is below."""
+"""Share of a label's value; far from a microbleed, interpolation leaves less."""
 FEWEST_BETWEEN = 4
 """With this many values, an area is interpolated and not touching microbleeds; with 2 if the largest value is that
 of a scale instead of a count."""
