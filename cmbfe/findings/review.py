@@ -7,7 +7,7 @@ about, and brought together with those of other readers. docs/review.md describe
 import json
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -155,30 +155,31 @@ def read_review(path: Path, found: Sequence[FoundSeries]) -> Review:
     own = {series.uid: series for series in found if series.patient == review.patient}
     if not own:
         raise InputError(f"{path}: is of the patient {review.patient!r}, whom these findings do not have")
-    said = [series.uid for series in review.series]
-    if sorted(said) != sorted(own):
-        others = ", ".join(sorted({*said} ^ {*own})) or "one of them twice"
+    if others := _others([series.uid for series in review.series], own):
         raise InputError(f"{path}: is not of the series of {review.patient} in these findings: {others}")
     for series in review.series:
         _check_series(path, series, own[series.uid])
     return review
 
 
+def _others(said: Sequence[Any], known: Iterable[Any]) -> str:
+    """What is in one of two lists only, or is said twice; "" where they hold the same."""
+    counts = Counter(said)
+    return ", ".join(map(str, sorted({one for one in {*counts, *known} if counts[one] != 1 or one not in known})))
+
+
 def _check_series(path: Path, review: _SeriesReview, found: FoundSeries) -> None:
     where = f"{path}: series {found.uid}"
     if review.findings != fingerprint(found.images, found.lesions):
         raise InputError(f"{where}: was reviewed on other findings than these; review the page of this detection")
-    said, known = (
-        sorted(each) for each in ([one.lesion for one in review.lesions], [x.number for x in found.lesions])
-    )
-    if said != known:
-        raise InputError(f"{where}: has answers to the lesions {said}, but these are {known}; save it again")
+    if others := _others([one.lesion for one in review.lesions], [lesion.number for lesion in found.lesions]):
+        raise InputError(f"{where}: its lesions are not those that were found: {others}; save it again in the page")
     for added in review.added:
         is_inside = 0 <= added.slice < len(found.images)
         image = found.images[added.slice if is_inside else 0]
         if not (is_inside and 0 <= added.x <= image["width"] and 0 <= added.y <= image["height"]):
             at = f"slice {added.slice}, {added.x:g}, {added.y:g} px"
-            raise InputError(f"{where}: an added lesion lies outside its images: {at}; save it again")
+            raise InputError(f"{where}: an added lesion lies outside its images: {at}; save it again in the page")
 
 
 def readings(found: Sequence[FoundSeries], reviews: Sequence[Review]) -> list[Reading]:

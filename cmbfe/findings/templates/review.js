@@ -109,7 +109,7 @@ function startReview(scope, keyboard, save) {
       part("reader").focus();
       return "Who reads? Give initials, then save.";
     }
-    const name = `review-${panel.dataset.patient}-${state.reader}`.replace(/[^\w.-]+/g, "_") + ".json";
+    const name = `review-${panel.dataset.patient}-${state.reader}`.replace(/[^\p{L}\p{N}.-]+/gu, "_") + ".json";
     save(name, reviewText(panel.dataset.patient, series, state));
     return `Saved: ${name}`;
   }
