@@ -27,7 +27,7 @@ help:  ## list the commands
 
 # `dvc repro --dry` looks into the folders that stages will fill, and ends where one does not exist yet.
 env: $(INSTALLED)  ## create .venv from requirements.lock with cmbfe editable; nothing to do when up to date
-	@mkdir -p data/pictures data/augmented data/study data/heads/7 data/heads/8 models/ssd512 models/ssd512-fe models/ssd300 models/ssd300-fe models/mobilenet320 models/mobilenet320-fe models/resnet34-300 models/resnet34-300-fe
+	@mkdir -p data/pictures data/augmented data/study data/heads/7 data/heads/8 models/ssd512 models/ssd512-fe models/ssd300 models/ssd300-fe models/mobilenet320 models/mobilenet320-fe models/resnet34-300 models/resnet34-300-fe models/study
 
 # A .venv without a working pip, or one that was moved or copied here from elsewhere, counts as not installed.
 ifeq (,$(findstring $(CURDIR)/.venv/,$(shell $(BIN)/pip --version 2>/dev/null)))

@@ -265,7 +265,7 @@ def test_a_pixel_as_dark_as_the_threshold_by_hand():
 
 
 def test_the_square_is_a_region_and_the_band_is_too_wide_for_one():
-    places, features = thresholding.regions(by_hand(), SETTINGS)
+    places, features = thresholding.describe(by_hand(), SETTINGS)
     assert len(places) == len(features) == 1
     assert places[0, 0] == 1
     assert (10 <= places[0, 1] < 13, 20 <= places[0, 2] < 24) == (True, True)

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from metric_examples import detection, labels_of
+from PIL import Image
 
 from cmbfe.figures import evidence, studies, style
 from cmbfe.figures.evidence import boxes_in_cut_out
@@ -31,6 +32,13 @@ def test_equal_figures_give_equal_bytes_without_a_date_and_no_style_is_left_behi
     assert "<dc:date>" not in (tmp_path / "first" / "fig4.svg").read_text()
     assert len(list((tmp_path / "first").iterdir())) == 2
     assert dict(plt.rcParams) == before
+
+
+def test_a_figure_of_images_is_a_png_in_256_colours_alone(tmp_path):
+    figure = style.labelled_images_figure([np.arange(400, dtype=np.uint8).reshape(20, 20)], [{"id": 1}], {})
+    style.save(figure, tmp_path / "slice.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["slice.png"]
+    assert Image.open(tmp_path / "slice.png").mode == "P"
 
 
 def test_each_image_of_a_row_gets_its_own_boxes_only():
@@ -85,21 +93,33 @@ def test_of_an_image_with_phase_the_magnitude_is_drawn():
     assert style.cut_out(image, [2, 2, 2, 2], 4).tolist() == [[90] * 4] * 4
 
 
-def test_figure_4_draws_each_curve_and_the_papers_point_named_as_of_other_patients():
-    curves = {"ssd300": CURVE, "ssd300-fe": CURVE}
-    axes = evidence.precision_sensitivity_figure(curves, {"ssd300-fe": (0.9, 0.797)}, 0.9).axes[0]
+def test_figure_4_draws_the_highest_precision_from_a_sensitivity_on_and_the_papers_point_apart():
+    spike = pd.DataFrame({"sensitivity": [0, 0.2, 0.6, 0.9], "precision": [0, 0.5, 0.8, 0.7]})
+    axes = evidence.precision_sensitivity_figure(
+        {"ssd300": CURVE, "ssd300-fe": spike}, {"ssd300-fe": (0.9, 0.797)}, 0.9
+    ).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
-    assert lines["ssd300, ours"].get_color() != lines["ssd300-fe, ours"].get_color()
-    np.testing.assert_array_equal(lines["ssd300, ours"].get_xydata(), CURVE[["sensitivity", "precision"]])
-    np.testing.assert_array_equal(lines["ssd300-fe, paper (other patients)"].get_xydata(), [[0.9, 0.797]])
+    assert lines["ssd300"].get_color() != lines["ssd300-fe"].get_color()
+    np.testing.assert_array_equal(lines["ssd300"].get_xydata(), [[0.2, 1], [0.6, 0.9], [0.9, 0.7]])
+    np.testing.assert_array_equal(lines["ssd300-fe"].get_ydata(), [0.8, 0.8, 0.7])
+    np.testing.assert_array_equal(lines["ssd300-fe, paper"].get_xydata(), [[0.9, 0.797]])
+    assert any("other patients" in text.get_text() for text in axes.texts)
 
 
-def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end():
+def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end_where_its_name_stands():
     axes = evidence.froc_figure({"ssd300": CURVE}, x_max=8.0, areas={"ssd300": 0.8125}).axes[0]
     (line,) = axes.get_lines()
     np.testing.assert_array_equal(line.get_xydata(), [[0, 0.2], [0.5, 0.6], [2, 0.9], [8, 0.9]])
-    assert line.get_label() == "ssd300, area to 8: 0.812"
+    (name,) = axes.texts
+    assert (name.get_text(), name.xy, name.get_color()) == ("ssd300, 0.812", (1.02, 0.9), line.get_color())
     assert axes.get_xlim() == (0, 8)
+
+
+def test_names_at_the_ends_of_lines_keep_their_order_apart_and_inside_the_axes():
+    _, axes = plt.subplots()
+    style.label_ends(axes, {"high": (0.99, "red"), "low": (0.2, "blue"), "middle": (0.98, "green")}, gap=0.1)
+    heights = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert heights == pytest.approx({"low": 0.2, "middle": 0.9, "high": 1.0})
 
 
 def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():

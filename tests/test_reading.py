@@ -1,6 +1,7 @@
 """What the study says, on matches whose numbers are known: gains, kinds, phase, folds, and their figures."""
 
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +13,7 @@ from study_world import study_params
 from cmbfe import paths
 from cmbfe.errors import InputError
 from cmbfe.figures.studies import phase_figure
+from cmbfe.files import write_table
 from cmbfe.metrics import intervals
 from cmbfe.metrics.cases import NOTHING
 from cmbfe.metrics.curves import average_precision
@@ -79,6 +81,7 @@ def test_a_study_that_still_runs_is_read_as_far_as_it_is_tested(tmp_path):
 
     with pytest.raises(InputError, match="results/study: no arm has two seeds"):
         read_study(names, params, tmp_path)
+    write_cmbs(tmp_path, matched(1))
     save("ssd300", "plain", [1, 2])
     save("placement-source", "fe", [5, 5])
     assert list(read_study(names, params, tmp_path)) == ["placement-source"]  # with the plain one of ssd300
@@ -89,6 +92,19 @@ def test_a_study_that_still_runs_is_read_as_far_as_it_is_tested(tmp_path):
     assert hits == {"ssd300": plain | {"fe": [3, 4]}, "placement-source": plain | {"fe": [5, 5]}}
     paths.study_result("ssd300", tmp_path).joinpath("fe-2.npz").unlink()
     assert list(read_study(names, params, tmp_path)) == ["placement-source"]
+    save_matches(matched(3, patients=7), result_files("placement-source", "fe", params, tmp_path)[0])
+    save("few", "plain", [1, 1])
+    save("few", "fe", [1, 1])
+    assert list(read_study(names, params, tmp_path)) == ["few"]  # the other arm was tested on earlier patients too
+    write_cmbs(tmp_path, matched(1, patients=6))
+    assert list(read_study(names, params, tmp_path)) == ["placement-source", "few"]  # of earlier patients all
+
+
+def write_cmbs(root: Path, tested: Matches) -> None:
+    patients = [tested.patients[number] for number in tested.truth_patient]
+    write_table(
+        pd.DataFrame({"patient": patients}, index=pd.Index(tested.truth_ids, name="id")), paths.study_cmbs(root)
+    )
 
 
 def test_of_an_arm_that_still_runs_the_seeds_so_far_are_read(tmp_path):

@@ -257,15 +257,9 @@ def train_on_features(
     Raises:
         InputError: no ground truth in any volume, or candidates of one kind only.
     """
-    box_model = fit_boxes(volumes())
-    examples, known = [], []
-    for volume in volumes():
-        places, features = describe(volume)
-        examples.append(features)
-        known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
-    microbleed = np.concatenate(known)
+    box_model, features, microbleed = labelled_candidates(volumes, describe)
     check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())
-    score = fit(np.concatenate(examples), microbleed)
+    score = fit(features, microbleed)
 
     def detect(volume: Volume) -> Candidates:
         places, features = describe(volume)
@@ -273,6 +267,19 @@ def train_on_features(
         return Candidates(places[:, 0], boxes_around(box_model, volume, places), scores)
 
     return detect
+
+
+def labelled_candidates(
+    volumes: Callable[[], Iterable[Volume]], describe: Callable[[Volume], tuple[np.ndarray, np.ndarray]]
+) -> tuple[Ridge, np.ndarray, np.ndarray]:
+    """What `fit_boxes` learns from volumes, and of all their candidates features [N, F] and `classes` [N]."""
+    box_model = fit_boxes(volumes())
+    examples, known = [], []
+    for volume in volumes():
+        places, features = describe(volume)
+        examples.append(features)
+        known.append(classes(volume, places[:, 0], boxes_around(box_model, volume, places)))
+    return box_model, np.concatenate(examples), np.concatenate(known)
 
 
 def check_both_kinds(hits: int, others: int) -> None:

@@ -13,6 +13,7 @@ from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
 from cmbfe.baselines.candidates import (
+    LEVELS,
     Candidates,
     Volume,
     cubes,
@@ -86,14 +87,36 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
     """A detector whose scores are shares of a random forest; see `candidates.train_on_features`."""
 
     def fit(features: np.ndarray, microbleed: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        forest = RandomForestClassifier(settings.radial_symmetry.trees, min_samples_leaf=3, random_state=seed)
-        forest.fit(features[microbleed >= 0], microbleed[microbleed >= 0])
+        forest = fit_forest(features, microbleed, settings, seed)
         return lambda unseen: forest.predict_proba(unseen)[:, 1]
 
-    return train_on_features(volumes, partial(_described, settings=settings), fit)
+    return train_on_features(volumes, partial(describe, settings=settings), fit)
 
 
-def _described(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
+def fit_forest(
+    features: np.ndarray, microbleed: np.ndarray, settings: Baselines, seed: int
+) -> RandomForestClassifier:
+    """Learn from the candidates that are clearly a microbleed (1) or none (0)."""
+    forest = RandomForestClassifier(settings.radial_symmetry.trees, min_samples_leaf=3, random_state=seed)
+    return forest.fit(features[microbleed >= 0], microbleed[microbleed >= 0])
+
+
+def feature_names(settings: Baselines) -> list[str]:
+    """What each feature of `describe` is about; several are about the same."""
+    slices = ["brightness, slices beside it"] * (2 * NEIGHBOURS + 1)
+    slices[NEIGHBOURS] = "brightness, its slice"
+    rings, radii = len(RINGS_MM) - 1, len(settings.radial_symmetry.radii_mm)
+    brightness = [name for name in slices for _ in range(rings)]
+    rest = {
+        "unevenness of brightness": rings,
+        "background": 1,
+        "radial symmetry": 3 * radii,
+        "extent": 4 * len(LEVELS),
+    }
+    return brightness + [name for name, number in rest.items() for _ in range(number)]
+
+
+def describe(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
     """The peaks of the symmetry: candidate voxels [N, 3], and their features [N, F]."""
     symmetry = radial_symmetry(volume.voxels, volume.spacing_mm, settings.radial_symmetry.radii_mm)
     peaks = peaks_per_slice(symmetry.max(axis=0), settings.candidates_per_image, separation_px=1)

@@ -46,10 +46,10 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
         classifier.fit(features[chosen], microbleed[chosen])
         return lambda unseen: expit(classifier.decision_function(unseen))
 
-    return train_on_features(volumes, partial(regions, settings=settings), fit)
+    return train_on_features(volumes, partial(describe, settings=settings), fit)
 
 
-def regions(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
+def describe(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
     """The dark regions of each slice: their darkest voxels int64 [N, 3], and features float64 [N, F].
 
     Regions are connected in their slice; the features also describe the three-dimensional region that they belong to.

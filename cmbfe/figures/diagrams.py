@@ -40,7 +40,8 @@ def enhancement_figure(
     middle = boxes[centre].reshape(2, 2).mean(axis=0)
     left, top = np.clip(middle - side / 2, 0, size - side)
     on_map = ("features", "enhanced")
-    figure, axes = plt.subplots(1, len(STEPS), figsize=(2.1 * len(STEPS), 2.9), layout="constrained")
+    figure = plt.figure(figsize=(8.8, 5), layout="constrained")
+    axes = [figure.add_subplot(2, 4, number) for number in range(1, len(STEPS) + 1)]
     for axis, (name, title) in zip(axes, STEPS.items(), strict=True):
         same_scale = on_map if name in on_map else (name,)
         high = 1 if name in ("mask", "resized") else max(1e-6, *(steps[key].max() for key in same_scale))
@@ -76,7 +77,7 @@ def difference_figure(
     image, boxes = image[top : top + side, left : left + side], boxes - np.tile([left, top], 2)
     highest = max(1e-6, *(float(values.max()) for values in differences.values()))
     sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    figure = plt.figure(figsize=(4.6 + 2.3 * columns, 5.2), layout="constrained")
+    figure = plt.figure(figsize=(3.4 + 1.8 * columns, 4.2), layout="constrained")
     grid = figure.add_gridspec(2, columns + 2)
     first = figure.add_subplot(grid[:, :2])
     show_image(first, image, {GROUND_TRUTH_COLOUR: sides}, pixel_mm, "(a) input, ground truth")
@@ -130,7 +131,7 @@ def architecture_figure(
         trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: of each map that the heads see, as built.
         placement: of FE (A4).
     """
-    figure, axes = plt.subplots(figsize=(13, 5.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.6, 4.8), layout="constrained")
     names = LAYER_NAMES[trunk][: len(cells)]
     heights = [0.35 + 2.2 * np.log2(side + 1) / np.log2(cells[0] + 1) for side in cells]
     axes.set(xlim=(-0.2, 13.5), ylim=(-2.6, 3.7), aspect="auto")
@@ -144,9 +145,9 @@ def architecture_figure(
     axes.text(2.0, 1.6, "trunk", ha="center", fontsize=10)
     fe = COLOURS["SSD-FE"]
     _block(
-        axes, 1.75, 3.0, 2.1, 1.0, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
+        axes, 1.5, 3.0, 2.5, 1.1, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
     )
-    _arrow(axes, (1.2, 3.0), (1.75, 3.0), fe, "dashed")
+    _arrow(axes, (1.2, 3.0), (1.5, 3.0), fe, "dashed")
     if placement in ("trunk", "both"):
         _arrow(axes, (2.8, 2.5), (2.8, 1.52), fe, "dashed")
     if placement in ("source", "both"):

@@ -1,6 +1,7 @@
 """Figures of the evidence: curves, gains, reliability, folds, and cut-outs around single cases."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,11 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cmbfe.figures.style import COLOURS, arm, colour, cut_out, new_figure, show_image
+from cmbfe.figures.diagrams import head_square
+from cmbfe.figures.style import (
+    COLOURS,
+    GROUND_TRUTH_COLOUR,
+    arm,
+    colour,
+    cut_out,
+    image_grid,
+    label_ends,
+    new_figure,
+    show_image,
+)
 
 PRINTED = {"color": "0.3", "markerfacecolor": "none", "markersize": 9}
 """How a value of the paper is drawn: hollow."""
-CASE_COLUMNS, CASE_INCHES = (5, 8), 1.55  # fewest and most cut-outs in a row, and their side
+CASE_COLUMNS, CASE_INCHES = (5, 6), 1.5  # fewest and most cut-outs in a row, and their side
+SHOWN_FROM = 0.1
+"""Sensitivity: below it the precision is that of a handful of detections."""
+FEW = 10
+"""Detections: a bin of fewer is all or nothing, and no line leads to it."""
 Box = Mapping[str, Any]  # with `image_id` and `bbox` [x, y, w, h] px, as COCO has annotations and results
 
 
@@ -24,7 +40,7 @@ def precision_sensitivity_figure(
     sensitivity: float,
     bands: Mapping[str, pd.DataFrame] | None = None,
 ) -> Figure:
-    """Precision against sensitivity (paper Figure 4).
+    """Precision against sensitivity, from `SHOWN_FROM` on (paper Figure 4).
 
     Args:
         curves: variant -> columns `sensitivity` and `precision`.
@@ -32,22 +48,29 @@ def precision_sensitivity_figure(
         sensitivity: where the paper reads the precision.
         bands: variant -> what `cmbfe.metrics.intervals.precision_band` gives.
     """
-    with new_figure(figsize=(6.4, 4.8)) as (figure, axes):
+    with new_figure(figsize=(7.4, 4.6)) as (figure, axes):
+        ends = {}
         for variant, curve in curves.items():
-            draw_precision_sensitivity(axes, curve, f"{variant}, ours", COLOURS[arm(variant)])
+            shown = curve[curve["sensitivity"] >= SHOWN_FROM]
+            draw_precision_sensitivity(axes, shown, variant, COLOURS[arm(variant)])
+            ends[variant] = (curve["precision"].iloc[-1], COLOURS[arm(variant)])
         _draw_bands(axes, bands or {})
         for variant, point in marks.items():
-            look = PRINTED | {"color": COLOURS[arm(variant)], "label": f"{variant}, paper (other patients)"}
-            axes.plot(*point, "o", **look)
+            axes.plot(*point, "o", **PRINTED | {"color": COLOURS[arm(variant)], "label": f"{variant}, paper"})
+            ends[f"{variant}, paper\n(other patients)"] = (point[1], COLOURS[arm(variant)])
         axes.axvline(sensitivity, color="0.4", linestyle=":", linewidth=1)
-        axes.set_title("Precision against sensitivity on the test images")
-        axes.legend(loc="lower left")
+        axes.set_title("Precision against sensitivity, test images")
+        label_ends(axes, ends, gap=0.11)
     return figure
 
 
 def draw_precision_sensitivity(axes: Axes, curve: pd.DataFrame, label: str, colour: str) -> None:
-    """Draw one detector's precision (column `precision`) against its sensitivity (`sensitivity`)."""
-    axes.plot(curve["sensitivity"], curve["precision"], color=colour, label=label)
+    """Draw one detector's precision (column `precision`) against its sensitivity (`sensitivity`).
+
+    As PASCAL VOC and COCO draw it, and as AP integrates it: the highest precision at that sensitivity or a larger one.
+    """
+    highest = curve["precision"][::-1].cummax()[::-1]
+    axes.plot(curve["sensitivity"], highest, color=colour, label=label)
     axes.set(xlabel="sensitivity", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
 
 
@@ -61,15 +84,18 @@ def froc_figure(
 
     Args:
         curves: variant or baseline -> columns `false_positives` and `sensitivity`.
-        areas: variant -> normalised area up to `x_max`, for the legend (A15).
+        areas: variant -> normalised area up to `x_max`, for the labels (A15).
         bands: variant -> what `cmbfe.metrics.intervals.froc_band` gives.
     """
-    with new_figure(figsize=(6.4, 4.8)) as (figure, axes):
+    with new_figure(figsize=(7.4, 4.6)) as (figure, axes):
+        ends = {}
         for variant, curve in curves.items():
-            draw_froc(axes, curve, f"{variant}, area to {x_max:g}: {areas[variant]:.3f}", colour(variant), x_max)
+            draw_froc(axes, curve, variant, colour(variant), x_max)
+            reached = curve.loc[curve["false_positives"] <= x_max, "sensitivity"].max()
+            ends[f"{variant}, {areas[variant]:.3f}"] = (reached, colour(variant))
         _draw_bands(axes, bands or {})
-        axes.set_title("Free-response ROC on the test images (ours)")
-        axes.legend(loc="lower right")
+        axes.set_title(f"Free-response ROC, test images; area to {x_max:g}")
+        label_ends(axes, ends)
     return figure
 
 
@@ -83,10 +109,10 @@ def draw_froc(axes: Axes, curve: pd.DataFrame, label: str, colour: str, x_max: f
 
 def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
     """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
-    for number, (variant, band) in enumerate(bands.items()):
-        name = "_" if number else "bands: 95 % interval at each point"  # one entry in the legend for all
-        look = {"color": colour(variant), "alpha": 0.15, "linewidth": 0}
-        axes.fill_between(band.index, band["low"], band["high"], label=name, **look)
+    for variant, band in bands.items():
+        axes.fill_between(band.index, band["low"], band["high"], color=colour(variant), alpha=0.15, linewidth=0)
+    if bands:
+        axes.text(0.02, 0.03, "shaded: 95 % CI at each point", transform=axes.transAxes, fontsize=10, color="0.3")
 
 
 def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
@@ -94,19 +120,21 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
     `curves`: variant -> what `cmbfe.metrics.calibration.reliability` gives.
     """
-    with new_figure(figsize=(4.6, 4.2)) as (figure, axes):
+    with new_figure(figsize=(6.4, 4.4)) as (figure, axes):
         for variant, table in curves.items():
             draw_reliability(axes, table, variant, COLOURS[arm(variant)])
-        figure.legend(loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9)
+        known = {variant: table[table["detections"] >= FEW] for variant, table in curves.items()}
+        ends = {variant: table["precision"].iloc[-1] for variant, table in known.items() if len(table)}
+        label_ends(axes, {variant: (end, COLOURS[arm(variant)]) for variant, end in ends.items()})
     return figure
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
     """Draw one detector's `table` of `reliability_figure`, larger dots for more detections, and the diagonal."""
     known = table.dropna()
+    joined = known[known["detections"] >= FEW]
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-    axes.plot(known["mean_score"], known["precision"], color=colour, linewidth=1, label=name)
-    # A bin with a single detection is at 0 or 1: its dot is small.
+    axes.plot(joined["mean_score"], joined["precision"], color=colour, linewidth=1, label=name)
     axes.scatter(known["mean_score"], known["precision"], 10 + 25 * np.log10(known["detections"]), color=colour)
     axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
     axes.set_title("Reliability of the scores", fontsize="medium")
@@ -133,7 +161,7 @@ def cases_figure(
     shown = {heading: list(cases)[: rows * columns] for heading, cases in groups.items()}
     heights = [max(1, -(-len(cases) // columns)) for cases in shown.values()]
     pairs = zip(heights, shown.values(), strict=True)
-    inches = [(height * (CASE_INCHES + 0.4) if cases else 0.4) + 0.4 for height, cases in pairs]
+    inches = [(height * (CASE_INCHES + 0.45) if cases else 0.4) + 0.4 for height, cases in pairs]
     figure = plt.figure(figsize=(columns * CASE_INCHES, sum(inches) + 0.4), layout="constrained")
     *parts, last = figure.subfigures(len(shown) + 1, 1, height_ratios=[*inches, 0.4])
     legend = [Patch(fill=False, edgecolor=colour, label=name) for name, (colour, _) in drawn.items()]
@@ -148,9 +176,88 @@ def cases_figure(
         for axis, case in zip(axes, cases, strict=False):
             cut = cut_out(images[case["image_id"]], case["bbox"], side_px)
             show_image(axis, cut, boxes_in_cut_out(case, drawn, side_px), pixel_mm, bar_mm=10)
-            axis.set_title(case["title"], fontsize=8)
+            axis.set_title("\n".join(fill(line, 20) for line in case["title"].splitlines()), fontsize=9)
     plt.close(figure)
     return figure
+
+
+def candidates_figure(
+    pixels: np.ndarray, truth: Sequence[Sequence[float]], candidates: Mapping[str, np.ndarray]
+) -> Figure:
+    """A slice with its ground truth, and again for each method with a dot on each of its candidates.
+
+    Args:
+        pixels: uint8 [S, S]. truth: boxes [x, y, w, h] px.
+        candidates: title -> places [N, 2], row and column.
+    """
+    left, top, side = head_square(pixels)
+    figure, axes = image_grid(1 + len(candidates), size_inches=3)
+    for axis, (title, places) in zip(axes, {"ground truth": np.zeros((0, 2)), **candidates}.items(), strict=True):
+        show_image(axis, pixels, {GROUND_TRUTH_COLOUR: truth}, title=title)
+        axis.plot(places[:, 1] + 0.5, places[:, 0] + 0.5, "o", color=COLOURS["SSD-FE"], markersize=2.5)
+        axis.set(xlim=(left, left + side), ylim=(top + side, top))
+    plt.close(figure)
+    return figure
+
+
+def forest_figure(rings_mm: Sequence[float], profiles: Mapping[str, np.ndarray], importance: pd.Series) -> Figure:
+    """What tells microbleeds from other candidates: brightness in rings around them, and what a forest's trees ask for.
+
+    Args:
+        rings_mm: edges of the rings. profiles: name -> brightness over the background, [N, rings].
+        importance: name of a group of features -> its share of all that the trees gain by their questions.
+    """
+    middles = (np.array(rings_mm[1:]) + rings_mm[:-1]) / 2
+    with new_figure(1, 2, figsize=(9, 3.4)) as (figure, (left, right)):
+        for (name, profile), hue in zip(profiles.items(), ("black", "#CC79A7"), strict=False):
+            low, middle, high = np.quantile(profile, (0.25, 0.5, 0.75), axis=0)
+            left.fill_between(middles, low, high, color=hue, alpha=0.15, linewidth=0)
+            left.plot(middles, middle, "o-", color=hue)
+            left.annotate(name, (middles[0], middle[0]), (12, -4), textcoords="offset points", color=hue, fontsize=10)
+        left.set(
+            xlabel="distance from the middle, mm", ylabel="brightness / background", title="Median and quartiles"
+        )
+        shares = importance.sort_values()
+        right.barh(shares.index, shares, color="0.6")
+        right.set(xlabel="share of the forest's questions", title="What the forest looks at")
+    return figure
+
+
+def found_figure(
+    rows: Mapping[str, Mapping[str, tuple[str, Sequence[Box]]]],
+    cases: Sequence[Box],
+    images: Mapping[Any, np.ndarray],
+    pixel_mm: float,
+    side_mm: float = 30,
+) -> Figure:
+    """Cut-outs around the same cases, a row for each detector with its own boxes.
+
+    Args:
+        rows: name of a detector -> `drawn` of `cases_figure`, whose names are those of every row.
+        cases, images, pixel_mm, side_mm: as there.
+    """
+    side_px, size = round(side_mm / pixel_mm), (CASE_INCHES * len(cases) + 1.2, CASE_INCHES * len(rows) + 0.5)
+    with new_figure(len(rows), len(cases), figsize=size, squeeze=False) as (figure, grid):
+        for axes, (name, drawn) in zip(grid, rows.items(), strict=True):
+            for axis, case in zip(axes, cases, strict=True):
+                cut, boxes = (
+                    cut_out(images[case["image_id"]], case["bbox"], side_px),
+                    boxes_in_cut_out(case, drawn, side_px),
+                )
+                show_image(axis, cut, _inside_each_other(boxes), pixel_mm, bar_mm=10)
+            look = {"ha": "right", "va": "center", "fontsize": 11}
+            axes[0].text(-0.05, 0.5, name.replace("-small", "\n(small)"), transform=axes[0].transAxes, **look)
+        legend = [Patch(fill=False, edgecolor=edge, label=name) for name, (edge, _) in drawn.items()]
+        figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False, fontsize=11)
+    return figure
+
+
+def _inside_each_other(boxes: Mapping[str, list[list[float]]]) -> dict[str, list[list[float]]]:
+    """Boxes by colour, those of each further colour a pixel and a half larger on each side: none hides another."""
+    return {
+        edge: [[x - by, y - by, width + 2 * by, height + 2 * by] for x, y, width, height in of_colour]
+        for by, (edge, of_colour) in zip(np.arange(len(boxes)) * 1.5, boxes.items(), strict=True)
+    }
 
 
 def boxes_in_cut_out(

@@ -26,14 +26,14 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
         of_seeds: what `seeds_table` there gives, for a dot per seed. what: is gained.
     """
     places, panels = np.arange(len(gains)), 2 if "ap_treated" in gains else 1
-    shape = {"figsize": (5 + 3 * panels, 1.6 + 0.36 * len(gains)), "sharey": True, "squeeze": False}
+    shape = {"figsize": (5 + 2 * panels, 1.6 + 0.36 * len(gains)), "sharey": True, "squeeze": False}
     with new_figure(1, panels, width_ratios=(3, 2)[:panels], **shape) as (figure, (axes,)):
         axes[0].axvline(0, color="0.4", linewidth=1)
         for place, row in zip(places, gains.index if of_seeds is not None else (), strict=False):
             each = of_seeds.sort_index().loc[row, "gain"]
             axes[0].plot(each, np.full(len(each), place), "o", color="0.6", markersize=4, label="one seed")
         axes[0].hlines(places, gains["gain_low"], gains["gain_high"], color=COLOURS["SSD-FE"], linewidth=2)
-        axes[0].plot(gains["gain"], places, "D", color=COLOURS["SSD-FE"], label="ours, with its 95 % interval")
+        axes[0].plot(gains["gain"], places, "D", color=COLOURS["SSD-FE"], label="ours, 95 % CI")
         if "paper_gain" in gains and gains["paper_gain"].notna().any():
             axes[0].plot(gains["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
         axes[0].set_yticks(places, _names(gains.index))
@@ -44,7 +44,7 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
             axis.set(xlabel="average precision", title="Without and with", xlim=(0, 1))
         drawn = [zip(*reversed(axis.get_legend_handles_labels()), strict=True) for axis in axes]
         handles = dict(chain(*drawn))  # one of each label
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
 
 
@@ -64,7 +64,7 @@ def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Fi
         effect: what `cmbfe.studies.phase.effect_table` gives.
     """
     with theme():
-        figure = plt.figure(figsize=(11, 4.6), layout="constrained")
+        figure = plt.figure(figsize=(9, 4.4), layout="constrained")
         left, right = figure.subfigures(1, 2, width_ratios=(4, 7))
         _draw_examples(left, examples)
         axes = right.subplots()
@@ -72,7 +72,7 @@ def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Fi
             _draw_kinds(axes, rows.droplevel("detector"), arm(name), 0.25 * shift)
         axes.set(xlabel="false positives per patient", xlim=(0, None))
         axes.set_title("At one sensitivity, by what they are on")
-        right.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        right.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
     plt.close(figure)
     return figure
 
@@ -87,7 +87,7 @@ def _draw_examples(figure: Figure, examples: Mapping[str, np.ndarray]) -> None:
         magnitude.imshow(image[..., 0], vmin=0, vmax=255, **look)
         phase.imshow(image[..., 1], vmin=ZERO_PHASE - half, vmax=ZERO_PHASE + half, **look)
         magnitude.set_title(f"{title}, magnitude", fontsize=9)
-        phase.set_title("phase, black to white\n-90° to 90°", fontsize=9)
+        phase.set_title("phase, -90° to 90°", fontsize=9)
 
 
 def _draw_kinds(axes: Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
@@ -95,7 +95,7 @@ def _draw_kinds(axes: Axes, rows: pd.DataFrame, name: str, shift: float) -> None
     places, colour = np.arange(len(rows)) + shift, COLOURS[name]
     axes.hlines(places, rows["without_phase"], rows["with_phase"], color=colour, linewidth=2)
     ends = rows["without_phase"] + rows["difference_low"], rows["without_phase"] + rows["difference_high"]
-    axes.hlines(places, *ends, color=colour, alpha=0.3, linewidth=6, label=f"{name}: 95 % interval of the change")
+    axes.hlines(places, *ends, color=colour, alpha=0.3, linewidth=6, label=f"{name}, 95 % CI of the change")
     look = {"marker": "o", "linestyle": "none", "color": colour}
     axes.plot(rows["without_phase"], places, markerfacecolor="white", label=f"{name}, magnitude only", **look)
     axes.plot(rows["with_phase"], places, label=f"{name}, magnitude and phase", **look)

@@ -54,6 +54,22 @@ def colour(name: str) -> str:
     return BASELINE_COLOURS.get(name) or COLOURS[arm(name)]
 
 
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0.065) -> None:
+    """Write names right of the axes, in the colours of their lines and where these end; close ones one above another.
+
+    Args:
+        ends: name -> height on the axis, colour. gap: smallest distance of two names, as a share of the axis.
+    """
+    low, high = axes.get_ylim()
+    step, lowest = gap * (high - low), -np.inf
+    names = sorted(ends, key=lambda name: ends[name][0])
+    for above, name in zip(reversed(range(len(names))), names, strict=True):
+        height = max(ends[name][0], lowest)
+        lowest = height + step
+        place = {"xy": (1.02, min(height, high - above * step)), "xycoords": ("axes fraction", "data")}
+        axes.annotate(name, color=ends[name][1], va="center", fontsize=11, annotation_clip=False, **place)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG to `path`; as SVG beside it, if it is lines and text. Equal figures give equal bytes."""
     how, drawn = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}, io.BytesIO()
@@ -168,7 +184,7 @@ def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[st
         axis.set_axis_off()
     for number, (axis, crop) in enumerate(zip(axes, crops, strict=False)):
         show_image(axis, crop)
-        axis.set_title(" ".join([str(number + 1), *names[number : number + 1]]), fontsize=6, pad=1)
+        axis.set_title("\n".join([str(number + 1), *names[number : number + 1]]), fontsize=8, pad=1)
     plt.close(figure)
     return figure
 
@@ -214,7 +230,7 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     `coverage` is what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
     """
     presets = sorted(coverage["default_boxes"].unique())
-    how = {"hue_order": presets, "palette": PRESET_COLOURS[: len(presets)], "height": 3.4, "aspect": 1.2}
+    how = {"hue_order": presets, "palette": PRESET_COLOURS[: len(presets)], "height": 3, "aspect": 0.9}
     look = {"s": 12, "alpha": 0.6, "linewidth": 0, "rasterized": True}
     with theme():
         grid = sns.relplot(coverage, x="size_mm", y="best_iou", hue="default_boxes", col="input_px", **how, **look)
@@ -222,6 +238,7 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     grid.set(ylim=(0, 1.02)).set_titles("{col_name} px")
     grid.set_axis_labels("longer side of the box, mm", "best IoU with a default box")
     grid.legend.set_title("default boxes")
+    plt.setp(grid.legend.legend_handles, markersize=7, alpha=1)
     plt.close(grid.figure)
     return grid.figure
 
@@ -231,19 +248,22 @@ def learning_curves_figure(histories: Mapping[str, pd.DataFrame], window: int = 
 
     `histories`: variant -> what `cmbfe.training.loop.train` gives.
     """
-    with new_figure(1, 2, figsize=(9.5, 3.8), sharex=True, width_ratios=[5, 4]) as (figure, (left, right)):
+    with new_figure(1, 2, figsize=(9, 3.6), sharex=True) as (figure, (left, right)):
+        ends = {}
         for variant, history in histories.items():
             look = {"color": COLOURS[arm(variant)], "linewidth": 1.2}
             for name, line in (("classification", "-"), ("box_regression", "--")):
                 smooth = history[name].rolling(window, min_periods=1).mean()
-                left.plot(history["iteration"], smooth, line, label=f"{name.replace('_', ' ')}, {variant}", **look)
+                left.plot(history["iteration"], smooth, line, label=name.replace("_", " "), **look)
             measured = history.dropna(subset="validation_ap")
             right.plot(measured["iteration"], measured["validation_ap"], "o-", **look)
+            ends[variant] = (measured["validation_ap"].iloc[-1], look["color"])
         for change in history["iteration"][history["learning_rate"].diff() < 0]:
             left.axvline(change, color="0.4", linestyle=":", linewidth=1)
         left.set(xlabel="iteration", ylabel="loss", title="Training loss", yscale="log")
+        left.legend(handles=left.get_lines()[:2], fontsize=10)
         right.set(xlabel="iteration", ylabel="AP", title="Validation patients, FE off", ylim=(-0.02, 1.02))
-        figure.legend(loc="outside lower center", ncols=len(histories), frameon=False, fontsize=9)
+        label_ends(right, ends, gap=0.09)
     return figure
 
 

@@ -47,6 +47,8 @@ def read_arm(name: str, params: Params, root: Path) -> Runs:
 def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Runs]:
     """Arm -> `read_arm`, for those with two seeds of a treatment and without: a study can be read while it still runs.
 
+    Arms that were tested on earlier patients of the study are left out, unless all were.
+
     Raises:
         InputError: there is none, or a file cannot be read.
     """
@@ -55,7 +57,24 @@ def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Ru
     if not complete:
         folder = root / "results" / "study"
         raise InputError(f"{folder}: no arm has two seeds yet; make study trains and tests them")
-    return complete
+    cmbs = read_cmbs(root)
+    return {name: of_arm for name, of_arm in complete.items() if is_current(of_arm, cmbs)} or complete
+
+
+def is_current(of_arm: Runs, cmbs: pd.DataFrame) -> bool:
+    """Whether all of an arm's detectors were tested on the patients whose microbleeds `read_cmbs` gives."""
+    tested = [matches for of_seeds in of_arm.values() for matches in of_seeds]
+    wanted = set(cmbs.index[cmbs["patient"].isin(tested[0].patients)])
+    return all(set(matches.truth_ids) == wanted for matches in tested)
+
+
+def tested_on(runs: Mapping[str, Runs], cmbs: pd.DataFrame) -> str:
+    """Patients, images and boxes that arms were tested on, as a sentence; whether they are those of the study now."""
+    first = next(iter(runs.values()))[PLAIN][0]
+    current = all(is_current(of_arm, cmbs) for of_arm in runs.values())
+    old = "" if current else ", an earlier run's: make study renews them"
+    counts = f"{len(first.patients)} patients, {first.images_per_patient.sum()} images, {len(first.truth_ids)} boxes"
+    return f"tested on {counts}{old}"
 
 
 def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
