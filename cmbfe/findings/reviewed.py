@@ -20,7 +20,7 @@ from cmbfe.errors import InputError
 from cmbfe.figures.html import templates
 from cmbfe.files import read_json, whole_folder, write_json
 from cmbfe.findings.analysis import IMAGES
-from cmbfe.findings.lesions import lesions_table
+from cmbfe.findings.lesions import UNKNOWN, lesions_table, pattern
 from cmbfe.findings.review import NO, UNSURE, YES, FoundSeries, Reading, agreement, read_found, read_review, readings
 from cmbfe.findings.run import SUMMARY_FILE, Options, write_objects
 from cmbfe.findings.search import find
@@ -30,7 +30,7 @@ from cmbfe.params import Images
 TABLE_FILE, PAGE_FILE, REVIEW_FILE = "review.csv", "review.html", "review.json"
 READER = "reader "
 """Begins the names of columns that hold answers."""
-SHOWN = ["patient_id", "lesion", "score", "size_mm", "best_slice"]
+SHOWN = ["patient_id", "lesion", "region", "side", "score", "size_mm", "best_slice"]
 """Columns of the table that the page shows, before what readers say."""
 
 
@@ -97,12 +97,13 @@ def _labelled(folder: Path, reviewed: Sequence[FoundSeries], every: Sequence[Rea
     images = [image for series in reviewed for image in series.images]
     boxes = []
     for reading in every:
-        flags = {"ignore": 1} if reading.result == UNSURE else {}
+        own = {"ignore": 1} if reading.result == UNSURE else {}
+        own |= {} if reading.lesion.region == UNKNOWN else {"location": reading.lesion.region}
         for index, (box, _) in reading.lesion.boxes.items() if reading.result != NO else ():
             image = reading.series.images[index]
             clipped = with_margin(box, 0, image)
             entry = {"id": len(boxes) + 1, "image_id": image["id"], "category_id": 1, "bbox": clipped}
-            boxes.append({**entry, "lesion_id": reading.lesion.number, **flags})
+            boxes.append({**entry, "lesion_id": reading.lesion.number, **own})
     labels = {"images": images, "annotations": boxes, "categories": CATEGORIES}
     places = {f"{series.patient}/{series.uid}": series for series in reviewed}
     found = found_in_labels(labels, folder, lambda image: (folder / IMAGES / image["file_name"]).with_suffix(".png"))
@@ -165,14 +166,16 @@ def _table(every: Sequence[Reading]) -> pd.DataFrame:
 
 
 def _counts(reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> list[dict[str, Any]]:
-    """Of each patient, how many lesions were detected, added, and are microbleeds, none, or unsure."""
+    """Of each patient, how many lesions were detected, added, and are microbleeds, none, or unsure; and the
+    pattern of the microbleeds."""
     counts = []
     for patient in dict.fromkeys(series.patient for series in reviewed):
         own = [reading for reading in every if reading.series.patient == patient]
         results = Counter(reading.result for reading in own)
         added = sum(reading.lesion.score is None for reading in own)
         row = {"patient": patient, "detected": len(own) - added, "added": added}
-        counts.append({**row, **{answer: results[answer] for answer in (YES, NO, UNSURE)}})
+        row |= {answer: results[answer] for answer in (YES, NO, UNSURE)}
+        counts.append({**row, "pattern": pattern(reading.lesion.region for reading in own if reading.result == YES)})
     return counts
 
 
