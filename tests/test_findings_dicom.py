@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -129,6 +130,17 @@ def test_a_report_names_the_source_images_and_has_the_boxes(series, tmp_path):
         values = {str(item.name.meaning): item.value for item in group.get_measurements()}
         assert values == {"Certainty of Finding": 100 * of_group.score, "Diameter": 3.5}
         assert group.finding_type.meaning == "Cerebral microbleed"
+
+
+def test_a_report_says_region_and_side_where_they_are_known(series, tmp_path):
+    known = replace(lesion(1, ROUND), region="deep", side="right")
+    write_report(tmp_path / "sr.dcm", series[1], [known, lesion(2, ROUND)], "ssd512", 0.16)
+    sites = [group.finding_sites[0] for group in groups_of(tmp_path / "sr.dcm")]
+    said = [(site.laterality, site.topographical_modifier) for site in sites]
+    assert [tuple(code and code.meaning for code in pair) for pair in said] == [
+        ("Right", "Deep (BOMBS)"),
+        (None, None),
+    ]
 
 
 def test_a_report_without_microbleeds_counts_none_and_is_of_its_images_patient_and_study(series, tmp_path):

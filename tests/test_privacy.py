@@ -205,13 +205,13 @@ def test_a_spoilt_salt_of_a_killed_import_is_named(tmp_path, content):
 def test_no_planted_identifier_is_in_any_output_of_a_detection(tmp_path):
     planted_dicom(tmp_path / "in", FrameOfReferenceUID="1.2.3")
     dicom_head(tmp_path / "in" / "burned", ID, slices=1, SeriesInstanceUID=SERIES + ".2", BurnedInAnnotation="YES")
-    detect(tmp_path / "in", tmp_path / "out", keep_ids=False)
+    detect(tmp_path / "in", tmp_path / "out", keep_ids=False, bids=True)
     pages = list((tmp_path / "out" / "pages").iterdir())
     assert len(pages) == 1
     assert "Left out: burned-in annotation" in pages[0].read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("detections.json", "detections.csv", "images.json", "lesions.csv", "lesions.json", "series.json"),
-        *("summary.json", "images", "overlays", "pages"),
+        *("summary.json", "regions.csv", "images", "overlays", "pages", "bids"),
     }
     assert found_in(tmp_path / "out") == []
     infos = [Image.open(path).info for path in (tmp_path / "out" / "overlays").rglob("*.png")]
