@@ -73,6 +73,8 @@ def test_a_notebook_runs_by_nbval(notebook, smoke):
     """Each finds what the earlier ones left in the workspace, and what the commands of `BEFORE` did."""
     for command in BEFORE.get(notebook.stem, []):
         run(["cmbfe", *command], smoke)
+    if notebook.stem == "12_other_detectors":
+        run(["cmbfe.studies.examples"], smoke)
     if notebook.stem == OWN_DATA:
         import_the_phantom(smoke)
     if notebook.stem == TRAINING:

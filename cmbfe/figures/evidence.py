@@ -209,14 +209,14 @@ def forest_figure(rings_mm: Sequence[float], profiles: Mapping[str, np.ndarray],
     """
     middles = (np.array(rings_mm[1:]) + rings_mm[:-1]) / 2
     with new_figure(1, 2, figsize=(9, 3.4)) as (figure, (left, right)):
-        for (name, profile), hue in zip(profiles.items(), ("black", "#CC79A7"), strict=False):
+        for place, (name, profile) in enumerate(profiles.items()):
             low, middle, high = np.quantile(profile, (0.25, 0.5, 0.75), axis=0)
+            hue = ("black", "#CC79A7")[place]
             left.fill_between(middles, low, high, color=hue, alpha=0.15, linewidth=0)
             left.plot(middles, middle, "o-", color=hue)
-            left.annotate(name, (middles[0], middle[0]), (12, -4), textcoords="offset points", color=hue, fontsize=10)
-        left.set(
-            xlabel="distance from the middle, mm", ylabel="brightness / background", title="Median and quartiles"
-        )
+            left.text(0.96, 0.16 - 0.1 * place, name, color=hue, ha="right", fontsize=11, transform=left.transAxes)
+        left.set(xlabel="distance from the middle, mm", ylabel="brightness / background")
+        left.set_title("Median and quartiles")
         shares = importance.sort_values()
         right.barh(shares.index, shares, color="0.6")
         right.set(xlabel="share of the forest's questions", title="What the forest looks at")
