@@ -9,9 +9,9 @@ from cmbfe.detector.ssd import build
 from cmbfe.figures.diagrams import (
     STEPS,
     enhancement_figure,
-    head_square,
     strongest_box,
 )
+from cmbfe.figures.style import head_square
 
 
 def test_the_process_is_zoomed_to_the_box_with_the_strongest_mask():

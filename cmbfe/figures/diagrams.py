@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from cmbfe.figures.style import COLOURS, GROUND_TRUTH_COLOUR, draw_scale_bar, show_image
+from cmbfe.figures.style import COLOURS, GROUND_TRUTH_COLOUR, draw_scale_bar, head_square, show_image
 
 STEPS = {
     "image": "image P,\nground truth",
@@ -98,20 +98,6 @@ def difference_figure(
     figure.suptitle(title, fontsize=11)
     plt.close(figure)
     return figure
-
-
-def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
-    """Left, top and side, px, of the square around all that is brighter than an eighth of the grey scale.
-
-    `image` is uint8 [S, S], and `margin` a share of S.
-    """
-    bright = [np.flatnonzero((image > 32).any(axis=axis)) for axis in (0, 1)]
-    if not len(bright[0]):
-        return 0, 0, len(image)
-    lowest, highest = (np.array([end(places) for places in bright]) for end in (np.min, np.max))
-    side = min(len(image), int(max(highest - lowest) + 1 + 2 * margin * len(image)))
-    left, top = np.clip((lowest + highest + 1 - side) // 2, 0, len(image) - side).tolist()
-    return left, top, side
 
 
 def strongest_box(mask: np.ndarray, boxes: np.ndarray) -> int:

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cmbfe.figures.diagrams import head_square
 from cmbfe.figures.style import (
     COLOURS,
     GROUND_TRUTH_COLOUR,
     arm,
     colour,
     cut_out,
+    head_square,
     image_grid,
     label_ends,
     new_figure,

@@ -38,6 +38,7 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
             axes[0].plot(gains["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
         axes[0].set_yticks(places, _names(gains.index))
         axes[0].set(xlabel=f"{what} with less without", title="Gain", ylim=(len(gains) - 0.5, -0.5))
+        axes[0].locator_params(axis="x", nbins=6)
         for axis in axes[1:]:
             for label, column, name in (("without", "ap", "SSD"), ("with", "ap_treated", "SSD-FE")):
                 axis.plot(gains[column], places, "o", color=COLOURS[name], label=label)

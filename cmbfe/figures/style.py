@@ -137,19 +137,37 @@ def image_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[F
 def labelled_images_figure(
     arrays: Sequence[np.ndarray], images: Sequence[Mapping], drawn: Mapping[str, Sequence[Mapping]]
 ) -> Figure:
-    """A row of images, uint8 [rows, columns] each, with the boxes of several label or result files.
+    """Heads, uint8 [S, S] each, two in a row, with the boxes of several label or result files.
 
     Args:
         images: COCO image of each, with `id`.
         drawn: colour -> COCO annotations or results of any images; later colours lie on top.
     """
-    figure, axes = image_grid(max(len(images), 1))
+    figure, axes = image_grid(2, max(1, -(-len(images) // 2)), size_inches=4.2)
+    for axis in axes[len(images) :]:
+        axis.set_axis_off()
     for axis, pixels, image in zip(axes, arrays, images, strict=False):
         by_colour = drawn.items()
         here = {edge: [box["bbox"] for box in boxes if box["image_id"] == image["id"]] for edge, boxes in by_colour}
         show_image(axis, pixels, here)
+        left, top, side = head_square(magnitude_of(pixels))
+        axis.set(xlim=(left, left + side), ylim=(top + side, top))
     plt.close(figure)
     return figure
+
+
+def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
+    """Left, top and side, px, of the square around all that is brighter than an eighth of the grey scale.
+
+    `image` is uint8 [S, S], and `margin` a share of S.
+    """
+    bright = [np.flatnonzero((image > 32).any(axis=axis)) for axis in (0, 1)]
+    if not len(bright[0]):
+        return 0, 0, len(image)
+    lowest, highest = (np.array([end(places) for places in bright]) for end in (np.min, np.max))
+    side = min(len(image), int(max(highest - lowest) + 1 + 2 * margin * len(image)))
+    left, top = np.clip((lowest + highest + 1 - side) // 2, 0, len(image) - side).tolist()
+    return left, top, side
 
 
 def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray:
