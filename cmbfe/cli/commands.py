@@ -42,7 +42,7 @@ def _name(left_out: Iterable[Any]) -> None:
 
 BEGIN = """\
 Try it on a simulated patient   cmbfe phantom scans --patients 1
-Find microbleeds in scans       cmbfe detect scans --model MODEL --out found
+Find microbleeds in scans       cmbfe detect scans --model ssd512-fe --out found
 Bring in your labelled images   cmbfe import coco labelled data/mine
 Train without and with FE       cmbfe train ssd512 --twins --data data/mine --out models/mine
 Measure any detections          cmbfe evaluate labels.json detections.json --out report
@@ -117,7 +117,7 @@ def phantom(
     labels = write_cohort(out, cohort, drawn_by, jobs=jobs, backend=backend)
     margin = f"{labels['info']['box_margin_mm']:g} mm around what is dark"
     print(f"{out}: {len(labels['images'])} slices, {len(labels['annotations'])} microbleed boxes, {margin}")
-    _next(f"cmbfe detect {out} --model MODEL --out found, or cmbfe import dicom {out} IMAGES")
+    _next(f"cmbfe detect {out} --model ssd512-fe --out found, or cmbfe import dicom {out} IMAGES")
 
 
 @app.command(name="import")
@@ -164,7 +164,7 @@ def import_(
     options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels, as_magnitude)
     result = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend, name=_name)
     print(f"{summary(result)}\n{out}: {result['pictures']} images, {result['boxes']} microbleed boxes")
-    step = "train ssd512 --twins --out models/mine --data" if result["boxes"] else "detect --model MODEL --out found"
+    step = "train ssd512 --twins --out models/mine --data" if result["boxes"] else "detect --model ssd512-fe --out found"
     _next(f"read {out / 'report.json'}, then: cmbfe {step} {out}")
 
 
