@@ -164,7 +164,9 @@ def import_(
     options = Options(size, BOX_MM if box_mm is None else box_mm, keep_ids, key_file, labels, as_magnitude)
     result = import_source(kind, src, out, settings.images, settings.seed, options, jobs, backend, name=_name)
     print(f"{summary(result)}\n{out}: {result['pictures']} images, {result['boxes']} microbleed boxes")
-    step = "train ssd512 --twins --out models/mine --data" if result["boxes"] else "detect --model ssd512-fe --out found"
+    step = (
+        "train ssd512 --twins --out models/mine --data" if result["boxes"] else "detect --model ssd512-fe --out found"
+    )
     _next(f"read {out / 'report.json'}, then: cmbfe {step} {out}")
 
 
