@@ -40,7 +40,7 @@ def data_set(folder: Path) -> Path:
         "sub-01/ses-1/swi/sub-01_ses-1_echo-2_part-mag_GRE.nii.gz",
         "sub-01/ses-1/swi/sub-01_ses-1_echo-1_part-phase_GRE.nii.gz",
         "sub-01/ses-1/swi/sub-01_ses-1_minIP.nii.gz",
-        "sub-01/ses-2/swi/sub-01_ses-2_swi.nii.gz",
+        "sub-01/ses-2/swi/sub-01_ses-2_SWI.nii.gz",
         "sub-02/anat/sub-02_T2starw.nii.gz",
         "sub-02/anat/sub-02_T1w.nii.gz",
         "derivatives/prep/sub-02/anat/sub-02_desc-prep_T2starw.nii.gz",
@@ -57,7 +57,7 @@ def test_the_magnitudes_of_t2star_scans_are_read_and_all_else_is_named(tmp_path)
     assert [(series.patient, Path(series.name).name) for series in search.series] == [
         ("sub-01", "sub-01_ses-1_echo-1_part-mag_GRE.nii.gz"),
         ("sub-01", "sub-01_ses-1_echo-2_part-mag_GRE.nii.gz"),
-        ("sub-01", "sub-01_ses-2_swi.nii.gz"),
+        ("sub-01", "sub-01_ses-2_SWI.nii.gz"),
         ("sub-02", "sub-02_T2starw.nii.gz"),
     ]
     assert {aside.files[0].name: aside.refused for aside in search.asides if aside.series_uid} == {

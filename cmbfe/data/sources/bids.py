@@ -20,7 +20,8 @@ from cmbfe.data.sources.series import Found, VolumeSeries
 from cmbfe.data.sources.sidecars import bids_name, stem
 from cmbfe.errors import InputError
 
-MAGNITUDES = ("T2starw", "MEGRE", "swi", "GRE")
+MAGNITUDES = ("t2starw", "t2star", "megre", "swi", "swan", "gre")
+"""Suffixes, small: data sets older than the names of today write T2star and SWI."""
 PARTICIPANTS_FILE = "participants.tsv"
 SPLITS = ("train", "validation", "test")
 NO_PHASE = "the detector sees the phase as well, and there is none of BIDS (part-phase) beside it"
@@ -56,7 +57,7 @@ def _why_not(file: Path, inventory: Inventory, as_magnitude: bool) -> str:
         return DERIVATIVE
     if as_magnitude:
         return ""
-    if bids and bids.suffix not in MAGNITUDES:
+    if bids and bids.suffix.lower() not in MAGNITUDES:
         return f"{bids.suffix}, by its name in BIDS"
     return magnitude_by_name(file)
 
