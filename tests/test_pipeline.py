@@ -153,13 +153,12 @@ def test_what_a_notebook_writes_is_an_out_that_git_keeps_and_its_executed_copy_t
     stage = stages()[name]
     code = "\n".join(code_of(notebook_of(stage)))
     made = {f"results/tables/{table}.csv" for table in re.findall(r"write_table\(.*paths\.table\(\"(\w+)\"", code)}
-    made |= {
-        f"results/figures/{name}.png" for name in re.findall(r"style\.save\(\S+, paths\.figure\(\"(\w+)\"", code)
-    }
+    drawn = re.findall(r"style\.save\(\S+, paths\.figure\(\"(\w+)\"\)(, svg=False)?\)", code)
+    made |= {f"results/figures/{figure}.png" for figure, _ in drawn}
+    made |= {f"results/figures/{figure}.svg" for figure, of_images in drawn if not of_images}
     made.add(f"results/notebooks/{'01_data' if name == 'data' else notebook_of(stage).stem}.ipynb")
     outs = {out for out in written(stage) if Path(out).parent.name in ("tables", "figures", "notebooks")}
-    assert made == {out for out in outs if not out.endswith(".svg")}
-    assert {out.replace(".svg", ".png") for out in outs} <= made
+    assert made == outs
     assert all({out: {"cache": False}} in stage["outs"] for out in outs)
 
 

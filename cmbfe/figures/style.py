@@ -70,13 +70,13 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0
         axes.annotate(name, color=ends[name][1], va="center", fontsize=11, annotation_clip=False, **place)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG to `path`; as SVG beside it, if it is lines and text. Equal figures give equal bytes."""
+def save(figure: Figure, path: Path, svg: bool = True) -> None:
+    """Write a figure as PNG to `path`, and as SVG beside it: not one of images. Equal figures give equal bytes."""
     how, drawn = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}, io.BytesIO()
     figure.savefig(drawn, **how)
     with whole_file(path) as temporary:
         temporary.write_bytes(compact_png(drawn.getvalue()))
-    if any(axis.images for axis in figure.axes):
+    if not svg:
         return
     # The ids in an SVG are drawn at random unless they are salted, and it would hold date and version.
     with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
@@ -198,6 +198,7 @@ def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[st
     """Crops, uint8 [side, side], of `side_mm` at their own size on paper, numbered from 1, with `names` if given."""
     rows = -(-len(crops) // columns)
     figure, axes = image_grid(min(columns, len(crops)), rows, size_inches=side_mm / 25.4)
+    figure.set_figheight(figure.get_figheight() + rows * (0.4 if names else 0.25))  # for what is written above each
     for axis in axes:
         axis.set_axis_off()
     for number, (axis, crop) in enumerate(zip(axes, crops, strict=False)):

@@ -91,7 +91,7 @@ def _crop(folder: Path, image: Mapping[str, Any], kind: str, bbox: list[float]) 
 def write_sheet(crops: Sequence[Crop], out: Path) -> Figure:
     """Write numbered crops as `out` (PNG), and the key as JSON beside it."""
     figure = crops_figure([crop.pixels for crop in crops], CROP_MM)
-    save(figure, out)
+    save(figure, out, svg=False)
     key = [{"number": number, **crop._asdict()} for number, crop in enumerate(crops, 1)]
     for entry in key:
         del entry["pixels"]
