@@ -41,7 +41,7 @@ def test_accepted_unsure_and_added_lesions_become_labels(found, tmp_path, run_cm
     file = reviewed(tmp_path / "r.json", found, "AB", "yn?nnnnnnn", added)
     status, said, _ = run_cmbfe("review", found, file, "--out", tmp_path / "out")
     assert status == 0
-    assert "1 patients, 2 microbleeds (1 lesions were added), 8 rejected, 1 unsure" in said
+    assert "patients: 1, microbleeds: 2, rejected: 8, unsure: 1, added: 1" in said
     boxes = labels_of(tmp_path / "out")
     assert [box for box in boxes if box[1] == [4, 6, 4, 4]] == [(index, [4, 6, 4, 4], False) for index in range(4)]
     assert [box for box in boxes if box[1] == [28, 6, 4, 4]] == [(index, [28, 6, 4, 4], True) for index in range(4)]

@@ -1,5 +1,6 @@
 """One series from its files to its findings: while the network works on a batch, threads write overlays."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from cmbfe.data.labelled.images import magnitude_of, save_image
+from cmbfe.data.labelled.images import magnitude_of
 from cmbfe.data.labelled.labels import Detections
 from cmbfe.data.sources.dicom import NO_PATIENT, OTHER_VIEW
 from cmbfe.data.sources.series import Loaded, Series
@@ -92,10 +94,8 @@ def analyse(
             blank += sum(magnitude_of(pixels).min() == magnitude_of(pixels).max() for pixels in batch)
             for image, pixels in zip(own, batch, strict=True):
                 drawn = [box for box in of_batch if box["image_id"] == image["id"] and box["score"] >= threshold]
-                name, magnitude = Path(image["file_name"]).with_suffix(".png"), magnitude_of(pixels)
-                waiting.append(pool.submit(_write_overlay, out / OVERLAYS / name, magnitude, drawn))
-                if loaded.place:
-                    waiting.append(pool.submit(save_image, out / IMAGES / name, magnitude))
+                files = [out / folder / image["file_name"] for folder in (OVERLAYS, *([IMAGES] if place else []))]
+                waiting.append(pool.submit(_write_slice, files, magnitude_of(pixels), drawn))
                 if drawn:
                     shown[image["id"]] = (pixels, drawn)
             detections += of_batch
@@ -145,9 +145,11 @@ def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
     ]
 
 
-def _write_overlay(path: Path, pixels: np.ndarray, drawn: Detections) -> None:
-    with whole_file(path) as file:
-        overlay(pixels, drawn).save(file, compress_level=1)
+def _write_slice(files: Sequence[Path], pixels: np.ndarray, drawn: Detections) -> None:
+    """Write a slice to the first file with what is drawn on it, to a second one without."""
+    for path, image in zip(files, (overlay(pixels, drawn), Image.fromarray(pixels)), strict=False):
+        with whole_file(path.with_suffix(".png")) as file:
+            image.save(file, compress_level=1)
 
 
 def _wait_for(waiting: list[Future]) -> None:

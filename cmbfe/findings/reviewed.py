@@ -88,8 +88,8 @@ def in_a_line(result: Mapping[str, Any]) -> str:
     """What came of a review, for the terminal."""
     yes, no, unsure, added = (sum(own[key] for own in result["patients"]) for key in (YES, NO, UNSURE, "added"))
     kappas = [f"{own['readers']}: kappa {_number(own['kappa'])}" for own in result["agreement"]]
-    counts = f"{yes} microbleeds ({added} lesions were added), {no} rejected, {unsure} unsure"
-    return "; ".join([f"{len(result['patients'])} patients, {counts}", *kappas])
+    counts = f"microbleeds: {yes}, rejected: {no}, unsure: {unsure}, added: {added}"
+    return "; ".join([f"patients: {len(result['patients'])}, {counts}", *kappas])
 
 
 def _labelled(folder: Path, reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> Found:
