@@ -43,6 +43,7 @@ def _name(left_out: Iterable[Any]) -> None:
 BEGIN = """\
 Try it on a simulated patient   cmbfe phantom scans --patients 1
 Find microbleeds in scans       cmbfe detect scans --model ssd512-fe --out found
+Turn reviews of them to labels  cmbfe review found review-P1-AB.json --out data/mine
 Bring in your labelled images   cmbfe import coco labelled data/mine
 Train without and with FE       cmbfe train ssd512 --twins --data data/mine --out models/mine
 Measure any detections          cmbfe evaluate labels.json detections.json --out report
