@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
+import pandas as pd
 import pytest
 from dicom_series import SAGITTAL, enhanced, mr_series, random_volume, write
 from findings_world import BOXES, detect
@@ -18,6 +19,7 @@ from tiny_world import SIDE, dicom_head, labelled_images, refused
 from cmbfe.data.dicom.finding import find_series
 from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
+from cmbfe.files import read_json
 from cmbfe.findings.dicom_objects import write_report, write_segmentation
 from cmbfe.findings.lesions import COLUMNS, Lesion, find_lesions, lesions_table
 from cmbfe.findings.model import Detector
@@ -219,6 +221,17 @@ def test_both_are_written_by_detect_on_request_only(tmp_path):
     named = {region.ContentSequence[0].referenced_sop_instance_uid for region in regions}
     assert named == {image.SOPInstanceUID for image in images}
     assert hd.seg.segread(tmp_path / "out" / "segmentation" / "P1.dcm").number_of_segments == 2
+
+
+def test_what_rules_of_anatomy_strike_out_is_named_and_counts_nowhere(tmp_path):
+    dicom_head(tmp_path / "in", slices=4, FrameOfReferenceUID="1.2.3")  # a box of 3 mm on slices of 8 mm in all
+    result = detect(tmp_path / "in", tmp_path / "out", by_anatomy=True, sr=True, bids=True)
+    assert pd.read_csv(tmp_path / "out" / "lesions.csv")["struck_out"].tolist() == ["along a vein"]
+    row = read_json(tmp_path / "out" / "summary.json")["series"][0]
+    assert (row["lesions"], row["struck_out"], row["pattern"]) == (0, {"along a vein": 1}, "none")
+    assert groups_of(tmp_path / "out" / "sr" / f"{result.done[0].folder}.dcm") == []
+    assert "struck out: along a vein" in (tmp_path / "out" / "pages" / "P1.html").read_text()
+    assert pd.read_csv(tmp_path / "out" / "bids" / "participants.tsv", sep="\t")["microbleeds"].tolist() == [0]
 
 
 def test_headers_in_the_standards_other_ways_are_taken(tmp_path):

@@ -240,7 +240,7 @@ def _work_on(
         detections=len(findings.detections),
         shown=sum(detection["score"] >= options.threshold for detection in findings.detections),
         lesions=None if lesions is None else len(findings.counted),
-        struck_out=Counter(lesion.struck_out for lesion in lesions or () if lesion.struck_out),
+        struck_out=dict(Counter(lesion.struck_out for lesion in lesions or () if lesion.struck_out)),
         regions=None if lesions is None else region_counts(findings.counted),
         pattern=None if lesions is None else pattern(lesion.region for lesion in findings.counted),
         scan=findings.scan,
