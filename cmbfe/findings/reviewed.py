@@ -21,7 +21,18 @@ from cmbfe.figures.html import templates
 from cmbfe.files import read_json, whole_folder, write_json
 from cmbfe.findings.analysis import IMAGES
 from cmbfe.findings.lesions import UNKNOWN, lesions_table, pattern
-from cmbfe.findings.review import NO, UNSURE, YES, FoundSeries, Reading, agreement, read_found, read_review, readings
+from cmbfe.findings.review import (
+    NO,
+    UNSURE,
+    YES,
+    FoundSeries,
+    Reading,
+    Review,
+    agreement,
+    read_found,
+    read_review,
+    readings,
+)
 from cmbfe.findings.run import SUMMARY_FILE, Options, write_objects
 from cmbfe.findings.search import find
 from cmbfe.parallel import at_work
@@ -58,10 +69,7 @@ def review_files(
     """
     options = options or Options()
     found = read_found(folder)
-    reviews = [read_review(file, found) for file in files]
-    (whose, times), *_ = Counter((review.patient, review.reader) for review in reviews).most_common(1)
-    if times > 1:
-        raise InputError(f"{folder}: {times} reviews of {whose[0]} are by {whose[1]}; give one file of each reader")
+    reviews = _read_reviews(files, found)
     reviewed = [series for series in found if series.patient in {review.patient for review in reviews}]
     every, made = readings(found, reviews), read_json(folder / SUMMARY_FILE)
     sources = _sources(source, reviewed, options)
@@ -82,6 +90,15 @@ def review_files(
         write_json(temporary / REVIEW_FILE, result)
         _write_page(temporary / PAGE_FILE, result, table)
     return result
+
+
+def _read_reviews(files: Sequence[Path], found: Sequence[FoundSeries]) -> list[Review]:
+    """Each as `read_review`; raises `InputError` also for two of one reader and patient."""
+    reviews = [read_review(file, found) for file in files]
+    (whose, times), *_ = Counter((review.patient, review.reader) for review in reviews).most_common(1)
+    if times > 1:
+        raise InputError(f"{files[0]}: {times} reviews of {whose[0]} are by {whose[1]}; give one file of each reader")
+    return reviews
 
 
 def in_a_line(result: Mapping[str, Any]) -> str:
