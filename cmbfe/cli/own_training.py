@@ -58,6 +58,7 @@ def _validation_of(data: Path) -> Path | None:
 
 def _augmented(data: Path, params: Params) -> Path:
     """Augment the training images of an import into the folder DATA-augmented; equal settings give equal files."""
-    out = data.resolve().with_name(f"{data.resolve().name}-augmented")
+    data = data.resolve()  # worker processes that are kept from an earlier call may stand in another folder
+    out = data.with_name(f"{data.name}-augmented")
     augment_training_set(read_labels(data / LABELS_FILE), data, out, params.augmentation, params.seed)
     return out

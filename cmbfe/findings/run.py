@@ -301,7 +301,12 @@ def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: d
         lesions_table(findings.images, findings.lesions).to_csv(folder / LESIONS_FILE, index=False, header=False)
         write_json(folder / REVIEWED_FILE, [as_json(findings.task.name, lesion) for lesion in findings.lesions])
         regions_table(findings.images[0], findings.counted).to_csv(folder / REGIONS_FILE, index=False, header=False)
-        place = {"patient_id": findings.task.patient, "folder": findings.task.folder, **findings.place, **findings.scan}
+        place = {
+            "patient_id": findings.task.patient,
+            "folder": findings.task.folder,
+            **findings.place,
+            **findings.scan,
+        }
         write_json(folder / SERIES_FILE, {findings.task.name: place})
     page = section(findings, notes, maps, folder.parent.parent / IMAGES)
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
