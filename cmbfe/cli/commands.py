@@ -63,6 +63,12 @@ def _next(step: str) -> None:
 
 
 Backend = Annotated[str, typer.Option(help="loky, threading, or the address of a dask scheduler (tcp://host:8786)")]
+WriteReport = Annotated[
+    bool, typer.Option("--sr", help="DICOM structured report per series; HOLDS THE PATIENT'S NAME, ID AND DATES")
+]
+WriteSegmentation = Annotated[
+    bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
+]
 KeyFile = Annotated[Path | None, typer.Option(help="where to write which pseudonym belongs to whom; outside OUT")]
 AsMagnitude = Annotated[
     bool,
@@ -247,12 +253,8 @@ def detect(
         Path | None,
         typer.Option(help="threshold from validation: operating_point.csv, or metrics.json of cmbfe evaluate"),
     ] = None,
-    sr: Annotated[
-        bool, typer.Option("--sr", help="DICOM structured report per series; HOLDS THE PATIENT'S NAME, ID AND DATES")
-    ] = False,
-    segmentation: Annotated[
-        bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
-    ] = False,
+    sr: WriteReport = False,
+    segmentation: WriteSegmentation = False,
     explain: Annotated[bool, typer.Option("--explain", help="draw the feature maps of slices with lesions")] = False,
     by_anatomy: Annotated[
         bool,
@@ -298,12 +300,8 @@ def review(
     reviews: Annotated[list[Path], typer.Argument(help="JSON files that its pages save, one per reader and patient")],
     out: Annotated[Path, typer.Option(help="folder for labels and report; new, empty or an earlier review")],
     source: Annotated[Path | None, typer.Option(help="what was detected in, for --sr and --segmentation")] = None,
-    sr: Annotated[
-        bool, typer.Option("--sr", help="DICOM structured report per series; HOLDS THE PATIENT'S NAME, ID AND DATES")
-    ] = False,
-    segmentation: Annotated[
-        bool, typer.Option("--segmentation", help="DICOM segmentation; HOLDS THE PATIENT'S NAME, ID AND DATES")
-    ] = False,
+    sr: WriteReport = False,
+    segmentation: WriteSegmentation = False,
     key_file: Annotated[
         Path | None, typer.Option(help="of the detection, where that kept no ids: finds its series in SOURCE")
     ] = None,
