@@ -1,11 +1,15 @@
 """Lesions get the region and side of the place that they have in the template, or an honest unknown."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from cmbfe.findings.lesions import REGIONS, Lesion, pattern
+from cmbfe.data.dicom.finding import find_series
+from cmbfe.data.dicom.series import read_volume
+from cmbfe.findings.lesions import REGIONS, Lesion, lesion_of, pattern
 from cmbfe.findings.regions import (
     ALONG_A_VEIN,
     OUTSIDE,
@@ -15,6 +19,7 @@ from cmbfe.findings.regions import (
     region_at,
     register,
     series_image,
+    shrunk,
     struck_out,
 )
 from cmbfe.findings.search import Place
@@ -115,6 +120,23 @@ def test_a_turned_and_moved_head_is_found_and_lesions_get_region_and_side(turned
     assert [each.struck_out for each in struck_out(places, place, way)] == [OUTSIDE, ""]
 
 
+def test_a_real_head_with_face_and_neck_is_found():
+    folder = Path(__file__).resolve().parents[2] / "shared" / "real" / "ge_signa_pd"
+    if not folder.exists():
+        pytest.skip("the real GE series does not lie beside the project")
+    (series,) = find_series(folder)
+    place = Place(series.orientation, series.positions_mm, series.pixel_spacing_mm, series.slice_spacing_mm)
+    image = series_image([shrunk(each, place) for each in read_volume(series)], (series.rows, series.columns), place)
+    by_eye = {
+        (45, 65, 6): ("infratentorial", "right"),
+        (60, 52, 12): ("deep", "left"),
+        (72, 38, 14): ("lobar", "left"),
+    }
+    here = [image.TransformContinuousIndexToPhysicalPoint(each) for each in by_eye]  # cerebellum, thalamus, frontal
+    found = placed([lesion(centre_mm=point) for point in here], register(image))
+    assert [(each.region, each.side) for each in found] == list(by_eye.values())
+
+
 @pytest.mark.parametrize("change", ["upside-down", "inverted", "thin", "empty"])
 def test_what_is_no_head_as_its_header_says_is_not_registered(turned, change):
     voxels, place = turned
@@ -123,7 +145,9 @@ def test_what_is_no_head_as_its_header_says_is_not_registered(turned, change):
         register(as_image(changed[change], place))
 
 
-def test_a_lesion_that_is_long_across_slices_is_struck_out_as_a_vein_also_without_registration():
-    place = Place((1.0, 0, 0, 0, 1.0, 0), tuple((0.0, 0.0, 2.0 * n) for n in range(9)), (0.5, 0.5), 2.0)
-    lesions = [lesion(elongation=elongation) for elongation in (1.2, 1.6)]
-    assert [each.struck_out for each in struck_out(lesions, place, None)] == ["", ALONG_A_VEIN]
+@pytest.mark.parametrize(("slices", "spacing_mm", "rule"), [(2, 7.0, ""), (3, 7.0, ALONG_A_VEIN), (5, 1.0, "")])
+def test_a_lesion_long_across_slices_is_struck_out_as_a_vein_also_without_registration(slices, spacing_mm, rule):
+    place = Place((1.0, 0, 0, 0, 1.0, 0), tuple((0.0, 0.0, spacing_mm * n) for n in range(9)), (0.5, 0.5), spacing_mm)
+    members = [(index, {"bbox": [10.0, 10.0, 12.0, 12.0], "score": 0.9}) for index in range(slices)]
+    (found,) = struck_out([lesion_of(1, members, place)], place, None)
+    assert found.struck_out == rule

@@ -50,7 +50,7 @@ class Lesion:
     """Slice index -> the best box there [x, y, w, h] px, and its score."""
     best_slice: int
     elongation: float = 0.0
-    """Length from its first to its last slice over the side of its largest box."""
+    """From the middle of its first box to that of its last, over the side of the largest: so a ball has at most 1."""
     region: str = UNKNOWN
     """One of `REGIONS`."""
     side: str = UNKNOWN
@@ -104,7 +104,6 @@ def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) ->
     across = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
     depth = (max(indices) - min(indices) + 1) * place.slice_spacing_mm
     ends = centres[int(np.argmin(indices))], centres[int(np.argmax(indices))]
-    length = math.dist(*ends) + place.slice_spacing_mm
     largest = float(np.sqrt(boxes[:, 2:].prod(axis=1).max() * column_mm * row_mm))
     of_slice: dict[int, tuple[list[float], float | None]] = {}
     for index, box in members:
@@ -119,7 +118,7 @@ def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) ->
         extent_mm=(float(across[0] * column_mm), float(across[1] * row_mm), depth),
         boxes=of_slice,
         best_slice=indices[0],
-        elongation=length / largest if largest else 0.0,
+        elongation=math.dist(*ends) / largest if largest else 0.0,
     )
 
 
