@@ -345,10 +345,18 @@ def test_a_block_without_its_markers_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.01, 0.03, "helped"), (-0.03, -0.01, "harmed"), (-0.01, 0.03, "inconclusive")]
+    ("low", "high", "paper", "word"),
+    [
+        (0.01, 0.03, 0.02, "helped"),
+        (-0.03, -0.01, 0.02, "harmed"),
+        (-0.01, 0.03, 0.02, "inconclusive"),
+        (-0.01, 0.03, np.nan, "inconclusive"),
+        (-0.01, 0.01, 0.02, "did not help"),
+    ],
 )
-def test_a_verdict_follows_the_interval(low, high, word):
-    row = pd.Series({"gain": (low + high) / 2, "gain_low": low, "gain_high": high, "seeds": 5})
+def test_a_verdict_follows_the_interval_and_the_papers_gain(low, high, paper, word):
+    limits = {"gain": (low + high) / 2, "gain_low": low, "gain_high": high}
+    row = pd.Series({**limits, "paper_gain": paper, "seeds": 5})
     assert word in verdict("ssd512", row)
     outside = intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain")
-    assert ("arm" in outside) == (word != "inconclusive")
+    assert ("arm" in outside) == (word in ("helped", "harmed"))

@@ -18,7 +18,7 @@ from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of
 from cmbfe.paper.words import verdict
 from cmbfe.params import Params, load_params
-from tools.words import earlier, folds, intervals_without_zero, points, seeds_that_would_do, unchanged
+from tools.words import earlier, folds, intervals_without_zero, seeds_that_would_do, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"
@@ -97,7 +97,7 @@ def report(root: Path) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # it is Markdown
     )
-    environment.globals.update(verdict=verdict, points=points)
+    environment.globals.update(verdict=verdict)
     tables = {name: _read(root, name) for name in COLUMNS}
     tables["table4"] = tables["table4"].dropna(subset="our_ap")  # the others were not measured here
     values = {f"{name}_table": markdown_of(tables[name], columns) for name, columns in COLUMNS.items()}
@@ -118,7 +118,8 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
         "params": params,
         "plain": [row for _, row in plain.iterrows()],
         "waiting": [name for name in params.study.arms if name not in {*study["arm"], *of_torchvision["arm"]}],
-        "spread": f"{spread.min():.1f} and {spread.max():.1f}",
+        "spread": f"{spread.min():.1f} to {spread.max():.1f}",
+        "beside_spread": f"{'no ' if spread.max() > 100 * plain['paper_gain'].max() else ''}larger than that",
         "seeds": seeds_that_would_do(plain),
         "gains": intervals_without_zero(others.set_index("arm"), "gain"),
         "readings": intervals_without_zero(changes, "over_fe"),

@@ -4,11 +4,16 @@ import pandas as pd
 
 
 def verdict(detector: str, row: pd.Series) -> str:
-    """Whether FE helped a detector, from a row of `cmbfe.studies.reading.gains_table`."""
-    low, high = 100 * row["gain_low"], 100 * row["gain_high"]
+    """Whether FE helped a detector, and which gains are excluded, from a row of `cmbfe.studies.reading.gains_table`.
+
+    An interval that includes zero is inconclusive, unless it excludes the gain that the paper prints.
+    """
+    low, high, paper = (100 * row[name] for name in ("gain_low", "gain_high", "paper_gain"))
     measured = f"{100 * row['gain']:+.1f} AP points, 95 % CI {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
+    measured += "" if pd.isna(paper) else f"; {paper:+.1f} in the paper"
     if low > 0:
         return f"FE helped {detector} ({measured})."
     if high < 0:
         return f"FE harmed {detector} ({measured})."
-    return f"The effect of FE on {detector} is inconclusive ({measured})."
+    said = f"FE did not help {detector}" if paper > high else f"The effect of FE on {detector} is inconclusive"
+    return f"{said} ({measured}): a gain of more than {high:.1f} AP points is excluded."
