@@ -31,22 +31,8 @@ def test_equal_figures_give_equal_bytes_without_a_date_and_no_style_is_left_behi
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert "<dc:date>" not in (tmp_path / "first" / "fig4.svg").read_text()
     assert len(list((tmp_path / "first").iterdir())) == 2
+    assert Image.open(tmp_path / "first" / "fig4.png").mode == "P"
     assert dict(plt.rcParams) == before
-
-
-def test_a_png_has_256_colours(tmp_path):
-    figure = style.labelled_images_figure([np.arange(400, dtype=np.uint8).reshape(20, 20)], [{"id": 1}], {})
-    style.save(figure, tmp_path / "slice.png", svg=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["slice.png"]
-    assert Image.open(tmp_path / "slice.png").mode == "P"
-
-
-def test_each_image_of_a_row_gets_its_own_boxes_only():
-    drawn = {"red": [{"image_id": 7, "bbox": [1, 2, 3, 4]}], "blue": [{"image_id": 9, "bbox": [5, 6, 7, 8]}] * 2}
-    images = np.zeros((2, 20, 20), np.uint8)
-    axes = style.labelled_images_figure(images, [{"id": 9}, {"id": 7}], drawn).axes
-    assert [len(axis.patches) for axis in axes] == [2, 1]
-    assert axes[1].patches[0].get_bbox().bounds == (0, 1, 5, 6)
 
 
 def test_an_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
@@ -104,22 +90,6 @@ def test_figure_4_draws_the_highest_precision_from_a_sensitivity_on_and_the_pape
     np.testing.assert_array_equal(lines["ssd300-fe"].get_ydata(), [0.8, 0.8, 0.7])
     np.testing.assert_array_equal(lines["ssd300-fe, paper"].get_xydata(), [[0.9, 0.797]])
     assert any("other patients" in text.get_text() for text in axes.texts)
-
-
-def test_figure_5_goes_on_at_its_last_sensitivity_to_the_right_end_where_its_name_stands():
-    axes = evidence.froc_figure({"ssd300": CURVE}, x_max=8.0, areas={"ssd300": 0.8125}).axes[0]
-    (line,) = axes.get_lines()
-    np.testing.assert_array_equal(line.get_xydata(), [[0, 0.2], [0.5, 0.6], [2, 0.9], [8, 0.9]])
-    (name,) = axes.texts
-    assert (name.get_text(), name.xy, name.get_color()) == ("ssd300, 0.812", (1.02, 0.9), line.get_color())
-    assert axes.get_xlim() == (0, 8)
-
-
-def test_names_at_the_ends_of_lines_keep_their_order_apart_and_inside_the_axes():
-    _, axes = plt.subplots()
-    style.label_ends(axes, {"high": (0.99, "red"), "low": (0.2, "blue"), "middle": (0.98, "green")}, gap=0.1)
-    heights = {text.get_text(): text.xy[1] for text in axes.texts}
-    assert heights == pytest.approx({"low": 0.2, "middle": 0.9, "high": 1.0})
 
 
 def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():

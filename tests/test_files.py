@@ -112,15 +112,6 @@ def test_compressed_json_is_the_same_content_and_equal_content_gives_equal_bytes
             read_json(tmp_path / "b.json.gz")
 
 
-def test_a_list_has_a_line_per_element(tmp_path):
-    detections = [{"score": 0.5, "bbox": [1, 2, 3, 4]}, {"score": float("nan"), "bbox": []}]
-    write_json(tmp_path / "some.json", detections)
-    lines = (tmp_path / "some.json").read_text().splitlines()
-    assert lines == ["[", '{"bbox": [1, 2, 3, 4], "score": 0.5},', '{"bbox": [], "score": null}', "]"]
-    write_json(tmp_path / "none.json", [])
-    assert (tmp_path / "none.json").read_text() == "[]\n"
-
-
 def test_what_python_gives_up_on_is_an_error_of_the_file_in_one_line():
     for read, text, reason in (
         (json.loads, "9" * 5000, "digits"),

@@ -21,7 +21,7 @@ from cmbfe.detector.ssd import build
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
 from cmbfe.findings.dicom_objects import write_report, write_segmentation
-from cmbfe.findings.lesions import COLUMNS, Lesion, find_lesions, lesions_table
+from cmbfe.findings.lesions import Lesion, find_lesions
 from cmbfe.findings.model import Detector
 from cmbfe.findings.search import Place
 from cmbfe.metrics.lesions import match_lesions
@@ -84,19 +84,6 @@ def test_lesions_are_those_that_an_evaluation_counts():
     for threshold in (0.2, 0.5, 0.9):
         lesions = find_lesions(IMAGES, boxes, AXIAL, threshold)
         assert [lesion.score for lesion in lesions] == counted[counted >= threshold].tolist()
-
-
-def test_nothing_found_makes_no_lesion_and_a_table_with_its_columns_only():
-    assert find_lesions(IMAGES, [], AXIAL, 0.5) == []
-    assert find_lesions(IMAGES, [box(0, 1, 1, 0.4)], AXIAL, 0.5) == []
-    assert list(lesions_table([], []).columns) == COLUMNS
-
-
-def test_the_table_names_patient_series_and_the_best_slice():
-    lesions = find_lesions(IMAGES, [box(2, 20, 30, 0.8)], AXIAL, 0.5)
-    row = lesions_table(IMAGES, lesions).iloc[0]
-    assert row[["patient_id", "series_uid", "lesion", "best_slice"]].tolist() == ["p", "s", 1, 2]
-    assert row[["file_name", "size_mm", "z_mm"]].tolist() == ["p/002.png", 2.45, 9.0]
 
 
 def lesion(number: int, boxes: dict[int, list[float]], score: float = 0.875) -> Lesion:
@@ -211,18 +198,6 @@ def test_frames_of_a_multi_frame_file_are_named_whatever_their_order(tmp_path):
     assert heights == [position[2] for position in headers.positions_mm[:2]]
 
 
-def test_both_are_written_by_detect_on_request_only(tmp_path):
-    images = dicom_head(tmp_path / "in", slices=2, FrameOfReferenceUID="1.2.3")
-    detect(tmp_path / "in", tmp_path / "plain")
-    assert not list((tmp_path / "plain").rglob("*.dcm"))
-    detect(tmp_path / "in", tmp_path / "out", sr=True, segmentation=True, threshold=0.2)
-    regions = [region for group in groups_of(tmp_path / "out" / "sr" / "P1.dcm") for region in group.roi]
-    assert {tuple(region.value[[0, 2]].ravel().tolist()) for region in regions} == set(BOXES)
-    named = {region.ContentSequence[0].referenced_sop_instance_uid for region in regions}
-    assert named == {image.SOPInstanceUID for image in images}
-    assert hd.seg.segread(tmp_path / "out" / "segmentation" / "P1.dcm").number_of_segments == 2
-
-
 def test_what_rules_of_anatomy_strike_out_is_named_and_counts_nowhere(tmp_path):
     dicom_head(tmp_path / "in", slices=4, FrameOfReferenceUID="1.2.3")  # a box of 3 mm on slices of 8 mm in all
     result = detect(tmp_path / "in", tmp_path / "out", by_anatomy=True, sr=True, bids=True)
@@ -274,14 +249,6 @@ def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothin
     asked = [link for link in links if link not in inner]
     assert len(asked) == 3 + 2  # each slice once
     assert all(link.startswith("data:image/") for link in asked)
-
-
-def test_a_series_without_detections_says_so(tmp_path):
-    dicom_head(tmp_path / "in", slices=1)
-    detect(tmp_path / "in", tmp_path / "out", threshold=0.9)
-    text = (tmp_path / "out" / "pages" / "P1.html").read_text()
-    assert "No detection has a score of at least 0.9" in text
-    assert "<figure>" not in text
 
 
 def test_images_have_a_page_without_lesions(tmp_path):

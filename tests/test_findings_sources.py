@@ -1,7 +1,6 @@
 """What a source holds, and what becomes of the series that cannot be looked at."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
-from dicom_series import PYDICOM_FILES, one_decoder
 from findings_world import BOXES, SameBoxes, detect, same_boxes
 from phase_world import head_with_phase, image_with_phase, phase_series
 from PIL import Image
@@ -145,17 +143,6 @@ def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
 
 
-def test_a_link_to_itself_is_named_and_costs_the_series_of_its_folder(tmp_path):
-    dicom_head(tmp_path / "in" / "a")
-    dicom_head(tmp_path / "in" / "b", "B")
-    (tmp_path / "in" / "a" / "loop").symlink_to("loop")
-    with pytest.raises(InputError, match="loop"):
-        detect(tmp_path / "in" / "a" / "loop", tmp_path / "out")
-    result = detect(tmp_path / "in", tmp_path / "out")
-    assert patients(result) == ["B"]
-    assert all(aside.refused and "loop" in aside.line for aside in result.left_out)
-
-
 def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
     dicom_head(tmp_path / "in" / "a", "", SeriesInstanceUID="1.2.1")
     dicom_head(tmp_path / "in" / "b", "", slices=4, SeriesInstanceUID="1.2.2")
@@ -225,24 +212,3 @@ def test_phase_of_other_slices_and_nifti_have_no_phase(tmp_path):
     for source in ("other", "nifti"):
         with pytest.raises(InputError, match="phase"):
             detect_phase(tmp_path / source, tmp_path / "out")
-
-
-@pytest.fixture
-def decoder():
-    with one_decoder():
-        yield
-
-
-@pytest.mark.usefixtures("decoder")
-def test_pydicoms_files_in_one_folder_or_in_one_each(tmp_path):
-    """In one folder nobody knows which file spoils which series; else what can be read is detected in."""
-    for number, path in enumerate(PYDICOM_FILES):
-        for target in (f"together/{number:03d}_{path.name}", f"apart/{number:03d}/{path.name}"):
-            (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, tmp_path / target)
-    with refused(tmp_path, "together"):
-        detect(tmp_path / "together", tmp_path / "out")
-    result = detect(tmp_path / "apart", tmp_path / "out", as_magnitude=True)
-    assert result.done
-    assert all(series.line and "\n" not in series.line for series in result.left_out)
-    assert (tmp_path / "out" / "images.json").exists()

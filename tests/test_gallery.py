@@ -1,6 +1,5 @@
 """What the viewer shows, as functions of a gallery and a view; and its widgets, without a browser."""
 
-import io
 import json
 import re
 import shutil
@@ -62,11 +61,6 @@ def view(gallery):
     return View("A", 0, IMAGE, tuple(gallery.drawable), 0.5)
 
 
-def test_whole_series_are_there_although_the_labels_name_a_part_of_them(gallery):
-    assert {name: len(images) for name, images in gallery.series.items()} == {"A": 3, "B": 3}
-    assert sorted(gallery.truth) == [1, 2, 4, 5]
-
-
 def test_the_first_view_has_a_microbleed_and_about_one_false_positive_an_image(gallery):
     first = first_view(gallery)
     assert (first.series, first.position, first.layer) == ("A", 0, IMAGE)
@@ -107,19 +101,6 @@ def test_the_mask_is_in_the_boxes_and_the_difference_on_the_feature_map(gallery,
     assert (difference >= 0).all()
     for layer in (MASK, DIFFERENCE):
         assert not layer_of(gallery, replace(view, position=1, layer=layer)).any()
-
-
-def test_a_layer_colours_the_image_where_it_is(gallery, view):
-    image = np.full((4, 4), 100, np.uint8)
-    layer = np.array([[0.0, 0.0], [0.0, 2.0]])
-    coloured = drawing.with_layer(image, layer)
-    assert (coloured[:2] == 100).all()
-    assert (coloured[2:, 2:] == (0x00, 0x9E, 0x73)).all()
-    assert drawing.with_layer(image, None) is image
-    assert (drawing.with_layer(image, 0 * layer) == 100).all()
-    for name, mode in ((IMAGE, "L"), (MASK, "RGB"), (DIFFERENCE, "RGB")):
-        opened = Image.open(io.BytesIO(drawing.image_png(gallery, replace(view, layer=name))))
-        assert (opened.size, opened.mode) == ((SIDE, SIDE), mode)
 
 
 def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_bar(gallery, view):
@@ -221,17 +202,3 @@ def test_a_view_that_is_set_sets_the_controls(viewer):
     assert [control.value for control in controls] == ["B", 3, MASK, 0.25]
     assert [name for name, box in viewer.boxes.items() if box.value] == ["ssd512"]
     assert viewer.view.threshold == 0.25
-
-
-def test_where_no_widget_can_be_shown_there_is_a_figure(viewer):
-    shown = viewer._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in shown
-    assert shown["image/png"].startswith(b"\x89PNG")
-
-
-def test_without_ground_truth_there_is_no_froc(root):
-    labels = {**read_labels(root / "data" / "pictures" / LABELS_FILE), "annotations": []}
-    viewer = show(root / "data" / "pictures", {"mine": []}, labels=labels)
-    assert viewer.froc.png == b""
-    viewer.threshold.value = 0.1
-    assert list(viewer.boxes) == ["mine"]

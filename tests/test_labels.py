@@ -71,19 +71,11 @@ FAULTS = {
     # what is wrong -> place in the labels, value, what the error names
     "zero width": (BOX, [10, 20, 0, 6], "annotation 7"),
     "a tight box that is none": (TIGHT, [1, 2, 3], "annotation 7: tight_bbox"),
-    "a tight box without height": (TIGHT, [10, 20, 5, 0], "annotation 7"),
     "a tight box outside": (TIGHT, [97, 20, 5, 6], "annotation 7: the box [97, 20, 5, 6] lies 2 px outside"),
-    "zero height": (BOX, [10, 20, 5, 0], "annotation 7"),
-    "negative width": (BOX, [10, 20, -5, 6], "annotation 7"),
     "NaN": (BOX, [10, float("nan"), 5, 6], "annotation 7: bbox"),
-    "infinity": (BOX, [10, 20, float("inf"), 6], "annotation 7: bbox"),
     "integer beyond float": (BOX, [10, 20, 10**400, 6], "annotation 7: bbox"),
-    "text in box": (BOX, [10, 20, "5", 6], "annotation 7: bbox"),
-    "three numbers": (BOX, [10, 20, 5], "annotation 7: bbox"),
     "box outside": (BOX, [97, 20, 5, 6], "annotation 7: the box [97, 20, 5, 6] lies 2 px outside"),
-    "box above": (BOX, [10, -1, 5, 6], "annotation 7"),
     "unknown image": (("annotations", 0, "image_id"), 99, "annotation 7: image_id: 99"),
-    "list as id": (("annotations", 0, "image_id"), [1], "annotation 7: image_id: [1]"),
     "unknown category": (("annotations", 0, "category_id"), 2, "annotation 7: category_id: 2"),
     "duplicate image": (("images", 1, "id"), 1, "images: id 1"),
     "id missing": (("annotations", 0), {"image_id": 1}, "annotations[0]: the key 'id'"),
@@ -138,9 +130,7 @@ DETECTION_FAULTS = {
     "unknown image": ({**DETECTION, "image_id": 9}, "image_id: 9"),
     "unknown category": ({**DETECTION, "category_id": 2}, "category_id: 2"),
     "score NaN": ({**DETECTION, "score": float("nan")}, "score nan"),
-    "score text": ({**DETECTION, "score": "high"}, "score 'high'"),
     "no score": ({key: value for key, value in DETECTION.items() if key != "score"}, "the key 'score'"),
-    "box NaN": ({**DETECTION, "bbox": [1, 2, float("nan"), 4]}, "bbox"),
     "negative width": ({**DETECTION, "bbox": [1, 2, -3, 4]}, "the box [1, 2, -3, 4]"),
 }
 
@@ -195,12 +185,9 @@ def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, fl
 
 FOREIGN_FAULTS = (
     ({"patient_id": ["P1"], "split": "test"}, {}, "image 1: patient_id"),
-    ({"series_uid": {}}, {}, "image 1: series_uid"),
     ({}, {"lesion_id": [1]}, "annotation 7: lesion_id"),
-    ({}, {"location": {"lobe": 1}}, "annotation 7: location"),
     ({}, {"location": "\ud800"}, "annotation 7: location"),
     ({}, {"iscrowd": "false"}, "annotation 7: iscrowd"),
-    ({}, {"ignore": "0"}, "annotation 7: ignore"),
     ({"slice_index": 10**30}, {}, "image 1: slice_index"),
     ({"pixel_spacing_mm": [1e308, 1e308]}, {}, "image 1: pixel_spacing_mm"),
     ({"width": 1e300}, {}, "image 1: width"),
@@ -209,13 +196,6 @@ FOREIGN_FAULTS = (
     ({}, {"bbox": [1, 0, 1, 0.9]}, "all boxes lie within 0 to 1"),
     ({}, {"bbox": [10, 20, 0.4, 6]}, "annotation 7: the box [10, 20, 0.4, 6] is narrower"),
 )
-
-
-def test_a_box_outside_that_may_be_two_corners_is_said_to_be(tmp_path):
-    assert "x1, y1, x2, y2" in refused(
-        read_foreign_labels, tmp_path / "a.json", foreign({}, {"bbox": [60, 20, 65, 26]})
-    )
-    assert "x1" not in refused(read_foreign_labels, tmp_path / "a.json", foreign({}, {"bbox": [98, 20, 5, 6]}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -234,13 +214,6 @@ def test_boxes_that_repeat_others_of_their_image_are_found():
 @pytest.mark.parametrize(("image", "box", "named"), FOREIGN_FAULTS)
 def test_what_else_a_key_of_another_tool_says_is_refused_in_one_line(tmp_path, image, box, named):
     assert refused(read_foreign_labels, tmp_path / "truth.json", foreign(image, box)).startswith(named)
-
-
-@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])
-def test_what_python_cannot_read_is_no_traceback(tmp_path, text):
-    (tmp_path / "truth.json").write_text(text)
-    with pytest.raises(InputError, match=r"truth\.json: holds a value that cannot be read"):
-        read_foreign_labels(tmp_path / "truth.json")
 
 
 PLAIN = """<annotation>

@@ -169,33 +169,11 @@ def test_the_mean_of_the_darkening_echoes_is_the_series_magnitude_but_for_noise(
     assert means == sorted(means, reverse=True)
 
 
-def test_the_slice_is_the_one_with_most_microbleeds():
-    steps, patient = steps_and_patient()
-    cmbs = [finding for finding in patient.findings if finding.kind == "cmb"]
-    shown = [sum(number in finding.boxes for finding in cmbs) for number in range(PLAN["slices"])]
-    assert shown[steps.slice_index] == max(shown) > 0
-
-
 def test_susceptibility_and_field_lie_on_the_same_pixels_in_plausible_ranges():
     steps, _ = steps_and_patient()
     assert steps.susceptibility.shape == steps.field.shape == steps.magnitude[ECHO_TIMES_MS[0]].shape
     assert 0.1 < steps.susceptibility.max() < 1.0  # veins and iron, ppm
     assert np.abs(steps.field[steps.magnitude[ECHO_TIMES_MS[0]] > 0.05]).max() < 5
-
-
-def test_a_line_for_each_diameter_and_echo_time_that_grows_with_both():
-    table = looks.blooming_table(diameters_mm=(2.0, 3.0), echo_times_ms=(20.0, 40.0))
-    sizes = table.pivot(index="true_mm", columns="echo_time_ms", values="visible_mm")
-    assert (sizes[40.0] > sizes[20.0]).all()
-    assert (sizes.loc[3.0] > sizes.loc[2.0]).all()
-    assert (sizes[40.0] > sizes.index).all()
-
-
-def test_darkening_is_a_share_on_the_block_and_fades_away_from_the_ball():
-    lost = looks.darkening(looks.ball(2.0, 1.0), (45.0,))
-    assert len(lost) == looks.block_scan().slices
-    assert 0.8 < lost.max() <= 1
-    assert np.abs(lost[0]).max() < 0.05
 
 
 def test_volume_and_diameter_are_those_of_the_darkened_voxels():

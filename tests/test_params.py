@@ -55,41 +55,26 @@ def test_the_paper_profile_holds_the_papers_literal_settings():
     ("training.learning_rate", 0.0, "greater than 0"),
     ("training.learning_rate", float("inf"), "finite"),
     ("training.batch", 0, "greater than or equal to 1"),
-    ("training.batch", 2.5, "integer"),
     ("training.batch", True, "integer"),
     ("training.iterations", 10**30, "1000000000"),
-    ("training.threads", 0, "greater than or equal to 1"),
     ("training.precision", "16-mixed", "bf16-mixed"),
     ("images.bias_correction.iterations", [1] * 30, "30 levels of N4 are too many"),
     ("images.bias_correction.iterations", [50, 2**40], "10000"),
     ("profile", "p" * 240, "at most 60 characters"),
     ("study.arms", {"a" * 240: {}}, "at most 60 characters"),
-    ("study.arms", {"a": {"treatments": ["t" * 240]}}, "at most 60 characters"),
     ("training.batch", None, "missing key"),
     ("detector.fe.betta", 1.5, "unknown key"),
     ("training.longer", {"ssd300-fe": 2.0}, "ssd300-fe"),
-    ("training.longer", {"ssd300": 0.001}, ".ssd300: "),
     ("training.longer", {"ssd300": 1e300}, ".ssd300: "),
     ("training.milestones", [4, 3], "rise"),
-    ("training.milestones", [3, 3], "rise"),
     ("training", {"iterations": 5, "milestones": [3, 5]}, "milestone"),
-    ("detector.width", 1.5, "less than or equal to 1"),
-    ("detector.default_boxes", "imagenet", "voc"),
-    ("detector.fe.placement", "head", "trunk"),
     ("augmentation.scale", [0.95, 0.8], "a range rises"),
-    ("augmentation.flip_probability", -0.1, "greater than or equal to 0"),
-    ("phantom.patients.test", 0, "greater than or equal to 1"),
-    ("images.format", "bmp", "jpg"),
     ("detectors", [], "at least 1 item"),
     ("detectors", ["ssd300", "ssd300"], "twice"),
     ("detectors", ["ssd1024"], "ssd300"),
-    ("seed", -1, "greater than or equal to 0"),
     ("crossvalidation.folds", [1], "two or more"),
     ("crossvalidation.folds", [], "two or more"),
-    ("crossvalidation.folds", [0, 1], "from 1"),
     ("crossvalidation.folds", [1, 3], "from 1"),
-    ("crossvalidation.folds", [2, 1], "from 1"),
-    ("crossvalidation.folds", [1, 2.5], "integer"),
     ("crossvalidation.detector", "ssd300-fe", "ssd300"),
 ])  # fmt: skip
 def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, value, reason):
@@ -107,28 +92,17 @@ def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, 
         load(tmp_path, settings)
 
 
-def test_profiles_leave_precision_and_threads_to_no_machine():
-    for name in ("smoke", "laptop", "paper"):
-        text = profile_file(name).read_text()
-        assert yaml.safe_load(text)["training"]["precision"] in ("32-true", "bf16-mixed")
-        assert "threads" in yaml.safe_load(text)["training"]
-
-
 @pytest.mark.parametrize(("line", "reason"), [
     ("seed: 2020-01-01", "integer, found '2020-01-01'"),
-    ("seed: 2024-02-30", "integer, found '2024-02-30'"),
     ("seed: 1:30", "integer, found '1:30'"),  # in YAML 1.1 a number to base 60
     ("seed: 010", "integer, found '010'"),  # and one to base 8
     ("seed: 2020-01-01 10:00:00", "integer, found '2020-01-01 10:00:00'"),
     ("seed: !!timestamp 2024-02-30", "day is out of range"),
     ("seed: !!timestamp x", ""),
-    ("seed: !!int ''", ""),
-    ("seed: !!bool perhaps", ""),
     ("seed: " + "9" * 5000, ""),
     ("seed: 1\nseed: 2", "'seed' occurs twice"),
     ("seed: " + "[" * 300 + "]" * 300, ""),
     ("seed: " + "[" * 100_000, "too deep"),
-    ("seed: " + "{a: " * 5000, "too deep"),
     ("seed:\n  " + "- " * 5000, "too deep"),
     ("seed: &a [*a]", "more than 100,000 values"),
     ("\n".join(["a: &a [x, x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]" for n in range(9))]),

@@ -13,13 +13,12 @@ from findings_world import detect
 from PIL import Image
 from pydicom.dataset import Dataset
 from source_world import affine_of, dou, head, imported, save, valdo, workbook, write_voc
-from tiny_world import dicom_head, dicom_labels, tiny_params, tree
+from tiny_world import dicom_head, dicom_labels, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE
 from cmbfe.data.sources.identity import Pseudonyms, kept_salt, read_key
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
-from cmbfe.params import save_params
 
 PLANTED = ("MUSTERMANN", "19670314", "sub-101", "90210473", "secretclinic")
 """A name, a date, ids and free text, planted wherever a source has room for them."""
@@ -144,23 +143,6 @@ def test_no_planted_identifier_is_in_any_output(run_cmbfe, tmp_path, kind):
     assert found_in(key.parent, PLANTED)  # the key, which is no output, has them
     (patient,) = read_key(key)["patients"]
     assert {image["patient_id"] for image in read_json(out / LABELS_FILE)["images"]} == {patient}
-
-
-def test_no_planted_identifier_is_in_a_model_or_in_its_detections(run_cmbfe, tmp_path):
-    """What is trained on an import, and found in it, knows no more than the import."""
-    source, images = planted_dicom(tmp_path / "in"), tmp_path / "pictures"
-    params = tmp_path / "params.yaml"
-    save_params(tiny_params(iterations=2, milestones=(), batch=1), params)
-    model, found = tmp_path / "model", tmp_path / "found"
-    for arguments in (
-        ["import", "dicom", source, images, "--params", params, "--jobs", 1, "--backend", "threading"],
-        ["train", "ssd300", "--out", model, "--data", images, "--params", params],
-        ["detect", images, "--model", model, "--out", found, "--threshold", 0],
-    ):
-        status, _, err = run_cmbfe(*arguments)
-        assert status == 0, err
-    assert {path.name for path in found.iterdir()} >= {"detections.csv", "overlays"}
-    assert [found_in(folder) for folder in (images, model, found)] == [[], [], []]
 
 
 def test_a_salt_is_random_unless_the_key_file_has_one_which_keeps_earlier_patients(tmp_path):

@@ -60,22 +60,12 @@ def results(tmp_path) -> Path:
     return tmp_path
 
 
-def change_study(results: Path, change) -> None:
-    file = results / "results" / "tables" / "study.csv"
-    change(pd.read_csv(file).set_index("arm")).to_csv(file)
-
-
 def test_it_holds_the_tables_of_the_results(results):
     text = report(results)
     for name in ("table2", "false_positives", "contradictions"):
         first = pd.read_csv(results / "results" / "tables" / f"{name}.csv").iloc[0, 0]
         assert f"| {first} |" in text
     assert not re.search(r"\bnan\b|\{\{|\}\}", text)
-
-
-def test_an_arm_that_was_not_trained_is_named(results):
-    change_study(results, lambda study: study.drop(index="placement-source"))
-    assert re.search(r"Not measured yet, and left out: [^(]*placement-source", report(results))
 
 
 def test_a_missing_table_is_named(results):

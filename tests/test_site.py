@@ -126,21 +126,8 @@ def faults():
     assert noted == Faults()
 
 
-def test_a_reader_walks_from_page_to_page_by_the_contents(site, browser, faults):
+def test_a_figure_enlarges_on_a_click_or_enter_and_closes_again(site, browser, faults):
     with open_page(browser, DESKTOP, faults) as page:
-        page.goto((site / "index.html").as_uri())
-        entries = page.locator(".sidebar-tree .toctree-l1 > a").all_inner_texts()
-        assert len(entries) > len(STORED)
-        for number, entry in enumerate(entries):
-            page.locator(".sidebar-tree .toctree-l1 > a").nth(number).click()
-            assert page.locator("h1").first.inner_text().startswith(entry)
-        page.get_by_role("link", name="Previous").click()
-        assert page.locator("h1").first.inner_text().startswith(entries[-2])
-
-
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_figure_enlarges_on_a_click_or_enter_and_closes_again(site, browser, faults, viewport):
-    with open_page(browser, viewport, faults) as page:
         page.goto((site / "notebooks" / "04_froc.html").as_uri())
         figure, enlarged = page.locator("article img").first, page.locator("dialog.enlarged img")
         figure.click()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, uid, write
+from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, write
 from pydicom.dataset import Dataset
 from source_world import imported, reported, write_voc
 from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head
@@ -213,13 +213,6 @@ def test_labels_that_are_not_there_or_not_for_this_kind_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=reason):
             imported(kind, tmp_path / "in", tmp_path / "out", labels=tmp_path / labels)
-
-
-def test_frames_of_one_file_cannot_be_told_apart_by_a_label(tmp_path):
-    images = dicom_head(tmp_path / "in", SOPInstanceUID=uid("one for all"))
-    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
-    with pytest.raises(InputError, match="4 slices have its UID"):
-        imported("dicom", tmp_path / "in", tmp_path / "out")
 
 
 def test_a_file_is_imported_without_its_neighbours(tmp_path):

@@ -208,15 +208,6 @@ def test_volumes_without_labels_are_for_testing_and_those_without_a_place_are_no
     assert [note["count"] for note in report["notes"] if "gives no place" in note["what"]] == [1]
 
 
-def test_the_command_line_reports_and_names_the_output(run_cmbfe, source, tmp_path):
-    options = ["--jobs", 1, "--backend", "threading", "--keep-ids", "--size", 64]
-    status, said, err = run_cmbfe("import", "dou", source, tmp_path / "out", *options)
-    assert status == 0, err
-    assert said.startswith("3 patients, 3 series, 30 images\n")
-    assert said.splitlines()[-2].startswith(f"{tmp_path / 'out'}: 30 images, ")
-    assert read_json(tmp_path / "out" / "pictures.json")["size"] == 64
-
-
 def test_the_descriptions_in_the_documentation_are_sound(tmp_path):
     text = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -118,12 +118,6 @@ def test_the_coco_file_may_lie_in_annotations_but_must_be_one(tmp_path):
     assert labels_file(tmp_path) == tmp_path / LABELS_FILE
 
 
-def test_the_folder_above_that_of_the_labels_is_said_to_be(tmp_path):
-    coco(tmp_path / "mine" / "a.json", [])
-    with refused(tmp_path, r"give the COCO file itself, such as .*/mine/a\.json"):
-        labels_file(tmp_path)
-
-
 VOC_LAYOUTS = {
     # what writes so -> XML, the name that it gives, more elements, the image
     "beside": ("P1/0.xml", "0.png", {}, "P1/0.png"),

@@ -14,7 +14,6 @@ from cmbfe.data.sources.lesions import (
     LARGE,
     NO_MICROBLEED,
     OTHER_VALUES,
-    REPEATED_POINTS,
     SMALL,
     TOUCHING,
     lesions_of_mask,
@@ -47,8 +46,6 @@ INTERPOLATIONS = {
     "linear, moved by half a voxel": ndimage.shift(two(), (0, 0.5, 0.5), order=1),
     "linear, in 8 bits": np.rint(255 * ndimage.zoom(ndimage.zoom(two(), 0.5, order=1), 2, order=1)),
     "linear, in percent": 100 * ndimage.shift(two(), (0, 0.4, 0.3), order=1),
-    "linear, in percent, along columns": 100 * ndimage.shift(two(), (0, 0, 0.3), order=1),
-    "smoothed": ndimage.gaussian_filter(two(), 0.6),
 }
 
 
@@ -153,13 +150,6 @@ def test_the_report_of_an_import_counts_over_all_labels(tmp_path):
     assert {box["lesion_id"] for box in labels["annotations"]} == {"sub-101/1", "sub-103/1", "sub-103/2"}
     notes = reported(tmp_path / "out")
     assert [notes[note] for note in (EMPTY, TOUCHING, OTHER_VALUES)] == [1, 1, 1]
-
-
-def test_points_at_one_place_are_one_microbleed_and_counted(tmp_path):
-    dots = [(14, 20, 4), (25, 12, 6), (14, 20, 4)]
-    labels = imported("dou", dou(tmp_path / "in", {"01": dots}), tmp_path / "out")
-    assert {box["lesion_id"] for box in labels["annotations"]} == {"01/1", "01/2"}
-    assert reported(tmp_path / "out")[REPEATED_POINTS] == 1
 
 
 def test_boxes_around_points_of_a_size_that_no_microbleed_has_are_counted(tmp_path):

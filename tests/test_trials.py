@@ -224,7 +224,6 @@ def test_what_cannot_be_folded_is_refused_before_anything_is_written(tmp_path):
         (5, 4, "loky", "5 folds of 4 patients"),
         (4, 3, "loky", "have no microbleed"),
         (2, 0, "loky", "fold 1: .* have no microbleed"),
-        (2, 4, "no such backend", "no such backend"),
         (2, 4, "tcp://", "tcp://"),
     ):
         write_pipeline_patients(tmp_path, bleeding)
