@@ -1,7 +1,6 @@
 """What was found: lesions at their place in the patient, their DICOM objects as highdicom reads them, their page."""
 
 import base64
-import io
 import re
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from findings_world import BOXES, detect
 from PIL import Image
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
-from tiny_world import SIDE, dicom_head, labelled_images, refused
+from tiny_world import SIDE, dicom_head, refused
 
 from cmbfe.data.dicom.finding import find_series
 from cmbfe.detector.ssd import build
@@ -251,24 +250,11 @@ def test_a_page_has_every_lesion_of_every_series_of_its_patient_and_needs_nothin
     assert all(link.startswith("data:image/") for link in asked)
 
 
-def test_images_have_a_page_without_lesions(tmp_path):
-    labelled_images(tmp_path / "in", 2)
-    detect(tmp_path / "in", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out" / "pages").iterdir()) == ["P1.html", "P2.html"]
-    text = (tmp_path / "out" / "pages" / "P1.html").read_text()
-    assert "P1/000.png: 1 detection, the best with 0.75" in text
-    assert "<table>" not in text
-    assert not (tmp_path / "out" / "lesions.csv").exists()
-
-
 def test_feature_maps_are_drawn_of_the_best_slice_and_shown_in_the_page(tmp_path):
     model = build("ssd300-fe", width=0.125, default_boxes="cmb", detections_per_image=2).eval()
     detector = Detector(model, make_compute("cpu", "32-true"), "ssd300-fe")
     dicom_head(tmp_path / "in", slices=1)
     detect(tmp_path / "in", tmp_path / "out", detector, threshold=0.0, explain=True)
     (file,) = (tmp_path / "out" / "feature_maps").rglob("*.png")
-    drawn = file.read_bytes()
-    assert base64.b64encode(drawn).decode() in (tmp_path / "out" / "pages" / "P1.html").read_text()
-    opened = Image.open(io.BytesIO(drawn))
-    assert "Software" not in opened.info
-    assert np.asarray(opened).std() > 10
+    assert base64.b64encode(file.read_bytes()).decode() in (tmp_path / "out" / "pages" / "P1.html").read_text()
+    assert np.asarray(Image.open(file)).std() > 10

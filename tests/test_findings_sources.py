@@ -9,7 +9,7 @@ import pydicom
 import pytest
 import torch
 from findings_world import BOXES, SameBoxes, detect, same_boxes
-from phase_world import head_with_phase, image_with_phase, phase_series
+from phase_world import head_with_phase, image_with_phase
 from PIL import Image
 from source_world import SHAPE, affine_of, head, save
 from tiny_world import dicom_head, labelled_images, refused, tiny_params, tree
@@ -203,12 +203,3 @@ def test_images_have_their_phase_beside_them_and_it_is_no_image_of_its_own(tmp_p
     (tmp_path / "in" / "b.phase.png").unlink()
     with pytest.raises(InputError, match=r"b\.phase\.png"):
         detect_phase(tmp_path / "in", tmp_path / "out")
-
-
-def test_phase_of_other_slices_and_nifti_have_no_phase(tmp_path):
-    dicom_head(tmp_path / "other" / "magnitude", slices=3)
-    phase_series(tmp_path / "other" / "phase")
-    save(tmp_path / "nifti" / "a.nii.gz", head(), np.eye(4))
-    for source in ("other", "nifti"):
-        with pytest.raises(InputError, match="phase"):
-            detect_phase(tmp_path / source, tmp_path / "out")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -132,19 +131,6 @@ def test_images_without_labels_are_found_by_the_images_file_beside_the_detection
     view = first_view(gallery)
     assert (image_of(gallery, view)["file_name"], view.threshold) == ("B/000.jpg", 0.5)
     assert boxes_of(gallery, view)["mine"].boxes.tolist() == [BOX]
-
-
-def test_foreign_labels_name_neither_patient_nor_series_nor_spacing(root, tmp_path):
-    shutil.copytree(root / "data" / "pictures" / "A", tmp_path / "A")
-    images = [{"id": f"x{k}", "file_name": f"A/00{k}.png", "width": SIDE, "height": SIDE} for k in range(3)]
-    box = {"id": 1, "image_id": "x1", "category_id": 1, "bbox": BOX}
-    write_labels(tmp_path / "coco.json", {"images": images, "annotations": [box], "categories": CATEGORIES})
-    found = [{"image_id": "x1", "category_id": 1, "bbox": BOX, "score": 7.5}]
-    gallery = open_gallery(tmp_path, {"mine": found}, tmp_path / "coco.json")
-    assert list(gallery.series) == ["A"]
-    assert gallery.threshold_range == (0.0, 7.5)
-    assert froc_point(gallery.curves["mine"], 7.0) == (0.0, 1.0)
-    assert "mm" not in drawing.image_overlay(gallery, first_view(gallery))
 
 
 def test_what_is_wrong_with_the_input_is_named(root, files, tmp_path):

@@ -20,13 +20,6 @@ from cmbfe.files import resolved
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
 
-def test_a_png_comes_back_as_it_was(tmp_path):
-    save_image(tmp_path / "deep" / "a.png", RAMP)
-    image = read_image(tmp_path / "deep" / "a.png")
-    assert image.dtype == np.uint8
-    np.testing.assert_array_equal(image, RAMP)
-
-
 def test_a_jpg_comes_back_nearly_and_its_quality_counts(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     errors = []

@@ -170,13 +170,6 @@ def test_a_detector_and_its_twin_train_longer_and_faster_by_its_factors_and_mile
     assert training.scaled_to(1).milestones == ()
 
 
-def test_settings_from_before_the_cross_validation_still_load(tmp_path, settings):
-    del settings["crossvalidation"]
-    load(tmp_path, settings)
-    section = load_params(tmp_path / "params.yaml").crossvalidation
-    assert (section.detector, section.folds) == ("ssd512", (1, 2, 3))
-
-
 def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_unchanged_arm():
     study = load_params(profile_file("laptop")).study
     assert study.plain_arm("placement-source") == "ssd300"

@@ -215,34 +215,34 @@ def test_a_box_drawn_twice_counts_once_and_nearly_twice_is_said(tmp_path):
     assert said[labelled.NEARLY_DOUBLED] == 1
 
 
-def test_boxes_that_may_be_corners_are_counted(tmp_path):
-    corners = [box(number, number, [10 + number, 12, 16 + number, 17]) for number in range(1, 4)]
-    assert counted(tmp_path, corners)[1][labelled.MAYBE_CORNERS] == 3
-    assert labelled.MAYBE_CORNERS not in counted(tmp_path, [*corners, box(4, 4, [40, 12, 6, 5])])[1]
+def lesion(*slices: int) -> list[dict]:
+    """Boxes of one lesion id, side by side."""
+    return [box(number, of, [10 * number, 12, 6, 5], lesion_id=1) for number, of in enumerate(slices, 1)]
 
 
-@pytest.mark.parametrize(("side", "small", "large"), [(3, 1, None), (4, None, None), (40, None, None), (44, None, 1)])
-def test_microbleeds_of_an_unlikely_size_are_counted(tmp_path, side, small, large):
-    boxes = [box(1, 1, [5, 1, 2, 2], lesion_id="m"), box(2, 2, [5, 1, 3, side], lesion_id="m")]
-    said = counted(tmp_path, boxes, pixel_spacing_mm=[0.5, 0.5])[1]
-    assert (said.get(SMALL), said.get(LARGE), said.get(labelled.BY_NAME)) == (small, large, None)
+CORNERS = [box(number, number, [10 + number, 12, 16 + number, 17]) for number in range(1, 4)]
+HALF = {"pixel_spacing_mm": [0.5, 0.5]}
 
 
-@pytest.mark.parametrize(("bbox", "wide"), [([0, 0, 16, 12], 0), ([0, 0, 17, 5], 1), ([0, 0, 6, 13], 1)])
-def test_boxes_of_much_of_an_image_are_counted_where_nobody_knows_their_mm(tmp_path, bbox, wide):
-    assert counted(tmp_path, [box(1, 1, bbox)])[1].get(labelled.WIDE, 0) == wide
-    assert labelled.WIDE not in counted(tmp_path, [box(1, 1, bbox)], pixel_spacing_mm=[0.5, 0.5])[1]
-
-
-def test_a_region_to_ignore_may_be_large(tmp_path):
-    count, said, _ = counted(tmp_path, [box(1, 1, [0, 0, 64, 48], ignore=1)], pixel_spacing_mm=[2, 2])
-    assert (count, LARGE in said) == (1, False)
-
-
-@pytest.mark.parametrize("slices", [(1, 1), (1, 3), (1, 2, 2)])
-def test_a_lesion_id_that_may_stand_for_several_microbleeds_is_said(tmp_path, slices):
-    boxes = [box(number, of, [10 * number, 12, 6, 5], lesion_id=1) for number, of in enumerate(slices, 1)]
-    assert counted(tmp_path, boxes)[1][labelled.APART] == 1
+@pytest.mark.parametrize(("boxes", "known", "note", "count"), [
+    (CORNERS, {}, labelled.MAYBE_CORNERS, 3),
+    ([*CORNERS, box(4, 4, [40, 12, 6, 5])], {}, labelled.MAYBE_CORNERS, 0),
+    ([box(1, 1, [5, 1, 2, 3])], HALF, SMALL, 1),
+    ([box(1, 1, [5, 1, 2, 4])], HALF, SMALL, 0),
+    ([box(1, 1, [5, 1, 2, 40])], HALF, LARGE, 0),
+    ([box(1, 1, [5, 1, 2, 44])], HALF, LARGE, 1),
+    ([box(1, 1, [0, 0, 64, 48], ignore=1)], {"pixel_spacing_mm": [2, 2]}, LARGE, 0),
+    ([box(1, 1, [0, 0, 16, 12])], {}, labelled.WIDE, 0),
+    ([box(1, 1, [0, 0, 17, 5])], {}, labelled.WIDE, 1),
+    ([box(1, 1, [0, 0, 6, 13])], {}, labelled.WIDE, 1),
+    ([box(1, 1, [0, 0, 17, 5])], HALF, labelled.WIDE, 0),
+    (lesion(1, 2), {}, labelled.APART, 0),
+    (lesion(1, 1), {}, labelled.APART, 1),
+    (lesion(1, 3), {}, labelled.APART, 1),
+    (lesion(1, 2, 2), {}, labelled.APART, 1),
+])  # fmt: skip
+def test_boxes_that_may_not_be_what_they_seem_are_counted(tmp_path, boxes, known, note, count):
+    assert counted(tmp_path, boxes, **known)[1].get(note, 0) == count
 
 
 def turned(folder: Path, orientation: int) -> np.ndarray:

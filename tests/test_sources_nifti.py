@@ -269,13 +269,6 @@ def test_volumes_that_are_no_magnitude_by_name_are_passed_over_and_alone_refused
         detect(alone, tmp_path / "alone")
 
 
-def test_a_pair_is_one_series_and_its_notes_reach_the_summary(tmp_path):
-    (tmp_path / "in").mkdir()
-    nib.save(image(scaled(1000), nib.Nifti1Pair, xyzt_units=3), tmp_path / "in" / "one.hdr")
-    assert [series.images for series in detect(tmp_path / "in", tmp_path / "out").done] == [10]
-    assert "micrometres" in (tmp_path / "out" / "summary.json").read_text()
-
-
 def test_files_of_a_series_are_both_of_a_pair_and_what_else_was_read_is_known(tmp_path):
     source = tmp_path / "in"
     source.mkdir()

@@ -27,7 +27,6 @@ from source_world import (
     workbook,
     write_voc,
 )
-from tiny_world import labelled_images
 
 from cmbfe.data.labelled.images import read_image, save_image
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
@@ -179,12 +178,6 @@ def test_a_pattern_means_what_it_says(tmp_path, pattern):
     save(tmp_path / "in" / "swi[1]" / "anna_a.nii", head(dots=DOTS[:1]), affine_of("LPS"))
     (tmp_path / "in" / "points.csv").write_text(f"x,y,z\n{','.join(map(str, DOTS[0]))}\n")
     assert sum(described(tmp_path / "in", images=pattern).values()) > 0
-
-
-def test_the_only_class_of_voc_is_microbleeds_whatever_its_name(tmp_path):
-    labels = labelled_images(tmp_path / "in", 3)
-    write_voc({**labels, "categories": [{"id": 1, "name": "lesion"}]}, tmp_path / "in")
-    assert len(imported("voc", tmp_path / "in", tmp_path / "out")["annotations"]) == 3
 
 
 def test_empty_rows_of_a_streamed_workbook_are_passed_over(tmp_path):

@@ -13,14 +13,13 @@ from tiny_world import tree
 
 from cmbfe import paths
 from cmbfe.data.labelled.images import read_image
-from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, write_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_table
 from cmbfe.metrics import curves
 from cmbfe.params import load_params, save_params
 from cmbfe.phantom.plan import patient_plan
 from cmbfe.studies import examples
-from cmbfe.studies.reading import read_study
 from cmbfe.studies.trials import running
 from cmbfe.studies.trials.arms import CROSSVALIDATION, seeds_of, settings_of, text_of, trained_by, variant_of
 from cmbfe.studies.trials.patients import (
@@ -185,13 +184,6 @@ def test_examples_are_images_of_several_patients_with_what_the_first_seed_finds_
     shown = {image["id"] for image in labels["images"]}
     found = read_json(paths.study_model("ssd300", "fe", 1, done) / "detections.json.gz")
     assert read_json(folder / "ssd300-fe.json") == [each for each in found if each["image_id"] in shown]
-    sized = [image | {"pixel_spacing_mm": [0.5, 0.5]} for image in labels["images"]]
-    write_labels(folder / LABELS_FILE, labels | {"images": sized})
-    runs = read_study(["ssd300", "placement-source"], params, done)
-    figure = examples.figure_of(runs, done)
-    assert [text.get_text() for axis in figure.axes for text in axis.texts if "ssd" in text.get_text()] == ["ssd300"]
-    assert len(figure.axes) == len(shown)
-    assert examples.figure_of(runs, done / "data") is None
 
 
 def test_the_typical_box_is_in_the_middle_slice_of_a_lesion_that_is_larger_than_most():
