@@ -9,15 +9,7 @@ from scipy import ndimage
 from source_world import SHAPE, affine_of, head, mask, save
 from tiny_world import refused
 
-from cmbfe.data.magnitude import (
-    CUT_OFF,
-    MOVED_UP,
-    MOVED_UP_IN_MASK,
-    PADDING,
-    TAKEN,
-    magnitude_by_name,
-    to_magnitude,
-)
+from cmbfe.data.magnitude import CUT_OFF, MOVED_UP, MOVED_UP_IN_MASK, PADDING, TAKEN, magnitude_by_name, to_magnitude
 from cmbfe.data.sources.volumes import BACKGROUND, read_volume
 from cmbfe.errors import InputError
 

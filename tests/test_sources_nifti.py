@@ -44,8 +44,7 @@ def test_sizes_are_in_mm_whatever_the_unit_of_the_header(tmp_path, code, factor)
 
 
 @pytest.mark.parametrize(
-    ("code", "factor"),
-    [(0, 0.001), (0, 1000), (2, 0.001), (2, 1000), (3, 1), (1, 1), (0, 0.1), (2, 50)],
+    ("code", "factor"), [(0, 0.001), (0, 1000), (2, 0.001), (2, 1000), (3, 1), (1, 1), (0, 0.1), (2, 50)]
 )
 def test_sizes_that_no_head_has_are_refused(tmp_path, code, factor):
     nib.save(image(scaled(factor), xyzt_units=code), tmp_path / "one.nii")
