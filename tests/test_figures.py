@@ -7,7 +7,7 @@ import pytest
 from metric_examples import detection, labels_of
 from PIL import Image
 
-from cmbfe.figures import evidence, studies, style
+from cmbfe.figures import evidence, style
 from cmbfe.figures.evidence import boxes_in_cut_out
 from cmbfe.metrics import cases
 from cmbfe.metrics.curves import match, threshold_at_false_positives
@@ -90,19 +90,6 @@ def test_figure_4_draws_the_highest_precision_from_a_sensitivity_on_and_the_pape
     np.testing.assert_array_equal(lines["ssd300-fe"].get_ydata(), [0.8, 0.8, 0.7])
     np.testing.assert_array_equal(lines["ssd300-fe, paper"].get_xydata(), [[0.9, 0.797]])
     assert any("other patients" in text.get_text() for text in axes.texts)
-
-
-def test_gains_are_drawn_with_interval_and_the_papers_value_for_rows_that_have_one():
-    gain = np.array([0.02, -0.01])
-    columns = {"gain": gain, "gain_low": gain - 0.03, "gain_high": gain + 0.04, "paper_gain": [0.033, np.nan]}
-    (axes,) = studies.gains_figure(pd.DataFrame(columns, ["ssd512-fe", "ssd300-fe"])).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["ssd512-fe", "ssd300-fe"]
-    zero, ours, theirs = axes.get_lines()
-    np.testing.assert_array_equal(ours.get_xdata(), [0.02, -0.01])
-    np.testing.assert_array_equal(theirs.get_xdata(), [0.033, np.nan])
-    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
-    np.testing.assert_allclose(ends, [[-0.01, 0.06], [-0.04, 0.03]])
-    assert list(zero.get_xdata()) == [0, 0]
 
 
 CMB, OTHER_CMB, VEIN, IRON, EMPTY = [10, 10, 10, 8], [70, 10, 4, 4], [40, 40, 6, 6], [60, 70, 6, 6], [20, 80, 6, 6]

@@ -9,7 +9,7 @@ import yaml
 
 from cmbfe import paths
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, sha256_of, whole_file, whole_folder, within_python, write_json
+from cmbfe.files import is_partial, read_json, whole_file, whole_folder, within_python, write_json
 
 
 def test_a_file_appears_only_when_its_block_succeeds_and_else_the_previous_stays(tmp_path):
@@ -70,16 +70,6 @@ def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path):
         assert is_partial(folder)
         file.write_text("")
     assert not any(is_partial(tmp_path / name) for name in ("a.json", "b", ".hidden", "a.partial", ".a.partial"))
-
-
-def test_the_hash_of_files_follows_their_contents_and_not_their_order(tmp_path):
-    files = [tmp_path / name for name in "ab"]
-    for file in files:
-        file.write_text(file.name)
-    before = sha256_of(files)
-    assert sha256_of(reversed(files)) == before
-    files[1].write_text("edited")
-    assert sha256_of(files) != before
 
 
 def test_json_without_value_is_null_and_equal_content_gives_equal_bytes(tmp_path):

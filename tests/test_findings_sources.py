@@ -143,18 +143,6 @@ def test_several_series_at_a_time_give_the_same_bytes(tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
 
 
-def test_the_key_and_the_page_know_what_was_left_out(tmp_path):
-    dicom_head(tmp_path / "in" / "a", "", SeriesInstanceUID="1.2.1")
-    dicom_head(tmp_path / "in" / "b", "", slices=4, SeriesInstanceUID="1.2.2")
-    dicom_head(tmp_path / "in" / "c", "P9", slices=4, SeriesInstanceUID="1.2.3")
-    for folder in ("b", "c"):
-        sorted((tmp_path / "in" / folder).iterdir())[1].unlink()
-    detect(tmp_path / "in", tmp_path / "out", key_file=tmp_path / "key.json")
-    assert sorted(json.loads((tmp_path / "key.json").read_text())["patients"].values()) == ["", "P9"]
-    (page,) = (tmp_path / "out" / "pages").iterdir()
-    assert "Left out:" in page.read_text()
-
-
 def detect_phase(source: Path, out: Path, phase: bool = True) -> tuple[Result, list[torch.Tensor]]:
     """Detection by a detector that sees phase; also the images that it saw, float [3, rows, columns]."""
     settings = tiny_params().images.model_copy(update={"phase": phase})

@@ -180,11 +180,3 @@ def test_the_wheel_steps_through_the_series_and_the_slider_follows(viewer):
     viewer.slice.value = 1
     assert viewer.view.position == 0
     assert viewer.image.png is before  # kept, not drawn again
-
-
-def test_a_view_that_is_set_sets_the_controls(viewer):
-    viewer.view = replace(viewer.view, series="B", position=2, layer=MASK, threshold=0.25, shown=("ssd512",))
-    controls = (viewer.series, viewer.slice, viewer.layer, viewer.threshold)
-    assert [control.value for control in controls] == ["B", 3, MASK, 0.25]
-    assert [name for name, box in viewer.boxes.items() if box.value] == ["ssd512"]
-    assert viewer.view.threshold == 0.25

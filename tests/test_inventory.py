@@ -7,7 +7,7 @@ import pytest
 from findings_world import detect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_world import affine_of, head, imported, reported, save
+from source_world import affine_of, head, save
 from tiny_world import dicom_head, labelled_images, refused
 
 from cmbfe.data.inventory import take_inventory
@@ -120,14 +120,3 @@ def test_names_that_outputs_cannot_hold_are_refused(tmp_path, make):
     (tmp_path / "in" / "P1").rename(tmp_path / "in" / os.fsdecode(b"P\xe9"))
     with refused(tmp_path, "rename it"):
         detect(tmp_path / "in", tmp_path / "out")
-
-
-def test_import_counts_images_without_labels_and_links_to_nothing(tmp_path):
-    labelled_images(tmp_path / "in")
-    labelled_images(tmp_path / "more", 2)
-    for path in (tmp_path / "more").rglob("*.png"):
-        path.rename(tmp_path / "in" / f"extra_{path.parent.name}.png")
-    (tmp_path / "in" / "gone.png").symlink_to("nothing")
-    imported("coco", tmp_path / "in", tmp_path / "out")
-    left_out = reported(tmp_path / "out", "left_out")
-    assert left_out == {"images that no label names": 2, "links to nothing": 1}

@@ -16,7 +16,6 @@ from cmbfe.data.labelled.labels import (
     read_detections,
     read_foreign_labels,
     read_labels,
-    repeats,
     write_labels,
 )
 from cmbfe.data.sources.voc import FROM_0, FROM_1, read_voc
@@ -167,13 +166,6 @@ def test_null_is_a_key_that_is_not_there(tmp_path, nothing):
     assert "lesion_id" not in labels["annotations"][0]
 
 
-@pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
-def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
-    labels = read_foreign(tmp_path, foreign({"split": 1}, {"iscrowd": flag}))
-    assert labels["annotations"][0]["iscrowd"] == flag
-    assert {image["split"] for image in labels["images"]} == {"1"}
-
-
 FOREIGN_FAULTS = (
     ({"patient_id": ["P1"], "split": "test"}, {}, "image 1: patient_id"),
     ({}, {"lesion_id": [1]}, "annotation 7: lesion_id"),
@@ -189,17 +181,17 @@ FOREIGN_FAULTS = (
 )
 
 
+@pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
+def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
+    labels = read_foreign(tmp_path, foreign({"split": 1}, {"iscrowd": flag}))
+    assert labels["annotations"][0]["iscrowd"] == flag
+    assert {image["split"] for image in labels["images"]} == {"1"}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_is_no_part_of_the_labels(tmp_path, encoding):
     (tmp_path / "a.json").write_text(json.dumps(two_images()), encoding=encoding)
     assert read_labels(tmp_path / "a.json") == two_images()
-
-
-def test_boxes_that_repeat_others_of_their_image_are_found():
-    boxes = [(1, [10, 10, 8, 8]), (2, [10, 10, 8, 8]), (1, [10, 10, 8, 9]), (1, [10, 10, 8, 8]), (1, [10, 10, 8, 12])]
-    annotations = [{"image_id": image, "bbox": bbox} for image, bbox in boxes]
-    assert repeats(two_images(), annotations) == ({3}, {2})
-    assert repeats(two_images(), []) == (set(), set())
 
 
 @pytest.mark.parametrize(("image", "box", "named"), FOREIGN_FAULTS)

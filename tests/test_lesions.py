@@ -285,14 +285,6 @@ def test_locations_come_in_their_shares_where_the_slab_holds_each_in_proportion(
         assert drawn.count(name) / 2000 == pytest.approx(weight, abs=0.04)
 
 
-def test_mimics_come_in_the_stated_mean_numbers():
-    rng = np.random.default_rng(0)
-    inside = lesions.open_places(body()).inside
-    numbers = [len(lesions.draw_mimics(rng, lesions.Places(body(), inside, []))) for _ in range(40)]
-    expected = sum(mean * lesions.open_places(body()).share(region) for region, mean, _ in lesions.MIMICS)
-    assert np.mean(numbers) == pytest.approx(expected, rel=0.2)
-
-
 def test_crossings_are_one_per_vein_and_slice_near_the_vein():
     crossings = find_crossings(body())
     assert len(crossings) > 50

@@ -194,16 +194,6 @@ def test_what_the_labels_lack_is_unknown_and_says_why(tmp_path):
     assert table.loc[table["in_range"] == "unknown", "note"].ne("").all()
 
 
-def test_the_command_prints_the_table_and_writes_it(run_cmbfe, tmp_path):
-    write_folder(tmp_path / "data")
-    write_spacings(tmp_path / "data")
-    status, said, _ = run_cmbfe("describe", tmp_path / "data", "--out", tmp_path / "patients.csv")
-    assert status == 0
-    written = pd.read_csv(tmp_path / "patients.csv")
-    assert len(written) == len(PUBLISHED)
-    assert all(f"| {what} |" in said for what in written["what"])
-
-
 @pytest.mark.parametrize(("spoil", "match"), [
     (lambda folder: (folder / LABELS_FILE).unlink(), "annotations.json: no such file"),
     (lambda folder: (folder / "series.json").unlink(), "--slice-mm"),

@@ -1,6 +1,5 @@
 """Who is in a cohort, before anything is simulated, what the dry run prints of it, and how exact numbers come true."""
 
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -94,16 +93,10 @@ def test_an_edit_in_the_phantom_makes_patients_anew_and_one_elsewhere_does_not(t
 
 def test_every_patient_and_every_split_has_its_line():
     plans = planning.patient_plan(PAPER.phantom, PAPER.seed)
-    lines = planning.report(plans, missing=58, cores=2).splitlines()
-    rows = {
-        line.split()[0]: line.split()[1:] for line in lines if re.match(r"P\d{4} |train|test|validation|total", line)
-    }
-    assert len(rows) == 62
-    assert lines[-1].endswith(" 0 of the 58 patients are there already.")
-    assert rows["total"] == ["58", "6613", "723", "1301"]
-    assert rows["train"][2:] == ["467", "845"]
+    rows = [line.split() for line in planning.report(plans, missing=58, cores=2).splitlines()]
+    assert ["total", "58", "6613", "723", "1301"] in rows
     for patient, plan in plans.items():
-        assert rows[patient] == [plan["split"], *(str(number) for number in (plan["slices"], *plan["quota"]))]
+        assert [patient, plan["split"], *map(str, (plan["slices"], *plan["quota"]))] in rows
 
 
 @settings(max_examples=60, deadline=None)

@@ -215,18 +215,6 @@ def test_a_report_for_the_pacs_carries_the_patient_and_nothing_else_does(tmp_pat
     assert {name.split("/")[0] for name in names} == {"sr", "segmentation"}
 
 
-def test_pseudonyms_are_new_each_time_unless_a_key_file_leads_back(tmp_path):
-    planted_dicom(tmp_path / "in")
-    key = tmp_path / "key.json"
-    runs = [{"keep_ids": False}, {"keep_ids": False}, {"key_file": key}, {"key_file": key}]
-    done = [detect(tmp_path / "in", tmp_path / str(number), **run).done[0] for number, run in enumerate(runs)]
-    assert len({series.patient for series in done}) == 3
-    assert done[2] == done[3]
-    known = json.loads(key.read_text())
-    assert (known["patients"], known["series"]) == ({done[2].patient: ID}, {done[2].series: SERIES})
-    assert key.stat().st_mode & 0o077 == 0
-
-
 @pytest.mark.parametrize("keep_ids", [True, False])
 def test_series_without_an_id_count_as_one_patient_as_in_an_import_and_their_page_says_so(tmp_path, keep_ids):
     dicom_head(tmp_path / "in" / "a", "", slices=1, SeriesInstanceUID="1.2.1")

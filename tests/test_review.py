@@ -16,9 +16,11 @@ from tiny_world import dicom_head, dicom_labels, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.data.sources.importer import take_import
+from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.findings.review import Added, cohen_kappa, fleiss_kappa_of, read_found, read_review, readings
 from cmbfe.findings.reviewed import review_files
+from cmbfe.findings.viewer import review
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,14 @@ def test_a_file_that_the_page_has_saved_is_read_without_a_browser(tmp_path):
     (series,) = review.series
     assert series.answers == {1: "yes", 2: "no", 3: "unsure"}
     assert series.added == [Added(**ADDED)]
+
+
+def test_the_review_of_a_notebook_is_saved_as_a_file(found, tmp_path):
+    widget = review(found, out=tmp_path / "reviews")
+    widget.saved = ["r.json", json.dumps(content_of(found, "CD", "yn" * 5))]
+    assert json.loads((tmp_path / "reviews" / "r.json").read_text())["reader"] == "CD"
+    with pytest.raises(InputError, match="Give one of: P1"):
+        review(found, "P2")
 
 
 def of_series(change):

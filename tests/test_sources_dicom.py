@@ -215,12 +215,6 @@ def test_labels_that_are_not_there_or_not_for_this_kind_are_refused(tmp_path):
             imported(kind, tmp_path / "in", tmp_path / "out", labels=tmp_path / labels)
 
 
-def test_a_file_is_imported_without_its_neighbours(tmp_path):
-    dicom_head(tmp_path / "in")
-    (image,) = imported("dicom", tmp_path / "in" / "002.dcm", tmp_path / "out")["images"]
-    assert (image["patient_id"], image["slice_index"]) == ("P1", 0)
-
-
 def test_text_in_a_image_that_is_left_out_does_not_matter(tmp_path):
     dicom_head(tmp_path / "in" / "a")
     dicom_head(tmp_path / "in" / "b", ImageType=["ORIGINAL", "PRIMARY", "P"], BurnedInAnnotation="YES")

@@ -158,17 +158,6 @@ def test_images_of_several_sizes_are_named_in_the_report_and_brought_to_one(tmp_
         assert image["pixel_spacing_mm"][0] == pytest.approx(image["pixel_spacing_mm"][1], rel=0.03)
 
 
-def test_splits_of_the_source_are_kept(tmp_path):
-    labels = labelled_images(tmp_path / "in", 3)
-    for image, split in zip(labels["images"], ["test", "train", "validation"], strict=True):
-        image["split"] = split
-    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
-    result = imported("coco", tmp_path / "in", tmp_path / "out")
-    assert [image["split"] for image in result["images"]] == ["test", "train", "validation"]
-    again = imported("coco", tmp_path / "out", tmp_path / "again")
-    assert again["annotations"] == result["annotations"]
-
-
 def test_a_box_a_hundredth_of_a_px_outside_its_image_may_be_scaled(tmp_path):
     labels = labelled_images(tmp_path / "in", 3)
     labels["annotations"][0]["bbox"] = [-0.005, 60, 5, 4.005]
@@ -214,13 +203,6 @@ def test_the_descriptions_in_the_documentation_are_sound(tmp_path):
     for block in blocks:
         (tmp_path / "import.yaml").write_text(block)
         assert read_description(tmp_path / "import.yaml").images
-
-
-def test_an_error_of_any_kind_leaves_nothing_behind(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(importer, "write_dataset", mock.Mock(side_effect=OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
-        imported("dou", source, tmp_path / "out")
-    assert not any(tmp_path.iterdir())
 
 
 def an_import(folder: Path, **image_keys: object) -> Path:
