@@ -48,17 +48,6 @@ def test_an_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
     assert grid.axes == list(axes)
 
 
-@pytest.mark.parametrize("side", [8, 9])
-@pytest.mark.parametrize("box", [[0, 0, 2, 2], [10, 4, 3, 3], [18, 9, 1, 1], [18, 9, 2, 1]])
-def test_a_cut_out_is_a_square_around_the_middle_of_the_box_black_beyond_the_image(box, side):
-    image = np.arange(1, 201, dtype=np.uint8).reshape(10, 20)
-    cut = style.cut_out(image, box, side)
-    column, row = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
-    assert cut.shape == (side, side)
-    assert cut[side // 2, side // 2] == image[row, column]
-    assert set(cut.ravel()) - {0} <= set(image.ravel())
-
-
 def test_an_overlay_frames_detections_from_outside_and_leaves_the_rest_as_it_is():
     image = np.full((60, 60), 90, np.uint8)
     drawn = np.asarray(style.overlay(image, [{"bbox": [20, 30, 6, 5], "score": 0.876}]))

@@ -82,15 +82,12 @@ def test_a_series_uid_that_two_patients_share_is_left_out_of_both(tmp_path):
     assert [(aside.patient_id, len(aside.files)) for aside in result.left_out] == [("A", 4), ("B", 4)]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        # The last slice: without it the series would look complete.
-        (lambda folder: (folder / "003.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-100]), "003.dcm"),
-        (lambda folder: (folder / "001.dcm").unlink(), "slice missing"),
-        (lambda folder: (folder / "004.dcm").write_bytes(b""), "004.dcm"),  # does not say whose it is
-    ],
-)
+@pytest.mark.parametrize(("spoil", "named"), [
+    # The last slice: without it the series would look complete.
+    (lambda folder: (folder / "003.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-100]), "003.dcm"),
+    (lambda folder: (folder / "001.dcm").unlink(), "slice missing"),
+    (lambda folder: (folder / "004.dcm").write_bytes(b""), "004.dcm"),  # does not say whose it is
+])  # fmt: skip
 def test_a_spoilt_series_is_left_out_entirely_and_the_others_are_not(tmp_path, spoil, named):
     two_patients(tmp_path / "in", slices=4)
     spoil(tmp_path / "in" / "a")

@@ -1,7 +1,6 @@
 """What the viewer shows, as functions of a gallery and a view; and its widgets, without a browser."""
 
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +12,6 @@ from tiny_world import BOX, SIDE
 from cmbfe.data.labelled.detections import DETECTIONS_FILE
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, read_labels, write_labels
 from cmbfe.errors import InputError
-from cmbfe.figures import gallery_drawing as drawing
-from cmbfe.figures import style
 from cmbfe.figures.gallery import (
     DIFFERENCE,
     GROUND_TRUTH,
@@ -102,14 +99,6 @@ def test_the_mask_is_in_the_boxes_and_the_difference_on_the_feature_map(gallery,
         assert not layer_of(gallery, replace(view, position=1, layer=layer)).any()
 
 
-def test_boxes_are_drawn_in_the_colours_of_the_figures_with_scores_and_a_scale_bar(gallery, view):
-    drawn = drawing.image_overlay(gallery, view)
-    strokes = re.findall(r'<rect[^>]*stroke="([^"]+)"', drawn)
-    assert strokes == [style.GROUND_TRUTH_COLOUR, style.COLOURS["SSD"], style.COLOURS["SSD-FE"]]
-    assert all(text in drawn for text in (">0.90<", ">0.80<", "20 mm", f"h{20 / 3.75:g}"))
-    assert "<rect" not in drawing.image_overlay(gallery, replace(view, position=2))
-
-
 def test_images_without_labels_are_found_by_the_images_file_beside_the_detections(root, tmp_path):
     """As `cmbfe detect` writes it: ids of its own, and PNG names for what may be JPG here."""
     pixels, found = tmp_path / "pictures", tmp_path / "found"
@@ -168,15 +157,3 @@ def test_the_threshold_slider_moves_boxes_and_points_and_sends_no_image(viewer):
     assert viewer.froc.overlay != before[1]
     assert viewer.image.png is before[2]
     assert "ssd512: 0" in viewer.caption.value
-
-
-def test_the_wheel_steps_through_the_series_and_the_slider_follows(viewer):
-    before = viewer.image.png
-    viewer.image.wheel = 1
-    assert (viewer.view.position, viewer.slice.value) == (1, 2)
-    assert viewer.image.png != before
-    viewer.image.wheel = 9
-    assert (viewer.view.position, viewer.slice.value) == (2, 3)
-    viewer.slice.value = 1
-    assert viewer.view.position == 0
-    assert viewer.image.png is before  # kept, not drawn again

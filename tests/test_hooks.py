@@ -24,7 +24,6 @@ SIDES = {"min_size": 64, "max_size": 96}
 DETECTORS = {
     "faster_rcnn": lambda: detection.fasterrcnn_mobilenet_v3_large_320_fpn(**UNTRAINED, **SIDES),
     "retinanet": lambda: detection.retinanet_resnet50_fpn(**UNTRAINED, **SIDES),
-    "fcos": lambda: detection.fcos_resnet50_fpn(**UNTRAINED, **SIDES),
     "ssdlite": lambda: detection.ssdlite320_mobilenet_v3_large(**UNTRAINED),
 }
 

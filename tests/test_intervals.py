@@ -8,28 +8,9 @@ from metric_examples import FAR, T, detection, labels_of, one_image_each
 from scipy import stats as scipy_stats
 
 from cmbfe.errors import InputError
-from cmbfe.metrics import intervals
-from cmbfe.metrics.curves import (
-    Matches,
-    average_precision,
-    match,
-    precision_at_sensitivity,
-    sensitivity_at_false_positives,
-)
-from cmbfe.metrics.intervals import (
-    bootstrap,
-    difference_over_seeds,
-    froc_band,
-    interval_of,
-    left_out,
-    paired_difference,
-    patients_for_half_width,
-    patients_needed,
-    precision_band,
-    resampled,
-    seeds_for_half_width,
-    tail,
-)
+from cmbfe.metrics import curves, intervals
+from cmbfe.metrics.curves import Matches, average_precision, match, precision_at_sensitivity
+from cmbfe.metrics.intervals import bootstrap, difference_over_seeds, interval_of, paired_difference
 
 
 def cohort(seed: int, patients: int = 12, quality: float = 1.5):
@@ -70,9 +51,9 @@ def test_bca_equals_scipy(monkeypatch):
 def test_resamples_are_independent_of_the_block_size(monkeypatch):
     matches = cohort(0)
     statistic = lambda weights: average_precision(matches, weights=weights)  # noqa: E731
-    whole = resampled(statistic, 12, 50, seed=3)
+    whole = intervals.resampled(statistic, 12, 50, seed=3)
     monkeypatch.setattr(intervals, "RESAMPLES_AT_ONCE", 7)
-    np.testing.assert_allclose(resampled(statistic, 12, 50, seed=3), whole, rtol=1e-12)
+    np.testing.assert_allclose(intervals.resampled(statistic, 12, 50, seed=3), whole, rtol=1e-12)
     assert len(set(whole)) > 10
 
 
@@ -105,8 +86,8 @@ def test_the_paired_difference_is_of_the_same_patients_in_both():
         for row in draws
     ]
     assert interval.value == pytest.approx(average_precision(better) - average_precision(worse))
-    assert interval.low == pytest.approx(np.quantile(loop, tail(12)))
-    assert interval.high == pytest.approx(np.quantile(loop, 1 - tail(12)))
+    assert interval.low == pytest.approx(np.quantile(loop, intervals.tail(12)))
+    assert interval.high == pytest.approx(np.quantile(loop, 1 - intervals.tail(12)))
 
 
 def test_what_cannot_be_compared_is_an_error():
@@ -118,22 +99,22 @@ def test_what_cannot_be_compared_is_an_error():
         difference_over_seeds(average_precision, [cohort(0, 1)] * 2, [cohort(1, 1)] * 2)
     for half_width in (0, -1, np.nan, np.inf):
         with pytest.raises(InputError, match="half width of"):
-            seeds_for_half_width(0.1, half_width)
+            intervals.seeds_for_half_width(0.1, half_width)
         with pytest.raises(InputError, match="half width of"):
-            patients_for_half_width(0.1, 10, half_width)
+            intervals.patients_for_half_width(0.1, 10, half_width)
     for spread in (np.nan, np.inf, -0.1, 1e200):
         with pytest.raises(InputError, match="spread of"):
-            seeds_for_half_width(spread, 0.01)
+            intervals.seeds_for_half_width(spread, 0.01)
         with pytest.raises(InputError, match="spread of"):
-            patients_for_half_width(spread, 10, 0.01)
+            intervals.patients_for_half_width(spread, 10, 0.01)
 
 
 def test_the_jackknife_leaves_each_patient_out_once(monkeypatch):
     values = np.arange(10.0)
     expected = [np.delete(values, k).mean() for k in range(10)]
-    np.testing.assert_allclose(left_out(mean_of(values), 10), expected)
+    np.testing.assert_allclose(intervals.left_out(mean_of(values), 10), expected)
     monkeypatch.setattr(intervals, "RESAMPLES_AT_ONCE", 3)
-    np.testing.assert_allclose(left_out(mean_of(values), 10), expected)
+    np.testing.assert_allclose(intervals.left_out(mean_of(values), 10), expected)
 
 
 def test_a_value_that_is_undefined_in_many_resamples_has_no_interval(recwarn):
@@ -203,30 +184,30 @@ def test_one_seed_that_never_reaches_the_sensitivity_leaves_nothing_to_summarise
 
 def test_patients_needed_reach_the_power_they_promise():
     # One patient's difference has standard deviation 0.1: 17 patients have a standard error of 0.0243.
-    needed = patients_needed(0.1 / np.sqrt(17), 17, gain=0.02)
+    needed = intervals.patients_needed(0.1 / np.sqrt(17), 17, gain=0.02)
     assert needed == 197
     rng = np.random.default_rng(0)
     means = rng.normal(0.02, 0.1 / np.sqrt(needed), 20_000)
     assert np.mean(np.abs(means) > 1.959964 * 0.1 / np.sqrt(needed)) == pytest.approx(0.8, abs=0.01)
     with pytest.raises(ValueError, match="must be positive"):
-        patients_needed(0, 17, 0.02)
+        intervals.patients_needed(0, 17, 0.02)
 
 
 @pytest.mark.parametrize("deviation", [0.002, 0.01, 0.03, 0.3, 1000.0])
 def test_seeds_narrow_the_t_interval_of_their_mean(deviation):
-    needed = seeds_for_half_width(deviation, half_width=0.01)
+    needed = intervals.seeds_for_half_width(deviation, half_width=0.01)
     halves = [scipy_stats.t.ppf(0.975, seeds - 1) * deviation / np.sqrt(seeds) for seeds in (needed - 1, needed)]
     assert halves[1] <= 0.01 < halves[0]
 
 
 def test_two_seeds_are_enough_where_they_do_not_differ():
-    assert seeds_for_half_width(0.0, half_width=0.01) == 2
+    assert intervals.seeds_for_half_width(0.0, half_width=0.01) == 2
 
 
 def test_four_times_the_patients_halve_an_interval():
     standard_error = 0.01 / 1.959964
-    assert patients_for_half_width(standard_error, 100, half_width=0.01) == 100
-    assert patients_for_half_width(standard_error, 100, half_width=0.005) == 400
+    assert intervals.patients_for_half_width(standard_error, 100, half_width=0.01) == 100
+    assert intervals.patients_for_half_width(standard_error, 100, half_width=0.005) == 400
 
 
 def hits_in_six(hits: int, false: int) -> Matches:
@@ -237,20 +218,20 @@ def hits_in_six(hits: int, false: int) -> Matches:
 
 def test_a_band_is_the_bootstrap_interval_at_each_point():
     one = hits_in_six(4, 3)
-    band = froc_band(one, [0.0, 0.4, 2.0], 300, seed=5)
+    band = intervals.froc_band(one, [0.0, 0.4, 2.0], 300, seed=5)
     assert list(band.index) == [0.0, 0.4, 2.0]
     for x, row in band.iterrows():
-        at_point = bootstrap(partial(sensitivity_at_false_positives, false_positives=x), one, 300, 5)
+        at_point = bootstrap(partial(curves.sensitivity_at_false_positives, false_positives=x), one, 300, 5)
         assert row.tolist() == [at_point.low, at_point.high]
     assert (band["low"] < band["high"]).all()
-    np.testing.assert_array_equal(precision_band(hits_in_six(6, 0), [0.5, 1.0], 200), [[1, 1], [1, 1]])
+    np.testing.assert_array_equal(intervals.precision_band(hits_in_six(6, 0), [0.5, 1.0], 200), [[1, 1], [1, 1]])
 
 
 def test_a_band_ends_where_many_resamples_never_come_so_far():
     one = hits_in_six(3, 2)
-    band = precision_band(one, [0.1, 0.5, 0.9], 300)
+    band = intervals.precision_band(one, [0.1, 0.5, 0.9], 300)
     assert precision_at_sensitivity(one, 0.5) == 1.0
     assert band.loc[[0.5, 0.9]].isna().all(axis=None)  # half of the patients are found: often fewer are drawn
     labels = labels_of({1: [T]}, patient_id="P1")
-    for band in (froc_band, precision_band):  # one patient has none
+    for band in (intervals.froc_band, intervals.precision_band):  # one patient has none
         assert band(match(labels, [detection(1, 0.9, T)]), [0.5], 50).isna().all(axis=None)

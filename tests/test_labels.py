@@ -249,17 +249,14 @@ def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
     assert [box["category_id"] for box in labels["annotations"]] == [2, 1]
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("<annotation>", "XML"),
-        (plain().replace("<width>100</width>", ""), "size/width"),
-        (plain(xmin="left"), "bndbox/xmin"),
-        (plain(name=" "), "filename"),
-        (plain(name="/"), "filename"),
-        (plain(xmin="16"), "zero width"),
-    ],
-)
+@pytest.mark.parametrize(("text", "kind"), [
+    ("<annotation>", "XML"),
+    (plain().replace("<width>100</width>", ""), "size/width"),
+    (plain(xmin="left"), "bndbox/xmin"),
+    (plain(name=" "), "filename"),
+    (plain(name="/"), "filename"),
+    (plain(xmin="16"), "zero width"),
+])  # fmt: skip
 def test_a_faulty_file_is_named_with_the_reason(tmp_path, text, kind):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(InputError, match=rf"^{tmp_path}/a\.xml: .*{kind}"):

@@ -211,18 +211,12 @@ def test_true_diameter_of_one_ball_is_its_own_and_of_a_cluster_more():
     assert two.true_diameter_mm == pytest.approx(3.0 * 2 ** (1 / 3), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("draw", "sign"),
-    [
-        (lesions.draw_microbleed, 1),
-        (lesions.draw_calcification, -1),
-        (lesions.draw_iron, 1),
-        (lesions.draw_vein_knot, 1),
-        (lesions.draw_flow_void, 0),
-        (lesions.draw_perforator, 0),
-    ],
-)
-def test_signs_of_susceptibility_tell_the_kinds_apart(draw, sign):
+SIGNS = {"microbleed": 1, "calcification": -1, "iron": 1, "vein_knot": 1, "flow_void": 0, "perforator": 0}
+
+
+@pytest.mark.parametrize(("kind", "sign"), SIGNS.items())
+def test_signs_of_susceptibility_tell_the_kinds_apart(kind, sign):
+    draw = getattr(lesions, f"draw_{kind}")
     drawn = [draw(np.random.default_rng(seed), np.zeros(3), "lobar") for seed in range(20)]
     assert all(np.sign(lesion.chi_ppm) == sign for lesion in drawn)
     assert all((lesion.radii_mm > 0).all() and 0 <= lesion.density <= 1 for lesion in drawn)
@@ -240,15 +234,12 @@ def test_a_lesion_of_any_shape_holds_as_much_as_the_ball_it_is_drawn_as():
     assert (lengths > 4 * 0.7).any()
 
 
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [
-        ((0, -25, -30), "infratentorial"),
-        ((20, -60, -40), "infratentorial"),
-        ((18, -5, 3), "deep"),
-        ((40, 30, 30), "lobar"),
-    ],
-)
+@pytest.mark.parametrize(("place", "name"), [
+    ((0, -25, -30), "infratentorial"),
+    ((20, -60, -40), "infratentorial"),
+    ((18, -5, 3), "deep"),
+    ((40, 30, 30), "lobar"),
+])  # fmt: skip
 def test_template_places_have_the_location_of_the_rating_scale(place, name):
     assert lesions.LOCATIONS[int(lesions.location_at(np.array(place, float)))] == name
 

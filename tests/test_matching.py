@@ -58,7 +58,7 @@ def closeness(box, other, hit, threshold, region=False):
 
 @pytest.mark.parametrize("duplicates", ["false positive", "ignore"])
 @pytest.mark.parametrize(("hit", "threshold"), [("iou", 0.5), ("iou", 0.3), ("centre", None), ("distance", 4)])
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sets=label_and_detection_sets(regions=True))
 def test_matching_equals_a_loop_over_detections(hit, threshold, duplicates, sets):
     labels, detections = sets
@@ -139,7 +139,7 @@ def test_impossible_parameters_are_an_error_that_names_them(arguments, text):
         match(labels_of({1: [T]}, pixel_spacing_mm=[1, 1]), [], **arguments)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(label_and_detection_sets(regions=True))
 def test_every_metric_is_the_same_after_writing_and_reading(tmp_path_factory, example):
     file = tmp_path_factory.mktemp("matches") / "one.npz"

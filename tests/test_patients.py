@@ -158,7 +158,6 @@ def test_the_table_counts_measures_and_judges(tmp_path):
     assert judged["blobs beside 95 % of the microbleeds, a series"] == "unknown"  # of 8 mm of a head
     assert "8 mm" in table["note"]["blobs beside 95 % of the microbleeds, a series"]
     assert table["citation"].ne("").sum() == len(PUBLISHED) - 1
-    pd.testing.assert_frame_equal(table, compare_patients(tmp_path, resamples=50, progress=False))
 
 
 def test_size_and_distance_are_those_of_the_tight_boxes(tmp_path):

@@ -138,15 +138,12 @@ def test_a_band_is_the_thinner_the_more_boxes_share_a_image():
     assert 10 <= bands[-1] < 12
 
 
-@pytest.mark.parametrize(
-    ("lesions", "images", "boxes", "taken"),
-    [
-        # Images 1-3 by the first lesion, 3-4 by the second; the third alone would leave an image too many.
-        ([[1, 2, 3], [3, 4], [7, 8, 9, 10]], 4, 5, [True, True, False]),
-        ([[1, 2], [4, 5]], 3, 3, None),
-        ([[], [1]], 1, 1, [False, True]),
-    ],
-)
+@pytest.mark.parametrize(("lesions", "images", "boxes", "taken"), [
+    # Images 1-3 by the first lesion, 3-4 by the second; the third alone would leave an image too many.
+    ([[1, 2, 3], [3, 4], [7, 8, 9, 10]], 4, 5, [True, True, False]),
+    ([[1, 2], [4, 5]], 3, 3, None),
+    ([[], [1]], 1, 1, [False, True]),
+])  # fmt: skip
 def test_worked_cases_have_one_solution_or_none(lesions, images, boxes, taken):
     assert planning.pick_exactly(np.random.default_rng(0), lesions, images=images, boxes=boxes) == taken
 

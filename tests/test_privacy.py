@@ -52,14 +52,9 @@ def planted_coco(folder: Path, voc: bool = False) -> Path:
     exif = Image.Exif()
     exif[0x010E] = exif[0x013B] = "MUSTERMANN secretclinic"
     Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(file, exif=exif, comment=b"secretclinic")
-    image = {
-        "id": 90210473,
-        "file_name": "MUSTERMANN/19670314.jpg",
-        "width": 64,
-        "height": 64,
-        "series_uid": "90210473.1",
-    }
-    image |= {"sop_instance_uid": "90210473.2", "date_captured": "19670314", "patient_id": "sub-101"}
+    image = {"id": 90210473, "file_name": "MUSTERMANN/19670314.jpg", "width": 64, "height": 64}
+    image |= {"series_uid": "90210473.1", "sop_instance_uid": "90210473.2"}
+    image |= {"date_captured": "19670314", "patient_id": "sub-101"}
     box = {"id": 1, "image_id": 90210473, "category_id": 1, "bbox": [1, 2, 3, 4], "lesion_id": "MUSTERMANN/1"}
     category = {"id": 1, "name": "secretclinic cmb"}
     labels = {"info": "secretclinic", "images": [image], "annotations": [box], "categories": [category]}

@@ -78,9 +78,6 @@ def test_readers_that_never_err_change_nothing_and_are_of_one_mind():
     assert read["P0001"]["findings"] == patients["P0001"]["findings"][:3]
     assert record["fleiss_kappa"] == 1
     assert record["missed"] == record["taken"] == [0, 0, 0]
-
-
-def test_the_agreement_of_one_reader_is_not_known():
     assert as_read(cohort(4, 0), ASKED.model_copy(update={"number": 1}), seed=7)[1]["fleiss_kappa"] is None
 
 

@@ -135,26 +135,23 @@ def of_series(change):
     return lambda review: change(review["series"][0])
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda review: review.update(patient="P2"), "patient 'P2'"),
-        (lambda review: review["series"].append(review["series"][0]), "not of the series of P1"),
-        (lambda review: review["series"].clear(), "not of the series of P1"),
-        (of_series(lambda series: series.update(uid="1.2.3")), r"not of the series of P1.*1\.2\.3"),
-        (of_series(lambda series: series.update(findings="0" * 16)), "other findings"),
-        (of_series(lambda series: series["lesions"].pop()), "those that were found: 10"),
-        (of_series(lambda series: series["lesions"].append({"lesion": 99, "answer": "yes"})), "found: 99"),
-        (of_series(lambda series: series["lesions"].append({"lesion": 3, "answer": "no"})), "found: 3"),
-        (of_series(lambda series: series["lesions"][2].update(answer="maybe")), r"lesions\.2\.answer.*'maybe'"),
-        (of_series(lambda series: series["lesions"][2].pop("answer")), r"lesions\.2\.answer: missing key"),
-        (of_series(lambda series: series["added"][0].update(slice=4)), "outside its images: slice 4"),
-        (of_series(lambda series: series["added"][0].update(x=-1)), "outside its images: slice 1, -1"),
-        (of_series(lambda series: series["added"][0].update(y=float("nan"))), r"added\.0\.y.*finite"),
-        (lambda review: review.update(version=2), "version.*found 2"),
-        (lambda review: review.update(format="coco"), "format.*found 'coco'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "named"), [
+    (lambda review: review.update(patient="P2"), "patient 'P2'"),
+    (lambda review: review["series"].append(review["series"][0]), "not of the series of P1"),
+    (lambda review: review["series"].clear(), "not of the series of P1"),
+    (of_series(lambda series: series.update(uid="1.2.3")), r"not of the series of P1.*1\.2\.3"),
+    (of_series(lambda series: series.update(findings="0" * 16)), "other findings"),
+    (of_series(lambda series: series["lesions"].pop()), "those that were found: 10"),
+    (of_series(lambda series: series["lesions"].append({"lesion": 99, "answer": "yes"})), "found: 99"),
+    (of_series(lambda series: series["lesions"].append({"lesion": 3, "answer": "no"})), "found: 3"),
+    (of_series(lambda series: series["lesions"][2].update(answer="maybe")), r"lesions\.2\.answer.*'maybe'"),
+    (of_series(lambda series: series["lesions"][2].pop("answer")), r"lesions\.2\.answer: missing key"),
+    (of_series(lambda series: series["added"][0].update(slice=4)), "outside its images: slice 4"),
+    (of_series(lambda series: series["added"][0].update(x=-1)), "outside its images: slice 1, -1"),
+    (of_series(lambda series: series["added"][0].update(y=float("nan"))), r"added\.0\.y.*finite"),
+    (lambda review: review.update(version=2), "version.*found 2"),
+    (lambda review: review.update(format="coco"), "format.*found 'coco'"),
+])  # fmt: skip
 def test_a_review_that_is_malformed_or_of_something_else_is_refused(found, tmp_path, refused_line, change, named):
     content = content_of(found, "AB", "y" * 10, [{"slice": 1, "x": 30, "y": 58}])
     change(content)

@@ -236,15 +236,12 @@ def test_the_test_set_has_images_without_microbleeds_where_nobody_has_named_mimi
         read_test_set(tiny_params())
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (None, r"report\.json"),
-        (lambda labels: labels["images"][0].update(width=SIDE + 1), "2 sizes"),
-        (lambda labels: labels["images"][0].pop("pixel_spacing_mm"), "pixel_spacing_mm"),
-        (lambda labels: labels["annotations"].clear(), "split train"),
-    ],
-)
+@pytest.mark.parametrize(("change", "named"), [
+    (None, r"report\.json"),
+    (lambda labels: labels["images"][0].update(width=SIDE + 1), "2 sizes"),
+    (lambda labels: labels["images"][0].pop("pixel_spacing_mm"), "pixel_spacing_mm"),
+    (lambda labels: labels["annotations"].clear(), "split train"),
+])  # fmt: skip
 def test_what_the_pipeline_cannot_train_on_is_refused(tmp_path, change, named):
     mine = an_import(tmp_path)
     if change is None:

@@ -58,11 +58,7 @@ LAYOUTS = {
     "Windows": ("a.json", "P1\\0.png", "P1/0.png"),
     "Label Studio on Windows": ("result.json", "images\\0.png", "images/0.png"),
     "Label Studio, an upload": ("result.json", "/data/upload/3/ab-0.png", "images/ab-0.png"),
-    "Label Studio, by its address": (
-        "result.json",
-        "http://localhost:8080/data/upload/3/ab%20c.png",
-        "images/ab c.png",
-    ),
+    "Label Studio, by its address": ("result.json", "http://x:80/data/upload/3/ab%20c.png", "images/ab c.png"),
     "Label Studio, a local file": ("result.json", "/data/local-files/?d=P1/0.png", "P1/0.png"),
     "CVAT": ("annotations/instances_default.json", "P1/0.png", "images/P1/0.png"),
     "CVAT with subsets": ("annotations/instances_train.json", "P1/0.png", "images/train/P1/0.png"),
@@ -86,20 +82,17 @@ def test_images_are_found_where_tools_put_them(tmp_path, tool):
     assert found.notes[labelled.ELSEWHERE] == (tool in ("another case", "another suffix", "no suffix"))
 
 
-@pytest.mark.parametrize(
-    ("names", "there", "said"),
-    [
-        (["P1/0.png"], ["P2/0.png"], "P1/0.png: no such image in"),
-        (["0.png"], ["images/0.png", "a/0.png"], "may be any of"),
-        (["P1/0.jpg"], ["P1/0.png", "P1/0.bmp"], "may be any of"),
-        (["P1/a.png"], ["P1/A.png", "p1/a.png"], "may be any of"),
-        (["/somewhere/P1/0.png"], ["P1/0.png"], "leads out of the folder"),
-        (["D:\\data\\P1\\0.png"], ["P1/0.png"], "leads out of the folder"),
-        (["../P1/0.png"], ["P1/0.png"], "leads out of the folder"),
-        (["P1/" + "0" * 300 + ".png"], ["P1/0.png"], "no such image"),
-        (["P1/0.jpg", "P1/0.png"], ["P1/0.png"], "2 images are the file"),
-    ],
-)
+@pytest.mark.parametrize(("names", "there", "said"), [
+    (["P1/0.png"], ["P2/0.png"], "P1/0.png: no such image in"),
+    (["0.png"], ["images/0.png", "a/0.png"], "may be any of"),
+    (["P1/0.jpg"], ["P1/0.png", "P1/0.bmp"], "may be any of"),
+    (["P1/a.png"], ["P1/A.png", "p1/a.png"], "may be any of"),
+    (["/somewhere/P1/0.png"], ["P1/0.png"], "leads out of the folder"),
+    (["D:\\data\\P1\\0.png"], ["P1/0.png"], "leads out of the folder"),
+    (["../P1/0.png"], ["P1/0.png"], "leads out of the folder"),
+    (["P1/" + "0" * 300 + ".png"], ["P1/0.png"], "no such image"),
+    (["P1/0.jpg", "P1/0.png"], ["P1/0.png"], "2 images are the file"),
+])  # fmt: skip
 def test_an_image_that_is_not_there_or_may_be_several_is_refused(tmp_path, names, there, said):
     save(tmp_path, *there)
     coco(tmp_path / "a.json", [image(number, name, patient_id="A") for number, name in enumerate(names)])
@@ -150,14 +143,11 @@ def test_the_folder_of_the_xml_may_be_given(tmp_path, folder):
     assert find_voc(tmp_path / folder).series[0].files == [tmp_path / "images/P1/0.png"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "content", "said"),
-    [
-        ("coco", b"PK\3\4", "is a ZIP archive; unpack it"),
-        ("coco", b"[]", "not a COCO label file"),
-        ("voc", b"PK\3\4", "is no folder"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "content", "said"), [
+    ("coco", b"PK\3\4", "is a ZIP archive; unpack it"),
+    ("coco", b"[]", "not a COCO label file"),
+    ("voc", b"PK\3\4", "is no folder"),
+])  # fmt: skip
 def test_what_a_tool_exports_in_one_file_may_be_no_labels(tmp_path, kind, content, said):
     (tmp_path / "export").write_bytes(content)
     with refused(tmp_path, said):

@@ -110,15 +110,12 @@ def test_labels_that_touch_are_kept_apart_and_said(name, values):
         assert own == (place[0].start, place[0].stop)
 
 
-@pytest.mark.parametrize(
-    ("place", "count", "note"),
-    [
-        (np.s_[:, :, :], 0, NO_MICROBLEED),
-        (np.s_[2:3, 5:55, 10:12], 2, NO_MICROBLEED),
-        (np.s_[:, 50:52, 50:52], 3, LARGE),
-        (np.s_[5:6, 10:40, 10:12], 3, LARGE),
-    ],
-)
+@pytest.mark.parametrize(("place", "count", "note"), [
+    (np.s_[:, :, :], 0, NO_MICROBLEED),
+    (np.s_[2:3, 5:55, 10:12], 2, NO_MICROBLEED),
+    (np.s_[:, 50:52, 50:52], 3, LARGE),
+    (np.s_[5:6, 10:40, 10:12], 3, LARGE),
+])  # fmt: skip
 def test_what_is_larger_than_a_microbleed_is_counted_and_the_brain_is_none(place, count, note):
     voxels = two()
     voxels[place] = 1

@@ -58,19 +58,13 @@ def test_a_field_of_view_of_half_a_metre_and_more_is_refused(tmp_path):
         read_volume(tmp_path / "one.nii")
 
 
-@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("sizes", [(0, 0.7, 2), (0.5, 0.7, 0), (0, 0, 0), (0.5, np.nan, 2)])
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_header_without_a_size_of_voxels_is_refused(tmp_path, kind, sizes, code):
+def test_a_header_without_a_size_of_voxels_is_refused(tmp_path, sizes, code):
     """nibabel takes 0 as 1 mm."""
-    made = image(None, kind, qform_code=code)
-    made.header["pixdim"][1:4] = sizes
-    made.to_filename(tmp_path / "one.nii")
-    start = 76 if kind is nib.Nifti1Image else 104
+    image(None, qform_code=code).to_filename(tmp_path / "one.nii")
     content = bytearray((tmp_path / "one.nii").read_bytes())
-    form = "<3f" if kind is nib.Nifti1Image else "<3d"
-    step = struct.calcsize(form) // 3
-    content[start + step : start + 4 * step] = struct.pack(form, *sizes)
+    content[80:92] = struct.pack("<3f", *sizes)  # pixdim[1:4]
     (tmp_path / "one.nii").write_bytes(content)
     with refused(tmp_path, r"one\.nii: .*(no size of voxels|not readable)"):
         read_volume(tmp_path / "one.nii")

@@ -81,16 +81,13 @@ def test_each_patient_is_in_one_fold_sizes_differ_by_one_at_most_and_order_does_
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(
-    ("draw", "reason"),
-    [
-        (lambda: splits.split_patients(["a", "a"], {"train": 2}, 0), "twice"),
-        (lambda: splits.split_patients(["a", "b"], {"train": 1}, 0), "there are 2"),
-        (lambda: splits.patient_folds(["a", "a", "b"], 2, 0), "twice"),
-        (lambda: splits.patient_folds(["a", "b"], 3, 0), "3 folds of 2 patients"),
-        (lambda: splits.patient_folds(["a", "b"], 1, 0), "1 folds of 2 patients"),
-    ],
-)
+@pytest.mark.parametrize(("draw", "reason"), [
+    (lambda: splits.split_patients(["a", "a"], {"train": 2}, 0), "twice"),
+    (lambda: splits.split_patients(["a", "b"], {"train": 1}, 0), "there are 2"),
+    (lambda: splits.patient_folds(["a", "a", "b"], 2, 0), "twice"),
+    (lambda: splits.patient_folds(["a", "b"], 3, 0), "3 folds of 2 patients"),
+    (lambda: splits.patient_folds(["a", "b"], 1, 0), "1 folds of 2 patients"),
+])  # fmt: skip
 def test_splits_and_folds_that_cannot_be_are_refused(draw, reason):
     with pytest.raises(InputError, match=reason):
         draw()
