@@ -9,7 +9,7 @@ import yaml
 
 from cmbfe import paths
 from cmbfe.errors import InputError
-from cmbfe.files import is_partial, read_json, whole_file, whole_folder, within_python, write_json
+from cmbfe.files import read_json, whole_file, whole_folder, within_python, write_json
 
 
 def test_a_file_appears_only_when_its_block_succeeds_and_else_the_previous_stays(tmp_path):
@@ -62,14 +62,6 @@ def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path):
         with pytest.raises(InputError, match="holds the input"), whole_folder(result, "mark.json", inputs):
             pass
     assert (result / "mark.json").read_text() == "earlier"
-
-
-def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path):
-    with whole_file(tmp_path / "a.json") as file, whole_folder(tmp_path / "b", "mark.json") as folder:
-        assert is_partial(file)
-        assert is_partial(folder)
-        file.write_text("")
-    assert not any(is_partial(tmp_path / name) for name in ("a.json", "b", ".hidden", "a.partial", ".a.partial"))
 
 
 def test_json_without_value_is_null_and_equal_content_gives_equal_bytes(tmp_path):

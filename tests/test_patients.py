@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from tiny_world import refused
 
-from cmbfe.baselines.candidates import Stack, Volume
+from cmbfe.baselines.candidates import Volume
 from cmbfe.data.labelled.images import save_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
 from cmbfe.files import read_json, write_json
-from cmbfe.patients.blobs import APART_MM, RADII_MM, blob_response, blobs
+from cmbfe.patients.blobs import RADII_MM, blob_response
 from cmbfe.patients.describe import compare_patients
 from cmbfe.patients.measure import measure_lesion, shape_of
 from cmbfe.patients.published import PUBLISHED
@@ -121,16 +121,6 @@ def test_a_dot_has_a_quarter_of_its_depth_a_line_nothing_and_a_bright_dot_less()
     assert response[0, 30, 30] == response[0].max() == pytest.approx(0.1, rel=0.02)
     assert np.abs(response[1, 30, 10:50]).max() < 1e-4
     assert response[2, 30, 30] < 0
-
-
-def test_blobs_are_the_middles_of_dots_in_their_slices():
-    voxels = with_dots([(0, 20, 10), (0, 20, 30)])
-    found = blobs(Stack((), ("x", "y", "z", "w"), (), SPACING_MM), volume_of(voxels))
-    best = sorted(found, key=lambda one: -one["score"])[:4]
-    assert {(one["image_id"], *one["bbox"]) for one in best} == {
-        (image, column, 21, 1, 1) for image in "xy" for column in (11, 31)
-    }
-    assert APART_MM > 0
 
 
 def test_the_table_counts_measures_and_judges(tmp_path):

@@ -131,23 +131,6 @@ def test_numbers_that_no_cohort_has_are_refused(images, boxes):
         planning.draw_quotas(np.random.default_rng(0), 3, images, boxes, slices=10)
 
 
-def test_a_band_is_the_thinner_the_more_boxes_share_a_image():
-    assert planning.band_of(planning.Quota(images=10, boxes=10), 114) == pytest.approx(114, abs=1e-3)  # anywhere
-    bands = [planning.band_of(planning.Quota(images=10, boxes=boxes), 114) for boxes in (12, 16, 30)]
-    assert bands == sorted(bands, reverse=True)
-    assert 10 <= bands[-1] < 12
-
-
-@pytest.mark.parametrize(("lesions", "images", "boxes", "taken"), [
-    # Images 1-3 by the first lesion, 3-4 by the second; the third alone would leave an image too many.
-    ([[1, 2, 3], [3, 4], [7, 8, 9, 10]], 4, 5, [True, True, False]),
-    ([[1, 2], [4, 5]], 3, 3, None),
-    ([[], [1]], 1, 1, [False, True]),
-])  # fmt: skip
-def test_worked_cases_have_one_solution_or_none(lesions, images, boxes, taken):
-    assert planning.pick_exactly(np.random.default_rng(0), lesions, images=images, boxes=boxes) == taken
-
-
 run = st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda pair: list(range(pair[0], pair[0] + pair[1])))
 
 

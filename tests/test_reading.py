@@ -25,7 +25,6 @@ from cmbfe.studies.reading import (
     folds_table,
     gains_table,
     kinds_table,
-    metrics_table,
     pooled,
     read_arm,
     read_folds,
@@ -114,13 +113,6 @@ def test_of_an_arm_that_still_runs_the_seeds_so_far_are_read(tmp_path):
         for seed in seeds:
             save_matches(matched(seed), result_files("ssd300", treatment, params, tmp_path)[seed - 1])
     assert {name: len(seeds) for name, seeds in read_arm("ssd300", params, tmp_path).items()} == {"plain": 2, "fe": 2}
-
-
-def test_metrics_are_those_of_arms_without_changes():
-    table = metrics_table(runs(), study_params())
-    assert set(table.index.get_level_values("arm")) == {"ssd300"}
-    assert table.loc[("ssd300", "AP, all points"), "gain"] == 0.1875
-    assert np.isnan(table.loc[("ssd300", "precision at 90% sensitivity"), "gain"])  # six of eight are found at best
 
 
 def test_sensitivity_of_some_is_that_at_one_false_positive_per_image():

@@ -14,7 +14,6 @@ from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.sources.voc import FROM_0
-from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
 HEAD_FIRST_PRONE = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
@@ -204,15 +203,6 @@ def test_bad_dicom_or_labels_are_named_in_one_line_and_leave_nothing_behind(tmp_
         imported("dicom", tmp_path / "in", tmp_path / "deep" / "out")
 
 
-def test_labels_that_are_not_there_or_not_for_this_kind_are_refused(tmp_path):
-    dicom_head(tmp_path / "in")
-    for kind, labels, reason in (
-        ("dicom", "nowhere", "nowhere"),
-        ("dicom", "in", "in: no "),
-        ("coco", "in", "--labels"),
-    ):
-        with pytest.raises(InputError, match=reason):
-            imported(kind, tmp_path / "in", tmp_path / "out", labels=tmp_path / labels)
 
 
 def test_text_in_a_image_that_is_left_out_does_not_matter(tmp_path):

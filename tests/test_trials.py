@@ -32,7 +32,7 @@ from cmbfe.studies.trials.patients import (
     study_phantom,
     training_labels,
 )
-from cmbfe.studies.trials.phase import count_mimics, load_kinds, typical
+from cmbfe.studies.trials.phase import count_mimics, load_kinds
 from cmbfe.studies.trials.running import run_arm
 
 ARMS = (*study_params().study.every_arm, CROSSVALIDATION)
@@ -184,14 +184,6 @@ def test_examples_are_images_of_several_patients_with_what_the_first_seed_finds_
     shown = {image["id"] for image in labels["images"]}
     found = read_json(paths.study_model("ssd300", "fe", 1, done) / "detections.json.gz")
     assert read_json(folder / "ssd300-fe.json") == [each for each in found if each["image_id"] in shown]
-
-
-def test_the_typical_box_is_in_the_middle_slice_of_a_lesion_that_is_larger_than_most():
-    sizes = [("a", 5.0), ("b", 2.0), ("c", 9.0), ("c", 4.0), ("c", 1.0), ("d", 6.0), ("e", 8.0), ("e", 8.0)]
-    boxes = [{"id": n, "image_id": n, "lesion_id": lesion, "area": size} for n, (lesion, size) in enumerate(sizes)]
-    assert typical(boxes)["id"] == 5  # of the middle slices 2, 4, 5, 6; that of e lies between two
-    assert typical(boxes[:5][::-1])["id"] == 0
-    assert typical(boxes[6:]) is None
 
 
 def test_a_fold_trains_on_the_other_patients_and_is_tested_on_its_own(done):
