@@ -190,23 +190,26 @@ def test_changed_settings_are_those_named_and_no_others():
 PLAIN = {"ssd300": {}}
 
 
-@pytest.mark.parametrize(("study", "reason"), [
-    ({"arms": PLAIN | {"a": {"settings": {"detector.fe.bta": 2.0}}}}, "a.settings: detector.fe.bta: unknown"),
-    ({"arms": PLAIN | {"a": {"settings": {"detector.fe.beta": -1.0}}}}, "detector.fe.beta: Input should be"),
-    ({"arms": PLAIN | {"a": {"settings": {"seed": 3}}}}, "seed: only settings under detector and training"),
-    ({"arms": PLAIN | {"a": {"detector": "ssd512", "settings": {"detector.fe.beta": 2.0}}}}, "an arm of ssd512"),
-    ({"arms": PLAIN | {"a": {"detector": "ssd300-fe"}}}, "name the detector without FE (ssd300)"),
-    ({"arms": {"a": {"detector": "ssd512"}}}, "phase: start is 'ssd300'"),
-    ({"arms": PLAIN | {"a": {"patients": 5}}}, "a: patients is 5; training_patients has 1"),
-    ({"arms": PLAIN | {"a": {"seeds": 9}}}, "a: seeds is 9; give 2 to 2"),
-    ({"arms": PLAIN | {"a": {"seeds": 1}}}, "greater than or equal to 2"),
-    ({"arms": PLAIN | {"a": {"test_patients": 9}}}, "a: test_patients is 9; the study has 2"),
-    ({"arms": PLAIN | {"a b": {}}}, "should match pattern"),
-    ({"arms": PLAIN | {"patients": {}}}, "no arm can be named patients"),
-    ({"seeds": [1]}, "two or more"),
-    ({"seeds": [2, 3]}, "from 1"),
-    ({"training_patients": [4, 2]}, "rise"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("study", "reason"),
+    [
+        ({"arms": PLAIN | {"a": {"settings": {"detector.fe.bta": 2.0}}}}, "a.settings: detector.fe.bta: unknown"),
+        ({"arms": PLAIN | {"a": {"settings": {"detector.fe.beta": -1.0}}}}, "detector.fe.beta: Input should be"),
+        ({"arms": PLAIN | {"a": {"settings": {"seed": 3}}}}, "seed: only settings under detector and training"),
+        ({"arms": PLAIN | {"a": {"detector": "ssd512", "settings": {"detector.fe.beta": 2.0}}}}, "an arm of ssd512"),
+        ({"arms": PLAIN | {"a": {"detector": "ssd300-fe"}}}, "name the detector without FE (ssd300)"),
+        ({"arms": {"a": {"detector": "ssd512"}}}, "phase: start is 'ssd300'"),
+        ({"arms": PLAIN | {"a": {"patients": 5}}}, "a: patients is 5; training_patients has 1"),
+        ({"arms": PLAIN | {"a": {"seeds": 9}}}, "a: seeds is 9; give 2 to 2"),
+        ({"arms": PLAIN | {"a": {"seeds": 1}}}, "greater than or equal to 2"),
+        ({"arms": PLAIN | {"a": {"test_patients": 9}}}, "a: test_patients is 9; the study has 2"),
+        ({"arms": PLAIN | {"a b": {}}}, "should match pattern"),
+        ({"arms": PLAIN | {"patients": {}}}, "no arm can be named patients"),
+        ({"seeds": [1]}, "two or more"),
+        ({"seeds": [2, 3]}, "from 1"),
+        ({"training_patients": [4, 2]}, "rise"),
+    ],
+)  # fmt: skip
 def test_a_study_that_cannot_be_run_is_refused(tmp_path, settings, study, reason):
     with pytest.raises(InputError, match=f"^[^\n]*study[^\n]*{re.escape(reason)}[^\n]*$"):
         load(tmp_path, {**settings, "study": settings["study"] | study})
