@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
-from source_world import affine_of, dou, imported, mask, mask_slices, reported, save, valdo
 
 from cmbfe.data.sources.lesions import (
     BELOW_HALF,
@@ -136,24 +135,6 @@ def test_small_and_missing_microbleeds_are_counted():
     voxels[3, 5, 5] = voxels[6, 20, 20] = 1
     assert lesions_of_mask(voxels, (1, 0.9, 0.9), FILE)[1][SMALL] == 2
     assert lesions(np.zeros(SIZE)) == ([], {EMPTY: 1})
-
-
-def test_the_report_of_an_import_counts_over_all_labels(tmp_path):
-    source = valdo(tmp_path, {"sub-101": [(14, 20, 4)], "sub-102": [], "sub-103": []})
-    label = mask((40, 36, 10), [(14, 20, 4)])
-    label[mask_slices((17, 20, 4))] = 2
-    save(source / "sub-103" / "sub-103_space-T2S_CMB.nii.gz", label, affine_of("LAS"))
-    labels = imported("valdo", source, tmp_path / "out")
-    assert {box["lesion_id"] for box in labels["annotations"]} == {"sub-101/1", "sub-103/1", "sub-103/2"}
-    notes = reported(tmp_path / "out")
-    assert [notes[note] for note in (EMPTY, TOUCHING, OTHER_VALUES)] == [1, 1, 1]
-
-
-def test_boxes_around_points_of_a_size_that_no_microbleed_has_are_counted(tmp_path):
-    source = dou(tmp_path / "in", {"01": [(14, 20, 4), (25, 12, 6)]})
-    for size, expected in ((25, {LARGE: 2}), (1.5, {SMALL: 2}), (20, {})):
-        imported("dou", source, tmp_path / "out", box_mm=size)
-        assert {note: n for note, n in reported(tmp_path / "out").items() if note in (SMALL, LARGE)} == expected
 
 
 def test_of_points_at_one_place_the_largest_is_kept():
