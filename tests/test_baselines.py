@@ -1,12 +1,14 @@
 """The baselines on small volumes: what they share, their methods, and what `cmbfe baseline` writes and refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from baseline_world import SETTINGS, SHAPE, SPACING_MM, ball, volume, write_images
+from metric_examples import detection
 
 from cmbfe.baselines import Baseline, candidates, cascade, radial_symmetry, thresholding
 from cmbfe.baselines.candidates import Volume, cubes
@@ -29,55 +31,18 @@ def flat(shape=(3, 41, 41), boxes=()) -> candidates.Volume:
     return candidates.Volume(np.full(shape, 0.8, np.float32), SPACING_MM, tuple(by_slice))
 
 
-def test_neighbourhoods_repeat_the_edge():
-    voxels = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    corner, inside = candidates.cubes(voxels, np.array([(0, 0, 0), (1, 1, 2)]), (1, 1, 1))
-    assert corner[1, 1, 1] == corner[0, 0, 0] == 0
-    np.testing.assert_array_equal(inside[1], voxels[1, 0:3, 1:4])
-    assert candidates.cubes(voxels, NOWHERE, (1, 1, 1)).shape == (0, 3, 3, 3)
-
-
-def test_the_largest_peaks_of_each_slice_from_the_best_down():
-    response = np.zeros((2, 9, 9))
-    response[0, 2, 2], response[0, 2, 6], response[0, 6, 2], response[0, 6, 3] = 1, 3, 2, 1.5
-    response[1, 4, 4] = -1
-    assert candidates.peaks_per_slice(response, most=2, separation_px=1).tolist() == [[0, 2, 6], [0, 6, 2]]
-    assert candidates.peaks_per_slice(response, most=9, separation_px=1).tolist() == [[0, 2, 6], [0, 6, 2], [0, 2, 2]]
-
-
-def test_a_place_moves_to_the_darkest_voxel_near_it_and_two_that_meet_become_one():
-    dark = flat()
-    dark.voxels[1, 20, 23] = 0.1
-    moved = candidates.darkest_near(dark.voxels, np.array([(1, 21, 22), (1, 19, 24)]), 2)
-    assert moved.tolist() == [[1, 20, 23]]
-    assert candidates.darkest_near(dark.voxels, NOWHERE, 2).shape == (0, 3)
-
-
-def test_the_darkest_voxel_of_a_region():
-    dark = flat()
-    dark.voxels[2, 5:8, 5:8] = 0.3
-    dark.voxels[2, 6, 6] = 0.1
-    label = (dark.voxels < 0.5).astype(int)
-    assert candidates.darkest_in(dark.voxels, label, np.array([1])).tolist() == [[2, 6, 6]]
-    assert candidates.darkest_in(dark.voxels, label, np.array([], int)).shape == (0, 3)
-
-
-def test_the_extent_of_a_dark_rectangle_is_its_own_at_every_level():
+def test_the_extent_of_a_dark_rectangle_is_its_own_at_every_level_and_that_of_nothing_dark_finite():
     dark = flat()
     dark.voxels[1, 18:23, 19:22] = 0.2
     dark.voxels[1, 21:23, 25] = 0.2  # as dark, but not joined to it
     # From the middle of voxel (20, 20): 1.5 px left, 2.5 up, 1.5 right, 2.5 down.
-    assert candidates.extents(dark, np.array([(1, 20, 20)])).tolist() == [
-        [1.5, 2.5, 1.5, 2.5] * len(candidates.LEVELS)
-    ]
+    expected = [[1.5, 2.5, 1.5, 2.5] * len(candidates.LEVELS)]
+    assert candidates.extents(dark, np.array([(1, 20, 20)])).tolist() == expected
     assert candidates.extents(dark, NOWHERE).shape == (0, 4 * len(candidates.LEVELS))
-
-
-def test_a_place_no_darker_than_its_background_has_a_finite_extent():
     assert np.isfinite(candidates.extents(flat(), np.array([(1, 20, 20), (0, 0, 0)]))).all()
 
 
-def test_boxes_are_learnt_from_the_training_boxes():
+def test_boxes_are_learnt_from_the_training_boxes_and_stay_in_the_image():
     model = candidates.fit_boxes(volume(seed) for seed in range(4))
     unseen = volume(9)
     places, boxes = candidates.true_places(unseen)
@@ -86,10 +51,6 @@ def test_boxes_are_learnt_from_the_training_boxes():
     assert np.abs(drawn - boxes).max() < 1.0
     assert candidates.classes(unseen, places[:, 0], drawn).tolist() == [1] * 6
     assert candidates.boxes_around(model, unseen, NOWHERE).shape == (0, 4)
-
-
-def test_boxes_stay_in_the_image():
-    model = candidates.fit_boxes(volume(seed) for seed in range(3))
     corner = flat()
     corner.voxels[1] -= (0.6 * ball((41, 41), (0, 40), 3.0, (1.0, 1.0))).astype(np.float32)
     x_min, y_min, x_max, y_max = candidates.boxes_around(model, corner, np.array([(1, 0, 40)]))[0]
@@ -97,17 +58,11 @@ def test_boxes_stay_in_the_image():
     assert x_min < x_max == 41
 
 
-@pytest.mark.parametrize(
-    ("learn", "examples"),
-    [
-        (candidates.fit_boxes, ([flat()],)),
-        (candidates.check_both_kinds, (0, 4)),
-        (candidates.check_both_kinds, (3, 0)),
-    ],
-)
-def test_without_both_kinds_there_is_nothing_to_learn(learn, examples):
-    with pytest.raises(InputError, match="microbleed"):
-        learn(*examples)
+def test_without_both_kinds_there_is_nothing_to_learn():
+    cases = (candidates.fit_boxes, [flat()]), (candidates.check_both_kinds, 0, 4), (candidates.check_both_kinds, 3, 0)
+    for learn, *examples in cases:
+        with pytest.raises(InputError, match="microbleed"):
+            learn(*examples)
 
 
 def test_a_candidate_whose_box_is_half_right_is_neither_a_microbleed_nor_something_else():
@@ -147,17 +102,17 @@ def test_a_missing_slice_ends_a_volume_and_another_series_is_another_volume(labe
     assert [len(stack.files) for stack in candidates.stacks_of(labels, tmp_path, 2.0)] == [3, 5, 9]
     for image in labels["images"]:
         image["series_uid"] = "1.2" if image["slice_index"] < 2 else "1.3"
-    assert [len(stack.files) for stack in candidates.stacks_of(labels, tmp_path, 2.0)] == [2, 1, 5, 2, 7]
-
-
-def test_slices_are_as_far_apart_as_series_json_says_or_else_as_the_settings_say(labels, tmp_path):
-    for image in labels["images"]:
-        image["series_uid"] = image["patient_id"]
-    write_json(tmp_path / "series.json", {"train-0": {"slice_spacing_mm": 1.5}})
+    write_json(tmp_path / "series.json", {"1.2": {"slice_spacing_mm": 1.5}})
     stacks = candidates.stacks_of(labels, tmp_path, 2.0)
-    assert [stack.spacing_mm[0] for stack in stacks] == [1.5, 2.0]
-    with pytest.raises(InputError, match="train-1 is None"):
+    assert [len(stack.files) for stack in stacks] == [2, 1, 5, 2, 7]
+    assert [stack.spacing_mm[0] for stack in stacks] == [1.5, 2.0, 2.0, 1.5, 2.0]
+    with pytest.raises(InputError, match="train-0 is None"):
         candidates.stacks_of(labels, tmp_path, None)
+    for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
+        first, *others = labels["images"]
+        without = {name: value for name, value in first.items() if name != key}
+        with pytest.raises(InputError, match=f"image 1 has no {key}"):
+            candidates.stacks_of({**labels, "images": [without, *others]}, tmp_path, 2.0)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
@@ -165,13 +120,6 @@ def test_the_settings_know_how_far_apart_the_phantoms_slices_are(profile):
     params = load_params(profile_file(profile))
     scan = draw_scan(np.random.default_rng(0), params.phantom.matrix_px, params.phantom.slices, 240.0, 2.0)
     assert scan.spacing_mm == params.baselines.slice_mm
-
-
-@pytest.mark.parametrize("key", ["patient_id", "slice_index", "pixel_spacing_mm"])
-def test_labels_that_make_no_volume_are_refused(labels, tmp_path, key):
-    del labels["images"][3][key]
-    with pytest.raises(InputError, match=f"image 4 has no {key}"):
-        candidates.stacks_of(labels, tmp_path, 2.0)
 
 
 RADII_MM = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
@@ -188,57 +136,39 @@ def hits(detections, seen: Volume, count: int) -> int:
 
 
 @pytest.mark.parametrize("method", [radial_symmetry, thresholding])
-def test_a_detector_tells_balls_from_tubes_and_finds_the_same_each_time(method):
+def test_a_detector_tells_balls_from_tubes_finds_the_same_each_time_and_nothing_where_nothing_is_dark(method):
     detectors = [method.train(lambda: (volume(seed) for seed in range(4)), SETTINGS, seed=1) for _ in range(2)]
     unseen = volume(9)
     detections, again = (detector(unseen) for detector in detectors)
     np.testing.assert_array_equal(detections.scores, again.scores)
     assert hits(detections, unseen, 1) == 1
-
-
-def test_a_volume_without_anything_dark_gives_no_detection():
-    detector = thresholding.train(lambda: (volume(seed) for seed in range(3)), SETTINGS, seed=1)
-    plain = detector(Volume(np.full((4, 40, 40), 0.5, np.float32), SPACING_MM, (NO_BOX,) * 4))
-    assert (len(plain.slices), plain.boxes.shape, plain.scores.shape) == (0, (0, 4), (0,))
+    if method is thresholding:
+        plain = detectors[0](Volume(np.full((4, 40, 40), 0.5, np.float32), SPACING_MM, (NO_BOX,) * 4))
+        assert (len(plain.slices), plain.boxes.shape, plain.scores.shape) == (0, (0, 4), (0,))
 
 
 def peak(response: np.ndarray) -> tuple[int, ...]:
     return tuple(int(place) for place in np.unravel_index(response.argmax(), response.shape))
 
 
-@pytest.mark.parametrize("radius_mm", [3.0, 4.0, 5.0, 6.0])
-@pytest.mark.parametrize("pixel_mm", [1.0, 0.5])
-def test_a_dark_disc_peaks_at_its_centre_at_its_radius(radius_mm, pixel_mm):
-    side = round(41 / pixel_mm)
-    middle = (side // 2, side // 2 - 3)
-    image = 0.9 - 0.7 * ball((side, side), middle, radius_mm, (pixel_mm, pixel_mm))
-    response = transform(image, (pixel_mm, pixel_mm), RADII_MM)
+@pytest.mark.parametrize(("shape", "middle", "spacing_mm"), [
+    ((41, 41), (20, 17), (1.0, 1.0)),
+    ((82, 82), (41, 38), (0.5, 0.5)),
+    ((15, 41, 41), (7, 20, 18), SPACING_MM),
+])  # fmt: skip
+@pytest.mark.parametrize("radius_mm", [4.0, 6.0])
+def test_a_dark_disc_or_ball_peaks_at_its_centre_at_its_radius(shape, middle, spacing_mm, radius_mm):
+    response = transform(0.9 - 0.7 * ball(shape, middle, radius_mm, spacing_mm), spacing_mm, RADII_MM)
     assert peak(response) == (RADII_MM.index(radius_mm), *middle)
 
 
-@pytest.mark.parametrize("radius_mm", [4.0, 6.0])
-def test_a_dark_ball_in_thick_slices_peaks_at_its_centre_at_its_radius(radius_mm):
-    image = 0.9 - 0.7 * ball((15, 41, 41), (7, 20, 18), radius_mm)
-    assert peak(transform(image, SPACING_MM, RADII_MM)) == (RADII_MM.index(radius_mm), 7, 20, 18)
-
-
-def test_neither_contrast_nor_brightness_matters():
+def test_neither_contrast_nor_brightness_matters_a_bright_disc_is_nothing_and_a_single_slice_an_image():
     dot = ball((41, 41), (20, 20), 4.0, (1.0, 1.0))
-    faint, strong = (transform(0.9 - depth * dot, (1.0, 1.0), RADII_MM) for depth in (0.1, 0.8))
+    faint, strong, bright = (transform(0.9 - depth * dot, (1.0, 1.0), RADII_MM) for depth in (0.1, 0.8, -0.8))
     np.testing.assert_allclose(faint, strong, atol=1e-3)
-
-
-def test_a_bright_disc_is_nothing_to_the_transform():
-    dot = ball((41, 41), (20, 20), 5.0, (1.0, 1.0))
-    dark, bright = (transform(0.5 + sign * 0.4 * dot, (1.0, 1.0), RADII_MM).max() for sign in (-1, 1))
-    assert bright < 0.02 * dark
+    assert bright.max() < 0.02 * strong.max()
     assert not transform(np.full(SHAPE, 0.5, np.float32), SPACING_MM, RADII_MM).any()
-
-
-def test_a_single_slice_is_transformed_as_an_image():
-    image = 0.9 - 0.7 * ball((31, 31), (15, 15), 4.0, (1.0, 1.0))
-    response = transform(image[None], (2.0, 1.0, 1.0), (4.0,))
-    assert peak(response) == (0, 0, 15, 15)
+    assert peak(transform(0.9 - 0.7 * dot[None], SPACING_MM, (4.0,))) == (0, 0, 20, 20)
 
 
 def by_hand() -> Volume:
@@ -253,13 +183,9 @@ def by_hand() -> Volume:
 def test_what_is_darker_than_its_window_by_some_deviations_is_marked_and_nothing_else():
     mask = thresholding.dark_mask(by_hand(), window_mm=15.0, deviations=2.0)
     np.testing.assert_array_equal(mask, by_hand().voxels < 0.5)
-
-
-def test_a_pixel_as_dark_as_the_threshold_by_hand():
     # A window of 3 x 3 with eight pixels of 1 and one of 0: mean 8/9, deviation sqrt(8)/9, so it is 2.83 below.
-    slices = np.ones((1, 9, 9), np.float32)
-    slices[0, 4, 4] = 0
-    dot = Volume(slices, (2.0, 1.0, 1.0), (NO_BOX,))
+    dot = Volume(np.ones((1, 9, 9), np.float32), SPACING_MM, (NO_BOX,))
+    dot.voxels[0, 4, 4] = 0
     assert np.argwhere(thresholding.dark_mask(dot, window_mm=3.0, deviations=2.8)).tolist() == [[0, 4, 4]]
     assert not thresholding.dark_mask(dot, window_mm=3.0, deviations=2.9).any()
 
@@ -287,23 +213,6 @@ def test_the_map_holds_what_the_network_says_of_each_neighbourhood(shape):
     np.testing.assert_allclose(whole[tuple(places.T)], single, atol=1e-6)
 
 
-def test_a_network_learns_what_it_is_shown_and_leaves_the_examples_alone():
-    rng = np.random.default_rng(3)
-    side = [2 * half + 1 for half in SCREENED]
-    wide = (side[0], side[1] + 2, side[2] + 2)
-    others = 0.6 + 0.05 * rng.standard_normal((40, *wide), np.float32)
-    hits = others[:20].copy()
-    hits[:, 1:4, 5:10, 5:10] -= 0.4
-    before = hits.copy()
-    torch.manual_seed(0)
-    network = screening_network()
-    cascade.fit(network, hits, others, 80, rng, "test")
-    middle = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    assert probabilities(network, hits[middle]).min() > 0.9
-    assert probabilities(network, others[middle]).max() < 0.1
-    np.testing.assert_array_equal(hits, before)
-
-
 def test_the_cascade_overfits_a_tiny_volume_and_is_the_same_each_time():
     torch.manual_seed(5)
     seen = volume(0)
@@ -323,10 +232,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     labels = write_images(folder / "data", {"train": 3, "validation": 1, "test": 1})
     write_labels(folder / "data" / "annotations.json", labels)
-    mimics = [
-        {"id": image["id"], "image_id": image["id"], "category_id": 1, "bbox": [32, 8, 8, 8]}
-        for image in labels["images"]
-    ]
+    mimics = [{"id": n["id"], "image_id": n["id"], "category_id": 1, "bbox": [32, 8, 8, 8]} for n in labels["images"]]
     content = {**labels, "annotations": mimics, "categories": [{"id": 1, "name": "vein"}]}
     write_labels(folder / "data" / "mimics.json", content)
     params = load_params(profile_file("smoke")).model_copy(update={"baselines": SETTINGS})
@@ -339,37 +245,27 @@ def arguments(world, out, name="thresholding", data=None):
 
 
 @pytest.mark.parametrize("name", ["radial-symmetry", "thresholding"])
-def test_a_baseline_writes_what_every_detector_has_the_same_each_time(name, world, tmp_path, run_cmbfe):
-    for out in (tmp_path / "one", tmp_path / "two"):
-        status, said, _ = run_cmbfe(*arguments(world, out, name))
-        assert (status, said.startswith(f"{out}: AP ")) == (0, True)
-        assert sorted(file.name for file in out.iterdir()) == WRITTEN
-    for file in WRITTEN:
+def test_a_baseline_writes_what_every_detector_has_and_looks_at_no_truth_of_test_images(
+    name, world, tmp_path, run_cmbfe
+):
+    content = json.loads((world / "data" / "annotations.json").read_text())
+    for box in content["annotations"]:
+        if content["images"][box["image_id"] - 1]["split"] == "test":
+            box["bbox"] = [1, 1, 5, 5]
+    moved = shutil.copytree(world / "data", tmp_path / "data")
+    write_labels(moved / "annotations.json", content)
+    for out, data in (("one", world / "data"), ("two", moved)):
+        status, said, _ = run_cmbfe(*arguments(world, tmp_path / out, name, data))
+        assert (status, said.startswith(f"{tmp_path / out}: AP ")) == (0, True)
+        assert sorted(file.name for file in (tmp_path / out).iterdir()) == WRITTEN
+    for file in (DETECTIONS_FILE, VALIDATION_FILE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    metrics = read_json(tmp_path / "one" / "metrics.json")
+    metrics, of_moved = (read_json(tmp_path / out / "metrics.json") for out in ("one", "two"))
     assert (metrics["cmbs"], metrics["patients"]) == (6, 1)
-    assert metrics["ap"] > 0.3
+    assert metrics["ap"] > 0.3 > of_moved["ap"]
     labels = validation_labels(world / "data", load_params(world / "params.yaml").seed)
     assert read_detections(tmp_path / "one" / VALIDATION_FILE, labels)
     assert read_json(tmp_path / "one" / "baseline.json")["baseline"] == name
-
-
-def test_the_truth_of_the_test_images_is_measured_against_and_not_looked_at(world, tmp_path, run_cmbfe):
-    content = json.loads((world / "data" / "annotations.json").read_text())
-    test = {image["id"] for image in content["images"] if image["split"] == "test"}
-    moved = tmp_path / "data"
-    moved.mkdir()
-    for name in {image["patient_id"] for image in content["images"]}:
-        (moved / name).symlink_to(world / "data" / name)
-    (moved / "mimics.json").write_bytes((world / "data" / "mimics.json").read_bytes())
-    for box in content["annotations"]:
-        if box["image_id"] in test:
-            box["bbox"] = [1, 1, 5, 5]
-    write_labels(moved / "annotations.json", content)
-    run_cmbfe(*arguments(world, tmp_path / "as it is"))
-    run_cmbfe(*arguments(world, tmp_path / "moved", data=moved))
-    detections = [(tmp_path / name / DETECTIONS_FILE).read_bytes() for name in ("as it is", "moved")]
-    assert detections[0] == detections[1]
 
 
 def with_lesions(folder, patients: int) -> dict:
@@ -400,45 +296,29 @@ def test_it_learns_from_one_folder_and_finds_the_microbleeds_of_another(world, t
 
 def test_a_microbleed_counts_once_and_its_further_detections_not_at_all(tmp_path):
     labels = with_lesions(tmp_path, 1)
-    left = [box for box in labels["annotations"] if box["lesion_id"] == "left" and box["image_id"] <= SHAPE[0]]
-    boxes = [box["bbox"] for box in left]
-    hits = [
-        {"image_id": box["image_id"], "category_id": 1, "bbox": bbox, "score": 0.2}
-        for box, bbox in zip(left, boxes, strict=True)
-    ]
-    elsewhere = [
-        {"image_id": 1, "category_id": 1, "bbox": [x, 2, 2, 2], "score": 0.9}
-        for x in np.arange(2.0, 46.0, 4).tolist()
-    ]
-    labels["images"] = [image for image in labels["images"] if image["split"] == "test"]
+    labels["images"] = labels["images"][: SHAPE[0]]
     labels["annotations"] = [box for box in labels["annotations"] if box["image_id"] <= SHAPE[0]]
+    left = [box for box in labels["annotations"] if box["lesion_id"] == "left"]
+    hits = [detection(box["image_id"], 0.2, box["bbox"]) for box in left]
+    elsewhere = [detection(1, 0.9, [x, 2.0, 2, 2]) for x in range(2, 46, 4)]
     table = sensitivity_per_head(labels, [*elsewhere, *hits, *hits], 20, 0)
     assert len(elsewhere) == 11
     assert table["sensitivity"].tolist() == [0, 0.5, 0.5]
 
 
-def test_an_unknown_baseline_and_a_folder_of_something_else_are_refused(world, tmp_path, run_cmbfe):
+def test_an_unknown_baseline_a_folder_of_something_else_and_unreadable_data_are_refused(
+    world, tmp_path, run_cmbfe, refused_line
+):
+    assert list(METHODS) == list(Baseline) == list(PUBLISHED.index)
     assert run_cmbfe(*arguments(world, tmp_path / "out", "magic"))[0] == 2
     (tmp_path / "metrics.json").write_text("{}")
-    status, _, error = run_cmbfe(*arguments(world, tmp_path))
-    assert (status, str(tmp_path) in error) == (2, True)
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_a_folder_without_labels_and_a_broken_image_end_in_one_line(world, tmp_path, run_cmbfe):
+    assert str(tmp_path) in refused_line(*arguments(world, tmp_path))
     data = tmp_path / "data"
     data.mkdir()
-    status, _, error = run_cmbfe(*arguments(world, tmp_path / "out", data=data))
-    assert (status, error.count("\n"), "annotations.json" in error) == (2, 1, True)
+    assert "annotations.json" in refused_line(*arguments(world, tmp_path / "out", data=data))
     for name in ("annotations.json", "mimics.json"):
         content = json.loads((world / "data" / name).read_text())
         images = [{**image, "file_name": "one.png"} for image in content["images"]]
         write_labels(data / name, {**content, "images": images})
     (data / "one.png").write_bytes(b"no image")
-    status, _, error = run_cmbfe(*arguments(world, tmp_path / "out", data=data))
-    assert (status, error.count("\n"), "one.png" in error) == (2, 1, True)
-    assert not (tmp_path / "out").exists()
-
-
-def test_every_baseline_has_a_method_and_what_its_paper_prints():
-    assert list(METHODS) == list(Baseline) == list(PUBLISHED.index)
+    assert "one.png" in refused_line(*arguments(world, tmp_path / "out", data=data))

@@ -50,9 +50,11 @@ def cohort(hits: list[float], false: list[float]) -> Matches:
 
 
 def test_the_threshold_is_that_of_the_validation_patients_and_the_values_those_of_the_test_patients():
+    def row_of(validation: Matches, test: Matches) -> pd.Series:
+        return operating_points({"ssd300": validation}, {"ssd300": test}, 0.9, 100, seed=0).loc["ssd300"]
+
     validation = cohort([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.1], [])
-    test = cohort([0.9] * 6 + [0.3] * 4, [0.6, 0.56, 0.5])
-    row = operating_points({"ssd300": validation}, {"ssd300": test}, 0.9, 100, seed=0).loc["ssd300"]
+    row = row_of(validation, cohort([0.9] * 6 + [0.3] * 4, [0.6, 0.56, 0.5]))
     assert row["threshold"] == 0.55  # nine of ten
     assert row["sensitivity"] == 0.6
     assert row["precision"] == pytest.approx(6 / 8)
@@ -61,13 +63,9 @@ def test_the_threshold_is_that_of_the_validation_patients_and_the_values_those_o
     # Ten bins; in the one from 0.9 all six hit, in that from 0.3 all four, in that from 0.5 none of two, 0.6 none.
     expected = (6 * 0.1 + 4 * 0.7 + 2 * 0.53 + 1 * 0.6) / 13
     assert row["calibration_error"] == pytest.approx(expected)
-
-
-def test_a_sensitivity_that_the_validation_patients_never_show_leaves_no_operating_point():
-    never, test = cohort([0.9] * 5, []), cohort([0.9] * 10, [])
-    row = operating_points({"ssd300": never}, {"ssd300": test}, 0.9, 100, seed=0).loc["ssd300"]
-    assert np.isnan(row[["threshold", "sensitivity", "precision_low"]].astype(float)).all()
-    assert row["calibration_error"] == pytest.approx(0.1)
+    never = row_of(cohort([0.9] * 5, []), cohort([0.9] * 10, []))  # validation never shows that sensitivity
+    assert np.isnan(never[["threshold", "sensitivity", "precision_low"]].astype(float)).all()
+    assert never["calibration_error"] == pytest.approx(0.1)
 
 
 def test_fleiss_kappa_of_worked_cases():
@@ -79,21 +77,17 @@ def test_fleiss_kappa_of_worked_cases():
     assert np.isnan([fleiss_kappa(yes[:, :1]), fleiss_kappa(yes[:1]), fleiss_kappa(yes[:0])]).all()
 
 
-def test_icc_equals_the_example_of_shrout_and_fleiss():
+def test_icc_equals_the_example_of_shrout_and_fleiss_and_counts_a_constant_offset_as_disagreement():
     # Psychological Bulletin 86 (1979), Table 2: six targets, four judges; ICC(2,1) is .29 in their Table 4.
     ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
     value, low, high = icc(np.array(ratings))
     assert value == pytest.approx(0.29, abs=0.005)
     assert (low, high) == pytest.approx((0.019, 0.761), abs=0.0005)
     assert icc(np.array([[1, 1], [2, 2], [5, 5]])) == (1, 1, 1)
-
-
-def test_icc_counts_a_constant_offset_as_disagreement():
-    truth = np.arange(10)
-    value, low, high = icc(np.stack([truth, truth + 3], axis=1))
-    assert low < value < high
     # Mean squares: subjects 2 * 55/6, raters 10 * 4.5/1, error 0.
+    value, low, high = icc(np.arange(10)[:, None] + [0, 3])
     assert value == pytest.approx((55 / 3) / (55 / 3 + 2 * 45 / 10))
+    assert low < value < high
 
 
 @pytest.mark.parametrize(("ratings", "expected"), [
@@ -112,40 +106,28 @@ def test_subjects_of_equal_means_have_no_interval_and_those_without_variance_no_
     assert not recwarn.list
 
 
-def test_bland_altman_limits_by_hand():
+def test_bland_altman_limits_by_hand_and_one_patient_has_none(recwarn):
     # Differences 0, 2, 1, 1: mean 1, standard deviation sqrt(2/3), t(0.975, 3) = 3.1824.
     result = bland_altman(np.array([1, 2, 3, 4]), np.array([1, 4, 4, 5]))
     deviation = np.sqrt(2 / 3)
-    assert result.bias == pytest.approx(1)
-    assert (result.bias_low, result.bias_high) == pytest.approx(
-        (1 - 3.182446 * deviation / 2, 1 + 3.182446 * deviation / 2)
-    )
+    reach = 3.182446 * deviation / 2
+    assert (result.bias_low, result.bias, result.bias_high) == pytest.approx((1 - reach, 1, 1 + reach))
     assert (result.lower_limit, result.upper_limit) == pytest.approx((1 - 1.96 * deviation, 1 + 1.96 * deviation))
     assert result.limit_margin == pytest.approx(3.182446 * np.sqrt(3 * (2 / 3) / 4))
-
-
-def test_bland_altman_of_one_patient_has_a_difference_and_no_limits(recwarn):
-    result = bland_altman(np.array([1]), np.array([3]))
-    assert result.bias == 2
-    assert np.isnan(result.upper_limit)
-    assert np.isnan(bland_altman(np.array([]), np.array([])).bias)
+    alone = bland_altman(np.array([1]), np.array([3]))
+    assert alone.bias == 2
+    assert np.isnan([alone.upper_limit, bland_altman(np.array([]), np.array([])).bias]).all()
     assert not recwarn.list
 
 
-def test_clinical_classes_are_0_1_2_to_4_and_5_or_more():
+def test_counts_hold_every_patient_and_the_confusion_table_counts_each_once(recwarn):
     assert list(clinical_class(np.array([0, 1, 2, 4, 5, 100]))) == ["0", "1", "2-4", "2-4", "5+", "5+"]
-
-
-def counted():
     labels = labels_of({1: [T, [40, 40, 9, 9]], 2: [], 3: [T]})
     detections = [detection(1, 0.9, T), detection(2, 0.8, T), detection(3, 0.2, T)]
-    return counts_per_patient(match(labels, detections), 0.5)
-
-
-def test_counts_hold_every_patient_and_the_confusion_table_counts_each_once():
-    assert counted().index.tolist() == [1, 2, 3]
-    assert counted()[["truth", "detected"]].to_numpy().tolist() == [[2, 1], [0, 1], [1, 0]]
-    table, values = class_agreement(counted())
+    counts = counts_per_patient(match(labels, detections), 0.5)
+    assert counts.index.tolist() == [1, 2, 3]
+    assert counts[["truth", "detected"]].to_numpy().tolist() == [[2, 1], [0, 1], [1, 0]]
+    table, values = class_agreement(counts)
     assert table.shape == (4, 4)
     assert table.loc["2-4", "1"] == table.loc["0", "1"] == table.loc["1", "0"] == 1
     assert table.to_numpy().sum() == 3
@@ -153,6 +135,9 @@ def test_counts_hold_every_patient_and_the_confusion_table_counts_each_once():
     # Linear weights: observed 1 + 1 + 1 apart; expected from the margins (1,1,1) and (1,2,0): (0+1+2 +
     # 2(1+0+1)) / 3.
     assert values["kappa"] == pytest.approx(1 - 3 / ((0 + 1 + 2) / 3 + 2 * (1 + 0 + 1) / 3))
+    alike = class_agreement(counts_per_patient(match(labels_of({1: [T], 2: [T]}), detections[:2]), 0.5))[1]
+    assert (alike["accuracy"], np.isnan(alike["kappa"])) == (1, True)
+    assert not recwarn.list
 
 
 def test_a_class_without_patients_counts_as_a_step_in_kappa():
@@ -161,11 +146,3 @@ def test_a_class_without_patients_counts_as_a_step_in_kappa():
         counts[f"{column}_class"] = clinical_class(counts[column].to_numpy())
     # Steps between the classes, observed: 0, 0, 3, 0, 2, mean 1; expected, over all 25 pairs: (4 + 4 + 9 + 6 + 6) / 25.
     assert class_agreement(counts)[1]["kappa"] == pytest.approx(1 - 1 / (29 / 25))
-
-
-def test_patients_of_one_class_have_an_accuracy_and_no_kappa(recwarn):
-    matches = match(labels_of({1: [T], 2: [T]}), [detection(1, 0.9, T), detection(2, 0.9, T)])
-    _, values = class_agreement(counts_per_patient(matches, 0.5))
-    assert values["accuracy"] == 1
-    assert np.isnan(values["kappa"])
-    assert not recwarn.list

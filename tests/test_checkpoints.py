@@ -10,19 +10,10 @@ import pytest
 import torch
 from tiny_world import tree
 
-from cmbfe.training.checkpoints import (
-    load_checkpoint,
-    remove_partial_files,
-    restore_random_states,
-    save_checkpoint,
-)
+from cmbfe.training.checkpoints import load_checkpoint, remove_partial_files, restore_random_states, save_checkpoint
 from cmbfe.training.curves import live_curves, write_curves
 
 MINE = {"seed": 1}
-
-
-def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def save(folder, *iterations: int) -> None:
@@ -30,9 +21,14 @@ def save(folder, *iterations: int) -> None:
         save_checkpoint(folder, iteration, MINE, "code", {"weight": torch.full((2,), float(iteration))})
 
 
-def test_the_newest_comes_back_and_only_two_stay(tmp_path):
+def test_the_newest_comes_back_only_two_stay_and_what_a_killed_writer_left_is_removed(tmp_path):
     save(tmp_path, 8, 9, 10)
-    assert names(tmp_path) == ["iteration000000009.pt", "iteration000000010.pt"]
+    others = (".iteration000000011.123.partial.pt", ".hidden", "notes.partial.pt")
+    for name in others:
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    remove_partial_files(tmp_path / "absent")
+    assert set(tree(tmp_path)) == {"iteration000000009.pt", "iteration000000010.pt", *others[1:]}
     file, state = load_checkpoint(tmp_path, MINE)
     assert file == tmp_path / "iteration000000010.pt"
     assert state["weight"].tolist() == [10, 10]
@@ -44,8 +40,7 @@ def test_an_unreadable_one_or_one_that_would_run_code_is_named_and_the_one_befor
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save(Evil(), tmp_path / "evil")
-    contents = (b"", b"PK\x03\x04 half of a file", b"no checkpoint at all", (tmp_path / "evil").read_bytes())
-    for content in contents:
+    for content in (b"", b"PK\x03\x04 half of a file", b"no checkpoint at all", (tmp_path / "evil").read_bytes()):
         save(tmp_path, 1)
         (tmp_path / "iteration000000002.pt").write_bytes(content)
         said: list[str] = []
@@ -54,8 +49,7 @@ def test_an_unreadable_one_or_one_that_would_run_code_is_named_and_the_one_befor
         assert said[0].startswith(f"{tmp_path / 'iteration000000002.pt'}: unreadable")
     assert not (tmp_path / "ran").exists()
     file.unlink()
-    for folder in (tmp_path, tmp_path / "absent"):
-        assert load_checkpoint(folder, MINE) is None
+    assert load_checkpoint(tmp_path, MINE) is load_checkpoint(tmp_path / "absent", MINE) is None
 
 
 def test_every_random_generator_resumes_where_it_was(tmp_path):
@@ -68,15 +62,6 @@ def test_every_random_generator_resumes_where_it_was(tmp_path):
     _, state = load_checkpoint(tmp_path, MINE)
     restore_random_states(state["random"])
     assert draw() == expected
-
-
-def test_only_what_a_killed_writer_left_is_removed(tmp_path):
-    save(tmp_path, 1)
-    for name in (".iteration000000002.123.partial.pt", ".hidden", "notes.partial.pt"):
-        (tmp_path / name).touch()
-    remove_partial_files(tmp_path)
-    remove_partial_files(tmp_path / "absent")
-    assert names(tmp_path) == [".hidden", "iteration000000001.pt", "notes.partial.pt"]
 
 
 def row(iteration: int, ap: float | None = None) -> dict:
@@ -101,7 +86,10 @@ def write(folder, rows: list[dict], begin: int = 0, iterations: int = 400) -> No
             log()
 
 
-def test_a_point_is_the_mean_since_the_last_one_and_the_ap_stands_where_it_was_measured(tmp_path, rows):
+def test_a_point_is_the_mean_since_the_last_one_and_the_ap_stands_where_it_was_measured(tmp_path, rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(None, rows)
+    assert not list(tmp_path.iterdir())  # without a folder nothing is written
     write(tmp_path / "live", rows)
     assert curve(tmp_path / "live", "loss") == [[2, 1.5], [4, 3.5], [6, 5.5]]
     assert curve(tmp_path / "live", "validation_ap") == [[3, 0.003], [4, 0.004]]
@@ -115,12 +103,6 @@ def test_an_interruption_leaves_no_trace_in_the_files(tmp_path, rows):
         write(tmp_path / "in two", [*rows[:5], row(6, ap=0.9)])  # went further than its checkpoint, and elsewhere
         write(tmp_path / "in two", rows, begin)
         assert tree(tmp_path / "in two") == tree(tmp_path / "at once")
-
-
-def test_without_a_folder_nothing_is_written(tmp_path, rows, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write(None, rows)
-    assert not list(tmp_path.iterdir())
 
 
 def test_curves_from_the_history_of_a_training_are_those_that_it_wrote(tmp_path, rows):

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
-from tiny_world import SIDE, dicom_head, dicom_labels, refused, tiny_head, tiny_params
+from tiny_world import SIDE, dicom_head, dicom_labels, tiny_head, tiny_params
 
 from cmbfe.data.conversion import series_folders, to_8_bit
 from cmbfe.data.labelled.images import read_image
@@ -44,88 +44,57 @@ def variation(values: np.ndarray) -> float:
     return float(values.std() / values.mean())
 
 
-def test_a_known_field_is_found_and_removed():
-    volume, inside = head()
+@pytest.mark.parametrize("slices", [1, 3, 12])
+def test_a_known_field_is_found_and_removed_and_a_dark_dot_keeps_its_contrast(slices):
+    volume, inside = (whole[(12 - slices) // 2 :][:slices] for whole in head())
+    dot, ring = np.s_[:, 30:33, 40:43], np.s_[:, 27:36, 37:46]
+    volume[dot] *= 0.2
     field = smooth_field(volume.shape)
     corrected = correct_bias(volume * field, SPACING_MM, 2, ITERATIONS)
-    estimated = np.log((volume * field)[inside] / corrected[inside])
-    assert np.corrcoef(estimated, np.log(field[inside]))[0, 1] > 0.95
-    residual = variation(corrected[inside] / volume[inside])
-    assert residual < variation(field[inside]) / 2
-
-
-def test_a_dark_dot_keeps_its_contrast_to_its_surroundings():
-    volume, _ = head()
-    dot, ring = (slice(5, 7), slice(30, 33), slice(40, 43)), (slice(5, 7), slice(27, 36), slice(37, 46))
-    volume[dot] *= 0.2
-    biased = volume * smooth_field(volume.shape)
-    corrected = correct_bias(biased, SPACING_MM, 2, ITERATIONS)
-    before, after = (v[dot].mean() / np.median(v[ring]) for v in (biased, corrected))
+    assert variation(corrected[inside] / volume[inside]) < variation(field[inside]) / 2
+    before, after = (v[dot].mean() / np.median(v[ring]) for v in (volume * field, corrected))
     assert before < 0.3
     assert after == pytest.approx(before, rel=0.03)
+    estimated = np.log((volume * field)[inside] / corrected[inside])
+    assert slices < 12 or np.corrcoef(estimated, np.log(field[inside]))[0, 1] > 0.95
 
 
-def test_the_mask_is_the_head_with_its_dark_holes_filled():
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_the_mask_is_the_head_with_what_scipy_calls_holes_filled(share):
+    speckled = (np.random.default_rng(0).random((4, 40, 50)) < share).astype(float)
+    filled = [ndimage.binary_fill_holes(image) for image in speckled]
+    np.testing.assert_array_equal(head_mask(speckled), filled)
     volume, inside = head()
     volume[4:8, 30:36, 28:34] = 0
     assert (head_mask(volume) == inside).mean() > 0.99
     assert head_mask(volume)[4:8, 30:36, 28:34].all()
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 0.7])
-def test_holes_in_the_mask_are_what_scipy_calls_holes(share):
-    speckled = (np.random.default_rng(0).random((4, 40, 50)) < share).astype(float)
-    filled = [ndimage.binary_fill_holes(image) for image in speckled]
-    np.testing.assert_array_equal(head_mask(speckled), filled)
-
-
 def test_the_last_bit_does_not_depend_on_how_many_cores_there_are():
-    volume, _ = head()
+    volume, _ = head(slices=4)
     biased = volume * smooth_field(volume.shape)
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     corrected = []
     try:
         for cores in (1, 2, 5):
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(cores)
-            corrected.append(correct_bias(biased, SPACING_MM, 2, ITERATIONS))
+            corrected.append(correct_bias(biased, SPACING_MM, 2, (5, 5)))
             assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == cores
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
-    np.testing.assert_array_equal(corrected[1], corrected[0])
-    np.testing.assert_array_equal(corrected[2], corrected[0])
+    np.testing.assert_array_equal(corrected[1:], corrected[:1] * 2)
 
 
-@pytest.mark.parametrize("slices", [1, 2, 3])
-def test_thin_series_are_corrected_too(slices):
-    volume, inside = head()
-    volume, inside = volume[4 : 4 + slices], inside[4 : 4 + slices]
-    field = smooth_field(volume.shape)
-    corrected = correct_bias(volume * field, SPACING_MM, 2, ITERATIONS)
-    assert corrected.shape == volume.shape
-    assert variation(corrected[inside] / volume[inside]) < variation(field[inside]) / 2
+NARROW = [np.random.default_rng(0).random(shape) * 100 for shape in ((1, 2, 2), (2, 3, 3), (1, 5, 90), (3, 64, 3))]
+SPOTS = [np.zeros((4, 32, 32)) for _ in range(3)]
+SPOTS[0][0, 0, 0] = SPOTS[1][1] = SPOTS[2][:, 8:24, 8:24] = 100
 
 
-@pytest.mark.parametrize("value", [0, 7])
-def test_a_volume_without_contrast_comes_back_unchanged(value):
-    volume = np.full((3, 8, 8), value, np.uint16)
-    np.testing.assert_array_equal(correct_bias(volume, SPACING_MM), volume)
-
-
-def spot(place: object) -> np.ndarray:
-    volume = np.zeros((4, 32, 32))
-    volume[place] = 100
-    return volume
-
-
-@pytest.mark.parametrize(
-    "volume",
-    [
-        *(np.random.default_rng(0).random(shape) * 100 for shape in ((1, 2, 2), (2, 3, 3), (1, 5, 90), (3, 64, 3))),
-        *map(spot, (np.s_[0, 0, 0], np.s_[1], np.s_[:, 8:24, 8:24])),
-    ],
-)
+@pytest.mark.parametrize("volume", [*NARROW, *SPOTS])
 def test_tiny_and_narrow_volumes_and_those_of_two_values_give_finite_values(volume):
     assert np.isfinite(correct_bias(volume, SPACING_MM, 4, (5,))).all()
+    plain = np.full((3, 8, 8), 7, np.uint16)  # without contrast
+    np.testing.assert_array_equal(correct_bias(plain, SPACING_MM), plain)
 
 
 IMAGES = tiny_params().images
@@ -135,17 +104,14 @@ def imported(source: Path, out: Path, **changes: object) -> Labels:
     return import_dicom(source, out, IMAGES.model_copy(update=changes), 0, 1, progress=False)
 
 
-def test_the_window_maps_its_percentiles_to_0_and_255_and_clips_beyond():
-    volume = np.arange(101, dtype=float)
-    assert to_8_bit(volume, (10, 61)).tolist() == [0] * 11 + [5 * n for n in range(1, 51)] + [255] * 40
-
-
 @settings(deadline=None)
 @given(
     arrays.arrays(np.float32, (2, 3, 4), elements=st.floats(0, 1e6, width=32)),
     st.tuples(st.floats(0, 40), st.floats(60, 100)),
 )
-def test_the_window_keeps_the_order_of_brightness(volume, percentiles):
+def test_the_window_maps_its_percentiles_to_0_and_255_and_keeps_the_order_of_brightness(volume, percentiles):
+    straight = [0] * 11 + [5 * n for n in range(1, 51)] + [255] * 40
+    assert to_8_bit(np.arange(101, dtype=float), (10, 61)).tolist() == straight
     try:
         image = to_8_bit(volume, percentiles)
     except InputError:  # without contrast
@@ -175,9 +141,8 @@ def test_a_volume_in_which_nothing_can_be_seen_is_refused(volume):
         to_8_bit(volume, (0.5, 99.8))
 
 
-@pytest.mark.parametrize("volume", [np.full((4, SIDE, SIDE), 100), tiny_head(4).clip(0, 400), tiny_head(4) > 400])
-def test_a_series_without_contrast_is_named(tmp_path, volume):
-    write(tmp_path / "in", mr_series(volume.astype(np.uint16)))
+def test_a_series_without_contrast_is_named(tmp_path):
+    write(tmp_path / "in", mr_series(tiny_head(4).clip(0, 400)))
     with pytest.raises(InputError, match=rf"{tmp_path}.*: no contrast"):
         imported(tmp_path / "in", tmp_path / "out")
 
@@ -193,36 +158,23 @@ def test_one_window_serves_the_whole_series(tmp_path):
 
 
 def test_images_are_the_slices_in_anatomical_order_whatever_the_files_are_called(tmp_path):
-    images = dicom_head(tmp_path / "in", names=["d.dcm", "c.dcm", "a.dcm", "b.dcm"])
-    labels = imported(tmp_path / "in", tmp_path / "out")
-    assert [image["sop_instance_uid"] for image in labels["images"]] == [image.SOPInstanceUID for image in images]
-    assert [image["slice_index"] for image in labels["images"]] == [0, 1, 2, 3]
-    assert [image["file_name"] for image in labels["images"]] == [f"P1/00{index}.png" for index in range(4)]
-    assert labels["images"][0]["pixel_spacing_mm"] == [0.5, 0.75]
+    slices = dicom_head(tmp_path / "in", names=["d.dcm", "c.dcm", "a.dcm", "b.dcm"])
+    images = imported(tmp_path / "in", tmp_path / "out")["images"]
+    assert [image["sop_instance_uid"] for image in images] == [each.SOPInstanceUID for each in slices]
+    assert [image["slice_index"] for image in images] == [0, 1, 2, 3]
+    assert [image["file_name"] for image in images] == [f"P1/00{index}.png" for index in range(4)]
+    assert images[0]["pixel_spacing_mm"] == [0.5, 0.75]
     assert read_image(tmp_path / "out" / "P1" / "001.png").shape == (SIDE, SIDE)
 
 
-def test_what_labels_say_of_their_boxes_goes_along(tmp_path):
-    labels = dicom_labels(dicom_head(tmp_path / "in"))
-    labels["annotations"][0] |= {"tight_bbox": [21, 31, 5, 4], "contrast": 0.5}
-    (tmp_path / "in" / LABELS_FILE).write_text(json.dumps({**labels, "info": {"box_margin_mm": 1.0}}))
-    moved = imported(tmp_path / "in", tmp_path / "out")
-    assert moved["info"] == {"box_margin_mm": 1.0}
-    assert [(box["tight_bbox"], box["contrast"]) for box in moved["annotations"]] == [([21, 31, 5, 4], 0.5)]
-
-
-@pytest.mark.parametrize(
-    "patients",
-    [
-        ["A/B", "A_B"],
-        ["a", "A"],  # one folder on a file system that ignores case
-        ["A", "A", "A-1", "A-1", "A-2"],
-        ["..", "__", "//"],
-        ["", "unknown"],
-        ["anonymous"] * 30_000,
-        ["..", "../../etc", "/etc/passwd", "a\\b", "C:\\x", "né é", ".hidden", "~", "x" * 64],
-    ],
-)
+@pytest.mark.parametrize("patients", [
+    ["A/B", "A_B"],
+    ["a", "A"],  # one folder on a file system that ignores case
+    ["A", "A", "A-1", "A-1", "A-2"],
+    ["", "unknown"],
+    ["anonymous"] * 30_000,
+    ["..", "__", "//", "../../etc", "/etc/passwd", "a\\b", "C:\\x", "né é", ".hidden", "~", "x" * 64],
+])  # fmt: skip
 def test_every_series_has_a_folder_of_its_own_below_the_output(patients):
     folders = series_folders(patients)
     assert len({folder.casefold() for folder in folders}) == len(patients)
@@ -237,12 +189,3 @@ def test_the_split_of_the_labels_is_kept_under_whatever_name_they_have_for_the_p
     labels = imported(tmp_path / "in", tmp_path / "out")
     splits = {(image["patient_id"], image["split"]) for image in labels["images"]}
     assert splits == {("P1", "train"), ("P9", "unlabelled")}
-
-
-@pytest.mark.parametrize("out", ["in", ".", "elsewhere"])
-def test_labelled_dicom_series_are_never_taken_for_an_earlier_import(tmp_path, out):
-    for name in ("in", "elsewhere"):
-        images = dicom_head(tmp_path / name)
-        (tmp_path / name / LABELS_FILE).write_text(json.dumps(dicom_labels(images)))
-    with refused(tmp_path, "holds|lies in the source"):
-        imported(tmp_path / "in", tmp_path / out)

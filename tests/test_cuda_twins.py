@@ -55,10 +55,11 @@ def pack(folder, out, quality=None):
 
 
 def test_a_pack_holds_what_training_and_test_need_in_half_precision(world, monkeypatch):
-    labels, source, packed = read_labels(world / "packed" / LABELS_FILE), world / "images", world / "packed"
-    assert [image["id"] for image in labels["images"]] == [1, 2, 4, 5, 6, 7]
-    for name in (image["file_name"] for image in labels["images"]):
-        assert (packed / name).read_bytes() == (source / name).read_bytes()
+    packed = world / "packed"
+    images = read_labels(packed / LABELS_FILE)["images"]
+    assert [image["id"] for image in images] == [1, 2, 4, 5, 6, 7]
+    for name in (image["file_name"] for image in images):
+        assert (packed / name).read_bytes() == (world / "images" / name).read_bytes()
     assert {weight.dtype for weight in load_file(packed / cuda_twins.WEIGHTS).values()} == {torch.float16}
     monkeypatch.setattr(cuda_twins, "LARGEST_PACK", 10**6)
     with refused(world, r"29\.\d MB.*--quality"):

@@ -47,10 +47,11 @@ def test_evaluation_with_and_without_targets_is_the_same_with_fe_in_the_model():
 
 def test_a_labelled_folder_gives_the_detections_of_its_images_whatever_its_boxes(compute, tmp_path):
     labels = labelled_images(tmp_path, 3)
-    shown = load_labelled(labels, tmp_path).images
-    expected = detect(BrightestPixel(), shown, [1, 2, 3], compute)
-    assert detect_in(BrightestPixel(), labels, tmp_path, compute) == expected
-    assert detect_in(BrightestPixel(), {**labels, "annotations": []}, tmp_path, compute) == expected
+    expected = detect(BrightestPixel(), load_labelled(labels, tmp_path).images, [1, 2, 3], compute)
+    for annotations in (labels["annotations"], []):
+        found = detect_in(BrightestPixel().train(), {**labels, "annotations": annotations}, tmp_path, compute)
+        assert found == expected
+    assert detect(BrightestPixel(), np.zeros((0, 4, 6), np.uint8), [], compute) == []
 
 
 def test_results_are_coco_in_the_order_of_the_images_over_several_batches(compute, monkeypatch):
@@ -83,8 +84,3 @@ def test_scores_are_float32_whatever_the_precision_of_training(precision):
     images = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1)
     found = detect(ScoreOfAConvolution(), images, range(256), make_compute("cpu", precision))
     np.testing.assert_allclose([one["score"] for one in found], np.arange(256) / 255, atol=1e-6)
-
-
-def test_a_model_is_put_into_evaluation_and_no_images_give_no_detections(compute):
-    assert len(detect(BrightestPixel().train(), np.zeros((1, 4, 6), np.uint8), [1], compute)) == 1
-    assert detect(BrightestPixel(), np.zeros((0, 4, 6), np.uint8), [], compute) == []

@@ -1,6 +1,7 @@
 """Detection in a user's own files: DICOM and images in; JSON, CSV and overlays out, or one line and nothing."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -64,31 +65,21 @@ def test_a_dicom_series_gives_json_csv_and_an_overlay_per_slice_in_anatomical_or
     assert first[["x_mm", "y_mm", "width_mm", "height_mm", "score"]].tolist() == [7.5, 10, 3, 3, 0.75]
 
 
-def test_images_of_any_depth_and_size_are_read_and_their_folder_stands_for_the_patient(tmp_path):
+def test_images_of_any_depth_and_size_are_numbered_by_their_paths_and_their_folder_stands_for_the_patient(tmp_path):
     source = tmp_path / "scans"
-    save_image(source / "b" / "2.JPG", IMAGE)
+    for name in ("b/2.JPG", "c.png", "a.jpeg", "d/1.png", ".thumbnails/a.png"):
+        save_image(source / name, IMAGE)
     save_image(source / "b" / "1.png", IMAGE[:40])
-    save_image(source / "a.jpeg", IMAGE)
-    save_image(source / ".thumbnails" / "a.png", IMAGE)
     (source / "notes.txt").write_text("no image")
     (source / "album.png").mkdir()
-    table = detected(source, tmp_path / "out", slices=3).iloc[::2]
-    assert table["file_name"].tolist() == ["a.jpeg", "b/1.png", "b/2.JPG"]
-    assert table["patient_id"].tolist() == ["scans", "b", "b"]
-    assert table["slice_index"].tolist() == [0, 0, 1]
-    assert overlays(tmp_path / "out") == ["a.png", "b/1.png", "b/2.png"]
+    table = detected(source, tmp_path / "out", slices=5).iloc[::2]
+    assert table["file_name"].tolist() == ["a.jpeg", "b/1.png", "b/2.JPG", "c.png", "d/1.png"]
+    assert table["patient_id"].tolist() == ["scans", "b", "b", "scans", "d"]
+    assert table["slice_index"].tolist() == [0, 0, 1, 1, 0]
+    assert overlays(tmp_path / "out") == ["a.png", "b/1.png", "b/2.png", "c.png", "d/1.png"]
     assert table["x_mm"].isna().all()
-
-
-def test_images_are_numbered_by_their_paths_also_where_folders_lie_between_files(tmp_path):
-    for name in ("a/2.png", "b.png", "a/1.png", "c/1.png", "d.png"):
-        save_image(tmp_path / "in" / name, IMAGE)
-    detected(tmp_path / "in", tmp_path / "out", slices=5)
-    detected(tmp_path / "in" / "b.png", tmp_path / "one file", slices=1)
-    images = read(tmp_path / "out" / "images.json")["images"]
-    assert [image["file_name"] for image in images] == ["a/1.png", "a/2.png", "b.png", "c/1.png", "d.png"]
-    assert [image["id"] for image in images] == [1, 2, 3, 4, 5]
-    assert [image["slice_index"] for image in images] == [0, 1, 0, 0, 1]
+    assert [image["id"] for image in read(tmp_path / "out" / "images.json")["images"]] == [1, 2, 3, 4, 5]
+    detected(source / "c.png", tmp_path / "one file", slices=1)
 
 
 @pytest.mark.parametrize("make", [dicom_head, labelled_images])
@@ -113,22 +104,14 @@ def test_overlays_show_what_reaches_the_threshold_and_the_files_hold_all(tmp_pat
     assert coloured == [[False, False], [True, False], [True, True]]
 
 
-def corrupt_second_image(folder: Path) -> None:
-    labelled_images(folder, 2)
-    (folder / "P2" / "000.png").write_bytes((folder / "P2" / "000.png").read_bytes()[:200])
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (corrupt_second_image, r"P2.000\.png"),
-        (lambda folder: dicom_head(folder) and save_image(folder / "preview.png", IMAGE), r"in: holds"),
-        (lambda folder: [save_image(folder / name, IMAGE) for name in ("a.png", "a.jpg")], r"a\.\w+: .*suffix"),
-        (lambda folder: dicom_head(folder, ImageType=["ORIGINAL", "PRIMARY", "P"]), "in: no magnitude series"),
-        (Path.mkdir, "in: the folder is empty"),
-        (lambda folder: None, "in: no such file or folder"),
-    ],
-)
+@pytest.mark.parametrize(("make", "reason"), [
+    (lambda folder: labelled_images(folder, 2) and os.truncate(folder / "P2" / "000.png", 200), r"P2.000\.png"),
+    (lambda folder: dicom_head(folder) and save_image(folder / "preview.png", IMAGE), r"in: holds"),
+    (lambda folder: [save_image(folder / name, IMAGE) for name in ("a.png", "a.jpg")], r"a\.\w+: .*suffix"),
+    (lambda folder: dicom_head(folder, ImageType=["ORIGINAL", "PRIMARY", "P"]), "in: no magnitude series"),
+    (Path.mkdir, "in: the folder is empty"),
+    (lambda folder: None, "in: no such file or folder"),
+])  # fmt: skip
 def test_a_source_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path, make, reason):
     make(tmp_path / "in")
     with refused(tmp_path, reason):
@@ -148,15 +131,7 @@ def test_nothing_but_an_earlier_result_is_ever_replaced(tmp_path, out):
 TABLE = "variant,threshold,sensitivity\nssd512,0.16,0.88\nssd300,,\n"
 
 
-def test_images_are_made_as_for_the_training(tmp_path):
-    model = save_tiny_model(tmp_path / "model", "ssd300")
-    assert model_settings(model) == (tiny_params().images, "ssd300")
-    assert load_detector(model).name == "ssd300"
-    (model / "config.json").write_text("[]")
-    assert model_settings(model)[1] == ""
-
-
-def test_the_threshold_is_given_or_that_of_the_validation_patients(tmp_path):
+def test_the_threshold_is_given_or_that_of_the_validation_patients_and_images_are_those_of_the_training(tmp_path):
     (tmp_path / "operating_point.csv").write_text(TABLE)
     (tmp_path / "metrics.json").write_text(json.dumps({"threshold": 0.25, "ap": 0.5}))
     assert read_threshold(tmp_path / "metrics.json", "ssd512") == 0.25
@@ -164,28 +139,22 @@ def test_the_threshold_is_given_or_that_of_the_validation_patients(tmp_path):
     assert [chosen_threshold(given, None, "")[0] for given in (None, 0.0, 0.7)] == [0.5, 0.0, 0.7]
     with pytest.raises(InputError, match="two thresholds"):
         chosen_threshold(0.5, tmp_path / "metrics.json", "ssd512")
+    model = save_tiny_model(tmp_path / "model", "ssd300")
+    assert model_settings(model) == (tiny_params().images, "ssd300")
+    assert load_detector(model).name == "ssd300"
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", None),
-        ("a.csv", TABLE),
-        ("a.csv", TABLE.replace("ssd300", "ssd300-fe")),
-        ("a.csv", TABLE.replace("ssd300,,", "ssd300,high,")),
-        ("a.csv", "a,b\n1,2\n"),
-        ("a.csv", ""),
-        ("a.json", "{"),
-        ("a.json", "{}"),
-        ("a.json", "[1]"),
-        ("a.json", "[" * 100_000),
-        *(("a.json", f'{{"threshold": {value}}}') for value in ("null", "true", "-1", "2", "1" + "0" * 400)),
-        ("a.json", '{"threshold": 1%s}' % ("0" * 5000)),
-    ],
-)
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.csv", None),
+    ("a.csv", TABLE),
+    ("a.csv", TABLE.replace("ssd300", "ssd300-fe")),
+    ("a.csv", TABLE.replace("ssd300,,", "ssd300,high,")),
+    ("a.csv", "a,b\n1,2\n"),
+    *(("a.json", text) for text in ("", "{", "{}", "[1]", "[" * 100_000, '{"threshold": 1%s}' % ("0" * 5000))),
+    *(("a.json", f'{{"threshold": {value}}}') for value in ("null", "true", "-1", "2", "1" + "0" * 400)),
+])  # fmt: skip
 def test_a_file_without_a_score_for_a_threshold_is_named_in_one_line(tmp_path, name, text):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=name) as refused:
+    with refused(tmp_path, name):
         read_threshold(tmp_path / name, "ssd300")
-    assert "\n" not in str(refused.value)

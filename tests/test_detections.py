@@ -4,7 +4,7 @@ import json
 
 import pytest
 from metric_examples import T, detection, labels_of
-from tiny_world import BOX, SIDE, tiny_params
+from tiny_world import BOX, tiny_params
 
 from cmbfe import paths
 from cmbfe.data.labelled.detections import (
@@ -12,10 +12,9 @@ from cmbfe.data.labelled.detections import (
     IMAGES_FILE,
     VALIDATION_FILE,
     detections_of,
-    images_file,
     match_results,
 )
-from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, write_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, MIMICS_FILE, write_labels
 from cmbfe.data.labelled.splits import read_test_set
 from cmbfe.errors import InputError
 from cmbfe.files import write_json
@@ -39,38 +38,26 @@ def detected(folder, images: dict[int, dict], detections: list[dict]):
     return folder / "detections.json"
 
 
-def test_by_id_where_nothing_says_which_image_is_which(tmp_path, labels):
-    found = [detection(2, 0.5, T)]
-    files = [tmp_path / name for name in ("detections.json", "detections.json.gz")]
-    for file in files:
-        write_json(file, found)
-        assert images_file(file) is None
-    for given in (found, *files):
-        assert [one["image_id"] for one in detections_of(given, labels)] == [2]
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "joined"),
-    [
-        # names, or names and UIDs, of images 1 and 2; of theirs by id; and which of theirs each of ours is
-        (["P1/000.png", "P2/000.png"], {1: "P2/000.jpg", 2: "P9/000.jpg", 3: "P1/000.jpg"}, {1: 3, 2: 1}),
-        ([("P1/000.png", "1.2.3"), "P2/000.png"], {7: ("P2/000.png", "1.2.3")}, {1: 7}),
-        ([("P1/0.png", "1.2"), ("P2/0.png", "1.2")], {2: ("P2/0.png", "1.2"), 1: ("P1/0.png", "1.2")}, {1: 1, 2: 2}),
-        (["IM.0001", "IM.0002"], {3: ("IM.0001", None), 4: "IM.0002"}, {1: 3, 2: 4}),
-        (["P1\\000.png", "P2\\000.png"], {1: "P2/000.jpg", 2: "P1/000.jpg"}, {1: 2, 2: 1}),
-    ],
-    ids=["whatever the suffix", "UID before name", "frames of one file", "a number is no suffix", "backslashes"],
-)
-def test_images_are_joined_by_uid_else_by_name(tmp_path, labels, ours, theirs, joined):
+@pytest.mark.parametrize(("ours", "theirs", "joined"), [
+    # names, or names and UIDs, of images 1 and 2; of theirs by id; and which of theirs each of ours is
+    (["P1/000.png", "P2/000.png"], {1: "P2/000.jpg", 2: "P9/000.jpg", 3: "P1/000.jpg"}, {1: 3, 2: 1}),
+    ([("P1/000.png", "1.2.3"), "P2/000.png"], {7: ("P2/000.png", "1.2.3")}, {1: 7}),
+    ([("P1/0.png", "1.2"), ("P2/0.png", "1.2")], {2: ("P2/0.png", "1.2"), 1: ("P1/0.png", "1.2")}, {1: 1, 2: 2}),
+    (["IM.0001", "IM.0002"], {3: ("IM.0001", None), 4: "IM.0002"}, {1: 3, 2: 4}),
+    (["P1\\000.png", "P2\\000.png"], {1: "P2/000.jpg", 2: "P1/000.jpg"}, {1: 2, 2: 1}),
+    (["P1/000.png", "P2/000.png"], {}, {2: 2}),
+], ids=["any suffix", "UID before name", "frames of a file", "no suffix", "backslashes", "by id"])  # fmt: skip
+def test_images_are_joined_by_uid_else_by_name_else_by_id(tmp_path, labels, ours, theirs, joined):
     def entry(image: str | tuple) -> dict:
-        return dict(
-            zip(("file_name", "sop_instance_uid"), [image] if isinstance(image, str) else image, strict=False)
-        )
+        values = [image] if isinstance(image, str) else image
+        return dict(zip(("file_name", "sop_instance_uid"), values, strict=False))
 
     for image, own in zip(labels["images"], ours, strict=True):
         image.update(entry(own))
     images = {key: entry(image) for key, image in theirs.items()}
-    file = detected(tmp_path, images, [detection(key, key / 10, T) for key in images])
+    file = detected(tmp_path, images, [detection(key, key / 10, T) for key in images or joined])
+    if not images:
+        file.with_name(IMAGES_FILE).unlink()
     scores = {box["image_id"]: box["score"] for box in detections_of(file, labels, all_looked_at=len(joined) == 2)}
     assert scores == {image: key / 10 for image, key in joined.items()}
 
@@ -85,13 +72,7 @@ def test_two_images_never_become_one(tmp_path, labels):
         detections_of(detected(tmp_path, images, []), labels)
 
 
-@pytest.mark.parametrize("name", ["", "/", 3, None])
-def test_a_image_needs_the_name_of_a_file(tmp_path, labels, name):
-    with pytest.raises(InputError, match=r"images\.json: image 1: file_name "):
-        detections_of(detected(tmp_path, {1: {"file_name": name}}, []), labels)
-
-
-def test_detections_of_other_images_and_images_without_a_look_are_named(tmp_path, labels):
+def test_detections_of_other_images_images_without_a_look_and_nameless_ones_are_refused(tmp_path, labels):
     file = detected(tmp_path, {1: {"file_name": "P9/000.png"}}, [])
     with pytest.raises(InputError, match="names none of the images of the labels"):
         detections_of(file, labels)
@@ -99,20 +80,21 @@ def test_detections_of_other_images_and_images_without_a_look_are_named(tmp_path
     assert detections_of(file, labels) == []
     with pytest.raises(InputError, match=r"lacks 1 images of the labels, as P2/000\.png"):
         detections_of(file, labels, all_looked_at=True)
+    for name in ("", "/", 3, None):
+        with pytest.raises(InputError, match=r"images\.json: image 1: file_name "):
+            detections_of(detected(tmp_path, {1: {"file_name": name}}, []), labels)
 
 
 def test_detections_of_each_variant_are_matched_to_the_test_images_and_a_missing_file_is_named(tmp_path, monkeypatch):
     """One test image with a microbleed, one with a mimic only, and one of training."""
     (tmp_path / "params.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
-    images = [
-        {"id": k, "file_name": f"{k}.png", "width": SIDE, "height": SIDE, "split": split, "patient_id": split}
-        for k, split in ((1, "test"), (2, "test"), (3, "train"))
-    ]
-    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": BOX}
-    write_labels(paths.images() / LABELS_FILE, {"images": images, "annotations": [box], "categories": CATEGORIES})
-    mimics = {"images": images, "annotations": [{**box, "image_id": 2}], "categories": [{"id": 1, "name": "vein"}]}
-    write_labels(paths.images() / MIMICS_FILE, mimics)
+    labels = labels_of({1: [BOX], 2: [], 3: []})
+    for image in labels["images"]:
+        image["split"] = image["patient_id"] = "train" if image["id"] == 3 else "test"
+    write_labels(paths.images() / LABELS_FILE, labels)
+    mimics = {**labels, "annotations": [{**labels["annotations"][0], "image_id": 2}]}
+    write_labels(paths.images() / MIMICS_FILE, {**mimics, "categories": [{"id": 1, "name": "vein"}]})
     test = read_test_set(tiny_params())
     assert [image["id"] for image in test["images"]] == [1, 2]
     for file in (DETECTIONS_FILE, VALIDATION_FILE):

@@ -6,41 +6,16 @@ import torch
 
 from cmbfe.detector.explain import change_by_channel, change_by_map, enhancement_difference, enhancement_steps
 from cmbfe.detector.ssd import build
-from cmbfe.figures.diagrams import (
-    STEPS,
-    enhancement_figure,
-    strongest_box,
-)
+from cmbfe.figures.diagrams import STEPS, enhancement_figure, strongest_box
 from cmbfe.figures.style import head_square
 
 
-def test_the_process_is_zoomed_to_the_box_with_the_strongest_mask():
-    model = build("ssd300-fe", width=0.125)
-    image = torch.full((3, 300, 300), 0.8)
-    image[:, 210:216, 110:116] = 0.1
-    boxes = torch.tensor([[20.0, 30, 32, 42], [106.0, 206, 120, 220]])
-    steps = {name: values.numpy() for name, values in enhancement_steps(model, image, boxes).items()}
-    assert strongest_box(steps["mask"], boxes.numpy()) == 1
-    figure = enhancement_figure(steps, boxes.numpy(), 1, side=40)
-    assert len(figure.axes) == len(STEPS)
-    for axes in figure.axes:
-        assert axes.get_xlim() == (93, 133)
-        assert axes.get_ylim() == (233, 193)
-        assert len(axes.patches) == 2
-    np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), steps["mask"])
-
-
-HEAD = np.zeros((100, 100), np.uint8)
-HEAD[20:80, 30:70] = 200
-
-
 def test_the_square_around_the_head_leaves_out_air_and_stays_in_the_image():
-    assert head_square(HEAD) == (17, 17, 66)  # 60 high, 3 around it, and the same width around the middle
-    assert head_square(np.full((100, 100), 200, np.uint8)) == (0, 0, 100)
-    assert head_square(np.zeros((100, 100), np.uint8)) == (0, 0, 100)
-    corner = np.zeros((100, 100), np.uint8)
-    corner[95:, 95:] = 200
+    head, corner = np.zeros((2, 100, 100), np.uint8)
+    head[20:80, 30:70] = corner[95:, 95:] = 200
+    assert head_square(head) == (17, 17, 66)  # 60 high, 3 around it, and the same width around the middle
     assert head_square(corner) == (89, 89, 11)
+    assert [head_square(np.full((100, 100), value, np.uint8)) for value in (0, 200)] == [(0, 0, 100)] * 2
 
 
 BOXES = torch.tensor([[100.0, 120.0, 130.0, 150.0]])
@@ -54,7 +29,7 @@ def model_and_image(variant: str, **settings) -> tuple[torch.nn.Module, torch.Te
     return model, image
 
 
-def test_the_steps_follow_the_papers_formulas():
+def test_the_steps_follow_the_papers_formulas_and_are_drawn_around_the_box_with_the_strongest_mask():
     model, image = model_and_image("ssd300-fe")
     steps = enhancement_steps(model, image, BOXES)
     pixels = image.mean(dim=0)
@@ -72,6 +47,15 @@ def test_the_steps_follow_the_papers_formulas():
     torch.testing.assert_close(difference, features * steps["resized"], atol=1e-5, rtol=1e-4)
     channel = int(difference.abs().sum((1, 2)).argmax())
     torch.testing.assert_close(difference[channel], steps["difference"])
+    shown = {name: values.numpy() for name, values in steps.items()}
+    boxes = np.array([[20.0, 30, 32, 42], [100.0, 120, 130, 150]])
+    assert strongest_box(shown["mask"], boxes) == 1
+    figure = enhancement_figure(shown, boxes, 1, side=40)
+    assert len(figure.axes) == len(STEPS)
+    for axes in figure.axes:
+        assert (axes.get_xlim(), axes.get_ylim()) == ((95, 135), (155, 115))
+        assert len(axes.patches) == 2
+    np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), shown["mask"])
 
 
 def test_channels_are_ranked_by_their_share_of_the_difference():
@@ -85,14 +69,20 @@ def test_channels_are_ranked_by_their_share_of_the_difference():
     assert change_by_channel(features, torch.zeros(3, 1, 2))["share_of_difference"].tolist() == [0, 0, 0]
 
 
-def test_on_vgg_the_first_head_sees_fe_at_the_source_only():
-    change = change_by_map(*model_and_image("ssd300-fe"), BOXES)
+def test_on_vgg_the_first_head_sees_fe_at_the_source_only_and_a_map_of_zeros_does_not_change():
+    model, image = model_and_image("ssd300-fe")
+    change = change_by_map(model, image, BOXES)
     assert list(change.index) == ["trunk", "source", "both"]
     assert list(change) == ["38x38", "19x19", "10x10", "5x5", "3x3", "1x1"]
     assert change.loc["trunk", "38x38"] < 1e-6
     assert change.loc["trunk", "19x19"] > 1e-3
     assert change.loc["source", "38x38"] > 1e-3
     assert (change.loc["source"].iloc[1:] == 0).all()
+    with torch.no_grad():
+        for layer in (model.blocks[-1][2], model.blocks[-1][0]):
+            layer.weight.zero_()
+            layer.bias.fill_(-1.0)
+    assert change_by_map(model, image, BOXES)["1x1"].tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("variant", ["resnet34-300", "mobilenet320-fe"])
@@ -101,12 +91,3 @@ def test_without_l2_normalisation_the_first_head_sees_fe_in_the_trunk(variant):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert change_by_map(model, image, BOXES).loc["trunk"].iloc[0] > 1e-3
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_a_map_that_is_zero_all_over_does_not_change():
-    model, image = model_and_image("ssd300")
-    with torch.no_grad():
-        for layer in (model.blocks[-1][2], model.blocks[-1][0]):
-            layer.weight.zero_()
-            layer.bias.fill_(-1.0)
-    assert change_by_map(model, image, BOXES)["1x1"].tolist() == [0.0, 0.0, 0.0]

@@ -56,12 +56,12 @@ BROKEN = {
     "long text named .dcm": (lambda paths: paths[1].write_text("hello " * 1000), "not a DICOM file"),
     "pixel data too short": (rewrite(PixelData=b"\0" * 100), "too short"),
     "no pixel data": (rewrite(PixelData=None), "no pixel data"),
-    "no pixel spacing": (rewrite(PixelSpacing=None), "PixelSpacing"),
     "pixel spacing 0": (rewrite(PixelSpacing=[0.0, 0.0]), "PixelSpacing"),
-    "no position": (rewrite(ImagePositionPatient=None), "ImagePositionPatient"),
-    "no orientation": (rewrite(ImageOrientationPatient=None), "ImageOrientationPatient"),
     "orientation 0": (rewrite(ImageOrientationPatient=[0.0] * 6), "ImageOrientationPatient"),
-    "no series": (rewrite(SeriesInstanceUID=None), "SeriesInstanceUID"),
+    **{
+        f"no {keyword}": (rewrite(**{keyword: None}), keyword)
+        for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SeriesInstanceUID")
+    },
     "colour": (
         rewrite(PhotometricInterpretation="RGB", SamplesPerPixel=3, PixelData=b"\0" * 1152, PlanarConfiguration=0),
         "greyscale",
@@ -82,44 +82,30 @@ def test_a_broken_file_is_named_with_its_reason(tmp_path, case):
     assert re.search(reason, message)
 
 
-@pytest.mark.parametrize(
-    ("heights", "reason"),
-    [
-        ((-7, -5, -3, 1, 3), r"missing at -1\.00 mm.* 002\.dcm \(-3\.00 mm\) and 003\.dcm \(1\.00 mm\)"),
-        ((0, 2, 4, 5, 6, 8), "slices too close"),
-        ((0, 2, 2, 4), r"two slices at one position: .*00[12]\.dcm"),
-    ],
-)
-def test_slices_that_are_no_stack_are_named_by_their_positions(tmp_path, heights, reason):
-    write(tmp_path, [mr_slice(random_volume(1, seed)[0], (0, 0, z)) for seed, z in enumerate(heights)])
+@pytest.mark.parametrize(("heights", "attributes", "reason"), [
+    ((-7, -5, -3, 1, 3), {}, r"missing at -1\.00 mm.* 002\.dcm \(-3\.00 mm\) and 003\.dcm \(1\.00 mm\)"),
+    ((0, 2, 4, 5, 6, 8), {}, "slices too close"),
+    ((0, 2, 2, 4), {}, r"two slices at one position: .*00[12]\.dcm"),
+    ((0,), {"SliceThickness": None}, "SliceThickness"),
+    ((0,), {"RescaleSlope": "1e300", "RescaleIntercept": "0"}, "not finite"),
+])  # fmt: skip
+def test_slices_that_are_no_stack_or_of_unknown_thickness_or_brightness_are_named(
+    tmp_path, heights, attributes, reason
+):
+    write(tmp_path, [mr_slice(random_volume(1, n)[0], (0, 0, z), **attributes) for n, z in enumerate(heights)])
     assert re.search(reason, error_of(tmp_path))
 
 
-def test_copies_of_one_image_are_named(tmp_path):
-    paths = write(tmp_path, mr_series(random_volume()))
-    shutil.copy(paths[1], tmp_path / "copy.dcm")
-    assert "copies of one image" in error_of(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "reason"),
-    [
-        ({"SliceThickness": None}, "SliceThickness"),
-        ({"RescaleSlope": "1e300", "RescaleIntercept": "0"}, "not finite"),
-    ],
-)
-def test_a_slice_of_unknown_thickness_or_infinite_brightness_is_an_error(tmp_path, attributes, reason):
-    write(tmp_path, [mr_slice(random_volume(1)[0], **attributes)])
-    assert reason in error_of(tmp_path)
-
-
-def test_sources_without_dicom_images_are_errors(tmp_path):
+def test_sources_without_dicom_images_are_errors_and_copies_of_one_image_are_named(tmp_path):
     for source in (tmp_path, tmp_path / "nowhere"):
         assert error_of(source).startswith(f"{source}: ")
     (tmp_path / "README.txt").write_text("hello")
     write(tmp_path / "in", [mr_slice(random_volume(1)[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33")], ["report"])
     for source in (tmp_path, tmp_path / "README.txt", tmp_path / "in" / "report"):
         assert error_of(source).startswith(f"{source}: ")
+    paths = write(tmp_path / "copies", mr_series(random_volume()))
+    shutil.copy(paths[1], tmp_path / "copies" / "copy.dcm")
+    assert "copies of one image" in error_of(tmp_path / "copies")
 
 
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless, JPEGLSLossless])
@@ -129,36 +115,30 @@ def test_a_file_cut_anywhere_is_an_error_before_pixels_are_decoded(tmp_path, syn
         recompress(path, syntax)
     whole = path.read_bytes()
     end = len(whole) - (8 if syntax else 0)  # the closing delimiter carries nothing
-    for size in [*range(0, end, 13), end - 1]:
+    for size in [*range(0, end, 29), end - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(InputError):
             find_series(tmp_path)
 
 
-@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
-def test_broken_compressed_pixels_are_an_error_and_print_nothing(tmp_path, capfd, syntax):
-    (path,) = write(tmp_path, [mr_slice(random_volume(1)[0])])
-    recompress(path, syntax)
-    content = path.read_bytes()
-    start = content.index(b"\xff\x4f" if syntax == JPEG2000Lossless else b"\xff\xd8")
-    path.write_bytes(content[: start + 20] + bytes(60) + content[start + 80 :])
-    assert "pixel data cannot be decoded" in error_of(tmp_path)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_compressed_pixels_that_crash_the_decoder_are_an_error(tmp_path, capfd):
+@pytest.mark.parametrize(("syntax", "start", "place", "wrong"), [
+    (JPEG2000Lossless, b"\xff\x4f", 20, bytes(60)),
+    (JPEGLSLossless, b"\xff\xd8", 20, bytes(60)),
+    (JPEGLSLossless, b"\xff\xf7", 5, b"\x04\x00\x04\x00"),  # rows and columns in the stream: the decoder crashes
+])  # fmt: skip
+def test_broken_compressed_pixels_are_an_error_and_print_nothing(tmp_path, capfd, syntax, start, place, wrong):
     paths = write(tmp_path, mr_series(random_volume(2)))
     for path in paths:
-        recompress(path, JPEGLSLossless)
+        recompress(path, syntax)
     content = bytearray(paths[1].read_bytes())
-    frame_size = content.index(b"\xff\xf7") + 5  # rows and columns in the JPEG-LS stream itself
-    content[frame_size : frame_size + 4] = b"\x04\x00\x04\x00"
+    first = content.index(start) + place
+    content[first : first + len(wrong)] = wrong
     paths[1].write_bytes(content)
     assert error_of(tmp_path).startswith(f"{paths[1]}: pixel data cannot be decoded")
     assert capfd.readouterr() == ("", "")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_give_a_image_or_one_line(flips):
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,6 @@ def in_turn(keyword: str, *values: object) -> Each:
 ONE_SERIES = {
     "orientation by 0.09 degrees": in_turn("ImageOrientationPatient", turned(0), turned(0.09)),
     "orientation by 0.5 degrees": in_turn("ImageOrientationPatient", turned(-0.2), turned(0.3), turned(0)),
-    "echo time by 0.2 ms": in_turn("EchoTime", 20.0, 20.2),
     "echo time by 0.9 ms": in_turn("EchoTime", 20.0, 20.9, 20.3),
     "echo time in some only": in_turn("EchoTime", 20.0, None, None),
     "echo number in some only": in_turn("EchoNumbers", None, 1),
@@ -75,27 +74,17 @@ ONE_SERIES = {
         "ImageOrientationPatient": turned(0.02 * index),
     },
     "series UID of each file": own("SeriesInstanceUID"),
-    "all UIDs of each file": own("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
     "patient of each file": own("PatientID"),
     "patient and UIDs of each file": own("PatientID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
     "series UID of every other slice": in_turn("SeriesInstanceUID", "1.2.3.1", "1.2.3.2"),
     "study of each half": lambda index: {"StudyInstanceUID": f"1.2.3.{index // 6}"},
     "patient in some only": lambda index: {"PatientID": "P1" if index % 3 else ""},
-    "series UID of every other slice, of unknown thickness": lambda index: {
-        "SeriesInstanceUID": f"1.2.3.{index % 2}",
+    "description too, of unknown thickness": lambda index: {
+        **own("SeriesInstanceUID", "StudyInstanceUID")(index),
+        "SeriesDescription": "SWI" if index % 2 else "",
         "SliceThickness": None,
     },
-    **{
-        f"description too, thickness {thickness}": lambda index, thickness=thickness: {
-            **own("SeriesInstanceUID", "StudyInstanceUID")(index),
-            "SeriesDescription": "SWI" if index % 2 else "",
-            "SliceThickness": thickness,
-        }
-        for thickness in (2.0, None)
-    },
-    "series UIDs in no order": lambda index: {
-        "SeriesInstanceUID": f"1.2.3.{[1, 2, 1, 1, 3, 2, 3, 1, 2, 3, 3, 2][index]}"
-    },
+    "series UIDs in no order": lambda index: {"SeriesInstanceUID": f"1.2.3.{'121132312332'[index]}"},
 }
 
 
@@ -109,54 +98,66 @@ def test_parts_that_make_one_even_stack_are_one_series_and_it_says_so(tmp_path, 
     np.testing.assert_array_equal(read_volume(series), random_volume(COUNT))
 
 
-def test_every_other_slice_makes_a_series_that_says_so(tmp_path):
-    (series,), _ = found_in(tmp_path, *images_of()[::2])
-    assert (series.slice_spacing_mm, len(series.notes)) == (4, 1)
-
-
 @pytest.mark.parametrize(
     ("image_type", "notes"), [(NORM, ()), (["DERIVED", "SECONDARY", "MPR"], (TAKEN,)), ([*NORM, "FANCY"], (TAKEN,))]
 )
 def test_headers_that_agree_make_no_note_but_where_they_do_not_say_what_they_are(tmp_path, image_type, notes):
-    (series,), _ = found_in(tmp_path, *images_of(ImageType=image_type))
+    images = images_of(ImageType=image_type)
+    (series,), _ = found_in(tmp_path / "all", *images)
     assert series.notes == notes
+    (series,), _ = found_in(tmp_path / "every other", *images[::2])
+    assert (series.slice_spacing_mm, len(series.notes)) == (4, 1 + len(notes))
 
 
-def test_a_part_whose_directions_vary_is_one_series_also_beside_an_image_of_its_uid_in_another_study(tmp_path):
-    images = images_of(in_turn("ImageOrientationPatient", turned(0), turned(0.65)))
-    more = images_of(count=1, first=COUNT, ImageOrientationPatient=turned(-0.7), StudyInstanceUID="1.2.9")
-    series, asides = found_in(tmp_path, *images, *more)
-    assert sorted(len(one.files) for one in series) == [1, COUNT]
+def two_at(**second: object) -> list[Dataset]:
+    """Two complete stacks at the same places, each file with a series UID of its own."""
+    more = images_of(lambda index: {"SeriesInstanceUID": uid("second", index)}, **second)
+    return [*images_of(own("SeriesInstanceUID"), AcquisitionNumber=1), *more]
+
+
+SEVERAL = {
+    **{
+        f"complete repeats, {next(iter(difference))}": (two_at(**difference), [COUNT, COUNT])
+        for difference in ({"EchoTime": 40.0}, {"EchoNumbers": 2}, {"ImageType": NORM}, {"AcquisitionNumber": 2})
+    },
+    "echoes whose times vary": (
+        [
+            *images_of(in_turn("EchoTime", 20.0, 20.2)),
+            *images_of(in_turn("EchoTime", 40.0, 40.3, 40.1), EchoNumbers=2),
+        ],
+        [COUNT, COUNT],
+    ),
+    "patients whose files have a series UID each": (
+        [
+            image
+            for name in "AB"
+            for image in images_of(lambda index, name=name: {"SeriesInstanceUID": uid(name, index)}, PatientID=name)
+        ],
+        [COUNT, COUNT],
+    ),
+    "single images of several patients": (
+        [
+            mr_slice(random_volume(1, n)[0], (7.0 * n, 3.0, 5.0 + 2 * n), **own("PatientID", "SeriesInstanceUID")(n))
+            for n in range(4)
+        ],
+        [1] * 4,
+    ),
+    "an image of the UID in another study beside directions that vary": (
+        [
+            *images_of(in_turn("ImageOrientationPatient", turned(0), turned(0.65))),
+            *images_of(count=1, first=COUNT, ImageOrientationPatient=turned(-0.7), StudyInstanceUID="1.2.9"),
+        ],
+        [1, COUNT],
+    ),
+}
+
+
+@pytest.mark.parametrize(("images", "lengths"), SEVERAL.values(), ids=SEVERAL)
+def test_what_is_several_series_stays_so(tmp_path, images, lengths):
+    series, asides = found_in(tmp_path, *images)
+    assert sorted(len(one.files) for one in series) == lengths
     assert asides == []
-
-
-def test_echoes_whose_times_vary_are_two_series(tmp_path):
-    first = images_of(in_turn("EchoTime", 20.0, 20.2))
-    second = images_of(in_turn("EchoTime", 40.0, 40.3, 40.1), EchoNumbers=2)
-    series, asides = found_in(tmp_path, *first, *second)
-    assert [(len(one.files), round(one.echo_time_ms)) for one in series] == [(COUNT, 20), (COUNT, 40)]
-    assert asides == []
-
-
-@pytest.mark.parametrize(
-    "difference",
-    [{"EchoTime": 40.0}, {"EchoNumbers": 2}, {"ImageType": NORM}, {"AcquisitionNumber": 2}],
-    ids=lambda value: next(iter(value)),
-)
-def test_complete_repeats_are_series_of_their_own_also_where_each_file_has_its_own_uid(tmp_path, difference):
-    second = images_of(lambda index: {"SeriesInstanceUID": uid("second", index)}, **difference)
-    first = images_of(own("SeriesInstanceUID"), AcquisitionNumber=1)
-    series, asides = found_in(tmp_path, *first, *second)
-    assert [len(one.files) for one in series] == [COUNT, COUNT]
-    assert asides == []
-
-
-def test_two_patients_stay_two_where_each_file_has_a_series_uid_of_its_own(tmp_path):
-    patients = [
-        images_of(lambda index, name=name: {"SeriesInstanceUID": uid(name, index)}, PatientID=name) for name in "AB"
-    ]
-    series, _ = found_in(tmp_path, *patients[0], *patients[1])
-    assert [(one.patient_id, len(one.files)) for one in series] == [("A", COUNT), ("B", COUNT)]
+    assert len({one.patient_id for one in series}) == len({image.PatientID for image in images})
 
 
 @pytest.mark.parametrize("thickness", [2.0, None])
@@ -168,24 +169,10 @@ def test_series_that_merely_abut_stay_two(tmp_path, other, thickness):
     assert asides == []
 
 
-def test_single_images_of_several_patients_stay_apart(tmp_path):
-    images = [
-        mr_slice(random_volume(1, n)[0], (7.0 * n, 3.0, 5.0 + 2 * n), **own("PatientID", "SeriesInstanceUID")(n))
-        for n in range(4)
-    ]
-    series, _ = found_in(tmp_path, *images)
-    assert [len(one.files) for one in series] == [1] * 4
-    assert all(one.notes for one in series)
-
-
 REFUSED = {
     "echoes lie between each other": (in_turn("EchoTime", 20.0, 40.0), {}, "slices of the same series lie between"),
     "directions too": (in_turn("ImageOrientationPatient", turned(0), turned(2)), {}, "slices of the same series lie"),
-    "ImageType that is not known": (
-        in_turn("ImageType", NORM, [*NORM, "FANCY"]),
-        {},
-        "slices of the same series lie",
-    ),
+    "unknown ImageType": (in_turn("ImageType", NORM, [*NORM, "FANCY"]), {}, "slices of the same series lie"),
     "sizes": (lambda index: {"PixelSpacing": [0.5 + index % 2, 0.75]}, {}, "slices of the same series lie between"),
     "each half is whole": (
         in_turn("ImageType", NORM, NORM[:3]),
@@ -199,6 +186,11 @@ REFUSED = {
         lambda index: {"ImagePositionPatient": [5 * (index == 3), 0, 2 * index]},
         {},
         "slices are shifted in their plane",
+    ),
+    "a copy of other ImageType": (
+        lambda index: {"ImagePositionPatient": [0, 0, 2.0 * max(index, 1)], "ImageType": NORM if index else NORM[:3]},
+        {},
+        "two slices at one position",
     ),
 }
 
@@ -220,12 +212,6 @@ def test_a_missing_slice_is_refused_also_where_each_file_has_its_own_uid(tmp_pat
     series, (aside,) = found_in(tmp_path, *images[:4], *images[5:])
     assert series == []
     assert (aside.refused, aside.what, len(aside.files)) == (True, "slice missing", COUNT - 1)
-
-
-def test_a_copy_with_another_image_type_is_no_series_of_its_own(tmp_path):
-    series, (aside,) = found_in(tmp_path, *images_of(), *images_of(count=1, first=4, ImageType=NORM))
-    assert series == []
-    assert (aside.refused, aside.what) == (True, "two slices at one position")
 
 
 @pytest.mark.parametrize(
@@ -292,34 +278,24 @@ def test_what_a_dicom_object_needs_costs_that_object_only(tmp_path, each, attrib
 
 
 def test_parts_that_may_be_one_series_say_so(tmp_path):
-    """Two slabs that abut."""
-    volume = random_volume(8)
-    for number in (0, 4):
-        write(
-            tmp_path / str(number),
-            [
-                mr_slice(volume[i], ImagePositionPatient=[0, 0, 2.0 * i], SeriesInstanceUID=f"1.{number}")
-                for i in range(number, number + 4)
-            ],
-        )
-    found = find_series(tmp_path)
-    assert [len(series.files) for series in found] == [4, 4]
-    assert [NEIGHBOURS in series.notes for series in found] == [True, True]
-    write(tmp_path / "far", [mr_slice(volume[i], ImagePositionPatient=[0, 0, 90.0 + 2 * i]) for i in range(4)])
-    assert [NEIGHBOURS in series.notes for series in find_series(tmp_path / "far")] == [False]
-
-
-@pytest.mark.parametrize("spacing", [[0.0009, 0.0009], [90.0, 90.0]])
-def test_pixels_of_another_unit_are_refused(tmp_path, spacing):
-    write(tmp_path, mr_series(random_volume(3), PixelSpacing=spacing))
-    with pytest.raises(InputError, match="PixelSpacing"):
-        find_series(tmp_path)
+    """Two slabs that abut, and one far off."""
+    for number, heights in enumerate((range(4), range(4, 8), range(45, 49))):
+        pixels = random_volume(4, number)
+        slab = [mr_slice(pixels[n], (0, 0, 2.0 * z), SeriesInstanceUID=f"1.{number}") for n, z in enumerate(heights)]
+        write(tmp_path / str(number // 2) / str(number), slab)
+    found = find_series(tmp_path / "0")
+    assert [(len(series.files), NEIGHBOURS in series.notes) for series in found] == [(4, True)] * 2
+    assert [NEIGHBOURS in series.notes for series in find_series(tmp_path / "1")] == [False]
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 400])
-def test_a_damaged_slice_without_suffix_costs_its_series(tmp_path, content):
-    write(tmp_path, mr_series(random_volume(4)), [f"IM000{number}" for number in range(4)])
-    (tmp_path / "IM0003").write_bytes(content)
-    (tmp_path / "README").write_text("notes")
+def test_a_damaged_slice_without_suffix_costs_its_series_and_so_do_pixels_of_another_unit(tmp_path, content):
+    write(tmp_path / "in", mr_series(random_volume(4)), [f"IM000{number}" for number in range(4)])
+    (tmp_path / "in" / "IM0003").write_bytes(content)
+    (tmp_path / "in" / "README").write_text("notes")
     with pytest.raises(InputError, match="IM0003"):
-        find_series(tmp_path)
+        find_series(tmp_path / "in")
+    for spacing in (0.0009, 90.0):
+        write(tmp_path / "unit", mr_series(random_volume(3), PixelSpacing=[spacing, spacing]))
+        with pytest.raises(InputError, match="PixelSpacing"):
+            find_series(tmp_path / "unit")

@@ -35,30 +35,17 @@ GEOMETRIES = {
 }
 CLASSIC = {
     "GE SWAN": {
-        "Manufacturer": "GE MEDICAL SYSTEMS",
-        "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"],
-        "SeriesDescription": "Ax SWAN",
-        "EchoNumbers": 1,
-        "PixelPaddingValue": 0,
-        "ge": 0,
+        **{"Manufacturer": "GE MEDICAL SYSTEMS", "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"], "ge": 0},
+        **{"SeriesDescription": "Ax SWAN", "EchoNumbers": 1, "PixelPaddingValue": 0},
     },
     "Siemens SWI": {
-        "Manufacturer": "SIEMENS",
-        "ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI", "NORM", "DIS3D"],
-        "SeriesDescription": "SWI_Images",
-        "EchoNumbers": 1,
-        "AcquisitionNumber": 1,
-        "SpacingBetweenSlices": None,
+        **{"Manufacturer": "SIEMENS", "ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI", "NORM", "DIS3D"]},
+        **{"SeriesDescription": "SWI_Images", "EchoNumbers": 1, "AcquisitionNumber": 1, "SpacingBetweenSlices": None},
     },
     "Philips SWIp": {
-        "Manufacturer": "Philips Medical Systems",
-        "ImageType": ["ORIGINAL", "PRIMARY", "SW_M_FFE", "SW_M", "FFE"],
-        "SeriesDescription": "SWIp",
-        "EchoNumbers": 1,
-        "TemporalPositionIdentifier": 1,
-        "RescaleSlope": "2",
-        "RescaleIntercept": "0",
-        "RescaleType": "normalized",
+        **{"Manufacturer": "Philips Medical Systems", "SeriesDescription": "SWIp", "EchoNumbers": 1},
+        **{"ImageType": ["ORIGINAL", "PRIMARY", "SW_M_FFE", "SW_M", "FFE"], "TemporalPositionIdentifier": 1},
+        **{"RescaleSlope": "2", "RescaleIntercept": "0", "RescaleType": "normalized"},
     },
 }
 FILTERED_PHASE = {

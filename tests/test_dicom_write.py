@@ -14,7 +14,6 @@ from cmbfe.phantom.dicom import slice_position_mm, uid, write_series
 from cmbfe.phantom.simulate import SimulatedPatient
 
 TILT = np.deg2rad(10)
-NO_CHECKER = "dciodvfy, which checks DICOM files against the standard, is not installed (Debian: dicom3tools)"
 
 
 def patient() -> SimulatedPatient:
@@ -49,43 +48,30 @@ def test_the_reader_finds_magnitude_and_phase_that_were_written_on_the_same_slic
     assert len({header.SeriesNumber for header in headers}) == 2
 
 
-def test_headers_hold_no_private_data_and_names_are_plainly_synthetic(tmp_path):
-    write_series(tmp_path, patient(), "P0001", 7)
-    headers = [pydicom.dcmread(path) for path in tmp_path.rglob("*.dcm")]
-    assert len(headers) == 10
-    assert not [element for header in headers for element in header.iterall() if element.tag.is_private]
-    assert {str(header.PatientName) for header in headers} == {"Phantom^P0001"}
-
-
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason=NO_CHECKER)
-def test_the_standards_checker_has_nothing_to_say(tmp_path):
+def test_headers_hold_the_papers_acquisition_no_private_data_and_synthetic_names_and_the_checker_is_silent(tmp_path):
     write_series(tmp_path, patient(), "P0001", 7)
     files = sorted(tmp_path.rglob("*.dcm"))
-    said = [subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False) for path in files]
-    assert {(one.stdout + one.stderr).strip() for one in said} == {"MRImage"}  # the kind of object, no complaint
-    assert not any(one.returncode for one in said)
+    assert len(files) == 10
+    for file in files:
+        header = pydicom.dcmread(file)
+        assert not [element for element in header.iterall() if element.tag.is_private]
+        assert str(header.PatientName) == "Phantom^P0001"
+        assert (header.EchoTime, header.RepetitionTime, header.FlipAngle) == (45.0, 77.3, 15)
+        assert (header.EchoTrainLength, header.NumberOfAverages, header.MagneticFieldStrength) == (32, 1, 3)
+        assert (header.SliceThickness, header.SpacingBetweenSlices) == (2, 1)
+        assert float(header.PixelBandwidth) == pytest.approx(2 * 62_500 / 32)
+        assert (header.BitsStored, header.Modality) == (16, "MR")
+        assert header.SeriesDescription.startswith("SWAN")
+        if shutil.which("dciodvfy"):  # checks DICOM files against the standard (Debian: dicom3tools)
+            said = subprocess.run(["dciodvfy", file], capture_output=True, text=True, check=True)
+            assert (said.stdout + said.stderr).strip() == "MRImage"  # the kind of object, no complaint
 
 
-@pytest.mark.parametrize("name", ["slice0001.dcm", "slice0001_phase.dcm"])
-def test_headers_hold_the_papers_acquisition(tmp_path, name):
-    write_series(tmp_path, patient(), "P0001", 7)
-    header = pydicom.dcmread(tmp_path / name)
-    assert (header.EchoTime, header.RepetitionTime, header.FlipAngle) == (45.0, 77.3, 15)
-    assert (header.EchoTrainLength, header.NumberOfAverages, header.MagneticFieldStrength) == (32, 1, 3)
-    assert (header.SliceThickness, header.SpacingBetweenSlices) == (2, 1)
-    assert float(header.PixelBandwidth) == pytest.approx(2 * 62_500 / 32)
-    assert (header.BitsStored, header.Modality) == (16, "MR")
-    assert header.SeriesDescription.startswith("SWAN")
-
-
-def test_slices_are_centred_on_the_scanners_axis_and_step_along_their_normal_by_their_spacing():
+def test_slices_are_centred_on_the_scanners_axis_and_uids_depend_on_seed_and_patient_alone(tmp_path):
     positions = np.array([slice_position_mm(patient(), index) for index in range(3)])
     along_row, along_column = np.reshape(patient().orientation, (2, 3))
     np.testing.assert_allclose(positions[0] + 15.5 * 0.46875 * (along_row + along_column), 0, atol=1e-3)
     np.testing.assert_allclose(np.diff(positions, axis=0), [[0, -np.sin(TILT), np.cos(TILT)]] * 2, atol=2e-4)
-
-
-def test_uids_are_valid_and_depend_on_seed_and_patient_alone(tmp_path):
-    assert UID(uid(7, "P0001", "study")).is_valid
     written = {write_series(tmp_path / f"{seed}{name}", patient(), name, seed)[0] for seed in (7, 8) for name in "AB"}
     assert len(written) == 4
+    assert all(UID(one).is_valid for one in (*written, uid(7, "P0001", "study")))

@@ -8,6 +8,7 @@ import tomllib
 from importlib import metadata
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,10 +23,12 @@ PLATFORMS = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def direct_dependencies() -> list[Requirement]:
     """Return what the core and all extras ask for; an extra may name others of cmbfe."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     return [wanted for texts in lists for wanted in map(Requirement, texts) if wanted.name != "cmbfe"]
 
 
@@ -54,10 +57,12 @@ def third_party_imports(file: Path) -> set[str]:
     return modules - sys.stdlib_module_names - {"cmbfe"}
 
 
-def test_every_line_of_the_lock_is_a_pin_with_at_most_a_marker():
+def test_every_line_of_the_lock_is_a_pin_with_at_most_a_marker_and_environment_yml_is_what_make_lock_writes():
     plain = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9a-z.]+( ; [a-z_]+ .+)?")
     assert [line for line in LOCK.splitlines() if not plain.fullmatch(line)] == []
-    assert "://" not in LOCK
+    renew = runpy.run_path(str(ROOT / "tools" / "renew_environment.py"))
+    written = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert written == renew["conda_environment"](LOCK), "run: python tools/renew_environment.py"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -72,55 +77,34 @@ def test_the_lock_has_one_version_of_each_package_and_every_direct_dependency(sy
         assert locked[canonicalize_name(wanted.name)] in wanted.specifier
 
 
-def test_environment_yml_is_what_make_lock_writes():
-    renew = runpy.run_path(str(ROOT / "tools" / "renew_environment.py"))
-    written = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    assert written == renew["conda_environment"](LOCK), "run: python tools/renew_environment.py"
-
-
 def test_every_package_that_the_code_imports_is_a_direct_dependency():
     owners = packages_distributions()
     declared = {canonicalize_name(each.name) for each in direct_dependencies()}
-    files = [file for folder in ("cmbfe", "tests", "tools") for file in (ROOT / folder).rglob("*.py")]
-    undeclared = {
-        f"{file.relative_to(ROOT)}: {module}"
-        for file in files
-        for module in third_party_imports(file) & owners.keys()
-        if not declared & {canonicalize_name(owner) for owner in owners[module]}
-    }
-    assert undeclared == set()
+    for file in (file for folder in ("cmbfe", "tests", "tools") for file in (ROOT / folder).rglob("*.py")):
+        for module in third_party_imports(file) & owners.keys():
+            assert declared & {canonicalize_name(owner) for owner in owners[module]}, f"{file}: {module}"
 
 
-WRITTEN = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["version"]
-
-
-def test_every_public_name_is_there_and_listed():
+def test_every_public_name_is_there_and_listed_and_a_reader_finds_few_modules_in_each_room():
     assert {"build", "enhance", "enhance_during_training", "evaluate", "match"} <= set(cmbfe.__all__)
     assert set(cmbfe.__all__) <= set(dir(cmbfe))
     for name in cmbfe.__all__:
         assert getattr(cmbfe, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         cmbfe.train  # noqa: B018
-
-
-def test_a_reader_finds_few_modules_in_each_room():
     root = Path(cmbfe.__file__).parent
     rooms = [root, *(folder for folder in root.rglob("*") if (folder / "__init__.py").exists())]
-    modules = {
-        room.name: len([file for file in room.glob("*.py") if not file.name.startswith("__")]) for room in rooms
-    }
-    assert modules.pop("cmbfe") <= 8
+    modules = {room: len([file for file in room.glob("*.py") if not file.name.startswith("__")]) for room in rooms}
+    assert modules.pop(root) <= 8
     assert max(modules.values()) <= 20
 
 
-def not_installed(name: str) -> str:
-    raise metadata.PackageNotFoundError(name)
-
-
 def test_an_installed_package_says_its_version_and_a_source_what_it_is_a_source_of(monkeypatch, tmp_path):
-    monkeypatch.setattr(metadata, "version", lambda name: f"7.8 of {name}")
-    assert cmbfe.__version__ == "7.8 of cmbfe"
-    monkeypatch.setattr(metadata, "version", not_installed)
-    assert cmbfe.__version__ == f"{WRITTEN}+source"
+    version = mock.Mock(return_value="7.8")
+    monkeypatch.setattr(metadata, "version", version)
+    assert cmbfe.__version__ == "7.8"
+    version.assert_called_with("cmbfe")
+    version.side_effect = metadata.PackageNotFoundError
+    assert cmbfe.__version__ == f"{PROJECT['version']}+source"
     monkeypatch.setattr(cmbfe, "__file__", str(tmp_path / "cmbfe" / "__init__.py"))
     assert cmbfe.__version__ == "unknown"

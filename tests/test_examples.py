@@ -34,8 +34,8 @@ class Example(NamedTuple):
     text: str
 
 
-def examples(page: Path) -> list[Example]:
-    return [Example(*groups) for groups in FENCE.findall(page.read_text(encoding="utf-8"))]
+EXAMPLES = {page: [Example(*found) for found in FENCE.findall(page.read_text(encoding="utf-8"))] for page in PAGES}
+KINDS = {(example.language, example.mark) for page in PAGES for example in EXAMPLES[page]}
 
 
 def calls(text: str) -> Iterator[list[str]]:
@@ -91,8 +91,9 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_its_commands_exist_and_those_marked_run(page, world, run_cmbfe, monkeypatch):
+    assert {("bash", "run"), ("bash", ""), ("python", ""), ("yaml", "")} <= KINDS  # of all pages
     monkeypatch.chdir(world)
-    for example in examples(page):
+    for example in EXAMPLES[page]:
         for words in calls(example.text) if example.language == "bash" else ():
             check(words)
             if example.mark == "run":
@@ -107,14 +108,9 @@ def test_its_python_runs(page, world, monkeypatch):
     given = {"images": list(batch), "batch": batch, "boxes": boxes, "features": torch.ones(2, 4, 24, 24)}
     given["targets"] = [{"boxes": box, "labels": torch.ones(1, dtype=torch.int64)} for box in boxes]
     given["model"] = build_from_params("ssd300", tiny_params())
-    for example in examples(page):
+    for example in EXAMPLES[page]:
         code = compile(example.text, page.name, "exec") if example.language == "python" else None
         if code and example.mark != "parsed":
             exec(code, given)  # a later block goes on from an earlier one
             assert all(loss.isfinite() for loss in given.get("losses", {}).values())
             assert set(given.get("detections", [{}])[0]) in (set(), {"boxes", "scores", "labels"})
-
-
-def test_readme_and_docs_have_examples_of_every_kind():
-    kinds = [(example.language, example.mark) for page in PAGES for example in examples(page)]
-    assert {("bash", "run"), ("bash", ""), ("python", ""), ("yaml", "")} <= set(kinds)

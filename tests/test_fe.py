@@ -52,37 +52,30 @@ def test_the_mask_equals_the_transcription(sides, seed, beta, is_partly_black):
     np.testing.assert_allclose(mask[0, 0].numpy(), transcription(pixels, boxes, beta), atol=1e-6)
 
 
-def test_a_hand_worked_box():
+def test_a_hand_worked_box_beside_images_with_other_boxes_and_none():
     # Mean 0.4, B_mean 0.6: 0.8 is discarded, the others become 1 - P / 0.6.
-    image = torch.tensor([[0.2, 0.8], [0.6, 0.0]]).expand(1, 3, 2, 2)
-    mask = enhancement_mask(image, [torch.tensor([[0.0, 0.0, 2.0, 2.0]])], beta=1.5)
-    torch.testing.assert_close(mask[0, 0], torch.tensor([[2 / 3, 0.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
-
-
-def test_each_image_has_its_own_boxes_and_one_without_boxes_has_no_mask():
-    images = torch.rand(3, 3, 10, 10)
-    boxes = [torch.tensor([[1.0, 1, 4, 4]]), torch.empty(0, 4), torch.tensor([[5.0, 5, 9, 9], [2, 2, 3, 3]])]
-    mask = enhancement_mask(images, boxes)
-    assert not mask[1].any()
-    for index in (0, 2):
-        torch.testing.assert_close(mask[index], enhancement_mask(images[index : index + 1], [boxes[index]])[0])
+    images = torch.tensor([[0.2, 0.8], [0.6, 0.0]]).expand(3, 3, 2, 2)
+    boxes = [torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.empty(0, 4), torch.tensor([[0.0, 0, 1, 1], [1.0, 0, 2, 1]])]
+    mask = enhancement_mask(images, boxes, beta=1.5)
+    expected = [[[2 / 3, 0.0], [0.0, 1.0]], [[0.0, 0.0]] * 2, [[1 / 3, 1 / 3], [0.0, 0.0]]]
+    torch.testing.assert_close(mask[:, 0], torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "area", "nearest", "max"])
-def test_without_a_mask_features_stay_and_with_a_full_mask_they_double(resize):
+def test_without_a_mask_features_stay_with_a_full_mask_they_double_or_gain_the_normalised_ones(resize):
     features = torch.randn(2, 5, 7, 6)
     assert torch.equal(enhance(features, torch.zeros(2, 1, 30, 30), resize), features)
     assert enhance(features.bfloat16(), torch.rand(2, 1, 30, 30), resize).dtype == torch.bfloat16
     torch.testing.assert_close(enhance(features, torch.ones(2, 1, 30, 30), resize), 2 * features)
-
-
-def test_the_figure_reading_adds_the_normalised_features():
     features = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
-    enhanced = enhance(features, torch.full((1, 1, 1, 1), 0.5), weighting="figure")
+    enhanced = enhance(features, torch.full((1, 1, 1, 1), 0.5), resize, weighting="figure")
     torch.testing.assert_close(enhanced.flatten(), torch.tensor([3.3, 4.4]))
 
 
-def test_an_unknown_reading_is_refused():
+def test_strength_is_one_or_falls_along_a_cosine_to_nothing_and_unknown_readings_are_refused():
+    assert [strength("constant", iteration, 10) for iteration in (0, 5, 10)] == [1, 1, 1]
+    cosine = [strength("cosine", iteration, 12) for iteration in (0, 4, 6, 8, 12)]
+    np.testing.assert_allclose(cosine, [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
     for keyword, value in (("resize", "cubic"), ("weighting", "text")):
         with pytest.raises(InputError, match=value):
             enhance(torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2), **{keyword: value})
@@ -98,12 +91,6 @@ def test_the_layer_has_no_weights_is_differentiable_and_does_nothing_in_evaluati
     mask = torch.rand(1, 1, 8, 8, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: layer(x, mask), features)
     assert torch.equal(layer.eval()(features, mask), features)
-
-
-def test_a_constant_strength_is_one_and_a_cosine_falls_from_one_to_nothing():
-    assert [strength("constant", iteration, 10) for iteration in (0, 5, 10)] == [1, 1, 1]
-    cosine = [strength("cosine", iteration, 12) for iteration in (0, 4, 6, 8, 12)]
-    np.testing.assert_allclose(cosine, [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
 
 
 @settings(max_examples=50, deadline=None)
@@ -154,14 +141,17 @@ def test_an_alternative_is_there_in_training_and_absent_in_evaluation(name, dete
 
 
 def test_the_side_tasks_loss_joins_the_detectors_and_teaches_its_trunk(detector):
-    before = losses(copy.deepcopy(detector))
-    attached = attach("segmentation", detector, "backbone")
-    made = detector.train()(IMAGES, TARGETS)
+    before, state = losses(copy.deepcopy(detector)), torch.get_rng_state()
+    attached = attach("segmentation", detector.train(), "backbone")
+    assert (torch.equal(torch.get_rng_state(), state), detector.training) == (True, True)
+    channels = channels_of(detector, "backbone")  # maps of as many channels share a head
+    assert {head.in_channels for head in attached.fe.heads.values()} == set(channels)
+    assert (len(attached.fe.heads), len(channels)) == (len(set(channels)), 6)
+    made = detector(IMAGES, TARGETS)
     assert {name: loss.item() for name, loss in made.items() if name != "segmentation"} == before
     made["segmentation"].backward()
     assert all(weight.grad.abs().sum() > 0 for weight in attached.parameters() if weight.ndim > 1)
-    first = next(detector.backbone.parameters())
-    assert first.grad.abs().sum() > 0
+    assert next(detector.backbone.parameters()).grad.abs().sum() > 0
     ours = {id(weight) for weight in detector.parameters()}
     assert not ours & {id(weight) for weight in attached.parameters()}
 
@@ -180,18 +170,6 @@ def test_the_side_tasks_loss_is_the_cross_entropy_with_the_share_of_each_cell_in
     assert float(side_task.losses()["segmentation"]) == pytest.approx(2 * sum(each) / 4)
 
 
-def test_maps_of_as_many_channels_share_a_head_and_asking_leaves_mode_and_random_numbers_alone(detector):
-    detector.train()
-    before = torch.get_rng_state()
-    attached = attach("segmentation", detector, "backbone")
-    assert torch.equal(torch.get_rng_state(), before)
-    assert detector.training
-    channels = channels_of(detector, "backbone")
-    assert len(channels) == 6
-    assert {head.in_channels for head in attached.fe.heads.values()} == set(channels)
-    assert len(attached.fe.heads) == len(set(channels))
-
-
 def test_what_cannot_be_attached_is_said_in_a_line(detector):
     with pytest.raises(InputError, match="no alternative of FE named 'cousin'; there are: assisted-excitation"):
         attach("cousin", detector, "backbone")
@@ -204,11 +182,8 @@ def test_what_cannot_be_attached_is_said_in_a_line(detector):
 def test_assisted_excitation_adds_the_channels_mean_inside_the_boxes_and_nothing_in_evaluation():
     features = torch.tensor([[1.0, 5.0], [3.0, 7.0]]).reshape(1, 2, 1, 2)  # two channels, two cells
     layer = AssistedExcitation()
-    mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])  # the second cell
-    assert mask.tolist() == [[[[0, 1]]]]
-    assert layer(features, mask).flatten().tolist() == [1, 11, 3, 13]
-    layer.strength = 0.5
-    mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])
-    assert layer(features, mask).flatten().tolist() == [1, 8, 3, 10]
+    for layer.strength, expected in ((1.0, [1, 11, 3, 13]), (0.5, [1, 8, 3, 10])):
+        mask = layer.mask(torch.zeros(1, 3, 1, 2), [torch.tensor([[1.0, 0, 2, 1]])])  # the second cell
+        assert layer(features, mask).flatten().tolist() == expected
     assert layer.eval()(features, mask) is features
     assert layer.state_dict() == {}
