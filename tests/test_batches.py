@@ -126,6 +126,7 @@ def test_the_shares_of_all_processes_are_the_batch_and_images_keep_their_boxes(i
     assert sorted(seen) == sorted(batch_indices(images, batch * accumulate, iteration, seed=7).tolist())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 10))
 def test_everything_comes_once_and_in_order_and_no_more_is_made_ahead_than_asked_for(count, ahead):
     assert list(MadeAhead(lambda number: number**2, range(count), ahead)) == [n**2 for n in range(count)]
