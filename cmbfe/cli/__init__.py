@@ -14,19 +14,18 @@ def main() -> None:
         from cmbfe.cli.commands import app
 
         app()
+        return
     except InputError as error:
-        sys.exit(_fail(str(error)))
+        reason = str(error)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module in ("", "cmbfe"):
             raise
         extra = "export" if module in _EXPORT else "replicate"
-        sys.exit(_fail(f"this needs {module}, which an extra brings: pip install 'cmbfe[{extra}]'"))
+        reason = f"this needs {module}, which an extra brings: pip install 'cmbfe[{extra}]'"
     except OSError as error:
         file = error.filename2 or error.filename or "input or output"  # the target of a failed renaming
-        sys.exit(_fail(f"{file}: {error.strerror or error}"))
-
-
-def _fail(reason: str) -> int:
+        reason = f"{file}: {error.strerror or error}"
+    # Here, where the error and its frames are gone: a progress bar in one of them has ended its line.
     print(f"cmbfe: error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
+    sys.exit(2)
