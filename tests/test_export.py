@@ -1,7 +1,6 @@
 """ONNX files: onnxruntime finds with them what PyTorch finds, and a file with which it would not is not written."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
+from onnx.helper import make_model, make_opsetid
 from tiny_world import labelled_images, tree
 
 from cmbfe.detector import export
-from cmbfe.detector.export import OPSET, TOLERANCE, export_onnx, to_onnx
+from cmbfe.detector.export import IR_VERSION, OPSET, TOLERANCE, export_onnx, resizing, suppression, to_onnx
 from cmbfe.detector.ssd import SSD, Config, build
 from cmbfe.detector.weights import load_model, save_model
 from cmbfe.errors import InputError
@@ -58,7 +59,7 @@ def made_otherwise(world, monkeypatch) -> Callable[..., None]:
     return replaced
 
 
-def run(model: Path, **inputs: np.ndarray) -> list[np.ndarray]:
+def run(model: Path | bytes, **inputs: np.ndarray) -> list[np.ndarray]:
     return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
@@ -103,6 +104,47 @@ def test_a_file_says_what_it_is_and_whence_without_any_folder_of_its_maker(world
     assert str(ROOT).encode() not in content
 
 
+@pytest.mark.parametrize(("side", "wanted"), [(256, 320), (512, 300), (7, 7), (1, 5)])
+def test_images_are_resized_as_in_pytorch(side, wanted):
+    column = torch.rand(side, 1, generator=torch.Generator().manual_seed(2))
+    expected = F.interpolate(column[None, None], (wanted, 1), mode="bilinear", align_corners=False)[0, 0]
+    torch.testing.assert_close(resizing(side, wanted) @ column, expected, atol=1e-6, rtol=0)
+
+
+def test_suppression_keeps_what_the_detector_keeps_in_each_image_of_a_batch():
+    """One image has more candidates than are looked at, one fewer than are kept, one none."""
+    detector = build("ssd300", width=0.1, score_threshold=0.2, nms_threshold=0.3, detections_per_image=30)
+    draw = np.random.default_rng(3)
+    corners = draw.uniform(0, 250, (3, 900, 2))
+    boxes = np.concatenate([corners, corners + draw.uniform(5, 50, (3, 900, 2))], axis=2).astype(np.float32)
+    scores = (draw.permuted(np.tile(np.arange(900), (3, 1)), axis=1) / 900).astype(np.float32)  # no ties
+    scores[1] *= 0.205
+    scores[2] *= 0.2
+    factor = np.array([2, 0.5, 2, 0.5], np.float32)
+    model = make_model(suppression(detector), opset_imports=[make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    kept_by_onnx = run(model.SerializeToString(), every_box=boxes, every_score=scores, to_image=factor)
+    counts = []
+    for number in range(3):
+        size = (150, 600)
+        kept = detector._best(torch.from_numpy(boxes[number]), torch.from_numpy(scores[number : number + 1]), size)
+        of_image = kept_by_onnx[2] == number
+        np.testing.assert_array_equal(kept_by_onnx[0][of_image], kept["boxes"])
+        np.testing.assert_array_equal(kept_by_onnx[1][of_image], kept["scores"])
+        counts.append(of_image.sum())
+    assert counts[0] == 30 > counts[1] > counts[2] == 0
+
+
+def test_the_command_compares_on_the_images_given_and_says_how_close_it_came(
+    world, run_cmbfe, made_otherwise, tmp_path
+):
+    made_otherwise()
+    out = tmp_path / "deep" / "detector.onnx"
+    status, said, _ = run_cmbfe("export", "--model", world / "model", "--out", out, "--pictures", world / "pictures")
+    assert status == 0
+    assert re.search(r"on 6 images: scores differ by at most \d\.\de-\d\d, .*; the same detections in \d\n", said)
+    assert [file.name for file in out.parent.iterdir()] == [out.name]
+
+
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"detector_classification_0_weight": lambda w: w * 1.01}, r"differ by \S*e-0[34] in scores and \S*e-0[67] of"),
     ({"detector_regression_0_weight": lambda w: w * 1.2}, r"differ by \S*e-0[67] in scores and \S*e-0[34] of"),
@@ -120,13 +162,12 @@ def test_a_file_that_differs_is_not_written_and_the_earlier_one_stays(
     assert tree(tmp_path) == {"detector.onnx": b"an earlier one"}
 
 
-def test_the_command_compares_on_the_images_given_and_refuses_what_cannot_be_exported(
-    world, run_cmbfe, refused_line, made_otherwise, tmp_path
-):
+def test_what_cannot_be_exported_is_refused_in_one_line(world, run_cmbfe, made_otherwise, tmp_path):
     made_otherwise()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "one.png").write_bytes(b"no image")
-    model, out = ["--model", world / "model"], ["--out", tmp_path / "deep" / "detector.onnx"]
+    before = tree(tmp_path)
+    model, out = ["--model", world / "model"], ["--out", tmp_path / "detector.onnx"]
     for arguments, reason in (
         ([*model, "--out", tmp_path / "detector.pt"], "detector.pt: the name of an ONNX file ends in .onnx"),
         (["--model", tmp_path, *out], "config.json: no such file"),
@@ -134,20 +175,20 @@ def test_the_command_compares_on_the_images_given_and_refuses_what_cannot_be_exp
         ([*model, *out, "--pictures", tmp_path / "absent"], "absent: no such file or folder"),
         ([*model, *out, "--pictures", tmp_path / "broken"], "one.png: not a readable image"),
     ):
-        assert reason in refused_line("export", *arguments)
+        status, said, err = run_cmbfe("export", *arguments)
+        assert (status, said) == (2, "")
+        assert reason in err.splitlines()[-1]
+        assert tree(tmp_path) == before
     with pytest.raises(InputError, match="knows 4 classes"):
         to_onnx(SSD(Config("ssd300", num_classes=5, width=0.1)))
-    status, said, _ = run_cmbfe("export", *model, *out, "--pictures", world / "pictures")
-    assert status == 0
-    assert re.search(r"on 6 images: scores differ by at most \d\.\de-\d\d, .*; the same detections in \d\n", said)
-    assert set(tree(tmp_path / "deep")) == {"detector.onnx"}
 
 
-def test_the_example_of_the_docs_runs(world, monkeypatch, capsys):
+def test_the_example_of_the_docs_runs(world, tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     for name, number in (("first.png", 1), ("second.png", 2)):
-        shutil.copy(world / "pictures" / f"P{number}" / "000.png", world / name)
-    monkeypatch.chdir(world)
+        (tmp_path / name).write_bytes((world / "pictures" / f"P{number}" / "000.png").read_bytes())
+    (tmp_path / "ssd300-fe.onnx").write_bytes((world / "ssd300-fe.onnx").read_bytes())
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/export.md", "exec"), {})
     said = capsys.readouterr().out
     assert "'variant': 'ssd300-fe'" in said

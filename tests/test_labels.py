@@ -16,6 +16,7 @@ from cmbfe.data.labelled.labels import (
     read_detections,
     read_foreign_labels,
     read_labels,
+    repeats,
     write_labels,
 )
 from cmbfe.data.sources.voc import FROM_0, FROM_1, read_voc
@@ -52,6 +53,15 @@ def test_labels_come_back_from_the_file_as_they_went_in(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_files_of_other_tools_without_our_keys_are_accepted():
+    labels = two_images()
+    for image in labels["images"]:
+        for key in ("patient_id", "split", "slice_index", "pixel_spacing_mm"):
+            del image[key]
+    del labels["annotations"][0]["lesion_id"]
+    assert check_labels(labels, "labels.json") is labels
+
+
 def test_a_box_rounded_to_two_decimals_may_touch_the_edge():
     check_labels(changed(("annotations", 0, "bbox"), [95.005, 0, 5.0, 80.0]), "labels.json")
 
@@ -61,11 +71,19 @@ FAULTS = {
     # what is wrong -> place in the labels, value, what the error names
     "zero width": (BOX, [10, 20, 0, 6], "annotation 7"),
     "a tight box that is none": (TIGHT, [1, 2, 3], "annotation 7: tight_bbox"),
+    "a tight box without height": (TIGHT, [10, 20, 5, 0], "annotation 7"),
     "a tight box outside": (TIGHT, [97, 20, 5, 6], "annotation 7: the box [97, 20, 5, 6] lies 2 px outside"),
+    "zero height": (BOX, [10, 20, 5, 0], "annotation 7"),
+    "negative width": (BOX, [10, 20, -5, 6], "annotation 7"),
     "NaN": (BOX, [10, float("nan"), 5, 6], "annotation 7: bbox"),
+    "infinity": (BOX, [10, 20, float("inf"), 6], "annotation 7: bbox"),
     "integer beyond float": (BOX, [10, 20, 10**400, 6], "annotation 7: bbox"),
+    "text in box": (BOX, [10, 20, "5", 6], "annotation 7: bbox"),
+    "three numbers": (BOX, [10, 20, 5], "annotation 7: bbox"),
     "box outside": (BOX, [97, 20, 5, 6], "annotation 7: the box [97, 20, 5, 6] lies 2 px outside"),
+    "box above": (BOX, [10, -1, 5, 6], "annotation 7"),
     "unknown image": (("annotations", 0, "image_id"), 99, "annotation 7: image_id: 99"),
+    "list as id": (("annotations", 0, "image_id"), [1], "annotation 7: image_id: [1]"),
     "unknown category": (("annotations", 0, "category_id"), 2, "annotation 7: category_id: 2"),
     "duplicate image": (("images", 1, "id"), 1, "images: id 1"),
     "id missing": (("annotations", 0), {"image_id": 1}, "annotations[0]: the key 'id'"),
@@ -120,7 +138,9 @@ DETECTION_FAULTS = {
     "unknown image": ({**DETECTION, "image_id": 9}, "image_id: 9"),
     "unknown category": ({**DETECTION, "category_id": 2}, "category_id: 2"),
     "score NaN": ({**DETECTION, "score": float("nan")}, "score nan"),
+    "score text": ({**DETECTION, "score": "high"}, "score 'high'"),
     "no score": ({key: value for key, value in DETECTION.items() if key != "score"}, "the key 'score'"),
+    "box NaN": ({**DETECTION, "bbox": [1, 2, float("nan"), 4]}, "bbox"),
     "negative width": ({**DETECTION, "bbox": [1, 2, -3, 4]}, "the box [1, 2, -3, 4]"),
 }
 
@@ -166,11 +186,21 @@ def test_null_is_a_key_that_is_not_there(tmp_path, nothing):
     assert "lesion_id" not in labels["annotations"][0]
 
 
+@pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
+def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
+    labels = read_foreign(tmp_path, foreign({"split": 1}, {"iscrowd": flag}))
+    assert labels["annotations"][0]["iscrowd"] == flag
+    assert {image["split"] for image in labels["images"]} == {"1"}
+
+
 FOREIGN_FAULTS = (
     ({"patient_id": ["P1"], "split": "test"}, {}, "image 1: patient_id"),
+    ({"series_uid": {}}, {}, "image 1: series_uid"),
     ({}, {"lesion_id": [1]}, "annotation 7: lesion_id"),
+    ({}, {"location": {"lobe": 1}}, "annotation 7: location"),
     ({}, {"location": "\ud800"}, "annotation 7: location"),
     ({}, {"iscrowd": "false"}, "annotation 7: iscrowd"),
+    ({}, {"ignore": "0"}, "annotation 7: ignore"),
     ({"slice_index": 10**30}, {}, "image 1: slice_index"),
     ({"pixel_spacing_mm": [1e308, 1e308]}, {}, "image 1: pixel_spacing_mm"),
     ({"width": 1e300}, {}, "image 1: width"),
@@ -181,11 +211,11 @@ FOREIGN_FAULTS = (
 )
 
 
-@pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
-def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
-    labels = read_foreign(tmp_path, foreign({"split": 1}, {"iscrowd": flag}))
-    assert labels["annotations"][0]["iscrowd"] == flag
-    assert {image["split"] for image in labels["images"]} == {"1"}
+def test_a_box_outside_that_may_be_two_corners_is_said_to_be(tmp_path):
+    assert "x1, y1, x2, y2" in refused(
+        read_foreign_labels, tmp_path / "a.json", foreign({}, {"bbox": [60, 20, 65, 26]})
+    )
+    assert "x1" not in refused(read_foreign_labels, tmp_path / "a.json", foreign({}, {"bbox": [98, 20, 5, 6]}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -194,9 +224,23 @@ def test_a_byte_order_mark_is_no_part_of_the_labels(tmp_path, encoding):
     assert read_labels(tmp_path / "a.json") == two_images()
 
 
+def test_boxes_that_repeat_others_of_their_image_are_found():
+    boxes = [(1, [10, 10, 8, 8]), (2, [10, 10, 8, 8]), (1, [10, 10, 8, 9]), (1, [10, 10, 8, 8]), (1, [10, 10, 8, 12])]
+    annotations = [{"image_id": image, "bbox": bbox} for image, bbox in boxes]
+    assert repeats(two_images(), annotations) == ({3}, {2})
+    assert repeats(two_images(), []) == (set(), set())
+
+
 @pytest.mark.parametrize(("image", "box", "named"), FOREIGN_FAULTS)
 def test_what_else_a_key_of_another_tool_says_is_refused_in_one_line(tmp_path, image, box, named):
     assert refused(read_foreign_labels, tmp_path / "truth.json", foreign(image, box)).startswith(named)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])
+def test_what_python_cannot_read_is_no_traceback(tmp_path, text):
+    (tmp_path / "truth.json").write_text(text)
+    with pytest.raises(InputError, match=r"truth\.json: holds a value that cannot be read"):
+        read_foreign_labels(tmp_path / "truth.json")
 
 
 PLAIN = """<annotation>
@@ -249,14 +293,17 @@ def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
     assert [box["category_id"] for box in labels["annotations"]] == [2, 1]
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    ("<annotation>", "XML"),
-    (plain().replace("<width>100</width>", ""), "size/width"),
-    (plain(xmin="left"), "bndbox/xmin"),
-    (plain(name=" "), "filename"),
-    (plain(name="/"), "filename"),
-    (plain(xmin="16"), "zero width"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("<annotation>", "XML"),
+        (plain().replace("<width>100</width>", ""), "size/width"),
+        (plain(xmin="left"), "bndbox/xmin"),
+        (plain(name=" "), "filename"),
+        (plain(name="/"), "filename"),
+        (plain(xmin="16"), "zero width"),
+    ],
+)
 def test_a_faulty_file_is_named_with_the_reason(tmp_path, text, kind):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(InputError, match=rf"^{tmp_path}/a\.xml: .*{kind}"):

@@ -12,7 +12,7 @@ from findings_world import IMAGES
 from review_world import content_of, found_lesions, reviewed, save_review
 from sklearn.metrics import cohen_kappa_score
 from source_world import imported
-from tiny_world import dicom_head, dicom_labels, tree
+from tiny_world import dicom_head, dicom_labels, tiny_params, tree
 
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
 from cmbfe.data.sources.importer import take_import
@@ -21,6 +21,7 @@ from cmbfe.files import read_json, write_json
 from cmbfe.findings.review import Added, cohen_kappa, fleiss_kappa_of, read_found, read_review, readings
 from cmbfe.findings.reviewed import review_files
 from cmbfe.findings.viewer import review
+from cmbfe.params import save_params
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +213,19 @@ def test_sr_and_segmentation_hold_what_the_readers_say(tmp_path, run_cmbfe):
     assert [str(one.SegmentAlgorithmType) for one in segments] == ["SEMIAUTOMATIC"] * 2
 
 
-def test_reviewed_patients_become_the_images_of_the_pipeline(tmp_path):
+def test_reviewed_patients_train_a_detector_that_detects(tmp_path, run_cmbfe):
+    """The loop: detect, review, train, detect; at the size of the smoke profile."""
     for patient in ("P1", "P2", "P3"):
         dicom_head(tmp_path / "in" / patient, patient)
     found = found_lesions(tmp_path / "in", tmp_path / "found", 2)
     files = [reviewed(tmp_path / f"{p}.json", found, "AB", "yn", patient=p) for p in ("P1", "P2", "P3")]
-    review_files(found, files, tmp_path / "reviewed", 0)
-    taken = take_import(tmp_path / "reviewed", tmp_path / "pictures")  # what data.source names
+    save_params(tiny_params(iterations=2, milestones=()), tmp_path / "params.yaml")
+    data, model = tmp_path / "reviewed", tmp_path / "model"
+    assert run_cmbfe("review", found, *files, "--out", data)[0] == 0
+    taken = take_import(data, tmp_path / "pictures")  # what data.source names
     assert {image["split"] for image in taken["images"]} == {"train", "validation", "test"}
     assert not (tmp_path / "pictures" / "review.html").exists()
+    params = ["--params", tmp_path / "params.yaml"]
+    assert run_cmbfe("train", "ssd300", "--data", data, "--out", model, *params)[0] == 0
+    assert run_cmbfe("detect", tmp_path / "in", "--model", model, "--out", tmp_path / "again")[0] == 0
+    assert read_found(tmp_path / "again")

@@ -15,3 +15,7 @@ def test_a_shipped_detector_is_found_by_its_name_unless_a_folder_has_it(name, tm
     assert model_settings(folder)[1] == load_detector(folder).name == name
     (tmp_path / name).mkdir()
     assert model_folder(Path(name)) == Path(name)
+
+
+def test_together_they_take_at_most_8_mb():
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors")) < 8e6

@@ -203,8 +203,6 @@ def test_bad_dicom_or_labels_are_named_in_one_line_and_leave_nothing_behind(tmp_
         imported("dicom", tmp_path / "in", tmp_path / "deep" / "out")
 
 
-
-
 def test_text_in_a_image_that_is_left_out_does_not_matter(tmp_path):
     dicom_head(tmp_path / "in" / "a")
     dicom_head(tmp_path / "in" / "b", ImageType=["ORIGINAL", "PRIMARY", "P"], BurnedInAnnotation="YES")

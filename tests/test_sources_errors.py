@@ -1,5 +1,6 @@
 """Malformed data sets: one line that names the file, exit status 2, and nothing left behind."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -47,6 +48,11 @@ def both(*spoils: Spoil) -> Spoil:
     return lambda root: [spoil(root) for spoil in spoils]
 
 
+def cut(root: Path) -> None:
+    content = gzip.decompress((root / T2S).read_bytes())
+    (root / T2S).write_bytes(gzip.compress(content)[:-2000])
+
+
 def crashing_mat(root: Path) -> None:
     content = bytearray((root / "ground_truth/01.mat").read_bytes())
     content[145] = 9
@@ -79,6 +85,11 @@ def box(**values: object) -> Spoil:
     return labels(lambda content: content["annotations"][0].update(values))
 
 
+def link_to_itself(root: Path) -> None:
+    (root / "P2/000.png").unlink()
+    (root / "P2/000.png").symlink_to("000.png")
+
+
 def some_indices(content: dict, indices: tuple[int, ...] = (3,)) -> None:
     """All images in one series, the first ones with these slice indices."""
     for own in content["images"]:
@@ -93,6 +104,11 @@ def two_of_one_name(root: Path) -> None:
     (root / "P1/000.png").unlink()
 
 
+def voc_box_outside(root: Path) -> None:
+    file = root / "P1/000.xml"
+    file.write_text(file.read_text().replace("<xmax>", "<xmax>9"))
+
+
 SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
     # kind -> what is wrong -> (what makes it so, what the error names: the file, and the place in it)
     "valdo": {
@@ -101,6 +117,8 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "label of another shape": (volume(CMB, mask((40, 36, 9), [])), CMB),
         "label elsewhere": (volume(CMB, mask(SHAPE, []), affine_of("LAS", origin=(11, 3, 5))), CMB),
         "nothing but NaN": (volume(T2S, np.full(SHAPE, np.nan, np.float32)), T2S),
+        "no NIfTI": (text(T2S, "<html>404</html>"), T2S),
+        "cut off": (cut, T2S),
         "four dimensions": (volume(T2S, np.zeros((*SHAPE, 3), np.float32)), T2S),
         "complex": (volume(T2S, np.zeros(SHAPE, np.complex64)), T2S),
         "names of another patient": (
@@ -115,6 +133,7 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "wrong count": (mat(cen=np.ones((2, 3)), gt_num=3), "01.mat: gt_num"),
         "NaN": (mat(cen=[[1, 2, np.nan]], gt_num=1), "01.mat: 01.nii: point 1"),
         "outside": (mat(cen=[[1, 2, 11]], gt_num=1), "01.mat: 01.nii: point 1"),
+        "two columns": (mat(cen=np.ones((2, 2)), gt_num=2), "01.mat: cen"),
         "variable missing": (mat(cen=np.ones((2, 3))), "01.mat: the variable gt_num"),
         "no numbers": (mat(cen="none", gt_num=1), "01.mat: the variable cen"),
         "no MATLAB file": (text("ground_truth/01.mat", "none"), "01.mat"),
@@ -122,6 +141,7 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "missing label": (gone("ground_truth/01.mat"), "ground_truth/01.mat"),
         "volume twice": (volume("nii/01.nii.gz", head()), "01.nii.gz"),
         "label without volume": (gone("nii/01.nii"), "01.mat"),
+        "empty": (lambda root: shutil.rmtree(root / "nii"), "nii"),
     },
     "momeni": {
         "no workbook": (gone("info.xlsx"), "no workbook"),
@@ -133,13 +153,19 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "half a place": (rows([*ROW, 1, 2, " "]), "row 2: place 2"),
         "text for a number": (rows([NAME, 1, "two", 3]), "row 2, column 3"),
         "unknown name": (rows(ROW, ["123_T0_HM.nii.gz", 1, 2, 3]), "row 3: 123_T0_HM"),
+        "row for a volume without microbleeds": (
+            both(rows(ROW, ["123_T0_HM.nii.gz", 1, 2, 3]), volume("NoCMBSubject/123_T0_HM.nii.gz", head())),
+            "row 3: 123_T0_HM",
+        ),
         "volume without a row": (volume("rCMB_DefiniteSubject/123_T0_HM.nii.gz", head()), "123_T0_HM.nii.gz"),
         "other file name": (volume("NoCMBSubject/smith.nii.gz", head()), "smith.nii.gz"),
         "outside": (rows([NAME, 0, 2, 3]), f"info.xlsx: {NAME}.nii.gz: point 1"),
         "no folder": (lambda root: shutil.rmtree(root / "rCMB_DefiniteSubject"), "rCMB_DefiniteSubject"),
+        "empty folder": (gone(f"rCMB_DefiniteSubject/{NAME}.nii.gz"), "PublicDataShare_2020"),
     },
     "nifti": {
         "no description": (gone("import.yaml"), "import.yaml"),
+        "no keys": (description("x"), "import.yaml"),
         "unknown key": (description("images: '{patient}.nii'\nlabels: x"), "import.yaml: labels"),
         "no patient": (description("images: '*.nii'"), "{patient}"),
         "unknown placeholder": (description("images: '{patient}_{visit}.nii'"), "{visit}"),
@@ -149,6 +175,8 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "missing label": (gone("masks/bert.nii"), "masks/bert.nii"),
         "unknown patient": (description("images: '{patient}.nii'\nsplits: {test: [carl]}"), "splits.test"),
         "in two splits": (description("images: '{patient}.nii'\nsplits: {test: [anna], train: [anna]}"), "'anna'"),
+        "no date": (description("images: 2024-02-30"), "import.yaml"),
+        "in itself": (description("images: &a [*a]"), "import.yaml"),
         "one row": (volume("anna.nii", head((40, 1, 10))), "anna.nii"),
         "column missing": (points("x,y,patient\n1,2,anna\n"), "points.csv: the column z"),
         "NaN in points": (points("x,y,z,patient\n1,2,,anna\n"), "points.csv: row 2"),
@@ -163,32 +191,47 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "more values than columns": (points("x,y,z,patient\n1,2,3,anna,bad\n"), "points.csv: row 2"),
         "no table": (points('x,y,z,patient\n"1,2,3,anna\n'), "points.csv"),
         "points of nobody": (points("x,y,z\n1,2,3\n"), "points.csv: would be the label of anna/volume and of bert"),
+        "points of two visits": (
+            both(volume("t1/anna.nii", head()), points("x,y,z,patient\n1,2,3,anna\n", "{series}/{patient}.nii")),
+            "points.csv: would be the label of anna/masks and of anna/t1",
+        ),
         "one mask for two": (
             description("images: '{patient}.nii'\nmask: masks/anna.nii"),
             "masks/anna.nii: would be the label of anna and of bert",
         ),
         "a column twice": (points("x,y,z,x\n1,2,3,4\n"), "points.csv"),
         "too large": (points("x,y,z,patient,diameter_mm\n1,2,3,anna,1e9\n"), "points.csv: row 2: diameter_mm"),
+        "size of nothing": (points("x,y,z,patient,diameter_mm\n1,2,3,anna,0\n"), "points.csv: row 2: diameter_mm"),
     },
     "coco": {
         "no labels": (gone(LABELS_FILE), LABELS_FILE),
+        "no JSON": (text(LABELS_FILE, "{"), LABELS_FILE),
         "missing image": (gone("P2/000.png"), "P2/000.png"),
         "no image": (text("P2/000.png", "x"), "P2/000.png"),
         "other size": (labels(lambda content: content["images"][1].update(width=80)), "P2/000.png"),
         "beside the image": (box(bbox=[64.0, 10, 0.005, 5]), "annotation 1"),
+        "shares of the image": (
+            labels(lambda content: [own.update(bbox=[0.1, 0.2, 0.1, 0.1]) for own in content["annotations"]]),
+            LABELS_FILE,
+        ),
         "longer than a brain": (both(image(pixel_spacing_mm=[7, 7]), box(bbox=[10, 10, 6, 5])), "in/P1"),
         "out of Windows": (image(file_name="C:\\P1\\000.png"), "C:\\P1\\000.png"),
         "some slice indices": (labels(some_indices), "1 have a slice_index"),
         "slices of two scans": (labels(lambda content: some_indices(content, (0, 0, 1))), "2 have the slice_index 0"),
         "two images of one name": (two_of_one_name, "P1/000"),
+        "a lesion that is a list": (box(lesion_id=[1]), "annotation 1: lesion_id"),
+        "leads out": (image(file_name="../../x.png"), "../../x.png"),
+        "no file name": (image(file_name=7), "image 1"),
         "no patient": (image(file_name="000.png"), "image 1 (000.png)"),
         "one file twice": (image(file_name="P2/000.png"), "P2/000.png"),
         "no microbleeds": (labels(lambda content: content.update(categories=PETS)), "cat, dog"),
         "no images": (labels(lambda content: content.update(images=[], annotations=[])), LABELS_FILE),
+        "a link to itself": (link_to_itself, "P2/000.png"),
     },
     "voc": {
         "missing image": (gone("P2/000.png"), "P2/000.png"),
         "an odd encoding": (text("P2/000.xml", "<?xml version='1.0' encoding='gbk'?><annotation/>"), "P2/000.xml"),
+        "a box outside": (voc_box_outside, "P1/000.xml: annotation 1"),
         "nothing": (lambda root: [file.unlink() for file in root.rglob("*.xml")], "/in: "),
     },
 }

@@ -1,5 +1,6 @@
-"""The viewer in a real JupyterLab, in a headless Chromium, over a tiny workspace."""
+"""The viewer and the review in a real JupyterLab, in a headless Chromium, over a tiny workspace."""
 
+import json
 import os
 import re
 import shutil
@@ -12,9 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from browser import DESKTOP, Faults, chromium, open_browser, open_page
 from gallery_world import tiny_workspace
 from playwright.sync_api import Page, expect
+from review_world import found_lesions
+from tiny_world import dicom_head
+
+from cmbfe.findings.review import read_found, read_review
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_MS = 120_000
@@ -77,16 +83,42 @@ def run_all_cells(page: Page) -> None:
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
-def test_slider_wheel_and_buttons_change_what_is_seen(tmp_path):
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chromium()
-    (tmp_path / "lab" / "notebooks").mkdir(parents=True)
-    root, faults = tiny_workspace(tmp_path / "lab"), Faults()
+    root = tiny_workspace(tmp_path_factory.mktemp("workspace"))
+    (root / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "viewer.ipynb", root / "notebooks")
-    with jupyterlab(root, tmp_path) as url, open_browser() as browser, open_page(browser, DESKTOP, faults) as page:
+    dicom_head(root / "raw")
+    found_lesions(root / "raw", root / "found", 2)
+    source = "from cmbfe.findings.viewer import review\nreview('../found')"
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    (root / "notebooks" / "review.ipynb").write_text(json.dumps(notebook))
+    return root
+
+
+@pytest.fixture(scope="module")
+def lab(workspace, tmp_path_factory) -> Iterator[str]:
+    with jupyterlab(workspace, tmp_path_factory.mktemp("lab")) as url:
+        yield url
+
+
+@contextmanager
+def run_in(lab: str, notebook: str, faults: Faults) -> Iterator[Page]:
+    """A notebook, opened and run."""
+    with open_browser() as browser, open_page(browser, DESKTOP, faults) as page:
         page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
-        page.goto(f"{url}/doc/tree/notebooks/viewer.ipynb")
+        page.goto(f"{lab}/doc/tree/notebooks/{notebook}")
         run_all_cells(page)
+        yield page
+    assert faults.outside == []
+    assert [error for error in faults.errors if "debugger" not in error] == []
+
+
+def test_slider_wheel_and_buttons_change_what_is_seen(lab):
+    with run_in(lab, "viewer.ipynb", Faults()) as page:
         pixels, froc = (page.locator(".cmbfe-image").nth(number) for number in (0, 1))
         image = pixels.locator("img")
         expect(froc.locator("circle")).to_have_count(2)
@@ -107,6 +139,8 @@ def test_slider_wheel_and_buttons_change_what_is_seen(tmp_path):
         page.mouse.wheel(0, 120)
         expect(page.get_by_text("A, slice 2 of 3")).to_be_visible()
         expect(image).not_to_have_attribute("src", source)
+        page.mouse.wheel(0, -120)
+        expect(page.get_by_text("A, slice 1 of 3")).to_be_visible()
 
         for layer in ("FE mask", "feature map"):
             source = image.get_attribute("src")
@@ -114,5 +148,22 @@ def test_slider_wheel_and_buttons_change_what_is_seen(tmp_path):
             expect(image).not_to_have_attribute("src", source)
         assert len(page.screenshot()) > 5000  # a blank page compresses to next to nothing
         expect(page.get_by_text(re.compile("Error"))).to_have_count(0)
-    assert faults.outside == []
-    assert [error for error in faults.errors if "debugger" not in error] == []
+
+
+def test_a_review_in_jupyterlab_takes_the_same_keys_and_saves_the_same_file(lab, workspace):
+    with run_in(lab, "review.ipynb", Faults()) as page:
+        part = page.locator(".review").locator
+        part('[data-part="reader"]').fill("CD")
+        page.keyboard.press("Enter")
+        part('[data-part="list"]').get_by_role("button").first.click()
+        for key in "yn":  # of JupyterLab, y makes code of a cell, and n is nothing
+            page.keyboard.press(key)
+        expect(part('[data-part="progress"]')).to_have_text("2 of 2 read")
+        page.keyboard.press("s")
+        expect(page.get_by_role("status").filter(has_text="Saved")).to_have_count(1)
+        file = workspace / "notebooks" / "reviews" / "review-P1-CD.json"
+        end = time.monotonic() + 20
+        while not file.is_file() and time.monotonic() < end:
+            time.sleep(0.1)
+    answers = read_review(file, read_found(workspace / "found")).series[0].answers
+    assert answers == {1: "yes", 2: "no"}

@@ -70,8 +70,13 @@ def test_the_command_without_the_extra_says_which_one_to_install(run):
     assert "pip install 'cmbfe[replicate]'" in done.stderr
 
 
-def test_its_commands_work_with_the_packages_of_the_extra(run):
-    for command in (["profile", "laptop"], ["phantom", "raw", "--patients", "1", "--profile", "smoke", "--dry-run"]):
+def test_profile_phantom_and_import_work_from_it(run):
+    commands = [
+        ["profile", "laptop"],
+        ["phantom", "raw", "--patients", "1", "--profile", "smoke", "--jobs", "1"],
+        ["import", "dicom", "raw", "images", "--params", "params.yaml", "--jobs", "1"],
+    ]
+    for command in commands:
         done = run("cmbfe", *command)
         assert done.returncode == 0, done.stderr
-    assert "P0001" in done.stdout
+    assert any(line.startswith("images: 10 images") for line in done.stdout.splitlines())
