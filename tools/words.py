@@ -44,10 +44,11 @@ def seeds_that_would_do(plain: pd.DataFrame) -> str:
     plain = plain.dropna(subset="gain_seed_deviation")
     if plain.empty:
         return "The spread of the gains over seeds is not known."
-    seeds = [seeds_for_half_width(deviation, HALF_WIDTH) for deviation in plain["gain_seed_deviation"]]
-    needed = " or ".join(f"{count} seeds of {name}" for count, name in zip(seeds, plain["detector"], strict=True))
-    width, trained = f"± {100 * HALF_WIDTH:g} AP point", plain["seeds"].iloc[0]
-    return f"With this spread, {needed} would narrow the interval to {width}; {trained} were trained."
+    needed = " or ".join(
+        f"{seeds_for_half_width(row.gain_seed_deviation, HALF_WIDTH)} seeds of {row.detector} (trained: {row.seeds})"
+        for row in plain.itertuples()
+    )
+    return f"With this spread, {needed} would narrow the interval to ± {100 * HALF_WIDTH:g} AP point."
 
 
 def folds(table: pd.DataFrame) -> str:
