@@ -1,6 +1,5 @@
 """Every notebook runs from top to bottom by nbval, in the smoke profile, in a scratch workspace."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,8 +8,12 @@ from pathlib import Path
 import pytest
 from test_pipeline import notebook_of, stages, written
 
+from cmbfe import paths
 from cmbfe.baselines import Baseline
+from cmbfe.evaluation.trained import measure
 from cmbfe.params import PHANTOM, load_params
+from cmbfe.studies.examples import write_examples
+from cmbfe.training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
 LAST = "paper_map"
@@ -20,25 +23,13 @@ OWN_DATA = "own_data"
 ORDER = ["01_data", OWN_DATA]
 NOTEBOOKS.sort(key=lambda path: ORDER.index(path.stem) if path.stem in ORDER else len(ORDER))
 TRAINING = "03_training"
-TRAIN_ALL = """
-from cmbfe import paths
-from cmbfe.evaluation.trained import measure
-from cmbfe.params import load_params
-from cmbfe.training.loop import train
-
-params = load_params(paths.params_file())
-for name in params.variants:
-    live = paths.result(name) / "live"
-    train(name, params, paths.augmented(), paths.model(name), False, paths.images(), live)
-    measure(name, params)
-"""
-"""What the stages `train` and `test` do, in one process."""
 BEFORE = {
-    "phantom": [["describe", "data/pictures", "--slice-mm", "2", "--out", "results/tables/patients.csv"]],
-    "09_baselines": [["baseline", name, "--out", f"results/{name}"] for name in Baseline],
-    "10_crossvalidation": [["study", "crossvalidation", "--jobs", "1"]],
-    "11_ablation": [["study", "patients", "ssd300", "placement-source", "phase", "--jobs", "1"]],
-    "12_other_detectors": [["study", "ssdlite-small", "--jobs", "1"]],
+    OWN_DATA: ["import dicom data/raw data/mine --key-file key.json --params params.yaml --backend threading"],
+    "phantom": ["describe data/pictures --slice-mm 2 --out results/tables/patients.csv"],
+    "09_baselines": [f"baseline {name} --out results/{name}" for name in Baseline],
+    "10_crossvalidation": ["study crossvalidation --jobs 1"],
+    "11_ablation": ["study patients ssd300 phase --jobs 1"],
+    "12_other_detectors": ["study ssdlite-small --jobs 1"],
 }
 """The commands that make what a notebook reads."""
 SMALLER = {
@@ -49,13 +40,6 @@ SMALLER = {
 """Sizes in the smoke profile and in notebooks, in full and as here: that all of it runs is what these tests see."""
 
 pytestmark = pytest.mark.pipeline
-
-
-def run(command: list[str], folder: Path) -> None:
-    """In one process: each of joblib's would import all libraries and derive the phantom's template anew."""
-    whole, environment = [sys.executable, "-m", *command], os.environ | {"LOKY_MAX_CPU_COUNT": "1"}
-    done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-4000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +55,41 @@ def smoke(workspace: Path) -> Path:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_by_nbval(notebook, smoke):
-    """Each finds what the earlier ones left in the workspace, and what the commands of `BEFORE` did."""
+def test_a_notebook_runs_by_nbval(notebook, smoke, run_cmbfe, monkeypatch):
+    """Each finds what the earlier ones left in the workspace, and what the commands of `BEFORE` did.
+
+    These run in this process: another would import all libraries and derive the phantom's template anew.
+    """
+    monkeypatch.chdir(smoke)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     for command in BEFORE.get(notebook.stem, []):
-        run(["cmbfe", *command], smoke)
-    if notebook.stem == "12_other_detectors":
-        run(["cmbfe.studies.examples"], smoke)
+        status, out, err = run_cmbfe(*command.split())
+        assert status == 0, out[-6000:] + err[-4000:]
     if notebook.stem == OWN_DATA:
-        import_the_phantom(smoke)
+        choose_the_import(smoke)
     if notebook.stem == TRAINING:
-        (smoke / "train_all.py").write_text(TRAIN_ALL, encoding="utf-8")
-        run(["train_all"], smoke)
-    run(["pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"], smoke)
+        train_all()
+    if notebook.stem == "12_other_detectors":
+        write_examples(load_params(paths.params_file()), smoke)
+    nbval = ["-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", f"notebooks/{notebook.name}"]
+    done = subprocess.run([sys.executable, *nbval], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-4000:]
 
 
-def import_the_phantom(folder: Path) -> None:
-    """As if its patients were somebody's own: all later notebooks run on the import."""
-    options = ["--key-file", "key.json", "--params", "params.yaml", "--backend", "threading"]
-    run(["cmbfe", "import", "dicom", "data/raw", "data/mine", *options], folder)
+def choose_the_import(folder: Path) -> None:
+    """As if the phantom's patients were somebody's own: all later notebooks run on the import."""
     params = folder / "params.yaml"
     text = params.read_text(encoding="utf-8").replace("notebook: 01_data", f"notebook: {OWN_DATA}")
     params.write_text(text.replace(PHANTOM, "data/mine"), encoding="utf-8")
+
+
+def train_all() -> None:
+    """What the stages `train` and `test` do."""
+    params = load_params(paths.params_file())
+    for name in params.variants:
+        live = paths.result(name) / "live"
+        train(name, params, paths.augmented(), paths.model(name), False, paths.images(), live)
+        measure(name, params)
 
 
 def test_the_notebooks_left_what_the_pipelines_promise(smoke):
