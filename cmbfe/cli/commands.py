@@ -200,6 +200,7 @@ def describe(
     table = compare_patients(data, slice_mm, jobs=jobs)
     write_table(table, out)
     print(f"{as_markdown(table)}\n{out}: {len(table)} rows, {(table['in_range'] == 'yes').sum()} in range")
+    _next(f"{out} has each row's source; how it is measured is in docs/phantom.md")
 
 
 @app.command()
@@ -387,6 +388,7 @@ def export(
         f"scores differ by at most {difference.score:.1e}, box corners by {difference.box_px:.1e} px; "
         f"the same detections in {same}"
     )
+    _next(f"docs/export.md, for a program that runs {out.name} without cmbfe")
 
 
 @app.command()
