@@ -223,12 +223,23 @@ def test_a_finished_training_is_not_repeated_and_checkpoints_left_at_its_very_en
     assert tree(out) == tree(finished)
 
 
-def test_a_finished_training_is_repeated_with_other_settings_or_code(finished, data, tmp_path, monkeypatch):
+def test_a_finished_training_is_repeated_with_other_settings_or_code_and_that_is_said(
+    finished, data, tmp_path, monkeypatch, capsys
+):
     out = shutil.copytree(finished, tmp_path / "out")
-    for settings in ({"seed": 8}, {"learning_rate": 2e-3}, {"iterations": 5}, {"variant": "ssd300"}):
+    for settings, named in (({"seed": 8}, "seed: 7 there, 8 here"), ({"learning_rate": 2e-3}, "learning_rate")):
         assert is_started(data, out, **settings)
+        assert f"replaces a finished training: {named}" in capsys.readouterr().out.replace("training.", "")
     monkeypatch.setattr(training, "code_hash", lambda measures: "edited")
     assert is_started(data, out)
+    assert "other code" in capsys.readouterr().out
+
+
+def test_the_folder_of_another_trained_detector_is_refused_and_left(finished, data, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    with pytest.raises(InputError, match="ssd300-fe, not ssd300"):
+        run(data, out, variant="ssd300")
+    assert tree(out) == tree(finished)
 
 
 def test_the_hash_of_the_code_changes_with_what_a_training_runs_through_alone(tmp_path, monkeypatch):

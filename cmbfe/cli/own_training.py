@@ -9,7 +9,7 @@ from cmbfe.data.sources.importer import SETTINGS_FILE
 from cmbfe.errors import InputError
 from cmbfe.params import Params
 from cmbfe.training.devices import started_processes
-from cmbfe.training.loop import train
+from cmbfe.training.loop import detector_of, train
 
 FE = "-fe"
 
@@ -27,8 +27,10 @@ def train_all(
         Name and folder of each model, and its number of iterations.
 
     Raises:
-        InputError: as `train` or `augment_training_set`; or several processes, which cannot share that work.
+        InputError: no such detector, or as `train` or `augment_training_set`; or several processes, which cannot
+            share that work.
     """
+    detector_of(variant)
     for folder in filter(None, (data, validation)):
         refuse_other_channels(folder / LABELS_FILE, params.images.phase)
     imported = (data / SETTINGS_FILE).is_file()

@@ -34,7 +34,7 @@ from cmbfe.training.batches import (
     load_labelled,
     without_phase,
 )
-from cmbfe.training.checkpoints import remove_partial_files
+from cmbfe.training.checkpoints import difference_of, remove_partial_files
 from cmbfe.training.curves import live_curves
 from cmbfe.training.devices import Compute, make_compute, multiplies_bf16, started_processes
 from cmbfe.training.iteration import Run
@@ -73,6 +73,21 @@ def build_from_params(variant: str, params: Params) -> SSD:
     )
 
 
+def detector_of(variant: str) -> str:
+    """The detector that a variant is made of: itself if it is ours, or the name of torchvision's.
+
+    Raises:
+        InputError: no such detector.
+    """
+    known = (*SPECS, *torchvision_detectors.DETECTORS)
+    name = (
+        variant if variant in SPECS else next((name for name in known if f"{variant}-".startswith(f"{name}-")), None)
+    )
+    if name is None:
+        raise InputError(f"no detector named {variant!r}; there are: {', '.join(known)}")
+    return name
+
+
 def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enhancement | None]:
     """One of our variants; or a detector of torchvision for images of `size` px, and what is attached to it.
 
@@ -81,10 +96,7 @@ def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enha
     """
     if variant in SPECS:
         return build_from_params(variant, params), None
-    known = torchvision_detectors.DETECTORS
-    name = next((name for name in known if f"{variant}-".startswith(f"{name}-")), None)
-    if name is None:
-        raise InputError(f"no detector named {variant!r}; there are: {', '.join((*SPECS, *known))}")
+    name = detector_of(variant)
     torch.manual_seed(params.seed)
     model = torchvision_detectors.build(name, size)
     alternative = variant[len(name) + 1 :]
@@ -186,14 +198,16 @@ def train(
         InputError: an unknown variant, unreadable data or weights, a loss or gradient that is not finite, a
             checkpoint of another training, or an `out` that holds something else.
     """
-    _refuse_foreign(out)
+    earlier = _earlier(out, variant)
     task = _task(variant, params, data, validation, start)
     say = task.compute.fabric.print
-    if _is_trained(out, task):
+    if (earlier.get("key"), earlier.get("code_sha256")) == (task.key, task.code):
         say(f"{out}: trained already with these settings, data and code; delete {out} to train again")
     else:
         run, warning = _begun(task, out)
         images = _prepared(task, out)
+        if earlier:
+            say(f"{out}: replaces a finished training: {difference_of(earlier['key'], task.key) or 'other code'}")
         threaded = f"{task.threads} thread{'s' if task.threads > 1 else ''}"
         say(f"{variant}: {len(images)} images, {task.compute}, {threaded}{_idle_gpus(task.compute)}")
         _warn_of_slow_precision(task.compute)
@@ -263,22 +277,18 @@ def code_hash(measures: bool) -> str:
     )
 
 
-def _is_trained(out: Path, task: Task) -> bool:
-    """Whether `out` holds the finished result of this very training."""
-    if not (out / FINISHED_FILE).is_file():
-        return False
-    finished = read_json(out / FINISHED_FILE)
-    return isinstance(finished, dict) and (finished.get("key"), finished.get("code_sha256")) == (task.key, task.code)
-
-
 def trained_in(folder: Path) -> dict[str, Any]:
     """Precision and threads of a finished training: with others it ends with other weights. None where not kept."""
     settings = read_json(folder / FINISHED_FILE)["key"]["training"]
     return {name: settings.get(name) for name in ("precision", "threads")}
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Raise `InputError` where `out` is a file, or a folder of something else than an earlier training."""
+def _earlier(out: Path, variant: str) -> dict[str, Any]:
+    """The content of finished.json of an earlier training in `out`; empty without one.
+
+    Raises:
+        InputError: `out` is a file, or a folder of something else, or of another detector.
+    """
     check_name(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder")
@@ -286,6 +296,13 @@ def _refuse_foreign(out: Path) -> None:
     others = [file for file in out.iterdir() if not is_partial(file)] if out.is_dir() else []
     if others and not is_ours:
         raise InputError(f"{out}: holds other things and no earlier training; give an empty folder")
+    finished = read_json(out / FINISHED_FILE) if (out / FINISHED_FILE).is_file() else {}
+    earlier = finished if isinstance(finished, dict) and isinstance(finished.get("key"), dict) else {}
+    if earlier and earlier["key"].get("variant") != variant:
+        raise InputError(
+            f"{out}: holds a trained {earlier['key'].get('variant')}, not {variant}; give another folder"
+        )
+    return earlier
 
 
 def _task(variant: str, params: Params, data: Path, validation: Path | None, start: Path | None) -> Task:
