@@ -198,6 +198,9 @@ def test_frames_of_a_multi_frame_file_are_named_whatever_their_order(tmp_path):
 
 def test_what_rules_of_anatomy_strike_out_is_named_and_counts_nowhere(tmp_path):
     dicom_head(tmp_path / "in", slices=4, FrameOfReferenceUID="1.2.3")  # a box of 3 mm on slices of 8 mm in all
+    (kept,) = detect(tmp_path / "in", tmp_path / "kept").done
+    assert kept.lesions == 1
+    assert any("1 of 1 lesions" in note and "--by-anatomy" in note for note in kept.notes)
     result = detect(tmp_path / "in", tmp_path / "out", by_anatomy=True, sr=True, bids=True)
     assert pd.read_csv(tmp_path / "out" / "lesions.csv")["struck_out"].tolist() == ["along a vein"]
     row = read_json(tmp_path / "out" / "summary.json")["series"][0]
@@ -205,6 +208,15 @@ def test_what_rules_of_anatomy_strike_out_is_named_and_counts_nowhere(tmp_path):
     assert groups_of(tmp_path / "out" / "sr" / f"{result.done[0].folder}.dcm") == []
     assert "struck out: along a vein" in (tmp_path / "out" / "pages" / "P1.html").read_text()
     assert pd.read_csv(tmp_path / "out" / "bids" / "participants.tsv", sep="\t")["microbleeds"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "noted"), [("SE", True), (["SE", "IR"], True), ("GR", False), (["SE", "GR"], False)]
+)
+def test_a_spin_echo_is_searched_with_a_note(sequence, noted, tmp_path):
+    dicom_head(tmp_path / "in", slices=3, ScanningSequence=sequence)
+    (done,) = detect(tmp_path / "in", tmp_path / "out").done
+    assert any("spin echo" in note for note in done.notes) == noted
 
 
 def test_headers_in_the_standards_other_ways_are_taken(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cmbfe.errors import InputError
 from cmbfe.findings.model import SHIPPED, load_detector, model_folder, model_settings
 
 
@@ -15,6 +16,8 @@ def test_a_shipped_detector_is_found_by_its_name_unless_a_folder_has_it(name, tm
     assert model_settings(folder)[1] == load_detector(folder).name == name
     (tmp_path / name).mkdir()
     assert model_folder(Path(name)) == Path(name)
+    with pytest.raises(InputError, match="ssd512, ssd512-fe"):
+        model_settings(Path(name))
 
 
 def test_together_they_take_at_most_8_mb():

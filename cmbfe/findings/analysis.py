@@ -126,7 +126,13 @@ def _in_the_brain(
         lesions = placed(lesions, to_template)
     except NotRegistered as error:
         notes.append(f"Regions are unknown, as the series could not be registered to a template: {error}.")
-    return (struck_out(lesions, place, to_template) if by_anatomy else lesions), notes
+    judged = struck_out(lesions, place, to_template)
+    if by_anatomy:
+        return judged, notes
+    if against := sum(bool(lesion.struck_out) for lesion in judged):
+        which = f"{against} of {len(lesions)} lesions lie outside the brain or run along a vein"
+        notes.append(f"{which}: --by-anatomy strikes them out.")
+    return lesions, notes
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:

@@ -47,11 +47,12 @@ def model_folder(given: Path) -> Path:
 def model_settings(folder: Path) -> tuple[Images, str]:
     """How the images were made that a model was trained on, and its variant; empty where config.json says none.
     Raises `InputError`: params.yaml or config.json cannot be read."""
-    if not folder.is_dir():
+    if not (folder / CONFIG_FILE).exists():
+        if below := sorted(folder.glob(f"*/{CONFIG_FILE}")):
+            raise InputError(f"{folder}: holds models; give one: {', '.join(file.parent.name for file in below)}")
+        missing = f"{folder / CONFIG_FILE}: no such file" if folder.is_dir() else f"{folder}: no such folder"
         shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}")))
-        raise InputError(f"{folder}: no such folder; give that of a model, as `cmbfe train` leaves it, or {shipped}")
-    if not (folder / CONFIG_FILE).exists() and (below := sorted(folder.glob(f"*/{CONFIG_FILE}"))):
-        raise InputError(f"{folder}: holds models; give one: {', '.join(file.parent.name for file in below)}")
+        raise InputError(f"{missing}; give the folder of a model, as `cmbfe train` leaves it, or {shipped}")
     with within_python(folder):
         settings = load_params(folder / "params.yaml").images
         config = read_json(folder / CONFIG_FILE)

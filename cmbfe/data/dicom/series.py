@@ -35,7 +35,7 @@ from cmbfe.errors import InputError
 
 OF_EVERY_SLICE = (
     *("patient_id", "study_uid", "description", "kind", "rows", "columns"),
-    *("pixel_spacing_mm", "orientation", "echo_time_ms", "field_strength_t", "photometric"),
+    *("pixel_spacing_mm", "orientation", "echo_time_ms", "field_strength_t", "is_spin_echo", "photometric"),
 )
 """Attributes that a series takes from its first slice."""
 LITTLE = 0.01
@@ -88,6 +88,8 @@ class SeriesHeaders:
     """"MONOCHROME1" or "MONOCHROME2"."""
     is_compressed: bool
     """Whether native code has to decode the pixels (JPEG and its relatives; RLE is none)."""
+    is_spin_echo: bool = False
+    """Microbleeds darken a gradient echo, and hardly a spin echo."""
     study_uid: str = ""
     """StudyInstanceUID; "" where the header has none."""
     notes: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ HEADER_KEYWORDS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
     *("FrameOfReferenceUID", "VolumeBasedCalculationTechnique", "RescaleSlope", "RescaleType"),
     *("RealWorldValueMappingSequence", "BitsAllocated", "SharedFunctionalGroupsSequence"),
-    *("PerFrameFunctionalGroupsSequence", "MagneticFieldStrength"),
+    *("PerFrameFunctionalGroupsSequence", "MagneticFieldStrength", "ScanningSequence", "EchoPulseSequence"),
     *ACQUISITION_KEYS,
 )
 PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
@@ -64,6 +64,7 @@ class Slice:
     echo_number: float
     echo_time_ms: float
     field_strength_t: float
+    is_spin_echo: bool
     nominal_spacing_mm: float | None
     """SpacingBetweenSlices, else SliceThickness, else None."""
     is_compressed: bool
@@ -166,12 +167,20 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         echo_number=_number(header, "EchoNumbers") or 0,
         echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
         field_strength_t=_number(header, "MagneticFieldStrength") or 0,
+        is_spin_echo=_is_spin_echo(header),
         nominal_spacing_mm=next((value for value in thickness if value and value > 0), None),
         is_compressed=is_compressed,
         frame_of_reference=text("FrameOfReferenceUID"),
         slope=1.0 if slope is None else slope,
         acquisition=tuple(text(keyword) for keyword in ACQUISITION_KEYS),
     )
+
+
+def _is_spin_echo(header: Dataset) -> bool:
+    """Whether the sequence says spin echo, and not gradient echo as well; enhanced objects have a word of their own."""
+    said = header.get("ScanningSequence") or ()
+    sequences = {str(value).upper() for value in ([said] if isinstance(said, str) else said)}
+    return ("SE" in sequences and "GR" not in sequences) or header.get("EchoPulseSequence") == "SPIN"
 
 
 def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:

@@ -40,6 +40,7 @@ from cmbfe.params import Images
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
+SPIN_ECHO = "spin echo, on which microbleeds hardly show: give a susceptibility- or T2*-weighted series"
 OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and head: shown as the scanner does"
 OTHER_SERIES = "images of magnitude series that no label names, of patients that labels name"
 
@@ -118,6 +119,7 @@ class DicomSeries:
                 UNLABELLED_SLICES: labelled.unnamed,
                 NO_PATIENT: int(not self.patient),
                 OTHER_VIEW: int(axes != AXES),
+                SPIN_ECHO: int(headers.is_spin_echo),
                 **dict.fromkeys(headers.notes, 1),
                 APART: lesions_apart(labelled.boxes),
                 **size_notes(labelled.boxes, [headers.pixel_spacing_mm] * count, headers.files[0].parent),
