@@ -22,7 +22,7 @@ def main() -> None:
         if module in ("", "cmbfe"):
             raise
         extra = "export" if module in _EXPORT else "replicate"
-        reason = f"this needs {module}, which an extra brings: pip install 'cmbfe[{extra}]'"
+        reason = f"this needs {module}, which an extra brings: in a clone: pip install '.[{extra}]'"
     except OSError as error:
         file = error.filename2 or error.filename or "input or output"  # the target of a failed renaming
         reason = f"{file}: {error.strerror or error}"

@@ -348,6 +348,9 @@ def evaluate(
     options = {"split": split, "mimics": mimics, "threshold": threshold, "iou": iou, "seed": seed}
     result = evaluate_files(truth, detections, out, against, **options)
     print(f"{out}: report.html, metrics.json and tables; AP {result['ap']:.3f}")
+    if against:
+        less = result["difference"]["pictures"]["ap"]
+        print(f"less that of {against}: {less['value']:+.3f}, 95 % CI {less['low']:+.3f} to {less['high']:+.3f}")
     _next(f"open {out / 'report.html'} in a browser")
 
 
