@@ -231,6 +231,7 @@ def test_without_results_nothing_is_measured_and_exhibits_with_a_missing_file_ar
 @pytest.mark.parametrize(("values", "status"), [
     ("0.02,0.01,0.03", paper_map.HOLDS),
     ("0.02,-0.01,0.05", paper_map.INCONCLUSIVE),
+    ("0.001,-0.01,0.02", paper_map.EXCLUDED),  # the paper's is 0.023
     ("-0.02,-0.03,-0.01", paper_map.OPPOSITE),
     ("0.02,,", paper_map.INCONCLUSIVE),
     (",,", paper_map.NOT_REACHED),

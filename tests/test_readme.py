@@ -52,9 +52,8 @@ def test_make_targets_and_modules_that_a_page_names_exist(page):
 @pytest.fixture
 def results(tmp_path) -> Path:
     """A folder with this clone's settings and tables, to be changed."""
-    shutil.copytree(ROOT / "results" / "tables", tmp_path / "results" / "tables")
-    (tmp_path / "results" / "study").mkdir()
-    shutil.copy(ROOT / "results" / "study" / "test_cmbs.csv", tmp_path / "results" / "study")
+    for folder in ("tables", "study"):
+        shutil.copytree(ROOT / "results" / folder, tmp_path / "results" / folder)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     return tmp_path
 

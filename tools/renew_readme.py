@@ -9,7 +9,8 @@ from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of, with_block
 from cmbfe.paper.words import verdict
-from tools.words import earlier, unchanged
+from cmbfe.params import load_params
+from tools.words import earlier, of_earlier_patients, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -41,7 +42,8 @@ def renewed(text: str) -> str:
     rows = detectors()
     text = with_block(text, "verdict", headline(rows))
     text = with_block(text, "study", markdown_of(rows, COLUMNS))
-    return with_block(text, "earlier", earlier(rows, RESULTS))
+    old = of_earlier_patients(load_params(ROOT / "params.yaml"), ROOT)
+    return with_block(text, "earlier", earlier([name for name in old if name in set(rows["arm"])]))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What tables of results say, as sentences of the README and the report: which one it is depends on the intervals."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from cmbfe import paths
 from cmbfe.files import read_json
 from cmbfe.metrics.intervals import seeds_for_half_width
+from cmbfe.params import Params
+from cmbfe.studies import reading
+from cmbfe.studies.trials.arms import CROSSVALIDATION, PLAIN
 
-EARLIER = (1892, 360)
-"""Boxes of microbleeds in the study's test images, 100 and 20 patients, before the patients of November 2026."""
 HALF_WIDTH = 0.01
 """AP on either side of a gain that would settle the paper's two to three points."""
 
@@ -18,32 +21,32 @@ def unchanged(effects: pd.DataFrame) -> pd.DataFrame:
     return effects[effects["setting"].isna() & (effects["treatment"] == "fe")]
 
 
-def points(value: float) -> str:
-    """A difference of AP in hundredths, with its sign."""
-    return f"{100 * value:+.1f} AP points"
+def interval(row: pd.Series, name: str, unit: str) -> str:
+    """A difference in hundredths of `unit` with its interval, as text."""
+    low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
+    return f"{100 * row[name]:+.1f} {unit}, {low:+.1f} to {high:+.1f}"
 
 
-def interval(row: pd.Series, name: str) -> str:
-    """A difference of AP with its interval, as text."""
-    return f"{points(row[name])}, {100 * row[f'{name}_low']:+.1f} to {100 * row[f'{name}_high']:+.1f}"
-
-
-def intervals_without_zero(rows: pd.DataFrame, name: str) -> str:
+def intervals_without_zero(rows: pd.DataFrame, name: str, unit: str = "AP points") -> str:
     """How many intervals of `name` exclude zero, and which, by the index of their rows; the end of a sentence."""
     if rows.empty:
-        return "nothing has been measured yet"
+        return "none has been measured yet"
     clear = rows[(rows[f"{name}_low"] > 0) | (rows[f"{name}_high"] < 0)]
     if clear.empty:
-        return "the interval includes zero" if len(rows) == 1 else f"all {len(rows)} intervals include zero"
-    listed = "; ".join(f"{label} ({interval(row, name)})" for label, row in clear.iterrows())
+        which = {1: "the interval includes", 2: "both intervals include"}
+        return f"{which.get(len(rows), f'all {len(rows)} intervals include')} zero"
+    listed = "; ".join(f"{label} ({interval(row, name, unit)})" for label, row in clear.iterrows())
     return f"{len(clear)} of {len(rows)} intervals {'excludes' if len(clear) == 1 else 'exclude'} zero: {listed}"
 
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
-    """How many seeds narrow each detector's interval to `HALF_WIDTH` on either side; a sentence."""
+    """How many seeds narrow the intervals that are wider than `HALF_WIDTH` on either side to it; a sentence."""
     plain = plain.dropna(subset="gain_seed_deviation")
     if plain.empty:
         return "The spread of the gains over seeds is not known."
+    plain = plain[plain["gain_high"] - plain["gain_low"] > 2 * HALF_WIDTH]
+    if plain.empty:
+        return f"All intervals are within ± {100 * HALF_WIDTH:g} AP point."
     needed = " or ".join(
         f"{seeds_for_half_width(row.gain_seed_deviation, HALF_WIDTH)} seeds of {row.detector} (trained: {row.seeds})"
         for row in plain.itertuples()
@@ -61,13 +64,18 @@ def folds(table: pd.DataFrame) -> str:
     )
 
 
-def earlier(rows: pd.DataFrame, results: Path) -> str:
-    """Which of the study's rows are of the phantom's earlier patients; a sentence, or nothing."""
-    files = {arm: next((results / "study" / arm).glob("*.json"), None) for arm in rows["arm"].unique()}
-    old = [arm for arm, file in files.items() if file and read_json(file)["cmbs"] in EARLIER]
-    which = "All results of the study" if len(old) == len(files) else f"Results of {', '.join(old)}"
-    return (
-        f"{which} are of earlier simulated patients, whose microbleeds were larger; they are being renewed."
-        if old
-        else ""
-    )
+def of_earlier_patients(params: Params, root: Path) -> list[str]:
+    """Parts of the study whose results are of other patients than those of now."""
+    cmbs = reading.read_cmbs(root)
+    runs = {name: reading.read_arm(name, params, root) for name in params.study.every_arm}
+    old = [name for name, of_arm in runs.items() if of_arm and not reading.is_current(of_arm, cmbs)]
+    folder = paths.study_result(CROSSVALIDATION, root)
+    boxes = [read_json(folder / f"{PLAIN}-{fold}.json")["cmbs"] for fold in params.crossvalidation.folds]
+    of_now = pd.read_csv(paths.table("table1", root), index_col="split")["our_cmbs"]["total"]
+    return old if sum(boxes) == of_now else [*old, CROSSVALIDATION]
+
+
+def earlier(old: Sequence[str]) -> str:
+    """What is to be said of parts of the study that are of earlier patients; a sentence, or nothing."""
+    what = f"Results of {', '.join(old)} are of earlier simulated patients, whose microbleeds were larger"
+    return f"{what}; they are being renewed." if old else ""

@@ -28,6 +28,7 @@ MADE, MISSING, NOT_YET, NOT_REACHED = "made", "missing", "not measured yet", "no
 MEASURED, TIMED = "measured, on other patients", "measured, on another machine"
 PRINTED_ONLY = "printed only: a study of others"
 HOLDS, OPPOSITE, INCONCLUSIVE = "holds here", "the opposite here", "inconclusive here"
+EXCLUDED = "the paper's gain is excluded here"
 LITERAL, ANOTHER, IN_CODE = "as in the profile paper", "another value", "stated in the code"
 ACQUISITION = ("field_strength_t", "echo_time_ms", "repetition_time_ms", "echo_train_length", "bandwidth_khz",
                "flip_angle_degrees")  # fmt: skip
@@ -143,12 +144,13 @@ def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -
 
 def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
     ours = read_cell(claim.ours, root)
+    printed = np.subtract(*claim.printed).item() if claim.printed else None
     if ours is None or np.isnan(ours.value):
         status = NOT_YET if ours is None else NOT_REACHED
     else:
         worst, best = sorted((claim.better * ours.low, claim.better * ours.high))
-        status = HOLDS if worst > 0 else OPPOSITE if best < 0 else INCONCLUSIVE
-    printed = np.subtract(*claim.printed).item() if claim.printed else None
+        excluded = printed is not None and best < claim.better * printed
+        status = HOLDS if worst > 0 else OPPOSITE if best < 0 else EXCLUDED if excluded else INCONCLUSIVE
     return _row("claim", claim.section, claim.what, printed, ours, status, claim.notebook, _file(claim.ours))
 
 
