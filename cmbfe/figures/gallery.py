@@ -203,7 +203,7 @@ def first_view(gallery: Gallery) -> View:
 
 
 def first_threshold(gallery: Gallery) -> float:
-    """The score at which the first detector makes about one false positive an image, to two decimals; 0.5 without a FROC."""
+    """The score, to two decimals, at which the first detector makes one false positive an image; 0.5 without a FROC."""
     for curve in gallery.curves.values():
         at_most_one = curve["threshold"][(curve["false_positives"] <= 1) & (curve["threshold"] < np.inf)]
         if len(at_most_one):
