@@ -537,8 +537,9 @@ _shortened.maxstring = 100
 
 
 def _first(error: ValidationError) -> tuple[str, str]:
-    """The key of the first thing that is wrong, and what is wrong with it."""
-    first = error.errors(include_url=False)[0]
+    """The key of the first thing that is wrong, an unknown key before a missing one, and what is wrong with it."""
+    errors = error.errors(include_url=False)
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     key = ".".join(str(part) for part in first["loc"])
     silent = first["type"] in ("missing", "extra_forbidden") or not key  # the whole of the settings says nothing
     value = "" if silent else f", found {_shortened.repr(first['input'])}"

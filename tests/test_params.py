@@ -92,6 +92,12 @@ def test_an_impossible_value_is_refused_with_its_path(tmp_path, settings, path, 
         load(tmp_path, settings)
 
 
+def test_a_misspelt_key_is_named_rather_than_the_one_it_stands_for(tmp_path, settings):
+    settings["training"]["iteration"] = settings["training"].pop("iterations")
+    with pytest.raises(InputError, match=r"training\.iteration: unknown key"):
+        load(tmp_path, settings)
+
+
 @pytest.mark.parametrize(("line", "reason"), [
     ("seed: 2020-01-01", "integer, found '2020-01-01'"),
     ("seed: 1:30", "integer, found '1:30'"),  # in YAML 1.1 a number to base 60
