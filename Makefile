@@ -16,6 +16,10 @@ export PYTHONDONTWRITEBYTECODE =
 # Notebooks on the results of the studies, which are in git.
 READINGS := $(addprefix studies/dvc.yaml:,crossvalidation ablation other_detectors)
 
+# The site, and what it is made of.
+SITE := results/site/index.html
+SHOWN = $(shell find README.md CONTRIBUTING.md params.yaml docs notebooks cmbfe tools results -type f ! -path '*/__pycache__/*' ! -path 'results/site/*')
+
 # Waiting threads do not spin: beside another busy process, spinning makes a training on two threads three times as slow.
 DVC := OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 CHOOSE_PROFILE = $(if $(PROFILE),$(BIN)/cmbfe profile $(PROFILE))
@@ -62,6 +66,9 @@ readings: env  ## notebooks 10 to 12 on the stored results of the studies
 	$(DVC) repro --single-item $(READINGS)
 
 site: readings  ## with the map of the paper and docs/report.md, what reads all results: results/site/index.html
+	@$(MAKE) --no-print-directory $(SITE)
+
+$(SITE): $(SHOWN)
 	$(BIN)/python -m tools.run_notebook notebooks/paper_map.ipynb
 	$(BIN)/python -m tools.write_report
 	$(BIN)/python -m tools.build_site

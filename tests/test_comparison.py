@@ -235,6 +235,7 @@ def test_without_results_nothing_is_measured_and_exhibits_with_a_missing_file_ar
     ("-0.02,-0.03,-0.01", paper_map.OPPOSITE),
     ("0.02,,", paper_map.INCONCLUSIVE),
     (",,", paper_map.NOT_REACHED),
+    ("0.0,0.0,0.0", paper_map.NOT_REACHED),
 ])  # fmt: skip
 def test_a_claim_is_judged_by_its_interval_and_fewer_false_positives_are_one(values, status, root):
     write(root, "table2", f"variant,our_gain,our_gain_low,our_gain_high\nssd512-fe,{values}\n")

@@ -15,7 +15,7 @@ from tools.run_notebook import run
 
 PRINTS = """
 import os, sys
-print(os.getcwd() + "/data")
+print(os.getcwd() + "/data", object())
 print("progress 100 %", file=sys.stderr)
 """
 DRAWS = """
@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_rerun_gives_the_same_bytes_without_times_progress_and_paths(folder):
+def test_a_rerun_gives_the_same_bytes_without_times_progress_paths_and_addresses(folder):
     source, out = written(folder, PRINTS, DRAWS), folder / "results" / "notebooks" / "a.ipynb"
     run(source, out)
     first = out.read_bytes()
@@ -61,7 +61,7 @@ def test_a_rerun_gives_the_same_bytes_without_times_progress_and_paths(folder):
     assert cells[0].source == (
         "[Source](../../notebooks/a.ipynb) [b](b.ipynb#part) [how](../../docs/x.md#y) [web](https://x.org/z)"
     )
-    assert [(each.name, each.text) for each in cells[1].outputs] == [("stdout", "data\n")]
+    assert [(each.name, each.text) for each in cells[1].outputs] == [("stdout", "data <object object>\n")]
     image = Image.open(io.BytesIO(base64.b64decode(cells[2].outputs[0].data["image/png"])))
     assert (image.mode, image.size, image.info) == ("P", (256, 256), {})
     before = nbformat.read(source, 4)

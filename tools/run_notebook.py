@@ -2,7 +2,8 @@
 
     python -m tools.run_notebook notebooks/04_froc.ipynb
 
-Left out is what another run or machine would change: times, progress bars, widgets, paths. Images keep 256 colours.
+Left out is what another run or machine would change: times, progress bars, widgets, paths, addresses of objects. Images
+keep 256 colours.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from tools.build_site import LINK
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = ROOT / "results" / "notebooks"
+ADDRESS = re.compile(r" at 0x[0-9a-f]{6,16}\b")
+"""Of an object in memory, in its text."""
 WIDGET, PNG = "application/vnd.jupyter.widget-view+json", "image/png"
 
 
@@ -52,7 +55,7 @@ def lasting_parts(notebook: NotebookNode, source: Path, out: Path) -> str:
             _compact(output)
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    return nbformat.writes(notebook).replace(f"{Path.cwd()}/", "") + "\n"
+    return ADDRESS.sub("", nbformat.writes(notebook).replace(f"{Path.cwd()}/", "")) + "\n"
 
 
 def _compact(output: NotebookNode) -> None:

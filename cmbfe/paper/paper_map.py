@@ -145,7 +145,7 @@ def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -
 def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
     ours = read_cell(claim.ours, root)
     printed = np.subtract(*claim.printed).item() if claim.printed else None
-    if ours is None or np.isnan(ours.value):
+    if ours is None or np.isnan(ours.value) or ours.low == ours.high == 0:  # neither twin finds anything
         status = NOT_YET if ours is None else NOT_REACHED
     else:
         worst, best = sorted((claim.better * ours.low, claim.better * ours.high))
