@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,10 @@ from pipeline_world import ROOT, copy_pipelines
 from tiny_world import tree
 
 from cmbfe.cli import main
+
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+"""What takes a process per core stays in this one: each would import all libraries and derive the phantom's template
+anew, and tests run beside each other already."""
 
 
 @pytest.fixture(scope="session")

@@ -56,12 +56,8 @@ def smoke(workspace: Path) -> Path:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_by_nbval(notebook, smoke, run_cmbfe, monkeypatch):
-    """Each finds what the earlier ones left in the workspace, and what the commands of `BEFORE` did.
-
-    These run in this process: another would import all libraries and derive the phantom's template anew.
-    """
+    """Each finds what the earlier ones left in the workspace, and what the commands of `BEFORE` did."""
     monkeypatch.chdir(smoke)
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     for command in BEFORE.get(notebook.stem, []):
         status, out, err = run_cmbfe(*command.split())
         assert status == 0, out[-6000:] + err[-4000:]

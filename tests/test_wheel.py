@@ -67,7 +67,7 @@ def test_importing_it_loads_no_library(run):
 def test_the_command_without_the_extra_says_which_one_to_install(run):
     done = run("cmbfe", "profile", "laptop", packages=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "pip install 'cmbfe[replicate]'" in done.stderr
+    assert "pip install '.[replicate]'" in done.stderr
 
 
 def test_profile_phantom_and_import_work_from_it(run):
