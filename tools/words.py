@@ -40,18 +40,15 @@ def intervals_without_zero(rows: pd.DataFrame, name: str, unit: str = "AP points
 
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
-    """How many seeds narrow the intervals that are wider than `HALF_WIDTH` on either side to it; a sentence."""
+    """How many seeds would narrow to about `HALF_WIDTH` on either side the intervals that have fewer; a sentence."""
     plain = plain.dropna(subset="gain_seed_deviation")
     if plain.empty:
         return "The spread of the gains over seeds is not known."
-    plain = plain[plain["gain_high"] - plain["gain_low"] > 2 * HALF_WIDTH]
-    if plain.empty:
-        return f"All intervals are within ± {100 * HALF_WIDTH:g} AP point."
-    needed = " or ".join(
-        f"{seeds_for_half_width(row.gain_seed_deviation, HALF_WIDTH)} seeds of {row.detector} (trained: {row.seeds})"
-        for row in plain.itertuples()
-    )
-    return f"With this spread, {needed} would narrow the interval to ± {100 * HALF_WIDTH:g} AP point."
+    needed = [(seeds_for_half_width(row.gain_seed_deviation, HALF_WIDTH), row) for row in plain.itertuples()]
+    lacking = [f"{seeds} seeds of {row.detector} (trained: {row.seeds})" for seeds, row in needed if seeds > row.seeds]
+    if not lacking:
+        return f"With this spread, the seeds are enough for intervals of about ± {100 * HALF_WIDTH:g} AP point."
+    return f"With this spread, {' or '.join(lacking)} would narrow the interval to ± {100 * HALF_WIDTH:g} AP point."
 
 
 def folds(table: pd.DataFrame) -> str:
