@@ -45,7 +45,9 @@ def seeds_that_would_do(plain: pd.DataFrame) -> str:
     if plain.empty:
         return "The spread of the gains over seeds is not known."
     needed = [(seeds_for_half_width(row.gain_seed_deviation, HALF_WIDTH), row) for row in plain.itertuples()]
-    lacking = [f"{seeds} seeds of {row.detector} (trained: {row.seeds})" for seeds, row in needed if seeds > row.seeds]
+    lacking = [
+        f"{seeds} seeds of {row.detector} (trained: {row.seeds})" for seeds, row in needed if seeds > row.seeds
+    ]
     if not lacking:
         return f"With this spread, the seeds are enough for intervals of about ± {100 * HALF_WIDTH:g} AP point."
     return f"With this spread, {' or '.join(lacking)} would narrow the interval to ± {100 * HALF_WIDTH:g} AP point."
