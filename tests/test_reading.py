@@ -187,7 +187,7 @@ def test_a_row_of_phase_has_both_values_the_difference_and_its_interval():
     assert table.loc[("ssd300", "false positives: all"), "without_phase"] == 7 / 8 + 4 / 8
     figure = phase_figure({"microbleed": np.zeros((4, 4, 2), np.uint8)}, table)
     labels = [text.get_text() for text in figure.subfigs[1].axes[0].get_yticklabels()]
-    assert labels == ["calcification", "microbleed, poor or second box", NOTHING]
+    assert labels == ["calcification", "microbleed,\npoor or second box", NOTHING]
     plt.close(figure)
 
 

@@ -13,7 +13,7 @@ from cmbfe.figures.style import COLOURS, GROUND_TRUTH_COLOUR, draw_scale_bar, he
 STEPS = {
     "image": "image P,\nground truth",
     "inside": "P inside the boxes",
-    "mask": "mask M: dark is strong,\nbright is discarded",
+    "mask": "mask M: large where P\nis dark, 0 where bright",
     "resized": "M on the feature map",
     "features": "features X\n(one channel)",
     "enhanced": "X + M·X",
@@ -117,36 +117,43 @@ def architecture_figure(
         trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: of each map that the heads see, as built.
         placement: of FE (A4).
     """
-    figure, axes = plt.subplots(figsize=(9.6, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.6, 4.6), layout="constrained")
     names = LAYER_NAMES[trunk][: len(cells)]
     heights = [0.35 + 2.2 * np.log2(side + 1) / np.log2(cells[0] + 1) for side in cells]
-    axes.set(xlim=(-0.2, 13.5), ylim=(-2.6, 3.7), aspect="auto")
+    axes.set(xlim=(-0.2, 13.7), ylim=(-2.3, 3.9), aspect="auto")
     axes.set_axis_off()
-    _block(axes, 0, 1.5, 1.2, 3.4, f"image P\n{input_px}×{input_px}×3", "0.85")
-    starts = np.linspace(4.1, 12.4, len(cells))
+    _block(axes, 0, 1.5, 1.4, 3, f"image P\n{input_px}×{input_px}×3", "0.85")
+    starts, width, fe = np.array([2.3, *np.linspace(5.7, 12.4, len(cells) - 1)]), 1.1, COLOURS["SSD-FE"]
     for x, height, name, side, depth in zip(starts, heights, names, cells, channels, strict=True):
-        _block(axes, x, 1.5, 0.95, height, f"{name}\n{side}×{side}\n×{depth}", "#CFE3F2")
-    for begin, end in zip([1.2, *(starts[:-1] + 0.95)], starts, strict=True):
+        _block(axes, x, 1.5, width, height, f"{name}\n{side}×{side}\n×{depth}", "#CFE3F2")
+    for begin, end in zip([1.4, *(starts[:-1] + width)], starts, strict=True):
         _arrow(axes, (begin, 1.5), (end, 1.5))
-    axes.text(2.0, 1.6, "trunk", ha="center", fontsize=10)
-    fe = COLOURS["SSD-FE"]
+    fork = 4.95  # from here the first map goes to its head and to the deeper maps
     _block(
-        axes, 1.5, 3.0, 2.5, 1.1, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
+        axes, 3.6, 3.2, 3.2, 1.1, "FE, in training only:\nX + M·X, with M from P\nand the ground truth", "white", fe
     )
-    _arrow(axes, (1.2, 3.0), (1.5, 3.0), fe, "dashed")
-    if placement in ("trunk", "both"):
-        _arrow(axes, (2.8, 2.5), (2.8, 1.52), fe, "dashed")
-    if placement in ("source", "both"):
-        _arrow(axes, (2.8, 2.5), (starts[0] + 0.45, -0.35), fe, "dashed")
-    for x, height, side, shapes in zip(starts, heights, cells, boxes_per_cell, strict=True):
-        _arrow(axes, (x + 0.475, 1.5 - height / 2), (x + 0.475, -0.55))
-        count = f"{side}·{side}·{shapes} =\n{side * side * shapes:,} boxes"
-        axes.text(x + 0.475, -0.8, count, ha="center", va="top", fontsize=9)
+    _arrow(axes, (0.7, 3.2), (3.6, 3.2), fe, "dashed")
+    axes.plot([0.7, 0.7], [3, 3.2], color=fe, linestyle="dashed", linewidth=1.2)
+    axes.plot([fork, fork], [1.5, -0.75], color="0.3", linewidth=1.2)
     if trunk == "vgg16":
-        axes.text(starts[0] + 0.55, -0.05, "L2 norm", fontsize=9, color="0.3")
+        _block(axes, fork - 0.45, 0.6, 0.9, 0.4, "L2 norm", "white")
+    if placement in ("trunk", "both"):
+        _arrow(axes, (4.2, 2.65), (4.2, 1.7), fe, "dashed")
+        _block(axes, 3.95, 1.5, 0.5, 0.4, "FE", "white", fe)
+    if placement in ("source", "both"):
+        axes.plot([3.7, 3.7], [2.65, -0.1], color=fe, linestyle="dashed", linewidth=1.2)
+        _arrow(axes, (3.7, -0.1), (fork - 0.25, -0.1), fe, "dashed")
+        _block(axes, fork - 0.25, -0.1, 0.5, 0.4, "FE", "white", fe)
+    downwards = np.array([fork, *(starts[1:] + width / 2)])
+    for x, height, side, shapes in zip(downwards, [3, *heights[1:]], cells, boxes_per_cell, strict=True):
+        if x != fork:
+            axes.plot([x, x], [1.5 - height / 2, -0.75], color="0.3", linewidth=1.2)
+        count = f"{side}·{side}·{shapes} =\n{side * side * shapes:,} boxes"
+        axes.text(x, -1.05, count, ha="center", va="center", fontsize=8.5)
+        _arrow(axes, (x, -1.35), (x, -1.7))
     total = sum(side * side * shapes for side, shapes in zip(cells, boxes_per_cell, strict=True))
     heads = f"heads: class and box of {total:,} default boxes, then non-maximum suppression"
-    _block(axes, starts[0], -2.15, starts[-1] + 0.95 - starts[0], 0.6, heads, "#E8E8E8")
+    _block(axes, 4.3, -2.0, starts[-1] + width - 4.3, 0.5, heads, "#E8E8E8")
     plt.close(figure)
     return figure
 
@@ -155,8 +162,8 @@ def _block(
     axes: Axes, left: float, middle: float, width: float, height: float, text: str, fill: str, edge: str = "0.3"
 ) -> None:
     look = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": fill, "edgecolor": edge, "linewidth": 1.2}
-    axes.add_patch(FancyBboxPatch((left, middle - height / 2), width, height, **look))
-    axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=9)
+    axes.add_patch(FancyBboxPatch((left, middle - height / 2), width, height, zorder=3, **look))
+    axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=9, zorder=4)
 
 
 def _arrow(

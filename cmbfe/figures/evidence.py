@@ -123,19 +123,21 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     with new_figure(figsize=(6.4, 4.4)) as (figure, axes):
         for variant, table in curves.items():
             draw_reliability(axes, table, variant, COLOURS[arm(variant)])
-        known = {variant: table[table["detections"] >= FEW] for variant, table in curves.items()}
-        ends = {variant: table["precision"].iloc[-1] for variant, table in known.items() if len(table)}
-        label_ends(axes, {variant: (end, COLOURS[arm(variant)]) for variant, end in ends.items()})
+        axes.legend(loc="upper left", fontsize=11)
     return figure
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
-    """Draw one detector's `table` of `reliability_figure`, larger dots for more detections, and the diagonal."""
+    """Draw one detector's `table` of `reliability_figure`, bins of under `FEW` detections hollow, and the diagonal."""
     known = table.dropna()
-    joined = known[known["detections"] >= FEW]
+    few = known["detections"] < FEW
+    look = {"marker": "o", "color": colour, "clip_on": False}
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-    axes.plot(joined["mean_score"], joined["precision"], color=colour, linewidth=1, label=name)
-    axes.scatter(known["mean_score"], known["precision"], 10 + 25 * np.log10(known["detections"]), color=colour)
+    axes.plot(known["mean_score"][~few], known["precision"][~few], label=name, linewidth=1, **look)
+    axes.plot(known["mean_score"][few], known["precision"][few], linestyle="none", markerfacecolor="white", **look)
+    axes.text(
+        0.98, 0.03, f"hollow: under {FEW} detections", transform=axes.transAxes, ha="right", fontsize=10, color="0.3"
+    )
     axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
     axes.set_title("Reliability of the scores", fontsize="medium")
 
@@ -216,10 +218,10 @@ def forest_figure(rings_mm: Sequence[float], profiles: Mapping[str, np.ndarray],
             left.plot(middles, middle, "o-", color=hue)
             left.text(0.96, 0.16 - 0.1 * place, name, color=hue, ha="right", fontsize=11, transform=left.transAxes)
         left.set(xlabel="distance from the middle, mm", ylabel="brightness / background")
-        left.set_title("Median and quartiles")
+        left.set_title("Around candidates: median, quartiles")
         shares = importance.sort_values()
         right.barh(shares.index, shares, color="0.6")
-        right.set(xlabel="share of the forest's questions", title="What the forest looks at")
+        right.set(xlabel="feature importance", title="What the forest looks at")
     return figure
 
 

@@ -1,7 +1,6 @@
 """Figures of gains (of arms, folds, backbones, kinds of microbleeds), and of phase."""
 
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,33 +17,29 @@ PREFIX = "false positives: "
 
 
 def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what: str = "AP") -> Figure:
-    """Gain of each row with its interval, and the paper's gain; beside it the AP without and with, where it is there.
+    """Gain of each row with its interval, and the paper's gain, in hundredths (points).
 
     Args:
-        gains: columns `gain`, `gain_low`, `gain_high` and perhaps `paper_gain`, `ap` and `ap_treated`; rows by name, or
-            by arm and treatment as those of `cmbfe.studies.reading.gains_table`.
+        gains: columns `gain`, `gain_low`, `gain_high` and perhaps `paper_gain`; rows by name, or by arm and treatment
+            as those of `cmbfe.studies.reading.gains_table`. A row without a gain says so.
         of_seeds: what `seeds_table` there gives, for a dot per seed. what: is gained.
     """
-    places, panels = np.arange(len(gains)), 2 if "ap_treated" in gains else 1
-    shape = {"figsize": (5 + 2 * panels, 1.6 + 0.36 * len(gains)), "sharey": True, "squeeze": False}
-    with new_figure(1, panels, width_ratios=(3, 2)[:panels], **shape) as (figure, (axes,)):
-        axes[0].axvline(0, color="0.4", linewidth=1)
+    places, points = np.arange(len(gains)), 100 * gains.filter(like="gain")
+    with new_figure(figsize=(7, 1.6 + 0.45 * len(gains))) as (figure, axes):
+        axes.axvline(0, color="0.4", linewidth=1)
         for place, row in zip(places, gains.index if of_seeds is not None else (), strict=False):
-            each = of_seeds.sort_index().loc[row, "gain"]
-            axes[0].plot(each, np.full(len(each), place), "o", color="0.6", markersize=4, label="one seed")
-        axes[0].hlines(places, gains["gain_low"], gains["gain_high"], color=COLOURS["SSD-FE"], linewidth=2)
-        axes[0].plot(gains["gain"], places, "D", color=COLOURS["SSD-FE"], label="ours, 95 % CI")
-        if "paper_gain" in gains and gains["paper_gain"].notna().any():
-            axes[0].plot(gains["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
-        axes[0].set_yticks(places, _names(gains.index))
-        axes[0].set(xlabel=f"{what} with less without", title="Gain", ylim=(len(gains) - 0.5, -0.5))
-        axes[0].locator_params(axis="x", nbins=6)
-        for axis in axes[1:]:
-            for label, column, name in (("without", "ap", "SSD"), ("with", "ap_treated", "SSD-FE")):
-                axis.plot(gains[column], places, "o", color=COLOURS[name], label=label)
-            axis.set(xlabel="average precision", title="Without and with", xlim=(0, 1))
-        drawn = [zip(*reversed(axis.get_legend_handles_labels()), strict=True) for axis in axes]
-        handles = dict(chain(*drawn))  # one of each label
+            each = 100 * of_seeds.sort_index().loc[row, "gain"]
+            axes.plot(each, np.full(len(each), place + 0.25), "o", color="0.5", markersize=4, label="one seed")
+        axes.hlines(places, points["gain_low"], points["gain_high"], color=COLOURS["SSD-FE"], linewidth=2)
+        axes.plot(points["gain"], places, "D", color=COLOURS["SSD-FE"], label="ours, 95 % CI")
+        if "paper_gain" in points and points["paper_gain"].notna().any():
+            axes.plot(points["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
+        for place in places[points["gain"].isna()]:
+            axes.annotate("no gain can be computed", (0.02, place), xycoords=("axes fraction", "data"), va="center")
+        axes.set_yticks(places, _names(gains.index))
+        axes.set(xlabel=f"gain in {what}, points (with less without)", ylim=(len(gains) - 0.5, -0.5))
+        axes.locator_params(axis="x", nbins=8)
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each label
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
 
@@ -58,22 +53,23 @@ def _names(index: pd.Index) -> list[str]:
 
 
 def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Figure:
-    """Pieces of images in magnitude and phase beside each other, and false positives by kind without phase and with.
+    """Pieces of images in magnitude and phase beside each other, and what the phase changes in false positives by kind.
 
     Args:
         examples: title -> uint8 [rows, columns, 2].
         effect: what `cmbfe.studies.phase.effect_table` gives.
     """
     with theme():
-        figure = plt.figure(figsize=(9, 4.4), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(4, 7))
+        figure = plt.figure(figsize=(10.5, 4.4), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=(4, 9))
         _draw_examples(left, examples)
-        axes = right.subplots()
+        axes = right.subplots(1, 2, sharey=True)
         for shift, (name, rows) in enumerate(effect.groupby("detector", sort=False)):
-            _draw_kinds(axes, rows.droplevel("detector"), arm(name), 0.25 * shift)
-        axes.set(xlabel="false positives per patient", xlim=(0, None))
-        axes.set_title("At one sensitivity, by what they are on")
-        right.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+            _draw_kinds(axes, rows.droplevel("detector"), name, 0.25 * shift)
+        axes[0].set(xlabel="per patient", xlim=(0, None), title="False positives")
+        axes[1].axvline(0, color="0.4", linewidth=1)
+        axes[1].set(xlabel="per patient, 95 % CI", title="Change by phase")
+        right.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     plt.close(figure)
     return figure
 
@@ -91,14 +87,14 @@ def _draw_examples(figure: Figure, examples: Mapping[str, np.ndarray]) -> None:
         phase.set_title("phase, -90° to 90°", fontsize=9)
 
 
-def _draw_kinds(axes: Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
+def _draw_kinds(axes: Sequence[Axes], rows: pd.DataFrame, name: str, shift: float) -> None:
     rows = rows[rows.index.str.startswith(PREFIX) & (rows.index != f"{PREFIX}all")]
-    places, colour = np.arange(len(rows)) + shift, COLOURS[name]
-    axes.hlines(places, rows["without_phase"], rows["with_phase"], color=colour, linewidth=2)
-    ends = rows["without_phase"] + rows["difference_low"], rows["without_phase"] + rows["difference_high"]
-    axes.hlines(places, *ends, color=colour, alpha=0.3, linewidth=6, label=f"{name}, 95 % CI of the change")
-    look = {"marker": "o", "linestyle": "none", "color": colour}
-    axes.plot(rows["without_phase"], places, markerfacecolor="white", label=f"{name}, magnitude only", **look)
-    axes.plot(rows["with_phase"], places, label=f"{name}, magnitude and phase", **look)
-    axes.set_yticks(np.arange(len(rows)) + shift / 2, [kind.removeprefix(PREFIX) for kind in rows.index])
-    axes.set_ylim(len(rows) - 0.3, -0.6)
+    places, counts, changes = np.arange(len(rows)) + shift, *axes
+    look = {"marker": "o", "linestyle": "none", "color": COLOURS[arm(name)]}
+    counts.plot(rows["without_phase"], places, markerfacecolor="white", label=f"{name}, magnitude only", **look)
+    counts.plot(rows["with_phase"], places, label=f"{name}, magnitude and phase", **look)
+    changes.hlines(places, rows["difference_low"], rows["difference_high"], color=look["color"], linewidth=2)
+    changes.plot(rows["difference"], places, **look | {"marker": "D"})
+    kinds = [kind.removeprefix(PREFIX).replace(", ", ",\n") for kind in rows.index]
+    counts.set_yticks(np.arange(len(rows)) + shift / 2, kinds)
+    counts.set_ylim(len(rows) - 0.3, -0.6)

@@ -10,8 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
 
 from cmbfe.data.labelled.images import magnitude_of, read_image
@@ -122,9 +124,10 @@ def show_image(
 
 
 def draw_scale_bar(axes: Axes, left: float, bottom: float, bar_mm: float, pixel_mm: float, gap: float) -> None:
-    """A white bar from a point, px, with its length written `gap` px above it."""
-    axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], color="white", linewidth=2)
-    axes.text(left, bottom - gap, f"{bar_mm:g} mm", color="white", fontsize=8)
+    """A white bar with a dark edge from a point, px, with its length written `gap` px above it."""
+    edged = {"color": "white", "path_effects": [patheffects.withStroke(linewidth=3, foreground="black")]}
+    axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], linewidth=2, **edged)
+    axes.text(left, bottom - gap, f"{bar_mm:g} mm", fontsize=8, **edged)
 
 
 def image_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[Figure, np.ndarray]:
@@ -211,7 +214,7 @@ def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[st
 def sizes_figure(sizes_mm: pd.Series) -> Figure:
     """A histogram of the sizes of boxes over the 2 to 10 mm that the paper gives microbleeds."""
     with new_figure(figsize=(6.4, 3)) as (figure, axis):
-        axis.hist(sizes_mm, bins=20, color="0.5")
+        axis.hist(sizes_mm, bins=np.arange(np.ceil(sizes_mm.max()) + 1), color="0.5")  # 1 mm: two pixels
         axis.axvspan(2, 10, color="0.9", zorder=0)
         axis.set(xlabel="longer side of the box, mm", ylabel="boxes", title="Size of the microbleeds' boxes")
     return figure
@@ -234,9 +237,10 @@ def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns
 def blooming_figure(table: pd.DataFrame) -> Figure:
     """Columns `visible_mm` against `echo_time_ms`, a line for each `true_mm`, which a dotted line marks."""
     with new_figure(figsize=(6.4, 3.6)) as (figure, axes):
-        for true_mm, part in table.groupby("true_mm"):
-            (line,) = axes.plot(part["echo_time_ms"], part["visible_mm"], "o-", label=f"{true_mm:g} mm")
-            axes.axhline(true_mm, color=line.get_color(), linestyle=":", linewidth=1)
+        by_size = table.groupby("true_mm")
+        for (true_mm, part), hue in zip(by_size, sns.color_palette("viridis", len(by_size)), strict=True):
+            axes.plot(part["echo_time_ms"], part["visible_mm"], "o-", color=hue, label=f"{true_mm:g} mm")
+            axes.axhline(true_mm, color=hue, linestyle=":", linewidth=1.5)
         axes.set(xlabel="echo time, ms", ylabel="visible diameter, mm", ylim=(0, None))
         axes.set_title("Blooming of a microbleed")
         axes.legend(title="true diameter", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
@@ -268,20 +272,21 @@ def learning_curves_figure(histories: Mapping[str, pd.DataFrame], window: int = 
     `histories`: variant -> what `cmbfe.training.loop.train` gives.
     """
     with new_figure(1, 2, figsize=(9, 3.6), sharex=True) as (figure, (left, right)):
-        ends = {}
+        ends, losses = {}, {"classification": "-", "box regression": "--"}
         for variant, history in histories.items():
             look = {"color": COLOURS[arm(variant)], "linewidth": 1.2}
-            for name, line in (("classification", "-"), ("box_regression", "--")):
-                smooth = history[name].rolling(window, min_periods=1).mean()
-                left.plot(history["iteration"], smooth, line, label=name.replace("_", " "), **look)
+            for name, line in losses.items():
+                smooth = history[name.replace(" ", "_")].rolling(window, min_periods=1).mean()
+                left.plot(history["iteration"], smooth, line, **look)
             measured = history.dropna(subset="validation_ap")
             right.plot(measured["iteration"], measured["validation_ap"], "o-", **look)
             ends[variant] = (measured["validation_ap"].iloc[-1], look["color"])
         for change in history["iteration"][history["learning_rate"].diff() < 0]:
             left.axvline(change, color="0.4", linestyle=":", linewidth=1)
         left.set(xlabel="iteration", ylabel="loss", title="Training loss", yscale="log")
-        left.legend(handles=left.get_lines()[:2], fontsize=10)
-        right.set(xlabel="iteration", ylabel="AP", title="Validation patients, FE off", ylim=(-0.02, 1.02))
+        kinds = [Line2D([], [], color="0.3", linestyle=line, label=name) for name, line in losses.items()]
+        left.legend(handles=kinds, fontsize=10)
+        right.set(xlabel="iteration", ylabel="AP", title="Validation patients, FE off", ylim=(0, None))
         label_ends(right, ends, gap=0.09)
     return figure
 
