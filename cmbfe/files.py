@@ -181,6 +181,6 @@ def within_python(path: Path | str) -> Iterator[None]:
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
-    """Write a table as CSV, numbers to four decimals."""
+    """Write a table as CSV, numbers to six decimals: rounded again to three, they are what they were."""
     with whole_file(path) as temporary:
-        table.to_csv(temporary, float_format="%.4f")
+        table.to_csv(temporary, float_format="%.6f")

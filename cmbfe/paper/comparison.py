@@ -82,8 +82,9 @@ def table3(
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
     Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
-    reach, in each resample of patients anew. Seconds are those of a forward pass in training, as in the paper; the
-    ratios compare FE with its twin, for the forward pass and for the whole training step.
+    reach, in each resample of patients anew. A pair of which one finds nothing has no precision (NaN). Seconds are
+    those of a forward pass in training, as in the paper; the ratios compare FE with its twin, for the forward pass and
+    for the whole training step.
 
     Args:
         matches: variant -> matches of the test images, each variant with its twin.
@@ -95,14 +96,16 @@ def table3(
         plain = plain_of(variant)
         twins = [matches[plain], matches[f"{plain}-fe"]]
         precision = partial(precision_at_common_recall, twins=twins, at_most=settings.sensitivity)
+        recall = common_recall(twins, settings.sensitivity)
+        nothing = intervals.columns("our_precision", None) | intervals.columns("our_gain", None)
         rows[variant] = {
             "backbone": facts.BACKBONES[plain] + ("" if variant == plain else "-FE"),
             "input_px": facts.INPUT_PX[plain],
             "paper_recall": _printed(variant, "recall"),
-            "our_recall": common_recall(twins, settings.sensitivity),
+            "our_recall": recall,
             "paper_precision": _printed(variant, "precision"),
             "paper_gain": _paper_gain(variant, facts.PRECISION_AT_90),
-            **_with_interval("precision", precision, matches, variant, settings, seed),
+            **(_with_interval("precision", precision, matches, variant, settings, seed) if recall else nothing),
             "our_ap": average_precision(matches[variant]),
             **_times(variant, cost[plain]),
         }

@@ -25,6 +25,7 @@ from cmbfe.phantom.simulate import draw_patient
 AS_PRINTED, SCALED, DIFFERS = "as in the paper", "as in the paper, at our image size", "differs"
 NARROWED = "the paper's, compressed to our width"
 MADE, MISSING, NOT_YET, NOT_REACHED = "made", "missing", "not measured yet", "not reached"
+NO_INTERVAL = "no interval"
 MEASURED, TIMED = "measured, on other patients", "measured, on another machine"
 PRINTED_ONLY = "printed only: a study of others"
 HOLDS, OPPOSITE, INCONCLUSIVE = "holds here", "the opposite here", "inconclusive here"
@@ -145,8 +146,10 @@ def _of_setting(setting: Setting, params: Params, known: Mapping[str, object]) -
 def _of_claim(claim: Claim, root: Path) -> dict[str, str]:
     ours = read_cell(claim.ours, root)
     printed = np.subtract(*claim.printed).item() if claim.printed else None
-    if ours is None or np.isnan(ours.value) or ours.low == ours.high == 0:  # neither twin finds anything
+    if ours is None or np.isnan(ours.value):
         status = NOT_YET if ours is None else NOT_REACHED
+    elif np.isnan(ours.low):
+        status = NO_INTERVAL
     else:
         worst, best = sorted((claim.better * ours.low, claim.better * ours.high))
         excluded = printed is not None and best < claim.better * printed

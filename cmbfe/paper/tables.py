@@ -11,13 +11,15 @@ from cmbfe.errors import InputError
 def as_text(value: object) -> str:
     """A value as the map shows it: numbers to three decimals, several after one another, nothing for None.
 
-    >>> as_text((0.8, 0.95)), as_text(120_000), as_text(0.12345), as_text(None)
-    ('0.8, 0.95', '120,000', '0.123', '')
+    >>> as_text((0.8, 0.95)), as_text(120_000), as_text(0.12345), as_text(0.0003), as_text(None)
+    ('0.8, 0.95', '120,000', '0.123', '0.0003', '')
     """
     if value is None:
         return ""
     if type(value) is tuple:
         return ", ".join(map(as_text, value))
+    if isinstance(value, float) and 1e-6 < abs(value) < 1e-3:
+        return f"{value:.1g}"
     if isinstance(value, float) and abs(value) < 1e4:
         return f"{round(value, 3) + 0.0:g}"  # no -0
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
@@ -34,8 +36,15 @@ def markdown_of(frame: pd.DataFrame, headings: Mapping[str, str]) -> str:
 
     An interval (columns NAME_low and NAME_high) stands behind its value, gains have their sign, a gap is a dash.
     """
-    rows = [[_cell(row, column) for column in headings] for row in frame.astype(object).to_dict("records")]
-    return markdown(list(headings.values()), rows)
+    return markdown(list(headings.values()), readable(frame)[list(headings)].to_numpy())
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table to look at: cells as `markdown_of` writes them, intervals behind their values, rows by their names."""
+    rows, names = frame.astype(object).to_dict("records"), list(frame)
+    limits = {f"{name}{end}" for name in names for end in ("_low", "_high")}
+    cells = {name: [_cell(row, name) for row in rows] for name in names if name not in limits}
+    return pd.DataFrame(cells, index=frame.index)
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
@@ -46,6 +55,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return "–"
     sign = "+" if column.endswith(("gain", "change", "difference", "over_fe", "over_ssd512")) else ""
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    if low is None and float(value).is_integer() and abs(value) > 1:
+        return f"{value:.0f}"
     interval = "" if low is None or pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
     return f"{value:{sign}.3f}{interval}"
 
