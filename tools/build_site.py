@@ -63,9 +63,11 @@ def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
     for text in texts:
         _write(pages / text.relative_to(root), text.read_text(encoding="utf-8"))
     readme = (root / "README.md").read_text(encoding="utf-8")
+    names, first = [text.relative_to(root).with_suffix("").as_posix() for text in texts], "docs/report"
     contents = [
+        _contents("The result", [name for name in names if name == first]),
         _contents("The paper as notebooks", [f"notebooks/{notebook.stem}" for notebook in stored]),
-        _contents("Background", [text.relative_to(root).with_suffix("").as_posix() for text in texts]),
+        _contents("Background", [name for name in names if name != first]),
     ]
     _write(pages / "index.md", "\n\n".join([readme, *contents]))
     _copy_what_is_linked(root, pages)

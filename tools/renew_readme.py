@@ -18,17 +18,20 @@ COLUMNS = {
     "detector": "detector",
     "ap": "AP without FE",
     "ap_treated": "AP with FE",
-    "gain": "gain by FE (95 % CI)",
+    "points": "gain, AP points (95 % CI)",
+    "paper_points": "in the paper",
     "seeds": "seeds",
-    "paper_gain": "gain in the paper",
 }
-"""Columns of the table, by their names in study.csv and others.csv, with their headings."""
+"""Columns of the table, most by their names in study.csv and others.csv, with their headings."""
 
 
 def detectors() -> pd.DataFrame:
     """A row per detector of the study that was trained without and with FE, nothing else changed."""
     study, others = (pd.read_csv(RESULTS / "tables" / f"{name}.csv") for name in ("study", "others"))
-    return pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
+    rows = pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
+    gains = (100 * rows[["gain", "gain_low", "gain_high"]]).itertuples(index=False)
+    rows["points"] = [f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in gains]
+    return rows.assign(paper_points=(100 * rows["paper_gain"]).map("{:+.1f}".format, na_action="ignore"))
 
 
 def headline(rows: pd.DataFrame) -> str:

@@ -76,5 +76,5 @@ def of_earlier_patients(params: Params, root: Path) -> list[str]:
 
 def earlier(old: Sequence[str]) -> str:
     """What is to be said of parts of the study that are of earlier patients; a sentence, or nothing."""
-    what = f"Results of {', '.join(old)} are of earlier simulated patients, whose microbleeds were larger"
-    return f"{what}; they are being renewed." if old else ""
+    what = f"The results of {', '.join(old)} are those of an earlier set of simulated patients"
+    return f"{what}, whose microbleeds were larger; they are being renewed." if old else ""

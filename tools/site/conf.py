@@ -17,6 +17,7 @@ nb_render_markdown_format = "myst"  # tables that cells show as Markdown; Common
 myst_heading_anchors = 3
 myst_enable_extensions = []  # no formulas: MathJax would come from another server
 
+html_use_index = False
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
 html_static_path = ["_static"]
