@@ -134,10 +134,11 @@ def coverage_by_margin(labels: Labels, margins_mm: Sequence[float] = (0.0, 0.5, 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines, for the terminal."""
-    lines = [f"{report['patients']} patients, {report['series']} series, {report['pictures']} images"]
+    lines = [f"patients: {report['patients']}, series: {report['series']}, images: {report['pictures']}"]
     for split, counts in report["splits"].items():
-        images = f"{counts['patients']} patients, {counts['pictures']} images, {counts['pictures_with_cmbs']} with"
-        lines.append(f"  {split}: {images} {counts['boxes']} boxes of {counts['lesions']} microbleeds")
+        images = f"images: {counts['pictures']}, with microbleeds: {counts['pictures_with_cmbs']}"
+        boxes = f"boxes: {counts['boxes']}, microbleeds: {counts['lesions']}"
+        lines.append(f"  {split}: patients: {counts['patients']}, {images}, {boxes}")
     if size := report["box_size_mm"]:
         range_mm = f"{size['0.05']:.1f} to {size['0.95']:.1f}"
         lines.append(f"boxes measure {size['0.5']:.1f} mm (median; {range_mm} for 90 %)")
