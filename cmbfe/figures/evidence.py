@@ -19,6 +19,7 @@ from cmbfe.figures.style import (
     cut_out,
     head_square,
     image_grid,
+    inside_each_other,
     label_ends,
     new_figure,
     show_image,
@@ -246,20 +247,12 @@ def found_figure(
                     cut_out(images[case["image_id"]], case["bbox"], side_px),
                     boxes_in_cut_out(case, drawn, side_px),
                 )
-                show_image(axis, cut, _inside_each_other(boxes), pixel_mm, bar_mm=10)
+                show_image(axis, cut, inside_each_other(boxes), pixel_mm, bar_mm=10)
             look = {"ha": "right", "va": "center", "fontsize": 11}
             axes[0].text(-0.05, 0.5, name.replace("-small", "\n(small)"), transform=axes[0].transAxes, **look)
         legend = [Patch(fill=False, edgecolor=edge, label=name) for name, (edge, _) in drawn.items()]
         figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False, fontsize=11)
     return figure
-
-
-def _inside_each_other(boxes: Mapping[str, list[list[float]]]) -> dict[str, list[list[float]]]:
-    """Boxes by colour, those of each further colour a pixel and a half larger on each side: none hides another."""
-    return {
-        edge: [[x - by, y - by, width + 2 * by, height + 2 * by] for x, y, width, height in of_colour]
-        for by, (edge, of_colour) in zip(np.arange(len(boxes)) * 1.5, boxes.items(), strict=True)
-    }
 
 
 def boxes_in_cut_out(

@@ -144,7 +144,7 @@ def labelled_images_figure(
 
     Args:
         images: COCO image of each, with `id`.
-        drawn: colour -> COCO annotations or results of any images; later colours lie on top.
+        drawn: colour -> COCO annotations or results of any images; boxes of later colours lie around the earlier.
     """
     figure, axes = image_grid(2, max(1, -(-len(images) // 2)), size_inches=4.2)
     for axis in axes[len(images) :]:
@@ -152,11 +152,19 @@ def labelled_images_figure(
     for axis, pixels, image in zip(axes, arrays, images, strict=False):
         by_colour = drawn.items()
         here = {edge: [box["bbox"] for box in boxes if box["image_id"] == image["id"]] for edge, boxes in by_colour}
-        show_image(axis, pixels, here)
+        show_image(axis, pixels, inside_each_other(here))
         left, top, side = head_square(magnitude_of(pixels))
         axis.set(xlim=(left, left + side), ylim=(top + side, top))
     plt.close(figure)
     return figure
+
+
+def inside_each_other(boxes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[list[float]]]:
+    """Boxes by colour, those of each further colour a pixel and a half larger on each side: none hides another."""
+    return {
+        edge: [[x - by, y - by, width + 2 * by, height + 2 * by] for x, y, width, height in of_colour]
+        for by, (edge, of_colour) in zip(np.arange(len(boxes)) * 1.5, boxes.items(), strict=True)
+    }
 
 
 def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
@@ -181,18 +189,23 @@ def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray
 
 
 def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, columns: int = 8) -> Figure:
-    """Microbleeds drawn at random in the first row, below a row for each kind of mimic; images lie in `folder`."""
+    """Microbleeds at random in the first row, a row for each kind of mimic below, each once; images lie in `folder`."""
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}
     rows = {"microbleed": labels["annotations"]}
     for number, kind in kinds.items():
         rows[kind] = [box for box in mimics["annotations"] if box["category_id"] == number]
-    rows = {kind: boxes for kind, boxes in rows.items() if boxes}
-    rng = np.random.default_rng(seed)
-    drawn = [(kind, boxes[i]) for kind, boxes in rows.items() for i in rng.integers(0, len(boxes), columns)]
+    patients, rng = {image["id"]: image["patient_id"] for image in labels["images"]}, np.random.default_rng(seed)
+    drawn = []
+    for kind, boxes in rows.items():
+        one_each = list({(patients[box["image_id"]], box["lesion_id"]): box for box in boxes}.values())
+        chosen = rng.permutation(len(one_each))[:columns]
+        drawn += [(kind, one_each[index]) for index in chosen] + [(kind, None)] * (columns - len(chosen))
     files = {image["id"]: folder / image["file_name"] for image in labels["images"]}
     figure, axes = image_grid(columns, len(rows), size_inches=1.3)
     for axis, (kind, box) in zip(axes, drawn, strict=True):
-        show_image(axis, cut_out(read_image(files[box["image_id"]]), box["bbox"], CUT_OUT_PX), title=kind)
+        axis.set_axis_off()
+        if box:
+            show_image(axis, cut_out(read_image(files[box["image_id"]]), box["bbox"], CUT_OUT_PX), title=kind)
     plt.close(figure)
     return figure
 
@@ -256,7 +269,17 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     how = {"hue_order": presets, "palette": PRESET_COLOURS[: len(presets)], "height": 3, "aspect": 0.9}
     look = {"s": 12, "alpha": 0.6, "linewidth": 0, "rasterized": True}
     with theme():
-        grid = sns.relplot(coverage, x="size_mm", y="best_iou", hue="default_boxes", col="input_px", **how, **look)
+        grid = sns.relplot(
+            coverage,
+            x="size_mm",
+            y="best_iou",
+            hue="default_boxes",
+            style="default_boxes",
+            style_order=presets,
+            col="input_px",
+            **how,
+            **look,
+        )
     grid.refline(y=0.5, color="0.4", linestyle=":")
     grid.set(ylim=(0, 1.02)).set_titles("{col_name} px")
     grid.set_axis_labels("longer side of the box, mm", "best IoU with a default box")
