@@ -302,7 +302,8 @@ def test_a_block_without_its_markers_is_refused(text):
 ])  # fmt: skip
 def test_a_verdict_follows_the_interval_and_the_papers_gain(low, high, paper, word):
     limits = {"gain": (low + high) / 2, "gain_low": low, "gain_high": high}
-    row = pd.Series({**limits, "paper_gain": paper, "seeds": 5})
+    row = pd.Series({**limits, "ap": 0.4, "ap_treated": 0.4, "paper_gain": paper, "seeds": 5})
     assert word in verdict("ssd512", row)
+    assert "finds nothing" in verdict("ssd512", row.replace(0.4, 0.0))
     outside = intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain")
     assert ("arm" in outside) == (word in ("helped", "harmed"))

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
@@ -9,7 +10,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of, with_block
 from cmbfe.paper.words import verdict
-from cmbfe.params import load_params
+from cmbfe.params import Variant, load_params
 from tools.words import earlier, of_earlier_patients, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +37,8 @@ def detectors() -> pd.DataFrame:
 
 def headline(rows: pd.DataFrame) -> str:
     """What the study says of FE in the paper's own detectors, a sentence each."""
-    printed = rows.dropna(subset="paper_gain")
-    return f"**{' '.join(verdict(row['detector'], row) for _, row in printed.iterrows())}**"
+    ours = rows[rows["detector"].isin(get_args(Variant))]
+    return f"**{' '.join(verdict(row['detector'], row) for _, row in ours.iterrows())}**"
 
 
 def renewed(text: str) -> str:

@@ -2,12 +2,17 @@
 
 import pandas as pd
 
+NOTHING = 0.005
+"""AP: below it a detector finds next to nothing, and a gain says nothing of FE."""
+
 
 def verdict(detector: str, row: pd.Series) -> str:
     """Whether FE helped a detector, and which gains are excluded, from a row of `cmbfe.studies.reading.gains_table`.
 
     An interval that includes zero is inconclusive, unless it excludes the gain that the paper prints.
     """
+    if max(row["ap"], row["ap_treated"]) < NOTHING:
+        return f"{detector} finds nothing, without FE or with it (AP below {NOTHING:g}, {row['seeds']} seeds)."
     low, high, paper = (100 * row[name] for name in ("gain_low", "gain_high", "paper_gain"))
     measured = f"{100 * row['gain']:+.1f} AP points, 95 % CI {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
     measured += "" if pd.isna(paper) else f"; {paper:+.1f} in the paper"
