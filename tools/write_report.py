@@ -29,6 +29,8 @@ from tools.words import (
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"
+EXPOSED = ("resnet34-300", "placement-source", "placement-both", "without-l2norm")
+"""Arms whose first head sees FE: no normalisation behind it hides it."""
 FADING = ("fading", "assisted-excitation")
 """Arms whose features at the end of training are those of the test."""
 
@@ -132,6 +134,7 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
         "gains": intervals_without_zero(others.set_index("arm"), "gain"),
         "readings": intervals_without_zero(changes, "over_fe"),
         "fading": intervals_without_zero(changes[changes.index.isin(FADING)], "over_fe"),
+        "exposed": intervals_without_zero(study[study["arm"].isin(EXPOSED)].set_index("arm"), "gain"),
         "patient_spread": f"{100 * study['gain_patient_deviation'].median():.1f}",
     }
 
