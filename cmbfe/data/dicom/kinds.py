@@ -41,11 +41,17 @@ SAYS_NOTHING = {
 FILTER = re.compile(r"(FIL|FM|FS|SH|TE|E|ECHO)?\d*")
 """Siemens' filters (FM3_2 has the parts FM3 and 2), and the number of an echo."""
 OF_DESCRIPTIONS = {
-    *("PHASE", "PHA", "PHASEMAP", "MIP", "MNIP", "MINIP", "MAP", "QMAP", "QSM", "R2*", "R2STAR", "FIELDMAP"),
+    *("PHASE", "PHA", "PHASEMAP", "MAP", "QMAP", "QSM", "R2*", "R2STAR", "FIELDMAP"),
     *("B0MAP", "ADC", "EADC", "TRACE", "TRACEW", "CBF", "CBV", "MTT", "TTP", "TMAX"),
     *("T2MAP", "T2*MAP", "T2STARMAP"),
 }
 """Words of a SeriesDescription that count; FA may be the flip angle."""
+OF_DERIVED = {"R2", "R2S", "MASK"}
+"""Those that count for a derived image only: R2 may be an acceleration."""
+PROJECTION = re.compile(
+    r"(?P<beside>([+&,]|\b(AND|WITH|W/)) *)?((MN?|M(IN|AX)[ _-]?)IPS?(?![A-Z])|INTENSITY[ _-]PROJ)"
+)
+"""A projection's SeriesDescription, `beside` where it may be that of a scan from which projections are made too."""
 SCOUTS = {"LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"}
 SUSCEPTIBILITY = re.compile(r"\b(E?SWAN|SWI\w*|T2\*|T2_?STAR|VEN_?BOLD|GRE|HEMO\w*|FFE|MEDIC|MERGE)(?![A-Z])")
 """What names a susceptibility-weighted magnitude in a SeriesDescription."""
@@ -59,7 +65,7 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
         return LOCALIZER
     if (modality := _text(header, "Modality")) != "MR":
         return modality or OTHER
-    if _private(header, SLICES_IN_MOSAIC) not in ("", "None", "1"):
+    if _private(header, SLICES_IN_MOSAIC) not in ("", "None", "0", "1"):
         return MOSAIC
     said = [_text(header, "ComplexImageComponent"), *image_type[2:]]
     said.append(_text(header, "VolumeBasedCalculationTechnique"))
@@ -95,9 +101,11 @@ def _by_description(description: str, says_magnitude: bool, is_derived: bool) ->
     words = re.findall(r"[A-Z0-9*]+", description)
     if SCOUTS.intersection(words):
         return LOCALIZER
-    against = next((KIND_OF_WORD.get(word, "map") for word in words if word in OF_DESCRIPTIONS), None)
-    if against == "projection":  # made of magnitudes, which its ImageType may still say
-        return against
+    projection = PROJECTION.search(description)
+    if projection and (is_derived or not (says_magnitude and projection["beside"])):
+        return "projection"  # made of magnitudes, which its ImageType may still say
+    counted = OF_DESCRIPTIONS | OF_DERIVED if is_derived and not says_magnitude else OF_DESCRIPTIONS
+    against = next((KIND_OF_WORD.get(word, "map") for word in words if word in counted), None)
     if against and not says_magnitude:
         return UNCLEAR if against == "map" and not is_derived else against
     if is_derived and (against or not (says_magnitude or SUSCEPTIBILITY.search(description))):
