@@ -228,6 +228,9 @@ SIGNED[0, :3] = -2000
 PADDED = mr_series(SIGNED)
 for padded in PADDED:
     padded.add_new("PixelPaddingValue", "US", 63536)  # -2000 by its bits
+OVERLAID = mr_series(VOLUME | (VOLUME & 1) << 12, BitsStored=12, HighBit=11)
+for overlaid in OVERLAID:
+    overlaid.add_new(0x60000102, "US", 12)
 WRITTEN = {
     "padding of a signed image": (PADDED, SIGNED.clip(min=0)),
     "modality lookup table": ([mr_slice(TO_LOOK_UP, ModalityLUTSequence=[LUT])], [[[7, 7, 70], [700, 7000, 7000]]]),
@@ -238,6 +241,11 @@ WRITTEN = {
     "a few values below 0, which interpolation leaves": (mr_series(FEW_BELOW_0), FEW_BELOW_0.clip(min=0)),
     "padding that 8 bits cannot hold": (mr_series(EIGHT_BITS, PixelPaddingValue=63536), EIGHT_BITS),
     "bits above the stored ones": (mr_series(VOLUME | 0x8000, BitsStored=12, HighBit=11), VOLUME),
+    "an overlay above the stored bits": (OVERLAID, VOLUME),
+    "signed, of 12 bits": (
+        mr_series(VOLUME.astype(np.int16) - 2048 & 0xFFF, RescaleIntercept=2048, BitsStored=12, HighBit=11),
+        VOLUME,
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_series import PYDICOM_FILES, mr_series, mr_slice, one_decoder, random_volume, recompress, write
+from dicom_series import PYDICOM_FILES, mr_series, mr_slice, one_decoder, positions, random_volume, recompress, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
@@ -47,6 +47,7 @@ def rewrite(**attributes: object) -> Callable[[list[Path]], object]:
     return lambda paths: write(paths[1].parent, [mr_slice(random_volume(1)[0], **attributes)], [paths[1].name])
 
 
+SECOND = {"ImagePositionPatient": positions(2)[1]}
 BROKEN = {
     "pixel data cut off": (lambda paths: cut(paths[1], -10), "truncated"),
     "header cut off": (lambda paths: cut(paths[1], 500), "no pixel data"),
@@ -55,6 +56,8 @@ BROKEN = {
     "text named .dcm": (lambda paths: paths[1].write_text("hello"), "not a DICOM file"),
     "long text named .dcm": (lambda paths: paths[1].write_text("hello " * 1000), "not a DICOM file"),
     "pixel data too short": (rewrite(PixelData=b"\0" * 100), "too short"),
+    "more bits than BitsStored": (rewrite(BitsStored=11, HighBit=10, **SECOND), "lowest 11 bits"),
+    "the highest bits": (rewrite(BitsStored=12, HighBit=15, **SECOND), "lowest 12 bits"),
     "no pixel data": (rewrite(PixelData=None), "no pixel data"),
     "pixel spacing 0": (rewrite(PixelSpacing=[0.0, 0.0]), "PixelSpacing"),
     "orientation 0": (rewrite(ImageOrientationPatient=[0.0] * 6), "ImageOrientationPatient"),
