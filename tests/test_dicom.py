@@ -68,6 +68,9 @@ def test_a_single_file_is_a_series_of_one_slice_and_positions_rounded_by_the_sca
     assert find_series(tmp_path / "rounded")[0].slice_spacing_mm == pytest.approx(1.36, abs=0.05)
 
 
+PER_SECOND = item(MeasurementUnitsCodeSequence=[item(CodeValue="/s")])
+
+
 def typed(kind: str, image_type: str | None, **attributes: object) -> tuple[str, dict[str, object]]:
     """A kind, and the attributes that say it; the values of ImageType stand apart by commas."""
     return kind, {"ImageType": image_type and image_type.split(","), **attributes}
@@ -128,6 +131,7 @@ def typed(kind: str, image_type: str | None, **attributes: object) -> tuple[str,
     typed("unclear", "DERIVED,SECONDARY,MPR,M,ND"),
     ("unclear", {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "HZ"}),
     ("unclear", {"ComplexImageComponent": "MIXED"}),
+    ("unclear", {"PerFrameFunctionalGroupsSequence": [item(RealWorldValueMappingSequence=[PER_SECOND])]}),
 ])  # fmt: skip
 def test_kind_is_read_from_each_vendors_attributes(tmp_path, kind, attributes):
     own = {key: value for key, value in attributes.items() if key != "siemens"}
@@ -278,6 +282,16 @@ def test_a_magnitude_with_values_below_0_is_refused_also_where_they_are_written_
     write(tmp_path, mr_series(volume))
     with pytest.raises(InputError, match=reason):
         read_volume(find_series(tmp_path)[0])
+
+
+@pytest.mark.parametrize("strength", [b"1.5T", b"15e3"])
+def test_numbers_that_no_image_needs_are_unknown_where_they_cannot_be_read(tmp_path, strength):
+    said = {"EchoTime": "20.75", "MagneticFieldStrength": "1.25", "NumberOfFrames": 0}
+    (path,) = write(tmp_path, [mr_slice(VOLUME[0], **said)])
+    path.write_bytes(path.read_bytes().replace(b"20.75", b"20,75").replace(b"1.25", strength))
+    (series,) = find_series(tmp_path)
+    assert (series.echo_time_ms, series.field_strength_t) == (0, 0)
+    np.testing.assert_array_equal(read_volume(series), VOLUME[:1])
 
 
 @pytest.mark.parametrize(("padding", "attributes"), [

@@ -71,7 +71,6 @@ BROKEN = {
     ),
     "palette": (rewrite(PhotometricInterpretation="PALETTE COLOR"), "greyscale"),
     "frames without places": (rewrite(NumberOfFrames=2, PixelData=b"\0" * 768), "2 frames"),
-    "no frames": (rewrite(NumberOfFrames=0), "0 frames"),
 }
 
 

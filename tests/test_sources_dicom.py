@@ -66,6 +66,7 @@ def test_labels_and_mimics_move_to_the_images_with_what_is_known_of_them(tmp_pat
     labels = dicom_labels(images, split="train")
     labels["annotations"][0] |= {"location": "lobar", "visible_diameter_mm": 3.5, "iscrowd": 0}
     kinds = [{"id": 1, "name": "iron"}, {"id": 2, "name": "vein"}]
+    labels["images"][0]["width"] = float(SIDE)
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
     (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps({**labels, "categories": kinds}))
     new = imported("dicom", tmp_path / "in", tmp_path / "out")

@@ -118,7 +118,7 @@ def _text(header: Dataset, keyword: str) -> str:
 
 
 def _units(header: Dataset) -> list[str]:
-    mapping = (header.get("RealWorldValueMappingSequence") or [Dataset()])[0]
+    mapping = (header.get("RealWorldValueMappingSequence") or [header])[0]  # of a frame, `frame_header` has its items
     codes = mapping.get("MeasurementUnitsCodeSequence") or []
     return [_text(header, "RescaleType"), *(_text(code, "CodeValue") for code in codes)]
 

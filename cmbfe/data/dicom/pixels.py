@@ -31,7 +31,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 FRAME_MACROS = (
     *("MRImageFrameTypeSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
     *("PixelValueTransformationSequence", "MREchoSequence", "MRTimingAndRelatedParametersSequence"),
-    *("MRDiffusionSequence", "FrameContentSequence"),
+    *("MRDiffusionSequence", "FrameContentSequence", "RealWorldValueMappingSequence"),
 )
 """Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that say what one frame is."""
 ATTRIBUTE = "BurnedInAnnotation"
@@ -95,9 +95,8 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
 
 
 def number_of_frames(header: Dataset) -> int:
-    """Frames that the header announces; 1 where it says nothing."""
-    frames = header.get("NumberOfFrames")
-    return 1 if frames is None else int(frames)
+    """Frames that the header announces; 1 where it says nothing, or 0."""
+    return int(header.get("NumberOfFrames") or 1)
 
 
 def _is_decodable(syntax: UID) -> bool:

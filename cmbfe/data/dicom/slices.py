@@ -24,6 +24,8 @@ ACQUISITION_KEYS = (
     *("DiffusionBValue", "TriggerTime", "AcquisitionTime"),
 )
 """What may distinguish repeated acquisitions of a slice position, in the order in which it is tried."""
+LARGEST_FIELD_T = 20.0
+"""Larger numbers are in gauss, or wrong."""
 HEADER_KEYWORDS = (
     *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
     *("StudyInstanceUID", "SeriesInstanceUID", "ComplexImageComponent", "EchoTime", "EchoNumbers"),
@@ -164,9 +166,10 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         pixel_spacing_mm=spacing,
         orientation=orientation,
         position_mm=position,
+    strength = _number(header, "MagneticFieldStrength") or 0
         echo_number=_number(header, "EchoNumbers") or 0,
         echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
-        field_strength_t=_number(header, "MagneticFieldStrength") or 0,
+        field_strength_t=strength if 0 < strength <= LARGEST_FIELD_T else 0,
         is_spin_echo=_is_spin_echo(header),
         nominal_spacing_mm=next((value for value in thickness if value and value > 0), None),
         is_compressed=is_compressed,
@@ -209,8 +212,12 @@ def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
 
 
 def _number(header: Dataset, keyword: str) -> float | None:
-    values = np.ravel(header.get(keyword))
-    return float(values[0]) if values.size and values[0] is not None and isfinite(float(values[0])) else None
+    """The first value; None where there is none, or none that can be read, such as "20,0"."""
+    try:
+        number = float(np.ravel(header.get(keyword))[0])
+    except (IndexError, TypeError, ValueError):
+        return None
+    return number if isfinite(number) else None
 
 
 def _are_perpendicular(orientation: tuple[float, ...]) -> bool:

@@ -171,7 +171,7 @@ class SliceLookup:
             hint = "export one file per slice" if are_frames else path
             raise InputError(f"{said}: {len(found)} slices have {what}; {hint}")
         headers = self.series[found[0][0]]
-        label, ours = (f"{x} x {y}" for x, y in ((image["width"], image["height"]), (headers.columns, headers.rows)))
+        label, ours = f"{image['width']:g} x {image['height']:g}", f"{headers.columns} x {headers.rows}"
         if label != ours:
             raise InputError(f"{said}: {label} px, but the DICOM slice has {ours}; label that slice")
         return found[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmbfe.data.dicom.slices import LARGEST_FIELD_T
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
@@ -14,7 +15,7 @@ NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)_([A-Za-z0-9]+)
 TYPES = ("anat", "dwi", "fmap", "func", "perf", "swi")
 SCAN = {
     "echo_time_ms": ("EchoTime", 1000.0, 1.0),
-    "field_strength_t": ("MagneticFieldStrength", 1.0, 20.0),
+    "field_strength_t": ("MagneticFieldStrength", 1.0, LARGEST_FIELD_T),
 }
 """What is said of a scan -> key of a sidecar, its unit (s, T) in ours, and the largest value that it can have."""
 ODD = "A sidecar's {} is no number above 0 and up to {:g}, as its unit in BIDS would have it: it is not taken."
