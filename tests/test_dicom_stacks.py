@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from tiny_world import tiny_head
 
 from cmbfe.data.dicom.finding import find_series
-from cmbfe.data.dicom.series import NEIGHBOURS, SeriesHeaders, read_volume, series_of
+from cmbfe.data.dicom.series import NEIGHBOURS, SEVERAL_PEOPLE, SeriesHeaders, read_volume, series_of
 from cmbfe.data.dicom.slices import read_slices
 from cmbfe.data.inventory import Aside
 from cmbfe.data.magnitude import TAKEN
@@ -109,6 +109,32 @@ def test_headers_that_agree_make_no_note_but_where_they_do_not_say_what_they_are
     assert (series.slice_spacing_mm, len(series.notes)) == (4, 1 + len(notes))
 
 
+@pytest.mark.parametrize(
+    ("each", "spacing"),
+    [
+        (in_turn("AcquisitionNumber", 1, 2), {"SpacingBetweenSlices": 2.0, "SliceThickness": 4.0}),
+        (in_turn("AcquisitionNumber", 1, 2), {"SliceThickness": 4.0}),
+        (lambda index: {"AcquisitionNumber": index}, {"SpacingBetweenSlices": 4.0}),
+    ],
+)
+def test_a_scan_may_have_several_acquisition_numbers(tmp_path, each, spacing):
+    (series,), asides = found_in(tmp_path, *images_of(each, **spacing))
+    assert (len(series.files), series.notes, asides) == (COUNT, (), [])
+
+
+@pytest.mark.parametrize(("second", "notes"), [
+    ({"PatientBirthDate": "19700101"}, (SEVERAL_PEOPLE,)),
+    ({"PatientSex": "F"}, (SEVERAL_PEOPLE,)),
+    ({"PatientBirthDate": "", "PatientSex": None}, ()),
+    ({"PatientSex": "F", "PatientID": "B"}, ()),
+])  # fmt: skip
+def test_other_people_of_one_patient_id_are_noted(tmp_path, second, notes):
+    first = {"PatientBirthDate": "19400101", "PatientSex": "M"}
+    other = images_of(**{**first, "SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2.4", **second})
+    series, _ = found_in(tmp_path, *images_of(**first), *other)
+    assert [one.notes for one in series] == [notes, notes]
+
+
 def two_at(**second: object) -> list[Dataset]:
     """Two complete stacks at the same places, each file with a series UID of its own."""
     more = images_of(lambda index: {"SeriesInstanceUID": uid("second", index)}, **second)
@@ -178,6 +204,11 @@ REFUSED = {
         in_turn("ImageType", NORM, NORM[:3]),
         {"SpacingBetweenSlices": 4.0},
         "slices of one series or of two",
+    ),
+    "each scan is whole": (
+        in_turn("AcquisitionNumber", 1, 2),
+        {"SpacingBetweenSlices": 4.0},
+        "slices of one series or",
     ),
     "RescaleSlope 0": (in_turn("RescaleSlope", 1, 0), {"RescaleIntercept": 0}, "RescaleSlope is 0"),
     "negative RescaleSlope": (in_turn("RescaleSlope", -1), {"RescaleIntercept": 5000}, "RescaleSlope is negative"),

@@ -48,6 +48,7 @@ NEIGHBOURS = (
     "Another series of the patient lies next to it or between its slices: they may be one series, taken apart, "
     "and a lesion across both then counts twice."
 )
+SEVERAL_PEOPLE = "Its PatientID has several birth dates, sexes or issuers: it may stand for several people."
 NEARLY_PARALLEL = 0.05
 """Largest difference of direction cosines between possible parts of a series (3°)."""
 MOST_COMPARED = 200
@@ -177,6 +178,9 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
     of_uid = defaultdict(list)
     for stack in stacks:
         of_uid[stack[0].series_uid].append(stack)
+    people = defaultdict(set)
+    for item in (item for stack in stacks for item in stack if item.patient_id):
+        people[item.patient_id].add(item.person)
     number: Counter[tuple[str, str]] = Counter()
     found = []
     for stack in stacks:
@@ -186,7 +190,9 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
         try:
             check(stack, of_uid[uid])
             name = uid + (suffix if len(of_uid[uid]) > 1 else "")
-            found.append(replace(_headers(stack, name), notes=notes_of(stack, single_images)))
+            several = any(len({*said} - {""}) > 1 for said in zip(*people[stack[0].patient_id], strict=True))
+            notes = notes_of(stack, single_images) + (SEVERAL_PEOPLE,) * several
+            found.append(replace(_headers(stack, name), notes=notes))
         except NoStack as error:
             asides.append(_aside(stack, error.what, str(error), True))
     found = sorted(found, key=lambda series: (series.patient_id, series.series_uid))

@@ -26,6 +26,8 @@ ACQUISITION_KEYS = (
 """What may distinguish repeated acquisitions of a slice position, in the order in which it is tried."""
 LARGEST_FIELD_T = 20.0
 """Larger numbers are in gauss, or wrong."""
+PERSON = ("PatientBirthDate", "PatientSex", "IssuerOfPatientID")
+"""What tells people of one PatientID apart."""
 HEADER_KEYWORDS = (
     *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
     *("StudyInstanceUID", "SeriesInstanceUID", "ComplexImageComponent", "EchoTime", "EchoNumbers"),
@@ -34,7 +36,7 @@ HEADER_KEYWORDS = (
     *("FrameOfReferenceUID", "VolumeBasedCalculationTechnique", "RescaleSlope", "RescaleType"),
     *("RealWorldValueMappingSequence", "BitsAllocated", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", "MagneticFieldStrength", "ScanningSequence", "EchoPulseSequence"),
-    *ACQUISITION_KEYS,
+    *(*ACQUISITION_KEYS, *PERSON),
 )
 PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
 """Slices in Siemens' mosaics, and the component of GE's images, with who reserves the elements."""
@@ -79,6 +81,10 @@ class Slice:
     @property
     def name(self) -> str:
         """File name, and the frame where the file holds several."""
+    scan: str
+    """AcquisitionNumber where the header has SpacingBetweenSlices; SliceThickness does not tell scans apart."""
+    person: tuple[str, ...]
+    """Values of `PERSON`, empty where absent: compared, and never written."""
         return f"{self.path.name} frame {self.frame + 1}" if self.frame else self.path.name
 
 
@@ -190,6 +196,8 @@ def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
     """Pixel spacing, orientation and position; raises `InputError` where one of them is missing or malformed."""
     no_place = "the image has no place in the patient"
     checks = (
+        scan=text("AcquisitionNumber") if (thickness[0] or 0) > 0 else "",
+        person=tuple(text(keyword) for keyword in PERSON),
         ("PixelSpacing", 2, lambda mm: min(mm) > 0, "two positive numbers: sizes in mm are unknown"),
         ("ImageOrientationPatient", 6, _are_perpendicular, f"two perpendicular directions: {no_place}"),
         ("ImagePositionPatient", 3, lambda mm: True, f"three numbers: {no_place}"),

@@ -414,12 +414,13 @@ def _check_positions(stack: Stack) -> None:
 
 def _check_is_one(stack: Stack) -> None:
     """Raise `NoStack` where each part of a stack has the spacing of its header, and together they lie closer."""
-    groups = _grouped(stack, lambda item: (*_like_key(item), item.series_uid, item.echo_number, item.image_type))
-    parts = [part for group in groups for part in _exactly_alike(group)]
-    whole = [part for part in parts if len(part) > 1 and _is_whole(part)]
-    if len(whole) > 1 and step_of(stack) < step_of(_in_order(whole[0])) / PARTLY_THERE:
-        details = ": their headers differ, and each part has the spacing that its header says; give each part alone"
-        raise NoStack(stack[0], "slices of one series or of two", details)
+    fields = ("kind", "photometric", "rows", "columns", "series_uid", "echo_number", "image_type")
+    for own in (fields, (*fields, "scan")):
+        parts = [part for group in _grouped(stack, attrgetter(*own)) for part in _exactly_alike(group)]
+        whole = [part for part in parts if len(part) > 1 and _is_whole(part)]
+        if len(whole) > 1 and step_of(stack) < step_of(_in_order(whole[0])) / PARTLY_THERE:
+            details = "their headers differ, and each part has the spacing that its header says; give each part alone"
+            raise NoStack(stack[0], "slices of one series or of two", f": {details}")
 
 
 def _check_not_shifted(stack: Stack) -> None:
