@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, write
+from dicom_series import AXIAL, OBLIQUE, SAGITTAL, mr_series, mr_slice, write
 from pydicom.dataset import Dataset
+from pydicom.uid import ComputedRadiographyImageStorage, SecondaryCaptureImageStorage
 from source_world import imported, reported, write_voc
 from tiny_world import BOX, SIDE, dicom_head, dicom_labels, refused, tiny_head
 
+from cmbfe.data.dicom.finding import NO_IMAGE
 from cmbfe.data.labelled.images import read_image
 from cmbfe.data.labelled.labels import CATEGORIES, LABELS_FILE, MIMICS_FILE, Labels, read_labels
 from cmbfe.data.sources.voc import FROM_0
@@ -64,9 +66,9 @@ def test_a_dicom_microbleed_lies_at_its_place_and_is_dark_there(tmp_path, orient
 def test_labels_and_mimics_move_to_the_images_with_what_is_known_of_them(tmp_path):
     images = dicom_head(tmp_path / "in" / "a", "P1") + dicom_head(tmp_path / "in" / "b", "P2")
     labels = dicom_labels(images, split="train")
+    labels["images"][0]["width"] = float(SIDE)
     labels["annotations"][0] |= {"location": "lobar", "visible_diameter_mm": 3.5, "iscrowd": 0}
     kinds = [{"id": 1, "name": "iron"}, {"id": 2, "name": "vein"}]
-    labels["images"][0]["width"] = float(SIDE)
     (tmp_path / "in" / LABELS_FILE).write_text(json.dumps(labels))
     (tmp_path / "in" / MIMICS_FILE).write_text(json.dumps({**labels, "categories": kinds}))
     new = imported("dicom", tmp_path / "in", tmp_path / "out")
@@ -202,6 +204,27 @@ def test_bad_dicom_or_labels_are_named_in_one_line_and_leave_nothing_behind(tmp_
     spoil(tmp_path / "in", images)
     with refused(tmp_path, reason):
         imported("dicom", tmp_path / "in", tmp_path / "deep" / "out")
+
+
+NO_PLACE = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
+RGB = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB", "PixelData": b"\0" * 12}
+CAPTURE = {"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "OT", **NO_PLACE}
+
+
+@pytest.mark.parametrize("attributes", [
+    CAPTURE,
+    {**CAPTURE, **RGB},
+    {"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR", "SeriesInstanceUID": "1.2.3", **NO_PLACE},
+    {**RGB, "SeriesInstanceUID": "1.2.3", "ImageType": ["DERIVED", "SECONDARY", "RELCBF"]},
+])  # fmt: skip
+def test_what_is_no_grey_image_of_mr_is_passed_over(tmp_path, attributes):
+    (first, *_) = dicom_head(tmp_path / "in" / "a")
+    own = {"SeriesInstanceUID": first.SeriesInstanceUID, **attributes}
+    write(tmp_path / "in" / "b", [mr_slice(np.zeros((2, 2), np.uint8), **own)])
+    assert len(imported("dicom", tmp_path / "in", tmp_path / "out")["images"]) == 4
+    assert reported(tmp_path / "out", "left_out") == {NO_IMAGE: 1}
+    with refused(tmp_path, f"no DICOM image there, but .*{NO_IMAGE}"):
+        imported("dicom", tmp_path / "in" / "b", tmp_path / "none")
 
 
 def test_text_in_a_image_that_is_left_out_does_not_matter(tmp_path):

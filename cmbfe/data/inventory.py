@@ -7,7 +7,7 @@ extension that begins with an element of group 0002 or 0008. Other kinds go by t
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,11 +123,11 @@ class Inventory:
         """A path below the source, as text."""
         return path.name if path == self.source else path.relative_to(self.source).as_posix()
 
-    def nothing(self, wanted: str) -> InputError:
-        """The error of a source without anything `wanted`: what it holds instead, and what to do."""
+    def nothing(self, wanted: str, asides: Sequence[Aside] = ()) -> InputError:
+        """The error of a source without anything `wanted`: what it holds instead (by default all), and what to do."""
         if not self.kinds:
             return InputError(f"{self.source}: the folder is empty; give one with {wanted}")
-        hints = "; ".join(aside.line.removeprefix(f"{self.source}: ") for aside in self.others(()))
+        hints = "; ".join(aside.line.removeprefix(f"{self.source}: ") for aside in asides or self.others(()))
         return InputError(f"{self.source}: no {wanted} there, but {hints}")
 
 

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from cmbfe.data.dicom.kinds import MAGNITUDE, UNCLEAR
 from cmbfe.data.dicom.pixels import input_errors
 from cmbfe.data.dicom.series import SeriesHeaders, series_of
-from cmbfe.data.dicom.slices import Slice, read_slices
+from cmbfe.data.dicom.slices import Coloured, Slice, read_slices
 from cmbfe.data.inventory import DICOM, LINK, OTHER, Aside, Inventory, may_be_dicom, take_inventory
 from cmbfe.errors import InputError
 
 UNREADABLE = "cannot be read"
-NO_IMAGE = "DICOM objects that are no images"
+NO_IMAGE = "DICOM objects that are no grey images of MR"
 
 
 class Broken(NamedTuple):
@@ -42,7 +42,7 @@ def find_series(folder: Path | str) -> list[SeriesHeaders]:
     found, asides = series_in(inventory, progress=False)
     refuse_first(asides)
     if not found:
-        raise inventory.nothing("DICOM image")
+        raise inventory.nothing("DICOM image", asides)
     return found
 
 
@@ -60,6 +60,7 @@ def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesH
     """
     slices: list[Slice] = []
     broken: list[Broken] = []
+    coloured: list[Broken] = []
     no_images: list[Path] = []
     for path in tqdm(inventory.of(DICOM), desc="headers", unit="file", delay=1, disable=not progress):
         try:
@@ -67,7 +68,10 @@ def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesH
             slices += own
             no_images += [] if own else [path]
         except InputError as error:
-            broken.append(Broken(path, str(error), *_whose(path)))
+            (coloured if isinstance(error, Coloured) else broken).append(Broken(path, str(error), *_whose(path)))
+    grey = {each.series_uid for each in slices}
+    no_images += [each.path for each in coloured if each.series_uid not in grey]
+    broken += [each for each in coloured if each.series_uid in grey]
     links = [path for path in inventory.of(LINK) if slices and may_be_dicom(path)]
     broken += [
         Broken(path, f"{path}: links to nothing; get the file that it leads to, or remove it") for path in links
@@ -131,11 +135,11 @@ def magnitude_of_series(found: Sequence[SeriesHeaders], as_magnitude: bool = Fal
 
 
 def magnitude_among(
-    found: Sequence[SeriesHeaders], inventory: Inventory, as_magnitude: bool = False
+    found: Sequence[SeriesHeaders], asides: Sequence[Aside], inventory: Inventory, as_magnitude: bool = False
 ) -> list[SeriesHeaders]:
     """As `magnitude_of_series`; raises `InputError` where there is none."""
     if not found:
-        raise inventory.nothing("DICOM image")
+        raise inventory.nothing("DICOM image", asides)
     magnitude = magnitude_of_series(found, as_magnitude)
     if not magnitude:
         kinds = ", ".join(sorted({series.kind for series in found}))

@@ -1,5 +1,5 @@
-"""The header of one DICOM file, checked and brought into one form: a `Slice` per frame; objects that are no images
-have none. `cmbfe.data.inventory` decides which files are DICOM."""
+"""The header of one DICOM file, checked and brought into one form: a `Slice` per frame; objects that are no images, or
+none of MR and of no use, have none. `cmbfe.data.inventory` decides which files are DICOM."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -43,6 +43,10 @@ PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0
 HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *PRIVATE_TAGS)
 
 
+class Coloured(InputError):
+    """An image in colour, such as a map or a report; alone in its series it is passed over."""
+
+
 @dataclass(frozen=True)
 class Slice:
     """One image of a series as its header describes it; lengths in mm, times in ms."""
@@ -77,14 +81,14 @@ class Slice:
     """RescaleSlope; 1 where the header has none."""
     acquisition: tuple[str, ...]
     """Values of `ACQUISITION_KEYS`, empty where absent."""
-
-    @property
-    def name(self) -> str:
-        """File name, and the frame where the file holds several."""
     scan: str
     """AcquisitionNumber where the header has SpacingBetweenSlices; SliceThickness does not tell scans apart."""
     person: tuple[str, ...]
     """Values of `PERSON`, empty where absent: compared, and never written."""
+
+    @property
+    def name(self) -> str:
+        """File name, and the frame where the file holds several."""
         return f"{self.path.name} frame {self.frame + 1}" if self.frame else self.path.name
 
 
@@ -92,8 +96,8 @@ def read_slices(path: Path, named: bool = False) -> list[Slice]:
     """Read the header of a DICOM file; an empty list if it is no image, unless the user `named` this very file.
 
     Raises:
-        InputError: what looks like a DICOM image and cannot be used: cut off, damaged, without pixel data or geometry,
-            in colour.
+        InputError: what looks like an MR image and cannot be used: cut off, damaged, without pixel data or geometry,
+            in colour (`Coloured`).
     """
     with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
         start = file.read(132)
@@ -116,13 +120,20 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
     header = parse(file, stop_at_pixels, HEADER_TAGS)
     if not _is_image(path, header, strict):
         return []
+    try:
+        return _checked(path, file, header, pixels)
+    except InputError:
+        if "MR" in (_sop_class(header).keyword or "MR"):
+            raise
+        return []  # a screen capture, an x-ray: a series of MR is complete without it
+
+
+def _checked(path: Path, file: BinaryIO, header: FileDataset, pixels: list[int]) -> list[Slice]:
     samples, colours = header.get("SamplesPerPixel", 1), header.get("PhotometricInterpretation", "")
     if not pixels:
         raise InputError(f"{path}: no pixel data: {CUT_OFF}")
     if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputError(
-            f"{path}: not greyscale ({colours}, {samples} samples); remove it, or export it as greyscale"
-        )
+        raise Coloured(f"{path}: not greyscale ({colours}, {samples} samples); remove it, or export it as greyscale")
     if not (header.get("Rows") and header.get("Columns") and header.get("BitsAllocated")):
         raise InputError(f"{path}: Rows, Columns or BitsAllocated is missing or 0; export it again")
     check_all_there(path, file, header, *pixels)
@@ -135,14 +146,17 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
 
 
 def _is_image(path: Path, header: FileDataset, strict: bool) -> bool:
-    sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    sop_class = _sop_class(header)
     if not sop_class and strict:
         raise InputError(f"{path}: no SOP Class UID: {CUT_OFF}")
-    if not sop_class or (not strict and UID(sop_class).type != "SOP Class"):
+    if not sop_class or (not strict and sop_class.type != "SOP Class"):
         return False
     # A class that pydicom does not know is private: an image if it says how large it is.
-    known = UID(sop_class).keyword
-    return "ImageStorage" in known if known else "Rows" in header
+    return "ImageStorage" in sop_class.keyword if sop_class.keyword else "Rows" in header
+
+
+def _sop_class(header: FileDataset) -> UID:
+    return UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
 
 
 def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slice:
@@ -154,6 +168,7 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
             raise InputError(f"{path}: {keyword} is missing; export it again with its UIDs")
     spacing, orientation, position = _geometry(path, header)
     thickness = [_number(header, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
+    strength = _number(header, "MagneticFieldStrength") or 0
     said, slope = header.get("FrameType") or header.get("ImageType") or (), _number(header, "RescaleSlope")
     image_type = tuple(str(value).upper() for value in ([said] if isinstance(said, str) else said))
     return Slice(
@@ -172,7 +187,6 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         pixel_spacing_mm=spacing,
         orientation=orientation,
         position_mm=position,
-    strength = _number(header, "MagneticFieldStrength") or 0
         echo_number=_number(header, "EchoNumbers") or 0,
         echo_time_ms=_number(header, "EffectiveEchoTime") or _number(header, "EchoTime") or 0,
         field_strength_t=strength if 0 < strength <= LARGEST_FIELD_T else 0,
@@ -182,6 +196,8 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
         frame_of_reference=text("FrameOfReferenceUID"),
         slope=1.0 if slope is None else slope,
         acquisition=tuple(text(keyword) for keyword in ACQUISITION_KEYS),
+        scan=text("AcquisitionNumber") if (thickness[0] or 0) > 0 else "",
+        person=tuple(text(keyword) for keyword in PERSON),
     )
 
 
@@ -196,8 +212,6 @@ def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
     """Pixel spacing, orientation and position; raises `InputError` where one of them is missing or malformed."""
     no_place = "the image has no place in the patient"
     checks = (
-        scan=text("AcquisitionNumber") if (thickness[0] or 0) > 0 else "",
-        person=tuple(text(keyword) for keyword in PERSON),
         ("PixelSpacing", 2, lambda mm: min(mm) > 0, "two positive numbers: sizes in mm are unknown"),
         ("ImageOrientationPatient", 6, _are_perpendicular, f"two perpendicular directions: {no_place}"),
         ("ImagePositionPatient", 3, lambda mm: True, f"three numbers: {no_place}"),

@@ -219,7 +219,7 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     """
     found, asides = series_in(inventory)
     refuse_first(asides)
-    magnitude = magnitude_among(found, inventory, as_magnitude)
+    magnitude = magnitude_among(found, asides, inventory, as_magnitude)
     labelled, splits, said = _labels_of(magnitude, inventory, labels)
     pairs = list(zip(magnitude, labelled, strict=True))
     known = {headers.patient_id for headers, own in pairs if own}
