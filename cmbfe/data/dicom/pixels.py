@@ -151,24 +151,19 @@ def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
 
 
 def _refuse_more_bits(path: Path, header: FileDataset, frames: Sequence[int]) -> None:
-    """Raise `InputError` where uncompressed values use more bits than BitsStored, or others than the lowest: pydicom
-    drops them, and bright becomes dark. Bits that no pixel changes do not matter, nor do overlays in them."""
-    stored = header.get("BitsStored")
-    if not stored or UID(header.file_meta.TransferSyntaxUID).is_encapsulated:
+    """Raise `InputError` where uncompressed unsigned values use more bits than BitsStored: pydicom drops those, and
+    bright becomes dark. Bits that no pixel changes do not matter, nor do overlays in them."""
+    stored = header.get("BitsStored") or header.BitsAllocated
+    if (
+        stored == header.BitsAllocated
+        or header.PixelRepresentation
+        or header.file_meta.TransferSyntaxUID.is_encapsulated
+    ):
         return
     overlays = (header.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))  # OverlayBitPosition
-    is_wrong = header.get("HighBit", stored - 1) != stored - 1
-    if (
-        stored < header.BitsAllocated
-        and not header.PixelRepresentation
-        and not any(bit and bit.value for bit in overlays)
-    ):
-        words = iter_pixels(header, indices=frames, raw=True, correct_unused_bits=False)
-        is_wrong |= any(np.ptp(image >> stored) > 0 for image in words)
-    if is_wrong:
-        raise InputError(
-            f"{path}: pixel values do not lie in the lowest {stored} bits; correct BitsStored and HighBit"
-        )
+    words = iter_pixels(header, indices=frames, raw=True, correct_unused_bits=False)
+    if not any(bit and bit.value for bit in overlays) and any(np.ptp(image >> stored) > 0 for image in words):
+        raise InputError(f"{path}: pixel values have more bits than the {stored} of BitsStored; correct the header")
 
 
 def _is_padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
