@@ -48,6 +48,7 @@ def test_images_come_in_the_labels_order_with_their_own_boxes(tmp_path):
         {"id": 1, "image_id": 3, "category_id": 1, "bbox": BOX},
         {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 4]},
         {"id": 3, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]},
+        {"id": 4, "image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4], "ignore": 1},
     ]
     loaded = load_labelled(labels, tmp_path)
     assert loaded.names == ("P3/000.png", "P2/000.png", "P1/000.png")

@@ -59,6 +59,10 @@ def test_a_hand_worked_box_beside_images_with_other_boxes_and_none():
     mask = enhancement_mask(images, boxes, beta=1.5)
     expected = [[[2 / 3, 0.0], [0.0, 1.0]], [[0.0, 0.0]] * 2, [[1 / 3, 1 / 3], [0.0, 0.0]]]
     torch.testing.assert_close(mask[:, 0], torch.tensor(expected), atol=1e-6, rtol=0)
+    images = torch.zeros(1, 3, 4, 4)
+    images[..., 0, 0], images[..., 3, 3] = 0.6, -1e-6  # rounding leaves black below 0, outside of the box
+    mask = enhancement_mask(images, [torch.tensor([[0.0, 0, 2, 2]])])
+    assert mask[0, 0].tolist() == [[0, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "area", "nearest", "max"])

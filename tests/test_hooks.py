@@ -106,7 +106,7 @@ class Dots(nn.Module):
         self.trunk = nn.Conv2d(3, 4, 3, padding=1)
         self.body = nn.Sequential(self.trunk, nn.ReLU())
         self.head = nn.Conv2d(4, 1, 1)
-        self.odd = nn.Identity()
+        self.odd, self.idle = nn.Identity(), nn.Identity()
 
     def forward(self, images, targets=None):
         batch = images if isinstance(images, torch.Tensor) else torch.stack(images)
@@ -236,6 +236,10 @@ def test_gradients_are_those_of_enhance_by_hand_with_and_without_checkpointing()
         torch.testing.assert_close(gradient, model.trunk.weight.grad)
 
 
+def interrupt(*call):
+    raise KeyboardInterrupt
+
+
 def test_a_layer_called_outside_of_the_detectors_call_is_bare():
     model = dots()
     bare = model.trunk(IMAGES)
@@ -245,6 +249,9 @@ def test_a_layer_called_outside_of_the_detectors_call_is_bare():
     with pytest.raises(RuntimeError):  # in the midst of a call
         model(torch.rand(2, 5, 16, 16), TARGETS)
     assert torch.equal(model.trunk(IMAGES), bare)
+    with model.head.register_forward_hook(interrupt), pytest.raises(KeyboardInterrupt):
+        model(IMAGES, TARGETS)
+    assert torch.equal(model.eval()(IMAGES), dots().eval()(IMAGES))
 
 
 def test_a_compiled_detector_has_the_same_loss_and_gradients_and_an_exported_one_nothing_of_fe():
@@ -285,7 +292,9 @@ def test_maps_in_dicts_lists_and_tuples_are_enhanced_and_keep_their_places(give)
 
 def test_what_fe_cannot_work_on_is_said_in_a_line():
     model = dots(give=lambda features: features.mean(dim=(2, 3)))
-    with pytest.raises(InputError, match=r"no layer 'neck' in Dots; its outermost layers: trunk, body, head, odd"):
+    with pytest.raises(
+        InputError, match=r"no layer 'neck' in Dots; its outermost layers: trunk, body, head, odd, idle"
+    ):
         enhance_during_training(model, "neck")
     with pytest.raises(InputError, match="FE schedule 'linear'"):
         enhance_during_training(model, "trunk", schedule="linear")
@@ -302,6 +311,13 @@ def test_what_fe_cannot_work_on_is_said_in_a_line():
         pytest.raises(InputError, match=r"'odd' gives a tensor of shape \[2, 4\]"),
     ):
         model(IMAGES, TARGETS)
+    with pytest.raises(InputError, match="no layer is named"):
+        enhance_during_training(model, [])
+    with enhance_during_training(model, ["trunk", "idle"]), pytest.raises(InputError, match="'idle' is not called"):
+        model(IMAGES, TARGETS)
+    parts = dots(give=lambda features: features.repeat(3, 1, 1, 1))
+    with enhance_during_training(parts, "odd"), pytest.raises(InputError, match=r"needs feature maps \[2, C, h, w\]"):
+        parts(IMAGES, TARGETS)
     early = DETECTORS["ssdlite"]()
     with enhance_during_training(early, "transform"), pytest.raises(InputError, match=r"has resized|gives"):
         losses(early)

@@ -19,7 +19,7 @@ from cmbfe.detector.backbones import COMPRESSED, vgg16
 from cmbfe.detector.ssd import SSD
 from cmbfe.detector.weights import load_model
 from cmbfe.errors import InputError
-from cmbfe.files import sha256_of
+from cmbfe.files import read_json, sha256_of, write_json
 from cmbfe.params import load_params, profile_file
 from cmbfe.training import batches, iteration
 from cmbfe.training import loop as training
@@ -240,6 +240,20 @@ def test_the_folder_of_another_trained_detector_is_refused_and_left(finished, da
     with pytest.raises(InputError, match="ssd300-fe, not ssd300"):
         run(data, out, variant="ssd300")
     assert tree(out) == tree(finished)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda labels: labels["images"][1].update(split="test"), "split 'test'"),
+    (lambda labels: labels["annotations"][0].update(category_id=2), "2 categories"),
+    (lambda labels: labels.update(annotations=[]), "0 categories"),
+])  # fmt: skip
+def test_other_splits_and_other_kinds_of_boxes_are_not_trained_on(change, message, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    labels = read_json(folder / LABELS_FILE)
+    change(labels)
+    write_json(folder / LABELS_FILE, labels)
+    with pytest.raises(InputError, match=message):
+        run(folder, tmp_path / "out")
 
 
 def test_the_hash_of_the_code_changes_with_what_a_training_runs_through_alone(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from cmbfe.data.augment import augment_training_set
 from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, refuse_other_channels
 from cmbfe.data.sources.importer import SETTINGS_FILE
 from cmbfe.errors import InputError
+from cmbfe.metrics.matching import is_region
 from cmbfe.params import Params
 from cmbfe.training.devices import started_processes
 from cmbfe.training.loop import detector_of, train
@@ -55,7 +56,8 @@ def _validation_of(data: Path) -> Path | None:
     """The folder itself, if its validation patients have microbleeds."""
     labels = read_labels(data / LABELS_FILE)
     validation = {image["id"] for image in labels["images"] if image["split"] == "validation"}
-    return data if any(box["image_id"] in validation for box in labels["annotations"]) else None
+    boxes = (box for box in labels["annotations"] if not is_region(box))
+    return data if any(box["image_id"] in validation for box in boxes) else None
 
 
 def _augmented(data: Path, params: Params) -> Path:

@@ -30,7 +30,8 @@ def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5)
     if len(boxes) != len(images):
         raise InputError(f"enhancement mask: {len(boxes)} box tensors for {len(images)} images")
     with torch.autocast(images.device.type, enabled=False):
-        image = images.float().mean(dim=1)
+        # Rounding leaves black below 0, which must not count as darker than what lies outside of all boxes.
+        image = images.float().mean(dim=1).clamp(min=0)
         rows, columns = _pixels_inside(boxes, image)
         scaled = beta * _mean_inside(image, rows, columns)
         # At one pixel M grows with B_mean, so where boxes overlap the largest B_mean gives the largest M.
@@ -76,6 +77,8 @@ def enhance(features: Tensor, mask: Tensor, resize: str = "bilinear", weighting:
     resize (A2): how the mask comes to h x w. weighting (A5): "equation" X + M * X; "figure" X + M * N(X), where
     N divides each position by its norm over the channels.
     """
+    if len(features) != len(mask):
+        raise InputError(f"FE: feature maps of {len(features)} images, but a mask of {len(mask)}")
     if weighting not in WEIGHTINGS:
         raise InputError(f"FE weighting {weighting!r}: expected one of {', '.join(WEIGHTINGS)}")
     mask = resized_mask(mask, features.shape[-2:], resize).to(features.dtype)

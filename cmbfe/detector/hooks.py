@@ -63,9 +63,11 @@ def enhance_during_training(
         InputError: no such layer or schedule, or one where FE would act twice: it, a layer in it or one around it has
             FE already, or the detector has FE of its own; a layer inside a `DataParallel`. Later, in a call in
             training: no targets, images of several sizes without a torchvision transform, or a layer that gives no
-            feature maps.
+            feature maps of whole images, or is not called at all.
     """
     names = [layer] if isinstance(layer, str) else layer
+    if not names:
+        raise InputError("no layer is named; FE needs one at least")
     modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several names
     for name in names:
         if name not in modules or not name:
@@ -122,7 +124,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], fe: GuidedLayer, schedule: str) -> None:
         strength(schedule, 0, 1)  # an unknown schedule is refused now
         transforms = [module for module in model.modules() if isinstance(module, GeneralizedRCNNTransform)]
-        self.fe, self.schedule = fe, schedule
+        self.fe, self.schedule, self.names = fe, schedule, tuple(layers)
         self.is_resized_inside = bool(transforms)
         self._forget()
         self.handles = [
@@ -142,6 +144,8 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         """Begin without any call."""
         self.calls: dict[int, Tensor | None] = {}
         """The mask, once it is made, of each thread's call that is under way: replicas of DataParallel have threads."""
+        self.used: set[tuple[int, str]] = set()
+        """Thread and name of each layer that such a call has come through."""
         self.masks: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
         """Of each layer's last call, for the backward pass, which has threads of its own."""
 
@@ -160,13 +164,19 @@ class Enhancement(AbstractContextManager["Enhancement"]):
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes with a copy or a pickle of the detector: not the masks of the last batch."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("calls", "masks")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("calls", "used", "masks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
+    def _close(self) -> None:
+        """End this thread's call."""
+        self.calls.pop(_thread(), None)
+        self.used -= {(_thread(), name) for name in self.names}
+
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._close()  # a call that Ctrl-C has ended is still open
         if model.training:
             self.calls[_thread()] = None
             if getattr(model, "_is_replica", False) and self.parameters():
@@ -189,7 +199,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
 
     def _after_layer(self, name: str, layer: nn.Module, args: tuple[Any, ...], features: Any) -> Any:
         mask = self._mask_for(name, layer)
-        return None if mask is None else _on_every_map(partial(self.fe, mask=mask), features, name)
+        return None if mask is None else _on_every_map(partial(self.fe, mask=mask), features, name, len(mask))
 
     def _mask_for(self, name: str, layer: nn.Module) -> Tensor | None:
         """The mask of the images that a layer works on; None outside of the detector's call."""
@@ -200,6 +210,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
                     f"layer {name!r} comes before the detector has resized the images; FE needs a later one"
                 )
             self.masks[layer] = mask
+            self.used.add((_thread(), name))
             return mask
         # Activation checkpointing calls a layer once more in the backward pass, after the detector's call has ended.
         is_in_backward = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks it
@@ -207,7 +218,10 @@ class Enhancement(AbstractContextManager["Enhancement"]):
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
         was_under_way = _thread() in self.calls
-        self.calls.pop(_thread(), None)
+        unused = [name for name in self.names if (_thread(), name) not in self.used]
+        self._close()
+        if was_under_way and made is not None and unused:
+            raise InputError(f"layer {unused[0]!r} is not called in training, so FE does nothing; name another layer")
         if was_under_way and isinstance(self.fe, SideTask) and isinstance(made, Mapping):
             return {**made, **self.fe.losses()}
         return None
@@ -239,18 +253,20 @@ def _one_batch(images: Any) -> Tensor:
 def _before_normalisation(images: Tensor, transform: GeneralizedRCNNTransform) -> Tensor:
     """Images [N, 3, H, W] in [0, 1] again, as FE's mask compares grey values with their mean."""
     mean, std = (images.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
-    return images * std + mean
+    return (images * std + mean).clamp(min=0)  # rounding leaves black below 0
 
 
-def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str) -> Any:
-    """A layer's feature maps, each changed; dicts, lists and tuples keep their type."""
+def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str, count: int) -> Any:
+    """A layer's feature maps of `count` images, each changed; dicts, lists and tuples keep their type."""
     kind: Any = type(features)
-    if isinstance(features, Tensor) and features.ndim == 4:
+    if isinstance(features, Tensor) and features.ndim == 4 and len(features) == count:
         return change(features)
     if isinstance(features, Mapping):
-        return kind((key, _on_every_map(change, value, name)) for key, value in features.items())
+        return kind((key, _on_every_map(change, value, name, count)) for key, value in features.items())
     if isinstance(features, list | tuple):
-        changed = [_on_every_map(change, value, name) for value in features]
+        changed = [_on_every_map(change, value, name, count) for value in features]
         return kind(*changed) if hasattr(features, "_fields") else kind(changed)
     what = f"a tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else kind.__name__
-    raise InputError(f"layer {name!r} gives {what}; FE needs feature maps [N, C, h, w], or a dict or list of them")
+    raise InputError(
+        f"layer {name!r} gives {what}; FE needs feature maps [{count}, C, h, w], or a dict or list of them"
+    )

@@ -19,6 +19,7 @@ from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE, read_with_phase
 from cmbfe.data.labelled.labels import Labels, xyxy
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
+from cmbfe.metrics.matching import is_region
 
 GIB = 2**30
 AHEAD = 8
@@ -79,6 +80,8 @@ class LabelledImages:
 def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
     """Every image of `labels`, whose file names are relative to `folder`, still in its file.
 
+    Regions to ignore are background.
+
     Raises:
         InputError: no images, an unreadable first one, labels of another size, or phase for some images only.
     """
@@ -86,7 +89,8 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
         raise InputError(f"{folder}: the labels name no image; give labels that do")
     boxes = defaultdict(list)
     for annotation in labels["annotations"]:
-        boxes[annotation["image_id"]].append(annotation)
+        if not is_region(annotation):
+            boxes[annotation["image_id"]].append(annotation)
     names = tuple(image["file_name"] for image in labels["images"])
     files = ImageFiles([folder / name for name in names], _phases(labels, folder))
     rows, columns = files.shape[1:3]

@@ -23,6 +23,7 @@ from cmbfe.detector.ssd import SPECS, SSD, build
 from cmbfe.detector.weights import WEIGHTS_FILE, load_detector, save_model
 from cmbfe.errors import InputError
 from cmbfe.files import check_name, is_partial, read_json, sha256_of, whole_file, write_json
+from cmbfe.metrics.matching import is_region
 from cmbfe.parallel import threads
 from cmbfe.params import Params, Training, save_params
 from cmbfe.training import batches
@@ -314,8 +315,18 @@ def _task(variant: str, params: Params, data: Path, validation: Path | None, sta
             f"training.batch: {own.batch} images cannot be shared equally by {compute.processes} processes"
         )
     labels = read_labels(data / LABELS_FILE)
+    _check_taught(labels, data / LABELS_FILE)
     listed = list_labelled(labels if params.images.phase else without_phase(labels), data)
     return Task(variant, params, compute, listed, validation, start)
+
+
+def _check_taught(labels: Labels, file: Path) -> None:
+    """Raise `InputError` where images of other splits would be trained on, or there is not one kind of box."""
+    if others := sorted({str(image.get("split", "train")) for image in labels["images"]} - {"train"}):
+        raise InputError(f"{file}: has images of the split {others[0]!r}; give those of training alone")
+    kinds = {box["category_id"] for box in labels["annotations"] if not is_region(box)}
+    if len(kinds) != 1:
+        raise InputError(f"{file}: {len(kinds)} categories have boxes; leave the microbleeds' alone")
 
 
 def _begun(task: Task, out: Path) -> tuple[Run, str | None]:

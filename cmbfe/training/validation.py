@@ -8,7 +8,7 @@ from torch import nn
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels, labels_of_split, read_labels
 from cmbfe.errors import InputError
 from cmbfe.metrics.curves import average_precision
-from cmbfe.metrics.matching import match
+from cmbfe.metrics.matching import is_region, match
 from cmbfe.training.detection import detect
 from cmbfe.training.devices import Compute
 
@@ -20,7 +20,7 @@ def validation_labels(folder: Path, seed: int) -> Labels:
         InputError: no labels there, no validation split, or no microbleed in it.
     """
     split = labels_of_split(read_labels(folder / LABELS_FILE), "validation")
-    shown = {box["image_id"] for box in split["annotations"]}
+    shown = {box["image_id"] for box in split["annotations"] if not is_region(box)}
     if not shown:
         raise InputError(
             f"{folder / LABELS_FILE}: the validation split has no microbleed, so there is no AP; give other splits"
