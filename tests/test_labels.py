@@ -285,6 +285,15 @@ def test_a_corner_with_decimals_or_at_0_in_any_file_says_that_all_count_from_0(t
     assert voc.notes == {FROM_0: 2}
 
 
+@pytest.mark.parametrize(("difficult", "is_region"), [("1", True), ("True", True), ("0", False), ("false", False)])
+def test_numbers_and_flags_of_voc_may_be_those_of_python(tmp_path, difficult, is_region):
+    text = plain().replace("<difficult>0", f"<difficult>{difficult}").replace("<width>100", "<width>100.0")
+    (tmp_path / "a.xml").write_text(text)
+    labels = read_voc(tmp_path).labels
+    assert labels["images"][0]["width"] == 100
+    assert ("ignore" in labels["annotations"][0]) == is_region
+
+
 def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
     (tmp_path / "a.xml").write_text(plain().replace("cmb", "artery"))
     (tmp_path / "b.xml").write_text(plain("b.png"))
@@ -298,6 +307,7 @@ def test_cmb_is_category_1_whatever_else_there_is(tmp_path):
     [
         ("<annotation>", "XML"),
         (plain().replace("<width>100</width>", ""), "size/width"),
+        (plain().replace("<width>100<", "<width>100.5<"), "size/width"),
         (plain(xmin="left"), "bndbox/xmin"),
         (plain(name=" "), "filename"),
         (plain(name="/"), "filename"),

@@ -5,6 +5,7 @@ VOC counts pixels from 1 and its corners are inside the box: xmin, ymin, xmax, y
 0, or by decimals, in any file. What VOC has no place for (patient, slice, …) is in elements named as in COCO.
 """
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -166,7 +167,8 @@ def _box(element: ET.Element, path: Path, from_0: bool) -> dict[str, Any]:
         "bbox": [left - step, top - step, right - left + step, bottom - top + step],
         **{key: _text(element, key, path) for key in BOX_KEYS if element.find(key) is not None},
     }
-    return box | ({"ignore": 1} if (element.findtext("difficult") or "0").strip() == "1" else {})
+    difficult = (element.findtext("difficult") or "0").strip().casefold()
+    return box | ({"ignore": 1} if difficult in ("1", "1.0", "true") else {})
 
 
 def _text(element: ET.Element, name: str, path: Path) -> str:
@@ -179,6 +181,6 @@ def _text(element: ET.Element, name: str, path: Path) -> str:
 def _value(element: ET.Element, name: str, kind: type, path: Path) -> Any:
     text = _text(element, name, path)
     try:
-        return kind(text)
+        return kind(re.sub(r"\.0+$", "", text) if kind is int else text)
     except ValueError:
         raise InputError(f"{path}: the element {name} is {text!r} and no number; correct it") from None
