@@ -180,16 +180,36 @@ def read_foreign(folder: Path, labels: dict) -> dict:
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), " "])
 def test_null_is_a_key_that_is_not_there(tmp_path, nothing):
-    labels = foreign({"patient_id": nothing, "split": nothing}, {"lesion_id": nothing})
-    labels = read_foreign(tmp_path, labels)
-    assert not any({"patient_id", "split"} & set(image) for image in labels["images"])
-    assert "lesion_id" not in labels["annotations"][0]
+    image = dict.fromkeys(("patient_id", "split", "slice_index", "pixel_spacing_mm"), nothing)
+    box = dict.fromkeys(("lesion_id", "iscrowd", "contrast"), nothing)
+    labels = read_foreign(tmp_path, foreign(image, box))
+    assert not any(set(image) & set(entry) for entry in labels["images"])
+    assert not set(box) & set(labels["annotations"][0])
+
+
+def test_whole_floats_are_integers_and_references_may_be_text(tmp_path):
+    labels = foreign({"slice_index": 2.0, "patient_id": 1.0}, {"lesion_id": 1.0, "image_id": "1", "category_id": "1"})
+    labels["images"][0]["id"], labels["images"][1]["patient_id"] = 1.0, 2.0
+    read = read_foreign(tmp_path, labels)
+    box = read["annotations"][0]
+    assert repr([box[key] for key in ("lesion_id", "image_id", "category_id")]) == "[1, 1, 1]"
+    assert repr([read["images"][0][key] for key in ("id", "slice_index", "patient_id")]) == "[1, 2, 1]"
+    labels["images"][1]["id"] = "1"  # beside 1: each is itself
+    assert [box["image_id"] for box in read_foreign(tmp_path, labels)["annotations"]] == ["1"]
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": []}])
+def test_without_a_box_the_one_around_the_polygons_is_taken(tmp_path, bbox):
+    labels = two_images()
+    del labels["annotations"][0]["bbox"]
+    labels["annotations"][0] |= {**bbox, "segmentation": [[10, 20, 15, 20, 12, 24], [11, 20, 12, 26, 13, 20.5]]}
+    assert read_foreign(tmp_path, labels)["annotations"][0]["bbox"] == [10, 20, 5, 6]
 
 
 @pytest.mark.parametrize("flag", [0, 1, False, None, 1.0])
 def test_region_flags_are_numbers_or_null_and_splits_may_be_numbers(tmp_path, flag):
     labels = read_foreign(tmp_path, foreign({"split": 1}, {"iscrowd": flag}))
-    assert labels["annotations"][0]["iscrowd"] == flag
+    assert labels["annotations"][0].get("iscrowd") == flag
     assert {image["split"] for image in labels["images"]} == {"1"}
 
 
@@ -201,6 +221,8 @@ FOREIGN_FAULTS = (
     ({}, {"location": "\ud800"}, "annotation 7: location"),
     ({}, {"iscrowd": "false"}, "annotation 7: iscrowd"),
     ({}, {"ignore": "0"}, "annotation 7: ignore"),
+    ({}, {"bbox": [], "segmentation": {"counts": "ab", "size": [80, 100]}}, "annotations[0]: has neither bbox nor"),
+    ({}, {"bbox": None, "segmentation": [[1, 2, 3]]}, "annotations[0]: has neither bbox nor"),
     ({"slice_index": 10**30}, {}, "image 1: slice_index"),
     ({"pixel_spacing_mm": [1e308, 1e308]}, {}, "image 1: pixel_spacing_mm"),
     ({"width": 1e300}, {}, "image 1: width"),

@@ -226,6 +226,7 @@ HALF = {"pixel_spacing_mm": [0.5, 0.5]}
     ([box(1, 1, [0, 0, 17, 5])], {}, labelled.WIDE, 1),
     ([box(1, 1, [0, 0, 6, 13])], {}, labelled.WIDE, 1),
     ([box(1, 1, [0, 0, 17, 5])], HALF, labelled.WIDE, 0),
+    ([box(1, 1, [], segmentation=[[5, 1, 9, 1, 9, 5]])], {}, labelled.AROUND, 1),
     (lesion(1, 2), {}, labelled.APART, 0),
     (lesion(1, 1), {}, labelled.APART, 1),
     (lesion(1, 3), {}, labelled.APART, 1),

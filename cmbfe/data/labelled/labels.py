@@ -25,6 +25,7 @@ from cmbfe.files import read_json, within_python, write_json
 from cmbfe.metrics.matching import Detections, Labels, of_one_category, overlaps, with_boxes
 
 CATEGORIES = [{"id": 1, "name": "cmb"}]
+LISTS = ("images", "annotations", "categories")
 LOCATIONS = ("lobar", "deep", "infratentorial")
 """Values of an annotation's `location`, where it is known."""
 LABELS_FILE = "annotations.json"
@@ -38,6 +39,10 @@ EDGE_TOLERANCE_PX = 0.01
 OF_IMAGES = ("patient_id", "series_uid", "sop_instance_uid", "split")
 OF_BOXES = ("lesion_id", "location")
 REGION_FLAGS = ("iscrowd", "ignore")
+NUMBERED = ("id", "image_id", "category_id", "slice_index", *OF_IMAGES, *OF_BOXES)
+"""Keys whose whole floats are integers: pandas writes 1.0 in a column with gaps."""
+OF_POLYGON = "is_of_polygon"
+"""Key of an annotation whose `bbox` was not given."""
 LARGEST_PX = 1e9
 """Beyond it lies no image, and areas would leave the range of numbers."""
 LARGEST_SLICE = 10**9
@@ -62,26 +67,28 @@ def read_labels(path: Path | str) -> Labels:
 def read_foreign_labels(path: Path | str) -> Labels:
     """Read COCO labels of other tools, with what this project takes from them beyond COCO checked as well.
 
-    Ids of patients, series and lesions, splits and locations may be numbers or text; null, NaN and blanks count as a
-    key that is not there. Splits become text.
+    Ids of patients, series and lesions, splits and locations may be numbers or text; whole floats count as integers,
+    and null, NaN and blanks as a key that is not there. Splits become text. References to ids may be text where these
+    are numbers, and the other way round. An annotation without `bbox` gets the box around its polygons.
 
     Raises:
-        InputError: as `read_labels` and `refuse_narrow`; such a key with another value, a region flag that is text, or
-            a length that is beyond reason.
+        InputError: as `read_labels` and `refuse_narrow`; such a key with another value, a region flag that is text, a
+            length that is beyond reason, or a mask without `bbox`.
     """
     where = str(path)
     with within_python(path):
-        labels = check_labels(read_json(path), where)
+        labels = check_labels(_plain(read_json(path), where), where)
     images = [_foreign_image(image, f"{where}: image {image['id']}") for image in labels["images"]]
-    boxes = [_cleaned(box, OF_BOXES, f"{where}: annotation {box['id']}") for box in labels["annotations"]]
+    boxes = labels["annotations"]
     for box in boxes:
+        _check_texts(box, OF_BOXES, f"{where}: annotation {box['id']}")
         for flag in REGION_FLAGS:
             if not isinstance(box.get(flag, 0) or 0, int | float):
                 raise InputError(
                     f"{where}: annotation {box['id']}: {flag} {box[flag]!r} is neither 0 nor 1; correct it"
                 )
     refuse_narrow(boxes, where)
-    return check_labels({**labels, "images": images, "annotations": boxes}, where)
+    return {**labels, "images": images}
 
 
 def refuse_shares(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
@@ -207,7 +214,7 @@ def check_labels(labels: Any, where: str) -> Labels:
     """
     if not isinstance(labels, dict):
         raise InputError(f"{where}: not a COCO label file: the top level is not an object; export COCO")
-    for key in ("images", "annotations", "categories"):
+    for key in LISTS:
         if not isinstance(labels.get(key), list):
             raise InputError(f"{where}: not a COCO label file: no list under the key {key!r}; add it")
         _check_ids(labels[key], f"{where}: {key}")
@@ -346,15 +353,51 @@ def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _cleaned(entry: dict[str, Any], keys: tuple[str, ...], where: str) -> dict[str, Any]:
-    """A copy without those of the keys that hold nothing."""
-    kept = {key: value for key, value in entry.items() if key not in keys or not _is_missing(value)}
+def _plain(labels: Any, where: str) -> Any:
+    """Unchecked labels as `check_labels` wants them: see `read_foreign_labels`."""
+    if not isinstance(labels, dict):
+        return labels
+    lists = {key: value for key, value in labels.items() if key in LISTS and isinstance(value, list)}
+    plain = {
+        key: [_plain_entry(entry, f"{where}: {key}[{n}]") for n, entry in enumerate(lists[key])] for key in lists
+    }
+    for key, known in (("image_id", "images"), ("category_id", "categories")):
+        ids = [entry.get("id") for entry in plain.get(known, ()) if isinstance(entry, dict)]
+        times = Counter(map(str, ids))
+        id_of = {str(own): own for own in ids if times[str(own)] == 1}
+        for box in plain.get("annotations", ()):
+            if isinstance(box, dict) and isinstance(box.get(key), int | str):
+                box[key] = id_of.get(str(box[key]), box[key])
+    return labels | plain
+
+
+def _plain_entry(entry: Any, where: str) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    kept = {key: value for key, value in entry.items() if not _is_missing(value)}
+    for key in NUMBERED:
+        if isinstance(kept.get(key), float) and kept[key].is_integer():
+            kept[key] = int(kept[key])
+    if not kept.get("bbox") and "segmentation" in kept:
+        kept |= {"bbox": _around(kept["segmentation"], where), OF_POLYGON: True}
+    return kept
+
+
+def _around(polygons: Any, where: str) -> list[float]:
+    """The box x, y, w, h around COCO's polygons."""
+    try:
+        points = np.concatenate([np.reshape(np.asarray(polygon, float), (-1, 2)) for polygon in polygons])
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: has neither bbox nor polygons; export boxes, also of masks (RLE)") from None
+    return [*points.min(axis=0).tolist(), *np.ptp(points, axis=0).tolist()]
+
+
+def _check_texts(entry: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     for key in keys:
-        value = kept.get(key, 0)
+        value = entry.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise InputError(f"{where}: {key} {value!r} is neither text nor a number; correct it")
         refuse_half_characters(value, f"{where}: {key}")
-    return kept
 
 
 def _is_missing(value: Any) -> bool:
@@ -363,8 +406,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _foreign_image(image: dict[str, Any], where: str) -> dict[str, Any]:
-    """A cleaned image whose lengths are within reason; its split is text."""
-    image = _cleaned(image, OF_IMAGES, where)
+    """An image whose lengths are within reason; its split is text."""
+    _check_texts(image, OF_IMAGES, where)
     refuse_half_characters(image["file_name"], f"{where}: file_name")
     lengths = {"width": LARGEST_PX, "height": LARGEST_PX, "slice_index": LARGEST_SLICE}
     for key, largest in (lengths | {"pixel_spacing_mm": LARGEST_SPACING_MM}).items():

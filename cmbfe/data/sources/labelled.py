@@ -17,6 +17,7 @@ from cmbfe.data.labelled.labels import (
     CATEGORIES,
     LABELS_FILE,
     LOCATIONS,
+    OF_POLYGON,
     Labels,
     may_be_corners,
     plain_path,
@@ -47,6 +48,7 @@ MAYBE_CORNERS = (
     "All boxes are wider than left of them and higher than above them: they may be corners x1, y1, x2, y2."
 )
 NO_LESION_ID = "Boxes have no lesion_id: each is a microbleed of its own, also where it continues on the next slice."
+AROUND = "Boxes are those around polygons, as annotations have no bbox."
 REGIONS = "Boxes are marked as iscrowd, ignore or difficult: regions to leave out, and no microbleeds."
 APART = "Microbleeds have two boxes on a slice, or none on one between: one lesion_id may stand for several."
 UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
@@ -284,6 +286,7 @@ def without_doubles(labels: Labels, category: Any) -> tuple[Labels, Counter[str]
     kept = [box for box in labels["annotations"] if box["id"] not in dropped]
     others = sum(box["category_id"] != category for box in kept)
     notes = Counter({NEARLY_DOUBLED: len(nearly), MAYBE_CORNERS: len(boxes) if may_be_corners(boxes) else 0})
+    notes[AROUND] = sum(OF_POLYGON in box for box in boxes)
     notes[NO_LESION_ID] = sum("lesion_id" not in box for box in boxes)
     notes[REGIONS] = sum(box["category_id"] == category and is_region(box) for box in labels["annotations"])
     return {**labels, "annotations": kept}, Counter({OTHERS: others, DOUBLED: len(dropped)}), notes
