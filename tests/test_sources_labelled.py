@@ -111,6 +111,27 @@ def test_the_coco_file_may_lie_in_annotations_but_must_be_one(tmp_path):
     assert labels_file(tmp_path) == tmp_path / LABELS_FILE
 
 
+@pytest.mark.parametrize(("names", "above", "of", "wanted"), [
+    (["mimic", "Cerebral_Microbleeds"], None, 1, 1),
+    (["mimic", "cerebral-microbleed"], None, 0, 1),
+    (["microbleeds", "microbleed"], "microbleeds", 1, 1),
+    (["cmb", "cmb"], "cmb", 1, 1),
+    (["cmb", "cmb"], "cmb", 0, None),
+    (["cmb", "vein"], "cmb", 1, None),
+    (["cmb", "vein"], None, 1, 0),
+    (["veins", "vein"], "veins", 1, None),
+])  # fmt: skip
+def test_microbleeds_are_a_category_by_name_and_no_supercategory_without_boxes(tmp_path, names, above, of, wanted):
+    """`above`: the supercategory of the second; `of`: the category with boxes."""
+    categories = [{"id": 0, "name": names[0]}, {"id": 1, "name": names[1], "supercategory": above}]
+    labels = {"categories": categories, "annotations": [box(1, 1, category_id=of)]}
+    if wanted is None:
+        with refused(tmp_path, "one must be named cmb"):
+            labelled.microbleed_category(labels, tmp_path)
+    else:
+        assert labelled.microbleed_category(labels, tmp_path) == wanted
+
+
 VOC_LAYOUTS = {
     # what writes so -> XML, the name that it gives, more elements, the image
     "beside": ("P1/0.xml", "0.png", {}, "P1/0.png"),

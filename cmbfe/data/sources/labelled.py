@@ -30,8 +30,8 @@ from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.errors import InputError
 from cmbfe.metrics.matching import is_region
 
-NAMES = ("cmb", "cmbs", "microbleed", "microbleeds", "cerebral microbleed")
-"""Names of the category of microbleeds, in upper or lower case; in a file with a single category any name will do."""
+NAME = re.compile(r"\s*(cmb|(cerebral[\s_-]*)?microbleed)s?\s*", re.IGNORECASE)
+"""Names of the category of microbleeds; in a file with a single category any name will do."""
 TRAITS: dict[str, Callable[[Any], bool]] = {
     "location": lambda value: value in LOCATIONS,
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm", "contrast"), lambda value: isinstance(value, float)),
@@ -268,9 +268,16 @@ def _grouped(
 
 
 def microbleed_category(labels: Labels, where: Path) -> Any:
-    """Id of the category of microbleeds; raises `InputError` if there is not one."""
+    """Id of the category of microbleeds; raises `InputError` if there is not one. Another's supercategory without
+    boxes, which Roboflow adds, does not count."""
     names = {category["id"]: str(category.get("name", "")) for category in labels["categories"]}
-    wanted = [category for category, name in names.items() if name.strip().casefold() in NAMES]
+    used = {box["category_id"] for box in labels["annotations"]}
+    above = [(other["id"], other.get("supercategory")) for other in labels["categories"]]
+    wanted = [
+        category
+        for category, name in names.items()
+        if NAME.fullmatch(name) and (category in used or all(other == category or name != of for other, of in above))
+    ]
     if len(names) == 1:
         wanted = list(names)
     if len(wanted) != 1:
