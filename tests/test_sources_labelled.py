@@ -68,6 +68,8 @@ LAYOUTS = {
     "another suffix": ("a.json", "P1/0.jpg", "P1/0.png"),
     "no suffix": ("a.json", "P1/1.2.840", "P1/1.2.840.png"),
     "a name with a backslash": ("a.json", "P1\\0.png", "P1\\0.png"),
+    "macOS": ("a.json", "Mu\u0308ller/0.png", "M\u00fcller/0.png"),
+    "unpacked on macOS": ("a.json", "M\u00fcller/0.png", "Mu\u0308ller/0.png"),
 }
 
 
@@ -87,6 +89,7 @@ def test_images_are_found_where_tools_put_them(tmp_path, tool):
     (["0.png"], ["images/0.png", "a/0.png"], "may be any of"),
     (["P1/0.jpg"], ["P1/0.png", "P1/0.bmp"], "may be any of"),
     (["P1/a.png"], ["P1/A.png", "p1/a.png"], "may be any of"),
+    (["u\u0308.png"], ["images/u\u0308.png", "images/\u00fc.png"], "may be any of"),
     (["/somewhere/P1/0.png"], ["P1/0.png"], "leads out of the folder"),
     (["D:\\data\\P1\\0.png"], ["P1/0.png"], "leads out of the folder"),
     (["../P1/0.png"], ["P1/0.png"], "leads out of the folder"),
@@ -98,6 +101,13 @@ def test_an_image_that_is_not_there_or_may_be_several_is_refused(tmp_path, names
     coco(tmp_path / "a.json", [image(number, name, patient_id="A") for number, name in enumerate(names)])
     with refused(tmp_path, said):
         find_coco(tmp_path)
+
+
+def test_a_patient_is_one_however_macos_spells_the_name(tmp_path):
+    names = ["M\u00fcller/1.png", "Mu\u0308ller/0.png"]
+    save(tmp_path, *names)
+    coco(tmp_path / "a.json", list(map(image, (1, 2), names)))
+    assert [series.files for series in find_coco(tmp_path).series] == [[tmp_path / name for name in reversed(names)]]
 
 
 def test_the_coco_file_may_lie_in_annotations_but_must_be_one(tmp_path):
@@ -143,6 +153,7 @@ VOC_LAYOUTS = {
     "labelImg, moved": ("xml/0.xml", "0.png", {"folder": "img", "path": "/home/x/in/P1/img/0.png"}, "P1/img/0.png"),
     "another case": ("P1/0.xml", "IMG0.PNG", {}, "P1/img0.png"),
     "another suffix": ("P1/0.xml", "0.jpg", {}, "P1/0.png"),
+    "macOS": ("P1/0.xml", "u\u0308.png", {}, "P1/\u00fc.png"),
     "an image renamed with its XML": ("P1/0.xml", "DSC123.png", {}, "P1/0.png"),
 }
 

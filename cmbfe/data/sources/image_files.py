@@ -3,6 +3,7 @@
 Labelling tools keep images in folders of their own, and labels may name them with another case or suffix.
 """
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
@@ -71,11 +72,17 @@ def _only(found: set[Path], said: str) -> Path:
     return found.pop()
 
 
+def composed(text: str) -> str:
+    """Text with ü as one character; names from macOS may have two."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _keys(place: Place) -> list[tuple[int, str]]:
-    """A place as it is, in another case, and with another suffix."""
-    folded = place.as_posix().casefold()
+    """A place as it is (`composed`), in another case, and with another suffix."""
+    name = composed(place.as_posix())
+    folded = name.casefold()
     suffix = PurePosixPath(folded).suffix
-    ways = (place.as_posix(), folded, folded.removesuffix(suffix) if suffix in IMAGE_SUFFIXES else folded)
+    ways = (name, folded, folded.removesuffix(suffix) if suffix in IMAGE_SUFFIXES else folded)
     return list(enumerate(ways))
 
 

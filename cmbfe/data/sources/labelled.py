@@ -24,7 +24,7 @@ from cmbfe.data.labelled.labels import (
     read_foreign_labels,
     repeats,
 )
-from cmbfe.data.sources.image_files import ImageFiles, Place
+from cmbfe.data.sources.image_files import ImageFiles, Place, composed
 from cmbfe.data.sources.lesions import IMPOSSIBLE_MM, odd_sizes
 from cmbfe.data.sources.series import Found, Frame, Loaded
 from cmbfe.errors import InputError
@@ -259,7 +259,7 @@ def _grouped(
         folder = plain_path(name).parent.as_posix()
         if "patient_id" not in image and folder == ".":
             raise InputError(f"{where}: image {image['id']} ({name}) needs a patient_id, or a folder per patient")
-        key = str(image.get("patient_id", folder)), str(image.get("series_uid") or folder)
+        key = composed(str(image.get("patient_id", folder))), composed(str(image.get("series_uid") or folder))
         groups[key].append((image, image_file(image)))
     files = Counter(file for group in groups.values() for _, file in group)
     if (repeated := files.most_common(1)[0])[1] > 1:
@@ -311,7 +311,7 @@ def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[
 def _box(box: dict[str, Any], kind: str) -> Box:
     return {
         **{key: [float(value) for value in box[key]] for key in BOXES if key in box},
-        "lesion": f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}",
+        "lesion": composed(f"lesion {box['lesion_id']}" if "lesion_id" in box else f"box {box['id']}"),
         **({"ignore": 1} if box.get("iscrowd") or box.get("ignore") else {}),
         **({"kind": kind} if kind else {}),
         **{name: box[name] for name, is_sound in TRAITS.items() if name in box and is_sound(box[name])},
@@ -340,7 +340,7 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
 
 def _by_name(group: list) -> list:
     """Images, with their files, in the natural order of their names without Label Studio's prefix."""
-    names = [plain_path(image["file_name"]) for image, _ in group]
+    names = [plain_path(composed(image["file_name"])) for image, _ in group]
     are_dates = all(path.name[:8].isdigit() for path in names)
     if all(UPLOAD_ID.match(path.name) for path in names) and not are_dates:
         names = [path.with_name(UPLOAD_ID.sub("", path.name)) for path in names]
