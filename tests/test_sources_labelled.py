@@ -60,6 +60,15 @@ LAYOUTS = {
     "Label Studio, an upload": ("result.json", "/data/upload/3/ab-0.png", "images/ab-0.png"),
     "Label Studio, by its address": ("result.json", "http://x:80/data/upload/3/ab%20c.png", "images/ab c.png"),
     "Label Studio, a local file": ("result.json", "/data/local-files/?d=P1/0.png", "P1/0.png"),
+    "Label Studio, not exported": ("r.json", "../../label-studio/data/media/upload/1/0.png", "images/0.png"),
+    "the same on Windows": (
+        "r.json",
+        "..\\..\\a\\label-studio\\label-studio\\media\\upload\\1\\0.png",
+        "images/0.png",
+    ),
+    "Label Studio, a project": ("result.json", "images\\1\\0.png", "images/0.png"),
+    "as in an address": ("a.json", "P%201/0.png", "P 1/0.png"),
+    "no address": ("a.json", "P%201/0.png", "P%201/0.png"),
     "CVAT": ("annotations/instances_default.json", "P1/0.png", "images/P1/0.png"),
     "CVAT with subsets": ("annotations/instances_train.json", "P1/0.png", "images/train/P1/0.png"),
     "COCO": ("annotations/instances_train2017.json", "0.png", "train2017/0.png"),
@@ -73,6 +82,9 @@ LAYOUTS = {
 }
 
 
+DECODED = ("another case", "another suffix", "no suffix", "Label Studio, a project", "as in an address")
+
+
 @pytest.mark.parametrize("tool", LAYOUTS)
 def test_images_are_found_where_tools_put_them(tmp_path, tool):
     file, name, there = LAYOUTS[tool]
@@ -81,7 +93,7 @@ def test_images_are_found_where_tools_put_them(tmp_path, tool):
     found = find_coco(tmp_path)
     assert [series.files for series in found.series] == [[tmp_path / there]]
     assert found.read == (tmp_path / file,)
-    assert found.notes[labelled.ELSEWHERE] == (tool in ("another case", "another suffix", "no suffix"))
+    assert found.notes[labelled.ELSEWHERE] == (tool in DECODED)
 
 
 @pytest.mark.parametrize(("names", "there", "said"), [
@@ -94,6 +106,9 @@ def test_images_are_found_where_tools_put_them(tmp_path, tool):
     (["D:\\data\\P1\\0.png"], ["P1/0.png"], "leads out of the folder"),
     (["../P1/0.png"], ["P1/0.png"], "leads out of the folder"),
     (["P1/" + "0" * 300 + ".png"], ["P1/0.png"], "no such image"),
+    (["../../x/media/upload/1/0.png"], ["0.png"], "leads out of the folder"),
+    (["P%201/0.png"], ["P 1/0.png", "images/P 1/0.png"], "may be any of"),
+    (["images/1/0.png", "images/2/0.png"], ["images/0.png"], "2 images are the file"),
     (["P1/0.jpg", "P1/0.png"], ["P1/0.png"], "2 images are the file"),
 ])  # fmt: skip
 def test_an_image_that_is_not_there_or_may_be_several_is_refused(tmp_path, names, there, said):
@@ -103,11 +118,11 @@ def test_an_image_that_is_not_there_or_may_be_several_is_refused(tmp_path, names
         find_coco(tmp_path)
 
 
-def test_a_patient_is_one_however_macos_spells_the_name(tmp_path):
-    names = ["M\u00fcller/1.png", "Mu\u0308ller/0.png"]
+@pytest.mark.parametrize("names", [("Mu\u0308ller/0.png", "M\u00fcller/1.png"), ("P%201/0.png", "P 1/1.png")])
+def test_a_patient_is_one_however_the_name_is_spelt(tmp_path, names):
     save(tmp_path, *names)
-    coco(tmp_path / "a.json", list(map(image, (1, 2), names)))
-    assert [series.files for series in find_coco(tmp_path).series] == [[tmp_path / name for name in reversed(names)]]
+    coco(tmp_path / "a.json", list(map(image, (2, 1), reversed(names))))
+    assert [series.files for series in find_coco(tmp_path).series] == [[tmp_path / name for name in names]]
 
 
 def test_the_coco_file_may_lie_in_annotations_but_must_be_one(tmp_path):

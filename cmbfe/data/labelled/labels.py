@@ -51,7 +51,9 @@ SMALLEST_PX = 0.5
 """No label's box is narrower: what has no px of its own was never drawn on one."""
 NEARLY_ONE = 0.8
 """Two boxes of an image that overlap by this IoU may be one object, drawn twice."""
-UPLOAD = re.compile(r"^(\w+://[^/]*)?/data/(upload/(\d+/)?|local-files/\?d=)")
+UPLOAD = re.compile(
+    r"^((\w+://[^/]*)?/data/(upload/(\d+/)?|local-files/\?d=)|(/|(\.\./){2,})(.*/)?label-studio/(data/)?media/upload/(\d+/)?)"
+)
 """What Label Studio puts before the name of an image that it holds."""
 
 

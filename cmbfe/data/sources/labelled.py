@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from cmbfe.data.labelled.images import image_notes, is_turned, natural_key, read_image
 from cmbfe.data.labelled.labels import (
@@ -55,7 +56,10 @@ UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
 """What Label Studio puts before the name of an uploaded image; eight digits may be a date as well."""
 BY_NAME = "Series have no slice_index: their images are in the order of their names, slice2 before slice10."
 BY_FOLDER = "Images have no patient_id: the name of their folder stands for the patient."
-ELSEWHERE = "Images were found by another case or suffix than in their labels, or by the name of their XML."
+ELSEWHERE = (
+    "Images were found by another case, suffix, encoding (%20) or folder than in their labels, "
+    "or by the name of their XML."
+)
 WIDE = "Boxes are wider or higher than a quarter of their image, whose pixel spacing is not known."
 Box = dict[str, Any]
 """`BOXES`, `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
@@ -71,10 +75,16 @@ def find_coco(source: Path) -> Found:
     here, subset = PurePosixPath(folder.relative_to(files.root)), file.stem.removeprefix("instances_")
 
     def image_file(image: Mapping[str, Any]) -> Path:
-        return files.find(image["file_name"], file, _places(image["file_name"], here, subset))
+        name = image["file_name"]
+        return files.find(name, file, *(_places(spelt, here, subset) for spelt in (name, _decoded(name))))
 
     found = found_in_labels(read_foreign_labels(file), file, image_file)
     return replace(found, read=(file,), notes={**found.notes, ELSEWHERE: files.elsewhere})
+
+
+def _decoded(name: str) -> str:
+    """A name with a space for %20, and without the folder of a project, which Label Studio does not export."""
+    return re.sub(r"^images/\d+/", "images/", unquote(name).replace("\\", "/"))
 
 
 def _places(name: str, here: Place, subset: str) -> list[Place]:
@@ -256,7 +266,7 @@ def _grouped(
         name = image["file_name"]
         if not isinstance(name, str) or "\0" in name:
             raise InputError(f"{where}: image {image['id']}: file_name {name!r} is no name of a file")
-        folder = plain_path(name).parent.as_posix()
+        folder = unquote(plain_path(name).parent.as_posix())
         if "patient_id" not in image and folder == ".":
             raise InputError(f"{where}: image {image['id']} ({name}) needs a patient_id, or a folder per patient")
         key = composed(str(image.get("patient_id", folder))), composed(str(image.get("series_uid") or folder))
@@ -340,7 +350,7 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
 
 def _by_name(group: list) -> list:
     """Images, with their files, in the natural order of their names without Label Studio's prefix."""
-    names = [plain_path(composed(image["file_name"])) for image, _ in group]
+    names = [plain_path(composed(unquote(image["file_name"]))) for image, _ in group]
     are_dates = all(path.name[:8].isdigit() for path in names)
     if all(UPLOAD_ID.match(path.name) for path in names) and not are_dates:
         names = [path.with_name(UPLOAD_ID.sub("", path.name)) for path in names]
