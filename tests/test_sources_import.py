@@ -67,7 +67,7 @@ def test_the_report_counts_what_is_there(whole):
     assert report["box_size_mm"]["0.5"] == pytest.approx(6, abs=0.01)
     assert report["lesion_slices"]["0"] == 3
     assert len(report["coverage"]) == 9
-    assert "3 patients, 3 series, 30 images" in summary(report)
+    assert "patients: 3, series: 3, images: 30" in summary(report)
 
 
 def test_the_same_source_gives_the_same_bytes_with_any_number_of_processes(whole, source, tmp_path):

@@ -244,7 +244,8 @@ def test_the_folder_of_another_trained_detector_is_refused_and_left(finished, da
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda labels: labels["images"][1].update(split="test"), "split 'test'"),
-    (lambda labels: labels["annotations"][0].update(category_id=2), "2 categories"),
+    (lambda labels: [labels["categories"].append({"id": 2, "name": "vein"}),
+                     labels["annotations"][0].update(category_id=2)], "2 categories"),
     (lambda labels: labels.update(annotations=[]), "0 categories"),
 ])  # fmt: skip
 def test_other_splits_and_other_kinds_of_boxes_are_not_trained_on(change, message, data, tmp_path):

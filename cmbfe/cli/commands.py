@@ -356,7 +356,9 @@ def evaluate(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Option(help="folder with model.safetensors and config.json")],
+    model: Annotated[
+        Path, typer.Option(help="ssd512 or ssd512-fe, which are shipped, or a folder that `cmbfe train` left")
+    ],
     out: Annotated[Path, typer.Option(help="the ONNX file; its name ends in .onnx, an earlier one is replaced")],
     images: Annotated[
         Path | None,
@@ -374,13 +376,14 @@ def export(
     from cmbfe.data.labelled.images import read_image
     from cmbfe.detector.export import RANDOM_BATCHES, export_onnx
     from cmbfe.detector.weights import load_model
+    from cmbfe.findings.model import model_folder
     from cmbfe.findings.search import image_files
     from cmbfe.training.batches import to_input
 
     files = [] if images is None else image_files(take_inventory(images, out))
     if images is not None and not files:
         raise InputError(f"{images}: no PNG or JPG image there; `cmbfe import` makes images from scanner data")
-    detector = load_model(model)
+    detector = load_model(model_folder(model))
     batches = (to_input(read_image(file)[None], torch.device("cpu")) for file in files)
     steps = 1 + RANDOM_BATCHES + len(files)
     with tqdm(total=steps, desc=f"exporting {detector.config.variant}", unit="step", leave=False, delay=1) as bar:

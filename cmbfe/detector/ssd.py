@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,14 +102,20 @@ class Config:
             if getattr(self, key) not in known:
                 raise InputError(f"{key} {getattr(self, key)!r}: expected one of {', '.join(known)}")
         for key, is_valid, expected in (
-            ("num_classes", 0 <= self.num_classes <= 1000, "0 to 1000"),
-            ("width", 0 < self.width <= 1, "a number above 0, at most 1"),
-            ("beta", 0 < self.beta < float("inf"), "a number above 0"),
-            ("detections_per_image", self.detections_per_image >= 1, "at least 1"),
-            ("minimum_negatives", self.minimum_negatives >= 0, "at least 0"),
+            ("num_classes", lambda number: 0 <= number <= 1000, "0 to 1000"),
+            ("width", lambda number: 0 < number <= 1, "a number above 0, at most 1"),
+            ("beta", lambda number: 0 < number < float("inf"), "a number above 0"),
+            ("mean", lambda numbers: len(numbers) == 3, "three numbers"),
+            ("std", lambda numbers: len(numbers) == 3 and min(numbers) > 0, "three numbers above 0"),
+            ("score_threshold", lambda number: 0 <= number < 1, "0 to 1"),
+            ("nms_threshold", lambda number: 0 <= number <= 1, "0 to 1"),
+            ("detections_per_image", lambda number: number >= 1 and number == int(number), "an integer, at least 1"),
+            ("minimum_negatives", lambda number: number >= 0, "at least 0"),
         ):
-            if not is_valid:
-                raise InputError(f"{key} {getattr(self, key)!r}: expected {expected}")
+            with suppress(TypeError):  # text is no number
+                if is_valid(getattr(self, key)):
+                    continue
+            raise InputError(f"{key} {getattr(self, key)!r}: expected {expected}")
 
 
 class L2Norm(nn.Module):

@@ -85,7 +85,7 @@ def read_foreign_labels(path: Path | str) -> Labels:
     for box in boxes:
         _check_texts(box, OF_BOXES, f"{where}: annotation {box['id']}")
         for flag in REGION_FLAGS:
-            if not isinstance(box.get(flag, 0) or 0, int | float):
+            if box.get(flag) not in (None, 0, 1):
                 raise InputError(
                     f"{where}: annotation {box['id']}: {flag} {box[flag]!r} is neither 0 nor 1; correct it"
                 )
