@@ -134,6 +134,18 @@ def test_an_import_takes_the_splits_of_participants_from_a_sound_table(tmp_path)
             imported("bids", source, tmp_path / "again")
 
 
+@pytest.mark.parametrize(("ids", "label"), [(("12-3", "1-23"), "sub-123"), (("患者", "病人"), "sub-unknown")])
+def test_patients_whose_ids_would_make_one_subject_are_refused_and_an_id_alone_makes_a_valid_one(
+    tmp_path, ids, label
+):
+    for patient in ids:
+        save(tmp_path / "in" / patient / "swi.nii.gz", head(), affine_of("LPS"))
+    with pytest.raises(InputError, match=f"^--bids: patients .* would both be {label}; "):
+        detect(tmp_path / "in", tmp_path / "out", bids=True)
+    detect(tmp_path / "in" / ids[0], tmp_path / "out", bids=True)
+    detect(tmp_path / "in", tmp_path / "hashed", bids=True, keep_ids=False)
+
+
 def test_the_derivative_passes_the_validator_and_its_label_map_lies_on_the_lesions_that_its_table_names(tmp_path):
     detect(data_set(tmp_path / "in"), tmp_path / "out", threshold=0.7, bids=True)
     derivative = tmp_path / "out" / "bids"

@@ -5,6 +5,7 @@
 Subjects are called as everywhere in the results; sessions of a BIDS source are named where ids are kept.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from cmbfe import __version__
 from cmbfe.data.sources.series import VolumeSeries
 from cmbfe.data.sources.sidecars import bids_name
 from cmbfe.data.sources.volumes import RAS_TO_LPS
+from cmbfe.errors import InputError
 from cmbfe.files import write_json
 from cmbfe.findings.analysis import Findings, Task
 from cmbfe.findings.lesions import label_map
@@ -72,8 +74,18 @@ def write_series(out: Path, findings: Findings, detector: str) -> None:
     write_json(f"{file}.json", {**said, "Detector": detector, "Threshold": findings.threshold, **columns})
 
 
+def refuse_shared(patients: Sequence[str]) -> None:
+    """Raise `InputError` for two patients with the same label: the second would replace the first."""
+    of_subject: dict[str, str] = {}
+    for patient in patients:
+        if (other := of_subject.setdefault(_subject(patient), patient)) != patient:
+            both = f"patients {other!r} and {patient!r} would both be {_subject(patient)}"
+            raise InputError(f"--bids: {both}; rename one, or leave out --keep-ids")
+
+
 def _subject(patient: str) -> str:
-    return "sub-" + ("".join(filter(str.isalnum, patient.removeprefix("sub-"))) or "unknown")
+    """BIDS has letters and digits of ASCII only."""
+    return "sub-" + (re.sub("[^A-Za-z0-9]", "", patient.removeprefix("sub-")) or "unknown")
 
 
 def _name(task: Task) -> Path:

@@ -29,7 +29,7 @@ from cmbfe.data.sources.writing import SERIES_FILE
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, resolved, whole_file, whole_folder, write_json
 from cmbfe.findings.analysis import IMAGES, OVERLAYS, Findings, Task, analyse
-from cmbfe.findings.bids import write_description, write_series
+from cmbfe.findings.bids import refuse_shared, write_description, write_series
 from cmbfe.findings.dicom_objects import SEGMENTATION_FOLDER, SR_FOLDER, NoObject, write_report, write_segmentation
 from cmbfe.findings.lesions import (
     REVIEWED_FILE,
@@ -152,6 +152,8 @@ def detect_files(
         salt = bytes.fromhex(key["salt"]) if key else secrets.token_bytes(SALT_BYTES)
         names = Pseudonyms(None if found.kind == IMAGE or options.keep_ids else salt)
         tasks = _tasks(found, names, options)
+        if options.bids:
+            refuse_shared([task.patient for task in tasks])
         common = (found.kind, open_detector, settings, options, temporary.resolve())
         results = Parallel(return_as="generator")(delayed(_work_on)(task, *common) for task in tasks)
         done: list[Done] = []
