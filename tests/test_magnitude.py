@@ -125,7 +125,9 @@ def test_a_volume_of_hardly_any_range_is_no_reason_to_fail(values):
     *("sub-01_part-phase_GRE.nii.gz", "sub-01_T2starmap.nii", "sub-01_minIP.nii.gz", "swi_ph.nii.gz"),
     *("QSM.nii", "sub-01_R2starmap.nii.gz", "sub-01_dseg.nii.gz", "SWI_mIP_Images.nii", "brain_mask.nii.gz"),
     *("sub-01_fieldmap.nii", "sub-01_desc-brain_mask.nii.gz", "phase1.nii", "sub-01_label-CMB_mask.img"),
-    *("sub-01_part-imag_SWI.nii", "T2star_map.nii.gz"),
+    *("sub-01_part-imag_SWI.nii", "T2star_map.nii.gz", "sub-01_rec-minIP_swi.nii", "sub-01_acq-mIP_swi.nii"),
+    *("mIP_SWI.nii", "minIP_mag.nii", "SWI_minIP8mm.nii", "min-ip.nii", "swi_min ip 8.nii", "QSM_swi.nii"),
+    *("R2star_swi.nii", "sub-01_rec-minIP_part-mag_GRE.nii"),
 ])  # fmt: skip
 def test_names_that_say_that_a_file_is_no_magnitude(name):
     assert magnitude_by_name(Path("a") / name)
@@ -134,7 +136,8 @@ def test_names_that_say_that_a_file_is_no_magnitude(name):
 @pytest.mark.parametrize("name", [
     *("sub-101_space-T2S_desc-masked_T2S.nii.gz", "122_T1_MRI_SWI_BFC_50mm_HM.nii.gz", "01.nii", "swi.nii.gz"),
     *("sub-phase_SWI.nii.gz", "sub-01_part-mag_GRE.nii.gz", "sub-mask/ses-map_T2starw.nii", "cmb_007.nii.gz"),
-    *("PH_001.nii", "graph.nii", "122_T1_MRI_SWI_BFC_50mm_HM_rsCMB_3.nii.gz"),
+    *("PH_001.nii", "graph.nii", "122_T1_MRI_SWI_BFC_50mm_HM_rsCMB_3.nii.gz", "phase2_swi.nii", "QSM_mag.nii"),
+    *("sub-mip_swi.nii", "mask_applied.nii", "sub-01_acq-qsm_T2starw.nii", "R2_swi.nii"),
 ])  # fmt: skip
 def test_names_that_do_not(name):
     assert not magnitude_by_name(Path("phase") / name)

@@ -20,13 +20,15 @@ ANYWAY = "give the magnitude, or take it as one with --as-magnitude"
 NAMES = {
     r"phase(diff|map|unwrapped|\d*)|pha|phs|unwrapped": "phase",
     r"real|imag|imaginary": "one part of a complex image",
-    r"min_?ip\d*|mips?|mnip": "a projection over slices",
     r"\w*qsm\w*|\w*map|chi|(local|total)?field|r2star\w*|r2s?|adc|fa|trace|cb[fv]|[tz]stat\d*": "a computed map",
     r"\w*mask|[dp]?seg|segmentation|probseg|labels?|aparc|aseg|rois?|pveseg": "a label",
 }
 """Word of a file's name, its letters small -> what it stands for, after BIDS, dcm2niix and what people write."""
 SAY_MAGNITUDE = (["swi"], ["swan"], ["t2starw"], ["t2star"], ["magnitude1"], ["magnitude2"], ["applied"])
-"""Last words of a name that mean a magnitude, after any other words: mask_applied, phase2_swi."""
+"""Last words of a name that mean a magnitude, after any other words but those of `MAPS`: mask_applied, phase2_swi."""
+PROJECTION = re.compile(r"(?<![a-z0-9])(min[ _-]?ip|mips?|mnip)\d*(mm)?(?![a-z0-9])")
+"""Made of magnitudes, so that other words may say mag or SWI."""
+MAPS = re.compile(r"\w*qsm\w*|r2star\w*")
 HALF_TURNS = (np.pi, 180.0, 2048.0, 1000 * np.pi, 4096.0)
 """Phase runs from minus to plus one of these."""
 SAME_LIMIT = 0.005
@@ -57,10 +59,13 @@ def magnitude_by_name(path: Path) -> str:
     stem = path.name.lower().removesuffix(".gz")
     stem = stem.rsplit(".", 1)[0] if "." in stem else stem
     parts = [part for part in re.split(r"[_ .]+", stem) if not part.startswith(("sub-", "ses-", "task-"))]
+    if PROJECTION.search("_".join(parts)):
+        return "a projection over slices, by its name"
     parts = [part for part in parts if part.startswith("part-")] or parts  # BIDS says it here
     words = [part.rsplit("-", 1)[-1] for part in parts]
-    if {"mag", "magnitude"}.intersection(words) or words[-1:] in SAY_MAGNITUDE:
+    if {"mag", "magnitude"}.intersection(words):
         return ""
+    words = list(filter(MAPS.fullmatch, parts)) if words[-1:] in SAY_MAGNITUDE else words
     found = [what for word in words for pattern, what in NAMES.items() if re.fullmatch(pattern, word)]
     found += ["phase"] if words[-1:] == ["ph"] else []
     return f"{found[0]}, by its name" if found else ""
