@@ -138,8 +138,9 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, errors: str = "strict") -> Any:
     """Read JSON, compressed where the path ends in .gz; UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
+    `errors`: what is done about other bytes, as in `bytes.decode`.
 
     Raises:
         InputError: an absent, unreadable or malformed file; names file and line. Or as `within_python`.
@@ -150,7 +151,7 @@ def read_json(path: Path | str) -> Any:
         if content.startswith(b"PK\3\4"):
             raise InputError(f"{path}: is a ZIP archive; unpack it, and give what is in it")
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-        text = content.decode(json.detect_encoding(content))
+        text = content.decode(json.detect_encoding(content), errors)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; correct the path") from None
     except IsADirectoryError:

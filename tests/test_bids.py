@@ -17,8 +17,9 @@ from tiny_world import tiny_params
 from cmbfe.data.dicom.finding import find_series
 from cmbfe.data.dicom.series import SeriesHeaders, read_volume
 from cmbfe.data.sources.dicom import affine_of as affine_of_series
-from cmbfe.data.sources.sidecars import bids_name, scan_of
+from cmbfe.data.sources.sidecars import SPIN_ECHO, UNUSABLE, bids_name, contrast_by_name, scan_of
 from cmbfe.data.sources.volumes import RAS_TO_LPS
+from cmbfe.data.sources.volumes import read_volume as read_nifti
 from cmbfe.errors import InputError
 from cmbfe.files import read_json, write_json
 from cmbfe.findings.search import find
@@ -82,12 +83,47 @@ def test_sidecars_above_hold_for_what_has_their_entities_and_the_nearest_wins_wi
         assert (scan, len(notes)) == ({"field_strength_t": 3.0}, 1)
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", ""])
-def test_a_sidecar_that_is_no_object_costs_its_series_and_is_named(tmp_path, content):
-    save(tmp_path / "in" / "a.nii.gz", head(), affine_of("LPS"))
-    (tmp_path / "in" / "a.json").write_text(content)
-    with pytest.raises(InputError, match=r"a\.json"):
-        detect(tmp_path / "in", tmp_path / "out")
+@pytest.mark.parametrize(("content", "said"), [
+    *((content, ({}, [UNUSABLE])) for content in ('[{"EchoTime": 1}]', "{", "")),
+    ('{"EchoTime": 0.02, "InstitutionName": "Hôpital"}', ({"echo_time_ms": 20.0}, [])),
+    *((f'{{"ScanningSequence": {value}}}', ({}, [SPIN_ECHO])) for value in ('"SE"', '"EP_SE"', '["EP", "SE"]')),
+    ('{"ScanningSequence": "GR"}', ({}, [])),
+])  # fmt: skip
+def test_a_sidecar_in_latin_1_is_read_one_that_is_no_object_and_a_spin_echo_are_said(tmp_path, content, said):
+    file = save(tmp_path / "swi.nii.gz", head(), affine_of("LPS"))
+    (tmp_path / "swi.json").write_text(content, encoding="latin-1")
+    scan, notes = scan_of(file)
+    assert (scan, list(notes)) == said
+
+
+@pytest.mark.parametrize(("name", "contrast"), [
+    ("sub-101_space-T2S_desc-masked_T1", "T1"), ("flair", "FLAIR"), ("a_T2w", "T2W"), ("122_T1_MRI_SWI_BFC", ""),
+    ("sub-101_space-T2S_desc-masked_T2S", ""), ("sub-T1_ses-T2_t2starw", ""), ("case1", ""),
+    ("t2_swi3d_tra_5", ""), ("t2_fl2d_tra_hemo", ""), ("t1_gre", ""),
+])  # fmt: skip
+def test_a_contrast_by_name(name, contrast):
+    assert contrast_by_name(Path(f"{name}.nii.gz")) == contrast
+
+
+@pytest.mark.parametrize(("said", "kind"), [
+    ({"ImageType": ["DERIVED", "PRIMARY", "MNIP", "ND", "NORM"]}, "projection"),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI"], "SeriesDescription": "mIP_Images(SW)"}, "projection"),
+    ({"ImageType": "DERIVED\\SECONDARY\\QSM"}, "map"),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI", "NORM"], "SeriesDescription": "SWI_Images"}, ""),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "PHASE"], "SeriesDescription": "QSM"}, ""),
+    ({"ImageType": 7, "SeriesDescription": None}, ""),
+])  # fmt: skip
+def test_projections_and_maps_by_sidecar_are_passed_over_and_alone_refused(tmp_path, said, kind):
+    for name in ("a", "b"):
+        save(tmp_path / "in" / f"{name}.nii.gz", head(), affine_of("LPS"))
+    write_json(tmp_path / "in" / "a.json", said)
+    search = find(tmp_path / "in", tmp_path / "out")
+    passed_over = [aside.line for aside in search.asides if aside.series_uid]
+    assert len(search.series) == 2 - len(passed_over)
+    assert [f"a {kind}, by its sidecar" in line for line in passed_over] == [True] * bool(kind)
+    if kind:
+        with pytest.raises(InputError, match="by its sidecar"):
+            read_nifti(tmp_path / "in" / "a.nii.gz")
 
 
 def test_bids_finds_what_the_same_data_as_dicom_find_also_with_phase(tmp_path):
@@ -138,11 +174,12 @@ def test_an_import_takes_the_splits_of_participants_from_a_sound_table(tmp_path)
 def test_patients_whose_ids_would_make_one_subject_are_refused_and_an_id_alone_makes_a_valid_one(
     tmp_path, ids, label
 ):
-    for patient in ids:
-        save(tmp_path / "in" / patient / "swi.nii.gz", head(), affine_of("LPS"))
+    save(tmp_path / "in" / ids[0] / "swi.nii.gz", head(), affine_of("LPS"))
+    detect(tmp_path / "in", tmp_path / "out", bids=True)
+    assert (tmp_path / "out" / "bids" / label).is_dir()
+    save(tmp_path / "in" / ids[1] / "swi.nii.gz", head(), affine_of("LPS"))
     with pytest.raises(InputError, match=f"^--bids: patients .* would both be {label}; "):
         detect(tmp_path / "in", tmp_path / "out", bids=True)
-    detect(tmp_path / "in" / ids[0], tmp_path / "out", bids=True)
     detect(tmp_path / "in", tmp_path / "hashed", bids=True, keep_ids=False)
 
 

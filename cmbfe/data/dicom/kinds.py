@@ -70,7 +70,7 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
     said = [_text(header, "ComplexImageComponent"), *image_type[2:]]
     said.append(_text(header, "VolumeBasedCalculationTechnique"))
     said.append(GE_COMPONENTS.get(_private(header, GE_RAW_DATA_TYPE), ""))
-    kinds = {kind for value in said if value for kind in _kinds_of(value)}
+    kinds = {kind for value in said if value for kind in kinds_of(value)}
     against = kinds - {MAGNITUDE, UNCLEAR}
     if against:
         return against.pop() if len(against) == 1 else OTHER
@@ -80,10 +80,10 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
     is_derived = "DERIVED" in image_type[:1]
     if is_derived and "MPR" in image_type:  # a reformatted image may be a mean over many slices
         return UNCLEAR
-    return _by_description(_text(header, "SeriesDescription"), MAGNITUDE in kinds, is_derived)
+    return by_description(_text(header, "SeriesDescription"), MAGNITUDE in kinds, is_derived)
 
 
-def _kinds_of(value: str) -> set[str]:
+def kinds_of(value: str) -> set[str]:
     """What one value of ImageType says; of a whole value that is not known, what its parts say."""
     if value in KIND_OF_WORD:
         return {KIND_OF_WORD[value]}
@@ -95,7 +95,7 @@ def _kinds_of(value: str) -> set[str]:
     return kinds
 
 
-def _by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
+def by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
     """The kind of a header that names no other kind. A protocol may be called after what it is made for (QSM): what the
     scanner says of an original image counts more."""
     words = re.findall(r"[A-Z0-9*]+", description)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cmbfe.data.inventory import NIFTI, Aside, Inventory
 from cmbfe.data.labelled.labels import split_of_patients
-from cmbfe.data.magnitude import ANYWAY, magnitude_by_name
+from cmbfe.data.magnitude import ANYWAY
 from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.series import Found, VolumeSeries
-from cmbfe.data.sources.sidecars import bids_name, stem
+from cmbfe.data.sources.sidecars import bids_name, stem, why_no_magnitude
 from cmbfe.errors import InputError
 
 MAGNITUDES = ("t2starw", "t2star", "megre", "swi", "swan", "gre")
@@ -59,7 +59,7 @@ def _why_not(file: Path, inventory: Inventory, as_magnitude: bool) -> str:
         return ""
     if bids and bids.suffix.lower() not in MAGNITUDES:
         return f"{bids.suffix}, by its name in BIDS"
-    return magnitude_by_name(file)
+    return why_no_magnitude(file)
 
 
 def _phase_of(file: Path) -> Path | None:

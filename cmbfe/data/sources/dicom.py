@@ -32,7 +32,7 @@ from cmbfe.data.sources.labelled import (
     without_doubles,
 )
 from cmbfe.data.sources.series import Found, Frame, Loaded
-from cmbfe.data.sources.sidecars import SCAN
+from cmbfe.data.sources.sidecars import SCAN, SPIN_ECHO
 from cmbfe.data.sources.voc import ANNOTATIONS, read_voc
 from cmbfe.data.sources.volumes import AXES, RAS_TO_LPS, refuse_lines
 from cmbfe.errors import InputError
@@ -40,7 +40,6 @@ from cmbfe.params import Images
 
 NO_PATIENT = "series without a PatientID: all of them count as one patient"
 UNLABELLED_SLICES = "slices that no label names, in series that labels name: taken to have no microbleeds"
-SPIN_ECHO = "spin echo, on which microbleeds hardly show: give a susceptibility- or T2*-weighted series"
 OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and head: shown as the scanner does"
 OTHER_SERIES = "images of magnitude series that no label names, of patients that labels name"
 

@@ -265,7 +265,7 @@ class VolumeSeries:
 
     def _phases(self, volume: Volume) -> np.ndarray:
         """Its phase as images; the sidecar must say that it is in rad."""
-        unit = read_sidecars(self.phase).get("Units")
+        unit = read_sidecars(self.phase)[0].get("Units")
         if unit != "rad":
             raise InputError(f"{self.phase}: Units in its sidecar is {unit!r}; phase must be in 'rad': convert it")
         return phase_images(1000 * read_mask(self.phase, volume, self.image).voxels, self.phase)

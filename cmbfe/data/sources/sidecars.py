@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmbfe.data.dicom.kinds import MAGNITUDE, SUSCEPTIBILITY, by_description, kinds_of
 from cmbfe.data.dicom.slices import LARGEST_FIELD_T
+from cmbfe.data.magnitude import magnitude_by_name
 from cmbfe.errors import InputError
 from cmbfe.files import read_json
 
@@ -19,6 +21,10 @@ SCAN = {
 }
 """What is said of a scan -> key of a sidecar, its unit (s, T) in ours, and the largest value that it can have."""
 ODD = "A sidecar's {} is no number above 0 and up to {:g}, as its unit in BIDS would have it: it is not taken."
+UNUSABLE = "A sidecar is no JSON object with keys such as EchoTime: nothing is taken of it."
+CONTRAST = re.compile(r"(T1|T2|PD)W?|FLAIR|DWI|DTI")
+HARDLY = "on which microbleeds hardly show: give a susceptibility- or T2*-weighted series"
+SPIN_ECHO = f"spin echo, {HARDLY}"
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,13 @@ def stem(path: Path) -> str:
 
 
 def scan_of(path: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """What the sidecars of a volume say of the scan, as `Loaded.scan` has it, and notes. Raises `InputError` as
-    `read_sidecars`. Numbers may be text, as MRtrix writes them."""
-    known, scan, notes = read_sidecars(path), {}, {}
+    """What the sidecars of a volume say of the scan, as `Loaded.scan` has it, and notes. Numbers may be text, as MRtrix
+    writes them."""
+    (known, unusable), scan = read_sidecars(path), {}
+    contrast, sequences = contrast_by_name(path), _texts(known, "ScanningSequence", r"[\\_]")
+    notes = {UNUSABLE: unusable} if unusable else {}
+    notes |= {f"{contrast} by its name, {HARDLY}": 1} if contrast else {}
+    notes |= {SPIN_ECHO: 1} if "SE" in sequences and "GR" not in sequences else {}
     for name, (key, unit, largest) in SCAN.items():
         if known.get(key) is None:
             continue
@@ -69,20 +79,43 @@ def scan_of(path: Path) -> tuple[dict[str, float], dict[str, int]]:
     return scan, notes
 
 
-def read_sidecars(path: Path) -> dict[str, Any]:
-    """What the sidecars of a volume say: JSON of its name, and for BIDS those of the folders above with no entity that
-    it has not; the nearest wins.
+def contrast_by_name(path: Path) -> str:
+    """What a name says a volume is weighted by, such as "T1"; "" where it says nothing, or names susceptibility too."""
+    words = re.split(r"[_ .]+", stem(path).upper())
+    is_other = not SUSCEPTIBILITY.search(" ".join(words))  # beside one of its words, T1 is a visit
+    return next((word for word in words if is_other and CONTRAST.fullmatch(word)), "")
 
-    Raises:
-        InputError: a sidecar that is not readable, or is no object.
-    """
-    known: dict[str, Any] = {}
+
+def why_no_magnitude(path: Path) -> str:
+    """As `magnitude_by_name`, or a projection or map by sidecar: dcm2niix has called magnitudes phase there."""
+    if why := magnitude_by_name(path):
+        return why
+    known, _ = read_sidecars(path)
+    image_type = _texts(known, "ImageType", r"\\")
+    kinds = {kind for value in image_type[2:] for kind in kinds_of(value)}
+    description = str(known.get("SeriesDescription", "")).upper()
+    kinds.add(by_description(description, MAGNITUDE in kinds, "DERIVED" in image_type[:1]))
+    return next((f"a {kind}, by its sidecar" for kind in ("projection", "map") if kind in kinds), "")
+
+
+def _texts(known: dict[str, Any], key: str, between: str) -> list[str]:
+    """The values of a key, in capitals: a list, or one text."""
+    said = known.get(key)
+    return [str(value).upper() for value in (said if isinstance(said, list) else re.split(between, str(said or "")))]
+
+
+def read_sidecars(path: Path) -> tuple[dict[str, Any], int]:
+    """What the sidecars of a volume say: JSON of its name, and for BIDS those of the folders above with no entity that
+    it has not; the nearest wins. And how many are not readable, or no object."""
+    known, unusable = {}, 0
     for file in sidecars(path):
-        content = read_json(file)
-        if not isinstance(content, dict):
-            raise InputError(f"{file}: not an object with keys such as EchoTime; correct or remove it")
-        known |= content
-    return known
+        try:
+            content = read_json(file, errors="replace")  # names of hospitals, in Latin-1
+        except InputError:
+            content = None
+        known |= content if isinstance(content, dict) else {}
+        unusable += not isinstance(content, dict)
+    return known, unusable
 
 
 def sidecars(path: Path) -> Iterator[Path]:

@@ -14,8 +14,9 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
-from cmbfe.data.magnitude import ANYWAY, TAKEN, magnitude_by_name, to_magnitude
+from cmbfe.data.magnitude import ANYWAY, TAKEN, to_magnitude
 from cmbfe.data.sources.opening import millimetres, open_volume, says_spacing, voxels_of
+from cmbfe.data.sources.sidecars import why_no_magnitude
 from cmbfe.errors import InputError
 
 AXES = "LPS"
@@ -75,11 +76,11 @@ def read_volume(path: Path, as_magnitude: bool = False) -> Volume:
     above, those that are no number 0.
 
     Raises:
-        InputError: as `read_turned`; a size that no head has, axes that are not perpendicular, or, by name, header or
-            values, no magnitude (see `magnitude`).
+        InputError: as `read_turned`; a size that no head has, axes that are not perpendicular, or, by name, sidecar,
+            header or values, no magnitude (see `magnitude`).
     """
     image = open_volume(path)
-    why = magnitude_by_name(path) or _intent(image.header)
+    why = why_no_magnitude(path) or _intent(image.header)
     if why and not as_magnitude:
         raise InputError(f"{path}: {why}; {ANYWAY}")
     volume = _turned(path, image)
