@@ -40,7 +40,7 @@ def data_set(folder: Path) -> Path:
         *(f"sub-01/ses-1/swi/sub-01_ses-1_{end}" for end in ("echo-1_part-mag_GRE", "echo-2_part-mag_GRE")),
         *(f"sub-01/ses-1/swi/sub-01_ses-1_{end}" for end in ("echo-1_part-phase_GRE", "minIP")),
         *("sub-01/ses-2/swi/sub-01_ses-2_SWI", "sub-02/anat/sub-02_T2starw", "sub-02/anat/sub-02_T1w"),
-        "derivatives/prep/sub-02/anat/sub-02_desc-prep_T2starw",
+        *("derivatives/prep/sub-02/anat/sub-02_desc-prep_T2starw", "sourcedata/sub-02/anat/sub-02_T2starw"),
     ):
         save(folder / f"{name}.nii.gz", head(), affine_of("LPS"))
     write_json(folder / "dataset_description.json", {"Name": "made", "BIDSVersion": "1.10.0"})
@@ -61,7 +61,7 @@ def test_the_magnitudes_of_t2star_scans_are_read_and_all_else_is_named(tmp_path)
         "sub-01_ses-1_echo-1_part-phase_GRE.nii.gz",
         "sub-01_ses-1_minIP.nii.gz",
         "sub-02_T1w.nii.gz",
-        "sub-02_desc-prep_T2starw.nii.gz",
+        *("sub-02_desc-prep_T2starw.nii.gz", "sub-02_T2starw.nii.gz"),
     }
     below = find(tmp_path / "in" / "sub-01" / "ses-1", tmp_path / "out")
     assert {series.patient for series in below.series} == {"sub-01"}

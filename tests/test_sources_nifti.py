@@ -14,6 +14,7 @@ from cmbfe.data.sources.nifti import find_nifti
 from cmbfe.data.sources.opening import files_of, open_volume
 from cmbfe.data.sources.volumes import NO_PLACE, OTHER_PLANE, TWO_PLACES, read_mask, read_turned, read_volume
 from cmbfe.files import write_json
+from cmbfe.findings.search import find
 
 SPACING = (2.0, 0.7, 0.5)
 """Between slices, rows and columns, mm."""
@@ -241,6 +242,15 @@ def test_volumes_that_are_no_magnitude_by_name_are_passed_over_and_alone_refused
     alone = tmp_path / "in" / "anna" / "swi_phase.nii.gz"
     with refused(tmp_path, f"^{alone}: phase, by its name; .*--as-magnitude$"):
         detect(alone, tmp_path / "alone")
+
+
+def test_two_volumes_that_differ_in_their_suffix_only_are_refused(tmp_path):
+    nib.save(image(kind=nib.Nifti1Pair), tmp_path / "pair.hdr")
+    for name in ("swi.nii", "swi.nii.gz"):
+        save(tmp_path / name, head(), LPS)
+    search = find(tmp_path, tmp_path / "out")
+    assert [series.name for series in search.series] == ["pair.hdr"]
+    assert [(aside.series_uid, aside.refused) for aside in search.asides] == [("swi.nii", True), ("swi.nii.gz", True)]
 
 
 def test_files_of_a_series_are_both_of_a_pair_and_what_else_was_read_is_known(tmp_path):

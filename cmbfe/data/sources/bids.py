@@ -9,6 +9,7 @@ splits of an import, column `split`. Other NIfTI volumes go by their place: the 
 """
 
 import csv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,19 +26,26 @@ MAGNITUDES = ("t2starw", "t2star", "megre", "swi", "swan", "gre")
 PARTICIPANTS_FILE = "participants.tsv"
 SPLITS = ("train", "validation", "test")
 NO_PHASE = "the detector sees the phase as well, and there is none of BIDS (part-phase) beside it"
-DERIVATIVE = "volumes of BIDS derivatives"
+NO_RAW = {"derivatives", "sourcedata", "code"}
+"""Folders of a BIDS data set that may hold its volumes again."""
+DERIVATIVE = "volumes of BIDS derivatives, source data or code"
+TWICE = "its folder holds another volume of this name, with another suffix"
 
 
 def find_volumes(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[VolumeSeries], list[Aside]]:
     """The volumes to read, and those that are not. `phase`: whether each needs its phase."""
     series, asides = [], []
+    times = Counter(file.parent / stem(file) for file in {files_of(file)[0] for file in inventory.of(NIFTI)})
     for file in inventory.of(NIFTI):
         first = files_of(file)[0]
         if first != file and first in inventory.kinds:
             continue
         patient, name, its_phase = patient_of(file, inventory), inventory.name(file), _phase_of(file)
         if why := _why_not(file, inventory, as_magnitude):
-            line, is_refused = f"{file}: {why}; {ANYWAY}", file == inventory.source
+            what_to_do = "give that folder itself to read them" if why == DERIVATIVE else ANYWAY
+            line, is_refused = f"{file}: {why}; {what_to_do}", file == inventory.source
+        elif times[file.parent / stem(file)] > 1:
+            why, line, is_refused = TWICE, f"{file}: {TWICE}; keep one", True
         elif phase and its_phase is None:
             why, is_refused = NO_PHASE, True
             line = f"{file}: {why}; get it, or give a detector without phase"
@@ -53,7 +61,7 @@ def find_volumes(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple
 def _why_not(file: Path, inventory: Inventory, as_magnitude: bool) -> str:
     """Why a volume is passed over; "" where it is read."""
     bids = bids_name(file)
-    if bids and "derivatives" in Path(inventory.name(file)).parts:
+    if bids and NO_RAW.intersection(Path(inventory.name(file)).parts):
         return DERIVATIVE
     if as_magnitude:
         return ""
