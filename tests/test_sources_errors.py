@@ -68,6 +68,13 @@ def points(content: str, images: str = "{patient}.nii") -> Spoil:
     return both(text("points.csv", content), description(keys))
 
 
+def misnamed(name: str) -> Spoil:
+    """The label of a patient with an accent is called so."""
+    moves = {"bert.nii": "b\xe9rt.nii", "masks/bert.nii": f"masks/{name}"}
+    keys = "images: '{patient}.nii'\nmask: 'masks/{patient}.nii'\nwithout_label: no microbleeds\n"
+    return both(lambda root: [(root / file).rename(root / new) for file, new in moves.items()], description(keys))
+
+
 def labels(change: Callable[[dict], object]) -> Spoil:
     def spoil(root: Path) -> None:
         content = json.loads((root / LABELS_FILE).read_text())
@@ -173,6 +180,9 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "points without coordinates": (description("images: '{patient}.nii'\npoints: a.csv"), "coordinates"),
         "no match": (description("images: '{patient}.nii.gz'"), "import.yaml: images"),
         "missing label": (gone("masks/bert.nii"), "masks/bert.nii"),
+        "label decomposed": (misnamed("be\u0301rt.nii"), "be\u0301rt.nii: is called nearly as b\xe9rt.nii"),
+        "label in capitals": (misnamed("B\xc9RT.nii"), "B\xc9RT.nii: is called nearly as"),
+        "label of another suffix": (misnamed("b\xe9rt.nii.gz"), "b\xe9rt.nii.gz: is called nearly as"),
         "unknown patient": (description("images: '{patient}.nii'\nsplits: {test: [carl]}"), "splits.test"),
         "in two splits": (description("images: '{patient}.nii'\nsplits: {test: [anna], train: [anna]}"), "'anna'"),
         "no date": (description("images: 2024-02-30"), "import.yaml"),
@@ -198,6 +208,10 @@ SPOILED: dict[str, dict[str, tuple[Spoil, str]]] = {
         "one mask for two": (
             description("images: '{patient}.nii'\nmask: masks/anna.nii"),
             "masks/anna.nii: would be the label of anna and of bert",
+        ),
+        "a column called nearly so": (
+            points("x,y,z,Patient_ID\n1,2,3,anna\n"),
+            "points.csv: its column 'patient_id'",
         ),
         "a column twice": (points("x,y,z,x\n1,2,3,4\n"), "points.csv"),
         "too large": (points("x,y,z,patient,diameter_mm\n1,2,3,anna,1e9\n"), "points.csv: row 2: diameter_mm"),

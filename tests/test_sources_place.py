@@ -173,6 +173,17 @@ def test_a_patient_may_have_any_name(tmp_path, patient):
     assert set(described(tmp_path / "in", images="{patient}.nii")) == {patient}
 
 
+@pytest.mark.parametrize("table", [
+    "\ufeffX, Y ,Z,Patient,Diameter_mm,reader\n14,20,4,anna,,a\n",
+    *("x;y;z;patient\n14;20;4;anna\n", "x\ty\tZ\tPATIENT\n14\t20\t4\tanna\n"),
+])  # fmt: skip
+def test_a_header_in_capitals_another_separator_and_an_empty_diameter_are_read(tmp_path, table):
+    for patient in ("anna", "bert"):
+        save(tmp_path / "in" / f"{patient}.nii", head(dots=DOTS[:1]), affine_of("LPS"))
+    (tmp_path / "in" / "points.csv").write_text(table, encoding="utf-8")
+    assert set(described(tmp_path / "in", images="{patient}.nii", without_label="no microbleeds")) == {"anna"}
+
+
 @pytest.mark.parametrize("pattern", ["./swi[1]/{patient}*.nii", "swi[1]/{patient}{series}.nii", "swi[1]/{patient}**"])
 def test_a_pattern_means_what_it_says(tmp_path, pattern):
     save(tmp_path / "in" / "swi[1]" / "anna_a.nii", head(dots=DOTS[:1]), affine_of("LPS"))

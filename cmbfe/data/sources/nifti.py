@@ -7,6 +7,7 @@ mask: "{patient}/{series}/cmb.nii.gz"      # or points: with coordinates:, or ne
 import csv
 import glob
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from cmbfe.data.labelled.labels import split_of_patients
 from cmbfe.data.sources.lesions import IMPOSSIBLE_MM
 from cmbfe.data.sources.opening import files_of
 from cmbfe.data.sources.series import Coordinates, Found, Points, VolumeSeries, number_in
+from cmbfe.data.sources.sidecars import stem
 from cmbfe.errors import InputError
 from cmbfe.files import within_python
 from cmbfe.params import read_yaml
@@ -29,6 +31,9 @@ DESCRIPTION_FILE = "import.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 NAMES = ("patient", "series")
 """Columns of a point list that say on which volume a point lies."""
+COLUMNS = (*NAMES, "diameter_mm")
+MISNAMED = re.compile(r"patient|subject|participant|series|session|diameter")
+"""In a column's name that is none of ours: the points would go to any patient, or lose their sizes."""
 Ids = tuple[str, ...]
 LEAST_MM = 0.01
 """A box with a smaller side would have no extent."""
@@ -99,6 +104,7 @@ def find_nifti(source: Path, box_mm: float) -> Found:
     volumes = _volumes(description, file)
     split_of = _split_of(description, {patient for patient, _ in volumes}, file)
     labels = {key: _label(description, file, *key) for key in volumes}
+    _refuse_misnamed(labels, file.parent, {*volumes.values()})
     lists = sorted(path for path in set(labels.values()) if path.is_file()) if description.points else []
     tables = {path: _read_table(path) for path in lists}  # each read once: all volumes may be in one
     each = {
@@ -161,6 +167,21 @@ def _label(description: Description, file: Path, patient: str, series: str) -> P
     return pattern and file.parent / pattern.replace("{patient}", patient).replace("{series}", series)
 
 
+def _refuse_misnamed(labels: Mapping[Ids, Path | None], folder: Path, volumes: set[Path]) -> None:
+    """Raise `InputError` for a file called as a missing label but for case, accents of another Unicode form, or .gz:
+    its volume would count as free of microbleeds."""
+    missing = {_plain(path): path for path in labels.values() if path and not path.is_file()}
+    for path in sorted(folder.rglob("*")) if missing else ():
+        label = missing.get(_plain(path))
+        if label and path.is_file() and path not in volumes and path not in labels.values():
+            raise InputError(f"{path}: is called nearly as {label.name}, the label of a volume; rename it to that")
+
+
+def _plain(path: Path) -> Path:
+    path = Path(unicodedata.normalize("NFC", str(path)).casefold())
+    return path.parent / stem(path)
+
+
 def _split_of(description: Description, patients: set[str], file: Path) -> dict[str, str]:
     pairs = [(patient, split) for split, members in description.splits.items() for patient in members]
     for patient, split in pairs:
@@ -196,7 +217,7 @@ def _points(path: Path, table: Table, key: Ids, description: Description, box_mm
     side, own = description.box_mm or box_mm, table.rows.get(table.key(key), [])
     places = tuple(tuple(number_in(row[axis], f"{path}: row {line}") for axis in "xyz") for line, row in own)
     said = ((row.get("diameter_mm"), f"{path}: row {line}: diameter_mm") for line, row in own)
-    diameters = tuple(side if text is None else checked_side(number_in(text, what), what) for text, what in said)
+    diameters = tuple(checked_side(number_in(text, what), what) if text else side for text, what in said)
     return Points(places, description.coordinates, diameters, path)
 
 
@@ -211,18 +232,23 @@ def _read_table(path: Path) -> Table:
     """Every row that is not empty. Values stay text: a patient may be called 007 or NA."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            separator = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
             rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as CSV: {error}; save it anew, comma-separated, in UTF-8") from None
     rows = [(line, values) for line, values in rows if any(values)]
-    header = rows[0][1] if rows else []
+    header = [name.casefold() for name in rows[0][1]] if rows else []
     while header and not header[-1]:
         header.pop()
     if missing := [column for column in "xyz" if column not in header]:
         raise InputError(f"{path}: the column {missing[0]} is missing; x, y and z are needed, with a header")
     if len(set(header)) < len(header):
         raise InputError(f"{path}: its header names a column twice; rename one")
+    for name in header:
+        if MISNAMED.search(name) and name not in COLUMNS:
+            raise InputError(f"{path}: its column {name!r} is none of {', '.join(COLUMNS)}; rename or remove it")
     columns = tuple(number for number, name in enumerate(NAMES) if name in header)
     of_volume = defaultdict(list)
     for line, values in rows[1:]:
