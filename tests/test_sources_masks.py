@@ -44,6 +44,7 @@ INTERPOLATIONS = {
     "spline, moved and back": ndimage.shift(ndimage.shift(two(), (0.3, 0.4, 0.2)), (-0.3, -0.4, -0.2)),
     "linear, moved by half a voxel": ndimage.shift(two(), (0, 0.5, 0.5), order=1),
     "linear, in 8 bits": np.rint(255 * ndimage.zoom(ndimage.zoom(two(), 0.5, order=1), 2, order=1)),
+    "linear, across slices, in 8 bits": np.rint(255 * ndimage.shift(two(), (0.3, 0, 0), order=1)),
     "linear, in percent": 100 * ndimage.shift(two(), (0, 0.4, 0.3), order=1),
 }
 
@@ -95,7 +96,7 @@ TOUCHING_PAIRS = {
 
 
 @pytest.mark.parametrize("name", TOUCHING_PAIRS)
-@pytest.mark.parametrize("values", [(1, 2), (7, 3)])
+@pytest.mark.parametrize("values", [(1, 2), (7, 3), (1, 255), (200, 90)])
 def test_labels_that_touch_are_kept_apart_and_said(name, values):
     voxels = np.zeros(SIZE)
     for place, value in zip(TOUCHING_PAIRS[name], values, strict=True):
@@ -107,6 +108,16 @@ def test_labels_that_touch_are_kept_apart_and_said(name, values):
     for place, box, own in zip(TOUCHING_PAIRS[name], boxes, slices, strict=True):
         assert box == [place[2].start, place[1].start, 4, 4]
         assert own == (place[0].start, place[0].stop)
+
+
+def test_solid_areas_that_touch_are_never_interpolated_and_thin_ones_of_a_large_number_are_refused():
+    voxels = two()
+    for number in range(4):
+        voxels[1:3, 3:6, 2 + 3 * number : 5 + 3 * number] = number + 1
+    assert (len(lesions(voxels)[0]), lesions(voxels)[1][TOUCHING]) == (6, 3)
+    voxels[1, 50:52, 50:52], voxels[1, 50:52, 52:54] = 3, 120
+    with pytest.raises(InputError, match=f"^{FILE}: 3 and 120 lie beside each other; number microbleeds from 1 on"):
+        lesions(voxels)
 
 
 @pytest.mark.parametrize(("place", "count", "note"), [

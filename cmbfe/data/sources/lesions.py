@@ -24,12 +24,14 @@ SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
 the third value is none, even in a box drawn with a margin."""
 LARGEST_RINGING = 1.95
 """Interpolation makes a mask of 0 and 1 overshoot, but not to here; percent and 8 bits begin at `SMALLEST_SCALE`."""
-SMALLEST_SCALE = 90
+SMALLEST_SCALE, SCALES = 90, (100, 255, 1000)
+"""A mask on a scale: its largest value is at least the first; what it was before a thin label was interpolated."""
 RINGING_SHARE = 0.15
 """Share of a label's value; far from a microbleed, interpolation leaves less."""
 FEWEST_BETWEEN = 4
-"""With this many values, an area is interpolated and not touching microbleeds; with 2 if the largest value is that
-of a scale instead of a count."""
+"""With this many values, an area is interpolated and not touching microbleeds, unless each fills a block of
+2 × 2 × 2 voxels; with 2 if the largest value is that of a scale instead of a count. Of so few each has a counterpart: a
+third of a voxel leaves two thirds on the other side."""
 ROUNDING = 1e-3
 """Rounding error of whole numbers after a slope was applied."""
 SAME_PLACE_VOXELS = 0.01
@@ -78,7 +80,7 @@ def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]
     values, index = np.unique(mask[mask != 0], return_inverse=True)
     if not len(values):
         return np.zeros(mask.shape, np.int32), {}
-    if not _is_interpolated(mask, values):
+    if not _is_interpolated(mask, values, file):
         if values[0] < 0:
             raise InputError(f"{file}: a label of {values[0]:g}; give 0 for what is no microbleed, and 1 for what is")
         labels = np.zeros(mask.shape, np.int32)
@@ -98,7 +100,7 @@ def _rounded(mask: np.ndarray) -> np.ndarray:
     return whole if is_whole else mask
 
 
-def _is_interpolated(mask: np.ndarray, values: np.ndarray) -> bool:
+def _is_interpolated(mask: np.ndarray, values: np.ndarray, file: Path) -> bool:
     """Whether a mask has values between its labels: no whole numbers, or many values in one area."""
     if len(values) == 1:
         return False
@@ -108,7 +110,23 @@ def _is_interpolated(mask: np.ndarray, values: np.ndarray) -> bool:
     is_scale = values[-1] >= SMALLEST_SCALE and len(values) < values[-1] / 2
     fewest = 2 if is_scale else FEWEST_BETWEEN
     areas = enumerate(ndimage.find_objects(components), 1)
-    return any(len(np.unique(mask[area][components[area] == number])) >= fewest for number, area in areas)
+    parts = (np.where(components[area] == number, mask[area], 0) for number, area in areas)
+    return sum(_is_gradient(part, values, fewest, file) for part in parts) > 0  # no `any`: each may be refused
+
+
+def _is_gradient(area: np.ndarray, of_all: np.ndarray, fewest: int, file: Path) -> bool:
+    """Whether an area, 0 around it, is interpolated; raises `InputError` where it may be microbleeds that touch."""
+    values = np.unique(area[area != 0])
+    is_solid = (ndimage.binary_erosion(area == value, np.ones((2, 2, 2))).any() for value in values)
+    if len(values) < fewest or all(is_solid):
+        return False
+    largest = values[-1]
+    wholes = [of_all[of_all < whole] - whole for whole in (largest, *SCALES) if whole >= largest]
+    alone = [value for value in values[values < largest / 2] if all(np.abs(own + value).min() > 1 for own in wholes)]
+    if alone and len(values) < FEWEST_BETWEEN:
+        what = f"{alone[0]:g} and {largest:g} lie beside each other"
+        raise InputError(f"{file}: {what}; number microbleeds from 1 on, or resample it to the nearest neighbour")
+    return True
 
 
 def _value(mask: np.ndarray) -> float:
