@@ -158,7 +158,8 @@ def test_an_image_that_is_no_image_is_refused_with_its_index():
 
 @pytest.mark.parametrize(("setting", "value"), [
     ("variant", "ssd1024"), ("default_boxes", "imagenet"), ("resize", "cubic"), ("placement", "head"),
-    ("weighting", "text"), ("layer", "text"), ("width", 0.0), ("width", "0.5"), ("beta", -1.0), ("detections_per_image", 1.5), ("std", (0.0, 1.0, 1.0)),
+    ("weighting", "text"), ("layer", "text"), ("width", 0.0), ("width", "0.5"), ("beta", -1.0),
+    ("std", (0.0, 1.0, 1.0)), ("detections_per_image", 1.5),
     ("score_threshold", 2.0), ("nms_threshold", -1.0), ("detections_per_image", 0),
     ("minimum_negatives", -1),
 ])  # fmt: skip

@@ -90,7 +90,7 @@ def test_one_of_torchvisions_detectors_is_rebuilt_too_and_is_not_taken_for_ours(
 
 @pytest.mark.parametrize(("key", "value", "reason"), [
     ("beta", 1.0, "not saved together"), ("gamma", 1.0, "gamma"), ("num_classes", 10**12, "0 to 1000"),
-    ("num_classes", "2", "str"), ("mean", [0.5], "size 1"), ("mean", ["a", "b", "c"], "str"),
+    ("num_classes", "2", "0 to 1000"), ("mean", [0.5], "three"), ("mean", ["a", "b", "c"], "str"),
 ])  # fmt: skip
 def test_a_configuration_that_is_not_the_models_is_noticed(tmp_path, key, value, reason):
     saved(tmp_path)
