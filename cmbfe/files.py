@@ -160,9 +160,17 @@ def read_json(path: Path | str, errors: str = "strict") -> Any:
         raise InputError(f"{path}: cannot be read as text: {error}; save it in UTF-8") from None
     with within_python(path):
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: not JSON: line {error.lineno}: {error.msg}; correct it") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, unless a key occurs twice, of which the first value would be lost."""
+    if len(content := dict(pairs)) < len(pairs):
+        key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {key[:60]!r} occurs twice in one object; keep one")
+    return content
 
 
 @contextmanager
@@ -170,7 +178,8 @@ def within_python(path: Path | str) -> Iterator[None]:
     """Reading of a JSON or YAML file inside the block.
 
     Raises:
-        InputError: a number of thousands of digits, a date that does not exist, or thousands of lists in each other.
+        InputError: a number of thousands of digits, a date that does not exist, thousands of lists in each other, or
+            a key that occurs twice in one object.
     """
     try:
         yield

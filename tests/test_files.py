@@ -73,7 +73,12 @@ def test_json_without_value_is_null_and_equal_content_gives_equal_bytes(tmp_path
 
 def test_unreadable_json_is_named(tmp_path):
     file = tmp_path / "labels.json"
-    for content, reason in ((None, "no such file"), (b"{\n,}", "line 2"), (b"\xff\xfe\x00", "text")):
+    for content, reason in (
+        (None, "no such file"),
+        (b"{\n,}", "line 2"),
+        (b"\xff\xfe\x00", "text"),
+        (b'[{"boxes": [1], "b": {}, "boxes": []}]', "the key 'boxes' occurs twice"),
+    ):
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(InputError, match=rf"labels\.json: .*{reason}"):
