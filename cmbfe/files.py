@@ -139,7 +139,7 @@ def _finite(content: Any) -> Any:
 
 
 def read_json(path: Path | str, errors: str = "strict") -> Any:
-    """Read JSON, compressed where the path ends in .gz; UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
+    """Read JSON, compressed by gzip or not; UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
     `errors`: what is done about other bytes, as in `bytes.decode`.
 
     Raises:
@@ -150,7 +150,7 @@ def read_json(path: Path | str, errors: str = "strict") -> Any:
         content = path.read_bytes()
         if content.startswith(b"PK\3\4"):
             raise InputError(f"{path}: is a ZIP archive; unpack it, and give what is in it")
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
         text = content.decode(json.detect_encoding(content), errors)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; correct the path") from None

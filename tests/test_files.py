@@ -92,8 +92,10 @@ def test_compressed_json_is_the_same_content_and_equal_content_gives_equal_bytes
     packed = (tmp_path / "b.json.gz").read_bytes()
     assert packed == (tmp_path / "c.json.gz").read_bytes()
     assert gzip.decompress(packed) == (tmp_path / "a.json").read_bytes()
-    assert read_json(tmp_path / "b.json.gz") == detections
-    for damaged in (packed[:-9], b"[]", packed[:20] + b"damage" + packed[26:]):
+    for name, content in (("c.json.gz", packed), ("d.json", packed), ("d.GZ", packed), ("d.json.gz", b"[]")):
+        (tmp_path / name).write_bytes(content)
+        assert read_json(tmp_path / name) == (detections if content is packed else [])
+    for damaged in (packed[:-9], packed[:20] + b"damage" + packed[26:]):
         (tmp_path / "b.json.gz").write_bytes(damaged)
         with pytest.raises(InputError, match=r"b\.json\.gz"):
             read_json(tmp_path / "b.json.gz")
