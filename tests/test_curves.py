@@ -15,6 +15,7 @@ from monai import metrics as monai
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from cmbfe.errors import InputError
 from cmbfe.metrics.curves import (
     at_threshold,
     average_precision,
@@ -229,6 +230,15 @@ NINE_OF_TEN = (
     labels_of({image: [[10, 10, 10, 10]] for image in range(1, 11)}),
     [detection(image, 1 - image / 100, [10, 10, 10, 10]) for image in range(1, 10)],
 )
+
+
+@pytest.mark.parametrize("impossible", [
+    *({"sensitivity": value} for value in (0, -1, 1.1, np.nan)),
+    *({"x_max": value} for value in (0, -1, np.nan, np.inf)),
+])  # fmt: skip
+def test_an_impossible_sensitivity_or_end_of_the_froc_is_refused(impossible):
+    with pytest.raises(InputError, match=f"^{next(iter(impossible))} is"):
+        evaluate(labels_of({1: []}), [], **impossible)
 
 
 def test_a_sensitivity_of_exactly_nine_tenths_counts_as_reached_and_a_threshold_above_all_scores_finds_nothing():

@@ -116,8 +116,25 @@ def test_a_detection_without_extent_hits_nothing(recwarn):
 
 
 def test_bad_labels_and_detections_are_an_error_in_one_line():
-    labels = labels_of({1: [T]})
+    labels, fine = labels_of({1: [T]}), detection(1, 0.5, T)
     for arguments, options, reason in (
+        *(
+            ((labels, [fine, fine | {key: value}, fine]), {}, f"a box on image 1: its {key} .* is not {count} finite")
+            for key, value, count in (
+                ("score", np.nan, 1),
+                ("score", None, 1),
+                ("score", "high", 1),
+                ("score", 10**400, 1),
+                ("bbox", [1, 2, 3], 4),
+                ("bbox", [1, 2, 3, np.inf], 4),
+                ("bbox", None, 4),
+            )
+        ),
+        *(
+            ((labels, [fine, {k: v for k, v in fine.items() if k != key}]), {}, rf"a box on image .* has no {key}")
+            for key in fine
+        ),
+        (({**labels, "images": labels["images"] * 2}, []), {}, "image id 1 is used more than once"),
         ((labels, [detection(9, 0.5, T)]), {}, "image 9, which the labels do not have"),
         ((labels, [detection(1, 0.5, T) | {"category_id": 2}]), {}, r"more than one category \(1, 2\)"),
         ((labels, []), {"hit": "distance", "distance_mm": 5}, "image 1 has no pixel_spacing_mm"),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from cmbfe.errors import InputError
 from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, Detections, Labels, Matches, match
 
 X_MAX = 8.0
@@ -108,6 +109,8 @@ def froc_auc(matches: Matches, x_max: float = X_MAX, per: Per = "image", weights
 
     The curve is read as in `sensitivity_at_false_positives`. NaN without ground truth.
     """
+    if not 0 < x_max < np.inf:
+        raise InputError(f"x_max is {x_max}; it must be a number above 0")
     x, y = _froc_points(matches, per, weights)
     at_end = _read_off(x, y, x_max)[:, None]
     y = np.where(x <= x_max, y, at_end)
@@ -130,6 +133,8 @@ def evaluate(
 
 def summary(matches: Matches, sensitivity: float = 0.9, x_max: float = X_MAX) -> dict[str, Value]:
     """All metrics by name, and the counts behind them; NaN where a metric is undefined."""
+    if not 0 < sensitivity <= 1:
+        raise InputError(f"sensitivity is {sensitivity}; it must be above 0 and at most 1")
     percent = f"{100 * sensitivity:g}"
     return {
         "ap": average_precision(matches),

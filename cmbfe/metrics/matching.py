@@ -8,6 +8,7 @@ later one in the file.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,8 +86,8 @@ def match(
     Boxes are [x, y, w, h] in px.
 
     Raises:
-        InputError: a detection on an image that the labels do not have, boxes of more than one category, or a
-            missing pixel spacing.
+        InputError: a detection on an image that the labels do not have, an image id used twice, boxes of more than
+            one category, a missing key or pixel spacing, a box or score that is not finite.
         ValueError: impossible parameters.
     """
     near = overlaps(labels, detections, iou, hit, distance_mm)
@@ -164,12 +165,15 @@ def overlaps(
     _check_one_category(labels, detections)
     images = sorted(labels["images"], key=lambda image: _sortable(image["id"]))
     position = {image["id"]: index for index, image in enumerate(images)}
+    if len(position) < len(images):
+        twice = next(image["id"] for index, image in enumerate(images) if position[image["id"]] != index)
+        raise InputError(f"labels: image id {twice!r} is used more than once; ids must be unique")
     spacing = pixel_spacings(images) if hit == "distance" else np.ones((len(images), 2))
     regions = [box for box in labels["annotations"] if is_region(box)]
     truths = [box for box in labels["annotations"] if not is_region(box)]
 
     of_image, boxes = _images_and_boxes(detections, position)
-    score = np.fromiter((detection["score"] for detection in detections), float, len(detections))
+    score = _numbers(detections, "score", 1)[:, 0]
     order = np.lexsort((np.arange(len(score)), of_image, -score))
     of_image, boxes = of_image[order], boxes[order]
     truth_image, truth_boxes = _images_and_boxes(truths, position)
@@ -316,10 +320,32 @@ def _images_and_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image indices [N] and boxes xywh px [N, 4] of annotations or detections."""
     try:
-        image = np.fromiter((position[entry["image_id"]] for entry in entries), np.int64, len(entries))
+        image = np.array([position[image_id] for image_id in _column(entries, "image_id")], np.int64)
     except KeyError as error:
         raise InputError(f"a box is on image {error.args[0]!r}, which the labels do not have") from None
-    return image, np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4)
+    return image, _numbers(entries, "bbox", 4)
+
+
+def _column(entries: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    try:
+        return [entry[key] for entry in entries]
+    except KeyError:
+        image = next(entry.get("image_id") for entry in entries if key not in entry)
+        raise InputError(f"a box on image {image!r} has no {key}; add it") from None
+
+
+def _numbers(entries: Sequence[dict[str, Any]], key: str, count: int) -> np.ndarray:
+    """What each entry has under the key: float64 [N, count], all finite."""
+    values = _column(entries, key)
+    with suppress(TypeError, ValueError, OverflowError):
+        numbers = np.array(values, float).reshape(len(values), count)
+        if np.isfinite(numbers).all():
+            return numbers
+    if len(values) > 1:  # the fault is in one half
+        half = len(values) // 2
+        return np.concatenate([_numbers(part, key, count) for part in (entries[:half], entries[half:])])
+    where = f"a box on image {entries[0].get('image_id')!r}"
+    raise InputError(f"{where}: its {key} {values[0]!r} is not {count} finite number{'s'[: count - 1]}; correct it")
 
 
 def _patients(images: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
@@ -348,8 +374,7 @@ def _check_parameters(iou: float, hit: str, distance_mm: float | None) -> None:
 
 
 def _check_one_category(labels: Labels, detections: Detections) -> None:
-    categories = {box["category_id"] for box in labels["annotations"]}
-    categories |= {detection["category_id"] for detection in detections}
+    categories = {*_column(labels["annotations"], "category_id"), *_column(detections, "category_id")}
     if len(categories) > 1:
         names = ", ".join(map(repr, sorted(categories, key=_sortable)))
         raise InputError(f"boxes of more than one category ({names}); keep one category in labels and detections")
