@@ -69,9 +69,6 @@ def test_patients_and_series_are_never_linked():
     for image in second:
         image["patient_id"] = "P1"
     assert groups(labels, detections) == [{0, 2}, {1}]
-    for name, image in zip((1, "1"), labels["images"][:2], strict=True):  # a number is not its text
-        image.update(slice_index=0, patient_id=name)
-    assert groups(labels, [detection(1, 0.9, T), detection(2, 0.8, T)]) == [{0}, {1}]
 
 
 def test_a_microbleed_hit_on_any_of_its_slices_is_found_once():

@@ -102,6 +102,15 @@ def test_images_of_a_patient_are_counted_together_and_those_without_microbleeds_
     assert matches.patient.tolist() == [0]
 
 
+@pytest.mark.parametrize("spellings", [(1, "1"), ("1", 1), ("A", "A "), ("\tA", "A")])
+def test_a_patient_id_in_two_spellings_is_refused(spellings):
+    labels = labels_of({1: [T], 2: []})
+    for image, patient in zip(labels["images"], spellings, strict=True):
+        image["patient_id"] = patient
+    with pytest.raises(InputError, match=r"^image 2: patient_id .* is elsewhere"):
+        match(labels, [])
+
+
 def test_without_patient_ids_each_image_is_its_own_patient_and_ids_may_be_text():
     matches = match(labels_of({5: [T], 3: [], "a": [T]}), [detection("a", 0.5, T)])
     assert matches.patients == [3, 5, "a"]

@@ -86,8 +86,9 @@ def match(
     Boxes are [x, y, w, h] in px.
 
     Raises:
-        InputError: a detection on an image that the labels do not have, an image id used twice, boxes of more than
-            one category, a missing key or pixel spacing, a box or score that is not finite.
+        InputError: a detection on an image that the labels do not have, an image id used twice, a patient id written
+            in two ways, boxes of more than one category, a missing key or pixel spacing, a box or score that is not
+            finite.
         ValueError: impossible parameters.
     """
     near = overlaps(labels, detections, iou, hit, distance_mm)
@@ -350,6 +351,11 @@ def _numbers(entries: Sequence[dict[str, Any]], key: str, count: int) -> np.ndar
 
 def _patients(images: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
     """Patient ids, sorted, and the index of each image's patient; a nameless image is its own patient."""
+    spellings: dict[str, Any] = {}
+    for image in images:
+        name = image.get("patient_id", "")
+        if (other := spellings.setdefault(str(name).strip(), name)) != name:
+            raise InputError(f"image {image['id']}: patient_id {name!r} is elsewhere {other!r}; write it in one way")
     names = [image.get("patient_id", image["id"]) for image in images]
     patients = sorted(set(names), key=_sortable)
     index = {name: number for number, name in enumerate(patients)}
