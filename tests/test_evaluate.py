@@ -207,6 +207,18 @@ def test_mimics_are_counted_by_kind_at_a_threshold_chosen_elsewhere_and_kinds_ne
             run(paths[:2], tmp_path / "out", mimics=paths[2])
 
 
+@pytest.mark.parametrize(("change", "refusal"), [
+    (lambda image: {"id": image["id"] + 100}, "no image has the id"),
+    (lambda image: {"id": str(image["id"])}, "no image has the id"),
+    (lambda image: {"id": image["id"] % 24 + 1}, "image 2 is 'P0/0.png', but 'P0/1.png' in the labels"),
+])  # fmt: skip
+def test_mimics_on_other_images_are_refused(tmp_path, labels, change, refusal):
+    mimics = {**labels, "annotations": [], "images": [image | change(image) for image in labels["images"]]}
+    paths = write(tmp_path, truth=labels, found=[], mimics=mimics)
+    with refused(tmp_path, rf"mimics\.json: {refusal}"):
+        run(paths[:2], tmp_path / "out", mimics=paths[2])
+
+
 def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_path, labels):
     for image in labels["images"][:8]:
         image["split"] = "validation"

@@ -80,7 +80,7 @@ def evaluate_files(
     labels = _of_split(every, split, str(truth))
     files = [Path(detections)] + ([Path(against)] if against else [])
     results = [_read_results(path, labels, every) for path in files]
-    mimic_labels = _read_mimics(mimics) if mimics else None
+    mimic_labels = _read_mimics(mimics, every) if mimics else None
     # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
         pairs = zip(_names_of(files), results, strict=True)
@@ -152,9 +152,19 @@ def _scans_gap(labels: Labels) -> str:
     return ""
 
 
-def _read_mimics(path: Path | str) -> Labels:
-    """COCO labels of mimics; `InputError` also for a category without a name, or with that of no mimic."""
+def _read_mimics(path: Path | str, labels: Labels) -> Labels:
+    """COCO labels of mimics; `InputError` also for a category without a name, or with that of no mimic, and for images
+    that are none of the labels."""
     mimics = read_foreign_labels(path)
+    names = {image["id"]: image["file_name"] for image in labels["images"]}
+    if not any(image["id"] in names for image in mimics["images"]):
+        raise InputError(
+            f"{path}: no image has the id of one of the labels; give mimics of these images, by their ids"
+        )
+    for image in mimics["images"]:
+        name, other = image["file_name"], names.get(image["id"], image["file_name"])
+        if plain_path(str(name)) != plain_path(str(other)):
+            raise InputError(f"{path}: image {image['id']} is {name!r}, but {other!r} in the labels; correct it")
     for category in mimics["categories"]:
         name, what = category.get("name"), f"{path}: category {category['id']}: its name"
         if not isinstance(name, str):
