@@ -62,6 +62,19 @@ def test_images_are_joined_by_uid_else_by_name_else_by_id(tmp_path, labels, ours
     assert scores == {image: key / 10 for image, key in joined.items()}
 
 
+@pytest.mark.parametrize("change", [
+    lambda content: content["images"],
+    lambda content: {"images": content["images"]},
+    lambda content: content | {"info": {}},
+    lambda content: content | {"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": T}]},
+])  # fmt: skip
+def test_an_images_file_of_another_tool_is_passed_over(tmp_path, labels, change):
+    file = detected(tmp_path, {9: {"file_name": "P1/000.png"}}, [detection(1, 0.5, T)])
+    beside = file.with_name(IMAGES_FILE)
+    write_json(beside, change(json.loads(beside.read_text())))
+    assert [one["image_id"] for one in detections_of(file, labels)] == [1]
+
+
 def test_two_images_never_become_one(tmp_path, labels):
     images = {1: {"file_name": "P1/000.png"}, 2: {"file_name": "P1/000.jpg"}}
     file = detected(tmp_path, images, [detection(key, 0.5, T) for key in images])

@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from cmbfe import paths
-from cmbfe.data.labelled.labels import Detections, Labels, check_detections, plain_path, read_detections, read_labels
+from cmbfe.data.labelled.labels import (
+    CATEGORIES,
+    Detections,
+    Labels,
+    check_detections,
+    plain_path,
+    read_detections,
+    read_labels,
+)
 from cmbfe.errors import InputError
+from cmbfe.files import read_json
 from cmbfe.metrics.matching import Matches, match
 
 DETECTIONS_FILE = "detections.json.gz"
@@ -30,9 +39,11 @@ def match_results(
 
 
 def images_file(given: Path | str | Detections) -> Path | None:
-    """The images.json that `cmbfe detect` writes beside detections."""
+    """The images.json that `cmbfe detect` writes beside detections: images without boxes; any other is none."""
     beside = None if isinstance(given, list) else Path(given).with_name(IMAGES_FILE)
-    return beside if beside is not None and beside.is_file() else None
+    content = read_json(beside) if beside is not None and beside.is_file() else None
+    own = {"images": [], "annotations": [], "categories": CATEGORIES}
+    return beside if isinstance(content, dict) and {**content, "images": []} == own else None
 
 
 def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
