@@ -36,7 +36,8 @@ def intervals_without_zero(rows: pd.DataFrame, name: str, unit: str = "AP points
         which = {1: "the interval includes", 2: "both intervals include"}
         return f"{which.get(len(rows), f'all {len(rows)} intervals include')} zero"
     listed = "; ".join(f"{label} ({interval(row, name, unit)})" for label, row in clear.iterrows())
-    return f"{len(clear)} of {len(rows)} intervals {'excludes' if len(clear) == 1 else 'exclude'} zero: {listed}"
+    how_many = "the interval" if len(rows) == 1 else f"{len(clear)} of {len(rows)} intervals"
+    return f"{how_many} {'excludes' if len(clear) == 1 else 'exclude'} zero: {listed}"
 
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
