@@ -1,9 +1,9 @@
-"""What the compressed trunk is worth: AP of SSD-512 that starts from it beside one that starts from scratch.
+"""Benefit of the compressed trunk: AP of SSD-512 trained from it and from scratch.
 
     python benchmarks/compressed_trunk.py data [--iterations 225] [--seeds 3] [--jobs 2]
 
-The laptop profile, its schedule shortened: trained on DATA/augmented, tested on the test patients in DATA/pictures. A
-seed fixes order and initial weights of what no file fills, for both starts alike. A training has one thread.
+Settings are the laptop profile with a shorter schedule. SSD-512 trains on DATA/augmented and is tested on the test
+patients in DATA/pictures. A seed fixes image order and random weights for both starts. A training has one thread.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STARTS = {"from scratch": {"vgg16": None}, "compressed": {"vgg16": "compressed"}
 
 
 def settings(start: str, seed: int, iterations: int) -> Params:
-    """The laptop profile with that start, seed and number of iterations; blocks are frozen as it says, if filled."""
+    """The laptop profile with this start, seed and number of iterations. From scratch, no blocks are frozen."""
     params = load_params(profile_file("laptop"))
     weights = params.detector.weights.model_copy(update=STARTS[start])
     frozen = params.training.frozen_blocks if weights.vgg16 else 0

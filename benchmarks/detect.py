@@ -5,16 +5,16 @@
 
 A phantom patient of that size is made once in FOLDER and copied under other UIDs for the runs with several series.
 
-1. One series, in this process: the parts before the network (headers, pixels, N4, window), and in turn with the whole
-   the bare network: the same model on the same 8-bit slices, in batches of the same size, from memory, without decoding
-   of boxes. Ratios are of one round: whole / bare, and whole less N4 / bare.
-2. Peak memory of `cmbfe detect` in a process of its own, for each number of series.
-3. The same series with each number of dask workers of one thread, where the package distributed is installed.
+1. One series, in this process: the steps before the network (headers, pixels, N4, window), then the whole command and
+   the bare network in turn. The bare network is the same model on the same 8-bit slices in memory, in batches of the
+   same size, without decoding of boxes. Each round gives two ratios: whole / bare, and whole less N4 / bare.
+2. Peak memory of `cmbfe detect` in a separate process, for each number of series.
+3. Seconds for the same series on each number of single-threaded dask workers, if the package distributed is installed.
 
-CPU seconds stand beside wall-clock seconds: on a busy machine only they mean something.
+CPU seconds are printed beside wall-clock seconds. On a busy machine, only the CPU seconds are meaningful.
 
-N4 (`images.bias_correction`) has to be done before the first slice can be looked at, and cannot
-overlap with the network on the same series: it is stated apart.
+N4 (`images.bias_correction`) must finish before the network can start on a series, and cannot overlap with it. Its
+time is therefore printed separately.
 """
 
 import argparse
@@ -55,11 +55,11 @@ from cmbfe.training.timing import machine
 
 MADE_FILE = "made.json"
 BOXES_SHOWN = 3
-"""Boxes a slice: scores of an untrained detector mean nothing, but boxes that are drawn and linked take time."""
+"""Boxes per slice. Scores of an untrained detector mean nothing, but drawing and linking its boxes takes time."""
 
 
 def patient(work: Path, params: Params, slices: int, matrix: int) -> Path:
-    """A phantom patient's magnitude and phase as DICOM, made if it is not there yet."""
+    """Folder with a phantom patient's magnitude and phase as DICOM. It is made if absent."""
     folder = work / f"patient-{slices}x{matrix}"
     if not (folder / MADE_FILE).exists():
         size = {"slices": slices, "matrix_px": matrix}
@@ -72,7 +72,7 @@ def patient(work: Path, params: Params, slices: int, matrix: int) -> Path:
 
 
 def several(source: Path, work: Path, series: int) -> Path:
-    """A tree of so many patients, each with the same images under ids and UIDs of its own."""
+    """Folder with `series` patients. All have the same images, each under different ids and UIDs."""
     folder = work / f"{source.name}-{series}-series"
     if not folder.exists():
         for number in range(series):
@@ -88,7 +88,7 @@ def several(source: Path, work: Path, series: int) -> Path:
 
 
 def model_folder(work: Path, params: Params, variant: str, width: float) -> Path:
-    """An untrained detector: what it finds does not change what it costs, but for its many boxes."""
+    """Folder of an untrained detector. It costs as much time as a trained detector, apart from its many boxes."""
     folder = work / f"{variant}-{width:g}"
     if not (folder / "params.yaml").exists():
         torch.manual_seed(0)
@@ -123,7 +123,7 @@ def timed(name: str, into: dict[str, Spent]) -> Iterator[None]:
 
 @contextmanager
 def n4_timed(into: dict[str, Spent]) -> Iterator[None]:
-    """Seconds that N4 takes inside the block, in this process."""
+    """Record in `into` the seconds that N4 takes inside the block, in this process."""
 
     def spy(*arguments: object, **options: object) -> np.ndarray:
         with timed("N4", into):
@@ -137,7 +137,7 @@ def n4_timed(into: dict[str, Spent]) -> Iterator[None]:
 
 
 def parts(source: Path, params: Params) -> tuple[dict[str, Spent], np.ndarray]:
-    """Seconds of what comes before the network, one after another; and the 8-bit slices."""
+    """Seconds of each step before the network, and the 8-bit slices."""
     seconds: dict[str, Spent] = {}
     with timed("headers", seconds):
         series = next(one for one in find_series(source) if one.kind == "magnitude")
@@ -152,7 +152,7 @@ def parts(source: Path, params: Params) -> tuple[dict[str, Spent], np.ndarray]:
 
 
 def bare(detector: Detector, pixels: np.ndarray) -> Spent:
-    """What the network alone takes: logits and box regressions of all slices."""
+    """Time of the network alone, for logits and box regressions of all slices."""
     begin = now()
     detector.model.to(memory_format=torch.channels_last)
     for start in range(0, len(pixels), BATCH):
@@ -166,7 +166,7 @@ def bare(detector: Detector, pixels: np.ndarray) -> Spent:
 
 
 def usual_threshold(detector: Detector, images: np.ndarray) -> float:
-    """The score that as many detections reach as a trained detector shows: `BOXES_SHOWN` a slice."""
+    """The threshold at which a detector shows about as many boxes as after training: `BOXES_SHOWN` per slice."""
     middle = images[len(images) // 2 :][:BATCH]
     found = detect(detector.model, middle, range(len(middle)), detector.compute)
     scores = sorted((one["score"] for one in found), reverse=True)
@@ -200,7 +200,7 @@ def one_series(source: Path, model: Path, params: Params, rounds: int) -> float:
 
 
 def memory(source: Path, model: Path, threshold: float) -> tuple[float, float]:
-    """Seconds and peak GiB of the command in a process of its own."""
+    """Seconds and peak memory in GiB of `cmbfe detect` in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "cmbfe", "detect", str(source), "--model", str(model)]
         command += ["--out", f"{folder}/out", "--threshold", str(threshold)]
@@ -214,7 +214,7 @@ def memory(source: Path, model: Path, threshold: float) -> tuple[float, float]:
 
 
 def on_dask(source: Path, model: Path, params: Params, threshold: float, workers: int) -> float:
-    """Seconds with so many workers of one thread, each in a process of its own, once all have loaded the model."""
+    """Seconds on `workers` dask workers with one thread each, after all of them have loaded the model."""
     from distributed import Client, LocalCluster
 
     options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}

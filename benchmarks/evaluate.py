@@ -1,10 +1,10 @@
-"""Time and memory of the evaluation, ours and pycocotools', on one core.
+"""Time and memory of our evaluation and of pycocotools on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--detections 1000000] [--images 100000]
 
-Times are CPU seconds, which on one thread are the seconds of an idle machine; wall-clock seconds stand
-beside them. Each part runs in a process of its own, whose peak memory holds the interpreter and the input
-too. pycocotools runs at one IoU threshold and one area range, from the same lists in memory.
+Times are CPU seconds, which on one thread equal the seconds of an idle machine. Wall-clock seconds are printed beside
+them. Each part runs in a separate process, and its peak memory includes the interpreter and the input. pycocotools
+runs at one IoU threshold and one area range, on the same lists in memory.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def timed(result: Result, name: str = "") -> Iterator[None]:
 
 
 def draw_set(images: int, detections: int) -> tuple[dict, list[dict]]:
-    """COCO labels with as many boxes as images, and detections of which a fifth lie near a box."""
+    """COCO labels with as many boxes as images, and detections, a fifth of them near a box."""
     rng = np.random.default_rng(0)
     truth_image = rng.integers(0, images, images)
     truths = np.column_stack([rng.uniform(0, 480, (images, 2)), rng.uniform(5, 30, (images, 2))])
@@ -58,7 +58,7 @@ def draw_set(images: int, detections: int) -> tuple[dict, list[dict]]:
 
 
 def ours(images: int, detections: int) -> Result:
-    """Matching, AP (three readings, the 101-point one is printed), both curves, and the area of the FROC."""
+    """Our matching, AP (three definitions, of which the 101-point AP is printed), both curves, and FROC area."""
     from cmbfe.metrics import curves
 
     labels, found = draw_set(images, detections)

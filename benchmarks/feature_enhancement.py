@@ -1,11 +1,11 @@
-"""What feature enhancement costs: time of a training step with FE against one without, on every trunk.
+"""Cost of feature enhancement (FE): time of a training step with and without FE, on every trunk.
 
     python benchmarks/feature_enhancement.py [--rounds 15] [--batch 4] [--width 1.0] [--threads 2]
 
-Three boxes per image, forward, losses, backward and Adam, in the precision that training chooses here. The twins take
-turns within each round, so that other load on the machine affects both; the ratio is the median over rounds. Where
-seconds swing by more than FE costs, the last column tells: the layer timed alone, over a step without it. The paper's
-Table 3 gives 1.25 (VGG-16), 1.31 (MobileNet) and 1.23 (ResNet-34) for its own layer.
+A step is forward pass, losses, backward pass and Adam, with three boxes per image, in the precision that training
+chooses here. The twins take turns, so that other load affects both; the ratio is the median over rounds. If times vary
+by more than FE costs, use the last column: the time of the layer alone, divided by that of a step without it. The
+paper's Table 3 gives 1.25 (VGG-16), 1.31 (MobileNet) and 1.23 (ResNet-34) for its own layer.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from cmbfe.training.timing import cost_of_fe, random_batch, seconds
 
 
 def seconds_of_fe_alone(model: SSD, batch: int, compute: Compute, repeats: int = 10) -> float:
-    """The least of `repeats` times of mask, enhancement and its backward pass, on a first map of random features."""
+    """Shortest of `repeats` timings of mask, enhancement and its backward pass, on random features of the first map."""
     images, targets = random_batch(batch, model.input_size, compute.device)
     boxes = [target["boxes"] for target in targets]
     with torch.no_grad(), compute.autocast():

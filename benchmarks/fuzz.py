@@ -1,12 +1,12 @@
-"""`cmbfe detect` on byte-flipped DICOM files: each ends with outputs or with one line, never with a traceback.
+"""Run `cmbfe detect` on byte-flipped DICOM files: each must end with outputs or one line, never a traceback.
 
     python benchmarks/fuzz.py [--files 5000] [--seed 0]
 
-A good series of four slices, every other one RLE-compressed, is made once. For each of the files one slice is drawn,
-1 to 64 of its bytes are changed (half of the time all of them before the pixel data), and the whole of `cmbfe detect`
-runs on the series in this process: headers, pixels, N4 (few iterations), overlays, tables, page, DICOM SR and
-segmentation. Only the network is a stub, as no byte of a file can change what it does. Prints how the runs ended; a
-traceback is printed in full, with the number of its file (`--only NUMBER` runs it alone), and the exit status is 1.
+A valid series of four slices, half of them RLE-compressed, is made once. For each file, one slice is drawn and 1 to 64
+of its bytes are changed, in half of the files only before the pixel data. Then the whole of `cmbfe detect` runs in this
+process: headers, pixels, N4 (few iterations), overlays, tables, page, DICOM SR and segmentation. Only the network is a
+stub, because no byte of a file can change its behaviour. The benchmark prints how the runs ended. After a traceback,
+printed in full with the number of its file, the exit status is 1. `--only NUMBER` runs that file alone.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def ending(source: Path, out: Path, detector: Detector, settings: Images) -> str:
-    """How a run ends, in a word or two; anything else than outputs or one line is raised."""
+    """How a run ends, in a word or two. Raises if the run ends with neither outputs nor a one-line error."""
     try:
         result = detect_files(source, lambda: detector, out, settings, Options(sr=True, segmentation=True))
     except InputError as error:

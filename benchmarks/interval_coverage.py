@@ -1,12 +1,11 @@
-"""How often the 95 % intervals hold the true value, at 17, 50 and 200 patients (about 5 minutes on one
-core).
+"""How often the 95 % intervals contain the true value, at 17, 50 and 200 patients (about 5 minutes on one core).
 
     python benchmarks/interval_coverage.py [--cohorts 500] [--resamples 1000]
 
-Cohorts are drawn from a population whose AP is known, because a cohort of 100,000 patients measures it. As
-in the paper's test set a patient has 19 boxes on average; their number is geometric (many patients have one
-or two, some a hundred). Scores of hits and of false positives are normal, patients differ in how hard they
-are, and the two detectors see the same difficulty of each patient and of each microbleed.
+Cohorts are drawn from a population whose AP is known from a cohort of 100,000 patients. As in the paper's test set, a
+patient has 19 boxes on average. Their number is geometric (many patients have one or two boxes, some a hundred).
+Scores of hits and of false positives are normal. Patients and microbleeds differ in difficulty, which is the same for
+both detectors.
 """
 
 import argparse
@@ -24,7 +23,7 @@ POPULATION = 100_000
 BOXES_PER_PATIENT = 19
 FALSE_POSITIVES_PER_PATIENT = 15
 FOUND = 0.95
-"""Share of the boxes that a detector finds at any score at all."""
+"""Share of the boxes that a detector finds at any score."""
 SEPARATION = {"SSD": 1.2, "SSD-FE": 1.3}
 """Mean score of hits, in standard deviations of the scores of false positives."""
 

@@ -1,10 +1,10 @@
-"""Time, memory and disk of simulating patients, one process per patient, and what a cohort of them costs.
+"""Time, memory and disk space of simulating patients, one process per patient, and the cost of a cohort.
 
     OMP_NUM_THREADS=1 python benchmarks/phantom.py [--profile paper] [--patients 1] [--workers 2]
 
-The target is a full-size patient (114 slices of 512 x 512) in 25 s and 4 GiB on two idle cores. CPU seconds
-stand beside wall-clock seconds: on a busy machine only they mean something. The template is loaded once per
-process, so a cohort pays for it once per worker, not once per patient.
+The target is a full-size patient (114 slices of 512 x 512) in 25 s and 4 GiB on two idle cores. CPU seconds are
+printed beside wall-clock seconds. On a busy machine, only the CPU seconds are meaningful. The template is loaded once
+per process, so that a cohort needs this time once per worker and not once per patient.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def clocks() -> tuple[float, float]:
 
 
 def measure(patient_id: str, plan: Mapping, workers: int) -> dict[str, float | tuple | Counter]:
-    """Make one patient; seconds of each step, the process's peak memory and the series' megabytes."""
+    """Make one patient; returns seconds of each step, peak memory, megabytes of the series, and kinds of findings."""
     steps = [clocks()]
     load_template()
     steps.append(clocks())
@@ -52,14 +52,14 @@ def measure(patient_id: str, plan: Mapping, workers: int) -> dict[str, float | t
 
 
 def show(patient_id: str, one: Mapping) -> None:
-    """Print what one patient took."""
+    """Print time, memory and disk space of one patient."""
     steps = ", ".join(f"{name} {wall:.1f} s ({cpu:.1f} s CPU)" for name, (wall, cpu) in list(one.items())[1:3])
     print(f"{patient_id}: {steps}; peak {one['peak']:.2f} GiB; {one['megabytes']:.0f} MB; {dict(one['kinds'])}")
     print(f"       template, once a process: {one['template'][0]:.1f} s ({one['template'][1]:.1f} s CPU)")
 
 
 def show_cohort(patients: int, made: list[Mapping], cores: int = 2) -> None:
-    """Print what the whole cohort takes, by the mean of those that were made."""
+    """Print the cost of the whole cohort, estimated from the mean over the patients that were made."""
     cpu = sum(one["simulation"][1] + one["dicom"][1] for one in made) / len(made)
     size = sum(one["megabytes"] for one in made) / len(made)
     total = patients * cpu + cores * made[0]["template"][1]
@@ -81,7 +81,7 @@ def main() -> None:
     print(f"{params.phantom.slices} slices of {matrix} x {matrix} px, {given.workers} threads")
     made = []
     for patient_id, plan in list(plans.items())[: given.patients]:
-        # A fresh process each, so that one patient's peak memory does not hide another's.
+        # A fresh process for each patient, so that one patient's peak memory does not hide another's.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             made.append(pool.apply(measure, (patient_id, plan, given.workers)))
         show(patient_id, made[-1])

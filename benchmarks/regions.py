@@ -1,14 +1,14 @@
-"""How well `cmbfe.findings.regions` places lesions, on phantom heads whose place in the template is known.
+"""Accuracy of `cmbfe.findings.regions` on phantom heads whose position in the template is known.
 
     python benchmarks/regions.py [--heads data/heads/raw-7] [--patients 20] [--out regions.json]
 
-Each head, as `cmbfe phantom` writes it, is moved by up to 30 mm, turned by up to 20 degrees about each axis, and
-resampled on an axial grid: whole, and as a slab of 48 mm anywhere in the brain, with another field of view
-(190-250 mm) and other slices (1-3 mm). Measured are its microbleeds and POINTS points of its brain: how far they end
-from their place in the template, and whether region and side are right, for those over 5 mm from a border (of the
-phantom's regions, and the midline) and for all. Five broken inputs, of each of some heads, must be refused.
+Each head of `cmbfe phantom` is moved by up to 30 mm, turned by up to 20 degrees about each axis, and resampled on an
+axial grid: whole, and as a slab of 48 mm anywhere in the brain. Fields of view (190-250 mm) and slice spacings (1-3 mm)
+vary. For the head's microbleeds and POINTS points of its brain, the benchmark measures the distance to the true place
+in the template, and whether region and side are right. The results cover all points, and points over 5 mm from the
+midline and from the borders of the phantom's regions. For some heads, five broken inputs must be refused.
 
-Images are not corrected for bias, which `cmbfe detect` does before. CPU seconds stand beside wall-clock seconds.
+Images have no bias correction, unlike in `cmbfe detect`. CPU seconds are printed beside wall-clock seconds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from cmbfe.phantom.template import load_template
 POINTS, FAR_MM, SLAB_MM, TURN_DEGREES = 1000, 5.0, 48.0, 20.0
 BROKEN_HEADS = 2
 SIZES = {"field_of_view_mm": 240.0, "slice_thickness_mm": 2.0}
-"""Of `simulate_patient`, where a plan says nothing else."""
+"""Defaults of `simulate_patient`, for plans without these values."""
 LPS = np.array([[-1.0], [-1.0], [1.0]])
 OUTWARD = np.array([step for step in np.ndindex(3, 3, 3) if step != (1, 1, 1)]) - 1.0
 OUTWARD /= np.linalg.norm(OUTWARD, axis=1, keepdims=True)
@@ -43,7 +43,7 @@ OUTWARD /= np.linalg.norm(OUTWARD, axis=1, keepdims=True)
 
 def read_head(folder: Path) -> tuple[sitk.Image, np.ndarray, np.ndarray, np.ndarray]:
     """The series on pixels of 2 mm; its microbleeds and points of its brain, [3, n], in mm (LPS) and in the template
-    (RAS); whether each is a microbleed."""
+    (RAS); and whether each point is a microbleed."""
     known = read_json(folder / "patient.json")
     headers = next(series for series in find_series(folder) if series.kind == "magnitude")
     place = Place(headers.orientation, headers.positions_mm, headers.pixel_spacing_mm, headers.slice_spacing_mm)
@@ -77,7 +77,7 @@ def read_head(folder: Path) -> tuple[sitk.Image, np.ndarray, np.ndarray, np.ndar
 def moved(
     image: sitk.Image, points: np.ndarray, rng: np.random.Generator, is_slab: bool
 ) -> tuple[sitk.Image, np.ndarray]:
-    """The head turned and moved, on another axial grid, and where its points are then."""
+    """The turned and moved head on another axial grid, and the new positions of its points."""
     turn = Rotation.from_euler("xyz", rng.uniform(-TURN_DEGREES, TURN_DEGREES, 3), degrees=True).as_matrix()
     middle = np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
     shift = rng.uniform(-30, 30, 3)
@@ -93,14 +93,14 @@ def moved(
 
 
 def is_far(there: np.ndarray) -> np.ndarray:
-    """Which points [3, n] of the template are over FAR_MM from a border of regions, and from the midline."""
+    """Whether each template point [3, n] is over FAR_MM from the borders of regions and from the midline."""
     own = location_at(there)
     around = [location_at(there + mm * step[:, None]) == own for step in OUTWARD for mm in (FAR_MM / 2, FAR_MM)]
     return np.all(around, axis=0) & (np.abs(there[0]) > FAR_MM)
 
 
 def measure(image: sitk.Image, here: np.ndarray, there: np.ndarray, is_lesion: np.ndarray) -> dict:
-    """One registration, on the points that the image holds."""
+    """Register one image, and measure the errors of the points inside it."""
     index = np.array([image.TransformPhysicalPointToContinuousIndex(point) for point in here.T.tolist()])
     seen = ((index > -0.5) & (index < np.array(image.GetSize()) - 0.5)).all(axis=1)
     start, cpu = time.perf_counter(), time.process_time()
@@ -124,7 +124,7 @@ def measure(image: sitk.Image, here: np.ndarray, there: np.ndarray, is_lesion: n
 
 
 def knee(rng: np.random.Generator) -> sitk.Image:
-    """A knee as it might be: fat around muscle around two bones with marrow, and a kneecap."""
+    """A simple model of a knee: fat around muscle, two bones with marrow, and a kneecap."""
     z, y, x = np.meshgrid(*(np.arange(n) * mm - n * mm / 2 for n, mm in ((40, 3), (80, 2), (80, 2))), indexing="ij")
     radius, leg = np.hypot(x, y), 58 + 6 * np.cos(z / 40)
     image = np.select([radius < 0.86 * leg, radius < leg], [90.0, 180.0])
@@ -143,7 +143,7 @@ def _image(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> sitk.I
 
 
 def broken(head: sitk.Image, rng: np.random.Generator) -> dict[str, sitk.Image]:
-    """What must be refused."""
+    """Inputs that the registration must refuse, by name."""
     middle = head.GetSize()[2] // 2
     noise = np.hypot(*rng.normal(0, 40, (2, 57, 120, 120)))
     upside_down = sitk.GetImageFromArray(sitk.GetArrayFromImage(head)[::-1])

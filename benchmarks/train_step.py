@@ -1,13 +1,13 @@
-"""One training iteration of SSD-300 against torchvision's ssd300_vgg16 and against the bare network, in turn.
+"""Time of a training iteration of SSD-300, compared with torchvision's ssd300_vgg16 and with the bare network.
 
     python benchmarks/train_step.py [--batch 4] [--rounds 15] [--threads 2] [--width 1.0]
 
 Ours is the training loop's whole iteration (`cmbfe.training.iteration.Run.step`): 8-bit images in memory to new
 weights, with losses, the check of the gradient and Adam, in the precision that training chooses here. torchvision's
-detector runs as a user would write it down, and tuned by hand: channels last, fused Adam, bf16 where training chooses
-it. The bare network is our trunk, extra layers and heads, forward and backward from the sum of the outputs.
-All take turns within each round, so that other load on the machine affects all; a ratio is the median over rounds
-of the ratio within one. Images are 300 x 300 px, with three boxes each.
+detector runs twice: as in its documentation, and tuned by hand (channels last, fused Adam, bf16 if training chooses
+it). The bare network is our trunk, extra layers and heads, forward and backward from the sum of the outputs.
+All take turns within each round, so that other load on the machine affects all. A ratio is the median over rounds of
+the ratio within a round. Images are 300 x 300 px, with three boxes each.
 """
 
 import argparse
@@ -36,14 +36,14 @@ PLAIN, TUNED, BARE = "torchvision as it comes", "torchvision tuned by hand", "ba
 
 
 def random_images(size: int, input_size: int, boxes: int = 3, seed: int = 0) -> Batch:
-    """The same noise and boxes as `random_batch`, as the training loop gets them: uint8, in memory."""
+    """The noise and boxes of `random_batch` in the form that the training loop gets: uint8, in memory."""
     images, targets = random_batch(size, input_size, torch.device("cpu"), boxes, seed)
     pixels = images[:, 0].mul(256).to(torch.uint8).numpy()
     return Batch([f"noise {number}" for number in range(size)], pixels, [x["boxes"].numpy() for x in targets])
 
 
 def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
-    """A training of the paper profile that has not begun, at a learning rate at which noise does not diverge."""
+    """A new training under the paper profile, at a learning rate so low that it does not diverge on noise."""
     settings = load_params(profile_file("paper")).training.model_copy(update={"learning_rate": 1e-6})
     run = Run(build(variant, width=width), settings, "constant", compute)
     run.model.train()
@@ -51,7 +51,7 @@ def run_on_noise(variant: str, width: float, compute: Compute) -> Run:
 
 
 def of_torchvision(batch: Batch, compute: Compute) -> Work:
-    """An iteration as its documentation shows it: float32, a list of images, Adam."""
+    """An iteration as in torchvision's documentation: float32, a list of images, Adam."""
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2).to(compute.device).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     images, boxes = list(to_input(batch.images, torch.device("cpu")).contiguous()), batch.boxes
@@ -66,7 +66,7 @@ def of_torchvision(batch: Batch, compute: Compute) -> Work:
 
 
 def of_torchvision_tuned(batch: Batch, compute: Compute) -> Work:
-    """The same with what the hardware offers: bf16 where training chooses it, channels last, fused Adam."""
+    """An iteration of torchvision tuned by hand: bf16 if training chooses it, channels last, fused Adam."""
     model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2)
     model = model.to(compute.device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -98,7 +98,7 @@ def bare_network(batch: Batch, width: float, compute: Compute) -> Work:
 
 
 def parts_of(run: Run, images: Batch) -> dict[str, Work]:
-    """Parts of an iteration of ours that are not the network, each to be timed alone."""
+    """The parts of our iteration outside the network, for separate timing."""
     model, device = run.bare_model, run.compute.device
     with torch.no_grad(), run.compute.autocast():
         outputs = model.predict(model.prepare(to_input(images.images, device)))
@@ -124,21 +124,21 @@ def _gradients(run: Run) -> list[Tensor]:
 
 
 def limits(device_type: str, has_amx: bool) -> dict[str, float]:
-    """Work -> the largest ratio of ours to it that is aimed at; those to torchvision are set for CPUs."""
+    """Work -> target for the ratio of our time to that of this work. Targets for torchvision exist only on CPUs."""
     if device_type != "cpu":
         return {BARE: 1.10}
     return {PLAIN: 0.25, TUNED: 1.05, BARE: 1.10} if has_amx else {PLAIN: 1.0, BARE: 1.10}
 
 
 def verdict(ratio: float, limit: float | None) -> str:
-    """The limit and whether the ratio holds it."""
+    """The limit, and whether the ratio is within it, as text."""
     if limit is None:
         return f"{'–':>6} {'':>5}"
     return f"{limit:6.2f} {'yes' if ratio <= limit else 'NO':>5}"
 
 
 def report(names: list[str], timed: list[tuple[float, ...]], at_most: dict[str, float]) -> str:
-    """Seconds of every work, the ratios of ours to the others, and the parts as shares of our iteration."""
+    """The report: seconds of every work, ratios of ours to the others, and parts as shares of our iteration."""
     lines = [f"{'':45} {'s':>8}"]
     for index, name in enumerate(names):
         lines.append(f"{name:45} {statistics.median(seconds[index] for seconds in timed):8.4f}")
@@ -157,7 +157,7 @@ def report(names: list[str], timed: list[tuple[float, ...]], at_most: dict[str, 
 
 
 def works(batch: int, width: float, compute: Compute) -> dict[str, Work]:
-    """All that is timed, ours first."""
+    """All works to be timed, ours first."""
     images = random_images(batch, SIDE)
     runs = [run_on_noise(variant, width, compute) for variant in OURS]
     return {

@@ -1,11 +1,10 @@
-"""Peak memory and time of a training iteration of every variant, each in a process of its own.
+"""Peak memory and time of a training iteration of every variant, each in a separate process.
 
     python benchmarks/variants.py [--batch 4] [--width 1.0] [--iterations 7] [--write]
 
-A whole iteration as the training loop does it (`cmbfe.training.iteration.Run.step`), on images of the variant's own
-size in memory, three boxes each, in the precision that training chooses here; the seconds are the median after two
-iterations of warm-up. Memory is the process's peak, Python and PyTorch included, or on a GPU the peak of PyTorch's
-tensors there.
+An iteration is that of the training loop (`cmbfe.training.iteration.Run.step`), on images of the variant's input size
+in memory with three boxes each, in the precision that training chooses here. Seconds are the median after two warm-up
+iterations. Memory is the peak of the process, including Python and PyTorch, or on a GPU the peak of PyTorch's tensors.
 `--write` puts the table into docs/cluster.md.
 """
 
@@ -35,7 +34,7 @@ GIB = 2**30
 
 
 class Cost(NamedTuple):
-    """What an iteration of a variant takes."""
+    """Memory and time of an iteration of a variant."""
 
     peak_gib: float
     seconds: float
@@ -43,7 +42,7 @@ class Cost(NamedTuple):
 
 
 def peak_gib(device: torch.device) -> float:
-    """Peak memory so far: of this process, or on a GPU of PyTorch's tensors."""
+    """Peak memory so far of this process or, on a GPU, of PyTorch's tensors."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024
@@ -51,7 +50,7 @@ def peak_gib(device: torch.device) -> float:
 
 
 def measure(variant: str, batch: int, width: float, iterations: int, threads: int) -> Cost:
-    """Run some iterations of a variant in this process, which has to be a fresh one."""
+    """Measure some iterations of a variant in this process, which must be fresh."""
     torch.set_num_threads(threads)
     compute = make_compute()
     run = run_on_noise(variant, width, compute)
@@ -61,7 +60,7 @@ def measure(variant: str, batch: int, width: float, iterations: int, threads: in
 
 
 def in_own_process(variant: str, batch: int, width: float, iterations: int, threads: int) -> Cost:
-    """`measure` in a fresh process; `InputError` if it is killed, which is how the lack of memory shows."""
+    """`measure` in a fresh process; raises `InputError` if this process is killed, as it is without enough memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(measure, variant, batch, width, iterations, threads).result()
@@ -72,7 +71,7 @@ def in_own_process(variant: str, batch: int, width: float, iterations: int, thre
 
 
 def as_markdown(costs: dict[str, Cost], batch: int, width: float, iterations: int) -> str:
-    """A line that says where and how, then the table."""
+    """A line with machine and settings, then the table."""
     where = next(iter(costs.values())).machine
     rows = [
         (name, str(SPECS[name].input_size), f"{cost.peak_gib:.2f}", f"{cost.seconds:.3f}")

@@ -1,6 +1,6 @@
 """Detecting cerebral microbleeds with feature enhancement (FE): a replication of Li et al. 2021.
 
-The public names are imported when they are asked for: `import cmbfe` itself loads neither PyTorch nor NumPy.
+Public names are imported on first use, so that `import cmbfe` itself loads neither PyTorch nor NumPy.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The installed version; of a source that is not installed pyproject.toml's with "+source"; else "unknown"."""
+    """The installed version. Without an installation, pyproject.toml's version with "+source", or else "unknown"."""
     from importlib import metadata
     from pathlib import Path
 

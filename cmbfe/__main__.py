@@ -1,4 +1,4 @@
-"""`python -m cmbfe`: the command line, also for torchrun, which takes a module and no command."""
+"""The command line as `python -m cmbfe`. torchrun needs this form, because it starts modules and not commands."""
 
 from cmbfe.cli import main
 

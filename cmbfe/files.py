@@ -1,4 +1,4 @@
-"""Atomic files and folders: written under a temporary name, then renamed."""
+"""Atomic writing of files and folders: first under a temporary name, then renamed."""
 
 import gzip
 import hashlib
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 LONGEST_NAME = 230
-"""Bytes: systems take 255, of which a temporary name needs some more than the name itself."""
+"""Longest file name in bytes. File systems allow 255, and the temporary name is longer than the name itself."""
 
 
 def check_name(path: Path) -> None:
-    """Raise `InputError` where the name of a file or folder that is to be written, or of one above it, is too long."""
+    """Raise `InputError` if the name of a file or folder to be written, or of a folder above it, is too long."""
     above = max((len(os.fsencode(part)) for part in path.parts), default=0)
     if above > 255 or len(os.fsencode(path.name)) > LONGEST_NAME:
         raise InputError(f"{str(path)[:60]}…: has a name of more than {LONGEST_NAME} bytes; give a shorter one")
@@ -34,10 +34,10 @@ def check_name(path: Path) -> None:
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
 
-    An interrupted writer leaves the previous file, or none, but never half a file.
+    An interruption leaves the previous file or no file, never a partial file.
 
     Raises:
-        InputError: a name that is too long.
+        InputError: the name is too long.
     """
     path = Path(path)
     check_name(path)
@@ -53,16 +53,16 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it becomes `path` if the block succeeds, else vanishes.
+    """Yield an empty temporary folder beside `path`; rename it to `path` if the block succeeds, else remove it.
 
     An earlier result at `path`, recognised by the file `marker` in it, is replaced.
 
     Args:
-        inputs: files and folders that the result is made from: they must not lie in what is replaced.
+        inputs: files and folders from which the result is made. They must not lie inside `path`, which is replaced.
 
     Raises:
-        InputError: `path` is a file, or a folder that holds something else than an earlier result, or an input; a
-            name that is too long.
+        InputError: `path` is a file, contains an input, or has other content than an earlier result; or its name is too
+            long.
     """
     path = Path(path)
     check_name(path)
@@ -93,12 +93,12 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
 
 
 def is_partial(path: Path) -> bool:
-    """Whether the name is that of a temporary file or folder of the above, left behind by a killed writer."""
+    """Whether `path` is a temporary file or folder that a killed process left behind."""
     return re.fullmatch(r"\..+\.\d+\.partial(\.\w+)?", path.name) is not None
 
 
 def resolved(path: Path) -> Path:
-    """The path without links; raises `InputError` where a link leads to itself."""
+    """The path with its links resolved; raises `InputError` if the links form a loop."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):
@@ -106,15 +106,15 @@ def resolved(path: Path) -> Path:
 
 
 def sha256_of(files: Iterable[Path]) -> str:
-    """Hash of the files' contents; their order does not matter."""
+    """SHA-256 of the files' contents, independent of the order of `files`."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 
 def write_json(path: Path | str, content: Any) -> None:
     """Write JSON with sorted keys and no timestamps, so that equal content gives equal bytes.
 
-    A list, such as COCO results, has a line per element. A number that is not finite becomes null: JSON knows no NaN.
-    A path that ends in .gz is compressed.
+    A list, such as COCO results, gets a line per element. NaN and infinity become null, because JSON has neither.
+    A file whose name ends in .gz is compressed.
     """
     if isinstance(content, list) and content:
         lines = (json.dumps(_finite(element), sort_keys=True, allow_nan=False) for element in content)
@@ -139,11 +139,11 @@ def _finite(content: Any) -> Any:
 
 
 def read_json(path: Path | str, errors: str = "strict") -> Any:
-    """Read JSON, compressed by gzip or not; UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
-    `errors`: what is done about other bytes, as in `bytes.decode`.
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32, with or without gzip and byte order mark.
+    `errors` says how to treat invalid bytes, as in `bytes.decode`.
 
     Raises:
-        InputError: an absent, unreadable or malformed file; names file and line. Or as `within_python`.
+        InputError: the file is absent, unreadable or malformed (the message names the line); or as `within_python`.
     """
     path = Path(path)
     try:
@@ -166,7 +166,7 @@ def read_json(path: Path | str, errors: str = "strict") -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, unless a key occurs twice, of which the first value would be lost."""
+    """A JSON object as a dict. Raises `ValueError` if a key occurs twice, because its first value would be lost."""
     if len(content := dict(pairs)) < len(pairs):
         key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
         raise ValueError(f"the key {key[:60]!r} occurs twice in one object; keep one")
@@ -175,11 +175,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def within_python(path: Path | str) -> Iterator[None]:
-    """Reading of a JSON or YAML file inside the block.
+    """Turn Python's errors in reading a JSON or YAML file inside the block into `InputError`.
 
     Raises:
-        InputError: a number of thousands of digits, a date that does not exist, thousands of lists in each other, or
-            a key that occurs twice in one object.
+        InputError: a number with thousands of digits, a date that does not exist, lists nested thousands deep, or a
+            key that occurs twice in one object.
     """
     try:
         yield
@@ -191,6 +191,6 @@ def within_python(path: Path | str) -> Iterator[None]:
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
-    """Write a table as CSV, numbers to six decimals: rounded again to three, they are what they were."""
+    """Write a table as CSV with six decimals, enough to show the same numbers later with three decimals."""
     with whole_file(path) as temporary:
         table.to_csv(temporary, float_format="%.6f")

@@ -1,4 +1,4 @@
-"""Where joblib runs tasks: in processes here, or on the machines of a dask cluster."""
+"""Run joblib tasks in processes on this machine or on the machines of a dask cluster."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ BACKENDS = ("loky", "threading")
 
 @contextmanager
 def at_work(backend: str, jobs: int) -> Iterator[None]:
-    """Where joblib runs tasks inside the block: a backend's name, or the address of a dask scheduler.
+    """Run the joblib tasks of the block on `backend`, a joblib backend or the address of a dask scheduler.
 
     Raises:
         InputError: no such backend, no dask installed, or no scheduler at that address.
@@ -30,7 +30,7 @@ def at_work(backend: str, jobs: int) -> Iterator[None]:
 
 
 def check_backend(backend: str) -> None:
-    """Raise `InputError` for a backend that does not give results one after another."""
+    """Raise `InputError` for a backend that cannot return results one by one."""
     if backend not in BACKENDS and "://" not in backend:
         raise InputError(f"backend {backend}: give {', '.join(BACKENDS)}, or the address of a dask scheduler")
 
@@ -39,9 +39,9 @@ def check_backend(backend: str) -> None:
 def threads(number: int) -> Iterator[None]:
     """Give PyTorch this number of threads inside the block.
 
-    It sums in another order on another number of threads, and trainings then end with other weights.
+    The order of sums depends on the number of threads, and so do the final weights of a training.
     """
-    import torch  # here, so that the command line starts without it
+    import torch  # imported here, so that the command line starts without it
 
     before = torch.get_num_threads()
     torch.set_num_threads(number)

@@ -1,4 +1,4 @@
-"""params.yaml as typed settings: unknown keys, wrong types and impossible values raise with the key's path."""
+"""The typed settings of params.yaml. Unknown keys, wrong types and impossible values raise, with the key's path."""
 
 import math
 import re
@@ -14,11 +14,11 @@ from cmbfe.errors import InputError
 from cmbfe.files import whole_file, within_python
 
 MOST = 10**9
-"""Of anything that is counted: beyond, nothing would ever end."""
+"""Largest count that the settings accept: a longer run would never end."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
-"""Becomes a part of file names, of which systems take 255 bytes."""
+"""A name that becomes part of file names, which may have 255 bytes."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -60,7 +60,7 @@ RisingCounts = Annotated[tuple[Count, ...], AfterValidator(_each_larger)]
 
 
 class Section(BaseModel):
-    # Strict: the text "1e-4", which YAML reads from 1e-4, is an error and no number.
+    # Strict: YAML reads 1e-4 as the text "1e-4", and text is not accepted as a number.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -68,12 +68,12 @@ PHANTOM = "cmbfe/phantom"
 
 
 class Data(Section):
-    """Whose images the pipeline takes: DVC reads both keys, which belong together."""
+    """The source of the pipeline's images. DVC reads both keys, which must fit together."""
 
     notebook: Literal["01_data", "own_data"] = "01_data"
-    """What makes the images: 01_data simulates patients, own_data takes an import."""
+    """The notebook that makes the images: 01_data simulates patients, own_data uses an import."""
     source: Annotated[str, Field(min_length=1)] = PHANTOM
-    """What the notebook depends on: the phantom's code, or the folder that `cmbfe import` has made, from the root."""
+    """The notebook's input: the phantom's code, or the folder of a `cmbfe import`, relative to the workspace."""
 
     @model_validator(mode="after")
     def _notebook_and_source_belong_together(self) -> "Data":
@@ -96,7 +96,7 @@ class Splits(Section):
 
 
 class ExactCounts(Section):
-    """Numbers that the cohort must have exactly (paper section 2.2, Table 1)."""
+    """Counts that the simulated cohort must match exactly (paper section 2.2, Table 1)."""
 
     images: Count
     images_with_cmbs: Splits
@@ -104,24 +104,24 @@ class ExactCounts(Section):
 
 
 class Microbleeds(Section):
-    """How many microbleeds are visible in a patient: none in some, else log-normal numbers, rounded, at least one."""
+    """Number of visible microbleeds per patient: zero in some patients, else log-normal, rounded, at least one."""
 
     free: Annotated[float, Field(ge=0, lt=1)]
-    """Share of patients without any, rounded down in each split: a lone patient has some."""
+    """Share of patients without microbleeds, rounded down in each split, so that a split's only patient has some."""
     median: Positive
-    """Of the others."""
+    """Median number in the other patients."""
     spread: NotNegative
-    """Standard deviation of the logarithm."""
+    """Standard deviation of the logarithm of that number."""
 
 
 class Readers(Section):
-    """Readers of the training images, whose majority makes the labels (`cmbfe.phantom.readers`)."""
+    """Simulated readers of the training images. Their majority makes the labels (`cmbfe.phantom.readers`)."""
 
     number: Annotated[int, Field(ge=1, le=99)]
     misses: Annotated[float, Field(ge=0, lt=1)]
-    """Mean share of the microbleeds that a reader misses: rather the small and faint ones."""
+    """Mean share of the microbleeds that a reader misses, mostly small and faint microbleeds."""
     mimics: Annotated[float, Field(ge=0, lt=1)]
-    """Mean share of the mimics that a reader takes for microbleeds: rather those that look like one."""
+    """Mean share of the mimics that a reader takes for microbleeds, mostly mimics that look like a microbleed."""
 
 
 class Phantom(Section):
@@ -132,11 +132,11 @@ class Phantom(Section):
     slices: Annotated[int, Field(ge=3, le=512)]
     matrix_px: Annotated[int, Field(ge=64, le=1024)]
     cmbs_per_patient: Microbleeds
-    """Does not apply to exact counts: as in the paper's cohort, each patient then has at least one."""
+    """Ignored with exact counts: each patient then has at least one microbleed, as in the paper's cohort."""
     box_margin_mm: Annotated[float, Field(ge=0, le=20)] = 1.5
-    """On each side of a box, rounded to whole px: a reader draws around a dot, and leaves some of what is bright."""
+    """Margin on each side of a box, rounded to whole px, because readers draw boxes larger than the dark dot."""
     readers: Readers | None = None
-    """None: the truth is known, and is what the training labels say."""
+    """None: the training labels are the simulated ground truth."""
     exact: ExactCounts | None = None
 
     @model_validator(mode="after")
@@ -155,17 +155,17 @@ class Phantom(Section):
 
 
 class BiasCorrection(Section):
-    """N4 in 3-D, per series (A18)."""
+    """Settings of the 3-D N4 bias correction of each series (A18)."""
 
     shrink_factor: Annotated[int, Field(ge=1, le=16)]
     iterations: Annotated[
         tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(min_length=1), AfterValidator(_few_levels)
     ]
-    """The most at each level of resolution, coarse to fine."""
+    """Maximum number of iterations at each level of resolution, coarse to fine."""
 
 
 class Images(Section):
-    """From DICOM to 8 bit (A17)."""
+    """Settings of the conversion from DICOM to 8-bit images (A17)."""
 
     format: Literal["jpg", "png"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
@@ -176,7 +176,7 @@ class Images(Section):
 
 
 class Augmentation(Section):
-    """Paper section 2.2, A16; px are px of the image."""
+    """Augmentation of the training images (paper section 2.2, A16). Lengths in px are pixels of the image."""
 
     target_images: Count
     flip_probability: Share
@@ -190,7 +190,7 @@ class Augmentation(Section):
 
 
 class FeatureEnhancement(Section):
-    """The FE layer (A1-A6), and what it is compared with."""
+    """The FE layer (A1-A6) and its alternatives."""
 
     beta: Positive
     resize: Literal["bilinear", "area", "nearest", "max"]
@@ -198,14 +198,14 @@ class FeatureEnhancement(Section):
     weighting: Literal["equation", "figure"]
     layer: Literal["enhancement", "assisted_excitation"] = "enhancement"
     behind: Annotated[str, Field(min_length=1)] = "backbone"
-    """The layer of a torchvision detector behind which FE or an alternative stands, as in `model.named_modules()`."""
+    """Name of the torchvision detector's layer that FE or its alternative follows, as in `model.named_modules()`."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Strength over a training: 1 throughout, or along half a cosine from 1 to 0."""
+    """Strength of FE during training: constantly 1, or falling from 1 to 0 along half a cosine."""
 
 
 class Weights(Section):
-    """Initial weights of each trunk: null (fresh), "imagenet" (download), "compressed" (of the package, for a quarter
-    of the channels), or the path of a file (A19)."""
+    """Initial weights of each trunk (A19): null (random), "imagenet" (download), "compressed" (in the package, for a
+    quarter of the channels), or the path of a file."""
 
     vgg16: str | None
     mobilenet_v2: str | None
@@ -213,12 +213,12 @@ class Weights(Section):
 
 
 class Detector(Section):
-    """What is built (A10-A12)."""
+    """Settings of the detectors (A10-A12)."""
 
     width: Annotated[float, Field(gt=0, le=1)]
     default_boxes: Literal["voc", "coco", "cmb"]
     l2_norm: bool = True
-    """VGG-16's first map is scaled to unit length for the heads, as SSD does; False only to see what FE does then."""
+    """Whether VGG-16's first map is scaled to unit length for the heads, as in SSD. False only for tests of FE."""
     minimum_negatives: CountOrNone
     score_threshold: Share
     nms_threshold: Share
@@ -228,50 +228,50 @@ class Detector(Section):
 
 
 MOST_FROZEN = 3
-"""Blocks of VGG-16 that end before conv4_3, the first map of the heads."""
+"""Number of VGG-16's blocks before conv4_3, the first map of the heads."""
 
 
 class Training(Section):
-    """The schedule (A7-A9), and where it runs."""
+    """The training schedule (A7-A9) and its hardware."""
 
     batch: Count
     """Images per forward pass, over all processes together."""
     accumulate: Count = 1
-    """Batches whose mean gradient makes one update, which is one iteration."""
+    """Number of batches whose mean gradient makes one update. One update is one iteration."""
     iterations: Count
     learning_rate: Positive
     milestones: RisingCounts
     gamma: Annotated[float, Field(gt=0, le=1)]
     warm_up_iterations: CountOrNone = 0
-    """Iterations over which the learning rate rises, in equal steps, to its value."""
+    """Iterations over which the learning rate rises to its value in equal steps."""
     frozen_blocks: Annotated[int, Field(ge=0, le=MOST_FROZEN)] = 0
-    """VGG-16's first so many blocks keep their weights: 2 are conv1 and conv2. The other trunks train whole."""
+    """Number of VGG-16's first blocks that are frozen: 2 freezes conv1 and conv2. Other trunks are never frozen."""
     clip_gradient_norm: Positive | None = None
-    """Largest norm of the gradient over all weights; longer ones are scaled down to it."""
+    """Largest norm of the gradient over all weights. Larger gradients are scaled down to it."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     precision: Literal["auto", "32-true", "bf16-mixed"]
-    """Of training; detections are float32 always. auto, which no profile has: bf16 where the hardware multiplies it."""
+    """Precision of training; detection uses float32. auto (in no profile) is bf16 if the hardware multiplies it."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Of the CPU, for all processes on a machine together; another number gives other last bits, and other weights."""
+    """CPU threads of all processes on a machine together. The trained weights depend on this number."""
     accelerator: Literal["auto", "cpu", "cuda"]
     devices: Count | Literal["auto"] = "auto"
     """Processes per machine."""
     nodes: Count | Literal["auto"] = "auto"
-    """Machines."""
+    """Number of machines."""
     strategy: Literal["auto", "ddp"] = "auto"
-    """Lightning Fabric's."""
+    """Strategy of Lightning Fabric."""
     decoded_gib: NotNegative = 4.0
-    """Images are decoded once to a memory-mapped file if they take no more than this, GiB; else for each batch."""
+    """Up to this size in GiB, images are decoded once into a memory-mapped file; above it, for each batch."""
     checkpoint_every: Count
     validate_every: Count = 1000
     """Iterations between two measurements of the validation AP; the end is always measured."""
     longer: dict[PlainVariant, Annotated[float, Field(ge=1, le=100)]] = {}
-    """Factor on iterations and milestones of a detector and its twin."""
+    """Factor on iterations and milestones of a detector and its FE twin."""
     faster: dict[PlainVariant, Positive] = {}
-    """Factor on the learning rate of a detector and its twin."""
+    """Factor on the learning rate of a detector and its FE twin."""
 
     def of(self, variant: str) -> "Training":
-        """The schedule of one variant: iterations, milestones and learning rate times its factors."""
+        """The schedule of a variant, with its factors on iterations, milestones and learning rate applied."""
         plain = variant.removesuffix("-fe")
         factor, times = (
             self.longer.get(plain, 1.0),
@@ -282,7 +282,7 @@ class Training(Section):
         return self.model_copy(update=times)
 
     def scaled_to(self, iterations: int) -> "Training":
-        """The schedule with exactly so many iterations, milestones where they fall now; `longer` no longer applies."""
+        """The schedule with exactly `iterations`, its milestones scaled alike, and without the factors `longer`."""
         scaled = {max(1, round(milestone * iterations / self.iterations)) for milestone in self.milestones}
         before_end = tuple(sorted(milestone for milestone in scaled if milestone < iterations))
         return self.model_copy(update={"iterations": iterations, "milestones": before_end, "longer": {}})
@@ -295,7 +295,7 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """A13-A15."""
+    """Settings of the metrics (A13-A15)."""
 
     iou: Annotated[float, Field(gt=0, le=1)]
     sensitivity: Annotated[float, Field(gt=0, le=1)]
@@ -320,69 +320,69 @@ FromOne = Annotated[tuple[int, ...], AfterValidator(_numbered_from_1)]
 PHASE = "phase"
 """Name of the arm with phase as a second channel."""
 RESERVED = ("patients", "crossvalidation")
-"""Parts of the study that are no arms."""
+"""Parts of the study that are not arms, so that no arm can have these names."""
 ArmName = Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class CrossValidation(Section):
-    """A detector, without FE and with it, trained and tested on each fold of the patients (paper: 10 folds)."""
+    """A detector trained and tested without and with FE on each fold of the patients (paper: 10 folds)."""
 
     detector: PlainVariant = "ssd512"
     folds: FromOne = (1, 2, 3)
 
 
 class Arm(Section):
-    """A detector, plain and under each treatment, and what differs from the settings."""
+    """An arm of the study: a detector, its treatments, and its changes to the settings."""
 
     detector: Annotated[Name, Field(pattern=r"^[a-z0-9-]+$"), AfterValidator(_without_fe)] = "ssd300"
-    """Without FE: one of ours, or of torchvision's (`cmbfe.detector.torchvision_detectors`)."""
+    """Name of a detector without FE, ours or torchvision's (`cmbfe.detector.torchvision_detectors`)."""
     treatments: Annotated[tuple[Name, ...], Field(min_length=1)] = ("fe",)
-    """fe, an alternative of FE (`cmbfe.detector.alternatives`), phase as a second channel, or fe-phase, both."""
+    """fe, an alternative to FE (`cmbfe.detector.alternatives`), phase (a second channel), or fe-phase (both)."""
     seeds: Annotated[int, Field(ge=2)] | None = None
-    """Only the first so many of the study's seeds."""
+    """Number of the study's seeds to use, from the first; None for all."""
     patients: Count | None = None
-    """Training patients, one of the study's sizes."""
+    """Number of training patients, from the study's `training_patients`; None for the largest."""
     test_patients: Count | None = None
-    """Test only on the first of the study's test patients, this many."""
+    """Number of the study's test patients to use, from the first; None for all."""
     iterations: Count | None = None
-    """In the place of training.iterations; milestones are scaled alike, and training.longer does not apply."""
+    """Replaces training.iterations. Milestones are scaled alike, and training.longer does not apply."""
     start: str | None = None
-    """Arm of the same detector whose weights of the same seed the training starts from."""
+    """Arm of the same detector. Training starts from its weights for the same seed."""
     settings: dict[str, bool | str | int | float | tuple[int, ...]] = Field(default={})
-    """Key path -> value, such as detector.fe.placement -> source; of the sections detector and training."""
+    """Changed settings under detector and training: key path -> value, such as detector.fe.placement -> source."""
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the arm is a detector and its FE twin as the settings have them."""
+        """Whether the arm compares a detector with its FE twin under unchanged settings."""
         return self.model_copy(update={"detector": Arm().detector, "seeds": None}) == Arm()
 
     @property
     def changes_fe_only(self) -> bool:
-        """Whether the plain detector is that of the arm that changes nothing."""
+        """Whether the arm changes only FE, so that it has the same plain detector as the unchanged arm."""
         is_of_fe = all(key.startswith("detector.fe.") for key in self.settings)
         return is_of_fe and self.model_copy(update={"settings": {}}).changes_nothing
 
 
 class PhaseArm(Arm):
-    """Phase as a second channel (the paper's section 4 names it as future work)."""
+    """The arm with phase as a second channel, which the paper's section 4 names as future work."""
 
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Sensitivity at which false positives are counted; every detector reaches it."""
 
 
 class Study(Section):
-    """Arms times seeds: FE against none, the open readings one at a time, other detectors (`make study`)."""
+    """The study (`make study`): arms for FE, for single readings of the paper and for other detectors, over seeds."""
 
     seeds: FromOne = (1, 2, 3, 4, 5)
-    """A seed fixes the training patients, their augmentation, initial weights and order."""
+    """Each seed fixes the training patients, their augmentation, the initial weights and the order of the images."""
     training_patients: Annotated[RisingCounts, Field(min_length=1)] = (18,)
-    """Sizes of the training sets of each seed, rising; the last is that of arms that name none."""
+    """Sizes of the training sets of each seed, rising. Arms without a size of their own use the last size."""
     test_patients: Count = 100
     detections_per_image: Count = 10
-    """Only the best detections of each image are kept, because the results of many trainings are in git."""
+    """Number of best detections kept per image, small because git stores the results of many trainings."""
     arms: dict[ArmName, Arm] = Field(default={"ssd512": Arm(detector="ssd512")})
     phase: PhaseArm = PhaseArm(treatments=("phase",), start="ssd512", detector="ssd512")
-    """An arm of its own, as it starts from the weights of another one."""
+    """The arm with phase, apart from the other arms because it starts from the weights of another arm."""
 
     @model_validator(mode="after")
     def _every_arm_can_be_run(self) -> "Study":
@@ -402,14 +402,14 @@ class Study(Section):
         return self
 
     def _covering(self, name: str) -> list[str]:
-        """The arms of the same detector that have at least as many seeds."""
+        """The arms that have the detector of arm `name` and at least as many seeds."""
         detector, seeds = self.every_arm[name].detector, len(self.seeds_of(name))
         same = [other for other, arm in self.arms.items() if arm.detector == detector]
         return [other for other in same if len(self.seeds_of(other)) >= seeds]
 
     @property
     def every_arm(self) -> dict[str, Arm]:
-        """The arms by name, `phase` among them."""
+        """All arms by name, including `phase`."""
         return {**self.arms, PHASE: self.phase}
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
@@ -417,14 +417,14 @@ class Study(Section):
         return self.seeds[: self.every_arm[name].seeds]
 
     def patients_of(self, name: str) -> int:
-        """The training patients of an arm."""
+        """The number of training patients of an arm."""
         return self.every_arm[name].patients or self.training_patients[-1]
 
     def plain_arm(self, name: str) -> str:
-        """The arm whose plain detector an arm is compared with: its own or, if it changes FE only, the unchanged one.
+        """The arm that trains the plain detector for `name`: the unchanged arm if `name` changes only FE, else `name`.
 
         Raises:
-            ValueError: no arm of that detector without changes, over as many seeds.
+            ValueError: no unchanged arm has the same detector and as many seeds.
         """
         arm = self.every_arm[name]
         if arm.changes_nothing or not arm.changes_fe_only:
@@ -440,7 +440,7 @@ class RadialSymmetry(Section):
     """Radial symmetry transform and random forest (Kuijf et al. 2012)."""
 
     radii_mm: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2.0, 3.0, 4.0)
-    """Of the dark balls that are looked for."""
+    """Radii of the dark balls that the transform looks for."""
     trees: Count = 200
 
 
@@ -454,17 +454,17 @@ class Thresholding(Section):
 
 
 class Cascade(Section):
-    """Fully convolutional network for candidates, then a network for these (Dou et al. 2016)."""
+    """Fully convolutional network for candidates, and a second network that classifies them (Dou et al. 2016)."""
 
     screening_iterations: Count = 600
     classifier_iterations: Count = 800
 
 
 class Baselines(Section):
-    """The baselines (Table 4)."""
+    """Settings of the baselines (Table 4)."""
 
     slice_mm: Positive = 2.0
-    """Between slices, where series.json of an import does not say it."""
+    """Slice spacing for imports whose series.json does not give it."""
     candidates_per_image: Count = 50
     radial_symmetry: RadialSymmetry = RadialSymmetry()
     thresholding: Thresholding = Thresholding()
@@ -515,10 +515,10 @@ class Params(Section):
         return self
 
     def changed(self, settings: Mapping[str, str | int | float | tuple[int, ...]]) -> "Params":
-        """These settings with some of the sections `detector` and `training` changed, by their key paths.
+        """These settings with values of the sections `detector` and `training` changed, by key path.
 
         Raises:
-            ValueError: another section, no such key, or a value that cannot be.
+            ValueError: another section, an unknown key or an impossible value.
         """
         content = self.model_dump(exclude={"study"})
         for path, value in settings.items():
@@ -537,14 +537,16 @@ _shortened.maxstring = 100
 
 
 def _first(error: ValidationError) -> tuple[str, str]:
-    """The key of the first thing that is wrong, an unknown key before a missing one, and what is wrong with it."""
+    """Key and description of the first error. Unknown keys come before all other errors."""
     errors = error.errors(include_url=False)
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     key = ".".join(str(part) for part in first["loc"])
-    silent = first["type"] in ("missing", "extra_forbidden") or not key  # the whole of the settings says nothing
+    silent = (
+        first["type"] in ("missing", "extra_forbidden") or not key
+    )  # the whole settings as a value would not help
     value = "" if silent else f", found {_shortened.repr(first['input'])}"
     meaning = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
-    meaning = meaning.removeprefix("Value error, ")  # pydantic's word before those of our own checks
+    meaning = meaning.removeprefix("Value error, ")  # pydantic's prefix of messages from our own checks
     return key, f"{meaning}{value}"
 
 
@@ -558,7 +560,7 @@ def by_key_path(content: Mapping[str, object], above: str = "") -> dict[str, obj
 
 
 def _tuples(value: object) -> object:
-    """YAML has lists only; strict settings take tuples, which cannot be changed by accident."""
+    """The value with tuples in place of lists: YAML has only lists, and strict settings accept only tuples."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, dict):
@@ -576,14 +578,14 @@ def load_params(path: Path | str) -> Params:
 
 
 def read_yaml(path: Path, model: type[Content], expected: str) -> Content:
-    """Read a YAML file of keys and check it.
+    """Read a YAML file and check it against `model`.
 
     Args:
-        expected: what the file holds, for the message where it holds something else.
+        expected: what the file should contain, for the error message.
 
     Raises:
-        InputError: no such file, no YAML, an unknown or missing key, one that occurs twice, a wrong type, an
-            impossible value, lists that lie too deep in each other, or aliases that stand for too much.
+        InputError: the file is absent or not YAML; a key is unknown, missing or repeated; a value is impossible or has
+            a wrong type; lists are nested too deep, or aliases expand to too many values.
     """
     with within_python(path):
         content = _tuples(_read(path))
@@ -591,7 +593,7 @@ def read_yaml(path: Path, model: type[Content], expected: str) -> Content:
 
 
 def checked(content: object, model: type[Content], path: Path, expected: str) -> Content:
-    """The content of a file of keys as `model` has it; raises `InputError`, which names the first key that is wrong."""
+    """The content of a file as a `model`. Raises `InputError` that names the first invalid key."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: (whole file): {expected} expected, found {type(content).__name__}")
     try:
@@ -603,9 +605,9 @@ def checked(content: object, model: type[Content], path: Path, expected: str) ->
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose plain numbers are decimal ones, as DVC reads them: 1:30 is a text and not 90, 010 is not 8.
+    """YAML loader that reads numbers as DVC does: 1:30 is text and not 90, and 010 is not 8.
 
-    What looks like a date is a text too: no setting is a date.
+    Dates are read as text too, because no setting is a date.
     """
 
 
@@ -624,11 +626,11 @@ for _kind, _pattern in _NUMBERS.items():
         f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789")
     )
 MOST_VALUES = 100_000
-"""In a file of settings, aliases written out: a few lines of aliases of aliases can stand for billions."""
+"""Largest number of values in a settings file with its aliases expanded. Nested aliases can expand to billions."""
 
 
 def _read(path: Path) -> object:
-    """The content of a YAML file; `InputError` where there is none."""
+    """The content of a YAML file; raises `InputError` if the file is unreadable."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -645,10 +647,10 @@ def _read(path: Path) -> object:
 
 
 def _values_in(node: yaml.Node, counted: dict[yaml.Node, float]) -> float:
-    """How many values a node has, aliases written out; infinitely many if it is one of its own.
+    """Number of values in a node after expansion of aliases; infinite for a node that contains itself.
 
     Raises:
-        YAMLError: a key that occurs twice, of which the first would be lost.
+        YAMLError: a key occurs twice, so that its first value would be lost.
     """
     if node not in counted:
         counted[node] = math.inf  # while it is being counted

@@ -25,7 +25,7 @@ def params_file() -> Path:
 
 
 def raw() -> Path:
-    """DICOM series and what is known of them."""
+    """The DICOM series and the files that describe them."""
     return workspace() / "data" / "raw"
 
 
@@ -66,12 +66,12 @@ def fold_data(number: int, root: Path | None = None) -> Path:
 
 
 def study_data(root: Path | None = None) -> Path:
-    """The study's patients: `raw`, `pictures` and `augmented`."""
+    """Data of the study's patients, in the folders `raw`, `pictures` and `augmented`."""
     return (root or workspace()) / "data" / "study"
 
 
 def study_training_set(seed: int, patients: int, root: Path | None = None) -> Path:
-    """The augmented images of a seed's first training patients."""
+    """The augmented images of the first `patients` training patients of a seed."""
     return study_data(root) / "augmented" / f"{seed}-{patients}"
 
 
@@ -90,10 +90,10 @@ def study_cmbs(root: Path | None = None) -> Path:
 
 
 def phase_example(name: str, root: Path | None = None) -> Path:
-    """A piece of a test image with its phase beside it."""
+    """A cut-out of a test image. Its phase is in a file beside it."""
     return study_result("phase", root) / "examples" / f"{name}.png"
 
 
 def phase_mimics(root: Path | None = None) -> Path:
-    """How many mimics of each kind the test images of the arm with phase have."""
+    """Table with the number of mimics of each kind on the test images of the arm with phase."""
     return study_result("phase", root) / "test_mimics.csv"

@@ -2,7 +2,7 @@
 
     python -m tools.build_site [--notebooks results/notebooks] [--out results/site]
 
-A notebook that was not run, as that of own data, is shown without results and says so.
+A notebook that was not run, such as the notebook for own data, is shown without results and with a note.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def build(root: Path, notebooks: Path, out: Path) -> str:
         notebooks: folder of the executed notebooks.
 
     Returns:
-        What Sphinx warns about, such as links that lead nowhere; nothing if all is well.
+        Warnings of Sphinx, such as broken links; empty if there are none.
 
     Raises:
-        InputError: no executed notebook, a page that cannot be read, or an `out` that holds something else.
+        InputError: no executed notebook, an unreadable page, or an `out` with other content than an earlier site.
     """
     if not any(notebooks.glob("*.ipynb")):
         raise InputError(f"{notebooks}: no executed notebook; `make repro` writes them")
@@ -52,7 +52,7 @@ def build(root: Path, notebooks: Path, out: Path) -> str:
 
 
 def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
-    """Copy what the site is made of as a clone has it, so that links between pages lead where they lead there."""
+    """Copy the sources of the site in the layout of a clone, so that links between pages keep working."""
     shutil.copytree(SITE, pages, ignore=shutil.ignore_patterns("__pycache__"))
     (pages / "notebooks").mkdir()
     (pages / "docs").mkdir()
@@ -74,7 +74,7 @@ def lay_out_pages(root: Path, notebooks: Path, pages: Path) -> None:
 
 
 def _lay_out_notebook(stored: Path, executed: Path, page: Path) -> None:
-    """The executed notebook as a page, or the stored one, without results."""
+    """Write the executed notebook as a page or, if it was not run, the stored notebook without results."""
     content = read_json(executed if executed.is_file() else stored)
     if not executed.is_file():
         note = {"cell_type": "markdown", "id": "not-run", "metadata": {}, "source": NOT_RUN}
@@ -94,14 +94,14 @@ def _write(file: Path, text: str) -> None:
 
 
 def _with_links_of_the_site(text: str) -> str:
-    """README.md is the site's index, and a notebook and its executed copy are one page."""
+    """The text with links for the site: README.md is its index, and a notebook and its executed copy share a page."""
     text = re.sub(r" ?\[Source\]\([^)]*\)", "", text).replace("](../../", "](../")
     text = re.sub(r"(\]\((?:\.\./)*)results/notebooks/", r"\1notebooks/", text)
     return re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)
 
 
 def _copy_what_is_linked(root: Path, pages: Path) -> None:
-    """Copy figures, and other files of the clone that pages link to, to where the links look for them."""
+    """Copy figures and other linked files of the clone to the places where the links expect them."""
     for page in [*pages.rglob("*.md"), *pages.rglob("*.ipynb")]:
         text = page.read_text(encoding="utf-8")
         if page.suffix == ".ipynb":

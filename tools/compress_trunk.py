@@ -1,13 +1,13 @@
-"""Make the narrow trunks that the package brings, on the training slices of a folder of images.
+"""Make the package's narrow trunks from the training slices in a folder of images.
 
     python -m tools.compress_trunk vgg16 data/pictures --weights vgg16_features.safetensors
     python -m tools.compress_trunk resnet34 data/pictures
     python -m tools.compress_trunk mobilenet_v2 data/pictures
 
-VGG-16's ImageNet weights are compressed; the others are taught by the compressed VGG-16, which so comes first. Writes
-float16 safetensors, with origin, licence and what was measured in the metadata, and prints that. The same slices give
-the same bytes on one machine: two threads, slices drawn by a seed; for VGG-16 half of them at the input's size of
-SSD-300, half at that of SSD-512.
+VGG-16's ImageNet weights are compressed. The other trunks are distilled from the compressed VGG-16, so make it first.
+The tool writes float16 safetensors, with origin, licence and unexplained variance in the metadata, and prints the
+variance. On the same machine, the same images give the same bytes, because seed and number of threads are fixed.
+For VGG-16, half of the slices have the input size of SSD-300, and half the input size of SSD-512.
 """
 
 import argparse
@@ -40,11 +40,11 @@ ORIGIN = {
     "licence": "CC BY 4.0, as the original weights",
 }
 Made = tuple[dict[str, Tensor], dict[str, Any]]
-"""Weights under torchvision's names, and what the metadata say besides `ORIGIN`."""
+"""Weights under torchvision's names, and metadata in addition to `ORIGIN`."""
 
 
 def drawn_slices(folder: Path) -> list[Tensor]:
-    """Slices of the training patients, Tensor[1, 3, S, S] in [0, 1] each.
+    """Randomly drawn slices of the training patients, each Tensor[1, 3, S, S] in [0, 1].
 
     Raises:
         InputError: no labels there, no training split, or too few slices in it.
@@ -62,7 +62,7 @@ def shown_steps(trunk: str) -> trange:
 
 
 def compressed_vgg16(images: list[Tensor], weights: str, width: float) -> Made:
-    """VGG-16 in fewer channels."""
+    """VGG-16 compressed to fewer channels."""
     teachers = [build(name, weights=weights) for name in ("ssd300", "ssd512")]
     seen = [teachers[number % 2].prepare(image) for number, image in enumerate(images)]
     state, unexplained = compress(teachers[0], seen, width, HELD_OUT, SEED, shown_steps("vgg16"))
@@ -71,7 +71,7 @@ def compressed_vgg16(images: list[Tensor], weights: str, width: float) -> Made:
 
 
 def taught(trunk: str, images: list[Tensor], weights: str, width: float) -> Made:
-    """ResNet-34 or MobileNet-V2 that knows what VGG-16 knows."""
+    """ResNet-34 or MobileNet-V2, distilled from VGG-16."""
     torch.manual_seed(SEED)
     variant = next(variant for variant, (of_variant, _) in TRUNKS.items() if of_variant == trunk)
     student = build(variant, width=width)
@@ -82,7 +82,7 @@ def taught(trunk: str, images: list[Tensor], weights: str, width: float) -> Made
 
 
 def main() -> None:
-    """Make a trunk, write the file, print what is left unexplained."""
+    """Make a trunk, write its file, and print the unexplained variance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trunk", choices=COMPRESSED)
     parser.add_argument("images", type=Path, help="folder of images with annotations.json, such as data/pictures")

@@ -1,14 +1,14 @@
-"""Train full-width twins, SSD-512 without and with FE, on a CUDA machine for some minutes, several at once.
+"""Train full-width SSD-512 without and with FE on a CUDA machine, some minutes each and several at once.
 
     python -m tools.cuda_twins pack data/pictures data/cuda --weights vgg16_features.safetensors --quality 85
     python -m tools.cuda_twins train data/cuda --out results/cuda
     python -m tools.cuda_twins draw results/cuda/result.json
 
-`train` needs the core's dependencies and what `pack` wrote: training slices with boxes, the pipeline's test images and
-VGG-16's ImageNet weights. What is fixed is the time of a training, hence the learning rate falls by time: to a tenth
-after two thirds of it. The last weights are tested, as in the paper. Twins start from the same weights and draw the
-same images, of which a slower one sees fewer; on CUDA, where sums change their order and time ends a training, no run
-repeats another bit for bit. A killed run resumes from its checkpoints.
+`train` needs the package's core dependencies and the output of `pack`: training slices with boxes, the pipeline's test
+images and VGG-16's ImageNet weights. A training has a fixed duration, and its learning rate falls to a tenth after two
+thirds of it. The last weights are tested, as in the paper. Twins start from the same weights and draw the same images,
+but a slower twin sees fewer. Runs on CUDA are not reproducible bit by bit, because the order of sums and the number of
+iterations vary. A killed run resumes from its checkpoints.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 from torchvision.transforms.v2.functional import gaussian_blur
 
-# Of cmbfe.data only what needs no more than NumPy and Pillow, which torchvision brings; a test blocks everything else.
+# Only modules of cmbfe.data that need just NumPy and Pillow, which torchvision brings; a test blocks other packages.
 from cmbfe.data.labelled import images as files
 from cmbfe.data.labelled.labels import LABELS_FILE, Labels, labels_of_split, read_labels, write_labels, xyxy
 from cmbfe.detector.backbones import read_state
@@ -53,23 +53,23 @@ CHECKPOINT_SECONDS = 30
 TEST_BATCH = 16
 IOUS = (0.3, 0.5)
 Slices = tuple[Tensor, list[Tensor]]
-"""Tensor[N, 1, rows, columns] on the device, and each one's boxes [K, 4] xyxy px on the CPU, where the loss looks."""
+"""Tensor[N, 1, rows, columns] on the device, and the boxes [K, 4] xyxy px of each slice on the CPU for the loss."""
 
 
 def pack(images: Path, out: Path, weights: Path, params_file: Path, quality: int | None) -> None:
-    """Write what `train` takes along; images keep their bytes, or become JPEG of a quality.
+    """Write the input of `train`. Images keep their bytes, or become JPEG if `quality` is given.
 
     Raises:
-        InputError: weights that do not fit, images of several sizes, no training slice with a box, one test patient, or
-            more than `LARGEST_PACK`.
+        InputError: weights that do not fit, images of several sizes, no training slice with a box, fewer than two test
+            patients, or a pack larger than `LARGEST_PACK`.
     """
-    # Here, for a CUDA machine may lack what they need.
+    # Imported here, because a CUDA machine may lack their dependencies.
     from cmbfe.data.labelled.splits import read_test_set
     from cmbfe.params import load_params
     from cmbfe.training.batches import list_labelled, without_phase
 
     params = load_params(params_file)
-    build("ssd512", weights=weights)  # refuses what does not fit
+    build("ssd512", weights=weights)  # raises if the weights do not fit
     train, test = labels_of_split(read_labels(images / LABELS_FILE), "train"), read_test_set(params, images)
     shown = {box["image_id"] for box in train["annotations"]}
     chosen = [image for image in train["images"] if image["id"] in shown]
@@ -77,7 +77,7 @@ def pack(images: Path, out: Path, weights: Path, params_file: Path, quality: int
         raise InputError(f"{images / LABELS_FILE}: needs a training slice with a box and two test patients; add them")
     boxes = train["annotations"] + test["annotations"]
     labels = without_phase({**train, "images": chosen + test["images"], "annotations": boxes})
-    list_labelled(labels, images)  # refuses several sizes
+    list_labelled(labels, images)  # raises if sizes differ
     with whole_folder(out, LABELS_FILE, [images, weights]) as folder:
         named = [_pack_image(image, images, folder, quality) for image in labels["images"]]
         write_labels(folder / LABELS_FILE, {**labels, "images": named})
@@ -112,9 +112,9 @@ def load_split(packed: Path, split: str, device: torch.device) -> tuple[Slices, 
 
 
 def augmented(images: Tensor, boxes: Sequence[Tensor], ranges: dict[str, Any]) -> Slices:
-    """The operations of `cmbfe.data.augment` on a batch, float [N, 1, rows, columns] in [0, 1], where it lies.
+    """Augment a batch, float [N, 1, rows, columns] in [0, 1], on its device, with the steps of `cmbfe.data.augment`.
 
-    One affine map holds flips, turn, scale and shift: flips change nothing in intensity and blur, which come first.
+    Intensity and blur come first. A single affine map then does flips, rotation, scaling and shift.
     """
     count, half = len(images), torch.tensor([images.shape[3], images.shape[2]]) / 2
     images = (images * uniform(ranges["intensity_factor"], count, 1, 1, 1).to(images.device)).clamp(max=1)
@@ -134,12 +134,12 @@ def augmented(images: Tensor, boxes: Sequence[Tensor], ranges: dict[str, Any]) -
 
 
 def uniform(ends: Sequence[float], *shape: int) -> Tensor:
-    """Numbers between two ends, drawn on the CPU."""
+    """Uniform random numbers between two limits, drawn on the CPU."""
     return ends[0] + (ends[1] - ends[0]) * torch.rand(*shape)
 
 
 def _moved(boxes: Tensor, linear: Tensor, shift: Tensor, half: Tensor, ranges: dict[str, Any]) -> Tensor:
-    """Boxes after the map, upright around their ellipses or corners; those with too little inside are dropped."""
+    """Upright boxes around the mapped ellipses or corners, without boxes that lie too far outside the image."""
     middle = ((boxes[:, :2] + boxes[:, 2:]) / 2 - half) @ linear.T + shift + half
     sides = linear * (boxes[:, 2:] - boxes[:, :2])[:, None] / 2
     reach = sides.abs().sum(2) if ranges["turned_box"] == "corners" else sides.norm(dim=2)
@@ -150,16 +150,16 @@ def _moved(boxes: Tensor, linear: Tensor, shift: Tensor, half: Tensor, ranges: d
 
 
 def train_one(settings: dict[str, Any], packed: Path, folder: Path) -> dict[str, Any]:
-    """Train, resuming where there is a checkpoint, and detect in the test images; what was done is returned and kept.
+    """Train, from a checkpoint if present, and detect in the test images. The record of the run is stored and returned.
 
     Raises:
-        InputError: what is in the folder has other settings, the loss is not finite, or device memory does not suffice.
+        InputError: the folder holds a run with other settings, the loss is not finite, or device memory is too small.
     """
     if (folder / RUN).is_file():
         return _of_these(read_json(folder / RUN), settings, folder / RUN)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    if device.type == "cuda":  # a process may have trained another before
+    if device.type == "cuda":  # this process may have trained another detector before
         torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(settings["seed"])
     weights = packed / WEIGHTS if settings["width"] == 1 else None
@@ -220,7 +220,7 @@ def learn(
 def step(
     model: SSD, optimiser: torch.optim.Optimizer, rate: float, slices: Slices, ranges: dict[str, Any], batch: int
 ) -> Tensor:
-    """One iteration on slices drawn and augmented anew; returns the loss, on the device."""
+    """One iteration on newly drawn and augmented slices; returns the loss, still on the device."""
     images, boxes = slices
     drawn = torch.randperm(len(images))[:batch].tolist()
     moved, kept = augmented(images[drawn] / 255, [boxes[index] for index in drawn], ranges)
@@ -238,7 +238,7 @@ def step(
 
 @torch.inference_mode()
 def detect(model: SSD, slices: Slices, labels: Labels) -> Detections:
-    """COCO results of a detector, FE off as ever in evaluation, in float32."""
+    """COCO results of a detector in float32, with FE off as always in evaluation."""
     outputs = [found for part in slices[0].split(TEST_BATCH) for found in model(part.expand(-1, 3, -1, -1) / 255)]
     found: Detections = []
     for image, output in zip(labels["images"], outputs, strict=True):
@@ -249,10 +249,10 @@ def detect(model: SSD, slices: Slices, labels: Labels) -> Detections:
 
 
 def train(packed: Path, out: Path, at_once: int, runs: Sequence[dict[str, Any]]) -> None:
-    """Train all, `at_once` at a time on one device, and write `RESULT` from those that ended well.
+    """Run all trainings, `at_once` in parallel on one device, and write `RESULT` from the successful trainings.
 
     Raises:
-        InputError: of the first training that failed.
+        InputError: the error of the first training that failed.
     """
     names = [f"{run['detector']}-{run['seed']}" for run in runs]
     context = multiprocessing.get_context("spawn")
@@ -269,7 +269,7 @@ def train(packed: Path, out: Path, at_once: int, runs: Sequence[dict[str, Any]])
 
 
 def gathered(runs: dict[str, dict[str, Any]], labels: Labels, out: Path) -> dict[str, Any]:
-    """What trainings did, their metrics by IoU, and the gains in AP of twins that both ended."""
+    """Records of the runs, their metrics by IoU, and the gains in AP of complete pairs of twins."""
     found = {name: read_json(out / name / DETECTIONS) for name in runs}
     rows, gains = {name: {**run, "metrics": {}} for name, run in runs.items()}, []
     for iou in IOUS:
@@ -285,7 +285,7 @@ def gathered(runs: dict[str, dict[str, Any]], labels: Labels, out: Path) -> dict
 
 
 def gain_of(pairs: dict[int, list[Matches]]) -> dict[str, Any]:
-    """Means over seeds of the AP without and with FE and of the gain, which of several has an interval."""
+    """Means over seeds of AP without FE, AP with FE and gain. With several seeds, the gain has an interval."""
     aps = np.array([[average_precision(matches) for matches in pair] for pair in pairs.values()])
     plain, twins = zip(*pairs.values(), strict=True)
     interval = difference_over_seeds(average_precision, twins, plain) if len(pairs) > 1 else None
@@ -296,8 +296,8 @@ def gain_of(pairs: dict[int, list[Matches]]) -> dict[str, Any]:
 
 
 def draw(result: Path) -> None:
-    """The gains with their intervals and seeds, and the AP without and with FE: a figure beside the result."""
-    import pandas as pd  # here, for a CUDA machine may lack what drawing needs
+    """Draw a figure beside the result file: gains with intervals and single seeds, and the AP without and with FE."""
+    import pandas as pd  # imported here, because a CUDA machine may lack it
 
     from cmbfe.figures.studies import gains_figure
     from cmbfe.figures.style import save as save_figure
@@ -311,7 +311,7 @@ def draw(result: Path) -> None:
 
 
 def runs_of(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Settings of each training, twins of a seed together; `InputError` for what cannot be trained."""
+    """Settings of each training, with the twins of a seed together; raises `InputError` for impossible arguments."""
     if not (given.minutes > 0 and min(given.at_once, given.seeds, given.batch) > 0):
         raise InputError("--minutes, --at-once, --seeds and --batch must be above 0; correct them")
     if unknown := set(given.detectors) - set(TRUNKS):
@@ -328,7 +328,7 @@ def runs_of(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """The parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
     packing, training, drawing = (steps.add_parser(name) for name in ("pack", "train", "draw"))
@@ -353,7 +353,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """One step: pack, train or draw."""
+    """Run one step: pack, train or draw."""
     given = parsed()
     if given.step == "pack":
         pack(given.images, given.out, given.weights, given.params, given.quality)

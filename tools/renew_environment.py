@@ -1,4 +1,4 @@
-"""Write environment.yml from requirements.lock: `make lock` runs it, a test holds the two together."""
+"""Write environment.yml from requirements.lock. `make lock` runs this, and a test checks that the files agree."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ dependencies:
 
 
 def conda_environment(lock: str) -> str:
-    """Return the text of environment.yml: each line of the lock, marker included, and cmbfe, editable."""
+    """Return the text of environment.yml: all lines of the lock with their markers, and cmbfe as editable install."""
     pins = "".join(f"    - {line}\n" for line in lock.splitlines())
     return HEAD + pins + "    - --editable .\n"
 

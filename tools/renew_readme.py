@@ -1,4 +1,4 @@
-"""Put the verdict and the table of results/ into README.md, between their markers: no figure there is typed by hand."""
+"""Write verdict and result table into README.md between their markers, so that no number is typed by hand."""
 
 import sys
 from pathlib import Path
@@ -23,11 +23,11 @@ COLUMNS = {
     "paper_points": "in the paper",
     "seeds": "seeds",
 }
-"""Columns of the table, most by their names in study.csv and others.csv, with their headings."""
+"""Columns of the table with their headings. Most names are columns of study.csv and others.csv."""
 
 
 def detectors() -> pd.DataFrame:
-    """A row per detector of the study that was trained without and with FE, nothing else changed."""
+    """A row per detector that the study trained without and with FE and without other changes."""
     study, others = (pd.read_csv(RESULTS / "tables" / f"{name}.csv") for name in ("study", "others"))
     rows = pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
     gains = (100 * rows[["gain", "gain_low", "gain_high"]]).itertuples(index=False)
@@ -36,13 +36,13 @@ def detectors() -> pd.DataFrame:
 
 
 def headline(rows: pd.DataFrame) -> str:
-    """What the study says of FE in the paper's own detectors, a sentence each."""
+    """A sentence on the effect of FE for each of the paper's own detectors."""
     ours = rows[rows["detector"].isin(get_args(Variant))]
     return f"**{' '.join(verdict(row['detector'], row) for _, row in ours.iterrows())}**"
 
 
 def renewed(text: str) -> str:
-    """README.md with what results/ has now."""
+    """The text of README.md with the present results."""
     rows = detectors()
     text = with_block(text, "verdict", headline(rows))
     text = with_block(text, "study", markdown_of(rows, COLUMNS))

@@ -1,9 +1,9 @@
-"""Run a notebook and keep it with its outputs in results/notebooks, where it is read: equal results give equal bytes.
+"""Run a notebook and store it with its outputs in results/notebooks. Equal results give equal bytes.
 
     python -m tools.run_notebook notebooks/04_froc.ipynb
 
-Left out is what another run or machine would change: times, progress bars, widgets, paths, addresses of objects. Images
-keep 256 colours.
+Outputs that vary between runs or machines are removed: times, progress bars, widgets, paths and object addresses.
+Images are reduced to 256 colours.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tools.build_site import LINK
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = ROOT / "results" / "notebooks"
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,16}\b")
-"""Of an object in memory, in its text."""
+"""The memory address in the text of an object."""
 WIDGET, PNG = "application/vnd.jupyter.widget-view+json", "image/png"
 
 
@@ -44,7 +44,7 @@ def run(source: Path, out: Path) -> None:
 
 
 def lasting_parts(notebook: NotebookNode, source: Path, out: Path) -> str:
-    """An executed notebook as JSON, without what differs from run to run; links lead from `out` where they led."""
+    """An executed notebook as JSON, without outputs that vary between runs, and with links that work from `out`."""
     stored = nbformat.read(source, as_version=4)
     notebook.metadata = stored.metadata
     for cell, before in zip(notebook.cells, stored.cells, strict=True):
@@ -66,7 +66,7 @@ def _compact(output: NotebookNode) -> None:
 
 
 def with_links_from(out: Path, text: str, source: Path) -> str:
-    """The text with its links to files as seen from `out`; those to other notebooks lead to executed ones."""
+    """The text with file links relative to `out`. Links to other notebooks lead to their executed copies."""
     text = text.replace(f"[Executed copy]({_relative(out, source)})", f"[Source]({_relative(source, source)})")
 
     def moved(link: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""List every refusal and every note of the package, to be read aloud: each says what, where, and what to do.
+"""List all error messages and notes of the package for proofreading: each should say what, where, and what to do.
 
 Example: python -m tools.sentences
 """
@@ -20,7 +20,7 @@ def sentences(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _text(node: ast.expr) -> str:
-    """The text that an expression makes, with what is filled in as `{code}`."""
+    """The text of an expression, with inserted values as `{code}`."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):

@@ -1,8 +1,8 @@
-"""Copy trained detectors into the package, in float16: what `cmbfe detect --model ssd512-fe` takes.
+"""Copy trained detectors in float16 into the package, for use as `cmbfe detect --model ssd512-fe`.
 
     python -m tools.ship_models models/ssd512 models/ssd512-fe
 
-A folder is one that `cmbfe train` left; its name becomes the model's.
+Each folder is an output of `cmbfe train`, and its name becomes the name of the model.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from cmbfe.training.loop import PARAMS_FILE
 
 
 def main() -> None:
-    """Write each model and its settings, and say how large it is."""
+    """Write each model with its settings, and print its size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     for folder in parser.parse_args().folders:

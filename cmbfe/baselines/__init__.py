@@ -1,13 +1,13 @@
-"""Classical and 3-D baselines to compare SSD with: candidates in a volume of slices, then a classifier of candidates.
+"""Classical and 3-D baselines for SSD, which find candidates in a volume of slices and then classify them.
 
-Each names its method's paper, is trained and tested on the same patients, and is scored by the same metrics as SSD.
+Each baseline names the paper of its method, and uses the same patients and metrics as SSD.
 """
 
 from enum import StrEnum
 
 
 class Baseline(StrEnum):
-    """A baseline, as the command line and results/ call it; here, so that `cmbfe --help` need not load its code."""
+    """Name of a baseline on the command line and in results/, kept here so that `cmbfe --help` loads no other code."""
 
     RADIAL_SYMMETRY = "radial-symmetry"
     THRESHOLDING = "thresholding"

@@ -1,6 +1,6 @@
-"""What the baselines share: volumes of slices, dark places in them as candidates, their boxes and classes.
+"""Code shared by the baselines: volumes of slices, and dark voxels in them as candidates with boxes and classes.
 
-A candidate is a voxel. Its box is measured in its slice: detections are two-dimensional, as SSD's are.
+A candidate is a voxel. Its box is measured in its slice, because detections are two-dimensional like SSD's.
 """
 
 from collections import defaultdict
@@ -23,18 +23,18 @@ from cmbfe.errors import InputError
 from cmbfe.files import read_json, within_python
 from cmbfe.training.batches import ImageFiles
 
-REACH_MM = 9.0  # how far around a candidate its background is looked for: the largest microbleed is 10 mm wide
-CORE_MM = 5.0  # half the width of the largest microbleed: nothing beyond belongs to the candidate
+REACH_MM = 9.0  # radius in which a candidate's background is measured; the largest microbleed is 10 mm wide
+CORE_MM = 5.0  # half the width of the largest microbleed; voxels beyond it do not belong to the candidate
 LEVELS = (0.2, 0.35, 0.5)  # shares of a candidate's depth below its background, at which its extent is measured
-SMOOTH_PX = 0.7  # sigma of the smoothing before the darkest voxel is looked for
-IOU = 0.5  # a candidate whose box overlaps a microbleed's this much is a microbleed (A14)
+SMOOTH_PX = 0.7  # sigma of the smoothing before the search for the darkest voxel
+IOU = 0.5  # a candidate is a microbleed if its box has at least this IoU with a ground-truth box (A14)
 UNCLEAR_IOU = 0.1
-"""A candidate with an overlap between this and `IOU` is not used for training: its box is wrong."""
+"""A candidate with an IoU between this and `IOU` is not used for training, because its box is wrong."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Consecutive slices of one series, still in their files."""
+    """Consecutive slices of one series, not yet read from their files."""
 
     files: tuple[Path, ...]
     image_ids: tuple[Hashable, ...]
@@ -44,25 +44,25 @@ class Stack:
 
 @dataclass(frozen=True)
 class Volume:
-    """The voxels of a stack, and what the stack says of them."""
+    """The voxels of a stack, with its spacing and ground truth."""
 
     voxels: np.ndarray  # float32 [slices, rows, columns] in [0, 1]
     spacing_mm: tuple[float, float, float]
     boxes: tuple[np.ndarray, ...]
 
     def px(self, millimetres: float) -> float:
-        """A length in the plane of the slices in px, by the mean of row and column spacing."""
+        """Convert a length in the slice plane to px, by the mean of row and column spacing."""
         return millimetres / float(np.mean(self.spacing_mm[1:]))
 
     def distances_mm(self, half: int) -> np.ndarray:
-        """Distance from the middle of a square of `half` px on each side in a slice: [2 half + 1, 2 half + 1]."""
+        """Distance in mm of each pixel of a square from the square's middle: [2 half + 1, 2 half + 1]."""
         row, column = np.mgrid[-half : half + 1, -half : half + 1]
         return np.hypot(row * self.spacing_mm[1], column * self.spacing_mm[2])
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of a volume with a score each: detections."""
+    """Candidates of a volume with scores, that is, detections."""
 
     slices: np.ndarray  # int64 [N]
     boxes: np.ndarray  # float64 [N, 4] xyxy px
@@ -73,11 +73,11 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stac
     """The images of `labels` as stacks of consecutive slices; a gap in `slice_index` begins a new stack.
 
     Args:
-        folder: file names are relative to it.
+        folder: base folder of the file names.
         slice_mm: as in `slice_spacings`.
 
     Raises:
-        InputError: an image without `patient_id`, `slice_index` or `pixel_spacing_mm`, or as `slice_spacings`.
+        InputError: an image without `patient_id`, `slice_index` or `pixel_spacing_mm`, or errors of `slice_spacings`.
     """
     truth, series = defaultdict(list), defaultdict(list)
     for annotation in labels["annotations"]:
@@ -101,10 +101,10 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stac
 
 
 def slice_spacings(labels: Labels, folder: Path, slice_mm: float | None) -> dict[Hashable, float]:
-    """Image -> distance in mm between the slices of its series: from series.json in `folder`, otherwise `slice_mm`.
+    """Image id -> distance in mm between the slices of its series: from series.json in `folder`, otherwise `slice_mm`.
 
     Raises:
-        InputError: a series.json that is damaged, or a distance that is not above 0 or not known.
+        InputError: series.json is damaged, or a distance is unknown or not above 0.
     """
     file, spacings = folder / SERIES_FILE, {}
     with within_python(file):
@@ -119,13 +119,13 @@ def slice_spacings(labels: Labels, folder: Path, slice_mm: float | None) -> dict
 
 
 def read_volume(stack: Stack) -> Volume:
-    """Read the images of a stack; `InputError` for one that cannot be read, or is of another size than the first."""
+    """Read the images of a stack; `InputError` if an image cannot be read or differs in size from the first."""
     voxels = ImageFiles(stack.files).decode().astype(np.float32) / 255
     return Volume(voxels, stack.spacing_mm, stack.boxes)
 
 
 def _runs(images: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Images in the order of their slices, cut where a slice is missing."""
+    """Sort images by slice, and split them where a slice is missing."""
     ordered = sorted(images, key=lambda image: image["slice_index"])
     indices = [image["slice_index"] for image in ordered]
     gaps = [end for end, (index, following) in enumerate(pairwise(indices), 1) if following - index > 1]
@@ -133,14 +133,14 @@ def _runs(images: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def cubes(voxels: np.ndarray, places: np.ndarray, half: tuple[int, int, int]) -> np.ndarray:
-    """The neighbourhoods [N, 2 a + 1, 2 b + 1, 2 c + 1] of `places` [N, 3] for `half` (a, b, c), edges repeated."""
+    """The neighbourhoods [N, 2 a + 1, 2 b + 1, 2 c + 1] of `places` [N, 3] for `half` (a, b, c); edges are repeated."""
     padded = np.pad(voxels, [(size, size) for size in half], mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, [2 * size + 1 for size in half])
     return windows[tuple(places.T)]
 
 
 def darkest_near(voxels: np.ndarray, places: np.ndarray, reach_px: int) -> np.ndarray:
-    """Move `places` [N, 3] to the darkest voxel within `reach_px` in the slice, smoothed; each place once, sorted."""
+    """Move `places` [N, 3] to the darkest voxel within `reach_px` in the smoothed slice; sorted, without duplicates."""
     side = 2 * reach_px + 1
     around = cubes(_smooth(voxels), places, (0, reach_px, reach_px)).reshape(len(places), side * side)
     shift = np.stack(np.unravel_index(around.argmin(axis=1), (1, side, side)), axis=1)
@@ -149,7 +149,7 @@ def darkest_near(voxels: np.ndarray, places: np.ndarray, reach_px: int) -> np.nd
 
 
 def darkest_in(voxels: np.ndarray, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The darkest voxel, smoothed in its slice, of each of the regions `numbers` of `label`: int64 [N, 3]."""
+    """The darkest voxel, in smoothed slices, of each region of `label` that is in `numbers`: int64 [N, 3]."""
     places = ndimage.minimum_position(_smooth(voxels), label, numbers) if len(numbers) else []
     return np.array(places, np.int64).reshape(-1, 3)
 
@@ -166,10 +166,10 @@ def peaks_per_slice(response: np.ndarray, most: int, separation_px: int) -> np.n
 
 
 def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
-    """How far the dark region around each place [N, 3] reaches left, up, right and down at each of `LEVELS`, px.
+    """Extent in px of the dark region around each place [N, 3] to the left, top, right and bottom, at each of `LEVELS`.
 
-    The region is joined to the place by neighbours that are darker than the level, in its slice, within `CORE_MM`.
-    Float64 [N, 4 * levels], from the middle of the place's voxel to the region's edge.
+    The region is connected to the place by voxels darker than the level, in its slice, within `CORE_MM`. Extents are
+    float64 [N, 4 * levels], from the middle of the place's voxel to the region's edge.
     """
     if not len(places):
         return np.zeros((0, 4 * len(LEVELS)))
@@ -183,7 +183,7 @@ def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
 
 
 def _reach_from_middle(mask: np.ndarray) -> np.ndarray:
-    """Reach left, up, right and down of what is joined to the middle in masks [N, side, side]: float64 [N, 4]."""
+    """Extent left, up, right and down of the region around the middle of masks [N, side, side]: float64 [N, 4]."""
     half = mask.shape[1] // 2
     middle = np.zeros_like(mask)
     middle[:, half, half] = True
@@ -196,7 +196,7 @@ def _reach_from_middle(mask: np.ndarray) -> np.ndarray:
 
 
 def fit_boxes(volumes: Iterable[Volume]) -> Ridge:
-    """Learn from training volumes how a box's sides follow from `extents`; `InputError` without ground truth."""
+    """Fit a regression from `extents` to the sides of boxes in training volumes; `InputError` without ground truth."""
     measured, wanted = [], []
     for volume in volumes:
         places, boxes = true_places(volume)
@@ -209,7 +209,7 @@ def fit_boxes(volumes: Iterable[Volume]) -> Ridge:
 
 
 def true_places(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """The darkest voxel, smoothed, inside each true box, int64 [K, 3], and the boxes, float64 [K, 4] xyxy px."""
+    """Darkest smoothed voxel of each ground-truth box, int64 [K, 3], and the boxes, float64 [K, 4] xyxy px."""
     smooth, places = _smooth(volume.voxels), []
     for index, boxes in enumerate(volume.boxes):
         for (left, top), (right, bottom) in zip(
@@ -233,7 +233,7 @@ def boxes_around(model: Ridge, volume: Volume, places: np.ndarray) -> np.ndarray
 
 
 def classes(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Which candidates are microbleeds: int64 [N], 1 yes, 0 no, -1 unclear (see `UNCLEAR_IOU`)."""
+    """Class of each candidate, int64 [N]: 1 microbleed, 0 no microbleed, -1 unclear (see `UNCLEAR_IOU`)."""
     best = np.zeros(len(boxes))
     for index in np.unique(slices):
         truth, here = volume.boxes[index], slices == index
@@ -247,15 +247,15 @@ def train_on_features(
     describe: Callable[[Volume], tuple[np.ndarray, np.ndarray]],
     fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]],
 ) -> Callable[[Volume], Candidates]:
-    """Learn boxes and a classifier of candidates from training volumes, and return a detector of volumes.
+    """Fit a box model and a classifier of candidates to training volumes, and return a detector for volumes.
 
     Args:
-        volumes: gives the training volumes, anew at each call, so that a single volume is in memory at a time.
-        describe: the candidates of a volume, voxels [N, 3], and their features, float64 [N, F].
-        fit: learns from features and their `classes`, and returns what gives features their scores, float64 [N].
+        volumes: yields the training volumes again at each call, so that only one volume is in memory at a time.
+        describe: returns the candidates of a volume, voxels [N, 3], and their features, float64 [N, F].
+        fit: trains on features and their `classes`, and returns a function from features to scores, float64 [N].
 
     Raises:
-        InputError: no ground truth in any volume, or candidates of one kind only.
+        InputError: no ground truth in any volume, or candidates of a single class only.
     """
     box_model, features, microbleed = labelled_candidates(volumes, describe)
     check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())
@@ -272,7 +272,7 @@ def train_on_features(
 def labelled_candidates(
     volumes: Callable[[], Iterable[Volume]], describe: Callable[[Volume], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[Ridge, np.ndarray, np.ndarray]:
-    """What `fit_boxes` learns from volumes, and of all their candidates features [N, F] and `classes` [N]."""
+    """The box model that `fit_boxes` learns, and features [N, F] and `classes` [N] of all candidates of the volumes."""
     box_model = fit_boxes(volumes())
     examples, known = [], []
     for volume in volumes():
@@ -283,7 +283,7 @@ def labelled_candidates(
 
 
 def check_both_kinds(hits: int, others: int) -> None:
-    """Raise `InputError` unless the training candidates are of both kinds: a classifier needs both to learn."""
+    """Raise `InputError` unless training candidates include microbleeds and others: a classifier needs both."""
     if not hits or not others:
         raise InputError(
             f"of the candidates in the training patients {hits} are microbleeds and {others} are not: both kinds are "
@@ -292,7 +292,7 @@ def check_both_kinds(hits: int, others: int) -> None:
 
 
 def best_of_each_slice(candidates: Candidates, nms_iou: float, most: int) -> Candidates:
-    """Without boxes that overlap a better one of their slice by more than `nms_iou`; the `most` best of each slice."""
+    """Apply non-maximum suppression at `nms_iou` in each slice, and keep the `most` best candidates of each slice."""
     slices, boxes, scores = candidates.slices, candidates.boxes, candidates.scores
     kept = batched_nms(*map(torch.from_numpy, (boxes, scores, slices)), nms_iou).numpy()
     kept = kept[np.lexsort((-scores[kept], slices[kept]))]

@@ -1,7 +1,7 @@
 """A cascade of two three-dimensional networks, after Dou et al., IEEE Transactions on Medical Imaging 35:1182, 2016.
 
-A small fully convolutional network screens the whole volume and leaves candidates; a larger one looks at the
-neighbourhood of each. The first is trained in two rounds; the second round adds what the first took for a microbleed.
+A small fully convolutional network screens the whole volume for candidates. A larger network classifies their
+neighbourhoods. The screening network is trained in two rounds; the second round adds false positives of the first.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,16 +30,16 @@ from cmbfe.params import Baselines
 
 SCREENED = (2, 6, 6)  # half the neighbourhood that the screening network sees: slices, rows, columns
 CLASSIFIED = (3, 9, 9)  # half the neighbourhood that the second network sees
-SHIFT_PX = 1  # by which a training neighbourhood is moved at random in its slice
-RANDOM_PER_SLICE = 20  # voxels of each slice, drawn at random, that the first round of screening learns from
+SHIFT_PX = 1  # largest random shift of a training neighbourhood in its slice
+RANDOM_PER_SLICE = 20  # random voxels of each slice in the first round of screening training
 BATCH = 64
 LEARNING_RATE = 1e-3
 SLAB = 16
-"""Slices that are screened at a time: the features of a whole volume of full size would fill the memory."""
+"""Slices screened at a time, because the features of a whole volume of full size would fill the memory."""
 
 
 def screening_network() -> nn.Sequential:
-    """Fully convolutional, unpadded: [N, 1, d + 4, 2 h + 10, 2 w + 10] to evidence for a microbleed [N, 1, d, h, w]."""
+    """Unpadded network from [N, 1, d + 4, 2 h + 10, 2 w + 10] to evidence for a microbleed [N, 1, d, h, w]."""
     return nn.Sequential(
         *(nn.Conv3d(1, 12, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
         *(nn.Conv3d(12, 16, 3), nn.ReLU()),
@@ -49,7 +49,7 @@ def screening_network() -> nn.Sequential:
 
 
 def classifier_network() -> nn.Sequential:
-    """Neighbourhoods [N, 1, 7, 19, 19] to the evidence for a microbleed [N, 1]."""
+    """Network from neighbourhoods [N, 1, 7, 19, 19] to the evidence for a microbleed [N, 1]."""
     return nn.Sequential(
         *(nn.Conv3d(1, 16, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
         *(nn.Conv3d(16, 32, 3), nn.ReLU()),
@@ -61,7 +61,7 @@ def classifier_network() -> nn.Sequential:
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
     """Train both networks from scratch, and return a detector whose scores are the second network's probabilities.
 
-    Arguments and errors as in `candidates.train_on_features`.
+    Arguments and errors are those of `candidates.train_on_features`.
     """
     box_model = fit_boxes(volumes())
     rng = np.random.default_rng([seed, 0xD0D0])
@@ -89,7 +89,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
 def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:
     """Probability of a microbleed around every second row and column: float32 [slices, rows / 2, columns / 2].
 
-    The value at (k, i, j) is that of the neighbourhood whose middle is the voxel (k, 2 i, 2 j), edges repeated.
+    The value at (k, i, j) belongs to the neighbourhood around the voxel (k, 2 i, 2 j). Edges are repeated.
     """
     padded = np.pad(voxels, [(size, size) for size in SCREENED], mode="edge")
     slabs = [padded[None, start : start + SLAB + 2 * SCREENED[0]] for start in range(0, len(voxels), SLAB)]
@@ -101,7 +101,7 @@ def screen(network: nn.Module, voxels: np.ndarray) -> np.ndarray:
 
 
 def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
-    """Probability of a microbleed of each neighbourhood [N, ...]: float64 [N]."""
+    """Probability that each neighbourhood [N, ...] shows a microbleed: float64 [N]."""
     network.eval()
     starts = range(0, len(neighbourhoods), 256)
     with torch.inference_mode():
@@ -112,10 +112,10 @@ def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
 def fit(
     network: nn.Module, hits: np.ndarray, others: np.ndarray, iterations: int, rng: np.random.Generator, task: str
 ) -> None:
-    """Train a network to separate neighbourhoods of microbleeds from others, half of each batch each; Adam, one cycle.
+    """Train a network to separate `hits` from `others`, in equal parts of each batch, with Adam and OneCycleLR.
 
-    `hits` and `others` are float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input;
-    `InputError` without either.
+    `hits` and `others` are float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input.
+    `InputError` if either is empty.
     """
     check_both_kinds(len(hits), len(others))
     network.train()
@@ -133,12 +133,12 @@ def fit(
 
 
 def _as_input(neighbourhoods: np.ndarray) -> Tensor:
-    """[N, slices, rows, columns] in [0, 1] to the networks' input [N, 1, slices, rows, columns] around 0."""
+    """Turn [N, slices, rows, columns] in [0, 1] into the networks' input [N, 1, slices, rows, columns] around 0."""
     return torch.from_numpy(np.ascontiguousarray(neighbourhoods))[:, None] - 0.5
 
 
 def _varied(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The neighbourhoods moved by up to `SHIFT_PX`, mirrored, turned by quarters and made brighter or darker."""
+    """Augment neighbourhoods: random shifts by up to `SHIFT_PX`, mirroring, quarter turns and changes of brightness."""
     row, column = rng.integers(0, 2 * SHIFT_PX + 1, 2)
     rows, columns = (size - 2 * SHIFT_PX for size in batch.shape[2:])
     moved = batch[:, :, row : row + rows, column : column + columns]
@@ -148,7 +148,7 @@ def _varied(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _screening_examples(volumes: Iterable[Volume], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbourhoods of microbleeds and of voxels drawn at random, those in boxes left out."""
+    """Neighbourhoods of microbleeds, and of random voxels outside ground-truth boxes."""
     hits, others = [], []
     for volume in volumes:
         hits.append(_wide_cubes(volume, true_places(volume)[0], SCREENED))
@@ -159,7 +159,7 @@ def _screening_examples(volumes: Iterable[Volume], rng: np.random.Generator) -> 
 
 
 def _in_a_box(volume: Volume, slices: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Which points [N, 2] x, y px lie in a ground-truth box of their slice."""
+    """Mask of the points [N, 2] (x, y in px) that lie in a ground-truth box of their slice."""
     inside = np.zeros(len(points), bool)
     for index, boxes in enumerate(volume.boxes):
         here = np.flatnonzero(slices == index)
@@ -171,7 +171,7 @@ def _in_a_box(volume: Volume, slices: np.ndarray, points: np.ndarray) -> np.ndar
 def _candidate_examples(
     volumes: Iterable[Volume], screening: nn.Module, box_model: Ridge, settings: Baselines, half: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbourhoods of microbleeds (all of them and those candidates that hit one), and of the other candidates."""
+    """Neighbourhoods of all microbleeds and of the candidates that hit them, and neighbourhoods of false positives."""
     hits, others = [], []
     for volume in volumes:
         places = _candidates(volume, screening, settings)
@@ -183,7 +183,7 @@ def _candidate_examples(
 
 
 def _wide_cubes(volume: Volume, places: np.ndarray, half: tuple[int, int, int]) -> np.ndarray:
-    """Neighbourhoods with room for `SHIFT_PX`."""
+    """Neighbourhoods that are `SHIFT_PX` larger on each side in the slice."""
     return cubes(volume.voxels, places, (half[0], half[1] + SHIFT_PX, half[2] + SHIFT_PX))
 
 

@@ -1,4 +1,4 @@
-"""A baseline from images to evidence: trained on the training patients, run on those of validation and test."""
+"""Train a baseline on the training patients, and run it on the validation and test patients."""
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from cmbfe.params import Params
 from cmbfe.training.detection import as_coco
 from cmbfe.training.validation import validation_labels
 
-SETTINGS_FILE = "baseline.json"  # what a baseline was made with; marks the folder as an earlier result
+SETTINGS_FILE = "baseline.json"  # settings of a baseline; marks the folder as an earlier result
 METRICS_FILE = "metrics.json"
 LESIONS_FILE = "lesions.csv"
 PER_HEAD = (10.0, 20.0, 45.0)
@@ -36,20 +36,20 @@ METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
 
 
 def run_baseline(name: Baseline, params: Params, data: Path, out: Path) -> dict[str, Any]:
-    """Train a baseline and write its detections, and its metrics on the test images.
+    """Train a baseline, and write its detections and its metrics on the test images.
 
-    The volumes hold every slice of a patient; detections are kept on the images that SSD is tested on.
+    Volumes hold every slice of a patient, but only detections on the images of SSD's evaluation are kept.
 
     Args:
         data: folder of images with annotations.json and mimics.json.
         out: folder for detections.json, validation_detections.json, metrics.json and baseline.json.
 
     Returns:
-        What `cmbfe.metrics.curves.summary` gives.
+        The metrics of `cmbfe.metrics.curves.summary`.
 
     Raises:
-        InputError: no such labels or images, a split that is not there, no microbleed to learn from, images that
-            make no volume, or a folder `out` that holds something else.
+        InputError: no such labels or images, a missing split, no microbleed to learn from, images that do not form a
+            volume, or a folder `out` with other content.
     """
     labels = read_labels(data / LABELS_FILE)
     test, validation = read_test_set(params, data), validation_labels(data, params.seed)
@@ -73,13 +73,13 @@ def run_between(name: Baseline, params: Params, train: Path, data: Path, out: Pa
 
     Args:
         train, data: folders of images with annotations.json; unlabelled patients are left out.
-        out: folder for lesions.csv (what is returned) and baseline.json.
+        out: folder for lesions.csv (the returned table) and baseline.json.
 
     Returns:
-        What `sensitivity_per_head` gives.
+        The table of `sensitivity_per_head`.
 
     Raises:
-        InputError: as `run_baseline`, or labels without what three dimensions need.
+        InputError: the errors of `run_baseline`, or labels without the keys that link boxes over slices.
     """
     seen, unseen = (labelled(read_labels(folder / LABELS_FILE)) for folder in (train, data))
     to_learn, to_search = (
@@ -95,9 +95,9 @@ def run_between(name: Baseline, params: Params, train: Path, data: Path, out: Pa
 
 
 def sensitivity_per_head(labels: Labels, found: Detections, resamples: int, seed: int) -> pd.DataFrame:
-    """Sensitivity for microbleeds, linked over slices, at `PER_HEAD` false positives per patient, with its 95 % CI.
+    """Sensitivity for microbleeds linked over slices, at `PER_HEAD` false positives per patient, with 95 % CI.
 
-    A hit has its middle in a box of the microbleed; further detections of one that has a hit do not count.
+    A hit has its centre in a box of the microbleed. Further detections of the same microbleed do not count.
     """
     matches = match_lesions(labels, found, hit="centre", duplicates="ignore")
     rows = {}
@@ -121,7 +121,7 @@ def _volumes(stacks: list[Stack], task: str) -> Iterator[Volume]:
 def _detect(
     detector: Callable[[Volume], Candidates], stacks: list[Stack], labels: Labels, params: Params
 ) -> Detections:
-    """The detections in the stacks on the images of `labels` only, in their order."""
+    """Detections in the stacks, only on the images of `labels` and in the order of these images."""
     of_image: dict[Hashable, Detections] = {}
     settings = params.detector
     for stack, volume in zip(stacks, _volumes(stacks, "detecting"), strict=True):

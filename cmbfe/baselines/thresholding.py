@@ -1,7 +1,7 @@
 """Local statistical thresholding and a support vector machine, after Barnes et al., Magn Reson Imaging 29:844, 2011.
 
-Voxels darker than their surroundings by some standard deviations are connected to regions; shape and brightness of a
-region distinguish a microbleed from a vessel.
+Voxels darker than their surroundings by some standard deviations are connected to regions. The shape and brightness of
+a region distinguish a microbleed from a vessel.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,14 +17,14 @@ from sklearn.svm import SVC
 from cmbfe.baselines.candidates import Candidates, Volume, darkest_in, extents, train_on_features
 from cmbfe.params import Baselines
 
-LARGEST_MM = 15.0  # a region wider than this in its slice is a sulcus, a ventricle or the air, and no candidate
-SMALLEST_PX = 4  # a region of fewer pixels in its slice has no shape
+LARGEST_MM = 15.0  # a region wider than this in its slice is a sulcus, a ventricle or air, not a candidate
+SMALLEST_PX = 4  # a region of fewer pixels in its slice is too small to have a shape
 OTHERS_PER_MICROBLEED = 15
-"""Regions without a microbleed per region with one in training: an SVM's time grows with their square."""
+"""Training regions without a microbleed, per region with a microbleed: an SVM's time grows with their square."""
 
 
 def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray:
-    """Which voxels are darker than the mean of their window in the slice by this many standard deviations."""
+    """Mask of the voxels that are `deviations` standard deviations darker than the mean of a window in the slice."""
     side = [1, *(max(3, round(window_mm / step)) for step in volume.spacing_mm[1:])]
     voxels = volume.voxels.astype(np.float64)
     mean = ndimage.uniform_filter(voxels, side)
@@ -33,7 +33,7 @@ def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray
 
 
 def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: int) -> Callable[[Volume], Candidates]:
-    """A detector whose scores grow with the distance from the machine's boundary, where they are 0.5.
+    """Train a detector. Its scores grow with the signed distance from the SVM's boundary, where they are 0.5.
 
     See `candidates.train_on_features`.
     """
@@ -50,7 +50,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
 
 
 def describe(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
-    """The dark regions of each slice: their darkest voxels int64 [N, 3], and features float64 [N, F].
+    """Find the dark regions of each slice: their darkest voxels int64 [N, 3], and features float64 [N, F].
 
     Regions are connected in their slice; the features also describe the three-dimensional region that they belong to.
     """
@@ -68,7 +68,7 @@ def describe(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarra
 
 
 def _of_a_size(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
-    """Numbers of the regions that are neither too wide nor too small for a microbleed."""
+    """Labels of the regions that are neither too wide nor too small for a microbleed."""
     largest = np.array([LARGEST_MM / step for step in volume.spacing_mm[1:]])
     pixels = np.bincount(label.ravel(), minlength=count + 1)
     sides = [[side.stop - side.start for side in box[1:]] for box in ndimage.find_objects(label)]
@@ -77,7 +77,7 @@ def _of_a_size(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
 
 
 def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
-    """Of each region: size, and its standard deviations along its three main axes, mm, longest first [count, 4]."""
+    """Log size of each region and standard deviations along its three main axes, mm, longest first: [count, 4]."""
     at = np.nonzero(label)
     number = label[at] - 1
     size = np.maximum(np.bincount(number, minlength=count), 1)
@@ -90,7 +90,7 @@ def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
 
 
 def _brightness(volume: Volume, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Of each region: mean, minimum and standard deviation, and the mean at its place in the slices beside it."""
+    """Mean, minimum and standard deviation of brightness of each region, and its mean in adjacent slices: [N, 5]."""
     if not len(numbers):
         return np.zeros((0, 5))
     voxels, measures = volume.voxels, (ndimage.mean, ndimage.minimum, ndimage.standard_deviation)

@@ -1,15 +1,15 @@
-"""The command line: how commands end. The commands are in `cmbfe.cli.commands`."""
+"""The entry point of the command line, which reports errors. The commands are in `cmbfe.cli.commands`."""
 
 import sys
 
 from cmbfe.errors import InputError
 
 _EXPORT = ("onnx", "onnxruntime", "onnxscript")
-"""Modules of the extra `export`; `replicate` brings all others that the core does not."""
+"""Modules of the extra `export`; the extra `replicate` has all other optional modules."""
 
 
 def main() -> None:
-    """Run the command line; bad input and a missing extra end with one line and exit status 2."""
+    """Run the command line. Bad input and missing extras end with a one-line error and exit status 2."""
     try:
         from cmbfe.cli.commands import app
 
@@ -26,6 +26,6 @@ def main() -> None:
     except OSError as error:
         file = error.filename2 or error.filename or "input or output"  # the target of a failed renaming
         reason = f"{file}: {error.strerror or error}"
-    # Here, where the error and its frames are gone: a progress bar in one of them has ended its line.
+    # Printed only after the error and its frames are gone, as a progress bar in a frame has then ended its line.
     print(f"cmbfe: error: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(2)

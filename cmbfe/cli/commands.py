@@ -1,4 +1,4 @@
-"""The command line: each command is a thin door to one function of the library."""
+"""The commands of the command line. Each command calls one function of the library."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import typer
 from cmbfe.baselines import Baseline
 from cmbfe.errors import InputError
 
-# Libraries are imported inside the commands: `cmbfe --help` answers at once and does not load PyTorch.
+# Libraries are imported inside the commands, so that `cmbfe --help` answers at once and does not load PyTorch.
 app = typer.Typer(
     help="Detect cerebral microbleeds with SSD and feature enhancement (a replication of Li et al. 2021).",
     invoke_without_command=True,
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ImportKind = Literal["dicom", "valdo", "momeni", "dou", "nifti", "bids", "coco", "voc"]
-"""What `cmbfe import` reads."""
+"""Formats that `cmbfe import` reads."""
 
 
 def _given_jobs(jobs: int) -> int:
@@ -29,12 +29,12 @@ def _given_jobs(jobs: int) -> int:
 
 
 def jobs_option(what: str) -> Any:
-    """The option of commands that do several things at a time."""
+    """The option --jobs of commands that run several tasks at a time."""
     return typer.Option(min=-1, callback=_given_jobs, help=f"{what} at a time; -1: one per core")
 
 
 def _name(left_out: Iterable[Any]) -> None:
-    """Print for each `Aside` what was not read, and why."""
+    """Print which files were not read, and why, one line per `Aside`."""
     for aside in left_out:
         what = "refused" if aside.refused else "passed over"
         print(f"cmbfe: {what}: {' '.join(aside.line.split())}", file=sys.stderr)
@@ -52,13 +52,13 @@ All commands and their help     cmbfe --help, cmbfe train --help, ..."""
 
 @app.callback()
 def begin(context: typer.Context) -> None:
-    """Show what to begin with where no command is given."""
+    """Show the first steps if no command is given."""
     if context.invoked_subcommand is None:
         print(BEGIN)
 
 
 def _next(step: str) -> None:
-    """The last line of a command: what to look at, or to start, when it is done."""
+    """Print the last line of a command: the suggested next step."""
     print(f"next: {step}")
 
 
@@ -75,7 +75,7 @@ AsMagnitude = Annotated[
     typer.Option("--as-magnitude", help="take series as magnitude although header or values do not say so"),
 ]
 TrainingBackend = Annotated[str, typer.Option(help="loky, or the address of a dask scheduler (tcp://host:8786)")]
-"""No threading: a training sets the threads of its whole process."""
+"""Threading is not possible, as a training sets the number of threads of its whole process."""
 
 
 @app.command()
@@ -102,7 +102,7 @@ def phantom(
     jobs: Annotated[int, jobs_option("patients")] = -1,
     backend: Backend = "loky",
 ) -> None:
-    """Simulate patients: DICOM magnitude and phase of each, annotations.json and mimics.json (COCO).
+    """Simulate patients as DICOM magnitude and phase, with annotations.json and mimics.json (COCO).
 
     A killed run resumes when it is started again.
 
@@ -186,7 +186,7 @@ def describe(
     ] = None,
     jobs: Annotated[int, jobs_option("series")] = -1,
 ) -> None:
-    """Compare patients with published ones: size, shape, place and number of microbleeds, contrast, look-alikes.
+    """Compare patients with published values: size, shape, place and number of microbleeds, contrast, look-alikes.
 
     docs/phantom.md says how each row is measured.
 
@@ -229,7 +229,7 @@ def train(
     from cmbfe.cli.own_training import train_all
     from cmbfe.params import load_params
 
-    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0  # of torchrun, of SLURM
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0  # set by torchrun or SLURM
     for name, folder, iterations in train_all(variant, load_params(params), data, out, validation, live, twins):
         if first:
             print(f"{folder}: {name} after {iterations} iterations")
@@ -270,7 +270,7 @@ def detect(
     jobs: Annotated[int, jobs_option("series")] = 1,
     backend: Backend = "loky",
 ) -> None:
-    """Detect microbleeds: COCO JSON, CSV, 3-D lesions, overlays, a page per patient, DICOM SR (docs/detect.md).
+    """Detect microbleeds, with results as COCO JSON, CSV, 3-D lesions, overlays, pages and DICOM SR (docs/detect.md).
 
     Example: cmbfe detect my_dicom --model ssd512-fe --out found
 
@@ -307,7 +307,7 @@ def review(
         Path | None, typer.Option(help="of the detection, where that kept no ids: finds its series in SOURCE")
     ] = None,
 ) -> None:
-    """Turn reviews of detections into labels that train (docs/review.md), with the agreement between readers.
+    """Turn reviews of detections into training labels (docs/review.md), and measure the agreement between readers.
 
     Example: cmbfe review found review-P1-AB.json review-P1-CD.json --out data/reviewed
     """
@@ -339,7 +339,7 @@ def evaluate(
     iou: Annotated[float, typer.Option(min=0, max=1, help="smallest intersection over union of a hit")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="of the bootstrap over patients")] = 0,
 ) -> None:
-    """Measure detections of any detector against ground truth: metrics.json, pr.csv, froc.csv, report.html and more.
+    """Measure any detector against ground truth, and write metrics.json, pr.csv, froc.csv, report.html and more.
 
     Example: cmbfe evaluate truth.json detections.json --split test --out evaluation
     """
@@ -408,9 +408,9 @@ def baseline(
         typer.Option(help="images with annotations.json to learn from; then all of DATA is searched"),
     ] = None,
 ) -> None:
-    """Train a baseline on the training patients and run it on the others: detections and metrics.
+    """Train a baseline on the training patients, run it on the others, and write detections and metrics.
 
-    With --train: sensitivity per microbleed at 10, 20 and 45 false positives per patient, in lesions.csv.
+    With --train, lesions.csv has the sensitivity per microbleed at 10, 20 and 45 false positives per patient.
 
     Example: cmbfe baseline radial-symmetry --data data/pictures --out results/radial-symmetry
 
@@ -441,9 +441,9 @@ def study(
     jobs: Annotated[int, jobs_option("patients or trainings")] = -1,
     backend: TrainingBackend = "loky",
 ) -> None:
-    """Run the study, or parts of it: arms, torchvision's detectors, phase, folds. A killed run resumes.
+    """Run the study, or parts of it: arms, torchvision's detectors, phase and folds. A killed run resumes.
 
-    crossvalidation takes its patients from data/pictures, which `make repro` makes.
+    The part crossvalidation takes its patients from data/pictures, which `make repro` creates.
 
     Example: cmbfe study patients ssd300 placement-source
 

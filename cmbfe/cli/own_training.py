@@ -1,4 +1,4 @@
-"""What `cmbfe train` does around a training: it augments an import, and trains a detector beside its twin with FE."""
+"""The command `cmbfe train`: augments an import first, and trains a detector alone or together with its FE twin."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +18,18 @@ FE = "-fe"
 def train_all(
     variant: str, params: Params, data: Path, out: Path, validation: Path | None, live: Path | None, twins: bool
 ) -> Iterator[tuple[str, Path, int]]:
-    """Train a detector, or it and its twin with FE in OUT/VARIANT and OUT/VARIANT-fe; an import is augmented first.
+    """Train a detector, or twins without and with FE in OUT/VARIANT and OUT/VARIANT-fe. An import is augmented first.
 
     Args:
         data: an import (`cmbfe import`) or an augmented set.
-        validation: as `cmbfe.training.loop.train`; None for the validation patients of an import.
+        validation: as in `cmbfe.training.loop.train`; None uses the validation patients of an import.
 
     Yields:
         Name and folder of each model, and its number of iterations.
 
     Raises:
-        InputError: no such detector, or as `train` or `augment_training_set`; or several processes, which cannot
-            share that work.
+        InputError: no such detector, several processes for an import or for twins, or as in `train` and
+            `augment_training_set`.
     """
     detector_of(variant)
     for folder in filter(None, (data, validation)):
@@ -53,7 +53,7 @@ def _models(variant: str, out: Path) -> list[tuple[str, Path]]:
 
 
 def _validation_of(data: Path) -> Path | None:
-    """The folder itself, if its validation patients have microbleeds."""
+    """The folder `data` if its validation patients have microbleeds, else None."""
     labels = read_labels(data / LABELS_FILE)
     validation = {image["id"] for image in labels["images"] if image["split"] == "validation"}
     boxes = (box for box in labels["annotations"] if not is_region(box))
@@ -62,7 +62,7 @@ def _validation_of(data: Path) -> Path | None:
 
 def _augmented(data: Path, params: Params) -> Path:
     """Augment the training images of an import into the folder DATA-augmented; equal settings give equal files."""
-    data = data.resolve()  # worker processes that are kept from an earlier call may stand in another folder
+    data = data.resolve()  # worker processes kept from an earlier call may have another working directory
     out = data.with_name(f"{data.name}-augmented")
     augment_training_set(read_labels(data / LABELS_FILE), data, out, params.augmentation, params.seed)
     return out

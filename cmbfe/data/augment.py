@@ -1,4 +1,4 @@
-"""Augmentation of the training set, offline (paper section 2.2, A16): boxes move with the pixels."""
+"""Offline augmentation of the training set (paper section 2.2, A16); bounding boxes move with the pixels."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from cmbfe.params import Augmentation, TurnedBox
 
 
 def pipeline(settings: Augmentation, seed: int, fill: int = 0) -> Any:
-    """Return imgaug's augmenter: every image gets every operation, flips with a probability (A16).
+    """The imgaug augmenter: every image gets every operation, flips only with a probability (A16).
 
     fill: value of pixels that come from outside the image.
     """
@@ -38,7 +38,7 @@ def pipeline(settings: Augmentation, seed: int, fill: int = 0) -> Any:
             ),
         ]
     )
-    # Not Sequential's own argument: that leaves the steps inside on a global, unseeded generator.
+    # The seed argument of Sequential would leave the steps inside on a global, unseeded generator.
     steps.seed_(seed)
     return steps
 
@@ -48,22 +48,22 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Augment one image and move its boxes with the pixels.
 
-    A turned box becomes the upright box around its corners, or around the ellipse inside it (`turned_box`), clipped to
-    the image; it is dropped where less than `minimum_visible_share` of it is left.
+    A rotated box becomes the upright box around its corners, or around the ellipse inside it (`turned_box`), clipped to
+    the image. It is dropped if less than `minimum_visible_share` of it is left.
 
     Args:
-        image: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves along, neither
-            multiplied nor blurred, and is zero where it comes from outside.
+        image: uint8 [rows, columns]; or [rows, columns, 2], magnitude and phase. The phase moves with the magnitude,
+            but is neither multiplied nor blurred; pixels from outside get zero phase.
         boxes: float [K, 4] xyxy px.
 
     Returns:
-        The image, the boxes kept, and the indices of the boxes kept.
+        The image, the kept boxes, and the indices of the kept boxes.
     """
     magnitude = magnitude_of(image)
     known = KeypointsOnImage([Keypoint(*point) for point in _frames(boxes).reshape(-1, 2)], shape=magnitude.shape)
     moved_image, moved = pipeline(settings, seed)(image=magnitude, keypoints=known)
     if image.ndim == 3:
-        # The same flips and affine map alone, with the same draws: each step has a generator of its own.
+        # Only the flips and the affine map, with the same random draws, because each step has its own generator.
         flip_up_down, flip_left_right, _, _, affine = pipeline(settings, seed, fill=ZERO_PHASE)
         moves = augmenters.Sequential([flip_up_down, flip_left_right, affine])
         moved_phase = moves(image=np.ascontiguousarray(image[..., 1]))
@@ -77,23 +77,23 @@ def augment(
 
 
 def _frames(boxes: np.ndarray) -> np.ndarray:
-    """Each box's middle, and the middles of its right and lower side: [K, 3, 2] (x, y) px."""
+    """Centre of each box, and midpoints of its right and lower side: [K, 3, 2] (x, y) px."""
     middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     return np.stack([middle, middle + half * [1, 0], middle + half * [0, 1]], axis=1)
 
 
 def _upright(frames: np.ndarray, turned_box: TurnedBox) -> np.ndarray:
-    """Upright boxes xyxy px around turned ones, given by their `_frames`; exact for every affine map."""
+    """Upright boxes xyxy px around rotated boxes, which are given by their `_frames`; exact for every affine map."""
     middle, right, lower = frames[:, 0], frames[:, 1] - frames[:, 0], frames[:, 2] - frames[:, 0]
-    # Along an axis the corners reach out by |right| + |lower|, and the ellipse by the root of the sum of squares.
+    # Along an axis, the corners extend by |right| + |lower|, and the ellipse by the root of the sum of squares.
     half = np.abs(right) + np.abs(lower) if turned_box == "corners" else np.hypot(right, lower)
     return np.concatenate([middle - half, middle + half], axis=1)
 
 
 def draws(images: int, target: int, seed: int) -> list[tuple[int, int]]:
-    """Return `target` pairs (image, repeat): all images equally often, a seeded draw for the remainder.
+    """Return `target` pairs (image, repeat): every image equally often, and a seeded draw for the remainder.
 
-    4434 is no multiple of the paper's 467 images: 231 of them are used ten times, the others nine times.
+    4434 is not a multiple of the paper's 467 images: 231 images are used ten times, the others nine times.
     """
     if images < 1:
         raise InputError("split train has no microbleed to augment; label it, or import at least three patients")
@@ -144,23 +144,23 @@ def _numbered(results: Sequence[tuple[dict, list[dict]]], categories: list[dict]
 def augment_training_set(
     labels: Labels, source: Path, out: Path, settings: Augmentation, seed: int, jobs: int = -1, progress: bool = True
 ) -> Labels:
-    """Write the augmented training set: exactly `target_images` images made from those with microbleeds.
+    """Write the augmented training set: `target_images` images, made from the training images with microbleeds.
 
     Args:
-        labels: of all images; those of split "train" with at least one box are augmented. Ignore regions are left out.
+        labels: of all images; images of split "train" with at least one box are augmented. Ignore regions are left out.
         source: the folder that the file names are relative to.
-        out: gets images and annotations.json; atomic.
+        out: folder for the images and annotations.json, written atomically.
 
     Raises:
         InputError: no training image with a microbleed.
     """
     boxes_of = defaultdict(list)
     for annotation in labels["annotations"]:
-        if is_region(annotation):  # no microbleed, or nobody knows
+        if is_region(annotation):  # not a microbleed, or uncertain
             continue
         moved = {
             key: value for key, value in annotation.items() if key != "tight_bbox"
-        }  # nobody measures these images
+        }  # augmented images are not measured
         boxes_of[annotation["image_id"]].append(moved)
     images = [image for image in labels["images"] if image["split"] == "train" and boxes_of[image["id"]]]
     repeats: dict[int, list[int]] = defaultdict(list)

@@ -1,8 +1,8 @@
-"""Volumes to 8-bit images, and the folders that images of series lie in.
+"""Convert volumes to 8-bit images, and name the image folders of series.
 
-A magnitude is corrected for bias and gets one window per series. Filtered phase is a second channel: iron (microbleeds,
-veins) is paramagnetic and calcium diamagnetic, so that they shift the phase in opposite directions, while both are dark
-in the magnitude [Chen 2014, Radiology 270:496; Haacke 2004, Magn Reson Med 52:612].
+A magnitude is corrected for bias and gets one window per series. Filtered phase can be a second channel. Iron
+(microbleeds, veins) is paramagnetic and calcium is diamagnetic: both are dark in the magnitude, but they shift the
+phase in opposite directions [Chen 2014, Radiology 270:496; Haacke 2004, Magn Reson Med 52:612].
 """
 
 from collections import Counter, defaultdict
@@ -21,31 +21,31 @@ from cmbfe.params import Images
 
 NOTHING_SEEN = "no microbleed could be seen; check slope, padding and data type, or export it again"
 FIRST_GREY, LEAST_GREY = 5, 0.02
-"""Values below this grey level look black; the share of the values above 0 that must be between black and white
-(255)."""
+"""Values below the first number look black. The second number is the least share of the values above 0 that must lie
+between black and white (255)."""
 MOST_CLIPPED, FEWEST_VOXELS = 0.25, 1000
-"""Share of the voxels above the lowest that may have the largest value, in volumes of so many voxels."""
+"""Largest share of the voxels above the minimum that may have the maximum value; fewest voxels for this check."""
 
 LARGEST_MRAD = 3142
-"""Half a turn, rounded up to a whole mrad as in files."""
+"""Half a turn in mrad, rounded up because files contain whole numbers."""
 
 
 def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndarray:
-    """Map a volume to uint8 by one robust window: the percentiles become 0 and 255 (A17).
+    """Map a volume to uint8 by one robust window: the two percentiles become 0 and 255 (A17).
 
     One window for the whole series keeps the slices comparable; percentiles, unlike extremes, do not depend on
     a single bright vessel.
 
     Raises:
-        InputError: a volume without contrast, in which nothing could be seen: of one value, or with nearly all values
-            at the two ends of the window. Begin it with the name of the file.
+        InputError: a volume without contrast: a single value, or nearly all values at the two ends of the window. The
+            caller adds the file name.
     """
     low, high = np.percentile(volume, window_percentiles)
     if high <= low:
         raise InputError(f"no contrast: {NOTHING_SEEN}")
     images = np.empty(volume.shape, np.uint8)
     counts = np.zeros(256, np.int64)
-    for number, values in enumerate(volume):  # by slices: temporaries of a whole volume take twice as long
+    for number, values in enumerate(volume):  # slice by slice: temporary arrays of a whole volume take twice as long
         images[number] = np.rint((values.clip(low, high) - low) * (255 / (high - low)))
         counts += np.bincount(images[number].ravel(), minlength=256)
     if counts[FIRST_GREY:255].sum() < LEAST_GREY * counts[1:].sum():
@@ -54,7 +54,7 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
 
 
 def refuse_flat(voxels: np.ndarray, file: Path) -> None:
-    """Raise `InputError` for a volume of one value, or of which much was clipped to its largest value."""
+    """Raise `InputError` for a volume with a single value, or with many voxels clipped to the maximum."""
     low, high = voxels.min(), voxels.max()
     if low == high:
         raise InputError(f"{file}: no contrast: {NOTHING_SEEN}")
@@ -64,7 +64,7 @@ def refuse_flat(voxels: np.ndarray, file: Path) -> None:
 
 
 def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Images, file: Path) -> np.ndarray:
-    """A volume as uint8 images: N4, then one window.
+    """Convert a volume to uint8 images: N4, then one window.
 
     Args:
         voxels: float32 [slices, rows, columns], 0 and above.
@@ -82,9 +82,9 @@ def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Ima
 
 
 def series_folders(patient_ids: Iterable[str]) -> list[str]:
-    """A folder name per series: its patient's id, numbered if the patient has several series.
+    """Folder name of each series: the patient id, with a number if the patient has several series.
 
-    Names differ in more than case, which some file systems ignore.
+    The names are unique even on file systems that ignore case.
     """
     safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in patient) for patient in patient_ids]
     wanted = [name or "unknown" for name in safe]
@@ -100,14 +100,14 @@ def series_folders(patient_ids: Iterable[str]) -> list[str]:
 
 
 def to_8_bit_phase(volume_mrad: np.ndarray) -> np.ndarray:
-    """Phase in mrad to uint8, same shape: 128 is 0, 1 and 255 are half a turn to either side; 0 is never used."""
+    """Convert phase in mrad to uint8: 128 is zero phase, 1 and 255 are minus and plus half a turn; 0 is never used."""
     steps = np.rint(volume_mrad * (HALF_TURN / (1000 * np.pi)))
     return (steps.clip(-HALF_TURN, HALF_TURN) + ZERO_PHASE).astype(np.uint8)
 
 
 def phase_images(volume: np.ndarray, file: Path) -> np.ndarray:
-    """A phase as uint8 images of its shape, see `to_8_bit_phase`. Raises `InputError`: it is not in mrad; scanners
-    that write other units do not say which."""
+    """Convert a phase volume to uint8 images, see `to_8_bit_phase`. Raises `InputError` if it is not in mrad: scanners
+    that write another unit do not state it."""
     low, high = float(volume.min()), float(volume.max())
     if low < -LARGEST_MRAD or high > LARGEST_MRAD or low >= 0:
         raise InputError(f"{file}: phase from {low:g} to {high:g}; expected mrad around 0: set RescaleSlope")
@@ -115,10 +115,10 @@ def phase_images(volume: np.ndarray, file: Path) -> np.ndarray:
 
 
 def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> SeriesHeaders:
-    """The phase series of a magnitude series: of the same patient and study, slice upon slice, at its echo if
-    several. Raises `InputError`: there is none, or more than one."""
+    """The phase series of a magnitude series: same patient, study and slices and, if several fit, the same echo time.
+    Raises `InputError` if there is none, or more than one."""
     fitting = [series for series in others if series.kind == "phase" and _lies_on(series, magnitude)]
-    if len(fitting) > 1:  # a scan of several echoes has a phase for each
+    if len(fitting) > 1:  # a multi-echo scan has a phase series per echo
         echo_ms = magnitude.echo_time_ms
         fitting = [series for series in fitting if abs(series.echo_time_ms - echo_ms) <= SAME_ECHO_TIME_MS]
     if len(fitting) == 1:
@@ -128,7 +128,7 @@ def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> Serie
 
 
 def _lies_on(series: SeriesHeaders, other: SeriesHeaders) -> bool:
-    """Whether two series of one patient and study show the same places, pixel upon pixel."""
+    """Whether two series are of one patient and study, with all pixels at the same positions."""
     whose = [(headers.patient_id, headers.study_uid, headers.rows, headers.columns) for headers in (series, other)]
     if whose[0] != whose[1] or len(series.files) != len(other.files):
         return False

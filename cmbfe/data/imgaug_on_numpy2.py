@@ -1,12 +1,12 @@
-"""imgaug 0.4.0 on NumPy 2: it reads `np.sctypes`, which NumPy 2 took away, so it is put back before the import.
+"""Import imgaug 0.4.0 on NumPy 2, after restoring `np.sctypes`, which imgaug reads and NumPy 2 removed.
 
-imgaug is the library that the paper's augmentation comes from in all likelihood; it is no longer maintained.
+imgaug is very likely the library of the paper's augmentation; it is no longer maintained.
 """
 
 import numpy as np
 
 if not hasattr(np, "sctypes"):
-    np.sctypes = {  # noqa: NPY201 - that it is gone is the reason for this file
+    np.sctypes = {  # noqa: NPY201 - this file exists because it was removed
         "int": [np.int8, np.int16, np.int32, np.int64],
         "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
         "float": [np.float16, np.float32, np.float64],

@@ -1,8 +1,8 @@
-"""What lies under a path: walked once, each file looked at once. Every file ends in one group: read, passed over or
-refused, the latter two as an `Aside` with the reason.
+"""Inventory of the files under a path, each examined once. Every file is read, passed over or refused; an `Aside` holds
+the reason for the latter two.
 
-DICOM is a file with the letters DICM at byte 128; without them one that is named like DICOM, or one without an
-extension that begins with an element of group 0002 or 0008. Other kinds go by their suffix.
+A file is DICOM if it has the letters DICM at byte 128 or a DICOM suffix, or if it has no suffix and begins with an
+element of group 0002 or 0008. Other kinds are recognised by suffix.
 """
 
 import os
@@ -22,7 +22,7 @@ VOLUME, LINK, HIDDEN, REPEATED, EMPTY = "volume", "link", "hidden", "repeated", 
 DIRECTORY, COPY, RESULTS, OTHER = "DICOMDIR", "copy", "results", "other"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""Group 0002 or 0008, little or big endian: how a dataset without preamble begins."""
+"""First bytes of a dataset without preamble: group 0002 or 0008, little or big endian."""
 SUFFIXES = {
     PHASE: (PHASE_SUFFIX,),
     NIFTI: (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz"),
@@ -34,7 +34,7 @@ SUFFIXES = {
         *(".xlsx", ".mat", ".bval", ".bvec", ".pdf"),
     ),
 }
-"""In the order in which they are tried."""
+"""Kind -> suffixes, in the order in which they are tried."""
 REASONS = {
     DICOM: ("DICOM files that are not read here", "cmbfe import dicom and cmbfe detect read them"),
     NIFTI: ("NIfTI volumes that nothing names", "cmbfe import nifti reads those that its description names"),
@@ -52,44 +52,44 @@ REASONS = {
     COPY: ("links to files that are looked at already", ""),
     OTHER: ("files of other kinds", ""),
 }
-"""Kind -> why a file of it is passed over, and what to do about it."""
+"""Kind of file -> why such files are passed over, and what to do about them."""
 NAMED_AT_MOST = 3
 IMAGES_FILE, RESULTS_FILE = "images.json", "summary.json"
-"""Both in a folder that `cmbfe detect` has left."""
+"""A folder with both files is the output of `cmbfe detect`."""
 
 
 @dataclass(frozen=True)
 class Aside:
-    """Files, or images of them, that are not read."""
+    """Files, or frames of files, that are not read."""
 
     files: tuple[Path, ...]
-    """A file of several frames is named once per frame."""
+    """A multi-frame file is listed once per frame."""
     patient_id: str
-    """As the source names it; "" where that is not known."""
+    """Patient id of the source; "" if unknown."""
     series_uid: str
-    """"" if it is not known, or if it does not concern a single series."""
+    """Series UID; "" if unknown, or if several series are concerned."""
     what: str
-    """Why, without a name: for the outputs."""
+    """The reason for the outputs, without names."""
     line: str
-    """Why, with a file, and what to do: for the terminal."""
+    """The reason for the terminal, with a file and what to do."""
     refused: bool
-    """Whether they should be readable and are not; otherwise they are passed over."""
+    """Whether the files should be readable but are not; otherwise they are passed over."""
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """The files under a folder, or the one file given."""
+    """The files under a folder, or a single file."""
 
     source: Path
     kinds: Mapping[Path, str]
-    """Every file, link to nothing, hidden entry and empty folder -> its kind, a key of `REASONS`; sorted by path."""
+    """Every file, broken link, hidden entry and empty folder -> its kind (a key of `REASONS`), sorted by path."""
 
     def of(self, kind: str) -> list[Path]:
         """Files of one kind."""
         return [path for path, own in self.kinds.items() if own == kind]
 
     def named(self, *suffixes: str) -> list[Path]:
-        """Files with one of the suffixes in upper or lower case; no hidden files, no links to nothing."""
+        """Files with one of the suffixes, in upper or lower case, without hidden files and broken links."""
         return [
             path
             for path, kind in self.kinds.items()
@@ -97,12 +97,12 @@ class Inventory:
         ]
 
     def folders(self) -> list[Path]:
-        """Every folder that was looked into, but for the source itself."""
+        """Every folder that was searched, except the source itself."""
         above = {folder for path in self.kinds for folder in path.relative_to(self.source).parents}
         return sorted({self.source / folder for folder in above if folder.name} | set(self.of(EMPTY)))
 
     def others(self, seen: Iterable[Path]) -> list[Aside]:
-        """All files but those seen, passed over by kind."""
+        """Asides for all files except `seen`, grouped by kind; they are passed over."""
         seen = set(seen)
         real = {os.path.realpath(path) for path in seen}
 
@@ -120,11 +120,11 @@ class Inventory:
         return asides
 
     def name(self, path: Path) -> str:
-        """A path below the source, as text."""
+        """A path relative to the source, as text."""
         return path.name if path == self.source else path.relative_to(self.source).as_posix()
 
     def nothing(self, wanted: str, asides: Sequence[Aside] = ()) -> InputError:
-        """The error of a source without anything `wanted`: what it holds instead (by default all), and what to do."""
+        """The error for a source without anything `wanted`: what it contains instead (default: all), and what to do."""
         if not self.kinds:
             return InputError(f"{self.source}: the folder is empty; give one with {wanted}")
         hints = "; ".join(aside.line.removeprefix(f"{self.source}: ") for aside in asides or self.others(()))
@@ -132,12 +132,12 @@ class Inventory:
 
 
 def take_inventory(source: Path, out: Path | None = None) -> Inventory:
-    """Look at everything under a folder, any depth, or at one file.
+    """List all files under a folder, at any depth, or a single file.
 
-    Links are followed, each folder once. Hidden folders are not looked into, and `out` is no part of it.
+    Links are followed, but each folder is searched only once. Hidden folders and `out` are not searched.
 
     Raises:
-        InputError: no such file or folder, or a folder that may not be read: patients would be left out in silence.
+        InputError: no such path, or a folder that is not readable: its patients would be missing without notice.
     """
     if not resolved(source).exists():
         raise InputError(f"{source}: {_missing(source)}")
@@ -149,7 +149,7 @@ def take_inventory(source: Path, out: Path | None = None) -> Inventory:
 
 
 def _copies(kinds: Mapping[Path, str]) -> Iterator[Path]:
-    """Links to a file that is read anyway, itself or by an earlier link."""
+    """Links to a file that is read anyway, directly or through an earlier link."""
     links = [path for path, kind in kinds.items() if kind != LINK and path.is_symlink()]
     seen = {os.path.realpath(path) for path in kinds.keys() - set(links)} if links else set()
     for path in links:
@@ -167,7 +167,7 @@ def _missing(source: Path) -> str:
 
 
 def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
-    """Every entry that is no folder to look into, with its kind where its content does not matter."""
+    """Every entry except searched folders, with its kind, or with "" if the kind depends on the content."""
     own = None if out is None else resolved(out)
     visited = {os.path.realpath(source)}
     for place, folders, files in os.walk(source, onerror=_refuse, followlinks=True):
@@ -176,7 +176,7 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
             path = Path(place, name)
             real = os.path.realpath(path)
             if is_partial(path):
-                continue  # of a run that is on, or was killed
+                continue  # of a run in progress, or of a killed run
             if name.startswith("."):
                 yield path, HIDDEN
             elif real in visited:
@@ -197,8 +197,8 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def kind_of(path: Path, named: bool = False) -> str:
-    """What a file is, by its beginning and its name; raises `InputError` where it may not be read. `named`: the user
-    named this very file."""
+    """Kind of a file by its first bytes and its name. `named`: the user gave this file itself. Raises `InputError` if
+    the file is not readable."""
     if not path.exists():
         return LINK
     if not path.is_file():  # a socket, a pipe, a device
@@ -218,7 +218,7 @@ def kind_of(path: Path, named: bool = False) -> str:
 
 
 def may_be_dicom(path: Path) -> bool:
-    """Whether a file is named as DICOM files are: by a suffix of theirs, a number, or none."""
+    """Whether a file name looks like DICOM: its suffix is that of DICOM, a number, or absent."""
     return path.suffix.lower() in DICOM_SUFFIXES or bool(re.fullmatch(r"(\.\d*)?", path.suffix))
 
 

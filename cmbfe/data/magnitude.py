@@ -1,7 +1,7 @@
-"""Which volumes are magnitudes, by file name and values; others are refused, never cut off at 0.
+"""Decide by file name and values whether a volume is a magnitude; other volumes are refused, never clipped at 0.
 
-A few small values below 0 come from interpolation and are cut off. A normalised volume (z-scores, or -1 … 1) is moved
-up. All other volumes with values below 0 (phase, field maps, wrapped integers, a negative slope) are no magnitudes.
+A few small values below 0 come from interpolation and are clipped to 0. A normalised volume (z-scores, or -1 … 1) is
+shifted up. Other volumes with values below 0 (phase, field map, wrapped integers, negative slope) are not magnitudes.
 """
 
 import re
@@ -23,45 +23,45 @@ NAMES = {
     r"\w*qsm\w*|\w*map|chi|(local|total)?field|r2star\w*|r2s?|adc|fa|trace|cb[fv]|[tz]stat\d*": "a computed map",
     r"\w*mask|[dp]?seg|segmentation|probseg|labels?|aparc|aseg|rois?|pveseg": "a label",
 }
-"""Word of a file's name, its letters small -> what it stands for, after BIDS, dcm2niix and what people write."""
+"""Lower-case word of a file name (BIDS, dcm2niix or common usage) -> the kind of volume that it stands for."""
 SAY_MAGNITUDE = (["swi"], ["swan"], ["t2starw"], ["t2star"], ["magnitude1"], ["magnitude2"], ["applied"])
-"""Last words of a name that mean a magnitude, after any other words but those of `MAPS`: mask_applied, phase2_swi."""
+"""Last words of a name that mean a magnitude (mask_applied, phase2_swi), unless the name has a word of `MAPS`."""
 PROJECTION = re.compile(r"(?<![a-z0-9])(min[ _-]?ip|mips?|mnip)\d*(mm)?(?![a-z0-9])")
-"""Made of magnitudes, so that other words may say mag or SWI."""
+"""Names of projections. They are made from magnitudes, so their names may also contain mag or SWI."""
 MAPS = re.compile(r"\w*qsm\w*|r2star\w*")
 HALF_TURNS = (np.pi, 180.0, 2048.0, 1000 * np.pi, 4096.0)
-"""Phase runs from minus to plus one of these."""
+"""Possible limits of phase values: phase runs from minus to plus one of these numbers."""
 SAME_LIMIT = 0.005
-"""Share by which a limit may miss a half turn: 4095 is as good as 4096."""
+"""Relative tolerance when a limit is compared with `HALF_TURNS`: 4095 counts as 4096."""
 SAMPLE = 1_000_000
-"""Voxels, evenly spaced, that are enough for a histogram."""
+"""Number of evenly spaced voxels that suffice for a histogram."""
 BINS, LEAST_BIN, LARGEST_BIN = 16, 0.025, 0.19
-"""Values spread evenly have a share between the two in each bin; a magnitude has hardly any among its largest."""
+"""Bins of a histogram, and range of each bin's share if values are spread evenly, unlike in a magnitude."""
 FEWEST_VALUES = 1000
-"""With fewer voxels the spread of values is not judged."""
+"""Fewest voxels for which the spread of values is tested."""
 SMALL, SMALL_AND_FEW, FEW = 0.02, 0.35, 0.03
-"""Values below 0 that interpolation leaves: down to 2 % of the 99th percentile, or to 35 % in up to 3 % of voxels."""
+"""Limits of negative values from interpolation: 2 % of the 99th percentile, or 35 % in at most 3 % of the voxels."""
 BACKGROUND_SHARE, OUTSTANDING = 0.05, 5
-"""Voxels of the same value are background that was set on purpose: at least this many, and this many times as many
-as of the next value."""
+"""Least share of voxels with the same value, and least ratio to the next most frequent value, of a background that was
+set on purpose."""
 LARGEST_GAP = 1.0
-"""Ranges of the values between them and a background below, where both were normalised together."""
+"""Largest gap between a normalised background and the values above it, as a multiple of their range."""
 LARGEST_MEAN, Z_DEVIATION = 0.2, (0.8, 1.25)
-"""Of z-scores; some are cut off at either end."""
+"""Limits of mean and standard deviation of z-scores, which may be clipped at either end."""
 LABEL_VALUES, EVEN_SHARE = 16, 0.75
-"""Whole numbers are a label where there are so few, or so many of neighbours in the foreground are equal."""
+"""Whole numbers are a label if at most 16 differ, or if over 75 % of neighbours in the foreground are equal."""
 INVERTED_SHARE = 0.5
-"""Of the range, that edges are brighter than the middle where bright and dark are swapped."""
+"""Bright and dark count as swapped if edges are brighter than the middle by this share of the value range."""
 
 
 def magnitude_by_name(path: Path) -> str:
-    """Why a file is no magnitude by its name, such as "phase, by its name"; "" where the name does not say so."""
+    """Why a file name rules out a magnitude, such as "phase, by its name"; "" if it does not."""
     stem = path.name.lower().removesuffix(".gz")
     stem = stem.rsplit(".", 1)[0] if "." in stem else stem
     parts = [part for part in re.split(r"[_ .]+", stem) if not part.startswith(("sub-", "ses-", "task-"))]
     if PROJECTION.search("_".join(parts)):
         return "a projection over slices, by its name"
-    parts = [part for part in parts if part.startswith("part-")] or parts  # BIDS says it here
+    parts = [part for part in parts if part.startswith("part-")] or parts  # BIDS names the kind here
     words = [part.rsplit("-", 1)[-1] for part in parts]
     if {"mag", "magnitude"}.intersection(words):
         return ""
@@ -72,7 +72,7 @@ def magnitude_by_name(path: Path) -> str:
 
 
 def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A volume as a magnitude, and what was done to it.
+    """Convert a volume to a magnitude, and return notes on what was changed.
 
     Args:
         voxels: float32 [slices, rows, columns]; NaN is background.
@@ -80,10 +80,10 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
         as_magnitude: take it as a magnitude without looking at its values.
 
     Returns:
-        Values of 0 and above (unchanged if none was below 0; NaN becomes 0), and notes.
+        The magnitude, 0 and above (unchanged if no value was below 0; NaN becomes 0), and the notes.
 
     Raises:
-        InputError: it looks like a label, or like no magnitude.
+        InputError: the volume looks like a label, or not like a magnitude.
     """
     known = voxels[np.isfinite(voxels)]
     background = _background(known)
@@ -103,7 +103,7 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
 
 
 def _background(values: np.ndarray) -> float:
-    """The value that was given to everything outside the head; NaN if no value stands out."""
+    """The value of the background outside the head; NaN if no value stands out."""
     few = _few(values)
     found, counts = np.unique(few, return_counts=True)
     largest = np.sort(counts)[-2:]
@@ -112,12 +112,12 @@ def _background(values: np.ndarray) -> float:
 
 
 def _few(values: np.ndarray) -> np.ndarray:
-    """Some of many; by an odd step, which meets every row and column."""
+    """A sample of the values with an odd step, which reaches every row and column."""
     return values[:: max(1, values.size // SAMPLE) | 1]
 
 
 def _why_none(voxels: np.ndarray, own: np.ndarray, background: float) -> str:
-    """Why a volume with the values `own` outside its background is no magnitude; "" where it can be made one."""
+    """Why a volume with the foreground values `own` is not a magnitude; "" if it can be converted to a magnitude."""
     low, high, few = float(own.min()), float(own.max()), _few(own)
     values = f"values from {low + 0.0:.6g} to {high + 0.0:.6g}"  # + 0.0: no -0
     if np.ptp(voxels[np.isfinite(voxels)]) > 0 and _is_label(voxels):
@@ -138,7 +138,7 @@ def _why_none(voxels: np.ndarray, own: np.ndarray, background: float) -> str:
 
 
 def _is_label(voxels: np.ndarray) -> bool:
-    """Looks at some of the slices first."""
+    """Whether a volume looks like a label; some of its slices are tested first."""
     some = voxels[:: max(1, voxels.size // SAMPLE)]
     return _has_even_areas(some) and (len(some) == len(voxels) or _has_even_areas(voxels))
 
@@ -157,7 +157,7 @@ def _has_even_areas(voxels: np.ndarray) -> bool:
 
 
 def _is_even(values: np.ndarray) -> bool:
-    """Whether values fill their whole range alike, as phase does in air."""
+    """Whether values are spread evenly over their range, like phase in air."""
     if len(values) < FEWEST_VALUES or values.min() == values.max():
         return False
     low, high = float(values.min()), float(values.max())
@@ -166,7 +166,7 @@ def _is_even(values: np.ndarray) -> bool:
 
 
 def _is_inverted(voxels: np.ndarray, values: np.ndarray) -> bool:
-    """Whether air is bright."""
+    """Whether the edges of slices (air) are brighter than the middle."""
     if min(voxels.shape[1:]) < 8:
         return False
     rows, columns = (size // 4 for size in voxels.shape[1:])
@@ -180,14 +180,14 @@ def _is_inverted(voxels: np.ndarray, values: np.ndarray) -> bool:
 
 
 def _is_cut_off(values: np.ndarray) -> bool:
-    """Whether the values below 0 are few and small, and others are above."""
+    """Whether the values below 0 are few and small enough to be clipped to 0."""
     low, high = float(values.min()), float(np.percentile(values, 99))
     is_few = np.mean(values < -SMALL * high) <= FEW
     return low >= -SMALL * high or bool(is_few and low >= -SMALL_AND_FEW * high)
 
 
 def _is_normalised(values: np.ndarray) -> bool:
-    """Whether a magnitude was normalised: z-scores, or with the air at the bottom."""
+    """Whether a magnitude was normalised: z-scores, or air at the lower end of its values."""
     if abs(values.mean()) <= LARGEST_MEAN and Z_DEVIATION[0] <= values.std() <= Z_DEVIATION[1]:
         return True
     low, high = np.percentile(values, (1, 99))

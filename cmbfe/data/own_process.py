@@ -1,5 +1,5 @@
-"""A function in a separate process: native code that crashes over damaged data then ends nothing else. Not by
-`ProcessPoolExecutor`: it runs the caller's script once more, and a worker of dask may have no such children."""
+"""Run a function in a separate process, so that native code that crashes on damaged data does not end the program.
+`ProcessPoolExecutor` is not used: it runs the caller's script again, and dask workers may not start such children."""
 
 import importlib
 import os
@@ -16,11 +16,11 @@ from cmbfe.errors import InputError
 
 @contextmanager
 def own_process(function: Callable[..., Any], crash: str) -> Iterator[Callable[..., Any]]:
-    """Start a process (about a second) and yield a function that does what `function(path, …)` does, in that process.
+    """Start a process (about a second) and yield a function that runs `function(path, …)` in that process.
 
     Args:
-        function: of a module; its first argument is the path of a file.
-        crash: what the `InputError` says of that file if the process dies.
+        function: module-level function whose first argument is the path of a file.
+        crash: text of the `InputError` about that file if the process dies.
     """
     command = [sys.executable, "-m", __name__, function.__module__, function.__name__]
     pipe = subprocess.PIPE
@@ -40,14 +40,14 @@ def own_process(function: Callable[..., Any], crash: str) -> Iterator[Callable[.
         try:
             yield call
         finally:
-            with suppress(OSError):  # a process that died has closed its end
+            with suppress(OSError):  # a dead process has closed its end of the pipe
                 process.stdin.close()
 
 
 def main(module: str, name: str) -> None:
     """Answer calls until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not end up between the answers
+    os.dup2(2, 1)  # text that a library prints must not mix with the answers
     function = getattr(importlib.import_module(module), name)
     with suppress(EOFError):
         while True:

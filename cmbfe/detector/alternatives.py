@@ -1,4 +1,4 @@
-"""FE and its alternatives by name, each put behind a layer of any detector in the same way; see docs/detectors.md."""
+"""FE and its alternatives by name; each can be attached behind a layer of any detector, see docs/detectors.md."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -13,19 +13,19 @@ from cmbfe.detector.hooks import Enhancement, GuidedLayer, enhance_during_traini
 from cmbfe.errors import InputError
 
 LAYERS = ("enhancement", "assisted_excitation")
-"""What our own detectors can have inside: FE, or Assisted Excitation in its place."""
-PLAIN = "plain"  # stands for the bare detector where alternatives are compared; none can have this name
-WEIGHT = 1.0  # of the segmentation's loss among the detector's; not tuned
+"""Training layers that our own detectors can contain: FE, or Assisted Excitation instead."""
+PLAIN = "plain"  # the bare detector in comparisons of alternatives; no alternative can have this name
+WEIGHT = 1.0  # weight of the segmentation loss relative to the detector's losses; not tuned
 PRIOR_LOGIT = -4.6
-"""With which the segmentation begins, 0.01: boxes are that rare, and from 0.5 they would be drowned at first (Lin et
-al. 2017, section 4.1)."""
+"""Initial logit of the segmentation, a probability of 0.01, as boxes are rare. From 0.5 the background would dominate
+the loss at first (Lin et al. 2017, section 4.1)."""
 
 
 class AssistedExcitation(nn.Module):
     """Assisted Excitation (Derakhshani et al. 2019), with the interface of `FeatureEnhancement`.
 
-    Inside the boxes the mean over the channels is added to every channel: X + strength * G * mean(X), G the boxes'
-    mask. It does not look at the image. G is made at the image's size and resized as FE's mask is (A2).
+    Inside the boxes the mean over the channels is added to every channel: X + strength * G * mean(X). The mask G of the
+    boxes does not depend on grey values. It is made at the image's size and resized like FE's mask (A2).
     """
 
     def __init__(self, resize: str = "bilinear") -> None:
@@ -38,7 +38,7 @@ class AssistedExcitation(nn.Module):
         return box_mask(images, boxes) * self.strength
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features Tensor[N, C, h, w], excited in training mode, untouched in evaluation mode."""
+        """Features Tensor[N, C, h, w], excited in training mode and unchanged in evaluation mode."""
         if not self.training:
             return features
         mask = resized_mask(mask, features.shape[-2:], self.resize).to(features.dtype)
@@ -46,11 +46,11 @@ class AssistedExcitation(nn.Module):
 
 
 class BoxSegmentation(nn.Module):
-    """Predicts from a feature map which share of each cell lies inside boxes; the features stay what they are.
+    """A side task that predicts from a feature map the share of each cell inside boxes; features stay unchanged.
 
-    A side task after Brazil et al. 2017 (SDS-RCNN) with the interface of `FeatureEnhancement`. A 1x1 convolution,
-    shared by maps with as many channels, gives a logit per cell; the loss is its binary cross-entropy with the boxes'
-    mask.
+    It follows Brazil et al. 2017 (SDS-RCNN) and has the interface of `FeatureEnhancement`. A 1x1 convolution, shared by
+    maps with the same number of channels, gives a logit per cell. The loss is the binary cross-entropy with the mask of
+    the boxes.
     """
 
     def __init__(self, channels: Iterable[int], weight: float = WEIGHT) -> None:
@@ -63,12 +63,12 @@ class BoxSegmentation(nn.Module):
         self.of_maps: list[Tensor] = []
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The boxes' mask, Tensor[N, 1, H, W], see `box_mask`; a new batch begins."""
+        """The boxes' mask, Tensor[N, 1, H, W], see `box_mask`; clears the losses of the previous batch."""
         self.of_maps = []
         return box_mask(images, boxes)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features Tensor[N, C, h, w], untouched; their map's loss is kept for `losses`."""
+        """Return the features Tensor[N, C, h, w] unchanged, and store the loss of this map for `losses`."""
         logits = self.heads[str(features.shape[1])](features)
         with torch.autocast(features.device.type, enabled=False):
             share = F.adaptive_avg_pool2d(mask, (features.shape[2], features.shape[3]))
@@ -76,15 +76,15 @@ class BoxSegmentation(nn.Module):
         return features
 
     def losses(self) -> dict[str, Tensor]:
-        """The side task's loss: its weight times the mean over the batch's maps."""
+        """The loss of the side task: its weight times the mean over the maps of the batch."""
         return {"segmentation": self.weight * torch.stack(self.of_maps).mean()}
 
 
 class Alternative(NamedTuple):
     make: Callable[[Callable[[], tuple[int, ...]]], GuidedLayer]
-    """Gives the layer. Its argument asks the detector for the channels of its maps, which costs a forward pass."""
+    """Makes the layer. Its argument returns the channels of the detector's maps, at the cost of a forward pass."""
     source: str  # paper or section
-    schedule: str = "constant"  # of its strength over a training, see `cmbfe.detector.fe.strength`
+    schedule: str = "constant"  # how the strength changes during training, see `cmbfe.detector.fe.strength`
 
 
 ALTERNATIVES = {
@@ -105,19 +105,19 @@ ALTERNATIVES = {
 
 
 def find(name: str) -> Alternative:
-    """What a name stands for; `InputError` where it stands for nothing."""
+    """The alternative of this name; `InputError` for an unknown name."""
     if name not in ALTERNATIVES:
         raise InputError(f"no alternative of FE named {name!r}; there are: {', '.join(ALTERNATIVES)}")
     return ALTERNATIVES[name]
 
 
 def attach(name: str, model: nn.Module, layer: str | Sequence[str]) -> Enhancement:
-    """Put an alternative behind layers of a detector in training, as `enhance_during_training` puts FE there.
+    """Attach an alternative behind layers of a detector in training, with `enhance_during_training`.
 
-    The detector's state dict and the random numbers that it draws stay as they are.
+    The detector's state dict and its sequence of random numbers do not change.
 
     Raises:
-        InputError: no alternative of that name, or as `enhance_during_training`.
+        InputError: an unknown name, or an error of `enhance_during_training`.
     """
     alternative = find(name)
     device = next(model.parameters()).device
@@ -128,7 +128,7 @@ def attach(name: str, model: nn.Module, layer: str | Sequence[str]) -> Enhanceme
 
 @torch.no_grad()
 def channels_of(model: nn.Module, layer: str | Sequence[str]) -> tuple[int, ...]:
-    """Channels of all maps that the layers give for a black image, in evaluation mode."""
+    """Channel counts of all maps that the layers output for a black image in evaluation mode."""
     channels: list[int] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], maps: Any) -> None:

@@ -28,21 +28,21 @@ IMAGENET = {
     "mobilenet_v2": MobileNet_V2_Weights.IMAGENET1K_V1,
 }
 CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
-"""The VGG-16 that SSD starts from takes images in 0..255 less their mean: in [0, 1] that is a std of 1/255."""
+"""SSD's pretrained VGG-16 takes images in 0..255 minus their mean. For images in [0, 1] this is a std of 1/255."""
 COMPRESSED = {trunk: Path(__file__).with_name(f"{trunk}-compressed.safetensors") for trunk in IMAGENET}
-"""What VGG-16 learnt from ImageNet, in narrow trunks: VGG-16 itself (`cmbfe.detector.compress`), and the others taught
-by it (`cmbfe.detector.distil`). Origin and licence are in compressed.md beside them."""
+"""Weight files of narrow trunks from VGG-16 on ImageNet: a compressed VGG-16 (`cmbfe.detector.compress`), and the other
+trunks distilled from VGG-16 (`cmbfe.detector.distil`). Origin and licence are in compressed.md."""
 COMPRESSED_WIDTH = 0.25
 MADE = "made"
-"""Key of a compressed file's metadata, JSON: one key, as safetensors writes several in any order."""
+"""The only metadata key of a compressed file, with JSON, since safetensors writes several keys in any order."""
 STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}
-"""How many of torchvision's `features` are the stem; the rest open the first block."""
+"""Number of torchvision's `features` in the stem; the rest are the start of the first block."""
 COUNTER = "num_batches_tracked"
-"""A batch normalisation's count of batches, which teaches nothing; older ResNet files on the web lack it."""
+"""The batch counter of batch normalisation. It is not needed, and older ResNet files on the web lack it."""
 
 
 class Trunk(NamedTuple):
-    """A feature extractor; `channels` of the first map and of each block's map."""
+    """A feature extractor; `channels` holds the channels of the first map and of each block's map."""
 
     stem: nn.Sequential
     blocks: list[nn.Sequential]
@@ -50,15 +50,15 @@ class Trunk(NamedTuple):
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, to the nearest multiple of 8 and at least 8."""
+    """`channels` times `width`, rounded to the nearest multiple of 8, at least 8."""
     return max(8, round(channels * width / 8) * 8)
 
 
 def vgg16(input_size: int, width: float = 1.0) -> Trunk:
     """VGG-16 up to conv4_3, then conv7 and the extra layers of SSD-300 or SSD-512 (Liu et al. 2016, figure 2).
 
-    fc6 and fc7 are convolutions, fc6 with dilation 6. At 300 px the last two extras are unpadded (5, 3, 1); at
-    512 px all have stride 2 but the last, 4x4 with padding 1 (2, 1).
+    fc6 and fc7 are convolutions, fc6 with dilation 6. At 300 px the last two extra layers are unpadded (5, 3, 1 cells).
+    At 512 px all extra layers have stride 2, except that the last is a 4x4 convolution with padding 1 (2, 1 cells).
     """
     plan = [c if c == "M" else scaled(c, width) for c in vgg.cfgs["D"]]
     layers = vgg.make_layers(plan)
@@ -92,9 +92,9 @@ def _extra(inputs: int, middle: int, outputs: int, **convolution: Any) -> nn.Seq
 
 
 def resnet34(width: float = 1.0) -> Trunk:
-    """ResNet-34 through layer3 at stride 8, in the form of NVIDIA's SSD300 (MLPerf): layer3 keeps 38x38 cells.
+    """ResNet-34 up to layer3 at stride 8, as in NVIDIA's SSD300 (MLPerf), where layer3 keeps 38x38 cells.
 
-    The layers carry torchvision's names, so that its weights fit; torchvision itself has one width.
+    The layers have torchvision's names, so that its weights fit. Torchvision itself offers only one width.
     """
     c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
     stem = OrderedDict(
@@ -127,9 +127,9 @@ def _residual_layer(inputs: int, outputs: int, blocks: int, stride: int = 1) -> 
 
 
 def mobilenet_v2(width: float = 1.0) -> Trunk:
-    """MobileNet-V2: the 96-channel layer at stride 16, the last layer at stride 32, four inverted residuals.
+    """MobileNet-V2 with the 96-channel layer at stride 16, the last layer at stride 32 and four inverted residuals.
 
-    torchvision's `width_mult` narrows it; it leaves the last layer at 1280 channels.
+    Torchvision's `width_mult` narrows the trunk, but leaves the last layer at 1280 channels.
     """
     layers = mobilenetv2.MobileNetV2(width_mult=width).features
     channels = [layers[13].out_channels, layers[18].out_channels, *(scaled(c, width) for c in (512, 256, 256, 64))]
@@ -137,24 +137,24 @@ def mobilenet_v2(width: float = 1.0) -> Trunk:
         nn.Sequential(mobilenetv2.InvertedResidual(inputs, outputs, 2, expand_ratio=ratio))
         for (inputs, outputs), ratio in zip(pairwise(channels[1:]), (0.2, 0.25, 0.5, 0.25), strict=True)
     ]
-    # Unpacked, because a slice of a Sequential keeps its layers' numbers: every block counts from 0.
+    # Unpacked so that the layer numbers of every block start at 0; a slice of a Sequential keeps the old numbers.
     return Trunk(layers[:14], [nn.Sequential(*layers[14:]), *extras], channels)
 
 
 def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
-    """Fill the trunk of a detector with pretrained weights; extras, heads and, on VGG, conv6 and conv7 stay fresh.
+    """Load pretrained weights into a detector's trunk; extra layers, heads and VGG's conv6 and conv7 stay fresh.
 
     Args:
-        model: holds a `Trunk` as `stem` and `blocks`.
+        model: a detector with a `Trunk` as `stem` and `blocks`.
         trunk: "vgg16" (of the Caffe kind, see `CAFFE_MEAN`), "resnet34" or "mobilenet_v2" (of torchvision's kind).
         weights: "imagenet" (torchvision downloads them), "compressed" (`COMPRESSED`) or a .safetensors or .pth file
             with torchvision's names.
 
     Returns:
-        Where the weights come from.
+        The source of the weights, as text.
 
     Raises:
-        InputError: a file that cannot be read, lacks a layer or has one of another shape.
+        InputError: a file that cannot be read, lacks a layer or has a layer of another shape.
     """
     if file := weights_file(trunk, weights):
         source, state = str(file), read_state(file)
@@ -167,33 +167,33 @@ def load_trunk(model: nn.Module, trunk: str, weights: str | Path) -> str:
 
 
 def weights_file(trunk: str, weights: str | Path | None) -> Path | None:
-    """The file that initial weights of a trunk are read from; None where they are fresh or downloaded."""
+    """The file with the initial weights of a trunk; None if the weights are fresh or downloaded."""
     if weights in (None, "imagenet"):
         return None
     return COMPRESSED[trunk] if weights == "compressed" else Path(weights)
 
 
 def input_std(weights: str | Path) -> tuple[float, ...]:
-    """What VGG-16 with these weights wants images divided by: `CAFFE_STD`, unless the file's metadata say otherwise."""
+    """The std by which images are divided for VGG-16: from the metadata of the weight file, otherwise `CAFFE_STD`."""
     file = weights_file("vgg16", weights)
     if file is None or file.suffix != ".safetensors":
         return CAFFE_STD
     with (
         suppress(OSError, SafetensorError),
         safe_open(file, "pt") as content,
-    ):  # `load_trunk` refuses what is unreadable
+    ):  # `load_trunk` raises for an unreadable file
         return (json.loads((content.metadata() or {}).get(MADE, "{}")).get("std", CAFFE_STD[0]),) * 3
     return CAFFE_STD
 
 
 def freeze(stem: nn.Sequential, blocks: int) -> None:
-    """Keep the weights of VGG-16's first so many blocks, each up to its pooling: no gradient is computed for them."""
+    """Freeze the first `blocks` blocks of VGG-16, each up to its pooling: no gradient is computed for their weights."""
     ends = [index for index, layer in enumerate(stem, 1) if isinstance(layer, nn.MaxPool2d)]
     stem[: [0, *ends][blocks]].requires_grad_(False)
 
 
 def _trunk_name(name: str, trunk: str) -> str | None:
-    """Our name of a layer of torchvision's classifier; None for what SSD does not use or a file may lack."""
+    """Our name of a layer of torchvision's classifier; None if SSD does not use the layer or files may lack it."""
     if name.endswith(COUNTER):
         return None
     if trunk == "resnet34":
@@ -234,10 +234,10 @@ def trunk_state(model: nn.Module, trunk: str) -> dict[str, Tensor]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a .safetensors or .pth file, on the CPU; nothing is unpickled but tensors.
+    """Read the state dict of a .safetensors or .pth file to the CPU; only tensors are unpickled.
 
     Raises:
-        InputError: no such file, or one that holds no state dict.
+        InputError: no such file, or a file without a state dict.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct the path")
@@ -253,7 +253,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
-    """Raise `InputError` naming `source` and the first layer that is missing, has another shape or is too much."""
+    """Raise `InputError` naming `source` and the first layer that is missing, surplus or of another shape."""
     for name, tensor in wanted.items():
         if name not in state:
             raise InputError(f"{source}: layer {name} is missing")

@@ -1,4 +1,4 @@
-"""Default boxes: where they lie, how they encode a box, and which boxes they can reach.
+"""Default boxes: their positions, the encoding of a box relative to them, and the boxes that they can match.
 
 Corners (xyxy) are in px: pixel (row i, column j) covers [j, j + 1] x [i, i + 1]. Default boxes are stored as
 cx, cy, w, h in fractions of the input, as published tables give them.
@@ -23,7 +23,7 @@ LARGEST_LOG_GROWTH = math.log(1000 / 16)
 
 
 class Grid(NamedTuple):
-    """Where the default boxes of an input size are centred, and their shapes; one entry per feature map."""
+    """Centres and shapes of the default boxes of an input size; one entry per feature map."""
 
     maps: tuple[int, ...]  # cells per side
     steps: tuple[float, ...]  # distance between the centres of neighbouring cells, px
@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
     @property
     def boxes_per_cell(self) -> tuple[int, ...]:
-        """Two squares, and two boxes for every aspect ratio."""
+        """Default boxes per cell of each map: two squares, and two boxes for every aspect ratio."""
         return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
 
 
@@ -46,14 +46,14 @@ GRIDS = {
 }
 _SIZES_FILE = files("cmbfe.detector") / "default_boxes.toml"
 SIZES: dict[str, dict[str, list[float]]] = tomllib.loads(_SIZES_FILE.read_text(encoding="utf-8"))
-"""Preset -> side of the input, px -> sides of the squares, px; the file says whence."""
+"""Preset -> side of the input, px -> sides of the squares, px. The TOML file names their sources."""
 
 
 def default_boxes(preset: str, input_size: int) -> Tensor:
     """Default boxes Tensor[P, 4] (cx, cy, w, h, fractions of the input) in the order of the predictions.
 
-    Map k has a square of size s_k, one of sqrt(s_k s_{k+1}), and s_k stretched to every aspect ratio (Liu et
-    al. 2016, section 2.2). Order: map, row, column, shape. Sizes above the input are cut to it; centres are not.
+    Map k has squares of size s_k and sqrt(s_k s_{k+1}), and s_k stretched to every aspect ratio (Liu et al. 2016,
+    section 2.2). Boxes are ordered by map, row, column and shape. Sizes are limited to the input; centres are not.
     """
     if preset not in SIZES:
         raise InputError(f"default boxes {preset!r}: expected one of {', '.join(SIZES)}")
@@ -77,7 +77,7 @@ def _boxes_of_map(
 
 
 def corners(default: Tensor, input_size: int) -> Tensor:
-    """Default boxes Tensor[P, 4] from fractions cx, cy, w, h to corners xyxy in px of the input."""
+    """Convert default boxes Tensor[P, 4] from fractions (cx, cy, w, h) to corners xyxy in px of the input."""
     return box_convert(default, "cxcywh", "xyxy") * input_size
 
 
@@ -103,10 +103,10 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def coverage(boxes: Tensor, default: Tensor, input_size: int) -> pd.DataFrame:
-    """How well default boxes can meet ground truth: one row per box of `boxes` (Tensor[K, 4], xyxy px of the input).
+    """How well default boxes can match ground truth: a row per box of `boxes` (Tensor[K, 4], xyxy px of the input).
 
-    default: Tensor[P, 4] fractions. Columns: `size_px` (square root of the area), `best_iou` with any default box,
-    `reachable` (best IoU at least 0.5). A box out of reach is learnt as a forced match only.
+    default: Tensor[P, 4] fractions. Columns: `size_px` (square root of the area), `best_iou` with any default box, and
+    `reachable` (best IoU at least 0.5). A box that is not reachable is learnt from its forced match only.
     """
     placed = corners(default, input_size)
     best = torch.cat([box_iou(part, placed).amax(dim=1) for part in boxes.split(256)])  # bounds memory
@@ -115,10 +115,10 @@ def coverage(boxes: Tensor, default: Tensor, input_size: int) -> pd.DataFrame:
 
 
 def coverage_of_presets(boxes: Tensor) -> pd.DataFrame:
-    """`coverage` of every preset at every input size, one below the other.
+    """`coverage` of every preset at every input size, in one table.
 
-    boxes: Tensor[K, 4] xyxy as fractions of the image, which every detector resizes to its own input. Columns: `box`
-    (row in `boxes`), `input_px`, `default_boxes` (the preset) and those of `coverage`.
+    boxes: Tensor[K, 4] xyxy as fractions of the image, since each detector resizes images to its own input. Columns:
+    `box` (row in `boxes`), `input_px`, `default_boxes` (the preset) and the columns of `coverage`.
     """
     parts = {
         (size, preset): coverage(boxes * size, default_boxes(preset, size), size)

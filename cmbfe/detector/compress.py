@@ -1,12 +1,12 @@
-"""A pretrained VGG-16 in fewer channels, without labels: what a narrow trunk starts from in its place.
+"""Compression of a pretrained VGG-16 to fewer channels, without labels, for the initial weights of a narrow trunk.
 
-Layer by layer, on some slices: ridge regression tells what the narrow layers so far know of each channel of the wide
-layer; of that, the most independent channels are kept (pivoted QR); the narrow layer's weights are refitted to the wide
-one's outputs there, as ReLU leaves them; and the layer is scaled to activations of mean square 1, which ReLU allows, as
-it is positively homogeneous. The first layer sees the image that the wide one sees, and keeps its filters. Then conv3_1
-to conv5_3 are trained together to give the wide layers' outputs at conv4_3 and conv5_3 (distillation).
+The layers are compressed in turn on a set of slices. Ridge regression predicts each channel of the wide layer from the
+narrow layers so far, and pivoted QR selects the most independent predictions. The narrow layer is refitted to the wide
+layer's outputs after ReLU in these channels. It is then scaled to activations of mean square 1, which ReLU permits as
+it is positively homogeneous. The first layer keeps the wide layer's filters, since both see the same image. Finally
+conv3_1 to conv5_3 are trained together to reproduce the wide layers' conv4_3 and conv5_3 (distillation).
 
-`tools/compress_trunk.py` makes the file that the package brings; docs/training.md has what it keeps.
+`tools/compress_trunk.py` writes the file in the package; docs/training.md reports how much it preserves.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,37 +22,37 @@ from cmbfe.detector.backbones import CAFFE_STD
 from cmbfe.detector.ssd import SSD
 
 INPUT_STD = 0.25
-"""What a compressed trunk wants images in [0, 1], less `CAFFE_MEAN`, divided by: numbers of order 1, where the weights
-of Caffe's 1/255 would be so small that Adam's first steps undo them."""
+"""Divisor of images in [0, 1] minus `CAFFE_MEAN` for a compressed trunk, which gives inputs of order 1. With Caffe's
+1/255 the weights would be so small that Adam's first steps undo them."""
 POSITIONS = 3000
-"""Of each map of each slice, at most: channels are chosen, weights fitted and errors measured by these."""
+"""Largest number of positions per map and slice for choosing channels, fitting weights and measuring errors."""
 RIDGE = 1e-3
-"""Penalty on squared weights, as a share of the mean square of what they weigh."""
+"""Penalty on squared weights, as a share of the mean square of their inputs."""
 ROUNDS = 5
-"""Refits in which the outputs that ReLU cuts off may be anything below 0."""
+"""Number of refits in which outputs that ReLU cuts off may take any value below 0."""
 ENDS = (22, 29)
-"""ReLUs of conv4_3 and conv5_3 among torchvision's `features`: what is distilled. Layer 10 is conv3_1."""
+"""Indices of the distilled outputs in torchvision's `features`: ReLUs of conv4_3 and conv5_3. Layer 10 is conv3_1."""
 DISTILLED_FROM = 10
 LEARNING_RATE = 3e-4
-"""Of the distillation (Adam), at its beginning; it falls to 0 along a cosine."""
+"""Adam's initial learning rate in the distillation; it falls to 0 along a cosine."""
 
 
 def compress(
     teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int = 0, steps: Collection[int] = ()
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The 13 convolutions of a VGG-16 detector at another width, under torchvision's names, float32.
+    """Compress the 13 convolutions of a VGG-16 detector to another width; float32 under torchvision's names.
 
     Args:
         teacher: SSD-300 or SSD-512 of full width with pretrained weights.
-        inputs: slices as `teacher.prepare` gives them, Tensor[1, 3, S, S] each, of any sizes.
-        held_out: the last so many slices are measured on, the others fitted to.
-        seed: of the positions, and of the order of slices in the distillation.
-        steps: a number for each of the distillation, of a slice: a range, or one that shows its progress.
+        inputs: slices from `teacher.prepare`, each a Tensor[1, 3, S, S] of any size.
+        held_out: number of slices at the end of `inputs` that are used for measurement only.
+        seed: seed of the positions and of the order of slices in the distillation.
+        steps: an item for each distillation step on one slice, such as a range or a progress bar.
 
     Returns:
-        The weights; and per layer the share of the variance of the teacher's activations, in the channels kept and in
-        the slices held out, that the narrow layer's leave unexplained. Of distilled layers, only conv4_3 and conv5_3
-        stand for something of the teacher's, and are measured.
+        The weights, and per layer the share of the variance of the teacher's activations that stays unexplained, in the
+        kept channels on the held-out slices. Of the distilled layers, only conv4_3 and conv5_3 are measured, since only
+        they correspond to the teacher's layers.
     """
     narrow, unexplained, started, wanted = _fitted(teacher, inputs, width, held_out, seed)
     if steps:
@@ -76,8 +76,8 @@ def compress(
 def _fitted(
     teacher: SSD, inputs: Sequence[Tensor], width: float, held_out: int, seed: int
 ) -> tuple[nn.Sequential, dict[str, float], list[Tensor], dict[int, list[Tensor]]]:
-    """The narrow layers fitted one by one and what each leaves unexplained; for the distillation the maps that conv3_1
-    sees, by slice, and the maps wanted at the ends of the blocks."""
+    """Fit the narrow layers one by one; returns the layers and the unexplained share of each. For the distillation it
+    also returns the inputs of conv3_1 and the target maps at the ends of the blocks, by slice."""
     random, brighter = np.random.default_rng(seed), INPUT_STD / CAFFE_STD[0]
     narrow = _layers(SSD(replace(teacher.config, width=width)))
     wide_maps, narrow_maps = list(inputs), [x / brighter for x in inputs]
@@ -119,7 +119,7 @@ def _distil(
     steps: Collection[int],
     seed: int,
 ) -> None:
-    """Train the layers from conv3_1 on towards the maps wanted: mean share of variance left."""
+    """Train the layers from conv3_1 on towards the target maps; the loss is the mean unexplained share of variance."""
     random = np.random.default_rng(seed)
     order = np.concatenate([random.permutation(len(inputs)) for _ in range(-(-len(steps) // len(inputs)))])
     variance = {end: torch.cat([_columns(x) for x in maps]).var(0).mean() for end, maps in wanted.items()}
@@ -135,7 +135,7 @@ def _distil(
 
 
 def _at_ends(layers: nn.Sequential, features: Tensor) -> dict[int, Tensor]:
-    """What the layers from conv3_1 on make of a slice, at the ends of the blocks."""
+    """Outputs of the layers from conv3_1 on for a slice, at the ends of the blocks."""
     ends = {}
     for number, layer in enumerate(layers, DISTILLED_FROM):
         features = layer(features)
@@ -155,37 +155,37 @@ def _layers(model: SSD) -> nn.Sequential:
 
 
 def _through(layer: nn.Module, maps: list[Tensor]) -> None:
-    """Each map in the list becomes what the layer makes of it, one after another: maps of 512 px fill the memory."""
+    """Replace each map in the list by the layer's output, one at a time, since maps of 512 px fill the memory."""
     for index, of_slice in enumerate(maps):
         maps[index] = layer(of_slice)
 
 
 def _places(of_slice: Tensor, random: np.random.Generator) -> Tensor:
-    """Indices of some positions of a map [1, C, h, w], in the order of its rows."""
+    """Indices of random positions of a map [1, C, h, w], in row order."""
     cells = of_slice.shape[2] * of_slice.shape[3]
     return torch.from_numpy(np.sort(random.permutation(cells)[:POSITIONS]))
 
 
 def _values(maps: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    """What maps [1, C, h, w] hold at their places, Tensor[all places, C]."""
+    """Values of maps [1, C, h, w] at their places, Tensor[all places, C]."""
     return torch.cat([of_slice[0].flatten(1)[:, place].T for of_slice, place in zip(maps, places, strict=True)])
 
 
 def _patches(maps: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    """What a convolution of 3x3 sees around the places, and a 1 for its bias: Tensor[all places, C * 9 + 1]."""
+    """Inputs of a 3x3 convolution around the places, and a 1 for its bias: Tensor[all places, C * 9 + 1]."""
     of_slices = [F.unfold(x, 3, padding=1)[0][:, place].T for x, place in zip(maps, places, strict=True)]
     seen = torch.cat(of_slices)
     return torch.cat([seen, torch.ones(len(seen), 1)], dim=1)
 
 
 def _most_independent(activations: Tensor, channels: int) -> np.ndarray:
-    """So many columns of Tensor[n, C]: the first pivots of a QR decomposition of their deviations from the mean."""
+    """Choose `channels` columns of Tensor[n, C]: the first pivots of a QR decomposition of the centred columns."""
     triangle = torch.linalg.qr(activations - activations.mean(dim=0), mode="r").R
     return np.sort(qr(triangle.numpy(), mode="r", pivoting=True)[1][:channels])
 
 
 def _ridge(patches: Tensor) -> Callable[[Tensor], Tensor]:
-    """Ridge regression on patches [n, C * 9 + 1], the bias free: outputs [n, C'] to weights [C * 9 + 1, C']."""
+    """Ridge regression on patches [n, C * 9 + 1], bias unpenalised; maps outputs [n, C'] to weights [C * 9 + 1, C']."""
     squares = (patches.T @ patches).double()
     penalty = torch.full((len(squares),), RIDGE * float(squares.diagonal()[:-1].mean()), dtype=torch.double)
     penalty[-1] = 0
@@ -194,9 +194,9 @@ def _ridge(patches: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _refit(layer: nn.Conv2d, patches: Tensor, outputs: Tensor, solve: Callable[[Tensor], Tensor]) -> None:
-    """Give the convolution the weights by which patches come nearest to outputs after ReLU.
+    """Set the convolution's weights so that its results for the patches fit the outputs best after ReLU.
 
-    Where an output is below 0, any number below 0 will do: what the last fit gave there becomes the target.
+    Where an output is below 0, any negative value fits. The target there is the value from the previous fit.
     """
     targets = outputs
     for _ in range(1 + ROUNDS):
@@ -206,5 +206,5 @@ def _refit(layer: nn.Conv2d, patches: Tensor, outputs: Tensor, solve: Callable[[
 
 
 def _unexplained(ours: Tensor, theirs: Tensor) -> float:
-    """Share of the variance of `theirs`, Tensor[n, C], over all channels together, that `ours` leave."""
+    """Share of the variance of `theirs`, Tensor[n, C], over all channels together, that `ours` leaves unexplained."""
     return float((ours - theirs).square().sum() / (theirs - theirs.mean(dim=0)).square().sum())

@@ -1,9 +1,9 @@
-"""VGG-16's features taught to ResNet-34 or MobileNet-V2, without labels: what these trunks start from here.
+"""Initial weights of the ResNet-34 and MobileNet-V2 trunks, distilled from VGG-16 without labels.
 
-The paper does not say what they start from (A19). Here each is trained until VGG-16's conv4_3 is a linear function of
-its first map and, where a file of weights fills the next block too (MobileNet-V2), conv5_3 of that block's map, on
-slices cropped and flipped at random (knowledge distillation, Romero et al. 2015, "FitNets"). Of the trained layers the
-trunk is kept, and the linear functions are dropped. `tools/compress_trunk.py` makes the files that the package brings.
+The paper does not give initial weights of these trunks (A19). Here each trunk is trained so that a linear function of
+its first map predicts VGG-16's conv4_3. In MobileNet-V2 the map of the next block also has to predict conv5_3. The
+training slices are cropped and flipped at random (knowledge distillation, Romero et al. 2015, "FitNets"). The linear
+functions are dropped afterwards. `tools/compress_trunk.py` writes the weight files that ship with the package.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,26 +17,26 @@ from cmbfe.detector.ssd import SSD
 
 BATCH = 4
 LEARNING_RATE, WARM_UP = 2e-3, 0.1
-"""Adam's at its highest, reached after that share of the steps, then falling along a cosine."""
-SMALLEST_CROP = 0.6  # side, as a share of the slice's
+"""Adam's peak learning rate, and the share of the steps that warms up to it. A cosine decay follows."""
+SMALLEST_CROP = 0.6  # side of the crop, as a share of the slice's side
 CONV5_3 = 7
-"""Layers of VGG-16's first block, from pool4 to the ReLU of conv5_3."""
+"""Number of layers of VGG-16's first block from pool4 to the ReLU of conv5_3."""
 
 
 def distil(
     student: SSD, teacher: SSD, images: Sequence[Tensor], held_out: int, steps: Collection[int], seed: int = 0
 ) -> dict[str, float]:
-    """Train the student's trunk, in place.
+    """Train the student's trunk in place to reproduce the teacher's features.
 
     Args:
-        student: on ResNet-34 or MobileNet-V2.
-        teacher: on VGG-16, with pretrained weights.
-        images: slices, Tensor[1, 3, S, S] in [0, 1] each.
-        held_out: the last so many slices are measured on, the others taught.
-        steps: a number for each of Adam's, of `BATCH` slices: a range, or one that shows its progress.
+        student: a detector on ResNet-34 or MobileNet-V2.
+        teacher: a detector on VGG-16, with pretrained weights.
+        images: slices, each a Tensor[1, 3, S, S] in [0, 1].
+        held_out: number of slices at the end of `images` that are used for measurement only.
+        steps: an item for each Adam step on `BATCH` slices, such as a range or a progress bar.
 
     Returns:
-        The share of the variance of conv4_3 (and conv5_3) that is left unexplained in the slices held out.
+        The share of the variance of conv4_3 (and conv5_3) that stays unexplained on the held-out slices.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def distil(
 
 
 def _maps(model: SSD, inputs: Tensor) -> list[Tensor]:
-    """The trunk's maps that a file of weights fills: VGG-16's are conv4_3 and conv5_3."""
+    """The maps of the trunk layers that a weight file fills; in VGG-16 they are conv4_3 and conv5_3."""
     first = model.stem(inputs)
     trunk = model.config.spec.trunk
     if trunk == "resnet34":
@@ -74,7 +74,7 @@ def _maps(model: SSD, inputs: Tensor) -> list[Tensor]:
 
 
 def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> list[Tensor]:
-    """By map, the share of the teacher's variance that is left; its maps are averaged to the student's size."""
+    """Unexplained share of the teacher's variance, per map. The teacher's maps are averaged to the student's size."""
     with torch.no_grad():
         theirs = _maps(teacher, (images - teacher.mean) / teacher.std)
     left = []
@@ -88,7 +88,7 @@ def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> 
 
 
 def _crop(image: Tensor, random: np.random.Generator) -> Tensor:
-    """A square of a slice, of random size and place, flipped at random."""
+    """Cut a square of random size and position from a slice, and flip it at random."""
     whole = image.shape[-1]
     side = int(random.integers(round(SMALLEST_CROP * whole), whole + 1))
     row, column = random.integers(0, whole - side + 1, 2)

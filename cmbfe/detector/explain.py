@@ -1,4 +1,4 @@
-"""What feature enhancement (FE) does inside a detector: its steps on one image, and its effect map by map."""
+"""Explanation of feature enhancement (FE) inside a detector: its steps on one image and its effect on each map."""
 
 from dataclasses import replace
 
@@ -15,13 +15,13 @@ def enhancement_steps(model: SSD, image: Tensor, boxes: Tensor) -> dict[str, Ten
     """The quantities of the paper's Figure 1, in the order of its section 2.3, each [rows, columns].
 
     Args:
-        model: any variant; its first map is enhanced, whether it was trained with FE or not.
-        image: Tensor[3, S, S] in [0, 1], S the model's input size, px.
+        model: any variant, trained with or without FE; its first map is enhanced.
+        image: Tensor[3, S, S] in [0, 1]; S is the model's input size in px.
         boxes: Tensor[K, 4] xyxy px.
 
     Returns:
-        `image` P, `inside` (P in the boxes, 0 elsewhere), `mask` M, `resized` (M on the feature map), and of the
-        channel that FE changes most: `features` X, `enhanced` X + M X, `difference`.
+        `image` P, `inside` (P in the boxes, 0 elsewhere), `mask` M and `resized` (M on the feature map). For the
+        channel that FE changes most: `features` X, `enhanced` X + M X and their `difference`.
     """
     mask = enhancement_mask(image[None], [boxes], model.config.beta)
     features, difference = enhancement_difference(model, image, boxes)
@@ -43,7 +43,7 @@ def enhancement_steps(model: SSD, image: Tensor, boxes: Tensor) -> dict[str, Ten
 def enhancement_difference(model: SSD, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """The first map before FE, and what FE adds to it (paper Figure 3 b), both Tensor[C, h, w].
 
-    Arguments as in `enhancement_steps`. What the first head sees may be another thing: see `change_by_map`.
+    Arguments as in `enhancement_steps`. The first head may see a different map, see `change_by_map`.
     """
     config = model.config
     mask = enhancement_mask(image[None], [boxes], config.beta)
@@ -52,10 +52,10 @@ def enhancement_difference(model: SSD, image: Tensor, boxes: Tensor) -> tuple[Te
 
 
 def change_by_channel(features: Tensor, difference: Tensor) -> pd.DataFrame:
-    """How much FE changes each channel, the most changed first: a row per channel, named by its rank from 1.
+    """How much FE changes each channel: a row per channel, indexed by rank from 1, the most changed channel first.
 
-    Columns `channel` (its index), `relative_change` (norm of the difference over the norm without FE) and
-    `share_of_difference` (of the squared norm of the whole difference; 0 where there is none).
+    Columns: `channel` (its index), `relative_change` (norm of the difference over the norm without FE) and
+    `share_of_difference` (share of the squared norm of the whole difference; 0 without any difference).
 
     Args:
         features, difference: Tensor[C, h, w], from `enhancement_difference`.
@@ -70,9 +70,9 @@ def change_by_channel(features: Tensor, difference: Tensor) -> pd.DataFrame:
 
 @torch.no_grad()
 def change_by_map(model: SSD, image: Tensor, boxes: Tensor) -> pd.DataFrame:
-    """How much FE changes what each head sees: a row per placement (A4), a column per map, named by its cells.
+    """How much FE changes the input of each head: a row per placement (A4), a column per map, named by its cell count.
 
-    The value is the norm of the difference over the norm without FE. Arguments as in `enhancement_steps`; the model's
+    The value is the norm of the difference over the norm without FE. Arguments as in `enhancement_steps`. The model's
     weights are used at every placement.
     """
     inputs, mask = model.prepare(image[None]), enhancement_mask(image[None], [boxes], model.config.beta)
@@ -81,7 +81,7 @@ def change_by_map(model: SSD, image: Tensor, boxes: Tensor) -> pd.DataFrame:
         variant = model.config.variant.removesuffix("-fe") + "-fe"
         twin = SSD(replace(model.config, variant=variant, placement=placement)).train()
         twin.load_state_dict(model.state_dict())
-        for module in twin.modules():  # FE works in training mode only; batch norms must not move meanwhile
+        for module in twin.modules():  # FE works in training mode only, but batch norms must not change
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
         pairs = zip(twin.feature_maps(inputs, mask), twin.feature_maps(inputs), strict=True)
@@ -91,6 +91,6 @@ def change_by_map(model: SSD, image: Tensor, boxes: Tensor) -> pd.DataFrame:
 
 
 def _relative_change(enhanced: Tensor, plain: Tensor) -> float:
-    # A narrow network can have a coarse map that is zero all over: then FE changes nothing of it.
+    # In a narrow network a coarse map can be zero everywhere, so that FE does not change it.
     tiny = torch.finfo(plain.dtype).tiny
     return float((enhanced - plain).norm() / plain.norm().clamp(min=tiny))

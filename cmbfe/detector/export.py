@@ -1,6 +1,6 @@
-"""Detectors as ONNX files, written only if onnxruntime gives with them what PyTorch gives (docs/export.md).
+"""Export of detectors to ONNX files, only if onnxruntime reproduces PyTorch's results (docs/export.md).
 
-The graph holds all that `SSD` does in evaluation, non-maximum suppression included.
+The graph contains the whole evaluation pass of `SSD`, including non-maximum suppression.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,44 +35,44 @@ the image in the batch, from 0.
 """
 IMAGES = "images"
 EVERY_BOX = ("every_box", "every_score")
-"""What the network says of each default box: boxes [N, P, 4], scores [N, P]."""
+"""Names of the network's outputs for all default boxes: boxes [N, P, 4], scores [N, P]."""
 TO_IMAGE = "to_image"
 SUPPRESSION = files("cmbfe.detector") / "suppression.txt"
-"""What `SSD` keeps of every image, in ONNX's text form. A row of `found`: number of the image, class, candidate."""
+"""Non-maximum suppression of `SSD` in ONNX's text form. A row of `found` is image number, class and candidate."""
 RANDOM_BATCHES = 2
 TOLERANCE = 1e-4
-"""Largest difference that is allowed, in scores and in boxes as a share of the image's longer side."""
+"""Largest allowed difference, both of scores and of boxes (as a share of the image's longer side)."""
 ROUNDING = 1e-6
-"""An overlap that is so close to its limit, relatively, may be taken for more or for less than that."""
+"""Relative margin around the overlap limit within which a box may be either kept or suppressed."""
 
 
 class Difference(NamedTuple):
-    """How an ONNX file in onnxruntime differs from its detector in PyTorch, both in float32."""
+    """Differences between an ONNX file in onnxruntime and its detector in PyTorch, both in float32."""
 
-    images: int  # how many were compared
-    score: float  # largest difference over all default boxes of all images
-    box_px: float  # the same of box corners, px of the images
-    box_share: float  # the same, as a share of the image's longer side
+    images: int  # number of compared images
+    score: float  # largest score difference over all default boxes of all images
+    box_px: float  # largest difference of box corners, px of the images
+    box_share: float  # largest difference of box corners, as a share of the image's longer side
     suppressed_otherwise: int
-    """Images of which PyTorch, given onnxruntime's boxes and scores, would keep other boxes."""
+    """Number of images in which PyTorch keeps other boxes if given onnxruntime's boxes and scores."""
     detected_otherwise: int
-    """Images with other detections, beyond the tolerance: a tie to within rounding can be decided either way."""
+    """Number of images with other detections, beyond the tolerance. Rounding can decide a tie either way."""
 
 
 def export_onnx(
     detector: SSD, out: Path, images: Iterable[Tensor] = (), on_step: Callable[[], None] = lambda: None
 ) -> Difference:
-    """Write a detector as an ONNX file, if onnxruntime then gives with it what PyTorch gives.
+    """Write a detector as an ONNX file, provided that onnxruntime reproduces PyTorch's results with it.
 
     Args:
-        detector: on the CPU.
-        out: a file named *.onnx; an earlier one is replaced.
-        images: batches Tensor[N, 3, H, W] in [0, 1] of any sizes to compare on, besides `RANDOM_BATCHES` random ones.
+        detector: a detector on the CPU.
+        out: a file named *.onnx; an existing file is replaced.
+        images: batches Tensor[N, 3, H, W] in [0, 1] of any size to compare on, besides `RANDOM_BATCHES` of noise.
         on_step: called after the file is made, and after each batch.
 
     Raises:
-        InputError: another suffix, a detector of several classes, or a difference beyond TOLERANCE; then nothing is
-            written.
+        InputError: another suffix, a detector of several classes, or a difference beyond TOLERANCE. No file is
+            written in these cases.
     """
     import onnx
 
@@ -86,7 +86,7 @@ def export_onnx(
             differences.append(_difference(detector, session, batch))
             on_step()
         count, score, box_px, box_share, *otherwise = zip(*differences, strict=True)
-        # np.max, unlike max, keeps what is not a number.
+        # np.max, unlike max, keeps NaN.
         largest = [float(np.max(values)) for values in (score, box_px, box_share)]
         difference = Difference._make([sum(count), *largest, *map(sum, otherwise)])
         _check(difference, out)
@@ -94,19 +94,19 @@ def export_onnx(
 
 
 def _session(file: Path) -> "onnxruntime.InferenceSession":
-    """The file with EVERY_BOX as outputs, too."""
+    """An onnxruntime session of the file, with EVERY_BOX as additional outputs."""
     import onnx
     import onnxruntime
 
     model = onnx.load(file)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in EVERY_BOX)
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its threads would hold up PyTorch's
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow down PyTorch's
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _random_batches(detector: SSD) -> list[Tensor]:
-    """One image of the input's size, three of another; RANDOM_BATCHES says how many batches."""
+    """`RANDOM_BATCHES` batches of noise: an image of the input size, and three images of another size."""
     generator, side = torch.Generator().manual_seed(0), detector.input_size
     shapes = (1, 3, side, side), (3, 3, side * 3 // 4, side * 5 // 4)
     return [torch.rand(shape, generator=generator) for shape in shapes]
@@ -139,9 +139,9 @@ def _difference(detector: SSD, session: "onnxruntime.InferenceSession", images: 
 
 
 def _kept(detector: SSD, boxes: Tensor, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What torchvision's suppression keeps of an image, boxes [P, 4] and scores [P], at the limit and beside it. As
-    `SSD.detections` does it, but for ties: of equal scores the first comes first, which ONNX prescribes and PyTorch
-    leaves open."""
+    """Detections that torchvision's suppression keeps of boxes [P, 4] and scores [P], at the limit and just beside it.
+    The method is that of `SSD.detections`, except that equal scores keep their order. ONNX prescribes this order, while
+    PyTorch leaves it open."""
     config = detector.config
     order = scores.argsort(descending=True, stable=True)[:CANDIDATES_PER_CLASS]
     order = order[scores[order] > config.score_threshold]
@@ -151,12 +151,12 @@ def _kept(detector: SSD, boxes: Tensor, scores: Tensor) -> list[tuple[Tensor, Te
 
 
 def _table(boxes: np.ndarray | Tensor, scores: np.ndarray | Tensor, side: int) -> np.ndarray:
-    """[D, 5]: corners as shares of the image's longer side, px, and score."""
+    """A table [D, 5] of box corners, as shares of the image's longer side `side` (px), and scores."""
     return np.column_stack([np.asarray(boxes) / side, np.asarray(scores)])
 
 
 def _same(rows: np.ndarray, others: np.ndarray) -> bool:
-    """Whether every row of each table is in the other, whatever their order."""
+    """Whether two tables have the same rows within the tolerance, in any order."""
     equal = np.abs(rows[:, None] - others).max(axis=2) <= TOLERANCE
     return len(rows) == len(others) and bool(equal.any(axis=0).all() and equal.any(axis=1).all())
 
@@ -174,16 +174,16 @@ def _check(difference: Difference, out: Path) -> None:
 
 
 class Network(nn.Module):
-    """The part of a detector that is traced: from images to EVERY_BOX and the factor from input px to image px."""
+    """The traced part of a detector: from images to EVERY_BOX and the factors from input px to image px."""
 
     def __init__(self, detector: SSD) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `SSD.forward` in evaluation, in operations that leave number and size of the images open.
+        """Run `SSD.forward` of evaluation mode in operations that allow any number and size of images.
 
-        Of Tensor[N, 3, H, W]: Tensor[N, P, 4], Tensor[N, P] and Tensor[4] (W, H, W, H over the input's side).
+        From Tensor[N, 3, H, W] to Tensor[N, P, 4], Tensor[N, P] and Tensor[4] (W, H, W, H over the input's side).
         """
         detector, side = self.detector, self.detector.input_size
         rows, columns = images.shape[2:]
@@ -196,14 +196,14 @@ class Network(nn.Module):
 
 
 def resizing(side: int, wanted: int) -> Tensor:
-    """Tensor[wanted, side]: times a column of pixels, that column resized, bilinear as `F.interpolate` does it.
+    """The matrix Tensor[wanted, side] that resizes a column of pixels like bilinear `F.interpolate`.
 
-    Not the operator Resize: onnxruntime rounds its coordinates in another way than PyTorch, and for noise of 256 px
-    resized to 320 px the scores of a MobileNet differed by 3.5e-4.
+    ONNX's operator Resize is not used, since onnxruntime rounds its coordinates differently from PyTorch. With Resize,
+    the scores of a MobileNet differed by 3.5e-4 for noise resized from 256 to 320 px.
     """
     pixels = torch.arange(side, dtype=torch.float32)
     scale = torch.full((), side, dtype=torch.float32) / wanted
-    # float64, as PyTorch rounds product and difference at once (a fused multiply-add).
+    # In float64, since PyTorch rounds product and difference only once (a fused multiply-add).
     place = ((torch.arange(wanted) + 0.5).double() * scale.double() - 0.5).float()
     place = torch.minimum(place.clamp(min=0), pixels[-1])
     return (1 - (place[:, None] - pixels).abs()).clamp(min=0)
@@ -217,7 +217,7 @@ def every_box(detector: SSD, logits: Tensor, regression: Tensor) -> tuple[Tensor
 
 
 def to_onnx(detector: SSD) -> "onnx.ModelProto":
-    """A detector on the CPU as an ONNX model, see DESCRIPTION; `InputError` for one of several classes."""
+    """Convert a detector on the CPU to an ONNX model, see DESCRIPTION; `InputError` for several classes."""
     import onnx
     from onnx import compose
     from onnx.helper import make_model, make_opsetid, set_model_props
@@ -226,7 +226,7 @@ def to_onnx(detector: SSD) -> "onnx.ModelProto":
         classes = detector.config.num_classes - 1
         raise InputError(f"the detector knows {classes} classes; ONNX files are written of those that know one")
     links = (*EVERY_BOX, TO_IMAGE)
-    # No two sides of the example are equal, so that none is taken for another.
+    # All dimensions of the example differ, so that tracing cannot confuse them.
     example = torch.rand(2, 3, detector.input_size - 1, detector.input_size + 1)
     program: Any = torch.onnx.export(
         Network(detector).eval(),
@@ -257,7 +257,7 @@ def to_onnx(detector: SSD) -> "onnx.ModelProto":
 
 
 def suppression(detector: SSD) -> "onnx.GraphProto":
-    """The second half of the graph: from EVERY_BOX and TO_IMAGE to what is kept."""
+    """The second half of the graph: from EVERY_BOX and TO_IMAGE to the detections."""
     import onnx.parser
 
     config = detector.config
@@ -267,7 +267,7 @@ def suppression(detector: SSD) -> "onnx.GraphProto":
 
 
 def _without_traces(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The exporter notes with each node the file and line it comes from: nobody's folders belong in the file."""
+    """Remove the source file and line that the exporter notes at each node, since they reveal local folders."""
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

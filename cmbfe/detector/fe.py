@@ -1,7 +1,7 @@
-"""Feature enhancement (FE, paper section 2.3): in training, features grow where labelled boxes are dark.
+"""Feature enhancement (FE, paper section 2.3): in training, features are amplified where labelled boxes are dark.
 
-Inside a ground-truth box the mask is M = 1 - P / B_mean with B_mean = beta * mean(P in the box), 0 above B_mean
-and outside boxes; a feature map X becomes X + M * X. The layer has no weights and is absent at test time.
+Inside a ground-truth box the mask is M = 1 - P / B_mean, with B_mean = beta * mean(P in the box). M is 0 where P is
+above B_mean and outside boxes. A feature map X becomes X + M * X. The layer has no weights and is absent at test time.
 """
 
 import math
@@ -24,13 +24,13 @@ def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5)
     """FE mask M, Tensor[N, 1, H, W] in [0, 1], float32 on the images' device.
 
     images: Tensor[N, C, H, W] in [0, 1]; P is their mean over channels (reading A1). boxes: N tensors [K, 4],
-    xyxy px of the images. A pixel is inside a box when its centre is; a box that holds no centre takes the
-    pixel that holds the box's own centre. Where boxes overlap, the larger M holds (A3). A black box gives 0.
+    xyxy px of the images. A pixel is inside a box if its centre is. A box without any pixel centre takes the
+    pixel at the centre of the box. Where boxes overlap, the larger M applies (A3). A black box gives 0.
     """
     if len(boxes) != len(images):
         raise InputError(f"enhancement mask: {len(boxes)} box tensors for {len(images)} images")
     with torch.autocast(images.device.type, enabled=False):
-        # Rounding leaves black below 0, which must not count as darker than what lies outside of all boxes.
+        # Rounding can make black pixels slightly negative. Outside all boxes these would get a mask above 0.
         image = images.float().mean(dim=1).clamp(min=0)
         rows, columns = _pixels_inside(boxes, image)
         scaled = beta * _mean_inside(image, rows, columns)
@@ -39,23 +39,23 @@ def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5)
         of_each_box = zip(rows.unbind(1), columns.unbind(1), scaled.unbind(1), strict=True)
         for row, column, value in of_each_box:  # the k-th box of every image
             torch.maximum(b_mean, (row * value[:, None])[:, :, None] * column[:, None, :], out=b_mean)
-        # 1 - P / B_mean, in a form that is 0 where B_mean is: outside boxes and in black ones.
+        # 1 - P / B_mean, in a form that is 0 where B_mean is 0: outside boxes and in black boxes.
         mask = (b_mean - image).clamp_(min=0) / b_mean.clamp_(min=torch.finfo(torch.float32).tiny)
         return mask.unsqueeze(1)
 
 
 def _mean_inside(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Mean of Tensor[N, H, W] over each box's pixels, [N, K]; 0 where a box holds none."""
-    # In float64: on a GPU the user may have allowed products of float32 to be rounded to 10 bits (TF32).
+    """Mean of Tensor[N, H, W] over each box's pixels, [N, K]; 0 for a box without pixels."""
+    # In float64, since a user may enable TF32, in which a GPU rounds products of float32 to 10 bits.
     wide = torch.float32 if image.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     sums = (torch.bmm(rows.to(wide), image.to(wide)) * columns).sum(-1)
     return (sums / (rows.sum(-1) * columns.sum(-1)).clamp(min=1)).to(image.dtype)
 
 
 def _pixels_inside(boxes: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [N, K, H] and columns [N, K, W], 1 where the box holds pixels; K: the most boxes of any image."""
+    """Rows [N, K, H] and columns [N, K, W] of each box's pixels, as 0 or 1; K is the largest box count of an image."""
     height, width = image.shape[-2:]
-    # Rows of NaN pad the shorter lists: no comparison with NaN holds, so they hold no pixel.
+    # NaN pads the shorter lists. Comparisons with NaN are false, so padding contains no pixel.
     padded = pad_sequence([b.float() for b in boxes], batch_first=True, padding_value=math.nan)
     x1, y1, x2, y2 = padded.to(image.device).unbind(-1)
     rows, columns = _centres_between(y1, y2, height), _centres_between(x1, x2, width)
@@ -72,10 +72,10 @@ def _centres_between(low: Tensor, high: Tensor, size: int) -> Tensor:
 
 
 def enhance(features: Tensor, mask: Tensor, resize: str = "bilinear", weighting: str = "equation") -> Tensor:
-    """Enhanced features, same shape and dtype as `features` (Tensor[N, C, h, w]); mask: Tensor[N, 1, H, W].
+    """Enhanced features with the shape and dtype of `features` (Tensor[N, C, h, w]); mask: Tensor[N, 1, H, W].
 
-    resize (A2): how the mask comes to h x w. weighting (A5): "equation" X + M * X; "figure" X + M * N(X), where
-    N divides each position by its norm over the channels.
+    resize (A2): how the mask is resized to h x w. weighting (A5): "equation" gives X + M * X, "figure" gives
+    X + M * N(X), where N divides each position by its norm over the channels.
     """
     if len(features) != len(mask):
         raise InputError(f"FE: feature maps of {len(features)} images, but a mask of {len(mask)}")
@@ -88,7 +88,7 @@ def enhance(features: Tensor, mask: Tensor, resize: str = "bilinear", weighting:
 
 
 def resized_mask(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
-    """A mask Tensor[N, 1, H, W] at the size (h, w) of a feature map; `resize` (A2) as in `enhance`."""
+    """Resize a mask Tensor[N, 1, H, W] to the size (h, w) of a feature map; `resize` (A2) as in `enhance`."""
     if resize == "bilinear":
         return F.interpolate(mask, size, mode="bilinear", align_corners=False)
     if resize == "max":
@@ -99,9 +99,9 @@ def resized_mask(mask: Tensor, size: torch.Size, resize: str) -> Tensor:
 
 
 def strength(schedule: str, iteration: int, iterations: int) -> float:
-    """Factor on the mask in an iteration, counted from 0: "constant" 1; "cosine" from 1 down to 0 along half a cosine.
+    """Factor on the mask in an iteration (from 0): 1 for "constant", from 1 to 0 along half a cosine for "cosine".
 
-    By the cosine (Derakhshani et al. 2019, section 3) the heads end up training on the features of test time.
+    With "cosine" (Derakhshani et al. 2019, section 3), the heads finally train on the same features as at test time.
     """
     if schedule not in SCHEDULES:
         raise InputError(f"FE schedule {schedule!r}: expected one of {', '.join(SCHEDULES)}")
@@ -110,15 +110,15 @@ def strength(schedule: str, iteration: int, iterations: int) -> float:
 
 @torch.no_grad()
 def box_mask(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-    """1 inside the boxes, 0 outside, Tensor[N, 1, H, W] float32; arguments and pixels as in `enhancement_mask`."""
+    """Mask of the boxes, Tensor[N, 1, H, W] float32: 1 inside, 0 outside. Arguments as in `enhancement_mask`."""
     rows, columns = _pixels_inside(boxes, images[:, 0].float())
     return torch.einsum("nkh,nkw->nhw", rows, columns).clamp_(max=1).unsqueeze(1)
 
 
 class FeatureEnhancement(nn.Module):
-    """FE as a layer: `mask` once per batch, then call it with every feature map to enhance; see `enhance`.
+    """FE as a layer: call `mask` once per batch, then call the layer with every feature map; see `enhance`.
 
-    Set `strength` (see the function) to weaken the mask; it is no weight and not in the state dict.
+    `strength` (see the function of that name) weakens the mask. It is not a weight and not in the state dict.
     """
 
     def __init__(self, beta: float = 1.5, resize: str = "bilinear", weighting: str = "equation") -> None:
@@ -127,9 +127,9 @@ class FeatureEnhancement(nn.Module):
         self.strength = 1.0
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The images' mask times the layer's strength, see `enhancement_mask`."""
+        """The FE mask of the images times the layer's strength, see `enhancement_mask`."""
         return enhancement_mask(images, boxes, self.beta) * self.strength
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features Tensor[N, C, h, w], enhanced in training mode, untouched in evaluation mode."""
+        """Features Tensor[N, C, h, w], enhanced in training mode and unchanged in evaluation mode."""
         return enhance(features, mask, self.resize, self.weighting) if self.training else features

@@ -1,4 +1,4 @@
-"""Feature enhancement (paper section 2.3) behind a named layer of any detector, by hooks; see docs/detectors.md."""
+"""Attach feature enhancement (FE, paper section 2.3) behind named layers of any detector; see docs/detectors.md."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,49 +21,49 @@ class GuidedLayer(Protocol):
     """An nn.Module that the ground truth guides, such as `FeatureEnhancement`."""
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Of images Tensor[N, C, H, W] in [0, 1] and their boxes (N tensors [K, 4], xyxy px): Tensor[N, 1, H, W]."""
+        """The mask Tensor[N, 1, H, W] of images Tensor[N, C, H, W] in [0, 1] and boxes (N tensors [K, 4], xyxy px)."""
 
     def __call__(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features Tensor[N, C, h, w] of the same shape, changed by the mask."""
+        """Features Tensor[N, C, h, w] changed by the mask; the shape stays."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Weights of its own, which training alone uses."""
+        """The layer's weights, which are used in training only."""
 
 
 @runtime_checkable
 class SideTask(Protocol):
-    """A guided layer with losses of its own."""
+    """A guided layer that adds losses to the detector's."""
 
     def losses(self) -> dict[str, Tensor]:
-        """Name -> scalar of the batch that has just passed; they join the detector's."""
+        """Losses of the latest batch, name -> scalar."""
 
 
 def enhance_during_training(
     model: nn.Module, layer: str | Sequence[str], fe: GuidedLayer | None = None, schedule: str = "constant"
 ) -> "Enhancement":
-    """Put FE behind one layer of a detector, or several, in training mode only.
+    """Attach FE behind one or several layers of a detector, in training mode only.
 
-    The detector is called as torchvision's are: `model(images, targets)`, images a list of Tensor[C, H, W] in [0, 1]
-    or one Tensor[N, C, H, W], targets a list of {"boxes": Tensor[K, 4], xyxy px, ...}. Where the detector resizes,
-    normalises and pads the images by torchvision's `GeneralizedRCNNTransform`, the mask is that of the images and
-    boxes that come out of it. Without one, the images must be of one size, and the features must span all of it.
+    The detector is called like torchvision's: `model(images, targets)`. images: a list of Tensor[C, H, W] in [0, 1]
+    or one Tensor[N, C, H, W]; targets: a list of {"boxes": Tensor[K, 4], xyxy px, ...}. If torchvision's
+    `GeneralizedRCNNTransform` resizes, normalises and pads the images, the mask is made from its output. Without that
+    transform, all images must have the same size, and the features must span the whole image.
 
-    Parameters, state dict and evaluation are those of the bare detector. A deep copy has FE of its own; the replicas
-    of `torch.nn.DataParallel` each have the mask of their own images. Hooks are no part of a state dict: call this
-    again after building a detector anew, and remove it before TorchScript.
+    Parameters, state dict and evaluation stay those of the bare detector. A deep copy has its own FE, and each replica
+    of `torch.nn.DataParallel` has the mask of its own images. A state dict does not contain hooks: call this function
+    again after rebuilding a detector, and remove FE before TorchScript.
 
     Args:
-        layer: name as in `model.named_modules()`, such as "backbone" or "backbone.body.layer2". It gives a Tensor
-            [N, C, h, w], or a dict, list or tuple of them, all of which are enhanced. Of several, none lies in another.
-        fe: what stands there; default: the paper's `FeatureEnhancement()`. Its weights are no part of the detector's
-            (`Enhancement.parameters`); its losses (`SideTask`) join those that the detector gives in training.
-        schedule: how its strength falls where `Enhancement.set_progress` is called: "constant" (not) or "cosine".
+        layer: name as in `model.named_modules()`, such as "backbone" or "backbone.body.layer2". Its output is a Tensor
+            [N, C, h, w], or a dict, list or tuple of tensors, which are all enhanced. Layers must not be nested.
+        fe: the attached layer; default: the paper's `FeatureEnhancement()`. Its weights (`Enhancement.parameters`) stay
+            separate from the detector's. Its losses (`SideTask`) join the detector's training losses.
+        schedule: how the strength falls if `Enhancement.set_progress` is called: "constant" (it does not) or "cosine".
 
     Raises:
-        InputError: no such layer or schedule, or one where FE would act twice: it, a layer in it or one around it has
-            FE already, or the detector has FE of its own; a layer inside a `DataParallel`. Later, in a call in
-            training: no targets, images of several sizes without a torchvision transform, or a layer that gives no
-            feature maps of whole images, or is not called at all.
+        InputError: an unknown layer or schedule, or a layer inside a `DataParallel`. FE would act twice, since the
+            detector, the layer, or a layer inside or around it has FE already. Later in training: missing targets, or
+            images of several sizes without a torchvision transform. A layer that is not called in training, or that
+            does not give feature maps of whole images.
     """
     names = [layer] if isinstance(layer, str) else layer
     if not names:
@@ -79,7 +79,7 @@ def enhance_during_training(
 
 
 def _refuse_replicas(names: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
-    """`InputError` for a layer that DataParallel calls in other threads, each on a part of the images."""
+    """Raise `InputError` for a layer inside a DataParallel, which calls it in threads on parts of the images."""
     for name in names:
         parts = name.split(".")
         above = (".".join(parts[:depth]) for depth in range(len(parts)))
@@ -90,7 +90,7 @@ def _refuse_replicas(names: Sequence[str], modules: Mapping[str, nn.Module]) -> 
 
 
 def _refuse_twice(names: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
-    """`InputError` for a layer whose features FE would enhance twice, which makes them X (1 + M)^2."""
+    """Raise `InputError` for a layer whose features FE would enhance twice, to X (1 + M)^2."""
     if any(isinstance(module, FeatureEnhancement) for module in modules.values()):
         raise InputError(f"{type(modules['']).__name__} has FE of its own; take the detector without it")
     taken = {name: module for name, module in modules.items() if _has_fe(module)}
@@ -104,25 +104,25 @@ def _refuse_twice(names: Sequence[str], modules: Mapping[str, nn.Module]) -> Non
 
 
 def _has_fe(layer: nn.Module) -> bool:
-    """Whether an `Enhancement` stands behind this very layer."""
+    """Whether an `Enhancement` is attached to this layer itself."""
     hooks = (getattr(hook, "func", None) for hook in layer._forward_hooks.values())
     return any(isinstance(getattr(function, "__self__", None), Enhancement) for function in hooks)
 
 
 @torch.compiler.disable
 def _thread() -> int:
-    """The number of this thread, which a compiled graph cannot ask for."""
+    """The number of the current thread, which a compiled graph cannot query."""
     return get_ident()
 
 
 class Enhancement(AbstractContextManager["Enhancement"]):
-    """FE behind layers of a detector, see `enhance_during_training`; `remove` it, or use it as a context manager.
+    """FE attached to layers of a detector by `enhance_during_training`; call `remove`, or use a `with` block.
 
-    A class, since what hooks remember must be copied and pickled with the detector, which a closure is not.
+    It is a class so that the state of the hooks is copied and pickled with the detector; a closure would not be.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], fe: GuidedLayer, schedule: str) -> None:
-        strength(schedule, 0, 1)  # an unknown schedule is refused now
+        strength(schedule, 0, 1)  # raises for an unknown schedule
         transforms = [module for module in model.modules() if isinstance(module, GeneralizedRCNNTransform)]
         self.fe, self.schedule, self.names = fe, schedule, tuple(layers)
         self.is_resized_inside = bool(transforms)
@@ -135,35 +135,35 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         ]
 
     def remove(self) -> None:
-        """Take FE out of the detector."""
+        """Remove FE from the detector."""
         for handle in self.handles:
             handle.remove()
         self._forget()
 
     def _forget(self) -> None:
-        """Begin without any call."""
+        """Clear the state of all calls."""
         self.calls: dict[int, Tensor | None] = {}
-        """The mask, once it is made, of each thread's call that is under way: replicas of DataParallel have threads."""
+        """Thread -> mask of its current call, None before it is made. Replicas of DataParallel run in threads."""
         self.used: set[tuple[int, str]] = set()
-        """Thread and name of each layer that such a call has come through."""
+        """(thread, layer name) of each layer that the current calls have passed."""
         self.masks: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
-        """Of each layer's last call, for the backward pass, which has threads of its own."""
+        """Mask of each layer's last call, for the backward pass, which runs in other threads."""
 
     def set_progress(self, iteration: int, iterations: int) -> None:
-        """Set the strength of what fades, in an iteration counted from 0."""
+        """Set the strength of a fading layer for an iteration, counted from 0."""
         if self.schedule != "constant":
-            fading: Any = self.fe  # only what fades has a strength
+            fading: Any = self.fe  # only a fading layer must have a strength
             fading.strength = strength(self.schedule, iteration, iterations)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Weights of what stands there; FE has none."""
+        """Weights of the attached layer; FE has none."""
         return list(self.fe.parameters())
 
     def __exit__(self, *error: object) -> None:
         self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes with a copy or a pickle of the detector: not the masks of the last batch."""
+        """The state in a copy or a pickle of the detector, without the masks of the last batch."""
         return {name: value for name, value in self.__dict__.items() if name not in ("calls", "used", "masks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         self.used -= {(_thread(), name) for name in self.names}
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._close()  # a call that Ctrl-C has ended is still open
+        self._close()  # a call that Ctrl-C interrupted is still open
         if model.training:
             self.calls[_thread()] = None
             if getattr(model, "_is_replica", False) and self.parameters():
@@ -192,7 +192,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         if _thread() in self.calls:
             images, targets = made
             boxes = [
-                clip_boxes_to_image(of_image, size)  # the padding beyond is no part of the image
+                clip_boxes_to_image(of_image, size)  # padding is not part of the image
                 for of_image, size in zip(_boxes_of(targets), images.image_sizes, strict=True)
             ]
             self.calls[_thread()] = self.fe.mask(_before_normalisation(images.tensors, transform), boxes)
@@ -202,7 +202,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         return None if mask is None else _on_every_map(partial(self.fe, mask=mask), features, name, len(mask))
 
     def _mask_for(self, name: str, layer: nn.Module) -> Tensor | None:
-        """The mask of the images that a layer works on; None outside of the detector's call."""
+        """The mask of the images in a layer's current call; None outside a call of the detector."""
         if _thread() in self.calls:
             mask = self.calls[_thread()]
             if mask is None:
@@ -212,8 +212,8 @@ class Enhancement(AbstractContextManager["Enhancement"]):
             self.masks[layer] = mask
             self.used.add((_thread(), name))
             return mask
-        # Activation checkpointing calls a layer once more in the backward pass, after the detector's call has ended.
-        is_in_backward = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks it
+        # Activation checkpointing calls a layer again in the backward pass, after the detector's call has ended.
+        is_in_backward = torch._C._current_graph_task_id() != -1  # the test of torch.utils.checkpoint
         return self.masks.get(layer) if is_in_backward else None
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
@@ -238,7 +238,7 @@ def _boxes_of(targets: Any) -> list[Tensor]:
 
 
 def _one_batch(images: Any) -> Tensor:
-    """Images of one size as Tensor[N, C, H, W]."""
+    """Stack images of one size to Tensor[N, C, H, W]."""
     if isinstance(images, Tensor) and images.ndim == 4:
         return images
     shapes = {tuple(image.shape) for image in images} if isinstance(images, list | tuple) else set()
@@ -251,13 +251,13 @@ def _one_batch(images: Any) -> Tensor:
 
 
 def _before_normalisation(images: Tensor, transform: GeneralizedRCNNTransform) -> Tensor:
-    """Images [N, 3, H, W] in [0, 1] again, as FE's mask compares grey values with their mean."""
+    """Undo the normalisation of images [N, 3, H, W], since FE's mask needs grey values in [0, 1]."""
     mean, std = (images.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
-    return (images * std + mean).clamp(min=0)  # rounding leaves black below 0
+    return (images * std + mean).clamp(min=0)  # rounding can make black negative
 
 
 def _on_every_map(change: Callable[[Tensor], Tensor], features: Any, name: str, count: int) -> Any:
-    """A layer's feature maps of `count` images, each changed; dicts, lists and tuples keep their type."""
+    """Apply `change` to each of a layer's feature maps of `count` images; dicts, lists and tuples keep their type."""
     kind: Any = type(features)
     if isinstance(features, Tensor) and features.ndim == 4 and len(features) == count:
         return change(features)

@@ -1,4 +1,4 @@
-"""What SSD learns from: ground truth matched to default boxes, and two losses (Liu et al. 2016, section 2.2)."""
+"""SSD's training objective: ground truth matched to default boxes, and two losses (Liu et al. 2016, section 2.2)."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ NEGATIVES_PER_MATCH = 3
 def usable_targets(
     targets: Sequence[Target] | None, sizes: Sequence[tuple[int, int]], input_size: int, num_classes: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Every image's boxes, scaled to px of the input, and labels, on the CPU; sizes: the images' own (H, W) in px.
+    """Boxes in px of the input, and labels, of every image on the CPU; sizes: (H, W) of the original images in px.
 
-    Raises `InputError` that names the first target, and the box in it, that cannot be trained on.
+    Raises `InputError` that names the first unusable target and its box.
     """
     if targets is None:
         raise InputError("targets: training needs them; call model.eval() for detections")
@@ -41,13 +41,13 @@ def usable_targets(
 
 
 def _on_cpu(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The tensors on the CPU, where looking at values does not wait for a GPU; from there by one copy for all."""
+    """Copy all tensors to the CPU together, so that checking their values does not wait for a GPU."""
     together = torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
     return together.cpu().split([len(tensor) for tensor in tensors])
 
 
 def _malformed(target: Target) -> str | None:
-    """What is wrong with a target's keys, types and shapes."""
+    """The problem with a target's keys, types or shapes; None if there is none."""
     if not isinstance(target, dict):
         return f'is {type(target).__name__}, expected a dict with "boxes" and "labels"'
     if not {"boxes", "labels"} <= target.keys():
@@ -61,8 +61,8 @@ def _malformed(target: Target) -> str | None:
 
 
 def _unusable(boxes: Tensor, labels: Tensor, size: tuple[int, int], num_classes: int) -> str | None:
-    """What is wrong with a target's values; size: the image's (H, W) in px."""
-    if isinstance(boxes, FakeTensor):  # a dry run on shapes (FakeTensorMode): there are no values to look at
+    """The problem with a target's values; None if there is none. size: the image's (H, W) in px."""
+    if isinstance(boxes, FakeTensor):  # a dry run on shapes (FakeTensorMode) has no values to check
         return None
     bad = ~(boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
@@ -79,11 +79,11 @@ def _unusable(boxes: Tensor, labels: Tensor, size: tuple[int, int], num_classes:
 
 
 def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
-    """Which ground truth each default box has to find: indices Tensor[N, P] into K, -1 for none.
+    """Match default boxes to ground truth: indices Tensor[N, P] into K, -1 for none.
 
     boxes: Tensor[N, K, 4] xyxy px; real: bool [N, K], False for padding; default: Tensor[P, 4] xyxy px. A default
-    box takes the ground truth of largest IoU if that is at least 0.5. Then every ground truth is given a default
-    box of its own that it overlaps, greedily: the pair of largest IoU first, then the best pair of what is left.
+    box takes the ground truth of largest IoU if that is at least 0.5. Then every ground truth also gets an overlapping
+    default box for itself, greedily: the pair of largest IoU first, then the best remaining pair.
     """
     if not boxes.shape[1]:
         return torch.full((len(boxes), len(default)), -1, device=boxes.device)
@@ -112,10 +112,10 @@ def ssd_loss(
     """The losses "classification" and "box_regression", scalars in float32.
 
     logits: Tensor[N, P, classes], class 0 is background; regression: Tensor[N, P, 4]; default: Tensor[P, 4] xyxy px;
-    boxes, labels: per image, [K, 4] xyxy px and [K] from 1. Cross entropy over the matches and, per image, the
-    hardest negatives, three per match but at least `minimum_negatives`; smooth L1 over the matches; both divided
-    by the number of matches in the batch, or by 1 where there is none. Processes that train together count as one
-    batch: the mean of their losses, and of their gradients, is that of one process with all images.
+    boxes, labels: per image, [K, 4] xyxy px and [K] from 1. "classification" is cross entropy over the matches and each
+    image's hardest negatives, three per match but at least `minimum_negatives`. "box_regression" is smooth L1 over the
+    matches. Both are divided by the number of matches in the batch, at least 1. Parallel processes count as one batch:
+    the mean of their losses, and of their gradients, equals that of one process with all images.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, regression = logits.float(), regression.float()
@@ -126,7 +126,7 @@ def ssd_loss(
         classes = truth_labels.gather(1, index).where(matched, 0)
         entropy = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
         negatives = _hardest(entropy.masked_fill(matched, 0), matched, minimum_negatives)
-        # Padding has no size, hence no finite target: cut out before the loss, not after it.
+        # Padding has no size and therefore no finite target, so it is removed before the loss.
         target = encode(truth.gather(1, index[..., None].expand(-1, -1, 4)), default)
         target = target.where(matched[..., None], 0)
         offsets = F.smooth_l1_loss(regression, target, reduction="none").sum(-1)
@@ -138,7 +138,7 @@ def ssd_loss(
 
 
 def _over_all_processes(matches: Tensor) -> Tensor:
-    """Matches per process, at least 1 over all of them together."""
+    """Mean number of matches per process; their total over all processes counts as at least 1."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return matches.clamp(min=1)
     torch.distributed.all_reduce(matches)

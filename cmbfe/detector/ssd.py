@@ -1,4 +1,4 @@
-"""The eight detectors: SSD (Liu et al. 2016) on three trunks, each with and without feature enhancement (FE)."""
+"""The eight detectors: four SSDs (Liu et al. 2016) on three trunks, each with and without feature enhancement (FE)."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Variant(NamedTuple):
-    """What a detector's name stands for."""
+    """Trunk, input size and FE of a detector, as given by its name."""
 
     trunk: str
     input_size: int  # side of the square that every image is resized to, px
@@ -60,34 +60,34 @@ CANDIDATES_PER_CLASS = 400
 
 @dataclass(frozen=True)
 class Config:
-    """All that defines a detector but its weights.
+    """The complete definition of a detector, except its weights.
 
     Raises:
-        InputError: a name that does not exist, or a number out of bounds.
+        InputError: an unknown name, or a number out of bounds.
     """
 
     variant: str
-    num_classes: int = 2  # background and microbleed; other numbers only for weights from elsewhere
+    num_classes: int = 2  # background and microbleed; other numbers only for imported weights
     default_boxes: str = "voc"  # preset "voc", "coco" or "cmb" (A10)
     width: float = 1.0  # factor on all channels; map sizes stay
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Images in [0, 1] enter the trunk as (image - mean) / std, per channel."""
     beta: float = 1.5
-    """This and the next three are FE's readings A6, A2, A4 and A5, without effect on variants without FE."""
+    """`beta`, `resize`, `placement` and `weighting` are FE's readings A6, A2, A4 and A5. Other variants ignore them."""
     resize: str = "bilinear"
     placement: str = "trunk"
     weighting: str = "equation"
-    layer: str = "enhancement"  # what stands in FE's place; "assisted_excitation" has no beta and no weighting
-    l2_norm: bool = True  # of VGG-16's first map, as the heads see it; the other trunks have none
-    minimum_negatives: int = 0  # negatives per image that teach even without a match
+    layer: str = "enhancement"  # or "assisted_excitation" instead of FE, without beta and weighting
+    l2_norm: bool = True  # normalise VGG-16's first map before the head; no effect on other trunks
+    minimum_negatives: int = 0  # negatives per image in the loss even without a match
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
     detections_per_image: int = 200
 
     @property
     def spec(self) -> Variant:
-        """What the variant's name stands for."""
+        """Trunk, input size and FE of the variant."""
         return SPECS[self.variant]
 
     def __post_init__(self) -> None:
@@ -112,14 +112,14 @@ class Config:
             ("detections_per_image", lambda number: number >= 1 and number == int(number), "an integer, at least 1"),
             ("minimum_negatives", lambda number: number >= 0, "at least 0"),
         ):
-            with suppress(TypeError):  # text is no number
+            with suppress(TypeError):  # the value is not a number
                 if is_valid(getattr(self, key)):
                     continue
             raise InputError(f"{key} {getattr(self, key)!r}: expected {expected}")
 
 
 class L2Norm(nn.Module):
-    """Each position of a map scaled to unit length over its channels, then each channel by a learnt factor.
+    """Scale each position of a map to unit length over its channels, then each channel by a learnt factor.
 
     Initial scale 20 (Liu et al. 2016, section 3.1, after ParseNet). Computed in float32.
     """
@@ -129,20 +129,20 @@ class L2Norm(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), 20.0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Tensor[N, C, h, w], same shape and dtype."""
+        """Normalised features Tensor[N, C, h, w], with unchanged shape and dtype."""
         with torch.autocast(features.device.type, enabled=False):
             unit = F.normalize(features.float(), dim=1)
             return (self.scale.float().view(1, -1, 1, 1) * unit).to(features.dtype)
 
 
 class SSD(nn.Module):
-    """Single-shot detector; calls as torchvision's detectors.
+    """Single-shot detector that is called like torchvision's detectors.
 
-    Training: `model(images, targets)` gives the losses "classification" and "box_regression". Evaluation:
-    `model(images)` gives per image "boxes" (Tensor[D, 4], xyxy px of the image given), "scores", "labels", best
-    first; targets are ignored. images: list of float Tensor[3, H, W] in [0, 1] of any sizes, or one
+    Training: `model(images, targets)` returns the losses "classification" and "box_regression". Evaluation:
+    `model(images)` returns "boxes" (Tensor[D, 4], xyxy px of the image), "scores" and "labels" of each image, best
+    detection first; targets are ignored. images: list of float Tensor[3, H, W] in [0, 1] of any size, or one
     Tensor[N, 3, H, W]. targets: per image a dict of "boxes" (Tensor[K, 4], xyxy px) and "labels" (int64 [K], 1 for
-    a microbleed). Losses, mask, normalisation and decoding are float32 also under autocast.
+    a microbleed). Under autocast, losses, mask, normalisation and decoding stay in float32.
     """
 
     default_boxes: Tensor  # Tensor[P, 4]: cx, cy, w, h as fractions of the input
@@ -187,19 +187,19 @@ class SSD(nn.Module):
         return ssd_loss(logits, regression, default, boxes, labels, self.config.minimum_negatives)
 
     def _normalised_together(self) -> int:
-        """How many processes batch normalisation takes its means over, as `SyncBatchNorm` does."""
+        """Number of processes over which batch normalisation averages: all with `SyncBatchNorm`, otherwise 1."""
         shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
         together = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         return torch.distributed.get_world_size() if together else 1
 
     def prepare(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        """What the trunk sees, Tensor[N, 3, S, S]: images normalised, then resized (torchvision's order)."""
+        """The trunk's input Tensor[N, 3, S, S]: images are normalised and then resized, in torchvision's order."""
         if isinstance(images, Tensor):
             return self.resize((images - self.mean) / self.std)
         return self.resize([(image - self.mean) / self.std for image in images])
 
     def resize(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        """Images at the input's size, Tensor[N, C, S, S], bilinear; those of that size are left as they are."""
+        """Resize images bilinearly to the input size, Tensor[N, C, S, S]; images of that size stay unchanged."""
         size = (self.input_size, self.input_size)
         batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
         return torch.cat([x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear") for x in batches])
@@ -211,7 +211,7 @@ class SSD(nn.Module):
         return logits, per_box(self.regression, maps, 4)
 
     def feature_maps(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """The maps that the heads see, finest first; with a mask, enhanced where `placement` (A4) says."""
+        """The input maps of the heads, finest first; a mask enhances them at the `placement` (A4)."""
         fe = None if mask is None else self.fe
         features = self.stem(inputs)
         if fe is not None and self.config.placement in ("trunk", "both"):
@@ -228,7 +228,7 @@ class SSD(nn.Module):
     def detections(
         self, logits: Tensor, regression: Tensor, sizes: Sequence[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Per image what is left after score threshold and non-maximum suppression; `sizes`: (H, W) to scale to."""
+        """Detections per image after score threshold and non-maximum suppression, scaled to the `sizes` (H, W)."""
         with torch.autocast(logits.device.type, enabled=False):
             default = corners(self.default_boxes, self.input_size)
             boxes = clip_boxes_to_image(decode(regression.float(), default), (self.input_size,) * 2)
@@ -236,7 +236,7 @@ class SSD(nn.Module):
             return [self._best(*of_image) for of_image in zip(boxes, scores, sizes, strict=True)]
 
     def _best(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        """boxes [P, 4] px of the input, scores [classes without background, P], size (H, W) of the image."""
+        """Detections of an image of size (H, W); boxes [P, 4] px of the input, scores [classes but background, P]."""
         of_classes = []
         for label, of_class in enumerate(scores, start=1):
             likely = (of_class > self.config.score_threshold).nonzero().squeeze(1)
@@ -249,9 +249,9 @@ class SSD(nn.Module):
         return {"boxes": boxes[keep] * to_image, "scores": scores[keep], "labels": labels[keep]}
 
     def _initialise(self) -> None:
-        """Kaiming for the trunk, so that it trains from scratch without batch norm; Xavier for the heads. Separable
-        heads begin with a standard deviation of 0.03, as torchvision's SSDLite: after Xavier their logits are so
-        large that hard negatives begin with three times the loss."""
+        """Initialise the trunk by Kaiming, so that it trains from scratch without batch norm, and the heads by Xavier.
+        Separable heads start with a standard deviation of 0.03, as in torchvision's SSDLite. After Xavier their logits
+        would be so large that the initial loss of hard negatives is three times higher."""
         for part in (self.stem, self.blocks, self.classification, self.regression):
             for convolution in (module for module in part.modules() if isinstance(module, nn.Conv2d)):
                 if part in (self.stem, self.blocks):
@@ -265,11 +265,11 @@ class SSD(nn.Module):
 
 
 def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -> SSD:
-    """The detector `variant` (one of VARIANTS) with one class, microbleed.
+    """Build the detector `variant` (one of VARIANTS) with one class, microbleed.
 
     Args:
-        weights: of the trunk: None (Kaiming), "imagenet" (torchvision downloads them), "compressed" (for a
-            quarter of the channels, which the package brings) or a .safetensors or .pth file with torchvision's names.
+        weights: initial weights of the trunk: None (Kaiming), "imagenet" (downloaded by torchvision), "compressed" (in
+            the package, for a quarter of the channels) or a .safetensors or .pth file with torchvision's names.
         settings: fields of `Config`, such as default_boxes="cmb".
 
     Raises:
@@ -295,7 +295,7 @@ def _training_layer(config: Config) -> FeatureEnhancement | AssistedExcitation:
 
 
 def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
-    """MobileNet's is SSDLite's (Sandler et al. 2018, section 6.2); on a 1x1 map its pointwise half alone has a use."""
+    """A head; on MobileNet that of SSDLite (Sandler et al. 2018, section 6.2), which is only pointwise on a 1x1 map."""
     if trunk != "mobilenet_v2":
         return nn.Conv2d(channels, outputs, 3, padding=1)
     pointwise = nn.Conv2d(channels, outputs, 1)
@@ -306,20 +306,20 @@ def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
 
 
 def per_box(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
-    """What the heads say of every default box, Tensor[N, P, values]; no len(), which a traced graph would fix."""
+    """Outputs of the heads for every default box, Tensor[N, P, values]; without len(), a constant in a traced graph."""
     outputs = [head(features).permute(0, 2, 3, 1).flatten(1) for head, features in zip(heads, maps, strict=True)]
     return torch.cat([output.unflatten(1, (-1, values)) for output in outputs], dim=1)
 
 
 def _grey(images: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:
-    """Mean over the channels (A1), one channel left: before resizing, as that is linear and three times cheaper."""
+    """Mean over the channels (A1), as one channel. Resizing is linear, so averaging first is three times cheaper."""
     if isinstance(images, Tensor):
         return images.mean(dim=1, keepdim=True)
     return [image.mean(dim=0, keepdim=True) for image in images]
 
 
 def _checked_sizes(images: Sequence[Tensor] | Tensor) -> list[tuple[int, int]]:
-    """Each image's (H, W); `InputError` names the first that is no image."""
+    """The (H, W) of each image; `InputError` names the first entry that is not a valid image."""
     if len(images) == 0:
         raise InputError("images: no image given")
     for index, image in enumerate(images):

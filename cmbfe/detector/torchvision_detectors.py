@@ -1,8 +1,8 @@
-"""Torchvision's detectors for microbleeds, untrained, by name.
+"""Untrained torchvision detectors by name, adapted to microbleeds.
 
-Each is put together from torchvision's own parts. Two things are fitted to objects of a few pixels, since torchvision's
-are made for COCO, where the smallest anchor has 32 px: the anchors, and the finest map of the heads, a step of 4 px.
-Beside each detector of published width stands a `-small` one, of its family, that a CPU trains in minutes.
+Each detector is assembled from torchvision's parts. Torchvision's defaults suit COCO, where the smallest anchor has
+32 px. For objects of a few pixels, the anchors are smaller here, and the finest map of the heads has a stride of 4 px.
+Each detector of published width has a `-small` variant of the same family that trains on a CPU in minutes.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from cmbfe.errors import InputError
 
 @dataclass(frozen=True)
 class TorchvisionConfig:
-    """What a detector was built from, kept in its config.json."""
+    """The settings that a detector is built from, as stored in its config.json."""
 
     detector: str
     size: int  # side of the images, px
@@ -36,19 +36,19 @@ class TorchvisionConfig:
 CLASSES = 2  # background and microbleed, label 1
 KEPT = 10
 SCORE = 0.01
-SMALLEST_ANCHOR = 6 / 256  # share of the image's side: the median microbleed of the phantom has 6 of 256 px
+SMALLEST_ANCHOR = 6 / 256  # as a share of the image's side; the median microbleed of the phantom has 6 of 256 px
 ROI_CELLS = 7
 _NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-"""Of MobileNet: torchvision's for SSDlite. That of its classifiers averages 100 batches, too slow for short runs."""
+"""MobileNet's batch norm as in torchvision's SSDlite. Its classifiers average 100 batches: too slow for short runs."""
 
 
 def build(detector: str, size: int) -> nn.Module:
-    """An untrained detector that is called like torchvision's, for images of `size` x `size` px.
+    """Build an untrained detector for images of `size` x `size` px; it is called like torchvision's detectors.
 
-    In evaluation it gives microbleeds only (label 1).
+    In evaluation mode it returns microbleeds only (label 1).
 
     Raises:
-        InputError: no detector of that name.
+        InputError: an unknown detector.
     """
     if detector not in DETECTORS:
         raise InputError(f"no detector named {detector!r}; there are: {', '.join(DETECTORS)}")
@@ -59,18 +59,18 @@ def build(detector: str, size: int) -> nn.Module:
 
 
 def _microbleeds_only(model: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
-    """RetinaNet and FCOS have a score for every class, the background's label 0 among them."""
+    """Drop detections of the background, since RetinaNet and FCOS also score its label 0."""
     if model.training:
         return None
     return [{key: values[image["labels"] == 1] for key, values in image.items()} for image in made]
 
 
 def _pyramid(trunk: str, is_small: bool) -> BackboneWithFPN:
-    """A feature pyramid on the first four stages of a trunk, or two: steps of 4, 8, ... px, and one coarser map."""
+    """A feature pyramid on the first four stages of a trunk (two if small): strides 4, 8, ... px and a coarser map."""
     levels, channels = (2, 32) if is_small else (4, 256)
     if trunk == "mobilenet":
         body = mobilenet_v3_large(weights=None, norm_layer=_NORM).features
-        stages = [str(block) for block in (2, 4, 7, 13)[:levels]]  # those that halve the map, from a step of 4 px on
+        stages = [str(block) for block in (2, 4, 7, 13)[:levels]]  # blocks that halve the map, from stride 4 on
         inputs = [body.get_submodule(stage).out_channels for stage in stages]
     else:
         body = ResNet(BasicBlock, [1, 1, 1, 1]) if is_small else resnet50(weights=None)
@@ -80,7 +80,7 @@ def _pyramid(trunk: str, is_small: bool) -> BackboneWithFPN:
 
 
 def _squares(first: float, backbone: BackboneWithFPN) -> AnchorGenerator:
-    """One square anchor per cell, twice as large from map to map; the pyramid has one map more than stages."""
+    """One square anchor per cell, doubling in size from map to map. The pyramid adds one map to those of the stages."""
     maps = len(backbone.body.return_layers) + 1
     return AnchorGenerator(tuple((first * 2**level,) for level in range(maps)), ((1.0,),) * maps)
 
@@ -88,8 +88,8 @@ def _squares(first: float, backbone: BackboneWithFPN) -> AnchorGenerator:
 def _faster_rcnn(size: int, trunk: str, is_small: bool) -> FasterRCNN:
     backbone = _pyramid(trunk, is_small)
     channels = backbone.out_channels
-    hidden = 4 * channels  # 1024 behind the published 256
-    proposals = 8 * channels  # 2048, torchvision has 2000: narrow heads look at fewer
+    hidden = 4 * channels  # 1024 for the published 256 channels
+    proposals = 8 * channels  # 2048 at full width (torchvision: 2000), fewer for narrow heads
     return FasterRCNN(
         backbone,
         min_size=size,
@@ -116,9 +116,9 @@ def _retinanet(size: int, is_small: bool) -> RetinaNet:
 def _fcos(size: int, is_small: bool) -> FCOS:
     backbone = _pyramid("resnet", is_small)
     head = FCOSHead(backbone.out_channels, 1, CLASSES, 2 if is_small else 4)
-    # A box's four sides, in steps of its map, come out of a ReLU: from torchvision's 0 all of them died in 70 steps.
+    # A ReLU gives a box's four sides, in strides of its map. With torchvision's bias of 0, all ReLUs died in 70 steps.
     nn.init.ones_(head.regression_head.bbox_reg.bias)
-    anchors = _squares(4, backbone)  # of each map's step: they carry its centres
+    anchors = _squares(4, backbone)  # as large as each map's stride; they mark the cell centres
     return FCOS(backbone, CLASSES, anchor_generator=anchors, head=head, **_of_one_stage(size))
 
 
@@ -128,7 +128,7 @@ def _of_one_stage(size: int) -> dict[str, Any]:
 
 
 def _ssdlite(size: int, is_small: bool) -> SSD:
-    """SSDlite on MobileNet-V3: its first map is that of block 4's expansion, its second that of the last block."""
+    """SSDlite on MobileNet-V3. Its first map comes from the expansion of block 4, its second from the last block."""
     body = mobilenet_v3_large(weights=None, norm_layer=_NORM, reduced_tail=True).features[: 8 if is_small else None]
     backbone = SSDLiteFeatureExtractorMobileNet(body, 4, _NORM)
     scales = [SMALLEST_ANCHOR * 2**level for level in range(6)]
@@ -159,12 +159,12 @@ DETECTORS: dict[str, Callable[[int], nn.Module]] = {
     "ssdlite-mobilenet": partial(_ssdlite, is_small=False),
     "ssdlite-small": partial(_ssdlite, is_small=True),
 }
-"""Trunk, pyramid and heads of the wide ones are torchvision's, with maps from a step of 4 px on:
+"""The full-width detectors have torchvision's trunk, pyramid and heads, with maps from a stride of 4 px on:
 
-* Faster R-CNN (Ren et al. 2015) on the pyramid of Lin et al. 2017, as `fasterrcnn_resnet50_fpn`; and
-  `fasterrcnn_mobilenet_v3_large_fpn` with four maps, where that has two from 32 px on;
-* RetinaNet (Lin et al. 2017, focal loss), as `retinanet_resnet50_fpn`, whose finest map has a step of 8 px;
-* FCOS (Tian et al. 2019), as `fcos_resnet50_fpn`: a smaller box may hold no centre of 8 px cells;
-* SSDlite, as `ssdlite320_mobilenet_v3_large`, whose first map has a step of 16 px. The small one leaves out the
-  trunk's last blocks, of steps of 16 and 32 px.
+* Faster R-CNN (Ren et al. 2015) on the pyramid of Lin et al. 2017, as `fasterrcnn_resnet50_fpn`. On MobileNet it has
+  four maps, while `fasterrcnn_mobilenet_v3_large_fpn` has two, from a stride of 32 px on.
+* RetinaNet (Lin et al. 2017, focal loss), as `retinanet_resnet50_fpn`, whose finest map has a stride of 8 px.
+* FCOS (Tian et al. 2019), as `fcos_resnet50_fpn`, whose cells of 8 px may have no centre inside a smaller box.
+* SSDlite, as `ssdlite320_mobilenet_v3_large`, whose first map has a stride of 16 px. The small variant omits the
+  trunk's last blocks, with strides of 16 and 32 px.
 """

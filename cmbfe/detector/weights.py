@@ -1,4 +1,4 @@
-"""Detectors in and out: our own as a folder, and torchvision's SSD-300."""
+"""Save and load detectors as folders, and import torchvision's SSD-300."""
 
 import json
 from dataclasses import asdict
@@ -23,13 +23,13 @@ TORCHVISION_NAMES = {
     "head.classification_head.module_list.": "classification.",
     "head.regression_head.module_list.": "regression.",
 }
-"""torchvision's ssd300_vgg16 against ours, by prefix: same layers, same order of default boxes and outputs."""
+"""Prefixes of layer names, torchvision's ssd300_vgg16 -> ours. Layers, default boxes and outputs have equal order."""
 
 
 def from_torchvision(state_dict: dict[str, Tensor]) -> SSD:
     """Our SSD-300 with the weights of torchvision's `ssd300_vgg16`, such as its COCO checkpoint; default boxes "coco".
 
-    Number of classes as in the state dict (91 for COCO; 0 is background). `InputError` if it is of another model.
+    The number of classes is that of the state dict (91 for COCO; 0 is background). `InputError` for another model.
     """
     state = {}
     for name, tensor in state_dict.items():
@@ -46,20 +46,20 @@ def from_torchvision(state_dict: dict[str, Tensor]) -> SSD:
 
 
 def save_model(model: nn.Module, folder: Path | str) -> None:
-    """Write model.safetensors and config.json of our detectors or `torchvision_detectors`, each atomically."""
+    """Write model.safetensors and config.json of a detector, ours or torchvision's; each file is written atomically."""
     folder = Path(folder)
     made_from: Any = model.config
     config = asdict(made_from)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(folder / WEIGHTS_FILE) as path:
-        # The configuration travels in both files, so that a mismatched pair is noticed.
-        # Not save_file: what that writes nobody but its owner may read, whatever the umask.
+        # Both files contain the configuration, so that a mismatched pair is noticed.
+        # save_file is not used, since it makes files readable only by their owner, regardless of the umask.
         path.write_bytes(save(state, metadata={"config": json.dumps(config, sort_keys=True)}))
     write_json(folder / CONFIG_FILE, config)
 
 
 def load_model(folder: Path | str) -> SSD:
-    """The SSD that `save_model` wrote, on the CPU, in evaluation mode; `InputError` names a file at fault."""
+    """Load an SSD that `save_model` wrote, on the CPU in evaluation mode; `InputError` names a faulty file."""
     model = load_detector(folder)
     if not isinstance(model, SSD):
         raise InputError(f"{Path(folder) / CONFIG_FILE}: is of one of torchvision's detectors; expected one of ours")
@@ -67,7 +67,7 @@ def load_model(folder: Path | str) -> SSD:
 
 
 def load_detector(folder: Path | str) -> nn.Module:
-    """As `load_model`, but any detector that `save_model` wrote."""
+    """Load any detector that `save_model` wrote, ours or torchvision's, in the same way as `load_model`."""
     config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     content = read_json(config_path)
     model = _built(content, config_path)
@@ -82,7 +82,7 @@ def load_detector(folder: Path | str) -> nn.Module:
 
 
 def _built(content: Any, path: Path) -> nn.Module:
-    """The detector of a config.json, with fresh weights."""
+    """Build the detector that a config.json describes, with fresh weights."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, got {type(content).__name__}")
     try:
@@ -90,5 +90,5 @@ def _built(content: Any, path: Path) -> nn.Module:
             return torchvision_detectors.build(**content)
         settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
         return SSD(Config(**settings))
-    except (TypeError, ValueError, RuntimeError) as error:  # what no tensor can be made of
+    except (TypeError, ValueError, RuntimeError) as error:  # such as sizes that no tensor can have
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None

@@ -1,1 +1,1 @@
-"""`cmbfe evaluate`: COCO files of any detector to metrics and a page."""
+"""`cmbfe evaluate`: turns COCO files of any detector into metrics and a page."""

@@ -1,4 +1,4 @@
-"""The evidence about a detector in one folder: two COCO files in; numbers, tables, figures and a page out."""
+"""Evaluate a detector: two COCO files become one folder with numbers, tables, figures and a page."""
 
 import os
 from collections import defaultdict
@@ -35,7 +35,7 @@ from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sens
 
 METRICS_FILE = "metrics.json"
 NO_MIMIC = "none"
-"""Row of the false positives on no mimic, see `subgroups.false_positives_by_mimic`."""
+"""Row of the false positives that lie on no mimic, see `subgroups.false_positives_by_mimic`."""
 
 
 def evaluate_files(
@@ -52,21 +52,21 @@ def evaluate_files(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate COCO results of any detector against COCO labels, and write what there is to know to `out`.
+    """Evaluate COCO results of any detector against COCO labels, and write the results to `out`.
 
     Args:
-        truth: COCO labels. What needs keys beyond COCO's (patients, slices, lesions) is left out where they are
-            missing, and the result says so.
-        detections: COCO results of those images, by their ids; those of `cmbfe detect` by the images' names.
+        truth: COCO labels. Metrics that need keys beyond COCO's (patients, slices, lesions) are left out if the keys
+            are missing, and the result says so.
+        detections: COCO results, matched to the images by id; results of `cmbfe detect` are matched by file name.
         against: COCO results of a second detector, for paired differences (first minus second).
         out: folder for metrics.json, pr.csv, froc.csv, lesions.csv, patients.csv, figures and report.html.
-        split: evaluate the images of this split only. mimics: COCO labels of mimics, their categories the kinds.
-        threshold: operating point, chosen elsewhere (on validation). Without it, the threshold that reaches 90 %
+        split: evaluate the images of this split only. mimics: COCO labels of mimics, with a category per kind.
+        threshold: operating point, chosen on other data (validation). The default is the threshold with 90 %
             sensitivity on these images, which flatters the detector; the result says so.
         iou: smallest intersection over union of a hit.
 
     Returns:
-        The content of metrics.json, with NaN where that has null.
+        The content of metrics.json, with NaN in place of null.
 
     Raises:
         InputError: a bad file, a split that is missing or must be named, a bad threshold or iou.
@@ -81,7 +81,7 @@ def evaluate_files(
     files = [Path(detections)] + ([Path(against)] if against else [])
     results = [_read_results(path, labels, every) for path in files]
     mimic_labels = _read_mimics(mimics, every) if mimics else None
-    # Not recognised by metrics.json: the pipeline's results/ hold one beside the detections and the history.
+    # An earlier result is not recognised by metrics.json, as folders in the pipeline's results/ also hold this file.
     with whole_folder(out, PAGE_FILE, [truth, *files, *([mimics] if mimics else [])]) as folder:
         pairs = zip(_names_of(files), results, strict=True)
         detectors = [_matched(name, labels, of_file, iou, threshold) for name, of_file in pairs]
@@ -97,7 +97,7 @@ def evaluate_files(
 
 
 def _of_split(labels: Labels, split: str | None, where: str) -> Labels:
-    """The labels of one split, or all; files of several splits are refused unless one is named."""
+    """The labels of `split`, or all labels. A file with several splits is refused if no split is named."""
     if split is not None:
         return labels_of_split(labels, split)
     splits = sorted({image["split"] for image in labels["images"] if "split" in image})
@@ -109,7 +109,7 @@ def _of_split(labels: Labels, split: str | None, where: str) -> Labels:
 
 
 def _names_of(files: list[Path]) -> list[str]:
-    """Short distinct names of result files: stems, or folders, or paths; as UTF-8."""
+    """Short, distinct UTF-8 names of result files: their stems, folders or paths."""
     files = [Path(os.fsencode(path).decode(errors="replace")) for path in files]
     stems, folders = [path.stem for path in files], [path.resolve().parent.name for path in files]
     for names in (stems, folders):
@@ -119,7 +119,7 @@ def _names_of(files: list[Path]) -> list[str]:
 
 
 def _matched(name: str, labels: Labels, detections: Detections, iou: float, threshold: float | None) -> Detector:
-    """Match a detector at both levels and settle its operating point."""
+    """Match the boxes of a detector per image and per lesion, and set its operating point."""
     images = match(labels, detections, iou)
     lesions = None if _lesion_level_gap(labels) else match_lesions(labels, detections, iou)
     if threshold is None:
@@ -128,7 +128,7 @@ def _matched(name: str, labels: Labels, detections: Detections, iou: float, thre
 
 
 def _lesion_level_gap(labels: Labels) -> str:
-    """What the labels lack for the lesion level, or ""."""
+    """The reason why the labels do not allow an evaluation per lesion, or ""."""
     try:
         check_lesion_keys(labels)
     except InputError as gap:
@@ -137,7 +137,7 @@ def _lesion_level_gap(labels: Labels) -> str:
 
 
 def _scans_gap(labels: Labels) -> str:
-    """Why images of a patient may be of scans that the labels do not tell apart, or ""."""
+    """The reason why the labels may mix several scans of a patient, or ""."""
     of_patient = defaultdict(list)
     for image in labels["images"]:
         of_patient[image["patient_id"]].append(image)
@@ -153,8 +153,8 @@ def _scans_gap(labels: Labels) -> str:
 
 
 def _read_mimics(path: Path | str, labels: Labels) -> Labels:
-    """COCO labels of mimics; `InputError` also for a category without a name, or with that of no mimic, and for images
-    that are none of the labels."""
+    """Read COCO labels of mimics. Raises `InputError`, also for a category without a name or with the name `NO_MIMIC`,
+    and for images that do not match those of the labels."""
     mimics = read_foreign_labels(path)
     names = {image["id"]: image["file_name"] for image in labels["images"]}
     if not any(image["id"] in names for image in mimics["images"]):
@@ -176,10 +176,10 @@ def _read_mimics(path: Path | str, labels: Labels) -> Labels:
 
 
 def _read_results(path: Path | str, labels: Labels, every: Labels) -> Detections:
-    """COCO results of the images of the labels, which are some of `every`; results of the others are left out.
+    """Read COCO results for the images of `labels`, a subset of `every`; results of other images are left out.
 
     Raises:
-        InputError: unsound results, boxes in shares, or beyond `LARGEST_PX`.
+        InputError: invalid results, boxes in shares of the image, or boxes beyond `LARGEST_PX`.
     """
     with within_python(path):
         detections = detections_of(path, every if images_file(path) is None else labels, all_looked_at=True)
@@ -194,7 +194,7 @@ def _read_results(path: Path | str, labels: Labels, every: Labels) -> Detections
 
 
 def _compared(detectors: list[Detector], labels: Labels, resamples: int, seed: int, progress: bool) -> dict[str, Any]:
-    """Everything of metrics.json but the settings: the first detector, the second, and their difference."""
+    """The content of metrics.json without its settings: the first detector, the second, and their difference."""
     result = _described(detectors[0]) | {"notes": _notes(detectors, labels)}
     matches = {"pictures": [detector.images for detector in detectors]}
     if detectors[0].lesions:
@@ -214,7 +214,7 @@ def _compared(detectors: list[Detector], labels: Labels, resamples: int, seed: i
 
 
 def _described(detector: Detector) -> dict[str, Any]:
-    """One detector's values: those of the image level at the top, the others by topic."""
+    """The values of one detector: image-level values at the top, the others by topic."""
     result: dict[str, Any] = {"detector": detector.name, **curves.summary(detector.images, SENSITIVITY)}
     result["intervals"] = {"pictures": {}}
     is_calibrated = has_probabilities(detector.images)
@@ -237,7 +237,7 @@ def _described(detector: Detector) -> dict[str, Any]:
 
 
 def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
-    """What was not evaluated, or only in part, and why."""
+    """Notes on what is not evaluated, or only in part, and why."""
     notes = []
     if any("patient_id" not in image for image in labels["images"]):
         notes.append("The labels name no patients: each image counts as a patient of its own.")
@@ -268,7 +268,7 @@ def _notes(detectors: list[Detector], labels: Labels) -> list[str]:
 def _subgroup_tables(
     detector: Detector, labels: Labels, mimics: Labels | None, iou: float
 ) -> dict[str, pd.DataFrame]:
-    """Tables at the operating point, by title; none without an operating point."""
+    """Title -> table at the operating point; empty without an operating point."""
     tables: dict[str, pd.DataFrame] = {}
     if not detector.has_operating_point:
         return tables
@@ -290,7 +290,7 @@ def _subgroup_tables(
 def _write_tables(
     folder: Path, detectors: list[Detector], labels: Labels, groups: list[dict[str, pd.DataFrame]]
 ) -> None:
-    """Write curves and tables as CSV, those of two detectors below each other with their names first."""
+    """Write curves and tables as CSV. A file holds the rows of all detectors, with the detector's name first."""
     parts = defaultdict(list)
     for detector, own in zip(detectors, groups, strict=True):
         of_groups = {title.split(" (")[0].replace(" ", "_"): table.reset_index() for title, table in own.items()}
@@ -301,7 +301,7 @@ def _write_tables(
 
 
 def _curve_tables(detector: Detector, labels: Labels) -> dict[str, pd.DataFrame]:
-    """File name -> table of one detector: its curves, and its microbleeds and patients one by one."""
+    """File name -> table of one detector: its curves, and tables with a row per microbleed or patient."""
     tables = {"pr": curves.precision_sensitivity(detector.images), "froc": curves.froc(detector.images)}
     if has_probabilities(detector.images):
         tables["reliability"] = reliability(detector.images)

@@ -22,15 +22,15 @@ from cmbfe.metrics.matching import Matches
 
 PAGE_FILE = "report.html"
 ARM_COLOURS = (COLOURS["SSD-FE"], COLOURS["SSD"])
-"""Of the first and of the second detector."""
+"""Colours of the first and of the second detector."""
 PER_PATIENT_X_MAX = 50.0
 """Right end of the FROC per patient, false positives per patient."""
 SENSITIVITY = 0.9
-"""Where the paper reads precision and false positives (Tables 3 and 4)."""
+"""Sensitivity at which the paper gives precision and false positives (Tables 3 and 4)."""
 
 
 class Metric(NamedTuple):
-    """A metric that gets an interval."""
+    """A metric that is reported with a 95 % CI."""
 
     of: Callable[..., Any]
     title: str
@@ -54,20 +54,20 @@ METRICS = {
     "cpm": Metric(curves.cpm, "CPM, per image", f"mean sensitivity at {_FPS}"),
     "cpm_per_patient": Metric(partial(curves.cpm, per="patient"), "CPM, per patient", "the same per patient"),
 }
-"""By their names in `curves.summary`."""
+"""Name in `curves.summary` -> metric."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """One detector's detections of the evaluated images, matched at both levels."""
+    """A detector's boxes on the evaluated images, matched per image and per lesion."""
 
     name: str
     detections: Detections
     images: Matches
     lesions: Matches | None
-    """None where the labels do not say which boxes are of one microbleed."""
+    """None if the labels do not say which boxes belong to the same microbleed."""
     threshold: float
-    """Operating point; NaN where there is none."""
+    """Score of the operating point; NaN without an operating point."""
 
     @property
     def has_operating_point(self) -> bool:
@@ -101,7 +101,7 @@ def write_page(
 
 
 def _draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
-    """Draw what the detectors allow: curves always, the lesion level and calibration where there are any."""
+    """Draw the curves and, if all detectors have the data, the figures per lesion and of calibration."""
     drawings = {"pr": _draw_precision_sensitivity, "froc": _draw_froc}
     if all(detector.lesions for detector in detectors):
         drawings["froc_lesions"] = _draw_lesion_froc
@@ -117,14 +117,14 @@ def _draw_figures(folder: Path, detectors: Sequence[Detector]) -> list[Path]:
             if axes.get_legend_handles_labels()[1]:
                 axes.legend(fontsize="small")
         paths.append(folder / f"{name}.png")
-        with warnings.catch_warnings():  # a detector's name may hold what the font lacks; the page writes it out
+        with warnings.catch_warnings():  # the font may lack characters of a name; the page also writes the name
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             save(figure, paths[-1])
     return paths
 
 
 def _legend_name(name: str) -> str:
-    """A detector's name, escaped for matplotlib: `$` begins no formula, a leading `_` hides no entry."""
+    """A detector's name, escaped for matplotlib, where `$` starts a formula and a leading `_` hides a legend entry."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
@@ -166,7 +166,7 @@ def _draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
 
 
 def _operating_points(result: Mapping[str, Any]) -> list[list[str]]:
-    """What each detector does at its operating point, a row each."""
+    """A row per detector with its values at its operating point."""
     rows = []
     for values in (result, *([result["against"]] if "against" in result else [])):
         point = values.get("at_threshold", {})

@@ -1,4 +1,4 @@
-"""What a trained variant of the pipeline finds in the test images, into results/<variant>.
+"""Test a trained variant of the pipeline on the test images, and write results/<variant>.
 
 python -m cmbfe.evaluation.trained ssd300-fe
 """
@@ -28,13 +28,13 @@ METRICS_FILE = "metrics.json"
 
 
 def measure(variant: str, params: Params) -> dict[str, Any]:
-    """Write detections in the test and the validation images, metrics on the test images, history and live curves.
+    """Write detections on the test and validation images, metrics on the test images, history and live curves.
 
-    The model is loaded from its file and sees images alone: no ground truth, so no FE. It computes in float32, whatever
-    it was trained in.
+    The model is loaded from its file and sees only images: without ground truth, there is no FE. It computes in
+    float32, whatever the precision of its training.
 
     Returns:
-        What `cmbfe.metrics.curves.summary` gives.
+        The result of `cmbfe.metrics.curves.summary`.
 
     Raises:
         InputError: a variant that is not trained, or images that cannot be read.

@@ -1,1 +1,1 @@
-"""Every drawing; the viewer and its gallery."""
+"""All figures, the viewer and its gallery."""

@@ -32,9 +32,9 @@ def enhancement_figure(
     """The FE process step by step (paper Figure 1), zoomed to one box.
 
     Args:
-        steps: what `cmbfe.detector.explain.enhancement_steps` gives, as arrays [rows, columns].
-        boxes: [K, 4] xyxy px of the image; `centre` is the row of the one in the middle.
-        side: of the zoom, px of the image. pixel_mm: size of a pixel; no scale bar without it.
+        steps: the result of `cmbfe.detector.explain.enhancement_steps`, as arrays [rows, columns].
+        boxes: [K, 4] xyxy px of the image; `centre` is the row of the box in the middle.
+        side: width of the zoom, px of the image. pixel_mm: size of a pixel; no scale bar without it.
     """
     size = steps["image"].shape[0]
     middle = boxes[centre].reshape(2, 2).mean(axis=0)
@@ -62,10 +62,10 @@ def enhancement_figure(
 def difference_figure(
     image: np.ndarray, boxes: np.ndarray, differences: Mapping[str, np.ndarray], pixel_mm: float, title: str = ""
 ) -> Figure:
-    """What FE adds to the feature map, channel by channel in one colour scale (paper Figure 3).
+    """Draw what FE adds to the feature map, channel by channel in one colour scale (paper Figure 3).
 
-    (a) the input with ground truth; above (b) the difference of a channel after and before FE, below (c) the same over
-    the input. The air around the head is left out.
+    (a) is the input with ground truth. (b), above, is the difference of a channel after and before FE. (c), below, is
+    the same difference over the input. The air around the head is cropped.
 
     Args:
         image: uint8 [S, S]. boxes: [K, 4] xyxy px of the image.
@@ -111,11 +111,11 @@ def architecture_figure(
     trunk: str, input_px: int, cells: Sequence[int], channels: Sequence[int], boxes_per_cell: Sequence[int],
     placement: str = "trunk",
 ) -> Figure:  # fmt: skip
-    """SSD with FE (paper Figure 2): maps from left to right, heads below, FE in training only.
+    """Draw SSD with FE (paper Figure 2): feature maps from left to right, heads below, FE in training only.
 
     Args:
-        trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: of each map that the heads see, as built.
-        placement: of FE (A4).
+        trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: for each map that the heads use, as built.
+        placement: where FE is applied (A4).
     """
     figure, axes = plt.subplots(figsize=(9.6, 4.6), layout="constrained")
     names = LAYER_NAMES[trunk][: len(cells)]

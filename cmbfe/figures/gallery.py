@@ -1,7 +1,7 @@
-"""What the viewer shows: series of images, boxes and scores on them, and each detector's point on the FROC.
+"""The content of the viewer: series of images with boxes and scores, and each detector's point on the FROC.
 
-A `Gallery` is read once, with every detection matched; a `View` says what of it is looked at. All else is a function
-of the two, quick enough for every move of a slider.
+A `Gallery` is read once, with every detection matched. A `View` selects the part that is shown. The functions of a
+gallery and a view are fast enough for every move of a slider.
 """
 
 from collections import defaultdict
@@ -40,10 +40,10 @@ class Boxes:
     """The detections of an image, the best first, or its ground truth, which has no scores."""
 
     boxes: np.ndarray  # float64 [K, 4] x, y, w, h px
-    scores: np.ndarray  # float64 [K], descending, or none
+    scores: np.ndarray  # float64 [K], descending, or empty
 
     def above(self, threshold: float) -> "Boxes":
-        """Those with a score of at least `threshold`."""
+        """The boxes with a score of at least `threshold`."""
         kept = int(np.searchsorted(-self.scores, -threshold, side="right"))
         return Boxes(self.boxes[:kept], self.scores[:kept])
 
@@ -63,11 +63,11 @@ class Gallery:
     detections: dict[str, dict[Any, Boxes]]  # detector -> image id -> its detections
     curves: dict[str, pd.DataFrame]
     """Detector -> its FROC (`cmbfe.metrics.curves.froc`); empty without ground truth."""
-    model: SSD | None = None  # the detector in whose feature map the difference by FE is shown
+    model: SSD | None = None  # the detector whose feature map shows what FE adds
 
     @property
     def layers(self) -> list[str]:
-        """What can be laid over an image: FE needs ground truth, its difference a model as well."""
+        """The layers that an image can have. The FE layers need ground truth, and `DIFFERENCE` also needs a model."""
         of_fe = [MASK, DIFFERENCE] if self.model else [MASK]
         return [IMAGE, *(of_fe if self.curves else [])]
 
@@ -78,7 +78,7 @@ class Gallery:
 
     @cached_property
     def threshold_range(self) -> tuple[float, float]:
-        """0 to 1, or further where scores are."""
+        """Lowest and highest threshold: 0 and 1, or the scores' limits if they are wider."""
         best = [of_image.scores for by_image in self.detections.values() for of_image in by_image.values()]
         scores = np.concatenate([*best, [0.0, 1.0]])
         return float(scores.min()), float(scores.max())
@@ -86,13 +86,13 @@ class Gallery:
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at."""
+    """The part of a gallery that is shown."""
 
     series: str
     position: int  # place of the slice in its series, from 0
     layer: str
-    shown: tuple[str, ...]  # which sets of boxes are drawn, of `Gallery.drawable`
-    threshold: float  # detections of at least this score are drawn, and the FROC is read there
+    shown: tuple[str, ...]  # sets of boxes to draw, from `Gallery.drawable`
+    threshold: float  # lowest score of the drawn detections, and threshold of the FROC point
 
 
 def open_gallery(
@@ -106,12 +106,12 @@ def open_gallery(
 
     Args:
         images: folder of 8-bit images.
-        detections: name -> COCO results, as a file or read. A file from `cmbfe detect` has an images.json beside it, by
-            which its images are found here, whatever their suffix; others have the ids of the labels.
-        labels: COCO labels of the images of the FROC, by default annotations.json among the images or images.json
-            beside the detections. Without any box there is no ground truth and no FROC.
-        model: folder of a trained detector, for the difference by FE of its feature map.
-        iou: from which overlap on a detection is a hit.
+        detections: name -> COCO results, as a file or already read. For a file from `cmbfe detect`, the images.json
+            beside it identifies its images, whatever their suffix. Other results use the image ids of the labels.
+        labels: COCO labels of the images of the FROC; default: annotations.json among the images, or images.json beside
+            the detections. Labels without boxes give no ground truth and no FROC.
+        model: folder of a trained detector, to show what FE adds to its feature map.
+        iou: smallest overlap at which a detection is a hit.
 
     Raises:
         InputError: no image, no detections, files that do not fit together or cannot be read.
@@ -139,7 +139,7 @@ def open_gallery(
 
 
 def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections: Mapping[str, Any]) -> Labels:
-    """The labels on which the FROC rests."""
+    """The labels from which the FROC is computed."""
     if labels is None and whole is not None:
         return whole
     for given in (labels, *map(images_file, detections.values())):
@@ -149,13 +149,13 @@ def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections
 
 
 def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Whole series of the patients that are looked at, the slices in their order."""
+    """Name -> complete series, for the patients in `counted`, with the slices in their order."""
     if not counted["images"]:
         raise InputError(f"{folder}: the labels name no image; give labels that do")
     source = whole or counted
     names = {image["id"]: image["file_name"] for image in source["images"]}
     if any(names.get(image["id"]) != image["file_name"] for image in counted["images"]):
-        source = counted  # its images are no part of the whole
+        source = counted  # `whole` does not contain these images
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in sorted(map(_key, counted["images"]))}
     for image in source["images"]:
         if _key(image) in grouped:
@@ -169,13 +169,13 @@ def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, li
 
 
 def _key(image: Mapping[str, Any]) -> tuple[str, str]:
-    """Patient and series; a file of other tools may name neither, then the image's folder stands for both."""
+    """Patient and series of an image. If the file names no patient, the image's folder counts as the patient."""
     patient = image.get("patient_id", PurePosixPath(image["file_name"]).parent.name or "pictures")
     return str(patient), str(image.get("series_uid", ""))
 
 
 def _by_image(boxes: Sequence[Mapping[str, Any]]) -> dict[Any, Boxes]:
-    """Boxes by image id: of COCO results, the best first, or of annotations."""
+    """Image id -> boxes, from COCO results (the best first) or from annotations."""
     grouped = defaultdict(list)
     for box in sorted(boxes, key=lambda box: -box.get("score", 0)):
         grouped[box["image_id"]].append(box)
@@ -189,7 +189,7 @@ def _by_image(boxes: Sequence[Mapping[str, Any]]) -> dict[Any, Boxes]:
 
 
 def first_view(gallery: Gallery) -> View:
-    """The image with the most microbleeds or the best score, everything drawn, at `first_threshold`."""
+    """The image with the most microbleeds, or else the best score, with all boxes at `first_threshold`."""
     low = gallery.threshold_range[0]
     places = [(name, place) for name, images in gallery.series.items() for place in range(len(images))]
 
@@ -203,7 +203,7 @@ def first_view(gallery: Gallery) -> View:
 
 
 def first_threshold(gallery: Gallery) -> float:
-    """The score, to two decimals, at which the first detector makes one false positive an image; 0.5 without a FROC."""
+    """The score (two decimals) at which the first detector has one false positive per image; 0.5 without a FROC."""
     for curve in gallery.curves.values():
         at_most_one = curve["threshold"][(curve["false_positives"] <= 1) & (curve["threshold"] < np.inf)]
         if len(at_most_one):
@@ -212,18 +212,18 @@ def first_threshold(gallery: Gallery) -> float:
 
 
 def moved(gallery: Gallery, view: View, steps: int) -> View:
-    """The view some slices further, not beyond the ends of the series."""
+    """The view moved by `steps` slices, but not beyond the ends of the series."""
     last = len(gallery.series[view.series]) - 1
     return replace(view, position=min(max(view.position + steps, 0), last))
 
 
 def image_of(gallery: Gallery, view: View) -> dict[str, Any]:
-    """The COCO `images` entry that is looked at."""
+    """The COCO `images` entry of the shown slice."""
     return gallery.series[view.series][view.position]
 
 
 def boxes_of(gallery: Gallery, view: View) -> dict[str, Boxes]:
-    """What is drawn, by name: detections of at least the threshold; ground truth has boxes and no scores."""
+    """Name -> boxes to draw: detections that reach the threshold, and ground truth, which has no scores."""
     identity = image_of(gallery, view)["id"]
     drawn = {}
     for name in view.shown:
@@ -241,10 +241,10 @@ def froc_point(curve: pd.DataFrame, threshold: float) -> tuple[float, float]:
 
 
 def layer_of(gallery: Gallery, view: View) -> np.ndarray | None:
-    """What lies over the image: float [any rows, any columns], 0 and more; None for the image alone.
+    """The layer over the image: float [any rows, any columns], 0 or more; None for the image alone.
 
-    `MASK` is M in [0, 1] at the image's size; `DIFFERENCE` is what FE adds to the channel of the model's first map that
-    it changes most, at the size of that map.
+    `MASK` is M in [0, 1] at the image's size; `DIFFERENCE` is what FE adds to the most changed channel of the model's
+    first map, at the size of that map.
     """
     if view.layer == IMAGE:
         return None

@@ -1,4 +1,4 @@
-"""A view of a gallery as the viewer draws it: PNG images, and over them boxes and FROC points as SVG."""
+"""Drawing of a gallery's view for the viewer: images as PNG, with boxes and FROC points over them as SVG."""
 
 import io
 from collections.abc import Iterable
@@ -19,11 +19,11 @@ from cmbfe.figures.html import templates
 from cmbfe.metrics.curves import X_MAX
 
 LAYER_COLOUR = "#009E73"
-"""Of the palette of the figures; neither of the two arms."""
+"""A colour of the figures' palette that neither arm uses."""
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each detector: that of its arm for the arm's first, else one of the palette's others."""
+    """A colour for each detector: the first of an arm has the arm's colour, the others have the remaining colours."""
     chosen: dict[str, str] = {}
     others = iter(style.PRESET_COLOURS * 100)
     for name in names:
@@ -44,11 +44,11 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def with_layer(image: np.ndarray, layer: np.ndarray | None) -> np.ndarray:
-    """A grey image with a layer over it in colour, opaque where it is largest: uint8 [rows, columns, 3].
+    """A grey image with a layer over it in colour, opaque where the layer is largest: uint8 [rows, columns, 3].
 
     Args:
         image: uint8 [rows, columns].
-        layer: float of any size, 0 and more, see `cmbfe.figures.gallery.layer_of`; None: the image stays as it is.
+        layer: float of any size, 0 or more, see `cmbfe.figures.gallery.layer_of`; None leaves the image unchanged.
     """
     if layer is None:
         return image
@@ -59,7 +59,7 @@ def with_layer(image: np.ndarray, layer: np.ndarray | None) -> np.ndarray:
 
 
 def image_png(gallery: Gallery, view: View) -> bytes:
-    """The image with its layer."""
+    """The image with its layer as a PNG file."""
     pixels = read_image(gallery.folder / image_of(gallery, view)["file_name"])
     return png(with_layer(pixels, layer_of(gallery, view)))
 
@@ -67,7 +67,7 @@ def image_png(gallery: Gallery, view: View) -> bytes:
 def image_overlay(gallery: Gallery, view: View) -> str:
     """The boxes with their scores and the scale bar as SVG elements, in px of the image."""
     image, colour_of, macros = image_of(gallery, view), _box_colours(gallery), _macros()
-    below = list(gallery.detections)[1::2]  # twins' scores would cover each other
+    below = list(gallery.detections)[1::2]  # the scores of twins would overlap
     drawn = []
     for name, shown in boxes_of(gallery, view).items():
         labelled = [*zip_longest(shown.boxes, [f"{score:.2f}" for score in shown.scores])]
@@ -81,7 +81,7 @@ def _macros() -> Any:
 
 @dataclass(frozen=True)
 class FrocImage:
-    """The curves as a PNG, drawn once, and where on it a point lies."""
+    """The FROC curves as a PNG, drawn once, with the position of any point on it."""
 
     png: bytes
     size: tuple[int, int]  # columns and rows, px
@@ -90,13 +90,13 @@ class FrocImage:
     x_max: float
 
     def place(self, false_positives: float, sensitivity: float) -> np.ndarray:
-        """px of a point; one beyond the right edge lies on it."""
+        """px of a point; points beyond the right edge are placed on the edge."""
         share = np.array([min(false_positives / self.x_max, 1), sensitivity])
         return self.corners[0] + share * (self.corners[1] - self.corners[0])
 
 
 def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160) -> FrocImage:
-    """Draw the FROC of every detector."""
+    """Draw the FROC of every detector as an image."""
     file = io.BytesIO()
     with style.new_figure(figsize=(5, 3.6), dpi=dots_per_inch) as (figure, axes):
         draw_froc(axes, gallery, x_max)
@@ -107,7 +107,7 @@ def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160)
 
 
 def draw_froc(axes: Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
-    """Draw the FROC of every detector."""
+    """Draw the FROC of every detector on axes."""
     for name, colour in colours(gallery.curves).items():
         evidence.draw_froc(axes, gallery.curves[name], name, colour, x_max)
     axes.legend(loc="lower right", fontsize=9)
@@ -123,7 +123,7 @@ def froc_overlay(gallery: Gallery, view: View, froc: FrocImage) -> str:
 
 
 def caption(gallery: Gallery, view: View) -> str:
-    """What is seen, in words, as HTML."""
+    """A description of the view as HTML."""
     colour_of = _box_colours(gallery)
     lines = [(None, f"{view.series}, slice {view.position + 1} of {len(gallery.series[view.series])}")]
     if gallery.truth is not None and image_of(gallery, view)["id"] not in gallery.truth:
@@ -135,14 +135,14 @@ def caption(gallery: Gallery, view: View) -> str:
 
 
 def froc_caption(gallery: Gallery, view: View) -> str:
-    """The points on the FROC in words, as HTML."""
+    """A description of the points on the FROC as HTML."""
     text = "{2}: sensitivity {1:.3f} at {0:.2f} false positives per image"
     lines = [text.format(*froc_point(curve, view.threshold), name) for name, curve in gallery.curves.items()]
     return str(_macros().caption([(None, line) for line in lines]))
 
 
 def view_figure(gallery: Gallery, view: View) -> Figure:
-    """The viewer standing still: the image with its boxes, beside it the FROC with its points if there is one."""
+    """A static figure of the view: the image with its boxes and, if there is ground truth, the FROC with its points."""
     image, colour_of = image_of(gallery, view), _box_colours(gallery)
     panels = [1, 1.2] if gallery.curves else [1]
     shape = {"figsize": (5 * len(panels), 4.4), "width_ratios": panels, "squeeze": False}

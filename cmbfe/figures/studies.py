@@ -12,17 +12,17 @@ from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.figures.evidence import PRINTED
 from cmbfe.figures.style import COLOURS, arm, new_figure, theme
 
-SHOWN_TURNS = 0.5  # phase shown from black to white: a quarter of a turn (half of half a turn) to either side
+SHOWN_TURNS = 0.5  # share of half a turn: black to white is a phase of -90° to 90°
 PREFIX = "false positives: "
 
 
 def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what: str = "AP") -> Figure:
-    """Gain of each row with its interval, and the paper's gain, in hundredths (points).
+    """Gain of each row with its interval, and the paper's gain, in points (hundredths).
 
     Args:
-        gains: columns `gain`, `gain_low`, `gain_high` and perhaps `paper_gain`; rows by name, or by arm and treatment
-            as those of `cmbfe.studies.reading.gains_table`. A row without a gain says so.
-        of_seeds: what `seeds_table` there gives, for a dot per seed. what: is gained.
+        gains: columns `gain`, `gain_low`, `gain_high` and optionally `paper_gain`. Rows have a name, or an arm and a
+            treatment as in `cmbfe.studies.reading.gains_table`. A row without a gain has a note instead of a point.
+        of_seeds: result of `seeds_table` in the same module, for a dot per seed. what: name of the metric.
     """
     places, points = np.arange(len(gains)), 100 * gains.filter(like="gain")
     with new_figure(figsize=(7, 1.6 + 0.45 * len(gains))) as (figure, axes):
@@ -45,7 +45,7 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
 
 
 def _names(index: pd.Index) -> list[str]:
-    """Of rows by name, or by arm and treatment, which is named where there are several."""
+    """Labels of the rows: name or arm. The treatment is added if there are several treatments."""
     if index.nlevels == 1:
         return list(index)
     several = index.get_level_values("treatment").nunique() > 1
@@ -53,11 +53,11 @@ def _names(index: pd.Index) -> list[str]:
 
 
 def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Figure:
-    """Pieces of images in magnitude and phase beside each other, and what the phase changes in false positives by kind.
+    """Crops in magnitude and phase beside each other, and the change in false positives of each kind by phase.
 
     Args:
         examples: title -> uint8 [rows, columns, 2].
-        effect: what `cmbfe.studies.phase.effect_table` gives.
+        effect: result of `cmbfe.studies.phase.effect_table`.
     """
     with theme():
         figure = plt.figure(figsize=(10.5, 4.4), layout="constrained")

@@ -1,10 +1,10 @@
-"""The viewer in JupyterLab: images, boxes of detectors, what FE looks at, and the FROC, all moving with a threshold.
+"""The viewer in JupyterLab: images, detectors' boxes, FE layers and the FROC, all updated with the threshold.
 
     from cmbfe.figures.viewer import show
     show("images", {"mine": "out/detections.json"})     # as the last line of a cell
     show("images", {"a": ..., "b": ...}, labels="annotations.json", model="models/ssd512-fe")
 
-Where no widget can be shown, as in an executed notebook on a web page, it is the figure of its present view.
+If widgets cannot be shown, such as in an executed notebook on a web page, a figure shows the current view.
 """
 
 import io
@@ -22,19 +22,19 @@ from cmbfe.data.labelled.labels import Detections
 from cmbfe.figures import gallery_drawing as drawing
 from cmbfe.figures.gallery import Gallery, View, first_view, image_of, moved, open_gallery
 
-IMAGES_KEPT = 256  # how many images with their layers are kept drawn
+IMAGES_KEPT = 256  # number of drawn images, with their layers, in the cache
 IMAGE_WIDTH, FROC_WIDTH = "34rem", "26rem"
 
 
 class ImageWidget(anywidget.AnyWidget):
-    """An image with SVG over it, which counts the steps of the mouse wheel."""
+    """An image with an SVG overlay. The widget counts the steps of the mouse wheel."""
 
     _esm = Path(__file__).with_suffix(".js")
     _css = Path(__file__).with_suffix(".css")
     png = traitlets.Bytes().tag(sync=True)
     overlay = traitlets.Unicode().tag(sync=True)
-    size = traitlets.List(default_value=[1, 1]).tag(sync=True)  # columns and rows in which the overlay counts
-    name = traitlets.Unicode().tag(sync=True)  # what a screen reader says
+    size = traitlets.List(default_value=[1, 1]).tag(sync=True)  # columns and rows, the coordinates of the overlay
+    name = traitlets.Unicode().tag(sync=True)  # label for screen readers
     steps = traitlets.Bool(False).tag(sync=True)
     wheel = traitlets.Int(0).tag(sync=True)
 
@@ -45,7 +45,7 @@ def show(images: Path | str, detections: Mapping[str, Path | str | Detections], 
 
 
 class Viewer:
-    """Controls on the right, the image on the left; `view` is what is looked at, and can be set."""
+    """The image on the left, with controls on the right. `view` is the current view, and can be set."""
 
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
@@ -60,7 +60,7 @@ class Viewer:
 
     @property
     def view(self) -> View:
-        """What is looked at."""
+        """The current view."""
         return self._view
 
     @view.setter
@@ -70,7 +70,7 @@ class Viewer:
         self._draw(image_changed=(old.series, old.position, old.layer) != (view.series, view.position, view.layer))
 
     def figure(self) -> Any:
-        """The present view as a matplotlib figure."""
+        """The current view as a matplotlib figure."""
         return drawing.view_figure(self.gallery, self.view)
 
     def _make_controls(self) -> None:
@@ -93,7 +93,7 @@ class Viewer:
         self.caption, self.froc_caption = ipywidgets.HTML(), ipywidgets.HTML()
 
     def _arranged(self) -> ipywidgets.Widget:
-        """All of it: two columns, one below the other where the window is narrow."""
+        """The complete widget: two columns, which are stacked if the window is narrow."""
         controls = [self.series, self.slice, self.threshold, self.layer]
         boxes = ipywidgets.HBox(list(self.boxes.values()), layout={"flex_flow": "row wrap", "grid_gap": "0 1rem"})
         curves = []
@@ -110,10 +110,10 @@ class Viewer:
         self.image.observe(self._wheel_turned, "wheel")
 
     def _controls_moved(self, change: Mapping[str, Any]) -> None:
-        """Take over what a control says, unless it was set from here."""
+        """Update the view from a control, unless the viewer itself set the control."""
         if self._setting_controls:
             return
-        if change["owner"] is self.series:  # the slice that is as far up in the other series
+        if change["owner"] is self.series:  # keep the relative position in the other series
             old, new = (len(self.gallery.series[name]) - 1 for name in (self._view.series, change["new"]))
             share = self._view.position / max(old, 1)
             self.view = replace(self._view, series=change["new"], position=round(share * new))
@@ -156,7 +156,7 @@ class Viewer:
         return drawing.image_png(self.gallery, replace(self._view, series=series, position=position, layer=layer))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The widget, and a figure for readers that cannot show one."""
+        """The widget, and a figure for programs that cannot show widgets."""
         file = io.BytesIO()
         self.figure().savefig(file, format="png", dpi=110)
         return {"image/png": file.getvalue(), **self.widget._repr_mimebundle_(**kwargs)}

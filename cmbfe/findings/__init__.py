@@ -1,1 +1,1 @@
-"""What a detector finds in a user's own series, in the formats that people and radiology software read."""
+"""Detection of microbleeds in a user's own series, with results in formats for people and for radiology software."""

@@ -1,4 +1,4 @@
-"""One series from its files to its findings: while the network works on a batch, threads write overlays."""
+"""The analysis of one series, from its files to its findings. Threads write overlays while the network detects."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,15 +25,15 @@ from cmbfe.params import Images
 from cmbfe.training.detection import detect
 
 OVERLAYS, IMAGES = "overlays", "images"
-"""Folders of the slices with their detections, and without: the latter of series whose place is known."""
+"""Folders of the slices with and without drawn detections. `IMAGES` holds only series with a known position."""
 UNSEEN = "nothing can be seen in them, and a lesion across them counts twice"
 SHOWN_AT_MOST = 200
-"""Images of one series in a page; a folder of images may hold any number."""
+"""Largest number of images of one series on a page, as a folder may hold any number of images."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A series, and what it is called in the outputs."""
+    """A series and its names in the outputs."""
 
     series: Series
     number: int
@@ -42,14 +42,14 @@ class Task:
     patient: str
     name: str
     keep_uids: bool
-    """Whether images name the SOP instance that they were made of."""
+    """Whether the image entries keep the SOPInstanceUID of their source."""
     run: int = 1
-    """Number of the series among those of its patient."""
+    """Number of the series within its patient, from 1."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A series with what was detected in it."""
+    """A series and the detections in it."""
 
     task: Task
     images: list[dict[str, Any]]
@@ -59,12 +59,12 @@ class Findings:
     scan: dict[str, float]
     """As in `Loaded`."""
     lesions: list[Lesion] | None
-    """None for images, whose place is not known."""
+    """None for a folder of images, whose position in the patient is unknown."""
     shown: dict[int, tuple[np.ndarray, Detections]]
-    """Image id -> image and the detections that reach the threshold, of the `SHOWN_AT_MOST` best images with any."""
+    """Image id -> image and its detections that reach the threshold, for the `SHOWN_AT_MOST` best images."""
     threshold: float
     notes: tuple[str, ...]
-    """What was assumed of it, a sentence each, without names."""
+    """Assumptions about the series, one sentence each, without names."""
 
     @property
     def counted(self) -> list[Lesion]:
@@ -75,8 +75,8 @@ class Findings:
 def analyse(
     task: Task, detector: Detector, settings: Images, threshold: float, out: Path, by_anatomy: bool = False
 ) -> Findings:
-    """Read a series, detect in it, and write its slices below `out`, with overlays and without. `by_anatomy`: whether
-    lesions are struck out by the rules of `regions`. Raises `InputError`: the series cannot be read."""
+    """Read a series, detect microbleeds in it, and write its slices with and without overlays below `out`. `by_anatomy`
+    strikes out lesions by the rules of `regions`. Raises `InputError` if the series cannot be read."""
     loaded = task.series.load(None)
     images, place = _named(task, loaded), place_of(task.series, loaded)
     small: list[np.ndarray] = []
@@ -117,7 +117,7 @@ def analyse(
 def _in_the_brain(
     lesions: list[Lesion], small: list[np.ndarray], image: dict[str, Any], place: Place, by_anatomy: bool
 ) -> tuple[list[Lesion], list[str]]:
-    """The lesions with their regions, and what is to be said of them. Without lesions nothing is registered."""
+    """The lesions with their regions, and notes about them. A series without lesions is not registered."""
     if not lesions:
         return lesions, []
     to_template, notes = None, []
@@ -136,7 +136,7 @@ def _in_the_brain(
 
 
 def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
-    """COCO `images` of a series, with ids and the names of the outputs."""
+    """The COCO `images` of a series, with their ids and output names."""
     hidden = () if task.keep_uids else ("sop_instance_uid",)
     digits = max(3, len(str(len(loaded.images) - 1)))
     return [
@@ -152,7 +152,7 @@ def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
 
 
 def _write_slice(files: Sequence[Path], pixels: np.ndarray, drawn: Detections) -> None:
-    """Write a slice to the first file with what is drawn on it, to a second one without."""
+    """Write a slice with its drawn boxes to the first file, and without boxes to the second file, if any."""
     for path, image in zip(files, (overlay(pixels, drawn), Image.fromarray(pixels)), strict=False):
         with whole_file(path.with_suffix(".png")) as file:
             image.save(file, compress_level=1)

@@ -1,8 +1,8 @@
-"""Findings as a BIDS derivative data set: for each series a label map of its lesions, with a table of what they are.
+"""Findings as a BIDS derivative data set: a label map of the lesions of each series, and a table that describes them.
 
     bids/sub-X/[ses-Y/]anat/sub-X_[ses-Y_]run-1_desc-microbleeds_dseg.nii.gz    .json and .tsv beside it
 
-Subjects are called as everywhere in the results; sessions of a BIDS source are named where ids are kept.
+Subjects have the same names as in the other results. With --keep-ids, sessions of a BIDS source keep their names.
 """
 
 import re
@@ -31,7 +31,7 @@ README = """# Cerebral microbleeds
 Found by cmbfe. A detector gives boxes and no outlines: marked is the ellipse inside each box. For research and teaching
 only: not a medical device, never for diagnosis.
 """
-COLUMNS = {  # the first two are BIDS's own: value in the label map, and name
+COLUMNS = {  # BIDS defines the first two: value in the label map, and name
     "index": "",
     "name": "",
     "score": "of the detector, 0 to 1",
@@ -50,7 +50,7 @@ PARTICIPANT_COLUMNS = {
 
 
 def write_series(out: Path, findings: Findings, detector: str) -> None:
-    """Write the label map of a series whose place is known, its sidecar and its table."""
+    """Write the label map, sidecar and table of a series whose position in the patient is known."""
     task, image, lesions = findings.task, findings.images[0], findings.counted
     file = out / BIDS_FOLDER / _name(task)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_series(out: Path, findings: Findings, detector: str) -> None:
 
 
 def refuse_shared(patients: Sequence[str]) -> None:
-    """Raise `InputError` for two patients with the same label: the second would replace the first."""
+    """Raise `InputError` if two patients have the same subject label, as the second would replace the first."""
     of_subject: dict[str, str] = {}
     for patient in patients:
         if (other := of_subject.setdefault(_subject(patient), patient)) != patient:
@@ -84,12 +84,12 @@ def refuse_shared(patients: Sequence[str]) -> None:
 
 
 def _subject(patient: str) -> str:
-    """BIDS has letters and digits of ASCII only."""
+    """The BIDS label of a patient, which has only ASCII letters and digits."""
     return "sub-" + (re.sub("[^A-Za-z0-9]", "", patient.removeprefix("sub-")) or "unknown")
 
 
 def _name(task: Task) -> Path:
-    """Path of a series' files below the data set, without suffix."""
+    """Path of the files of a series below the data set, without suffix."""
     subject, series = _subject(task.patient), task.series
     bids = bids_name(series.image) if task.keep_uids and isinstance(series, VolumeSeries) else None
     session = [entity for entity in bids.entities if entity.startswith("ses-")] if bids else []
@@ -98,7 +98,7 @@ def _name(task: Task) -> Path:
 
 
 def write_description(out: Path, patients: Sequence[str], lesions: Sequence[int | None]) -> None:
-    """Write what a data set needs besides: what it is, and who is in it. `patients`, `lesions`: of each series."""
+    """Write the description, README and participants of the data set. `patients`, `lesions`: one entry per series."""
     folder = out / BIDS_FOLDER
     description: dict[str, Any] = {"Name": "Cerebral microbleeds", "BIDSVersion": BIDS_VERSION}
     description |= {"DatasetType": "derivative", "GeneratedBy": [{"Name": "cmbfe", "Version": __version__}]}

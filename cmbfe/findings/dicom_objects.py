@@ -1,5 +1,5 @@
-"""Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made by highdicom. Both hold
-the patient's name, id and dates, and so are made on request only; a lesion has one tracking UID in both."""
+"""Findings as DICOM objects for a PACS: a structured report (TID 1500) and a segmentation, made with highdicom. Both
+hold the patient's name, id and dates, so they are written on request only. A lesion has the same UID in both."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from cmbfe.files import whole_file
 from cmbfe.findings.lesions import UNKNOWN, Lesion, label_map
 
 MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
-"""No code of SNOMED CT for it is in DICOM's context groups: a private one, whose meaning a viewer shows."""
+"""A private code, whose meaning viewers show: DICOM's context groups have no SNOMED CT code for microbleeds."""
 ABNORMALITY = codes.SCT.MorphologicallyAbnormalStructure
 SR_FOLDER, SEGMENTATION_FOLDER = "sr", "segmentation"
 MAKER = "cmbfe"
@@ -28,13 +28,13 @@ MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
     *("AccessionNumber", "ReferringPhysicianName"),
 )
-"""What a header of a patient's study has by the standard (type 2), if only empty."""
+"""Type 2 attributes: the standard requires them in a header, but they may be empty."""
 REPORT_NUMBER, SEGMENTATION_NUMBER = 9001, 9002
-"""Series numbers, far from those of scanners."""
+"""Series numbers far above those of scanners."""
 
 
 class NoObject(InputError):
-    """Headers that a DICOM object cannot be made from; `what` says why, without a name."""
+    """Raised if the headers do not allow a DICOM object; `what` says why, without names."""
 
     def __init__(self, headers: SeriesHeaders, what: str) -> None:
         super().__init__(f"{headers.files[0]}: {what}")
@@ -49,10 +49,10 @@ def write_report(
     threshold: float,
     readers: Sequence[str] = (),
 ) -> None:
-    """Write the lesions of a series as a DICOM SR: TID 1500, a TID 1411 group for each, its boxes as closed polylines.
+    """Write the lesions of a series as a DICOM SR (TID 1500), with a TID 1411 group per lesion.
 
-    The first group (TID 1501) counts them: a series without microbleeds has a report too. As in boxes, the upper left
-    corner of the first pixel is 0 px. `readers` have reviewed the lesions.
+    Boxes are closed polylines; 0 px is the upper left corner of the first pixel. The first group (TID 1501) gives the
+    number of lesions, so a series without microbleeds also has a report. `readers` have reviewed the lesions.
 
     Raises:
         InputError: the series' headers do not allow a report (no StudyInstanceUID, malformed names, …).
@@ -93,13 +93,13 @@ def write_report(
 def write_segmentation(
     path: Path, headers: SeriesHeaders, lesions: Sequence[Lesion], detector: str, readers: Sequence[str] = ()
 ) -> None:
-    """Write the lesions of a series as a binary DICOM segmentation: a segment each, the ellipses inside its boxes.
+    """Write the lesions of a series as a binary DICOM segmentation, one segment per lesion: the ellipses in its boxes.
 
-    Only slices with a lesion are in it, and without lesions there is no file: DICOM knows no empty segmentation.
-    Lesions that `readers` have reviewed are semi-automatic.
+    The segmentation holds only slices with a lesion. Without lesions no file is written, as DICOM has no empty
+    segmentation. Lesions that `readers` have reviewed are marked semi-automatic.
 
     Raises:
-        InputError: the series' headers do not allow one (no FrameOfReferenceUID, …).
+        InputError: the series' headers do not allow a segmentation (no FrameOfReferenceUID, …).
     """
     if not lesions:
         return
@@ -143,8 +143,8 @@ def _identity(description: str) -> dict[str, Any]:
 
 
 def _images(headers: SeriesHeaders, needed: Sequence[str]) -> list[Dataset]:
-    """The header of each slice's file, without pixels; slices of one file share theirs. Raises `NoObject`: one of the
-    `needed` attributes is missing, empty or not the same in all, or files share their UID."""
+    """The header of each slice's file, without pixels; slices of a multi-frame file share a header. Raises `NoObject`
+    if a `needed` attribute is missing, empty or differs between files, or if files share their SOPInstanceUID."""
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
         _as_highdicom_reads(image)
@@ -169,7 +169,7 @@ def _as_highdicom_reads(image: Dataset) -> None:
     if not is_multi_frame and int(image.get("NumberOfFrames") or 1) == 1:
         image.pop("NumberOfFrames", None)
     charset = image.get("SpecificCharacterSet", "ISO_IR 100")
-    if not charset or (not isinstance(charset, str) and "" in charset):  # the standard's own way to begin with ASCII
+    if not charset or (not isinstance(charset, str) and "" in charset):  # an empty first value means ASCII
         image.decode()
         image.SpecificCharacterSet = "ISO_IR 192"
 
@@ -185,7 +185,7 @@ def _label(lesion: Lesion) -> str:
 def _group(
     lesion: Lesion, images: Sequence[Dataset], frames: Sequence[int], algorithm: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """A lesion: its boxes, its score in percent (CAD's certainty, DCM 111012), if it has one, and its size."""
+    """The group of a lesion: its boxes, its size and, if known, its score in percent (CAD certainty, DCM 111012)."""
     scores = [] if lesion.score is None else [round(100 * lesion.score, 2)]
     certainty = [sr.Measurement(codes.DCM.CertaintyOfFinding, score, codes.UCUM.Percent) for score in scores]
     diameter = sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter)
@@ -207,7 +207,7 @@ def _group(
 
 
 def _site(lesion: Lesion) -> sr.FindingSite:
-    """The brain, with region and side where they are known."""
+    """The brain as finding site, with region and side if known."""
     if lesion.region == UNKNOWN:
         return sr.FindingSite(codes.SCT.Brain)
     side = codes.SCT.Left if lesion.side == "left" else codes.SCT.Right
@@ -216,8 +216,8 @@ def _site(lesion: Lesion) -> sr.FindingSite:
 
 
 def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[Dataset], dict[int, int], int]:
-    """The images that a segmentation lies on, slice index -> its frame in the segmentation, and the number of frames.
-    Of a multi-frame file all frames in their own order, which need not be that of the slices."""
+    """The source images of a segmentation, slice index -> frame in the segmentation, and the number of frames. A
+    multi-frame file contributes all of its frames in file order, which may differ from the slice order."""
     images = _images(headers, ["StudyInstanceUID", "FrameOfReferenceUID"])
     slices = sorted({index for lesion in lesions for index in lesion.boxes})
     if "NumberOfFrames" not in images[0]:

@@ -1,4 +1,4 @@
-"""Microbleeds in three dimensions from the detections of one series, with their places; tables of both."""
+"""3-D microbleeds from the detections of one series, with their positions; tables of lesions and detections."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from cmbfe.metrics.lesions import LINK_MM, link
 from cmbfe.metrics.matching import overlaps
 
 REVIEWED_FILE = "lesions.json"
-"""The lesions of a detection with all of their boxes, as a review needs them."""
+"""File of the lesions with all of their boxes, which a review reads."""
 IMAGE_COLUMNS = ["patient_id", "series_uid", "slice_index", "file_name"]
 COLUMNS = [
     *("patient_id", "series_uid", "lesion", "score", "x_mm", "y_mm", "z_mm", "size_mm", "width_mm", "height_mm"),
@@ -35,39 +35,39 @@ class Lesion:
     """A microbleed as detected. Lengths in mm."""
 
     number: int
-    """From 1, by falling score, within its series; what a reader has added comes last."""
+    """Number within the series, from 1, by decreasing score; lesions that a reader added come last."""
     uid: str
-    """New for each run: SR and segmentation name the lesion by it."""
+    """Tracking UID in SR and segmentation, new in each run."""
     score: float | None
-    """Of its best box; None where a reader has added it."""
+    """Score of its best box; None if a reader added the lesion."""
     centre_mm: tuple[float, float, float]
     """Mean of the centres of its boxes, weighted by their scores: patient coordinates (LPS)."""
     size_mm: float
     """Square root of the area of its best box."""
     extent_mm: tuple[float, float, float]
-    """Of all its boxes along rows, columns and slices."""
+    """Extent of all its boxes along rows, columns and slices."""
     boxes: dict[int, tuple[list[float], float | None]]
     """Slice index -> the best box there [x, y, w, h] px, and its score."""
     best_slice: int
     elongation: float = 0.0
-    """From the middle of its first box to that of its last, over the side of the largest: so a ball has at most 1."""
+    """Distance between the centres of its first and last box, over the side of its largest: at most 1 for a ball."""
     region: str = UNKNOWN
     """One of `REGIONS`."""
     side: str = UNKNOWN
-    """One of `SIDES`, or unknown as the region."""
+    """One of `SIDES`; unknown if the region is unknown."""
     struck_out: str = ""
-    """The rule of anatomy that says that it is no microbleed; "" where none does, or none was asked for."""
+    """The rule of anatomy that strikes the lesion out; "" if no rule does, or if no rules are applied."""
 
     @property
     def slices(self) -> tuple[int, int]:
-        """The first and the last."""
+        """Its first and last slice index."""
         return min(self.boxes), max(self.boxes)
 
 
 def find_lesions(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> list[Lesion]:
-    """Join the detections of one series that reach the threshold by the rule of `cmbfe.metrics.lesions`.
+    """Link the detections of one series that reach the threshold to lesions, by the rule of `cmbfe.metrics.lesions`.
 
-    A box below the threshold may join two slices, as in an evaluation, and is no part of the lesion otherwise.
+    As in an evaluation, a box below the threshold may link two slices, but it is not part of the lesion.
     """
     near = _within_reach(images, detections, place, threshold)
     ordered = overlaps({"images": list(images), "annotations": []}, near)
@@ -82,7 +82,7 @@ def find_lesions(images: Sequence[dict], detections: Detections, place: Place, t
 
 
 def _within_reach(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> Detections:
-    """Detections that reach the threshold, and those within their reach: linking compares each with each."""
+    """Detections within `LINK_MM` (in the plane) of any that reaches the threshold: few enough to compare all pairs."""
     above = [detection["score"] >= threshold for detection in detections]
     if not any(above):
         return []
@@ -94,7 +94,7 @@ def _within_reach(images: Sequence[dict], detections: Detections, place: Place, 
 
 
 def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) -> Lesion:
-    """The lesion of boxes with their slices, the best one first; scores may be None."""
+    """The lesion that consists of `members`: pairs of slice index and box, the best first. Scores may be None."""
     row_mm, column_mm = place.pixel_spacing_mm
     indices = [index for index, _ in members]
     boxes = np.array([box["bbox"] for _, box in members], float)
@@ -123,27 +123,27 @@ def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) ->
 
 
 def as_json(series_uid: str, lesion: Lesion) -> dict[str, Any]:
-    """A lesion as lesions.json has it. Its `uid` is left out: it is another in each run, and the file is not."""
+    """The entry of a lesion in lesions.json. The `uid` is left out, because it changes with each run."""
     return {"series_uid": series_uid, **{key: value for key, value in asdict(lesion).items() if key != "uid"}}
 
 
 def from_json(entry: Mapping[str, Any]) -> Lesion:
-    """A lesion of lesions.json, with a new `uid`. Raises `KeyError`, `TypeError` or `ValueError`: it is none."""
+    """The lesion of an entry of lesions.json, with a new `uid`. Raises `KeyError`, `TypeError` or `ValueError`."""
     boxes = {int(index): (box, score) for index, (box, score) in sorted(entry["boxes"].items())}
     known = {key: value for key, value in entry.items() if key != "series_uid"}
     return Lesion(**{**known, "uid": generate_uid(), "boxes": boxes})
 
 
 def fingerprint(images: Sequence[dict], lesions: Sequence[Lesion]) -> str:
-    """Hexadecimal digits by which the findings of a series are known: its slices' sizes, its lesions' boxes."""
+    """A hexadecimal hash of the findings of a series, from the sizes of its slices and the boxes of its lesions."""
     sizes = [(image["width"], image["height"]) for image in images]
     boxes = [(lesion.number, sorted(lesion.boxes.items())) for lesion in lesions]
     return hashlib.sha256(json.dumps([sizes, boxes]).encode()).hexdigest()[:16]
 
 
 def pattern(regions: Iterable[str]) -> str:
-    """Of the regions of lesions: strictly lobar, strictly deep (deep or infratentorial, none lobar), mixed, none; or
-    unknown, where a lesion of unknown region might change it."""
+    """The pattern of the lesions' regions: strictly lobar, strictly deep (deep or infratentorial, none lobar), mixed or
+    none. It is unknown if a lesion of unknown region might change the pattern."""
     found = set(regions)
     is_lobar, is_deep = LOBAR in found, bool(found & {DEEP, INFRATENTORIAL})
     if is_lobar and is_deep:
@@ -154,7 +154,7 @@ def pattern(regions: Iterable[str]) -> str:
 
 
 def region_counts(lesions: Sequence[Lesion]) -> dict[str, dict[str, int]]:
-    """Region -> side -> how many lesions; with those of unknown region, if there are any."""
+    """Region -> side -> number of lesions; the region `UNKNOWN` is included only if it has lesions."""
     found = Counter((lesion.region, lesion.side) for lesion in lesions)
     counts = {region: {side: found[region, side] for side in SIDES} for region in REGIONS[:-1]}
     if unknown := found[UNKNOWN, UNKNOWN]:
@@ -163,7 +163,7 @@ def region_counts(lesions: Sequence[Lesion]) -> dict[str, dict[str, int]]:
 
 
 def regions_table(image: dict | None, lesions: Sequence[Lesion]) -> pd.DataFrame:
-    """The row of a series, of which an image is given, with `region_counts` and `pattern`; None: no row."""
+    """A table with the `region_counts` and `pattern` of a series in a row. `image`: any of its images; None: no row."""
     columns = [f"{region}_{side}" for region in REGIONS[:-1] for side in SIDES]
     whose = ["patient_id", "series_uid"]
     if image is None:
@@ -194,7 +194,7 @@ def lesions_table(images: Sequence[dict], lesions: Sequence[Lesion]) -> pd.DataF
 
 
 def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataFrame:
-    """A row per detection; millimetres, from the image's corner, are missing where the pixel spacing is not known."""
+    """A row per detection. Positions in mm start at the image's corner, and are NaN if the pixel spacing is unknown."""
     by_id = {image["id"]: image for image in images}
     own = [by_id[detection["image_id"]] for detection in detections]
     spacing_mm = np.array([image.get("pixel_spacing_mm", (np.nan, np.nan)) for image in own]).reshape(-1, 2)
@@ -207,9 +207,9 @@ def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataF
 
 
 def label_map(lesions: Sequence[Lesion], shape: tuple[int, int, int], frame_of: Mapping[int, int]) -> np.ndarray:
-    """uint16 [frames, rows, columns] of `shape`: number, from 1, of the lesion in whose ellipse a pixel's centre lies;
-    the better one wins. A lesion too small for any centre takes the pixel in the middle of each of its boxes.
-    `frame_of`: slice -> frame."""
+    """uint16 [frames, rows, columns] of `shape`: each pixel holds the number (from 1) of the lesion in whose ellipse
+    its centre lies. Where ellipses overlap, the better lesion wins. Every lesion also takes the pixel in the middle of
+    each of its boxes, however small it is. `frame_of`: slice -> frame."""
     labels = np.zeros(shape, np.uint16)
     rows, columns = np.mgrid[: shape[1], : shape[2]] + 0.5
     for number, lesion in reversed(list(enumerate(lesions, 1))):

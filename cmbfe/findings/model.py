@@ -1,4 +1,4 @@
-"""The detector of a model's folder: its network, how images are made for it, and the score that counts."""
+"""The detector in the folder of a model: its network, its image settings and its threshold."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cmbfe.params import Images, load_params
 from cmbfe.training.devices import Compute, make_compute
 
 SHIPPED = Path(__file__).with_name("models")
-"""Trained detectors that the package brings, float16 (`tools/ship_models.py`); README.md beside them says on what."""
+"""Detectors that ship with the package, float16 (`tools/ship_models.py`); README.md there names the training data."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Detector:
 
 @lru_cache(maxsize=1)
 def load_detector(folder: Path) -> Detector:
-    """The detector of a model's folder, ready to run; a process that meets several series loads it once."""
+    """The detector in a model's folder, ready to run. A process loads it once for all of its series."""
     compute = make_compute(precision="32-true")
     with within_python(folder):
         model = load_model(folder)
@@ -39,14 +39,14 @@ def load_detector(folder: Path) -> Detector:
 
 
 def model_folder(given: Path) -> Path:
-    """The folder of a model: the one given or, where it is none but the name of a shipped model, that one's."""
+    """The folder of a model: that of the shipped model if only its name is given, else the given folder."""
     shipped = SHIPPED / given.name
     return shipped if not given.exists() and given == Path(given.name) and shipped.is_dir() else given
 
 
 def model_settings(folder: Path) -> tuple[Images, str]:
-    """How the images were made that a model was trained on, and its variant; empty where config.json says none.
-    Raises `InputError`: params.yaml or config.json cannot be read."""
+    """The image settings that a model was trained with, and its variant ("" if config.json names none). Raises
+    `InputError` if params.yaml or config.json cannot be read."""
     if not (folder / CONFIG_FILE).exists():
         if below := sorted(folder.glob(f"*/{CONFIG_FILE}")):
             raise InputError(f"{folder}: holds models; give one: {', '.join(file.parent.name for file in below)}")
@@ -60,8 +60,8 @@ def model_settings(folder: Path) -> tuple[Images, str]:
 
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
-    """The threshold to detect with, and its origin in words: given, or of a file (see `read_threshold`), or 0.5.
-    Raises `InputError`: both are given, or as `read_threshold`."""
+    """The detection threshold and its origin in words: the given value, that of a file (`read_threshold`), or 0.5.
+    Raises `InputError` if both are given, or as `read_threshold`."""
     if given is not None and file is not None:
         raise InputError("--threshold and --operating-point are two thresholds; give one of them")
     if file is not None:
@@ -70,14 +70,14 @@ def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tu
 
 
 def read_threshold(file: Path, variant: str) -> float:
-    """Read a detector's threshold, as it was chosen on validation patients.
+    """Read a detector's threshold, which was chosen on validation patients.
 
     Args:
         file: operating_point.csv of notebook 08_operating_point, or metrics.json of `cmbfe evaluate`.
         variant: the detector's name, such as ssd512.
 
     Raises:
-        InputError: neither of the two, no row of that detector, or one without a threshold from 0 to 1.
+        InputError: another kind of file, not exactly one row of that detector, or no threshold from 0 to 1.
     """
     if file.suffix.lower() != ".json":
         value = _threshold_of_table(file, variant)

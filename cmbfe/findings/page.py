@@ -1,5 +1,5 @@
-"""One page per patient: what was detected, as tables and images, in a single HTML file that needs nothing else. Feature
-maps show what the detector sees, and what FE would add with the detections in the place of a ground truth."""
+"""The page of a patient: its detections as tables and images, in a single self-contained HTML file. Feature maps show
+what the detector sees, and what FE would add with the detections as ground truth."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,18 +25,18 @@ from cmbfe.findings.model import Detector
 from cmbfe.training.batches import to_input
 
 FEWEST_CELLS = 8
-"""Maps of fewer cells a side are not drawn: a microbleed is a small part of one of their cells."""
+"""Maps with fewer cells per side are not drawn, as a microbleed is only a small part of such a cell."""
 ZOOM_SHARE = 1 / 8
-"""Side of the enlarged part of a slice."""
+"""Side of the enlarged part, as a share of the slice."""
 
 
 def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int, bytes], folder: Path) -> str:
-    """The part of a page that is about one series, as HTML with its images inside.
+    """The section of one series on a page, as HTML with embedded images.
 
     Args:
-        notes: what was assumed of it, a sentence each.
+        notes: assumptions about the series, one sentence each.
         feature_maps: image id -> PNG.
-        folder: of the slices of series, which are all in the page for a review; of images those that are shown.
+        folder: holds the slices of the series, all of which the page shows for a review; not used for images.
     """
     task, images = findings.task, {image["id"]: image for image in findings.images}
     if findings.lesions is None:
@@ -82,8 +82,8 @@ def slices_html(
     lesions: Sequence[Lesion],
     folder: Path,
 ) -> str:
-    """The slices of a series, and its lesions as review.js reads them. `number`: tells it from others of the page;
-    `place`: as in `Loaded`; `folder`: the images are there, as PNG."""
+    """The slices of a series as HTML, and its lesions in the form that review.js reads. `number` identifies the series
+    on its page, `place` is as in `Loaded`, and `folder` holds the slices as PNG."""
     first = images[0]
     findings = {
         "uid": series_uid,
@@ -114,7 +114,7 @@ def _slices_html(number: int | str, pixels: Iterable[tuple[dict, bytes]], findin
 
 
 def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequence[str], **made: Any) -> None:
-    """Write a page of a patient ("" without PatientID) of `section`s, which are never in memory together. `made`:
+    """Write the page of a patient ("" without PatientID) from `section`s, one at a time to save memory. `made` holds
     `detector`, `threshold` and `threshold_from`."""
     template = templates("cmbfe.findings").get_template("patient.html.jinja")
     title = f"Cerebral microbleeds: {patient or 'no PatientID'}"
@@ -123,7 +123,7 @@ def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequenc
 
 
 def _row(lesion: Lesion) -> list[str]:
-    """Its row in the table."""
+    """The row of a lesion in the table."""
     return [
         str(lesion.number),
         f"{lesion.score:.2f}",
@@ -137,7 +137,7 @@ def _row(lesion: Lesion) -> list[str]:
 
 
 def _region_rows(lesions: Sequence[Lesion]) -> list[list[str]]:
-    """Region, how many are on the left, on the right, and in all."""
+    """Rows with a region and its number of lesions: left, right and total."""
     sides = {region: [*counts.values()] for region, counts in region_counts(lesions).items()}
     return [
         [region, *(map(str, counts) if len(counts) > 1 else ("", "")), str(sum(counts))]
@@ -146,18 +146,18 @@ def _region_rows(lesions: Sequence[Lesion]) -> list[list[str]]:
 
 
 def _where(lesion: Lesion) -> str:
-    """Its region and side."""
+    """Region and side of a lesion."""
     return lesion.region if lesion.region == UNKNOWN else f"{lesion.region}, {lesion.side}"
 
 
 def _slices(lesion: Lesion) -> str:
-    """Counted from 1."""
+    """The slice range of a lesion, counted from 1."""
     first, last = (index + 1 for index in lesion.slices)
     return str(first) if first == last else f"{first}–{last}"
 
 
 def _lesion_cards(findings: Findings) -> list[dict[str, Any]]:
-    """A card per lesion whose best slice is shown, the best lesion first: a part enlarged, and all of it."""
+    """A card per lesion whose best slice is shown, the best lesion first: the slice and an enlarged part of it."""
     by_slice = {image["slice_index"]: image for image in findings.images}
     cards = []
     for lesion in findings.lesions or []:
@@ -177,7 +177,7 @@ def _caption(lesion: Lesion) -> str:
 
 
 def _window(image: Mapping[str, Any], box: Sequence[float]) -> tuple[float, float, float, float]:
-    """The part x, y, w, h px of a slice that is enlarged around a box, in the slice's own proportions."""
+    """The part (x, y, w, h px) of a slice to enlarge around a box, with the aspect ratio of the slice."""
     x, y, width, height = box
     share = max(ZOOM_SHARE, 3 * width / image["width"], 3 * height / image["height"])
     side_x, side_y = share * image["width"], share * image["height"]
@@ -202,7 +202,7 @@ def _jpeg(pixels: np.ndarray) -> bytes:
 
 
 def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detections) -> bytes:
-    """A figure of one slice as PNG: the image with its detections, M, what FE would add, and the maps of the heads.
+    """A PNG figure of one slice: the image with its detections, mask M, what FE would add, and the heads' feature maps.
 
     Args:
         pixels: uint8 [rows, columns], with phase [rows, columns, 2].
@@ -233,7 +233,7 @@ def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detecti
 def _telling_channels(
     model: SSD, image: torch.Tensor, boxes: torch.Tensor
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """Title -> the channel of each map that separates the boxes best from the rest: difference of their means in SD."""
+    """Title -> the channel of each map that best separates boxes from the rest: largest difference of means, in SD."""
     names: Sequence[str] = LAYER_NAMES[SPECS[model.config.variant].trunk]
     maps = {}
     for name, (features,) in zip(names, model.feature_maps(model.prepare(image[None])), strict=False):
@@ -249,7 +249,7 @@ def _telling_channels(
 
 
 def _cells_of(boxes: torch.Tensor, cells: int) -> torch.Tensor:
-    """bool [cells, cells]: which cells the boxes, xyxy in cells, touch."""
+    """bool [cells, cells]: the cells that the boxes touch. Boxes are xyxy in cells."""
     inside = torch.zeros(cells, cells, dtype=torch.bool, device=boxes.device)
     for x_min, y_min, x_max, y_max in boxes.clamp(0, cells - 1e-3).tolist():
         inside[int(y_min) : int(y_max) + 1, int(x_min) : int(x_max) + 1] = True

@@ -1,9 +1,9 @@
-"""Where in the brain a lesion lies, by registration of its series to the ICBM-152 template that nilearn carries.
+"""The brain region of a lesion, by registration of its series to the ICBM-152 template that nilearn includes.
 
 Regions are those of BOMBS [C. Cordonnier et al., Stroke 40:94, 2009]: infratentorial is brainstem and cerebellum; deep
 is basal ganglia, thalamus and the internal and external capsules; lobar is the rest, cortex and white matter under it.
-nilearn carries no atlas of them, and others would have to be downloaded: `region_at` is three smooth shapes, by eye on
-the template. A series that does not look registered has lesions of unknown region.
+nilearn includes no atlas of these regions, and other atlases need a download: `region_at` uses three smooth shapes,
+drawn by eye on the template. If the registration does not look right, the regions are unknown.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,48 +23,48 @@ from cmbfe.findings.lesions import REGIONS, Lesion
 from cmbfe.findings.search import Place
 
 PIXEL_MM = 2.0
-"""Slices are kept with pixels of about this width, enough for a registration."""
+"""Slices are kept with pixels of about this width, which is enough for a registration."""
 COARSE_MM, FINE_MM = 6.0, 4.0
-"""Voxels of the similarity and of the affine."""
+"""Voxel sizes for the similarity and for the affine registration."""
 HEAD_SIZE = 0.92
-"""Sides of a mean head against the template's."""
+"""Size of an average head relative to the template."""
 BRAIN_SHARE, NEAR_MM, BRIDGE_MM = 0.75, 30.0, 9.0
-"""A brain is at least this bright for what is no air near it, and eroded by so much it has no bridge to scalp, face and
-neck."""
+"""A brain voxel has at least this share of the mean brightness of the head within about `NEAR_MM`. Erosion by
+`BRIDGE_MM` cuts the bridges to scalp, face and neck."""
 AROUND_MM = 10.0
-"""The dark bone around a brain counts as well: it shows where the brain ends."""
+"""The metric includes this margin around the brain, as the dark bone there shows where the brain ends."""
 BINS = 16
 ANGLES = (-20, -10, 0, 10, 20)
-"""Starts: degrees about each axis of the patient."""
+"""Starting rotations, degrees about each axis of the patient."""
 BACK_MM, HEAD_MM = (5, 17, 29), range(-64, 73, 8)
-"""Starts: where the middle of the brain that is seen lies in the template (LPS)."""
+"""Starting positions of the centre of the visible brain in the template (LPS)."""
 FOLLOWED, APART = 5, 9.0
-"""Starts that are followed, and how many mm they lie apart at least; 2 degrees count as 1 mm."""
+"""Number of starts that are optimised, and their smallest distance in mm; 2 degrees count as 1 mm."""
 HALF_TURNS = [np.diag(signs) for signs in ((-1, -1, 1), (-1, 1, -1), (1, -1, -1))]
-"""Where a series fits better after one, its header is wrong about its orientation."""
+"""If a series fits better after a half turn, its header may give a wrong orientation."""
 POINTS = 3000
-"""Of a series, that starts are compared on."""
+"""Number of voxels of a series on which starts are compared."""
 OUTSIDE, ALONG_A_VEIN = "outside the brain", "along a vein"
 THREADS = 2
-"""Of SimpleITK, on any machine: the metric adds up per thread."""
+"""SimpleITK threads, the same on every machine, because the metric is summed per thread."""
 LEAST_HEIGHT_MM = 30.0
-"""Fewer slices fit in several places."""
+"""A series of less height fits the template in several places."""
 FEWEST_VOXELS = 4
-"""A side has for it to be smoothed."""
+"""Smallest number of voxels per side that can be smoothed."""
 SCALES, MOST_STRETCHED = (0.8, 1.5), 1.5
-"""Sides of the template against those of the head, and the longest of these against the shortest."""
+"""Allowed scale factors from head to template, and the largest allowed ratio between them."""
 LEAST_OVERLAP, LEAST_INFORMATION = 0.85, 0.035
-"""Dice coefficient of the brains, and mutual information within them, nats. Phantom heads have 0.93 and 0.07 or more,
-slabs of 48 mm 0.05, a real head with face and neck 0.89 and 0.17, noise 0.2 and 0.004."""
+"""Dice coefficient of the brains, and mutual information within them in nats. Phantom heads have 0.93 and 0.07 or more
+(0.05 in slabs of 48 mm), a real head with face and neck has 0.89 and 0.17, noise has 0.2 and 0.004."""
 NO_HEAD = "it does not look like a head on the template"
 OUTSIDE_MM, ELONGATED = 4.0, 1.2
-"""Where a rule strikes a lesion out: so far from the template's brain (a registration is 3 to 5 mm off), or so long
-across slices for its width (of 149 microbleeds of phantom heads the longest had 1.0, of 20,094 stretches of veins 22 %
-more than 1.2)."""
+"""A rule strikes out lesions that are farther from the template's brain or more elongated. The error of a registration
+is 3 to 5 mm. The largest elongation of 149 phantom microbleeds is 1.0; of 20,094 stretches of veins, 22 % exceed
+1.2."""
 
 
 class NotRegistered(Exception):
-    """A series whose place in the template is not known; its text says why, without a name."""
+    """Raised if a series cannot be registered to the template; the text says why, without names."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Template:
 
     t1: sitk.Image
     binned: np.ndarray
-    """t1 as on a coarse grid, `_binned`, [z, y, x]."""
+    """t1, smoothed for the coarse grid and `_binned`, [z, y, x]."""
     outside_mm: np.ndarray
     """Distance from the brain, [z, y, x]; 0 inside."""
 
     def at(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Of t1, `binned` or `outside_mm` the voxels around points [3, n] mm; beyond the edges the nearest."""
+        """Voxels of `values` (an array on the grid of t1) nearest to points [3, n] mm; points outside use the edge."""
         index = np.rint((points - np.reshape(self.t1.GetOrigin(), (3, 1))) / self.t1.GetSpacing()[0]).astype(int)
         x, y, z = np.clip(index, 0, np.reshape(self.t1.GetSize(), (3, 1)) - 1)
         return values[z, y, x]
@@ -86,24 +86,24 @@ class Template:
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """The template as nilearn carries it; no network is needed."""
+    """The template that nilearn includes; needs no network."""
     from nilearn import datasets  # slow to import
 
     image = datasets.load_mni152_template(resolution=2)
     x, y, z = image.affine[:3, 3]
     (columns, rows, _), step = image.shape, float(image.affine[0, 0])
-    brightness = np.asarray(image.dataobj, np.float32)[::-1, ::-1].T  # to the left, to the back
+    brightness = np.asarray(image.dataobj, np.float32)[::-1, ::-1].T  # x to the left, y to the back
     t1 = sitk.GetImageFromArray(np.ascontiguousarray(brightness))
     t1.SetSpacing([step] * 3)
     t1.SetOrigin([-x - (columns - 1) * step, -y - (rows - 1) * step, float(z)])
-    brain = sitk.BinaryMorphologicalClosing(t1 > 0.05, [3] * 3)  # the fissures are inside
+    brain = sitk.BinaryMorphologicalClosing(t1 > 0.05, [3] * 3)  # includes the fissures
     outside_mm = ndimage.distance_transform_edt(sitk.GetArrayViewFromImage(brain) == 0) * step
     binned = _binned(ndimage.gaussian_filter(brightness, COARSE_MM / 2 / step))
     return Template(t1, binned, outside_mm.astype(np.float32))
 
 
 def region_at(points: np.ndarray) -> np.ndarray:
-    """Index into `REGIONS` at template points [3, ...] mm, LPS. Beyond the brain the nearest region's shape goes on."""
+    """Index into `REGIONS` at template points [3, ...] mm, LPS. The regions' shapes extend beyond the brain."""
     side, front, up = np.abs(points[0]), -points[1], points[2]
     tentorium = -24 + 17 * np.exp(-((side / 20) ** 2) - ((front + 52) / 18) ** 2)
     cerebellum = (front < -36) & (up < tentorium)
@@ -113,7 +113,7 @@ def region_at(points: np.ndarray) -> np.ndarray:
 
 
 def shrunk(image: np.ndarray, place: Place) -> np.ndarray:
-    """A slice as a registration needs it, of pixels about `PIXEL_MM` wide: memory holds a hundred of them."""
+    """A slice resized for registration, to pixels of about `PIXEL_MM`, so that all slices fit in memory."""
     rows, columns = (
         max(round(n * mm / PIXEL_MM), 1) for n, mm in zip(image.shape, place.pixel_spacing_mm, strict=True)
     )
@@ -121,7 +121,7 @@ def shrunk(image: np.ndarray, place: Place) -> np.ndarray:
 
 
 def series_image(slices: Sequence[np.ndarray], shape: tuple[int, int], place: Place) -> sitk.Image:
-    """The `shrunk` slices of a series, of which each was `shape` px, where they lie in the patient."""
+    """The `shrunk` slices of a series as a volume in the patient. `shape`: rows and columns before shrinking."""
     image = sitk.GetImageFromArray(np.stack(slices).astype(np.float32))
     along_row, along_column = np.reshape(place.orientation, (2, 3))
     normal = np.cross(along_row, along_column)
@@ -138,10 +138,10 @@ def series_image(slices: Sequence[np.ndarray], shape: tuple[int, int], place: Pl
 
 
 def register(image: sitk.Image) -> sitk.AffineTransform:
-    """The way from a series to the template, mm to mm (LPS).
+    """The transform from a series to the template, mm to mm (LPS).
 
     Raises:
-        NotRegistered: no brain is seen, or too little of one, or what was found does not look like one.
+        NotRegistered: too little or no brain is visible, or the result does not look like a head.
     """
     sides_mm = np.multiply(image.GetSize(), image.GetSpacing())
     if min(sides_mm) < LEAST_HEIGHT_MM or min(image.GetSize()) < FEWEST_VOXELS:
@@ -160,7 +160,7 @@ def register(image: sitk.Image) -> sitk.AffineTransform:
 
 
 def _regridded(image: sitk.Image, step_mm: float) -> sitk.Image:
-    """On cubic voxels, smoothed so that nothing is left out."""
+    """The image resampled to cubic voxels, smoothed first to avoid aliasing."""
     spacing_mm, size = np.array(image.GetSpacing()), np.array(image.GetSize())
     smooth = sitk.SmoothingRecursiveGaussian(image, np.maximum(0.4 * step_mm, spacing_mm / 2).tolist())
     wanted = np.maximum(np.rint(size * spacing_mm / step_mm), 1).astype(int)
@@ -172,7 +172,7 @@ def _regridded(image: sitk.Image, step_mm: float) -> sitk.Image:
 
 
 def _brain(image: sitk.Image) -> np.ndarray:
-    """The largest bright part without bridges, [slices, rows, columns]; raises `NotRegistered` where it is thin."""
+    """Mask of the largest bright part, [slices, rows, columns]. Raises `NotRegistered` if none is large enough."""
     values, step_mm = sitk.GetArrayFromImage(image), image.GetSpacing()[0]
     head = sitk.GetArrayFromImage(sitk.OtsuThreshold(image, 0, 1)) > 0
     near, total = (ndimage.gaussian_filter(each * 1.0, NEAR_MM / step_mm) for each in (head, head * values))
@@ -188,7 +188,7 @@ def _brain(image: sitk.Image) -> np.ndarray:
 
 
 def _around(image: sitk.Image, brain: np.ndarray) -> sitk.Image:
-    """Where the metric looks."""
+    """Mask of the voxels for the metric: the brain with a margin of `AROUND_MM`."""
     near = ndimage.distance_transform_edt(~brain, sampling=image.GetSpacing()[0]) < AROUND_MM
     mask = sitk.GetImageFromArray(near.astype(np.uint8))
     mask.CopyInformation(image)
@@ -196,7 +196,7 @@ def _around(image: sitk.Image, brain: np.ndarray) -> sitk.Image:
 
 
 def _points(image: sitk.Image) -> np.ndarray:
-    """[3, n] mm of all voxels."""
+    """Positions of all voxels, [3, n] mm."""
     index = np.indices(image.GetSize()[::-1]).reshape(3, -1)[::-1]
     axes = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     return axes @ index + np.reshape(image.GetOrigin(), (3, 1))
@@ -213,7 +213,7 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _turned(image: sitk.Image, half: np.ndarray) -> sitk.Image:
-    """The image as if the patient had been turned."""
+    """The image as if the patient were rotated by `half`."""
     turned = sitk.Image(image)
     turned.SetOrigin((half @ image.GetOrigin()).tolist())
     turned.SetDirection((half @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
@@ -223,7 +223,7 @@ def _turned(image: sitk.Image, half: np.ndarray) -> sitk.Image:
 def _similarity(
     image: sitk.Image, brain: np.ndarray, template: Template, angles: Sequence[int], followed: int
 ) -> tuple[float, sitk.Similarity3DTransform]:
-    """The best of what comes of the best starts, after its metric: the lower the better."""
+    """The metric (lower is better) and the best similarity transform, optimised from the best starts."""
     mask, points = _around(image, brain), _points(image)
     near, middle = np.flatnonzero(sitk.GetArrayViewFromImage(mask)), points[:, brain.ravel()].mean(axis=1)
     near = near[:: max(len(near) // POINTS, 1)]
@@ -247,7 +247,7 @@ def _similarity(
 
 
 def _apart(tried: Iterable[tuple[float, np.ndarray, np.ndarray]], count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first starts that lie apart."""
+    """The first `count` starts with distances above `APART`."""
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     for _, where, turn in tried:
         if all(np.linalg.norm(where - other) > APART for other, _ in kept):
@@ -260,7 +260,7 @@ def _apart(tried: Iterable[tuple[float, np.ndarray, np.ndarray]], count: int) ->
 def _improve(
     way: sitk.Transform, image: sitk.Image, mask: sitk.Image, template: Template, steps: int, step: float
 ) -> float:
-    """Improve `way` in its place; returns Mattes' metric, the lower the better."""
+    """Optimise `way` in place; returns Mattes' metric (lower is better)."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(THREADS)
     method.SetMetricAsMattesMutualInformation(2 * BINS)
@@ -271,13 +271,13 @@ def _improve(
     method.SetInitialTransform(way, inPlace=True)
     try:
         method.Execute(image, sitk.SmoothingRecursiveGaussian(template.t1, image.GetSpacing()[0] / 2))
-    except RuntimeError:  # ITK: all is beyond the template
+    except RuntimeError:  # ITK: all voxels lie outside the template
         return np.inf
     return method.GetMetricValue()
 
 
 def _refuse(way: sitk.AffineTransform, image: sitk.Image, brain: np.ndarray, template: Template) -> None:
-    """Raise `NotRegistered` unless scale, overlap and information are those of a head."""
+    """Raise `NotRegistered` unless scale, overlap and mutual information are those of a head."""
     matrix = np.reshape(way.GetMatrix(), (3, 3))
     centre, shift = np.reshape(way.GetCenter(), (3, 1)), np.reshape(way.GetTranslation(), (3, 1))
     there = matrix @ (_points(image) - centre) + centre + shift
@@ -295,7 +295,7 @@ def _refuse(way: sitk.AffineTransform, image: sitk.Image, brain: np.ndarray, tem
 
 
 def placed(lesions: Sequence[Lesion], to_template: sitk.Transform) -> list[Lesion]:
-    """The lesions with region and side."""
+    """The lesions with their region and side."""
     found = []
     for lesion in lesions:
         point = np.array(to_template.TransformPoint(lesion.centre_mm))
@@ -305,7 +305,7 @@ def placed(lesions: Sequence[Lesion], to_template: sitk.Transform) -> list[Lesio
 
 
 def struck_out(lesions: Sequence[Lesion], place: Place, to_template: sitk.Transform | None) -> list[Lesion]:
-    """The lesions, with the rule of anatomy that each of some breaks; without registration that of veins only."""
+    """The lesions, each with the rule of anatomy that it breaks. Without registration, only the vein rule applies."""
 
     def rule(lesion: Lesion) -> str:
         if to_template is not None and _is_outside(lesion, place, to_template):
@@ -316,7 +316,7 @@ def struck_out(lesions: Sequence[Lesion], place: Place, to_template: sitk.Transf
 
 
 def _is_outside(lesion: Lesion, place: Place, to_template: sitk.Transform) -> bool:
-    """Whether the middles of most of its boxes lie outside the template's brain."""
+    """Whether most box centres of a lesion lie more than `OUTSIDE_MM` outside the template's brain."""
     middles = (to_patient_mm(place, index, x + w / 2, y + h / 2) for index, ((x, y, w, h), _) in lesion.boxes.items())
     template = load_template()
     points = np.transpose([to_template.TransformPoint(middle) for middle in middles])

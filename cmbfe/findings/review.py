@@ -1,7 +1,7 @@
-"""Reviews: what readers say of the lesions that `cmbfe detect` has found, each reader and patient a JSON file.
+"""Reviews of the lesions that `cmbfe detect` has found, as one JSON file per reader and patient.
 
-The page of a patient (templates/review.js) writes such a file; here it is read, held against the findings that it is
-about, and brought together with those of other readers. docs/review.md describes the format.
+The page of a patient (templates/review.js) writes the file. This module reads it, checks it against the findings, and
+combines it with the reviews of other readers. docs/review.md describes the format.
 """
 
 import json
@@ -43,7 +43,7 @@ class _Answered(_Part):
 
 
 class Added(_Part):
-    """A microbleed that a reader saw and the detector did not: its middle, px of a slice counted from 0."""
+    """A microbleed that a reader saw and the detector missed: its centre in px, on a slice counted from 0."""
 
     slice: int
     x: Annotated[float, Field(allow_inf_nan=False)]
@@ -64,7 +64,7 @@ class _SeriesReview(_Part):
 
 
 class Review(_Part):
-    """What a reader says of a patient, as the file has it."""
+    """One reader's review of a patient, as stored in the file."""
 
     format: Literal["cmbfe review"]
     version: Literal[1]
@@ -76,7 +76,7 @@ class Review(_Part):
 
 @dataclass(frozen=True)
 class FoundSeries:
-    """A series with its lesions, as `cmbfe detect` leaves them."""
+    """A series and its lesions, as `cmbfe detect` writes them."""
 
     uid: str
     patient: str
@@ -94,30 +94,30 @@ class FoundSeries:
 
 @dataclass(frozen=True)
 class Reading:
-    """A lesion with what each of its patient's readers says of it."""
+    """A lesion and the answers of the patient's readers."""
 
     series: FoundSeries
     lesion: Lesion
-    """One that was added has no score."""
+    """A lesion that a reader added has no score."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Reader -> answer."""
 
     @property
     def result(self) -> Answer:
-        """What more than half of the readers say, else unsure."""
+        """The answer of more than half of the readers, else unsure."""
         answer, count = Counter(self.answers.values()).most_common(1)[0]
         return answer if 2 * count > len(self.answers) else UNSURE
 
     @property
     def agreement(self) -> float:
-        """Share of the pairs of readers who give one answer; NaN for one reader."""
+        """Share of the pairs of readers with the same answer; NaN for a single reader."""
         pairs = list(combinations(self.answers.values(), 2))
         return float(np.mean([first == second for first, second in pairs])) if pairs else np.nan
 
 
 def read_found(folder: Path) -> list[FoundSeries]:
-    """The series that `cmbfe detect` has written to a folder, with their lesions. Raises `InputError`: no such result,
-    one of images, or one that does not hang together."""
+    """The series that `cmbfe detect` has written to a folder, with their lesions. Raises `InputError` for a folder
+    without results, results of images, or inconsistent files."""
     if not (folder / REVIEWED_FILE).is_file():
         what = "give the folder that `cmbfe detect` has written for DICOM or NIfTI"
         raise InputError(f"{folder}: no {REVIEWED_FILE} there; {what}")
@@ -139,11 +139,11 @@ def read_found(folder: Path) -> list[FoundSeries]:
 
 
 def read_review(path: Path, found: Sequence[FoundSeries]) -> Review:
-    """Read a review and hold it against what was found.
+    """Read a review and check it against the findings.
 
     Raises:
-        InputError: no review, one that was changed after it was saved, of another patient, of other series or of other
-            findings, with other lesions, or with a place outside its series.
+        InputError: not a review, or changed after it was saved; a review of another patient, other series, other
+            findings or other lesions; or an added lesion outside its images.
     """
     content = read_json(path)
     review = checked(content, Review, path, "a review")
@@ -163,7 +163,7 @@ def read_review(path: Path, found: Sequence[FoundSeries]) -> Review:
 
 
 def _others(said: Sequence[Any], known: Iterable[Any]) -> str:
-    """What is in one of two lists only, or is said twice; "" where they hold the same."""
+    """The entries that only one of two lists has, or that `said` repeats; "" if both lists are the same."""
     counts = Counter(said)
     return ", ".join(map(str, sorted({one for one in {*counts, *known} if counts[one] != 1 or one not in known})))
 
@@ -183,9 +183,9 @@ def _check_series(path: Path, review: _SeriesReview, found: FoundSeries) -> None
 
 
 def readings(found: Sequence[FoundSeries], reviews: Sequence[Review]) -> list[Reading]:
-    """Every lesion of the reviewed patients, also added ones, with the answers of its patient's readers.
+    """Every lesion of the reviewed patients, including added lesions, with the readers' answers.
 
-    Lesions that two readers have added within 3 mm are one; a reader who has not added one has said no.
+    Lesions that two readers added within 3 mm count as the same lesion. Readers who did not add it count as no.
     """
     every = []
     for series in found:
@@ -208,7 +208,7 @@ def _of_series(review: Review, series: FoundSeries) -> _SeriesReview:
 
 
 def _joined(added: dict[str, list[Added]], series: FoundSeries) -> list[dict[str, Added]]:
-    """Reader -> what he has added, for each lesion: each joins the nearest group within reach, or begins one."""
+    """Reader -> addition, for each lesion. An addition joins the nearest group within `LINK_MM`, or starts a group."""
     groups: list[tuple[np.ndarray, dict[str, Added]]] = []
     for reader, own in added.items():
         for one in own:
@@ -223,7 +223,7 @@ def _joined(added: dict[str, list[Added]], series: FoundSeries) -> list[dict[str
 
 
 def _as_lesion(number: int, added: Sequence[Added], series: FoundSeries) -> Lesion:
-    """The mean of what readers have added: a square on each slice that a ball of its diameter reaches."""
+    """The mean of the readers' additions, as a square on each slice that a ball of the mean diameter reaches."""
     index, x, y, diameter = np.mean([(one.slice, one.x, one.y, one.diameter_mm) for one in added], axis=0)
     first, geometry = series.images[0], series.geometry
     shape = len(series.images), first["height"], first["width"]
@@ -236,8 +236,8 @@ def _as_lesion(number: int, added: Sequence[Added], series: FoundSeries) -> Lesi
 
 
 def cohen_kappa(first: Sequence[Answer], second: Sequence[Answer]) -> float:
-    """Agreement of two readers beyond chance (Cohen 1960), answers without an order. NaN where both give one and the
-    same answer to all, or there is none."""
+    """Agreement of two readers beyond chance (Cohen 1960), for unordered answers. NaN without answers, or if both
+    readers give the same answer to every lesion."""
     one, other = np.array(first), np.array(second)
     if not len(one):
         return np.nan
@@ -246,17 +246,17 @@ def cohen_kappa(first: Sequence[Answer], second: Sequence[Answer]) -> float:
 
 
 def fleiss_kappa_of(answers: np.ndarray) -> float:
-    """Agreement of several readers, [n lesions, k readers], beyond chance: Fleiss' kappa (1971) of several answers is
-    the mean of those of each answer against the others, weighted by p (1 - p) of its share p. NaN as theirs."""
+    """Agreement of several readers beyond chance (Fleiss 1971), for answers [n lesions, k readers]: the mean kappa of
+    each answer against the others, weighted by p (1 - p) for its share p. NaN as in `fleiss_kappa`."""
     given = [answers == answer for answer in np.unique(answers)]
     weights = [own.mean() * (1 - own.mean()) for own in given]
     return float(np.average([fleiss_kappa(own) for own in given], weights=weights)) if sum(weights) else np.nan
 
 
 def agreement(every: Sequence[Reading]) -> pd.DataFrame:
-    """Readers, how many detected lesions they have in common, the share with one answer, and kappa: each two, and all.
+    """Agreement of each pair of readers, and of all: number of common lesions, share with the same answer, and kappa.
 
-    Added lesions are no part of it: nobody was asked about them.
+    Added lesions are left out, as readers are asked about detected lesions only.
     """
     detected = [reading.answers for reading in every if reading.lesion.score is not None]
     readers = sorted({reader for reading in every for reader in reading.answers})

@@ -1,4 +1,4 @@
-"""`cmbfe review`: from findings and the reviews of them to corrected labels, agreement and a report, atomically."""
+"""`cmbfe review`: turns findings and their reviews into corrected labels, agreement and a report, atomically."""
 
 import json
 import math
@@ -40,9 +40,9 @@ from cmbfe.params import Images
 
 TABLE_FILE, PAGE_FILE, REVIEW_FILE = "review.csv", "review.html", "review.json"
 READER = "reader "
-"""Begins the names of columns that hold answers."""
+"""Prefix of the columns that hold a reader's answers."""
 SHOWN = ["patient_id", "lesion", "region", "side", "score", "size_mm", "best_slice"]
-"""Columns of the table that the page shows, before what readers say."""
+"""Columns of the page's table that precede the readers' answers."""
 
 
 def review_files(
@@ -53,19 +53,19 @@ def review_files(
     source: Path | None = None,
     options: Options | None = None,
 ) -> dict[str, Any]:
-    """Bring reviews of what `cmbfe detect` has written to `folder` together; docs/review.md lists what is written.
+    """Combine reviews of the results of `cmbfe detect` in `folder`. docs/review.md lists the files that are written.
 
     Args:
-        seed: of the split by patient, as in an import.
-        source: what was detected in, for DICOM objects of the microbleeds.
-        options: which objects, and the key file of the detection unless that kept ids.
+        seed: random seed of the split by patient, as in an import.
+        source: the input of the detection, to write DICOM objects of the microbleeds.
+        options: which objects to write, and the key file of the detection unless it kept ids.
 
     Returns:
         The content of review.json.
 
     Raises:
-        InputError: no such findings, a review that does not belong to them (`read_review`), two of one reader and
-            patient, an `out` that holds something else, or a source without a series that was reviewed.
+        InputError: no such findings, a review of other findings (`read_review`), two reviews of a patient by one
+            reader, an `out` that holds other files, or a source without a reviewed series.
     """
     options = options or Options()
     found = read_found(folder)
@@ -93,7 +93,7 @@ def review_files(
 
 
 def _read_reviews(files: Sequence[Path], found: Sequence[FoundSeries]) -> list[Review]:
-    """Each as `read_review`; raises `InputError` also for two of one reader and patient."""
+    """Read the reviews as `read_review` does. Raises `InputError`, also for two reviews of a patient by one reader."""
     reviews = [read_review(file, found) for file in files]
     (whose, times), *_ = Counter((review.patient, review.reader) for review in reviews).most_common(1)
     if times > 1:
@@ -102,7 +102,7 @@ def _read_reviews(files: Sequence[Path], found: Sequence[FoundSeries]) -> list[R
 
 
 def in_a_line(result: Mapping[str, Any]) -> str:
-    """What came of a review, for the terminal."""
+    """The result of a review in one line for the terminal."""
     yes, no, unsure, added = (sum(own[key] for own in result["patients"]) for key in (YES, NO, UNSURE, "added"))
     kappas = [f"{own['readers']}: kappa {_number(own['kappa'])}" for own in result["agreement"]]
     counts = f"microbleeds: {yes}, rejected: {no}, unsure: {unsure}, added: {added}"
@@ -110,7 +110,7 @@ def in_a_line(result: Mapping[str, Any]) -> str:
 
 
 def _labelled(folder: Path, reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> Found:
-    """The reviewed series with their microbleeds; what nobody is sure of is a region to leave out."""
+    """The reviewed series with their microbleeds as labels. Unsure lesions become regions to ignore."""
     images = [image for series in reviewed for image in series.images]
     boxes = []
     for reading in every:
@@ -133,7 +133,7 @@ def _labelled(folder: Path, reviewed: Sequence[FoundSeries], every: Sequence[Rea
 def _sources(
     source: Path | None, reviewed: Sequence[FoundSeries], options: Options
 ) -> list[tuple[Series, FoundSeries]]:
-    """Each reviewed series with what it was read from; none without a source. Raises `InputError`: one is not there."""
+    """Pairs of source and reviewed series; empty without a source. Raises `InputError` if a series is missing."""
     if source is None:
         if options.sr or options.segmentation:
             raise InputError(
@@ -157,7 +157,7 @@ def _write_objects(
     made: Mapping[str, Any],
     options: Options,
 ) -> list[str]:
-    """Write the DICOM objects of the microbleeds of each series; a note for each that its headers do not allow."""
+    """Write the DICOM objects of each series' microbleeds. Returns a note per object that the headers do not allow."""
     notes = []
     for series, found in sources:
         own = [reading for reading in every if reading.series is found]
@@ -170,7 +170,7 @@ def _write_objects(
 
 
 def _table(every: Sequence[Reading]) -> pd.DataFrame:
-    """A row per lesion: as in lesions.csv, then what each reader says, the result and the agreement."""
+    """A row per lesion: the columns of lesions.csv, each reader's answer, the result and the agreement."""
     rows = [
         lesions_table(reading.series.images, [reading.lesion]).assign(
             **{f"{READER}{name}": answer for name, answer in reading.answers.items()},
@@ -183,7 +183,7 @@ def _table(every: Sequence[Reading]) -> pd.DataFrame:
 
 
 def _counts(reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> list[dict[str, Any]]:
-    """Of each patient, how many lesions were detected, added, and are microbleeds, none, or unsure; and the
+    """Per patient, the numbers of detected and added lesions, of microbleeds, rejected and unsure lesions, and the
     pattern of the microbleeds."""
     counts = []
     for patient in dict.fromkeys(series.patient for series in reviewed):

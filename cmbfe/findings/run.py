@@ -1,5 +1,5 @@
-"""`cmbfe detect`: every series of a source, several at a time, into one folder, which is written atomically. A series
-leaves its part of every file below `.parts`, where they are joined: memory holds any number of series."""
+"""`cmbfe detect`: detects in every series of a source, several at a time, and writes one folder atomically. Each series
+writes its part of every file below `.parts`; the parts are joined at the end, so memory does not limit their number."""
 
 import json
 import secrets
@@ -58,10 +58,10 @@ PARTS, PAGE_FILE = ".parts", "page.html"
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose."""
+    """Options of a detection."""
 
     threshold: float = 0.5
-    """Detections of at least this score are drawn, and make lesions; detections.json and .csv hold all."""
+    """Detections of at least this score are drawn and form lesions; detections.json and .csv hold all detections."""
     threshold_from: str = "given"
     sr: bool = False
     segmentation: bool = False
@@ -69,11 +69,11 @@ class Options:
     """Draw the feature maps of slices with detections."""
     keep_ids: bool = False
     key_file: Path | None = None
-    """Where to write which pseudonym is whose; its salt is used if it is there already."""
+    """File that maps pseudonyms to ids; if it already exists, its salt is used."""
     as_magnitude: bool = False
-    """Take series as magnitude whose header, name or values do not say that they are."""
+    """Also accept series as magnitude if their header, name or values do not say so."""
     by_anatomy: bool = False
-    """Strike lesions out that lie outside the brain or run along a vein."""
+    """Strike out lesions that lie outside the brain or run along a vein."""
     bids: bool = False
     """Write a BIDS derivative data set."""
 
@@ -88,26 +88,26 @@ class Done:
     images: int
     detections: int
     shown: int
-    """Detections of at least the threshold."""
+    """Number of detections that reach the threshold."""
     lesions: int | None
-    """Without those that are struck out."""
+    """Number of lesions that are not struck out."""
     struck_out: dict[str, int]
-    """Rule of anatomy -> lesions that break it."""
+    """Rule of anatomy -> number of lesions that break it."""
     regions: dict[str, dict[str, int]] | None
-    """Region -> side -> lesions."""
+    """Region -> side -> number of lesions."""
     pattern: str | None
     scan: dict[str, float]
     """Echo time and field strength, as in `Loaded`."""
     notes: tuple[str, ...]
-    """What was assumed of it, a sentence each."""
+    """Assumptions about the series, one sentence each."""
 
 
 class Result(NamedTuple):
-    """What came of all series."""
+    """The results of all series."""
 
     done: list[Done]
     left_out: list[Aside]
-    """Everything else under the path: refused, or passed over."""
+    """All other files under the path, refused or passed over."""
 
 
 def detect_files(
@@ -120,21 +120,21 @@ def detect_files(
     backend: str = "loky",
     inputs: Sequence[Path] = (),
 ) -> Result:
-    """Detect in DICOM, NIfTI or images; docs/detect.md lists the files that are written.
+    """Detect microbleeds in DICOM, NIfTI or images. docs/detect.md lists the files that are written.
 
-    A series that cannot be read is left out and named in the result, unless it is one of images, or none is left.
+    Unreadable DICOM and NIfTI series are left out and named in the result. An unreadable image is an error.
 
     Args:
-        open_detector: called here, and where a series is worked on, once per series; see `model.load_detector`.
-        settings: how DICOM and NIfTI become images: as those that the detector was trained on.
-        jobs: series at a time; -1: one per core.
-        backend: of joblib, "loky" or "threading"; or the address of a dask scheduler, whose workers see `source` and
-            the folder of `out` under the same paths.
-        inputs: what the detector was read from, which must not lie in `out` either.
+        open_detector: returns the detector; called once here and once per series, see `model.load_detector`.
+        settings: how DICOM and NIfTI become images, with the same settings as in the detector's training.
+        jobs: number of series at a time; -1 means one per core.
+        backend: joblib's "loky" or "threading", or the address of a dask scheduler whose workers see `source` and the
+            folder of `out` under the same paths.
+        inputs: the files of the detector; like `source`, they must not lie in `out`.
 
     Raises:
-        InputError: nothing to detect in, options that do not fit the source, or an `out` that holds something else than
-            an earlier result; then nothing is written.
+        InputError: no readable series, options that do not fit the source, or an `out` that is neither empty nor an
+            earlier result. In these cases nothing is written.
     """
     options = options or Options()
     check_backend(backend)
@@ -176,7 +176,7 @@ def detect_files(
 
 
 def in_a_line(result: Result, threshold: float) -> str:
-    """The result of all series in a line, for the terminal."""
+    """The result of all series in one line for the terminal."""
     detections, shown = (sum(getattr(series, name) for series in result.done) for name in ("detections", "shown"))
     lesions = [series.lesions for series in result.done if series.lesions is not None]
     as_lesions = f", which make {sum(lesions)} lesions" if lesions else ""
@@ -187,7 +187,7 @@ def in_a_line(result: Result, threshold: float) -> str:
 
 
 def _check(kind: str, options: Options) -> None:
-    """Raise `InputError` for what the kind of source cannot have."""
+    """Raise `InputError` for options that do not fit the kind of source."""
     if options.bids and kind == IMAGE:
         raise InputError("--bids writes where lesions lie: images do not say where they do; leave it out")
     for name, is_wanted in {"--sr": options.sr, "--segmentation": options.segmentation}.items():
@@ -215,7 +215,7 @@ def _tasks(found: Search, names: Pseudonyms, options: Options) -> list[Task]:
 def _work_on(
     task: Task, kind: str, open_detector: Callable[[], Detector], settings: Images, options: Options, out: Path
 ) -> Done | Aside:
-    """One series, from its files to its parts of the results."""
+    """Detect in one series, and write its parts of the results."""
     detector = open_detector()
     try:
         findings = analyse(task, detector, settings, options.threshold, out, options.by_anatomy)
@@ -259,8 +259,8 @@ def write_objects(
     out: Path,
     readers: Sequence[str] = (),
 ) -> list[str]:
-    """Write the DICOM objects of a series that are asked for; a note for each that its headers do not allow. `readers`:
-    who has reviewed the lesions."""
+    """Write the requested DICOM objects of a series. Returns a note per object that its headers do not allow.
+    `readers`: names of the readers who reviewed the lesions."""
     if not isinstance(series, DicomSeries):
         return []
     notes: list[str] = []
@@ -280,7 +280,7 @@ def write_objects(
 
 
 def _draw_maps(findings: Findings, detector: Detector, out: Path) -> dict[int, bytes]:
-    """Image id -> PNG of its feature maps: the best slice of each lesion; of images all that are shown."""
+    """Image id -> PNG of its feature maps, for the best slice of each lesion, or for all shown images of a folder."""
     best_slices = {lesion.best_slice for lesion in findings.lesions or []}
     maps = {}
     for image in findings.images:
@@ -317,7 +317,7 @@ def _write_parts(folder: Path, findings: Findings, notes: Sequence[str], maps: d
 def _join(
     out: Path, kind: str, done: Sequence[Done], left_out: Sequence[Aside], names: Pseudonyms, made: dict[str, Any]
 ) -> None:
-    """Write the results from their parts, and remove the parts."""
+    """Join the parts into the results, and remove the parts."""
     parts = sorted((out / PARTS).iterdir(), key=lambda folder: int(folder.name))
     with whole_file(out / DETECTIONS_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         before = "[\n"  # as `write_json` writes a list: a line per detection
@@ -334,7 +334,7 @@ def _join(
         write_json(out / REVIEWED_FILE, [lesion for part in parts for lesion in read_json(part / REVIEWED_FILE)])
         write_json(out / SERIES_FILE, {k: v for part in parts for k, v in read_json(part / SERIES_FILE).items()})
         _join_tables(out / REGIONS_FILE, parts, regions_table(None, []))
-    missing = [  # no path, as paths name patients
+    missing = [  # without paths, which may name patients
         {
             "patient": names.patient(aside.patient_id) if aside.patient_id else "",
             "series": names.series(aside.patient_id, aside.series_uid) if aside.series_uid else "",
@@ -350,7 +350,7 @@ def _join(
     _write_pages(out / PAGES, of_patient, missing, names.patient(""), made)
     rows = [asdict(series) for series in done]
     for row in rows:
-        row["pictures"] = row.pop("images")  # the key of the format
+        row["pictures"] = row.pop("images")  # key of the file format
     write_json(out / SUMMARY_FILE, {**made, "series": rows, "left_out": missing})
     shutil.rmtree(out / PARTS)
 
@@ -365,7 +365,7 @@ def _join_tables(path: Path, parts: Sequence[Path], empty: pd.DataFrame) -> None
 def _write_pages(
     folder: Path, parts: dict[str, list[Path]], left_out: list[dict[str, Any]], without_id: str, made: dict[str, Any]
 ) -> None:
-    """A page per patient of `parts`; `without_id`: what the outputs call series without a PatientID."""
+    """Write a page per patient of `parts`. `without_id`: the patient's name in the outputs if there is no PatientID."""
     of_patient = defaultdict(list)
     for entry in left_out:
         of_patient[(entry["patient"] or without_id) if entry["series"] else None].append(entry)

@@ -1,4 +1,4 @@
-"""Which series a source holds: images, NIfTI volumes or DICOM, one kind at a time, and what is not looked at."""
+"""The search for the series in a source, which holds either images, NIfTI volumes or DICOM."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ NO_PHASE = "the detector sees the phase as well, and there is no phase series on
 
 @dataclass(frozen=True)
 class Place:
-    """Where the slices of a series lie in the patient: mm, x to the left, y to the back, z to the head (LPS)."""
+    """The position of a series' slices in the patient, in mm: x to the left, y to the back, z to the head (LPS)."""
 
     orientation: tuple[float, ...]
     """Directions along a row (px x), then along a column (px y)."""
@@ -39,7 +39,7 @@ class Place:
 
 
 def place_of(series: Series, loaded: Loaded) -> Place | None:
-    """None for images, which do not say where they lie."""
+    """The place of a series in the patient; None for images, whose position is unknown."""
     if isinstance(series, DicomSeries):
         own = series.headers
         return Place(own.orientation, own.positions_mm, own.pixel_spacing_mm, own.slice_spacing_mm)
@@ -47,7 +47,7 @@ def place_of(series: Series, loaded: Loaded) -> Place | None:
 
 
 def even_place(place: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> Place:
-    """Of slices at even distances, `place` and `images` as in `Loaded`."""
+    """The place of evenly spaced slices; `place` and `images` as in `Loaded`."""
     affine, (row_mm, column_mm) = np.array(place["affine"]), images[0]["pixel_spacing_mm"]
     positions = affine[:3, 3] + np.arange(len(images))[:, None] * affine[:3, 2]
     orientation = (*(affine[:3, 0] / column_mm).tolist(), *(affine[:3, 1] / row_mm).tolist())
@@ -56,7 +56,7 @@ def even_place(place: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) ->
 
 
 def in_batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Images [rows, columns] (with phase [rows, columns, 2]) as stacks of at most `BATCH` neighbours of one size."""
+    """Stacks of at most `BATCH` neighbouring images of one size: [rows, columns], with phase [rows, columns, 2]."""
     for _, run in groupby(images, key=np.shape):
         while batch := list(islice(run, BATCH)):
             yield np.stack(batch)
@@ -64,14 +64,14 @@ def in_batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class ImageSeries:
-    """The images of one folder, which stands for the patient; see `Series`."""
+    """The images of one folder, which counts as one patient; see `Series`."""
 
     patient: str
     images: list[dict[str, Any]]
-    """As in `Loaded`, their `file_name` below `root`."""
+    """As in `Loaded`; each `file_name` is relative to `root`."""
     root: Path
     has_phase: bool = False
-    """Whether the phase of each is read with it."""
+    """Whether the phase of each image is also read."""
     name: str = ""
     split: str | None = None
     is_labelled: bool = False
@@ -82,7 +82,7 @@ class ImageSeries:
         return files + [phase_file(file) for file in files if self.has_phase]
 
     def load(self, size: int | None) -> Loaded:
-        """See `Series`; images stay as they are."""
+        """See `Series`; images are not changed."""
         files = self.files[: len(self.images)]
         drawn = (read_with_phase(file, phase_file(file) if self.has_phase else None) for file in files)
         said = {f"{note[:-1]} ({times} of {len(files)}).": times for note, times in image_notes(files).items()}
@@ -91,22 +91,22 @@ class ImageSeries:
 
 @dataclass(frozen=True)
 class Search:
-    """What came of a source."""
+    """The result of a search in a source."""
 
     kind: str
     series: Sequence[Series]
     counts: Sequence[int]
-    """How many images each has; 0 where its file cannot be read."""
+    """Number of images of each series; 0 if its file cannot be read."""
     asides: list[Aside]
 
 
 def find(source: Path, out: Path, phase: bool = False, as_magnitude: bool = False) -> Search:
-    """The kind of a source, its series, and what of it is not looked at.
+    """Find the kind of a source, its series, and the files that are left out.
 
     Args:
-        out: folder whose files are no source.
+        out: folder to skip in the search.
         phase: whether each series needs its phase.
-        as_magnitude: take series as magnitude whose header or name does not say what they are.
+        as_magnitude: also accept series as magnitude if header or name does not say what they are.
 
     Raises:
         InputError: no such file or folder, a folder that may not be read, two kinds in one folder, an image that
@@ -129,7 +129,7 @@ def find(source: Path, out: Path, phase: bool = False, as_magnitude: bool = Fals
 
 
 def _refuse_odd_names(inventory: Inventory, kind: str) -> None:
-    """Raise `InputError` for a name that is no text: the outputs, which are UTF-8, name images and volumes."""
+    """Raise `InputError` for file names that are not UTF-8, as the outputs contain the names in UTF-8."""
     for path in inventory.of(kind):
         try:
             inventory.name(path).encode()
@@ -138,7 +138,7 @@ def _refuse_odd_names(inventory: Inventory, kind: str) -> None:
 
 
 def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
-    """What no series has; a link to nothing that is named like NIfTI is the patient's whose folder holds it."""
+    """The files outside all series. A broken link with the name of a NIfTI file belongs to its folder's patient."""
     what, hint = REASONS[LINK]
     links = [path for path in inventory.of(LINK) if kind == NIFTI and path.name.lower().endswith(SUFFIXES[NIFTI])]
     named = [
@@ -152,7 +152,7 @@ def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
 
 
 def image_files(inventory: Inventory) -> list[Path]:
-    """The images of an inventory in natural order; raises `InputError` for two that differ in their suffix only."""
+    """The images of an inventory in natural order. Raises `InputError` if two names differ in the suffix only."""
     images = sorted(inventory.of(IMAGE), key=natural_key)
     for file, following in pairwise(sorted(images, key=lambda file: file.with_suffix(""))):
         if file.with_suffix("") == following.with_suffix(""):
@@ -167,12 +167,12 @@ def _find_images(inventory: Inventory, phase: bool, _: bool) -> tuple[list[Image
 
 
 def image_series(files: Sequence[Path], root: Path, phase: bool = False) -> list[ImageSeries]:
-    """Neighbouring files of one folder, which stands for the patient; all are decoded to check them.
+    """Series of neighbouring files in one folder, which counts as one patient. All images are decoded to check them.
 
-    Images are numbered in the order of the files. With `phase` each needs its phase beside it.
+    Images are numbered in the order of the files. With `phase`, each image needs its phase file beside it.
 
     Raises:
-        InputError: an image that cannot be read, or has no phase where that is asked for.
+        InputError: an image that cannot be read, or has no phase although `phase` is set.
     """
     for file in files if phase else ():
         if not phase_file(file).is_file():
@@ -200,19 +200,19 @@ def _find_nifti(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
 
 
 def _count(series: Series) -> int:
-    """See `Search`: of a volume, slices once it is turned, by its header alone."""
+    """The number of images of a series. For a volume, its header alone gives the number of axial slices."""
     if not isinstance(series, VolumeSeries):
         return len(series.images if isinstance(series, ImageSeries) else series.headers.files)
     try:
         image = open_volume(series.image)
-    except InputError:  # whoever reads it says why
+    except InputError:  # reading the series reports the error
         return 0
     axes = io_orientation(image.affine)[:, 0].tolist() if np.isfinite(image.affine).all() else []
     return image.shape[axes.index(2)] if 2 in axes and len(image.shape) > 2 else 0  # 2: to the head
 
 
 def _find_dicom(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[DicomSeries], list[Aside]]:
-    """The magnitude series by patient and UID."""
+    """The magnitude series by patient and UID, and what is left out."""
     headers, asides = series_in(inventory)
     series, used = [], []
     for each in magnitude_of_series(headers, as_magnitude):
@@ -231,7 +231,7 @@ def _find_dicom(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[
 
 
 def _nothing_left(inventory: Inventory, asides: Sequence[Aside]) -> InputError:
-    """The error of a source of which nothing is left: the first line of what is refused, else of all."""
+    """The error for a source without usable series: the first refused entry or, if none is refused, the first entry."""
     lines = list(dict.fromkeys(aside.line for aside in sorted(asides, key=lambda aside: not aside.refused)))
     if not lines:
         return inventory.nothing("magnitude image")

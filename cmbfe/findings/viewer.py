@@ -1,4 +1,4 @@
-"""The review of a patient in JupyterLab: the panel of the patient's page as a widget, which saves the same file.
+"""Review a patient in JupyterLab: a widget with the panel of the patient's page, which saves the same file.
 
 from cmbfe.findings.viewer import review
 review("found", "P0001")     # as the last line of a cell; the file lies in the folder reviews
@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 class ReviewWidget(anywidget.AnyWidget):
-    """What review.js makes of the HTML of a patient."""
+    """A widget that runs review.js on the HTML of a patient."""
 
     _esm = TEMPLATES / "review.js"
     _css = TEMPLATES / "review.css"
@@ -30,10 +30,10 @@ class ReviewWidget(anywidget.AnyWidget):
 
 
 def review(found: Path | str, patient: str | None = None, out: Path | str = "reviews") -> ReviewWidget:
-    """The review of what `cmbfe detect` has written to a folder.
+    """A widget to review the results of `cmbfe detect` in a folder.
 
     Args:
-        patient: as the results call him; None where there is one only.
+        patient: the patient's name in the results; None if there is only one patient.
         out: folder for the reviews.
 
     Raises:

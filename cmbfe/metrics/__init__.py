@@ -1,1 +1,1 @@
-"""What detections are worth: matching, curves, intervals, lesions, subgroups, calibration, agreement."""
+"""Evaluation of detections: matching, curves, intervals, lesions, subgroups, calibration and agreement."""

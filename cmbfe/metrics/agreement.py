@@ -1,4 +1,4 @@
-"""How many microbleeds a patient has: the count that a reader would report, detector against ground truth."""
+"""Agreement of detector and ground truth on the number of microbleeds per patient, which a reader would report."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from scipy import stats
 from cmbfe.metrics.matching import IGNORED, Matches
 
 CLASSES = ("0", "1", "2-4", "5+")
-"""Classes of the count by which the risk of stroke is reported (Wilson et al., Lancet Neurology 2019)."""
+"""Classes of the microbleed count for which stroke risk is reported (Wilson et al., Lancet Neurology 2019)."""
 
 
 def counts_per_patient(matches: Matches, threshold: float) -> pd.DataFrame:
     """Microbleeds per patient: `truth`, and `detected` at a score threshold (false positives included).
 
-    `matches` comes from `match_lesions`, which counts a microbleed once however many slices it is on. Indexed
-    by patient; the classes of both counts are in `truth_class` and `detected_class`.
+    `matches` comes from `match_lesions`, which counts a microbleed on several slices once. The table is indexed
+    by patient; `truth_class` and `detected_class` are the classes of the two counts.
     """
     counts = (matches.outcome != IGNORED) & (matches.score >= threshold)
     table = pd.DataFrame(
@@ -32,7 +32,7 @@ def counts_per_patient(matches: Matches, threshold: float) -> pd.DataFrame:
 
 
 def clinical_class(counts: np.ndarray) -> pd.Categorical:
-    """The class of each count, one of `CLASSES`, ordered."""
+    """The class of each count as an ordered categorical of `CLASSES`."""
     codes = np.searchsorted([1, 2, 5], counts, side="right")
     return pd.Categorical.from_codes(codes, CLASSES, ordered=True)
 
@@ -40,8 +40,8 @@ def clinical_class(counts: np.ndarray) -> pd.Categorical:
 def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
     """Confusion table of the clinical classes (rows truth, columns detected), and how well they agree.
 
-    `counts` comes from `counts_per_patient`. The values are `accuracy` and `kappa`, Cohen's with linear
-    weights; NaN without patients, and for kappa where all are of one class.
+    `counts` comes from `counts_per_patient`. The values are `accuracy` and `kappa` (Cohen's, with linear weights).
+    They are NaN without patients; kappa is also NaN if all counts are in one class.
     """
     truth, detected = counts["truth_class"].cat.codes, counts["detected_class"].cat.codes
     table = pd.crosstab(counts["truth_class"], counts["detected_class"], dropna=False)
@@ -52,7 +52,7 @@ def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float
 
 
 def _linear_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa of a confusion table, weighted by the steps between classes, those without cases included."""
+    """Cohen's kappa of a confusion table, weighted by the number of steps between classes; empty classes count."""
     steps = np.abs(np.subtract.outer(np.arange(len(table)), np.arange(len(table))))
     expected = np.outer(table.sum(axis=0), table.sum(axis=1)) / table.sum() if table.any() else table
     by_chance = (steps * expected).sum()
@@ -60,9 +60,9 @@ def _linear_kappa(table: np.ndarray) -> float:
 
 
 def fleiss_kappa(ratings: np.ndarray) -> float:
-    """Agreement of several raters beyond chance (Fleiss, Psychol Bull 76:378, 1971) on yes or no.
+    """Agreement of several raters on a yes-or-no question beyond chance (Fleiss, Psychol Bull 76:378, 1971).
 
-    `ratings` is bool [n subjects, k raters]. NaN for n < 1 or k < 2, and where all answers are the same.
+    `ratings` is bool [n subjects, k raters]. NaN for n < 1 or k < 2, and if all answers are the same.
     """
     n, k = ratings.shape
     yes = ratings.sum(axis=1)
@@ -106,8 +106,8 @@ def icc(ratings: np.ndarray) -> tuple[float, float, float]:
     """Intraclass correlation for absolute agreement of single ratings, and its 95 % interval.
 
     `ratings` is [n subjects, k raters]. ICC(2,1) of Shrout and Fleiss (1979), two-way random effects; the
-    interval is McGraw and Wong's (1996) for ICC(A,1). NaN for n < 2, without any variance, or where
-    the formula divides by 0 (as of two subjects, the first rated 0 and 1, the second 1 and 0).
+    interval is McGraw and Wong's (1996) for ICC(A,1). NaN for n < 2, without any variance, or if the formula
+    divides by 0 (for example for two subjects with ratings 0, 1 and 1, 0).
     """
     ratings = np.asarray(ratings, float)
     n, k = ratings.shape
@@ -128,7 +128,7 @@ def icc(ratings: np.ndarray) -> tuple[float, float, float]:
 def _icc_interval(
     value: float, n: int, k: int, subjects_ms: float, raters_ms: float, error_ms: float
 ) -> tuple[float, float]:
-    """McGraw and Wong 1996, ICC(A,1); NaN where all subjects have the same mean."""
+    """The 95 % interval of ICC(A,1) by McGraw and Wong 1996; NaN if all subjects have the same mean."""
     if raters_ms == error_ms == 0:
         return 1.0, 1.0
     if subjects_ms == 0:

@@ -1,4 +1,4 @@
-"""The score at which a detector is run, and whether scores are probabilities: of those of 0.7, are 70 % microbleeds?"""
+"""Operating points and calibration of a detector: for example, whether 70 % of detections with score 0.7 are hits."""
 
 from collections.abc import Mapping
 
@@ -18,8 +18,8 @@ def reliability(matches: Matches) -> pd.DataFrame:
     """The reliability diagram as a table: `BINS` bins of equal width over the scores [0, 1].
 
     Columns `low`, `high` (a score on an edge is in the upper bin), `detections`, `mean_score`, `precision`
-    (the share of hits). Bins without detections are NaN. Ignored detections are left out. Only detections
-    are judged: a missed microbleed has no score.
+    (the share of hits). Bins without detections are NaN. Ignored detections are left out. Missed microbleeds have no
+    score and are left out too.
 
     Raises:
         InputError: scores outside [0, 1].
@@ -43,15 +43,15 @@ def reliability(matches: Matches) -> pd.DataFrame:
 
 
 def has_probabilities(matches: Matches) -> bool:
-    """Whether all scores of the detections that count lie in [0, 1]; so they do where there are none."""
+    """Whether the scores of all detections, except ignored detections, lie in [0, 1]; true without detections."""
     score = matches.score[matches.outcome != IGNORED]
     return bool(((score >= 0) & (score <= 1)).all())
 
 
 def expected_calibration_error(matches: Matches) -> float:
-    """Mean distance of score and precision over the bins, weighted by detections (Guo et al. 2017).
+    """Mean distance between score and precision over the bins, weighted by detections (Guo et al. 2017).
 
-    NaN without detections; raises as `reliability`.
+    NaN without detections. Raises the errors of `reliability`.
     """
     table = reliability(matches).dropna()
     if table.empty:
@@ -62,10 +62,10 @@ def expected_calibration_error(matches: Matches) -> float:
 def operating_points(
     validation: Mapping[str, Matches], test: Mapping[str, Matches], sensitivity: float, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """A row per detector: the threshold, and what the detector does there on the test patients.
+    """The threshold of each detector and its performance there on the test patients, a row per detector.
 
-    The threshold is the highest that reaches `sensitivity` on the validation patients; no test patient has a say in it.
-    Values come with 95 % intervals over test patients, NaN where no threshold reaches that sensitivity.
+    The threshold is the highest that reaches `sensitivity` on the validation patients; test patients do not affect it.
+    Values have 95 % intervals over test patients. They are NaN if no threshold reaches that sensitivity.
     `calibration_error` is the mean distance between score and share of hits on the test images (Guo et al. 2017).
 
     Args:

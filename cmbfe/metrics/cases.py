@@ -1,7 +1,7 @@
-"""Where two detectors differ, case by case: false positives of one only, and microbleeds that one alone finds.
+"""Case-by-case differences of two detectors: false positives and found microbleeds that only one detector has.
 
-Both detectors run at thresholds (score >= threshold) chosen by one rule, so that neither wins by being run more
-cautiously: at the same sensitivity to compare false positives, at the same false positives to compare what is found.
+The thresholds (score >= threshold) of both detectors follow the same rule, so that neither gains from a stricter
+threshold. False positives are compared at equal sensitivity, found microbleeds at equal false positives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,28 +22,28 @@ from cmbfe.metrics.matching import (
 )
 
 SAME_PLACE_IOU = 0.1
-"""Two detections that overlap by this mark the same thing; TIDE's bound of what is background (Bolya et al. 2020)."""
+"""IoU from which two detections mark the same object: TIDE's bound for background (Bolya et al. 2020)."""
 POOR_BOX = "microbleed, poor or second box"
 NOTHING = "nothing labelled"
 
 
 def threshold_at_common_sensitivity(matches: Matches, sensitivity: float) -> float:
-    """The highest threshold whose sensitivity is at least `sensitivity`; inf where none reaches it."""
+    """The highest threshold whose sensitivity is at least `sensitivity`; inf if no threshold reaches it."""
     threshold = threshold_at_sensitivity(matches, sensitivity)
     return np.inf if np.isnan(threshold) else threshold
 
 
 def false_positives(matches: Matches, detections: Detections, threshold: float) -> Detections:
-    """The detections at `threshold` or more that hit nothing, best first; `matches` are those of `detections`."""
+    """The false positives of `detections` at `threshold`, best first; `matches` is their match table."""
     chosen = (matches.outcome == FALSE_POSITIVE) & (matches.score >= threshold)
     return [detections[index] for index in matches.detection[chosen]]
 
 
 def without_counterpart(chosen: Detections, others: Detections, labels: Labels) -> Detections:
-    """Those of `chosen` at whose place there is none of `others` (IoU of at least `SAME_PLACE_IOU`), in their order.
+    """The detections of `chosen` that overlap none of `others` by an IoU of at least `SAME_PLACE_IOU`, in their order.
 
     Args:
-        labels: the images of both.
+        labels: labels with the images of both lists.
     """
     near = overlaps(with_boxes(labels, others), of_one_category(chosen), SAME_PLACE_IOU)
     met = set(near.order[near.detection].tolist())
@@ -51,10 +51,10 @@ def without_counterpart(chosen: Detections, others: Detections, labels: Labels) 
 
 
 def kinds(chosen: Detections, labels: Labels, mimics: Labels) -> list[str]:
-    """What each of `chosen` is on: the mimic or microbleed whose middle lies in its box, the most central one.
+    """The kind of object in each box of `chosen`: the mimic or microbleed whose centre is nearest to the box centre.
 
-    A false positive on a microbleed has too poor a box to hit it, or comes second (`POOR_BOX`); one without any middle
-    in it is on `NOTHING`.
+    Only objects with their centre inside the box count. A false positive on a microbleed is a poorly fitting box or a
+    second box (`POOR_BOX`). A box without any object is on `NOTHING`.
 
     Args:
         labels: images and microbleeds. mimics: the phantom's mimics, also on other images; categories are kinds.
@@ -64,20 +64,20 @@ def kinds(chosen: Detections, labels: Labels, mimics: Labels) -> list[str]:
     decoys = [box for box in mimics["annotations"] if box["image_id"] in images]
     kind_of = [*(names[box["category_id"]] for box in decoys), *[POOR_BOX] * len(labels["annotations"])]
     things = of_one_category([*decoys, *labels["annotations"]])
-    # In the roles of `overlaps`, the things' middles are looked for in the boxes of the false positives.
+    # The roles in `overlaps` are swapped: it looks for the objects' centres in the boxes of the false positives.
     near = overlaps(with_boxes(labels, chosen), things, hit="centre")
     kinds_of_chosen = [NOTHING] * len(chosen)
-    for pair in np.argsort(near.nearness, kind="stable"):  # the nearest comes last and stays
+    for pair in np.argsort(near.nearness, kind="stable"):  # the nearest object comes last and is kept
         kinds_of_chosen[near.truth[pair]] = kind_of[near.order[near.detection[pair]]]
     return kinds_of_chosen
 
 
 def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[str]) -> pd.DataFrame:
-    """How many false positives are of each kind: a row per kind and `all`, a column per group.
+    """Number of false positives of each kind: a row per kind and `all`, a column per group.
 
     Args:
-        of_kind: group -> what `kinds` gives for its false positives.
-        known: kinds that have a row also where no false positive is of them.
+        of_kind: group -> result of `kinds` for its false positives.
+        known: kinds that have a row even without false positives.
     """
     rows = [*known, POOR_BOX, NOTHING]
     table = pd.DataFrame({name: pd.Series(list(kinds)).value_counts() for name, kinds in of_kind.items()})
@@ -89,10 +89,10 @@ def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[
 def microbleeds_table(
     labels: Labels, matches: Matches, twin: Matches, thresholds: tuple[float, float]
 ) -> pd.DataFrame:
-    """Every microbleed box of `labels` with its size, and who finds it: `matches` without FE, `twin` with.
+    """Every microbleed box of `labels` with its size, and whether it is found without FE (`matches`) and with (`twin`).
 
-    By annotation id: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and `score_fe` (-inf where
-    nothing hits it), `found` and `found_fe` at the `thresholds` of the two.
+    Indexed by annotation id. Columns: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and
+    `score_fe` (-inf if the box is missed), `found` and `found_fe` at the two `thresholds`.
     """
     spacing = {image["id"]: np.array(image["pixel_spacing_mm"]) for image in labels["images"]}
     of_id = {box["id"]: box for box in labels["annotations"]}
@@ -105,10 +105,10 @@ def microbleeds_table(
 
 
 def found_table(microbleeds: pd.DataFrame, small_mm: float) -> pd.DataFrame:
-    """How many microbleeds are found by both, by one only and by neither: rows `small`, `larger` and `all`.
+    """Number of microbleeds found by both detectors, only one, and neither: rows `small`, `larger` and `all`.
 
     Args:
-        microbleeds: what `microbleeds_table` gives. small_mm: sizes below are small.
+        microbleeds: result of `microbleeds_table`. small_mm: microbleeds below this size are small.
     """
     groups = {
         (True, True): "both",

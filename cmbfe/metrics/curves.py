@@ -1,7 +1,7 @@
 """Metrics of detections against ground truth, each computed from a table of matches (`cmbfe.metrics.matching.match`).
 
-Every metric takes `weights` [B, P]: how often each of P patients is counted in each of B resamples; None counts each
-once. What is undefined is NaN: every metric without ground truth, and precision at a sensitivity never reached.
+Every metric takes `weights` [B, P]: how often each of P patients counts in each of B resamples (None: once each).
+Undefined values are NaN: every metric without ground truth, and precision at a sensitivity that is never reached.
 """
 
 from typing import Literal
@@ -16,7 +16,7 @@ from cmbfe.metrics.matching import FALSE_POSITIVE, HIT, IGNORED, Detections, Lab
 X_MAX = 8.0
 """Upper end of the FROC's partial area, false positives per image or patient (Li et al. 2021; open point A15)."""
 CPM_FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Where the competition performance metric reads the FROC (Setio et al. 2017, LUNA16)."""
+"""False positives at which the competition performance metric reads the FROC (Setio et al. 2017, LUNA16)."""
 Per = Literal["image", "patient"]
 Value = float | np.ndarray  # a float without weights, float64 [B] with weights [B, P]
 
@@ -26,9 +26,9 @@ def average_precision(
 ) -> Value:
     """Area under the precision-sensitivity curve (Li et al. 2021, Table 2; open point A13).
 
-    Precision at a sensitivity is the highest precision at that sensitivity or a larger one. `points=None`
-    integrates that over all sensitivities (VOC 2010 on), 11 averages it at 0, 0.1, …, 1 (VOC 2007, Everingham et al.
-    2010) and 101 at 0, 0.01, …, 1 (COCO). Detections of equal score count in the order of the table, as in pycocotools.
+    Precision at a sensitivity is the highest precision at that sensitivity or above. `points=None` integrates it over
+    all sensitivities (VOC from 2010 on), 11 averages it at 0, 0.1, …, 1 (VOC 2007, Everingham et al. 2010), and 101 at
+    0, 0.01, …, 1 (COCO). Detections of equal score count in the order of the table, as in pycocotools.
     """
     if points not in (None, 11, 101):
         raise ValueError(f"points is {points!r}; it must be None, 11 or 101")
@@ -40,9 +40,9 @@ def average_precision(
         area = (np.diff(hits, axis=1, prepend=0) * envelope).sum(axis=1)
         return _value(_ratio(area, truths), weights)
     sensitivity = _ratio(hits, truths[:, None])
-    # Both as their sources have them: linspace puts 0.35 at 0.35 + 6e-17, which 7 hits of 20 do not reach.
+    # Each grid is as in its source: linspace gives 0.35 + 6e-17 for 0.35, which 7 hits of 20 do not reach.
     levels = np.arange(11) / 10 if points == 11 else np.linspace(0, 1, 101)
-    # Counting what lies below a level finds the first point that reaches it; past the end precision is 0.
+    # The number of points below a level is the index of the first point that reaches it. Past the end, precision is 0.
     ends = np.pad(envelope, ((0, 0), (0, 1)))
     reached = [ends[np.arange(len(ends)), (sensitivity < level).sum(axis=1)] for level in levels]
     return _value(np.where(truths > 0, np.mean(reached, axis=0), np.nan), weights)
@@ -60,9 +60,9 @@ def precision_sensitivity(matches: Matches) -> pd.DataFrame:
 
 
 def precision_at_sensitivity(matches: Matches, sensitivity: Value = 0.9, weights: np.ndarray | None = None) -> Value:
-    """Precision at the highest threshold whose sensitivity is at least `sensitivity`, a number or one per resample.
+    """Precision at the highest threshold with at least this `sensitivity`, a number or a value for each resample.
 
-    Nothing is interpolated, and detections of equal score come together. NaN if no threshold reaches it.
+    There is no interpolation. Detections of equal score share a threshold. NaN if no threshold reaches `sensitivity`.
     """
     hits, false, _ = _operating_point(matches, sensitivity, weights)
     return _value(_ratio(hits, hits + false), weights)
@@ -78,7 +78,7 @@ def froc(matches: Matches, per: Per = "image") -> pd.DataFrame:
     """The FROC curve: a row per distinct score, which is the threshold (score >= threshold).
 
     Columns `threshold` (descending from inf, where nothing is detected), `false_positives` per image or per
-    patient (those without microbleeds included), `sensitivity`.
+    patient (including images or patients without microbleeds), `sensitivity`.
     """
     ends = _together(matches)
     hits, false, truths = (values[0] for values in _cumulative(matches, ends, None))
@@ -97,8 +97,8 @@ def sensitivity_at_false_positives(
 ) -> Value:
     """Sensitivity of the FROC at `false_positives` per image or patient.
 
-    Linear between neighbouring thresholds, the upper end where the curve rises vertically, and constant
-    beyond its last threshold. NaN without ground truth.
+    The curve is linear between neighbouring thresholds and constant beyond the last threshold. Where it rises
+    vertically, its upper end counts. NaN without ground truth.
     """
     x, y = _froc_points(matches, per, weights)
     return _value(_read_off(x, y, false_positives), weights)
@@ -170,18 +170,18 @@ def threshold_at_sensitivity(matches: Matches, sensitivity: float = 0.9) -> floa
 
 
 def threshold_at_false_positives(matches: Matches, per_image: float) -> float:
-    """The lowest threshold with at most so many false positives per image; inf where even the first are too many."""
+    """The lowest threshold with at most `per_image` false positives per image; inf if all thresholds have more."""
     curve = froc(matches)
     return float(curve["threshold"][curve["false_positives"] <= per_image].iloc[-1])
 
 
 def at_threshold(matches: Matches, threshold: float, weights: np.ndarray | None = None) -> dict[str, Value]:
-    """What the detector does at one score threshold (score >= threshold), chosen elsewhere (on validation).
+    """Performance at a given score threshold (score >= threshold), such as a threshold from validation.
 
     Keys `sensitivity`, `precision`, `false_positives_per_cmb` and `false_positives_per_picture`.
     """
     score = _counted(matches)[0]
-    # The table is in descending order: the detections that pass are its first ones.
+    # Scores are in descending order, so that the passing detections come first.
     passing = np.searchsorted(-score, -threshold, side="right")
     if passing:
         hits, false, truths = _cumulative(matches, np.array([passing - 1]), weights)
@@ -199,13 +199,13 @@ def at_threshold(matches: Matches, threshold: float, weights: np.ndarray | None 
 
 
 def _counted(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score, hit or not, and patient of the detections that count."""
+    """Score, hit flag and patient of the detections that are not ignored."""
     counts = matches.outcome != IGNORED
     return matches.score[counts], matches.outcome[counts] == HIT, matches.patient[counts]
 
 
 def _together(matches: Matches) -> np.ndarray:
-    """The last detection of each distinct score, as indices among the detections that count."""
+    """Index of the last detection of each distinct score, among the detections that are not ignored."""
     score = _counted(matches)[0]
     return np.append(np.flatnonzero(np.diff(score)), np.arange(len(score))[-1:])
 
@@ -243,10 +243,10 @@ def _truths_per_patient(matches: Matches) -> np.ndarray:
 def _operating_point(
     matches: Matches, sensitivity: Value, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits, false positives (NaN if never there) and truths [B] where `sensitivity` is first reached."""
+    """Hits, false positives (NaN if never reached) and truths [B] where `sensitivity` is first reached."""
     hits, false, truths = _cumulative(matches, _corners(matches), weights)
     reached = _ratio(hits, truths[:, None]) >= np.reshape(sensitivity, (-1, 1))
-    # A column of NaN at the end is what resamples get that never reach it.
+    # Resamples that never reach it get the column of NaN at the end.
     hits, false = (np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan) for values in (hits, false))
     first = np.where(reached.any(axis=1), reached.argmax(axis=1) if reached.size else 0, hits.shape[1] - 1)
     rows = np.arange(len(hits))
@@ -270,7 +270,7 @@ def _read_off(x: np.ndarray, y: np.ndarray, position: float) -> np.ndarray:
 
 
 def _units(matches: Matches, per: Per, weights: np.ndarray | None) -> np.ndarray:
-    """Images or patients [B]."""
+    """Number of images or patients, [B]."""
     if per not in ("image", "patient"):
         raise ValueError(f"per is {per!r}; it must be 'image' or 'patient'")
     ones = np.ones(len(matches.patients))

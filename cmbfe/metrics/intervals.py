@@ -1,8 +1,8 @@
 """Uncertainty of a metric: bootstrap over patients, paired differences, seeds, and the power of a study.
 
-Both intervals are widened for few patients (`tail`); docs/metrics.md has their measured coverage.
 Patients are resampled, never images or boxes, since the images of one patient are alike. Two detectors are compared on
-the same resamples of the same patients.
+the same resamples of the same patients. Percentile and BCa intervals are widened for few patients (`tail`);
+docs/metrics.md reports their measured coverage.
 """
 
 from bisect import bisect_left
@@ -22,24 +22,24 @@ from cmbfe.metrics.matching import Matches
 RESAMPLES = 10_000
 LEVEL = 0.95  # confidence of every interval
 MOST_TIMES = 1e6
-"""A spread over the half width asked of it: beyond, it would take more than 10^12 seeds or patients."""
+"""Largest ratio of spread to requested half width. A larger ratio needs more than 10^12 seeds or patients."""
 RESAMPLES_AT_ONCE = 250  # resamples in one call of a metric, which bounds the memory
-Metric = Callable[..., Any]  # a function of `cmbfe.metrics.curves`: of matches and `weights` [B, P], giving [B]
+Metric = Callable[..., Any]  # from `cmbfe.metrics.curves`: takes matches and `weights` [B, P], returns [B]
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""How often each of P patients counts, [B, P] -> values [B] (or several in columns)."""
+"""Function from weights [B, P] (how often each of P patients counts) to values [B], or to several columns."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and what resampling says about it."""
+    """A value with its intervals and standard error from resampling."""
 
     value: float
     low: float  # percentile interval, widened for few patients
     high: float
-    bca_low: float  # bias-corrected and accelerated interval (Efron 1987), widened alike
+    bca_low: float  # bias-corrected and accelerated interval (Efron 1987), also widened
     bca_high: float
     standard_error: float
-    undefined: int  # resamples in which the value does not exist, such as a sensitivity that is never reached
+    undefined: int  # resamples without a defined value, such as when a sensitivity is never reached
 
 
 def bootstrap(metric: Metric, matches: Matches, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -60,7 +60,7 @@ def compare(
     """Intervals of `metric(matches)`, of `metric(baseline)` and of their difference, on the same resampled patients.
 
     Raises:
-        InputError: the two were not matched to the same ground truth.
+        InputError: `matches` and `baseline` have different ground truth.
     """
     _check_paired([matches, baseline])
 
@@ -85,8 +85,8 @@ def _check_paired(all_matches: Sequence[Matches]) -> None:
 def interval_of(statistic: Statistic, patients: int, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Intervals of any statistic of weighted patients; NaN with fewer than two patients.
 
-    Resamples in which it is undefined (NaN) cannot be ranked: where they are more than a `tail`, the interval
-    is NaN, as its end lies among them.
+    Resamples with an undefined statistic (NaN) cannot be ranked. If their share exceeds `tail`, the interval is
+    NaN, since its end lies among them.
     """
     return _interval(*_draw(statistic, patients, resamples, seed), patients)
 
@@ -115,8 +115,8 @@ def _interval(value: float, values: np.ndarray, without_each: np.ndarray, patien
 def tail(patients: int) -> float:
     """Share of resamples beyond each end of an interval: 2.5 %, and less for few patients.
 
-    Resampling n patients underestimates the variance by (n - 1) / n, and takes normal quantiles where few patients need
-    those of t. Hesterberg (2015, The American Statistician 69) widens the interval for both.
+    Resampling n patients underestimates the variance by a factor of (n - 1) / n, and few patients need t quantiles
+    instead of normal quantiles. Hesterberg (2015, The American Statistician 69) widens the interval for both reasons.
 
     >>> [round(tail(patients), 4) for patients in (17, 50, 200, 100_000)]
     [0.0144, 0.0212, 0.024, 0.025]
@@ -142,9 +142,9 @@ def left_out(statistic: Statistic, patients: int) -> np.ndarray:
 def bca_levels(value: float, values: np.ndarray, without_each: np.ndarray, outside: float) -> np.ndarray:
     """The two quantiles of the resampled `values` that bound the BCa interval (Efron 1987).
 
-    `outside` is the share beyond each end if there were neither bias nor skewness (`tail`). `without_each`
-    comes from `left_out`; its skewness is the acceleration. Where leaving a patient out makes the statistic
-    undefined, or changes nothing, the acceleration is taken from the rest, or is 0.
+    `outside` is the share beyond each end without bias and skewness (`tail`). `without_each` comes from
+    `left_out`, and its skewness is the acceleration. Undefined values in `without_each` are skipped. The
+    acceleration is 0 if all other values are equal.
     """
     below = np.mean(values < value) + np.mean(values == value) / 2
     bias = stats.norm.ppf(np.clip(below, 0.5 / len(values), 1 - 0.5 / len(values)))
@@ -152,7 +152,7 @@ def bca_levels(value: float, values: np.ndarray, without_each: np.ndarray, outsi
     pull = without_each.sum() / max(len(without_each), 1) - without_each
     spread = (pull**2).sum() ** 1.5
     acceleration = (pull**3).sum() / (6 * spread) if spread > 0 else 0.0
-    z = bias + stats.norm.ppf(outside) * np.array([1, -1])  # 1 - outside would be 1 for two patients
+    z = bias + stats.norm.ppf(outside) * np.array([1, -1])  # 1 - outside would round to 1 for two patients
     return stats.norm.cdf(bias + z / (1 - acceleration * z))
 
 
@@ -169,26 +169,26 @@ def froc_band(matches: Matches, false_positives: Sequence[float], resamples: int
 def _band(
     metric: Metric, argument: str, matches: Matches, positions: Sequence[float], resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Columns `low` and `high` by position, each as `bootstrap` has it. Pointwise: a whole curve leaves such a band
-    more often than one time in twenty. All positions resample the same patients. NaN where the value does not exist
-    in too many resamples."""
+    """Columns `low` and `high` of `bootstrap` at each position, on the same resamples of patients. The band is
+    pointwise: a whole curve leaves it in more than 5 % of cases. NaN if the value is undefined in too many
+    resamples."""
     intervals = [bootstrap(partial(metric, **{argument: x}), matches, resamples, seed) for x in positions]
     return pd.DataFrame(map(vars, intervals), index=pd.Index(list(positions), name=argument))[["low", "high"]]
 
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """A paired difference over trainings that differ in their seed, on the same patients."""
+    """A paired difference over trainings with different seeds, on the same patients."""
 
-    value: float  # its mean over seeds
+    value: float  # mean difference over seeds
     low: float
-    """Interval of the mean over patients and seeds: the t interval with the standard error of resampling both."""
+    """95 % interval over patients and seeds: a t interval with the standard error from resampling both."""
     high: float
     standard_error: float
     of_each_seed: tuple[float, ...]
     seed_deviation: float  # standard deviation of the differences over seeds, patients fixed
     patient_deviation: float
-    """Standard error of the mean over seeds, seeds fixed: what more patients would reduce."""
+    """Standard error of the mean over seeds, with the seeds fixed. More patients would reduce it."""
 
 
 def difference_over_seeds(
@@ -196,10 +196,10 @@ def difference_over_seeds(
 ) -> SeedSummary:
     """Mean over S seeds of `metric(run) - metric(baseline)`, with an interval over patients × seeds.
 
-    Patients and seeds are crossed (each training is tested on all patients), so each resample draws both.
-    Of S seeds it draws S - 1: with S, the spread of so few would come out too small by (S - 1) / S (Rao and
-    Wu 1988). A handful of seeds has no percentiles to speak of, so the interval is that of t, with the degrees of
-    freedom that seeds and patients together give.
+    Patients and seeds are crossed (each training is tested on all patients), so each resample draws both. It draws
+    S - 1 of S seeds; drawing S would underestimate the variance by a factor of (S - 1) / S (Rao and Wu 1988). Few
+    seeds give no reliable percentiles, so the interval is a t interval. Its degrees of freedom combine those of seeds
+    and patients.
 
     Raises:
         InputError: fewer than two seeds or patients, or runs that are not paired.
@@ -228,13 +228,13 @@ def difference_over_seeds(
 
 
 def columns(name: str, interval: Interval | SeedSummary | None) -> dict[str, float]:
-    """A value and the ends of its interval as columns of a table: `name`, its _low and _high; NaN without one."""
+    """A value and its interval as table columns `name`, `name`_low and `name`_high; NaN without an interval."""
     ends = (interval.value, interval.low, interval.high) if interval else (np.nan,) * 3
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def _standard_error(values: np.ndarray, patients: int) -> float:
-    """The standard deviation of resampled values; NaN where more of them than a `tail` do not exist."""
+    """The standard deviation of resampled values; NaN if the share of undefined values exceeds `tail`."""
     defined = values[np.isfinite(values)]
     if len(values) - len(defined) > tail(patients) * len(values):
         return np.nan
@@ -242,15 +242,15 @@ def _standard_error(values: np.ndarray, patients: int) -> float:
 
 
 def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patients: int) -> float:
-    """Of the sum of two variances, known from so many seeds and so many patients (Satterthwaite 1946)."""
+    """Degrees of freedom of the sum of two variances, from seeds and from patients (Satterthwaite 1946)."""
     known = of_seeds**2 / (seeds - 1) + of_patients**2 / (patients - 1)
     return (of_seeds + of_patients) ** 2 / known if known > 0 else seeds - 1.0
 
 
 def patients_needed(standard_error: float, patients: int, gain: float, power: float = 0.8) -> int:
-    """How many patients show a difference of `gain` in a two-sided normal test at 5 %.
+    """Number of patients needed to show a difference of `gain` in a two-sided normal test at 5 %.
 
-    `patients` gave its `standard_error`, which falls with the root of their number.
+    `standard_error` was measured on `patients` patients. It falls with the square root of their number.
     """
     if not (standard_error > 0 and gain > 0 and patients > 0):
         raise ValueError(f"standard error {standard_error}, gain {gain} and patients {patients} must be positive")
@@ -259,10 +259,10 @@ def patients_needed(standard_error: float, patients: int, gain: float, power: fl
 
 
 def patients_for_half_width(standard_error: float, patients: int, half_width: float) -> int:
-    """How many patients narrow a normal 95 % interval to `half_width` on either side; see `patients_needed`.
+    """Number of patients needed for a normal 95 % interval of ± `half_width`; see `patients_needed`.
 
     Raises:
-        InputError: a number that is not finite, a negative error, or a half width that is not above 0 or is less than
+        InputError: a number that is not finite, a negative error, a half width of 0 or less, or a half width below
             1 / `MOST_TIMES` of the error.
     """
     _check_half_width(standard_error, half_width)
@@ -270,13 +270,13 @@ def patients_for_half_width(standard_error: float, patients: int, half_width: fl
 
 
 def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
-    """How many seeds, at least 2, narrow the 95 % t interval of their mean to `half_width` on either side.
+    """Number of seeds, at least 2, needed for a 95 % t interval of the mean of ± `half_width`.
 
-    Patients add no uncertainty.
+    The uncertainty from patients is not included.
 
     Raises:
-        InputError: a number that is not finite, a negative deviation, or a half width that is not above 0 or is
-            less than 1 / `MOST_TIMES` of the deviation.
+        InputError: a number that is not finite, a negative deviation, a half width of 0 or less, or a half width below
+            1 / `MOST_TIMES` of the deviation.
     """
     _check_half_width(seed_deviation, half_width)
 

@@ -1,10 +1,10 @@
-"""From boxes on slices to microbleeds in three dimensions: a microbleed on three slices counts once.
+"""Link boxes on slices to microbleeds in three dimensions, so that a microbleed on three slices counts once.
 
-Detections are linked from the best one down. A detection that no better one has claimed begins a 3-D detection; it
-claims, on its own slice and on those next to it, up and down until a slice has none, every unclaimed detection of the
-same series whose centre lies within `link_mm` of its own in the plane. A dot keeps its place from slice to slice; an
-oblique vessel makes several 3-D detections. A 3-D detection has the score of its best box, and hits a microbleed if any
-of its boxes hits any box of it.
+Detections are linked in descending order of score. Each detection that is not yet linked starts a 3-D detection. It
+links all free detections of its series whose centres lie within `link_mm` of its own centre in the plane, on its slice
+and on adjacent slices without a gap. A microbleed keeps its position across slices, while an oblique vessel gives
+several 3-D detections. A 3-D detection has the score of its best box. It hits a microbleed if any of its boxes hits any
+box of the microbleed.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ from cmbfe.metrics.matching import (
 )
 
 LINK_MM = 3.0
-"""How far the centre of a dot may move in the plane from slice to slice; microbleeds are 2 to 10 mm wide."""
+"""Largest in-plane distance of linked detections from the best detection; microbleeds are 2 to 10 mm wide."""
 
 
 def match_lesions(
@@ -45,10 +45,10 @@ def match_lesions(
     """Match detections to microbleeds in three dimensions (open point A20); parameters as in `matching.match`.
 
     The labels need `patient_id`, `slice_index` and `pixel_spacing_mm` of each image and `lesion_id` of each
-    box; images of one patient are told apart by `series_uid` where it is given. A `lesion_id` holds within its series.
+    box. An optional `series_uid` separates the series of a patient. A `lesion_id` is valid within its series.
 
     Raises:
-        InputError: a missing key, two images of one slice, and whatever `match` refuses.
+        InputError: a missing key, two images of one slice, or an error of `match`.
         ValueError: impossible parameters.
     """
     if not link_mm > 0:
@@ -73,8 +73,8 @@ def match_lesions(
 
 
 def check_lesion_keys(labels: Labels) -> None:
-    """Raise `InputError` naming the first image or box that lacks a key which the lesion level needs, or the first two
-    images that are one slice of a series: they are of several scans that the labels do not tell apart."""
+    """Raise `InputError` for the first image or box without a key that the lesion level needs, or for two images of the
+    same slice of a series. Such images come from several scans that the labels do not separate."""
     slices: dict[Hashable, Any] = {}
     for image in labels["images"]:
         for key in ("patient_id", "slice_index", "pixel_spacing_mm"):
@@ -90,17 +90,17 @@ def check_lesion_keys(labels: Labels) -> None:
 
 
 def series_of(image: Mapping[str, Any]) -> tuple[Hashable, Hashable]:
-    """What tells the series of an image from all others: its patient, and its UID where there is one."""
+    """The identity of an image's series: its patient, and its UID if there is one."""
     return image["patient_id"], image.get("series_uid")
 
 
 def lesion_of(image: Mapping[str, Any], box: Mapping[str, Any]) -> tuple[Hashable, ...]:
-    """What boxes of one microbleed share: the series of their images, and their `lesion_id`."""
+    """The identity of a box's microbleed: the series of its image, and its `lesion_id`."""
     return *series_of(image), box["lesion_id"]
 
 
 def lesions_apart(labels: Labels) -> int:
-    """How many microbleeds do not have one box on each of neighbouring slices: their id may stand for several."""
+    """Number of microbleeds without exactly one box per slice on consecutive slices; their id may cover several."""
     images = {image["id"]: image for image in labels["images"]}
     slices: dict[Hashable, list[int]] = defaultdict(list)
     for box in labels["annotations"]:
@@ -111,10 +111,10 @@ def lesions_apart(labels: Labels) -> int:
 
 
 def link(near: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tuple[np.ndarray, np.ndarray]:
-    """Link detections of neighbouring slices by the rule at the head of this module.
+    """Link detections of adjacent slices by the rule in the docstring of this module.
 
-    Returns, for D detections in the order of their scores and N 3-D detections, also by score: the best
-    detection of each, int64 [N], and the 3-D detection that each belongs to, int64 [D].
+    Returns the best detection of each of N 3-D detections, int64 [N], and the 3-D detection of each of D
+    detections, int64 [D]. Both are in descending order of score.
     """
     boxes = np.array([detection["bbox"] for detection in detections], float).reshape(-1, 4)[near.order]
     spacing = pixel_spacings(near.images)[near.image]
@@ -127,7 +127,7 @@ def link(near: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tu
 
 
 def _leaders(centre_mm: np.ndarray, slice_index: np.ndarray, link_mm: float) -> np.ndarray:
-    """Index of the best detection of each detection's group, within one series, best detections first."""
+    """Index of the best detection in the group of each detection; the detections of a series, best first."""
     leader = np.full(len(centre_mm), -1)
     for best in range(len(centre_mm)):
         if leader[best] < 0:
@@ -138,7 +138,7 @@ def _leaders(centre_mm: np.ndarray, slice_index: np.ndarray, link_mm: float) -> 
 
 
 def _touching(slices: np.ndarray, start: int) -> np.ndarray:
-    """Which of `slices` are joined to the slice `start` without a gap."""
+    """Mask of the `slices` that are connected to slice `start` without a gap."""
     present = np.unique(slices)
     run = np.cumsum(np.diff(present, prepend=present[0]) > 1)
     return run[np.searchsorted(present, slices)] == run[np.searchsorted(present, start)]
@@ -154,7 +154,7 @@ def _by_series(near: Overlaps) -> list[np.ndarray]:
 
 
 def _lesions(near: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Ids of the lesions, lesion of each box, patient of each lesion; lesions are in the order of their first boxes."""
+    """Ids of the lesions, lesion of each box and patient of each lesion. Lesions are ordered by their first boxes."""
     pairs = zip(near.truth_image.tolist(), near.truths, strict=True)
     keys = [lesion_of(near.images[image], box) for image, box in pairs]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -167,7 +167,7 @@ def _lesions(near: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
 def _pairs_of_lesions(
     near: Overlaps, member_of: np.ndarray, of_box: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each (3-D detection, lesion) whose boxes hit, once, with the nearness of their nearest boxes."""
+    """Each pair of a 3-D detection and a lesion with a hit among their boxes, and its largest nearness."""
     detection, lesion = member_of[near.detection], of_box[near.truth]
     order = np.lexsort((-near.nearness, lesion, detection))
     detection, lesion, nearness = detection[order], lesion[order], near.nearness[order]

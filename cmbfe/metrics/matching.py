@@ -1,10 +1,9 @@
-"""Which detection hits which microbleed: the one table from which every metric follows.
+"""Match detections to microbleeds: the table from which every metric is computed.
 
-The rule is COCO's. Detections come in the order of their scores; each takes, among the ground-truth boxes
-of its image that it overlaps enough and that no better detection has taken, the one it overlaps most. A
-microbleed is therefore hit once, and further detections of it are false positives. Equal scores keep the
-order image id, then file order, as in pycocotools; a detection that overlaps two boxes equally takes the
-later one in the file.
+The rule is COCO's. Detections are processed in descending order of score. Each takes the free ground-truth box of its
+image with the largest overlap, if that overlap is large enough. A microbleed is therefore hit once, and further
+detections of it are false positives. Equal scores are ordered by image id and then by position in the file, as in
+pycocotools. A detection that overlaps two boxes equally takes the later box in the file.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -20,8 +19,8 @@ from cmbfe.files import whole_file
 
 Labels = dict[str, Any]  # a COCO file's content: lists under "images", "annotations" and "categories"
 Detections = list[dict[str, Any]]
-"""A COCO results file's content: `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score` each."""
-HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1  # what a detection is; ignored ones count neither way
+"""Content of a COCO results file: entries with `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score`."""
+HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1  # outcomes of a detection; metrics leave out ignored detections
 PAIRS_AT_ONCE = 2_000_000
 """Detection-truth pairs compared in one block, which bounds the memory (about 0.3 GiB)."""
 ARRAYS = {
@@ -33,32 +32,32 @@ ARRAYS = {
     "truth_patient": np.uint16,
     "images_per_patient": np.uint16,
 }
-"""Type in the file of each array of `Matches`."""
+"""Data type of each array of `Matches` in its file."""
 Hit = Literal["iou", "centre", "distance"]
 Duplicates = Literal["false positive", "ignore"]
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections from the highest score to the lowest, and what each one is.
+    """Detections in descending order of score, and the outcome of each.
 
-    D detections, T ground truths (ignore regions not among them), P patients. At the image level a truth is a box on
-    one image; at the lesion level it is a microbleed (`cmbfe.metrics.lesions`).
+    D detections, T ground truths (without ignore regions), P patients. At the image level a ground truth is a box on an
+    image; at the lesion level it is a microbleed (`cmbfe.metrics.lesions`).
     """
 
     score: np.ndarray  # float64 [D], descending
     outcome: np.ndarray  # int8 [D]: `HIT`, `FALSE_POSITIVE` or `IGNORED`
-    truth: np.ndarray  # int64 [D]: index of the ground truth that the detection hits, -1 where it hits none
-    detection: np.ndarray  # int64 [D]: index of the detection in the list that was given
+    truth: np.ndarray  # int64 [D]: index of the ground truth that the detection hits, -1 without a hit
+    detection: np.ndarray  # int64 [D]: index of the detection in the input list
     patient: np.ndarray  # int64 [D]: index of the detection's patient in `patients`
     truth_ids: list[Any]  # T ids of the ground truths: annotation ids, or lesion ids at the lesion level
     truth_patient: np.ndarray  # int64 [T]: index of the ground truth's patient in `patients`
-    patients: list[Any]  # P patient ids; where the labels name no patients, each image is its own
+    patients: list[Any]  # P patient ids; without patients in the labels, each image counts as a patient
     images_per_patient: np.ndarray  # int64 [P], images without microbleeds included
 
     @property
     def truth_score(self) -> np.ndarray:
-        """float64 [T]: score of the detection that hits each ground truth, -inf where none does."""
+        """float64 [T]: score of the detection that hits each ground truth, -inf if it is missed."""
         scores = np.full(len(self.truth_ids), -np.inf)
         hits = self.outcome == HIT
         scores[self.truth[hits]] = self.score[hits]
@@ -76,12 +75,12 @@ def match(
 ) -> Matches:
     """Match COCO detections to COCO labels, image by image (Li et al. 2021, section 3; open point A14).
 
-    `hit` says when a detection hits a box: "iou" at an intersection over union of at least `iou`, "centre"
-    when its centre lies in the box (edges included), "distance" when the two centres are at most
-    `distance_mm` apart (needs `pixel_spacing_mm` of every image); the latter two prefer the nearest box.
-    Annotations with `iscrowd` or `ignore` set are ignore regions: a detection that hits nothing else, and
-    that lies in one by `iou` of its own area ("iou") or with its centre, counts neither way.
-    `duplicates="ignore"` also sets aside detections whose only boxes are taken already.
+    `hit` defines a hit. "iou": intersection over union of at least `iou`. "centre": the centre of the detection lies
+    in the box (edges included). "distance": the two centres are at most `distance_mm` apart, which needs
+    `pixel_spacing_mm` of every image. "centre" and "distance" prefer the box with the nearest centre.
+    Annotations with `iscrowd` or `ignore` set are ignore regions. A detection without a hit is ignored if its centre,
+    or for "iou" at least the share `iou` of its own area, lies in such a region. `duplicates="ignore"` also ignores
+    detections that would hit only boxes which other detections have taken.
 
     Boxes are [x, y, w, h] in px.
 
@@ -109,7 +108,7 @@ def match(
 def save_matches(matches: Matches, path: Path) -> None:
     """Write matches as compressed NumPy arrays; equal matches give equal bytes.
 
-    Scores are kept as float32, ids of ground truths are integers, and which detection of the list it was is not kept.
+    Scores are stored as float32 and ids of ground truths as integers. The field `detection` is not stored.
     """
     arrays: dict[str, Any] = {name: np.asarray(getattr(matches, name)).astype(kind) for name, kind in ARRAYS.items()}
     patients = np.array([str(patient) for patient in matches.patients], dtype=np.str_)
@@ -118,10 +117,10 @@ def save_matches(matches: Matches, path: Path) -> None:
 
 
 def load_matches(path: Path) -> Matches:
-    """Read matches; `detection` is -1 throughout.
+    """Read matches that `save_matches` wrote; all values of `detection` are -1.
 
     Raises:
-        InputError: no such file, or not one of `save_matches`.
+        InputError: no such file, or a file with other content.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -138,16 +137,16 @@ def load_matches(path: Path) -> Matches:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Detections in the order of their scores, and every pair of detection and box that is near enough."""
+    """Detections in descending order of score, and every pair of a detection and a box that may be a hit."""
 
     score: np.ndarray  # float64 [D], descending
-    order: np.ndarray  # int64 [D]: index of each detection in the list that was given
+    order: np.ndarray  # int64 [D]: index of each detection in the input list
     image: np.ndarray  # int64 [D]: index of each detection's image in `images`
     detection: np.ndarray  # int64 [K]: the detection of each pair, as an index into `score`
     truth: np.ndarray  # int64 [K]: the ground truth of each pair, as an index into `truths`
-    nearness: np.ndarray  # float64 [K]: what a detection prefers one box over another by
+    nearness: np.ndarray  # float64 [K]: a detection prefers the box with the largest value
     in_region: np.ndarray  # indices of detections that lie in an ignore region
-    truths: list[dict[str, Any]]  # T annotations that are no ignore regions
+    truths: list[dict[str, Any]]  # T annotations that are not ignore regions
     truth_image: np.ndarray  # int64 [T]: index of each ground truth's image in `images`
     images: list[dict[str, Any]]  # the labels' images by ascending id
     patients: list[Any]
@@ -199,32 +198,32 @@ def overlaps(
 
 
 def is_region(annotation: dict[str, Any]) -> bool:
-    """Whether an annotation is an ignore region and no ground truth."""
+    """Whether an annotation is an ignore region rather than ground truth."""
     return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
 def tight_box(annotation: Mapping[str, Any]) -> Sequence[float]:
-    """The box [x, y, w, h] px to measure a microbleed in: `tight_bbox`, where `bbox` is one with a margin."""
+    """The box [x, y, w, h] px that measures a microbleed: `tight_bbox` if given, otherwise `bbox`."""
     return annotation.get("tight_bbox", annotation["bbox"])
 
 
 def of_one_category(boxes: Sequence[Mapping[str, Any]]) -> Detections:
-    """The boxes as detections of one category, with their scores, or 0."""
+    """The boxes as detections of one category, with their scores (0 if a box has none)."""
     keys = ("image_id", "bbox")
     return [{key: box[key] for key in keys} | {"category_id": 1, "score": box.get("score", 0.0)} for box in boxes]
 
 
 def with_boxes(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> Labels:
-    """The images of `labels` with these boxes in the place of the microbleeds."""
+    """The images of `labels`, with `boxes` as ground truth instead of the microbleeds."""
     return {"images": labels["images"], "annotations": of_one_category(boxes)}
 
 
 def assign(
     detection: np.ndarray, truth: np.ndarray, nearness: np.ndarray, detections: int, truths: int
 ) -> np.ndarray:
-    """Give each ground truth to at most one detection, the best-scored first: int64 [detections], the truth or -1.
+    """Assign each ground truth to at most one detection, best score first: int64 [detections], the truth or -1.
 
-    Candidate k: `detection[k]` (0 has the highest score) may take `truth[k]`, and prefers it by `nearness[k]`.
+    Candidate k: `detection[k]` (0 has the highest score) may take `truth[k]`; a larger `nearness[k]` is preferred.
     """
     order = np.lexsort((-truth, -nearness, detection))
     taken, is_free = [-1] * detections, [True] * truths
@@ -235,9 +234,9 @@ def assign(
 
 
 def outcomes(truth: np.ndarray, near_truth: np.ndarray, in_region: np.ndarray, duplicates: Duplicates) -> np.ndarray:
-    """What each detection is, int8 [D], from the truth it has taken, int64 [D], or -1.
+    """The outcome of each detection, int8 [D], from the ground truth that it hits, int64 [D] with -1 for none.
 
-    `near_truth` and `in_region` list the detections near any ground truth, and in an ignore region.
+    `near_truth` lists the detections near any ground truth, `in_region` those in an ignore region.
     """
     if duplicates not in ("false positive", "ignore"):
         raise ValueError(f"duplicates is {duplicates!r}; it must be 'false positive' or 'ignore'")
@@ -251,18 +250,18 @@ def outcomes(truth: np.ndarray, near_truth: np.ndarray, in_region: np.ndarray, d
 
 @dataclass(frozen=True)
 class _Nearness:
-    """How near a detection is to a box, larger is nearer; -inf where it does not hit."""
+    """Nearness of a detection to a box: larger values are nearer, -inf is no hit."""
 
     hit: Hit
     iou: float
     distance_mm: float | None
-    of_detection: bool = False  # intersection over the detection's own area, as COCO has it for ignore regions
+    of_detection: bool = False  # divide by the detection's own area, as COCO does for ignore regions
 
     def __call__(self, boxes: np.ndarray, others: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         """Nearness of `boxes` [K, 4] to `others` [K, 4], both xywh px; `spacing` [K, 2] mm row, column."""
         if self.hit == "iou":
             overlap = _overlap(boxes, others, self.of_detection)
-            # pycocotools' bound: an IoU of 1 that rounding made 1 - 1e-16 still reaches a threshold of 1.
+            # pycocotools' bound, so that an IoU of 1 rounded to 1 - 1e-16 still reaches a threshold of 1.
             return np.where(overlap >= min(self.iou, 1 - 1e-10), overlap, -np.inf)
         centre = boxes[:, :2] + boxes[:, 2:] / 2
         step = (centre - others[:, :2] - others[:, 2:] / 2) * spacing[:, ::-1]
@@ -290,7 +289,7 @@ def _pairs(
     spacing: np.ndarray,
     nearness: _Nearness,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All (detection, truth, nearness) of one image that hit, over all images."""
+    """All hits (detection, truth, nearness) within an image, over all images."""
     blocks = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for detection, truth in _pairs_of_one_image(image, truth_image, len(spacing)):
         value = nearness(boxes[detection], truth_boxes[truth], spacing[image[detection]])
@@ -336,13 +335,13 @@ def _column(entries: Sequence[dict[str, Any]], key: str) -> list[Any]:
 
 
 def _numbers(entries: Sequence[dict[str, Any]], key: str, count: int) -> np.ndarray:
-    """What each entry has under the key: float64 [N, count], all finite."""
+    """The values of each entry under `key`: float64 [N, count], all finite."""
     values = _column(entries, key)
     with suppress(TypeError, ValueError, OverflowError):
         numbers = np.array(values, float).reshape(len(values), count)
         if np.isfinite(numbers).all():
             return numbers
-    if len(values) > 1:  # the fault is in one half
+    if len(values) > 1:  # find the faulty entry by bisection
         half = len(values) // 2
         return np.concatenate([_numbers(part, key, count) for part in (entries[:half], entries[half:])])
     where = f"a box on image {entries[0].get('image_id')!r}"
@@ -350,7 +349,7 @@ def _numbers(entries: Sequence[dict[str, Any]], key: str, count: int) -> np.ndar
 
 
 def _patients(images: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
-    """Patient ids, sorted, and the index of each image's patient; a nameless image is its own patient."""
+    """Sorted patient ids, and the index of each image's patient; an image without patient id counts as a patient."""
     spellings: dict[str, Any] = {}
     for image in images:
         name = image.get("patient_id", "")
@@ -387,5 +386,5 @@ def _check_one_category(labels: Labels, detections: Detections) -> None:
 
 
 def _sortable(identity: Any) -> tuple[bool, Any]:
-    """Orders integers by value before texts: ids of a COCO file may be either."""
+    """Sort key that puts integers before strings, since ids of a COCO file may be either."""
     return isinstance(identity, str), identity

@@ -1,4 +1,4 @@
-"""Where a detector is good and where it fails: microbleeds by size and location, false positives by mimic."""
+"""Performance in subgroups: microbleeds by size and location, and false positives by kind of mimic."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,15 +19,15 @@ from cmbfe.metrics.matching import (
     with_boxes,
 )
 
-SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)  # size classes of microbleeds: below, between and from these edges
+SIZE_EDGES_MM = (0.0, 3.0, 5.0, np.inf)  # edges of the size classes of microbleeds
 
 
 def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:
-    """One row per microbleed: where and how large it is, and the score of the 3-D detection that hits it.
+    """One row per microbleed: its location and size, and the score of the 3-D detection that hits it.
 
     `matches` comes from `match_lesions` with the same labels. Columns `patient_id`, `lesion_id`, `slices`,
-    `size_mm` (the longer side of its largest tight box), `location` (NaN where the labels give none), `score`
-    (NaN where no detection hits it).
+    `size_mm` (the longer side of its largest tight box), `location` (NaN if the labels give none) and `score`
+    (NaN if no detection hits it).
     """
     images = {image["id"]: image for image in labels["images"]}
     boxes = [box for box in labels["annotations"] if not is_region(box)]
@@ -71,12 +71,12 @@ def sensitivity_by(table: pd.DataFrame, threshold: float, groups: pd.Series) -> 
 def false_positives_by_mimic(
     labels: Labels, mimics: Labels, detections: Detections, false_positives: Sequence[int], iou: float = 0.5
 ) -> pd.DataFrame:
-    """Which mimics fool the detector: false positives by the kind of the mimic that they overlap most.
+    """False positives by the kind of the mimic that they overlap most.
 
-    `mimics` are COCO labels whose categories are the kinds, on images with the ids of `labels` (others are
-    left out). `false_positives` are indices into `detections`. Columns `mimics` (boxes of the kind),
-    `false_positives` (those at `iou` or more with one), `share` of all false positives; the last row,
-    "none", holds those on no mimic.
+    `mimics` are COCO labels whose categories are the kinds; images that `labels` does not have are left out.
+    `false_positives` are indices into `detections`. Columns: `mimics` (boxes of the kind), `false_positives`
+    (those with an IoU of at least `iou` with such a box) and `share` of all false positives. The last row,
+    "none", counts the false positives that overlap no mimic.
     """
     images = {image["id"] for image in labels["images"]}
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}

@@ -1,1 +1,1 @@
-"""What the paper says, as data, and the map that holds ours against it."""
+"""The paper's statements as data, and the map that compares our results with them."""

@@ -1,7 +1,7 @@
-"""What the paper claims, sets, shows and leaves open (A1 to A20): paper.yaml, as objects for the map of the paper.
+"""The paper's claims, settings, exhibits and open points (A1 to A20), read from paper.yaml for the map of the paper.
 
 Each entry says where the replication keeps its own value: a key path of params.yaml, a constant of the code, or a cell
-of a table in results/tables. Of an open point the first reading is the literal or likeliest, as in the profile `paper`.
+of a table in results/tables. The first reading of an open point is the literal or likeliest, as in the profile `paper`.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,11 @@ class Setting(NamedTuple):
     key: str  # of params.yaml, or of `cmbfe.paper.paper_map.known_values`
     notebook: str
     is_px: bool = False
-    """Whether it is in px of an image `IMAGE_PX` wide: ours is then compared at the width of ours."""
+    """Whether the value is in px of an image `IMAGE_PX` wide. The comparison then scales it to our image width."""
 
 
 class Cell(NamedTuple):
-    """A cell of results/tables/<table>.csv, by the first column's value and the column's name."""
+    """A cell of results/tables/<table>.csv, given by its row's value in the first column and its column's name."""
 
     table: str
     row: str
@@ -39,11 +39,11 @@ class Claim(NamedTuple):
     ours: Cell
     notebook: str
     printed: tuple[float, float] | None = None  # with FE and without
-    better: int = 1  # 1 where more is better, -1 where less is
+    better: int = 1  # 1 if higher is better, -1 if lower is better
 
 
 class Value(NamedTuple):
-    """A number with its name, the paper's where it prints one."""
+    """A number of ours with its name and, if the paper prints it, the paper's number."""
 
     name: str
     ours: Cell
@@ -60,7 +60,7 @@ class Exhibit(NamedTuple):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """In results/."""
+        """Files of the exhibit, relative to results/."""
         kind, number = self.name.split()
         if kind == "Table":
             return (f"tables/table{number}.csv",)
@@ -68,15 +68,15 @@ class Exhibit(NamedTuple):
 
 
 class OpenPoint(NamedTuple):
-    """One thing that the paper does not say, or says in two ways."""
+    """A point that the paper leaves open or states in two ways."""
 
     name: str
     question: str
     readings: tuple[str, ...]  # ours first
     keys: tuple[str, ...] = ()
-    """Of params.yaml or `cmbfe.paper.paper_map.known_values`; an arm of the study that changes one measures it."""
-    code: str = ""  # where it is stated, if it is no setting
-    measured: tuple[Value, ...] = ()  # values that say what a reading does, besides the study
+    """Keys of params.yaml or `cmbfe.paper.paper_map.known_values`. Study arms that change a key measure its effect."""
+    code: str = ""  # where the code states it, if no setting does
+    measured: tuple[Value, ...] = ()  # values outside the study that show the effect of a reading
 
 
 class _Paper(BaseModel):

@@ -1,4 +1,4 @@
-"""Tables 1 to 4: the paper's values beside ours, which come from different patients; SSD against SSD-FE."""
+"""Tables 1 to 4 for SSD and SSD-FE, with the paper's values beside ours. The patients differ."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ def table1(labels: Labels) -> pd.DataFrame:
 
 
 def mimics_table(mimics: Labels, patients: int) -> pd.DataFrame:
-    """Boxes, mimics and mimics per patient by kind, and of all; a mimic counts once, however many images show it."""
+    """Numbers of boxes, mimics and mimics per patient, by kind and in total. A mimic on several images counts once."""
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}
     boxes = pd.DataFrame(mimics["annotations"], columns=["id", "category_id", "lesion_id"])
     counts = boxes.groupby(boxes["category_id"].map(kinds).rename("kind")).agg(
@@ -49,12 +49,12 @@ def mimics_table(mimics: Labels, patients: int) -> pd.DataFrame:
 def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
     """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
 
-    Rows with FE also hold the gain over the twin without, paired by patient. Beside them stand, each with its interval
-    and gain, the 11-point average, precision and false positives at the paper's sensitivity (NaN where it is never
-    reached), and the sensitivity of all detections together.
+    Rows with FE also hold the gain over the twin without FE, paired by patient. Further columns, each with interval
+    and gain, are the 11-point AP, precision and false positives at the paper's sensitivity (NaN if it is never
+    reached), and the largest sensitivity.
 
     Args:
-        matches: variant -> matches of the test images, each with its twin; only those of the paper's Table 2 get a row.
+        matches: variant -> matches of the test images, for both twins. Only variants of the paper's Table 2 get a row.
     """
     _check_twins(matches)
     at = settings.sensitivity
@@ -81,14 +81,14 @@ def table3(
 ) -> pd.DataFrame:
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
-    Twins are read at one recall: the paper's or, where one of the two never comes that far, the largest that both
-    reach, in each resample of patients anew. A pair of which one finds nothing has no precision (NaN). Seconds are
-    those of a forward pass in training, as in the paper; the ratios compare FE with its twin, for the forward pass and
-    for the whole training step.
+    Both twins are read at the same recall: the paper's or, if a twin does not reach it, the largest that both reach.
+    Each resample of patients has its own recall. Precision is NaN if a twin finds nothing. Seconds are those of a
+    forward pass in training, as in the paper. The ratios compare the variant with FE to its twin without FE, for the
+    forward pass and for the whole training step.
 
     Args:
         matches: variant -> matches of the test images, each variant with its twin.
-        cost: variant without FE -> `cmbfe.training.timing.cost_of_fe` of it and its twin.
+        cost: variant without FE -> `cmbfe.training.timing.cost_of_fe` of the variant and its twin.
     """
     _check_twins(matches)
     rows = {}
@@ -115,16 +115,16 @@ def table3(
 def table4(
     matches: Mapping[str, Matches], others: Mapping[str, Matches], settings: Evaluation, seed: int
 ) -> pd.DataFrame:
-    """Table 4: the paper's comparison of studies as printed, the arithmetic beside it, and ours where there is one.
+    """Table 4: the paper's comparison of studies, with recomputed false positives and, if available, our values.
 
-    `paper_false_positives_per_cmb_by_arithmetic` follows from the printed sensitivity and precision. Ours are read at
-    the paper's 90 % sensitivity (`our_sensitivity`), with 95 % intervals over patients and the paired gain by FE; NaN
-    where a detector never reaches it. Each study has patients of its own: their rows cannot be compared. Below are the
-    baselines on our patients, with what their papers print (`published_...`) and their AP less that of SSD-512.
+    `paper_false_positives_per_cmb_by_arithmetic` follows from the printed sensitivity and precision. Our values are
+    those at the paper's 90 % sensitivity (`our_sensitivity`), with 95 % CIs over patients and the paired gain by FE.
+    They are NaN for a detector that never reaches it. Studies have different patients and cannot be compared. The
+    baselines follow, on our patients, with their published values (`published_...`) and their AP minus SSD-512's.
 
     Args:
-        matches: variant -> matches of the test images, ssd512 and ssd512-fe among them.
-        others: baseline -> matches of the same images, names as in `cmbfe.paper.facts.PUBLISHED`.
+        matches: variant -> matches of the test images, including ssd512 and ssd512-fe.
+        others: baseline -> matches of the same images, with names as in `cmbfe.paper.facts.PUBLISHED`.
     """
     variants = {"SSD-512": "ssd512", "SSD-512-FE": "ssd512-fe"}
     rows = {}
@@ -145,7 +145,7 @@ def table4(
 def _ours_of_table4(
     matches: Mapping[str, Matches], variant: str, settings: Evaluation, seed: int
 ) -> dict[str, float]:
-    """Our columns of a row: at the paper's sensitivity where it is reached, then what every detector has."""
+    """Our columns of a row: values at the paper's sensitivity (NaN if not reached), then AP and FROC sensitivities."""
     metrics = {
         "precision": partial(precision_at_sensitivity, sensitivity=settings.sensitivity),
         "false_positives_per_cmb": partial(curves.false_positives_per_cmb, sensitivity=settings.sensitivity),
@@ -161,7 +161,7 @@ def _ours_of_table4(
 
 
 def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
-    """The normalised area of the FROC (Figure 5, A15) by variant with its gain, as in `table2`; the paper has none."""
+    """The normalised FROC area (Figure 5, A15) and gain of each variant, as in `table2`. The paper prints no area."""
     _check_twins(matches)
     area = partial(curves.froc_auc, x_max=settings.froc_x_max)
     rows = {
@@ -172,7 +172,7 @@ def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) 
 
 
 def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]:
-    """AP on the test images by variant, and the gain by FE of each pair of twins: to compare experiments by."""
+    """AP on the test images by variant, and the gain by FE of each pair of twins, for comparing experiments."""
     _check_twins(matches)
     ap = {variant: float(average_precision(of_variant)) for variant, of_variant in matches.items()}
     plain = [variant for variant in ap if variant == plain_of(variant)]
@@ -180,7 +180,7 @@ def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]
 
 
 def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None) -> Value:
-    """The largest recall that all of `twins` reach, but no more than `at_most`; one per resample with `weights`."""
+    """The largest recall that all of `twins` reach, limited to `at_most`; with `weights`, a value per resample."""
     reached = [curves.largest_sensitivity(twin, weights) for twin in twins]
     common = np.minimum.reduce([*reached, np.full_like(reached[0], at_most)])
     return float(common) if weights is None else common
@@ -194,7 +194,7 @@ def precision_at_common_recall(
 
 
 def plain_of(variant: str) -> str:
-    """The variant without FE: itself or its twin."""
+    """Name of the variant without FE."""
     return variant.removesuffix("-fe")
 
 
@@ -215,7 +215,7 @@ def _with_interval(
     seed: int,
     gain: str = "our_gain",
 ) -> dict[str, float]:
-    """A metric with its interval and, under `gain`, its paired difference to the twin without FE; NaN for that twin."""
+    """A metric with its CI and, under `gain`, the paired difference to the twin without FE (NaN for that twin)."""
     plain, resamples = plain_of(variant), settings.bootstrap_samples
     if plain == variant:
         value, difference = intervals.bootstrap(metric, matches[variant], resamples, seed), None
@@ -230,12 +230,12 @@ def _paper_gain(variant: str, printed: Mapping[str, float]) -> float:
 
 
 def _printed(variant: str, column: str) -> float:
-    """A value of the paper's Table 3, which lacks SSD-300: NaN."""
+    """A value of the paper's Table 3; NaN for SSD-300, which the table lacks."""
     return float(facts.TABLE_3[column].get(variant, np.nan))
 
 
 def _times(variant: str, cost: pd.DataFrame) -> dict[str, float]:
-    """Seconds per batch, paper and ours, and with FE what they are of those without."""
+    """Seconds per batch, paper and ours, and for variants with FE the ratios to the twin without FE."""
     paper_seconds, plain = _printed(variant, "seconds_per_batch_of_8"), plain_of(variant)
     has_fe = variant != plain
     return {

@@ -1,4 +1,4 @@
-"""What the paper prints, from paper.yaml, and where it contradicts itself; shares are fractions, times are seconds."""
+"""The paper's printed numbers, from paper.yaml, and its contradictions. Shares are fractions, times are seconds."""
 
 from importlib.resources import files
 
@@ -9,7 +9,7 @@ import yaml
 from cmbfe.paper.tables import as_text
 
 PAPER = yaml.safe_load((files("cmbfe.paper") / "paper.yaml").read_text(encoding="utf-8"))
-"""The file's content; it says what each value is."""
+"""Content of paper.yaml, which describes each value."""
 _PRINTED = PAPER["printed"]
 
 
@@ -39,9 +39,9 @@ def false_positives_per_cmb(sensitivity: float, precision: float) -> float:
 
 
 def contradictions() -> pd.DataFrame:
-    """A row per contradiction: `what`, `printed` (all values of it), `follows` (from the paper's own numbers), `how`.
+    """A row per contradiction: `what`, `printed` (all printed values), `follows` (from the paper's own numbers), `how`.
 
-    `follows` is NaN where two statements exclude each other and nothing follows.
+    `follows` is NaN where two statements exclude each other and give no value.
     """
     rows = []
     for study, (recall, precision, in_table) in TABLE_4.iterrows():

@@ -1,7 +1,7 @@
-"""The map of the paper: each claim, setting, number, table and figure, where it is made here, and what came out.
+"""The map of the paper: each claim, setting, number, table and figure, with our result and the place that makes it.
 
-Values of ours are read from params.yaml, from constants of the code and from results/tables, never typed. A value that
-was not made (yet) says so.
+Our values are read from params.yaml, from constants in the code and from results/tables, never typed in. Values that do
+not exist yet are marked.
 """
 
 import json
@@ -33,11 +33,11 @@ EXCLUDED = "the paper's gain is excluded here"
 LITERAL, ANOTHER, IN_CODE = "as in the profile paper", "another value", "stated in the code"
 ACQUISITION = ("field_strength_t", "echo_time_ms", "repetition_time_ms", "echo_train_length", "bandwidth_khz",
                "flip_angle_degrees")  # fmt: skip
-"""Names of constants of `cmbfe.phantom.dicom`, in small letters."""
+"""Names of constants of `cmbfe.phantom.dicom`, in lower case."""
 
 
 class Reading(NamedTuple):
-    """A value of ours with its 95 % interval; NaN where there is none."""
+    """One of our values with its 95 % CI, which is NaN if none was computed."""
 
     value: float
     low: float = np.nan
@@ -51,9 +51,9 @@ class Reading(NamedTuple):
 
 
 def read_cell(cell: Cell, root: Path) -> Reading | None:
-    """What results/tables of the workspace `root` says, its interval from `<column>_low` and `_high`; None without.
+    """A cell of results/tables in the workspace `root`, with its CI from `<column>_low` and `_high`; None if absent.
 
-    A row is named by the first column, or by "a,b" for the first two.
+    `cell.row` is the value in the first column, or "a,b" for the first two columns.
     """
     file = paths.table(cell.table, root)
     if not file.is_file():
@@ -87,15 +87,15 @@ def paper_map(params: Params, root: Path) -> pd.DataFrame:
 
 
 def missing_exhibits(rows: pd.DataFrame) -> list[str]:
-    """Names of the tables and figures of the paper whose files are not all there."""
+    """Names of the paper's tables and figures that lack a file in results/."""
     return rows.loc[rows["status"].eq(MISSING), "section"].tolist()
 
 
 def open_points(params: Params, root: Path) -> pd.DataFrame:
     """A row per open point: `question`, `readings` (ours first), `set_by`, `now`, `status`, `paper_profile`, `effect`.
 
-    `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` is what tables say of it;
-    the change by a reading is AP with FE in that arm less AP with FE as in params.yaml.
+    `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` lists our measurements: the
+    change of AP by a reading is AP with FE in its arm minus AP with FE as in params.yaml.
     """
     now, literal = (known_values(settings, root) for settings in (params, load_params(profile_file("paper"))))
     rows = []
@@ -115,7 +115,7 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
 
 
 def deviations(params: Params) -> pd.DataFrame:
-    """Every setting but the study's that differs from the profile `paper`: columns `paper_profile`, `ours`."""
+    """Settings outside `study` that differ from the profile `paper`, in columns `paper_profile` and `ours`."""
     both = [setting_values(settings) for settings in (load_params(profile_file("paper")), params)]
     keys = [key for key in both[0] | both[1] if not key.startswith("study.") and key != "profile"]
     differing = [key for key in keys if both[0].get(key) != both[1].get(key)]
@@ -202,12 +202,12 @@ def _of_exhibit(exhibit: Exhibit, root: Path) -> dict[str, str]:
 
 
 def _setting_text(known: Mapping[str, object], key: str) -> str:
-    """A value as text: null as params.yaml has it, a dash where there is no such key."""
+    """The value of a key as text: null for None, a dash for an unknown key."""
     return "–" if key not in known else "null" if known[key] is None else as_text(known[key])
 
 
 def _effect(point: OpenPoint, params: Params, root: Path) -> str:
-    """What the study's arms and other tables say of an open point."""
+    """The measured effect of an open point as text, from the study's arms and other tables."""
     arms = [name for name, arm in params.study.arms.items() if set(arm.settings) & set(point.keys)]
     changes = [(name, read_cell(Cell("study", f"{name},fe", "over_fe"), root)) for name in arms]
     lines = [f"{name}: change of AP {_shown(reading)}" for name, reading in changes if reading is not None]
@@ -227,10 +227,10 @@ def _shown(reading: Reading | None) -> str:
 
 
 def known_values(params: Params, root: Path) -> dict[str, object]:
-    """Every value that a key of `cmbfe.paper.claims` may name: settings by their key paths, and what no setting holds.
+    """All values that keys in `cmbfe.paper.claims` may name: settings by key path, and values that no setting holds.
 
-    These are `acquisition.*`, `input_px.*`, `trunk.*` and `first_map.*` (cells on a side) from the code, `cohort.*`
-    from several settings, and `05_backbones.batch` from that notebook's parameters in the workspace `root`.
+    The latter are `acquisition.*`, `input_px.*`, `trunk.*` and `first_map.*` (cells on a side) from the code,
+    `cohort.*` from several settings, and `05_backbones.batch` from the notebook's parameters in the workspace `root`.
     """
     phantom, defaults = params.phantom, draw_patient.__kwdefaults__
     return {
@@ -253,7 +253,7 @@ def setting_values(params: Params) -> dict[str, object]:
 
 
 def notebook_parameters(notebook: Path) -> dict[str, object]:
-    """The plain literals of a notebook's parameters cell, by name."""
+    """The literal values in a notebook's parameters cell, by name."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     lines = (line.partition(" = ") for text in source for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""How tables and values look in Markdown, and in pages that people write."""
+"""Format tables and values as Markdown, and insert them into handwritten pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from cmbfe.errors import InputError
 
 
 def as_text(value: object) -> str:
-    """A value as the map shows it: numbers to three decimals, several after one another, nothing for None.
+    """A value as text: numbers to three decimals, tuples separated by commas, an empty text for None.
 
     >>> as_text((0.8, 0.95)), as_text(120_000), as_text(0.12345), as_text(0.0003), as_text(None)
     ('0.8, 0.95', '120,000', '0.123', '0.0003', '')
@@ -26,21 +26,21 @@ def as_text(value: object) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the cells are text already."""
+    """A Markdown table of cells that are already text."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def markdown_of(frame: pd.DataFrame, headings: Mapping[str, str]) -> str:
-    """Columns of a data frame with their headings.
+    """The columns of a data frame that `headings` names, as a Markdown table.
 
-    An interval (columns NAME_low and NAME_high) stands behind its value, gains have their sign, a gap is a dash.
+    An interval (columns NAME_low and NAME_high) follows its value, gains have a sign, and a missing value is a dash.
     """
     return markdown(list(headings.values()), readable(frame)[list(headings)].to_numpy())
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table to look at: cells as `markdown_of` writes them, intervals behind their values, rows by their names."""
+    """A table for display: cells are text as in `markdown_of`, and intervals follow their values."""
     rows, names = frame.astype(object).to_dict("records"), list(frame)
     limits = {f"{name}{end}" for name in names for end in ("_low", "_high")}
     cells = {name: [_cell(row, name) for row in rows] for name in names if name not in limits}
@@ -62,7 +62,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 
 def with_block(text: str, name: str, block: str) -> str:
-    """Replace what lies between the markers `<!-- name: begin -->` and `<!-- name: end -->`.
+    """Replace the text between the markers `<!-- name: begin -->` and `<!-- name: end -->`.
 
     Raises:
         InputError: the text does not have each marker once, in this order.

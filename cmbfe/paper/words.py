@@ -1,13 +1,13 @@
-"""What a gain says, as a sentence: it depends on the interval."""
+"""Sentences that interpret a gain by its 95 % CI."""
 
 import pandas as pd
 
 NOTHING = 0.005
-"""AP: below it a detector finds next to nothing, and a gain says nothing of FE."""
+"""AP below which a detector finds next to nothing, so that its gain says nothing about FE."""
 
 
 def verdict(detector: str, row: pd.Series) -> str:
-    """Whether FE helped a detector, and which gains are excluded, from a row of `cmbfe.studies.reading.gains_table`.
+    """Say whether FE helped a detector and which gains are excluded, from a row of `cmbfe.studies.reading.gains_table`.
 
     An interval that includes zero is inconclusive, unless it excludes the gain that the paper prints.
     """

@@ -1,1 +1,1 @@
-"""Any patients, simulated or imported, beside what is published of real ones: `cmbfe describe`."""
+"""Compare simulated or imported patients with published values of real patients (`cmbfe describe`)."""

@@ -1,7 +1,7 @@
-"""Dark blobs: what an untrained filter takes for a microbleed, slice by slice.
+"""Dark blobs: spots in a slice that an untrained filter takes for microbleeds.
 
-At each scale, the smaller of the two principal curvatures of the brightness in its slice, times the scale squared
-(Lindeberg, Int J Comput Vis 30:79, 1998): large in the middle of a dark dot, and about 0 along a dark line or edge.
+At each scale, the response is the smaller principal curvature of the brightness in the slice, times the scale squared
+(Lindeberg, Int J Comput Vis 30:79, 1998). It is large in the middle of a dark dot, and about 0 along a line or edge.
 """
 
 import numpy as np
@@ -11,25 +11,25 @@ from cmbfe.baselines.candidates import Stack, Volume, peaks_per_slice
 from cmbfe.data.labelled.labels import Detections
 
 RADII_MM = (1.0, 1.5, 2.25, 3.4)
-"""Radii of the discs that the scales answer to most: a scale is the radius over the root of two."""
+"""Radii of the discs with the largest response at each scale. A scale is the radius over the square root of two."""
 MOST = 100
-"""Blobs of a slice that are kept, the most pronounced ones."""
+"""Number of blobs kept per slice, those with the largest response."""
 APART_MM = 1.5
-"""Two blobs of a slice are further apart."""
+"""Least distance between two blobs of a slice."""
 
 
 def blob_response(volume: Volume) -> np.ndarray:
-    """How much each voxel is the middle of a dark dot of its slice, largest over `RADII_MM`: float32 like the voxels.
+    """Response of the filter at each voxel of a volume, the largest over `RADII_MM`: float32 like the voxels.
 
-    In the units of the voxels: the middle of a Gaussian dot of depth d has d / 4 at the scale of its own sigma.
+    It is in units of the voxels: d / 4 in the middle of a Gaussian dot of depth d, at the scale of the dot's sigma.
     """
     scales_px = [[radius / np.sqrt(2) / step for step in volume.spacing_mm[1:]] for radius in RADII_MM]
-    # Slice by slice: what a filter needs then stays in the processor's cache.
+    # Slice by slice, so that the data of a filter stay in the processor's cache.
     return np.stack([np.max([_curvature(one, *px) for px in scales_px], axis=0) for one in volume.voxels])
 
 
 def _curvature(image: np.ndarray, row_px: float, column_px: float) -> np.ndarray:
-    """The smaller principal curvature of an image at one scale, times its square."""
+    """The smaller principal curvature of an image at one scale, times the scale squared."""
 
     def second(rows: int, columns: int) -> np.ndarray:
         derived = ndimage.gaussian_filter(image, (row_px, column_px), (rows, columns))
@@ -40,7 +40,7 @@ def _curvature(image: np.ndarray, row_px: float, column_px: float) -> np.ndarray
 
 
 def blobs(stack: Stack, volume: Volume) -> Detections:
-    """The blobs of a volume as COCO results, each box its middle's pixel, the response its score."""
+    """The blobs of a volume as COCO results. The box is the pixel in the middle, and the score is the response."""
     response = blob_response(volume)
     places = peaks_per_slice(response, MOST, max(1, round(volume.px(APART_MM))))
     scores = response[tuple(places.T)]

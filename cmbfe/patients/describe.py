@@ -1,4 +1,4 @@
-"""Compare patients with published ones, by images and labels alone: a row per published number."""
+"""Compare patients with published values, from images and labels alone, in a table with a row per value."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -35,9 +35,9 @@ from cmbfe.patients.measure import measure_lesion
 from cmbfe.patients.published import PUBLISHED, Published
 
 HEAD_MM = 100.0
-"""A series that covers less is a slab: it may have less than the published numbers per head."""
+"""A series that covers less is a slab, whose numbers may be lower than the published numbers per head."""
 OF_HEADS = ("blobs", "in_patient", "in_positive")
-"""Traits whose published numbers are of whole heads."""
+"""Traits whose published numbers refer to whole heads."""
 SENSITIVITY = 0.95
 RESAMPLES = 1000
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
@@ -54,15 +54,15 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 
 @dataclass(frozen=True)
 class Patients:
-    """What is known of P patients."""
+    """Measurements of P patients."""
 
     traits: Mapping[str, pd.Series]
-    """Trait of `PUBLISHED` -> its values, indexed by the number of the patient that each is of."""
+    """Trait of `PUBLISHED` -> its values, indexed by the number of the patient."""
     blobs: Matches
     series: np.ndarray
-    """int64 [P]: how many each patient has."""
+    """int64 [P]: number of series of each patient."""
     depth_mm: float
-    """What a series covers across its slices, median."""
+    """Median extent of a series across its slices."""
 
 
 def compare_patients(
@@ -73,16 +73,16 @@ def compare_patients(
     jobs: int = -1,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The patients of a folder of images with annotations.json beside published ones, a row per published number.
+    """Compare the patients of a folder of images with annotations.json with published values, a row per value.
 
     Args:
-        folder: as `cmbfe import` and the pipeline leave it; mimics.json and series.json are read where they are there.
-        slice_mm: distance between slices, for series that series.json does not know.
-        jobs: series that are measured at a time; -1: one per core. They change the time, not the numbers.
+        folder: as written by `cmbfe import` or the pipeline. mimics.json and series.json are optional.
+        slice_mm: distance between slices, for series that are not in series.json.
+        jobs: series measured at a time; -1: one per core. Does not change the numbers.
 
     Returns:
-        Indexed by what is compared; `ours`, `ours_low`, `ours_high` (95 % CI over patients); `published`, `low`,
-        `high`; `in_range` ("yes", "no", "unknown"); `citation`, `checked`; `note` (why unknown, what else to know).
+        A table indexed by what is compared. Columns: `ours`, `ours_low`, `ours_high` (95 % CI over patients);
+        `published`, `low`, `high`; `in_range` ("yes", "no", "unknown"); `citation`, `checked`; `note` (reason, remark).
 
     Raises:
         InputError: no such labels or images, no microbleed, a missing key, or an unknown distance between slices.
@@ -93,7 +93,7 @@ def compare_patients(
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The table of `compare_patients` to read: what, ours with its interval, published, in range and why not."""
+    """The table of `compare_patients` as Markdown: value with 95 % CI, published value, whether in range, and note."""
     cells = [
         [what, _with_interval(row), row["published"], ": ".join(filter(None, (row["in_range"], row["note"])))]
         for what, row in table.iterrows()
@@ -120,7 +120,7 @@ def _row(row: Published, patients: Patients, resamples: int, seed: int) -> dict[
 
 
 def _statistic(row: Published, patients: Patients, weights: np.ndarray) -> np.ndarray:
-    """A row's statistic, each patient counted as often as its weight says: [B]; NaN where there is no value."""
+    """Statistic of a row, [B], with each patient repeated as often as its weight says; NaN if there is no value."""
     values = patients.traits.get(row.trait, pd.Series(dtype=float))
     whose = values.index.to_numpy(np.int64)
     drawn = (np.repeat(values.to_numpy(), counts[whose]) for counts in weights.astype(np.int64))
@@ -128,14 +128,14 @@ def _statistic(row: Published, patients: Patients, weights: np.ndarray) -> np.nd
 
 
 def _blobs_per_series(patients: Patients, weights: np.ndarray) -> np.ndarray:
-    """Blobs per series that are no microbleed at `SENSITIVITY`: [B]."""
+    """Number of false-positive blobs per series at `SENSITIVITY`: [B]."""
     truths = np.bincount(patients.blobs.truth_patient, minlength=len(patients.series))
     per_cmb = false_positives_per_cmb(patients.blobs, SENSITIVITY, weights)
     return per_cmb * (weights @ truths) / (weights @ patients.series)
 
 
 def _verdict(value: float, row: Published, patients: Patients) -> tuple[str, str]:
-    """Whether a value is in the published range, and what to know of that."""
+    """Whether a value is in the published range ("yes", "no" or "unknown"), and a note."""
     low, high = (-np.inf if row.low is None else row.low), (np.inf if row.high is None else row.high)
     is_slab = row.trait in OF_HEADS and patients.depth_mm < HEAD_MM
     note = f"a series covers {patients.depth_mm:.0f} mm of a head" if is_slab else ""
@@ -151,7 +151,7 @@ def _verdict(value: float, row: Published, patients: Patients) -> tuple[str, str
 
 
 def _measured(folder: Path, slice_mm: float | None, jobs: int, progress: bool) -> Patients:
-    """Measure everything; each volume is read once."""
+    """Measure all traits of the patients in a folder. Each volume is read once."""
     labels = _read(folder)
     step_mm = slice_spacings(labels, folder, slice_mm)
     boxes, found, lesions = _table(labels["annotations"], labels, step_mm), [], {}
@@ -168,7 +168,7 @@ def _measured(folder: Path, slice_mm: float | None, jobs: int, progress: bool) -
 
 
 def _of_stack(stack: Stack, boxes: pd.DataFrame) -> tuple[Detections, dict[str, dict[str, float]]]:
-    """Blobs of a stack, and size, shape and contrast of its microbleeds; `boxes` as `_table` has them."""
+    """Blobs of a stack, and size, shape and contrast of its microbleeds; `boxes` are rows of `_table`."""
     volume = read_volume(stack)
     slices = boxes["image"].map({image: number for number, image in enumerate(stack.image_ids)})
     lesions = {
@@ -181,7 +181,7 @@ def _of_stack(stack: Stack, boxes: pd.DataFrame) -> tuple[Detections, dict[str, 
 def _of_patients(
     labels: Labels, step_mm: Mapping[Any, float], boxes: pd.DataFrame, lesions: pd.DataFrame, matches: Matches
 ) -> Patients:
-    """All measurements of boxes and microbleeds, in the order of the patients of `matches`."""
+    """Gather all measurements of boxes and microbleeds, with patients in the order of `matches`."""
     number = {str(patient): index for index, patient in enumerate(matches.patients)}
     of_lesion = boxes.groupby("lesion").agg({"patient": "first", "location": "first"}).join(lesions)
     count = of_lesion["patient"].value_counts().reindex(list(number), fill_value=0)
@@ -203,7 +203,7 @@ def _of_patients(
 
 
 def _read(folder: Path) -> Labels:
-    """Labels of the labelled patients, without ignore regions, with what three dimensions need."""
+    """Read the labels of labelled patients, without ignore regions, and check the keys that link boxes over slices."""
     file = folder / LABELS_FILE
     labels = labelled(read_labels(file))
     labels["annotations"] = [box for box in labels["annotations"] if not is_region(box)]
@@ -221,7 +221,7 @@ def _series(image: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _table(boxes: Iterable[Mapping[str, Any]], labels: Labels, step_mm: Mapping[Any, float]) -> pd.DataFrame:
-    """A row per box on an image of `labels`: whose it is, and where its middle is, in mm."""
+    """One row per box on an image of `labels`: patient, series, lesion, image, location, box, and centre in mm."""
     images = {image["id"]: image for image in labels["images"]}
     rows = []
     for box in (box for box in boxes if box["image_id"] in images):
@@ -235,9 +235,9 @@ def _table(boxes: Iterable[Mapping[str, Any]], labels: Labels, step_mm: Mapping[
 
 
 def nearest_mm(boxes: pd.DataFrame, mimics: pd.DataFrame) -> pd.Series:
-    """Distance of each microbleed to the nearest other microbleed or mimic of its series; NaN where it is alone.
+    """Distance of each microbleed to the nearest other microbleed or mimic of its series; NaN if there is none.
 
-    In three dimensions, between the middles of the two nearest boxes. Both are tables of `_table`.
+    Measured in three dimensions between the centres of the nearest boxes. `boxes` and `mimics` are made by `_table`.
     """
     nearest = {}
     for (patient, series), own in boxes.groupby(["patient", "series"]):

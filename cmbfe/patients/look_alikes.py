@@ -34,14 +34,14 @@ class Crop(NamedTuple):
     """File name."""
     bbox: list[float]
     response: float
-    """The blob filter's in the box: how much it is a dark dot."""
+    """Largest response of the blob filter in the box; high for a dark dot."""
 
 
 def draw_crops(folder: Path, count: int = 60, seed: int = 0) -> list[Crop]:
-    """As many microbleeds as mimics, `count` together or fewer, each on the middle one of its slices, shuffled.
+    """Draw as many microbleeds as mimics, at most `count` in total, each on its middle slice, in random order.
 
-    Each mimic has a microbleed that is as much of a dark dot: the nearest of some drawn at random. A screening
-    leaves such mimics to be judged; most are fainter.
+    For each microbleed, the mimic with the nearest blob response is chosen from a random sample of mimics. A screening
+    leaves such mimics to be judged; most other mimics are fainter.
 
     Args:
         folder: images with annotations.json and mimics.json.
@@ -59,7 +59,7 @@ def draw_crops(folder: Path, count: int = 60, seed: int = 0) -> list[Crop]:
 
 
 def _drawn(file: Path, number: int, rng: np.random.Generator) -> list[Crop]:
-    """Crops of so many microbleeds or mimics of a label file, drawn at random, or of all."""
+    """Crops of at most `number` microbleeds or mimics of a label file, drawn at random."""
     labels = read_labels(file)
     try:
         check_lesion_keys(labels)

@@ -1,7 +1,7 @@
-"""A microbleed as it looks, not as it is: size, shape and contrast of the dark voxels in its boxes.
+"""Visible size, shape and contrast of a microbleed, measured on the dark voxels in its boxes.
 
-A voxel counts if it is darker than halfway between the darkest and the surroundings and connected to the darkest, on
-a grid of `GRID_MM` like that of published masks.
+A voxel counts if it is connected to the darkest voxel, and darker than halfway from there to the surroundings. The
+grid of `GRID_MM` is like that of published masks.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from cmbfe.baselines.candidates import Volume
 
 GRID_MM = 0.5
 SURROUNDINGS_MM = 4.0
-"""How far around its boxes a microbleed's surroundings reach, in its slices."""
+"""Width of the surroundings of a microbleed's boxes, in its slices."""
 DIFFERENCES = np.array([[[1, -2, 1], [-2, 4, -2], [1, -2, 1]]]) / 6
-"""Leaves of an image its noise, at the same standard deviation (Immerkær, Comput Vis Image Underst 64:300, 1996)."""
+"""Filter that keeps only noise and its standard deviation (Immerkær, Comput Vis Image Underst 64:300, 1996)."""
 
 
 def measure_lesion(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
-    """Size, shape and contrast of a microbleed inside its boxes; empty if nothing inside is darker than the
-    surroundings.
+    """Size, shape and contrast of a microbleed in its boxes; empty if no voxel there is darker than the surroundings.
 
     Args:
-        slices: int64 [K] of its boxes, float64 [K, 4] xyxy px.
+        slices: slice of each box, int64 [K].
+        boxes: float64 [K, 4] xyxy px.
 
     Returns:
-        What `shape_of` gives, and `contrast_to_noise`: how far the region's mean lies under the median of its
-        surroundings, over the noise in them.
+        The values of `shape_of`, and `contrast_to_noise`: median of the surroundings minus mean of the region, over
+        the noise of the surroundings.
     """
     window, inside = _window(volume, slices, boxes)
     crop = volume.voxels[window]
@@ -47,7 +47,7 @@ def measure_lesion(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> dic
 
 
 def _window(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The part of a volume that holds boxes with `SURROUNDINGS_MM`, and which of its voxels lie in a box."""
+    """Window of a volume around boxes and their surroundings, and the mask of its voxels that lie in a box."""
     edges = np.rint(boxes).astype(int)
     edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2] + 1)
     reach = np.ceil(SURROUNDINGS_MM / np.array(volume.spacing_mm)[[2, 1]]).astype(int)
@@ -63,9 +63,9 @@ def _window(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> tuple[tupl
 def shape_of(region: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
     """Size and shape of a region, bool [slices, rows, columns], as PyRadiomics defines them.
 
-    `equivalent_mm`: diameter of the ball of its volume. `in_plane_mm`: longest distance within a slice between points
-    of its surface. `elongation`: root of the second over the first eigenvalue of its voxels' covariance, 1 for a ball.
-    `sphericity`: surface of the ball of its mesh's volume over the mesh's.
+    `equivalent_mm`: diameter of a ball of the same volume. `in_plane_mm`: longest distance between surface points in a
+    slice. `elongation`: square root of the second-largest over the largest eigenvalue of the voxels' covariance, 1 for
+    a ball. `sphericity`: surface of a ball with the volume of the mesh, over the surface of the mesh.
     """
     volume = region.sum() * np.prod(spacing_mm)
     spread = np.linalg.eigvalsh(np.cov((np.argwhere(region) * spacing_mm).T, bias=True)).clip(0)

@@ -1,7 +1,7 @@
 """Published numbers of real patients, with which `cmbfe describe` compares a data set.
 
-Where a source prints one value, the range around it is this project's own: `MM` for lengths, about a pixel of a
-scanner; `SHARE` for shares. Where it prints values of several sets, the range is theirs.
+If a source prints a single value, this project sets the range around it: `MM` for lengths, about a scanner's pixel, and
+`SHARE` for shares. If a source prints values of several sets, the range spans these values.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Source(NamedTuple):
 
 
 class Published(NamedTuple):
-    """One row: a statistic of a trait (see `cmbfe.patients.describe`), and what is published of it."""
+    """One row: a statistic of a trait (see `cmbfe.patients.describe`), and its published value."""
 
     what: str
     trait: str
@@ -72,7 +72,7 @@ _of_splits = _per_image[["train", "test", "validation"]]
 
 
 def _sizes(what: str, trait: str, values: dict[str, float]) -> list[Published]:
-    """Quantiles of a length, mm."""
+    """Rows for the quantiles of a length in mm."""
     return [
         Published(f"{what}, mm, {name}", trait, name, value - MM, value + MM, f"{value:g}", MASKS)
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""A patient before the lesions: the template deformed to a head with skull, scalp, air and iron; veins, field, coil."""
+"""A patient's head before the lesions: deformed template, skull, scalp, air, iron, veins, static field and coil."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,14 +31,14 @@ WARP_ORIGIN_MM = np.array([-110.0, -145.0, -100.0])
 WARP_STEP_MM = 25.0
 WARP_SHAPE = (10, 12, 9)
 SCAN_TO_TEMPLATE_AXES = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
-"""Scan (up, back, left) to template (right, front, up)."""
+"""Turns scan axes (up, back, left) into template axes (right, front, up)."""
 BODY_MM = 1.0  # in-plane spacing of the grid on which tissues are evaluated; the template itself has 1 mm
 AIR_MM = 2.5  # spacing of the grid over the whole head on which the field of air and bone is simulated
 
 
 @dataclass(frozen=True)
 class Build:
-    """What makes one head differ from the template; drawn by `draw_build`, applied by `template_position`."""
+    """How a head differs from the template; drawn by `draw_build`, applied by `template_position`."""
 
     age_years: float
     scale: np.ndarray  # size against the template along x, y, z; ICBM-152 is larger than a mean head
@@ -51,7 +51,7 @@ class Build:
 
 
 def draw_build(rng: np.random.Generator) -> Build:
-    """Draw a head of 45 to 85 years, as in populations with microbleeds; sizes around published adult ranges."""
+    """Draw a head aged 45 to 85 years, as in populations with microbleeds, with sizes near published adult ranges."""
     age = rng.uniform(45, 85)
     aged = (age - 45) / 40
     rough = rng.standard_normal((3, *WARP_SHAPE))
@@ -77,18 +77,18 @@ def _rotation(angles_degrees: np.ndarray) -> np.ndarray:
 
 
 def scan_to_template(build: Build) -> np.ndarray:
-    """Linear part [3, 3] of the way from scan to template coordinates."""
+    """Linear part [3, 3] of the transform from scan to template coordinates."""
     return np.diag(1 / build.scale) @ _rotation(build.angles_degrees) @ SCAN_TO_TEMPLATE_AXES
 
 
 def template_position(build: Build, points: np.ndarray, template: Template) -> np.ndarray:
-    """Template coordinates mm of scan positions [3, ...] mm: affine, smooth warp, widened ventricles."""
+    """Map scan positions [3, ...] in mm to template positions by an affine map, a smooth warp and wider ventricles."""
     place = (scan_to_template(build) @ points.reshape(3, -1)).astype(np.float32)
     index = (place - WARP_ORIGIN_MM[:, None].astype(np.float32)) / np.float32(WARP_STEP_MM)
     warped = place + np.stack(
         [ndimage.map_coordinates(w, index, order=3, mode="nearest", output=np.float32) for w in build.warp_mm]
     )
-    # A point outside the wall takes the tissue that lay `growth` mm nearer to the ventricle; fades over 12 mm.
+    # Tissue outside a ventricle moves away from it by the growth at the wall, which fades over 12 mm.
     distance = template.ventricle.at(warped)
     pull = np.float32(-build.ventricle_growth_mm) * np.exp(-np.maximum(distance, 0) / np.float32(12))
     moved = warped + pull * template.ventricle.gradient_at(warped, 2.0)
@@ -96,7 +96,7 @@ def template_position(build: Build, points: np.ndarray, template: Template) -> n
 
 
 def scan_position(build: Build, points: np.ndarray, template: Template) -> np.ndarray:
-    """Scan positions mm of template points [3, n] mm: `template_position` inverted by fixed-point iteration."""
+    """Scan positions of template points [3, n], both in mm, by fixed-point inversion of `template_position`."""
     inverse = np.linalg.inv(scan_to_template(build))
     place = inverse @ points
     for _ in range(8):
@@ -105,7 +105,7 @@ def scan_position(build: Build, points: np.ndarray, template: Template) -> np.nd
 
 
 def covering(axis: np.ndarray, step_mm: float) -> np.ndarray:
-    """Coordinates at most `step_mm` apart from the first to the last value of `axis`."""
+    """Evenly spaced coordinates from the first to the last value of `axis`, at most `step_mm` apart."""
     return np.linspace(axis[0], axis[-1], max(int(np.ceil((axis[-1] - axis[0]) / step_mm)), 3) + 1)
 
 
@@ -120,7 +120,7 @@ def refine(values: np.ndarray, axes: Axes, finer: Axes) -> np.ndarray:
 
 
 def refine_linearly(values: np.ndarray, axes: Axes, finer: Axes) -> np.ndarray:
-    """As `refine`, but linear: faster for large grids."""
+    """Interpolate linearly from one grid to another; faster than `refine` for large grids."""
     for axis, (given, wanted) in enumerate(zip(axes, finer, strict=True)):
         if len(given) == len(wanted) and np.allclose(given, wanted):
             continue
@@ -135,7 +135,7 @@ def refine_linearly(values: np.ndarray, axes: Axes, finer: Axes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Head:
-    """Shapes on a grid in scan coordinates [z, y, x], float32."""
+    """A head's shapes on a grid in scan coordinates, float32 [z, y, x]."""
 
     position: np.ndarray  # template coordinates mm, [3, z, y, x]
     t1: np.ndarray
@@ -148,7 +148,7 @@ class Head:
 
 
 def make_head(build: Build, axes: Axes, template: Template) -> Head:
-    """A head's shapes on a grid, interpolated from the deformation every 4 mm and smooth shapes every 2.5 mm."""
+    """Interpolate a head's shapes to a grid; the deformation is computed every 4 mm, smooth shapes every 2.5 mm."""
     sparse = tuple(covering(axis, 4.0) for axis in axes)
     grid = np.stack(np.meshgrid(*sparse, indexing="ij")).astype(np.float32)
     deformed = template_position(build, grid, template)
@@ -164,7 +164,7 @@ def make_head(build: Build, axes: Axes, template: Template) -> Head:
 
 
 def tissue_shares(head: Head, build: Build, edge_mm: float = 2.0) -> dict[Tissue, np.ndarray]:
-    """Share of each tissue in each voxel, float32; they sum to 1. Edges of bone and skin are `edge_mm` wide."""
+    """Share of each tissue in each voxel, float32; the shares sum to 1. Edges of bone and skin are `edge_mm` wide."""
     csf = np.clip((0.55 + 0.05 * build.atrophy - head.t1) / 0.12, 0, 1)
     white = np.clip((head.white - 0.5) * 2.5 + 0.5, 0, 1)
     inner = 0.6 + 2.0 * build.atrophy  # the subarachnoid space widens with atrophy
@@ -197,11 +197,11 @@ def tissue_shares(head: Head, build: Build, edge_mm: float = 2.0) -> dict[Tissue
 
 
 def tissue_maps(shares: dict[Tissue, np.ndarray], iron: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Turn shares into the maps of the signal equation; partial volumes and iron (mg per 100 g) add linearly.
+    """Turn tissue shares into maps for the signal equation. Partial volumes and iron (mg per 100 g) add linearly.
 
     Returns:
-        Float32 [z, y, x] each: amplitude after the pulse, relative to water's M0; R2* in 1/s; susceptibility in ppm
-        relative to CSF, for which air and bone count here, as their field is simulated apart.
+        Three maps, float32 [z, y, x]: amplitude after the pulse, relative to water's M0; R2* in 1/s; susceptibility in
+        ppm relative to CSF. Air and bone count as CSF here, because `air_field` simulates their field.
     """
     amplitude, r2star, chi = (np.zeros(iron.shape, np.float32) for _ in range(3))
     for tissue, share in shares.items():
@@ -218,7 +218,7 @@ class Body:
 
     build: Build
     scan: Scan
-    axes: Axes  # of the grid on which `head` and `fluid` lie: the scan's fine slices, BODY_MM in the plane
+    axes: Axes  # grid of `head` and `fluid`: the scan's fine slices, at most BODY_MM apart in the plane
     head: Head
     fluid: np.ndarray  # share of cerebrospinal fluid, [z, y, x]
     veins: Veins  # in scan coordinates
@@ -226,7 +226,7 @@ class Body:
 
 
 def _measured_window(scan: Scan, build: Build, template: Template) -> Scan:
-    """The scan, narrowed to the rows and columns that hold some of the head."""
+    """The scan, narrowed to the rows and columns that contain the head."""
     axes = tuple(covering(axis, 4.0) for axis in scan.fine_axes_mm)
     head = make_head(build, axes, template)
     solid = tissue_shares(head, build, 8.0)[AIR] < 0.9
@@ -241,9 +241,9 @@ def _measured_window(scan: Scan, build: Build, template: Template) -> Scan:
 
 
 def air_field(build: Build, scan: Scan, template: Template) -> tuple[np.ndarray, Axes]:
-    """Field ppm of air and bone over the whole head, shimmed on the brain, with its grid's axes.
+    """Field of air and bone in ppm over the whole head, shimmed on the brain, and the axes of its grid.
 
-    Edges are smoothed by a voxel: sharper ones ring on a grid that coarse.
+    Edges are smoothed by a voxel, because sharp edges ring on such a coarse grid.
     """
     axes = (np.arange(-130, 131, AIR_MM), np.arange(-125, 156, AIR_MM), np.arange(-110, 111, AIR_MM))
     head = make_head(build, axes, template)
@@ -256,7 +256,7 @@ def air_field(build: Build, scan: Scan, template: Template) -> tuple[np.ndarray,
 
 
 def _veins_of(build: Build, rng: np.random.Generator, template: Template) -> Veins:
-    """Grow veins in the template and carry them into scan coordinates."""
+    """Grow veins in the template and transform them to scan coordinates."""
     veins = grow_veins(rng, template)
     directions = np.linalg.inv(scan_to_template(build)) @ veins.directions
     return replace(
@@ -268,7 +268,7 @@ def _veins_of(build: Build, rng: np.random.Generator, template: Template) -> Vei
 
 
 def susceptibility(body: Body) -> np.ndarray:
-    """Susceptibility ppm of tissue and veins on the scene's grid, as `make_body` took it; air and bone are apart."""
+    """Susceptibility in ppm of tissue and veins on the scene's grid, as in `make_body`, without air and bone."""
     _, _, chi = tissue_maps(tissue_shares(body.head, body.build), body.head.iron)
     fine = refine_linearly(chi, body.axes, body.scan.fine_axes_mm)
     return fine + body.scene.blood * np.float32(body.scene.blood_chi)
@@ -282,12 +282,12 @@ def _tissue(build: Build, axes: Axes, fine: Axes, template: Template) -> tuple[H
 
 
 def make_body(rng: np.random.Generator, scan: Scan, template: Template, workers: int = 1) -> Body:
-    """Build a head, its veins and their field; everything of a patient but lesions and noise."""
+    """Build a patient before lesions and noise: head, veins, static field and coil."""
     build, template = draw_build(rng), folded(rng, template)
     scan = _measured_window(scan, build, template)
     fine = scan.fine_axes_mm
     axes = (fine[0], covering(fine[1], BODY_MM), covering(fine[2], BODY_MM))
-    # Side by side, for none needs another; of the three only the veins draw, so that threads change no number.
+    # These three steps are independent. Only the veins draw random numbers, so threads do not change the result.
     with ThreadPoolExecutor(workers) as pool:
         tissue = pool.submit(_tissue, build, axes, fine, template)
         far = pool.submit(air_field, build, scan, template)

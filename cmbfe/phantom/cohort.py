@@ -26,12 +26,12 @@ PATIENT_FILE = "patient.json"
 
 
 def simulate(plan: Mapping, workers: int = 1) -> SimulatedPatient:
-    """Make the patient of a plan; `workers` threads change the time, not the patient."""
+    """Simulate the patient of a plan. The number of `workers` (threads) does not change the result."""
     return simulate_patient(plan["seed"], workers=workers, **request_of(plan))
 
 
 def _known(finding: Finding, patient: SimulatedPatient) -> dict:
-    """A finding for patient.json: tight boxes [x, y, w, h] px, and its contrast where it is darkest."""
+    """A finding for patient.json, with tight boxes [x, y, w, h] px and the contrast on its darkest slice."""
     boxes = {number: [x, y, right - x, end - y] for number, (x, y, right, end) in finding.boxes.items()}
     darkest = min(
         darkest_share(patient.magnitude[number], box, patient.pixel_spacing_mm) for number, box in boxes.items()
@@ -40,7 +40,7 @@ def _known(finding: Finding, patient: SimulatedPatient) -> dict:
 
 
 def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 1) -> None:
-    """Write one patient's series and patient.json; atomic."""
+    """Write one patient's series and patient.json atomically."""
     patient = simulate(plan, workers)
     with whole_folder(folder, PATIENT_FILE) as temporary:
         series_uid, sop_uids = write_series(temporary, patient, patient_id, plan["seed"][0])
@@ -55,7 +55,7 @@ def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 
 
 
 def _is_made(folder: Path, plan: Mapping) -> bool:
-    """Whether the folder holds this very patient already, whole: then a killed run need not repeat it."""
+    """Whether the folder already holds this patient, complete, so that a resumed run can skip it."""
     known = read_json(folder / PATIENT_FILE) if (folder / PATIENT_FILE).is_file() else None
     return isinstance(known, dict) and known.get("plan") == dict(plan)
 
@@ -120,10 +120,10 @@ def _is_ours(entry: Path) -> bool:
 
 
 def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mapping]:
-    """The plans whose patients are not in `out` yet; nothing is touched.
+    """The plans whose patients are not in `out` yet. Nothing is written.
 
     Raises:
-        InputError: `out` is a file, or holds something that is no phantom patient.
+        InputError: `out` is a file, or holds something other than phantom patients.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder")
@@ -134,7 +134,7 @@ def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mappi
 
 
 def _make(out: Path, missing: Mapping[str, Mapping], progress: bool) -> None:
-    """Make patients in parallel; cores that a small cohort would leave idle are lent to its patients as threads."""
+    """Simulate patients in parallel. In a small cohort, each patient uses several cores as threads."""
     workers = max(effective_n_jobs() // max(len(missing), 1), 1)
     tasks = (delayed(_write_patient)(out / name, name, plan, workers) for name, plan in missing.items())
     made = Parallel(return_as="generator_unordered")(tasks)
@@ -147,19 +147,19 @@ def write_cohort(
 ) -> Labels:
     """Write a cohort: a folder per patient with its DICOM series, annotations.json and mimics.json.
 
-    A killed run keeps whole patients; patients of other settings are made anew or removed.
+    A killed run keeps its complete patients. Patients with other settings are simulated again or removed.
 
     Args:
-        jobs: patients made at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
-        backend: of joblib, "loky" (processes) or "threading"; or the address of a dask scheduler, such as
+        jobs: patients simulated at a time; -1: one per core. Neither `jobs` nor `backend` changes the bytes written.
+        backend: joblib's "loky" (processes) or "threading", or the address of a dask scheduler, such as
             "tcp://host:8786", whose workers see `out` under the same path.
 
     Returns:
-        The labels of the microbleeds, COCO. `info` has the margin of the boxes and, where the settings ask for readers,
-        what `as_read` says of them; mimics.json stays true in any case.
+        COCO labels of the microbleeds. `info` holds the margin of the boxes and, with simulated readers, the record of
+        `as_read`. Readers do not change mimics.json.
 
     Raises:
-        InputError: `out` is a file, or holds something that is no phantom patient; no such backend.
+        InputError: `out` is a file or holds something other than phantom patients, or the backend does not exist.
     """
     plans = patient_plan(settings, seed)
     missing = missing_patients(out, plans)

@@ -1,6 +1,6 @@
-"""Simulated patients as DICOM MR series, magnitude and filtered phase: one file a slice, with the acquisition values
-of the paper's SWAN scan. UIDs follow from seed and patient, and no header holds a time of writing: equal patients
-give equal bytes.
+"""Simulated patients as DICOM MR series of magnitude and filtered phase, one file per slice, with the acquisition
+values of the paper's SWAN scan. UIDs depend only on seed and patient, and headers hold no time of writing, so that
+equal patients give equal bytes.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from cmbfe.phantom.tissue import FIELD_STRENGTH_T, FLIP_ANGLE_DEGREES, REPETITIO
 ECHO_TIME_MS = 45.0
 ECHO_TRAIN_LENGTH = 32  # the paper's "TL 32"
 BANDWIDTH_KHZ = 62.5
-STUDY_DATE = "20210101"  # the same for everybody: nobody was scanned
+STUDY_DATE = "20210101"  # the same for all simulated patients
 
 
 @dataclass(frozen=True)
 class SeriesKind:
-    """What tells a patient's two series apart."""
+    """Values that distinguish a patient's two series."""
 
     name: str  # goes into the UIDs
     number: int
     description: str
     image_type: tuple[str, str]
-    """ImageType from the third value on: the standard's term (PS3.3 C.8.3.1.1.1), then M or P as scanners write it."""
+    """Values 3 and 4 of ImageType: the standard's term (PS3.3 C.8.3.1.1.1), then M or P as scanners write it."""
     file_suffix: str
 
 
@@ -51,7 +51,7 @@ def slice_position_mm(patient: SimulatedPatient, index: int) -> list[float]:
 
 
 def _of_patient(patient: SimulatedPatient, patient_id: str, seed: int) -> Dataset:
-    """What all files of a patient share: who, study, acquisition, geometry."""
+    """Header fields that all files of a patient share: patient, study, acquisition and geometry."""
     header = Dataset()
     header.SOPClassUID = MRImageStorage
     header.PatientName = f"Phantom^{patient_id}"
@@ -63,7 +63,7 @@ def _of_patient(patient: SimulatedPatient, patient_id: str, seed: int) -> Datase
     header.StudyDescription = "Simulated head"
     for unknown in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "ScanOptions"):
         setattr(header, unknown, "")
-    header.BodyPartExamined = "HEAD"  # unpaired: no Laterality then
+    header.BodyPartExamined = "HEAD"  # not a paired body part, so Laterality stays absent
     header.PatientPosition = "HFS"
     header.Modality = "MR"
     header.Manufacturer = "cmbfe phantom"
@@ -88,7 +88,7 @@ def _of_patient(patient: SimulatedPatient, patient_id: str, seed: int) -> Datase
 
 
 def _pixels(header: Dataset, image: np.ndarray) -> None:
-    """Pixels as they are: uint16 magnitude, or int16 phase, whose header says that it is signed."""
+    """Store unscaled pixels in the header: uint16 magnitude, or int16 phase, which is marked as signed."""
     header.SamplesPerPixel = 1
     header.PhotometricInterpretation = "MONOCHROME2"
     header.BitsAllocated = 16
@@ -101,7 +101,7 @@ def _pixels(header: Dataset, image: np.ndarray) -> None:
 def _write_one(
     folder: Path, patient: SimulatedPatient, images: np.ndarray, kind: SeriesKind, patient_id: str, seed: int
 ) -> tuple[str, list[str]]:
-    """Write one series of a patient; its UID and its slices' SOP instance UIDs."""
+    """Write one series of a patient. Returns its UID and the SOP instance UIDs of its slices."""
     series_uid = uid(seed, patient_id, kind.name)
     sop_uids = [uid(seed, patient_id, kind.name, index) for index in range(len(images))]
     for index, image in enumerate(images):
@@ -125,10 +125,10 @@ def _write_one(
 def write_series(folder: Path, patient: SimulatedPatient, patient_id: str, seed: int) -> tuple[str, list[str]]:
     """Write the magnitude series (slice0001.dcm, ...) and the phase (slice0001_phase.dcm, ...).
 
-    Pixels of the phase are mrad as signed integers, without rescaling: the MR image IOD has none.
+    Phase pixels are signed integers in mrad, without rescaling, because the MR image IOD has none.
 
     Returns:
-        Series UID and the slices' SOP instance UIDs, from feet to head, of the magnitude.
+        UID of the magnitude series, and the SOP instance UIDs of its slices from feet to head.
     """
     _write_one(folder, patient, patient.phase, PHASE, patient_id, seed)
     return _write_one(folder, patient, patient.magnitude, MAGNITUDE, patient_id, seed)

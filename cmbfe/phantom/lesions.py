@@ -1,11 +1,11 @@
-"""Microbleeds and their mimics: what they are made of and where they lie.
+"""Composition, shape and location of simulated microbleeds and their mimics.
 
 References:
-    [Greenberg 2009] S. M. Greenberg et al., Lancet Neurol 8:165: microbleeds are 2-10 mm on T2*-weighted MRI, round.
-    [Schrag 2010] M. Schrag et al., Acta Neuropathol 119:291: they look larger than in histology.
+    [Greenberg 2009] S. M. Greenberg et al., Lancet Neurol 8:165: microbleeds are round, 2-10 mm on T2*-weighted MRI.
+    [Schrag 2010] M. Schrag et al., Acta Neuropathol 119:291: microbleeds look larger on MRI than in histology.
     [Liu 2012] T. Liu et al., Radiology 262:269: size by echo time, susceptibility by QSM.
-    [Chen 2014] W. Chen et al., Radiology 270:496: calcifications against haemorrhages by QSM.
-    [Vernooij 2008] M. W. Vernooij et al., Neurology 70:1208: where microbleeds lie in the population.
+    [Chen 2014] W. Chen et al., Radiology 270:496: QSM tells calcifications from haemorrhages.
+    [Vernooij 2008] M. W. Vernooij et al., Neurology 70:1208: locations of microbleeds in the population.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from cmbfe.data.labelled.labels import LOCATIONS
 from cmbfe.phantom.anatomy import Body
 
 LOCATION_SHARES = (0.7, 0.15, 0.15)
-"""Lobar, deep, infratentorial, so that slabs, which cut the cerebellum, hold the 73, 13 and 13 % of five public and
-clinical data sets (`cmbfe.patients.published`); hospital cohorts with hypertension hold more deep ones."""
+"""Shares of lobar, deep and infratentorial microbleeds. Slabs cut the cerebellum, and so hold the 73, 13 and 13 % of
+five data sets (`cmbfe.patients.published`). Hospital cohorts with hypertension have more deep microbleeds."""
 MEDIAN_RADIUS_MM = 0.54
-"""Of the ball with as much hemosiderin: what shows blooms to 2.5 times that (Schrag 2010: larger than in histology)."""
+"""Radius of a ball with a microbleed's hemosiderin. It looks 2.5 times as large in images (see Schrag 2010)."""
 RADIUS_SPREAD = 0.47  # standard deviation of the logarithm
-BULGING = 0.55  # share of bulging balls; the others are rods and Cs
+BULGING = 0.55  # share of lesions that are bulging balls; the others are rods or C-shaped
 Box = tuple[float, float, float, float]
 """Corners x_min, y_min, x_max, y_max in px; pixel (row i, column j) covers [j, j + 1] x [i, i + 1]."""
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A cluster of balls; overlapping balls add their susceptibility, so that the field stays exact."""
+    """A lesion as a cluster of balls. Overlapping balls add their susceptibility, so that the field stays exact."""
 
     kind: str
     location: str
@@ -42,7 +42,7 @@ class Lesion:
 
     @property
     def true_diameter_mm(self) -> float:
-        """Diameter of the ball with the volume of the cluster, by samples; of a flow void, the vessel's calibre."""
+        """Diameter of a ball with the cluster's volume, estimated on a grid; for a flow void, the vessel's diameter."""
         if self.kind == "flow void":
             return float(2 * self.radii_mm[0])
         low = (self.offsets_mm - self.radii_mm[:, None]).min(0)
@@ -55,7 +55,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Finding:
-    """A dark spot that is known: a microbleed (`kind` "cmb") or one of its mimics."""
+    """A dark spot of known origin: a microbleed (`kind` "cmb") or a mimic."""
 
     finding_id: str  # unique within the patient; the `lesion_id` of the labels
     kind: str
@@ -64,12 +64,12 @@ class Finding:
     """"lobar", "deep" or "infratentorial"."""
     true_diameter_mm: float
     visible_diameter_mm: float
-    """Diameter of what is dark in the image; larger than the true one where the signal blooms."""
-    boxes: dict[int, Box]  # slice index -> box px around what is dark on that slice
+    """Diameter of the dark area in the image; larger than the true diameter where the signal blooms."""
+    boxes: dict[int, Box]  # slice index -> box px around the dark area on that slice
 
 
 def _bulging(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Balls [n, 3] and radii [n] of a ball with up to three smaller ones that bulge out of it."""
+    """Centres [n, 3] and radii [n] of a ball and up to three smaller balls that bulge out of it."""
     satellites = int(rng.integers(0, 4))
     direction = rng.standard_normal((satellites, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -78,7 +78,7 @@ def _bulging(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _row(rng: np.random.Generator, count: int, bend: float) -> tuple[np.ndarray, np.ndarray]:
-    """Balls in a row that turns by `bend` rad from one to the next: a rod, or a C where the turns add up."""
+    """Centres [n, 3] and radii [n] of balls in a row that turns by `bend` rad at each ball: a rod or a C shape."""
     first, across = np.linalg.qr(rng.standard_normal((3, 2)))[0].T
     angles = bend * np.arange(count)[:, None]
     offsets = np.cumsum(np.cos(angles) * first + np.sin(angles) * across, axis=0)
@@ -86,7 +86,7 @@ def _row(rng: np.random.Generator, count: int, bend: float) -> tuple[np.ndarray,
 
 
 def draw_shape(rng: np.random.Generator, radius_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """A bulging ball, a rod or a C, with as much volume (overlaps count twice) as a ball of `radius_mm`."""
+    """Draw a bulging ball, a rod or a C shape with the volume of a ball of `radius_mm`; overlaps count twice."""
     kind = rng.random()
     if kind < BULGING:
         offsets, radii = _bulging(rng)
@@ -97,10 +97,10 @@ def draw_shape(rng: np.random.Generator, radius_mm: float) -> tuple[np.ndarray, 
 
 
 def draw_microbleed(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """Hemosiderin, irregular: as much as fills a ball of 1.1 mm (median; 0.5 to 4).
+    """Draw an irregular deposit of hemosiderin with the volume of a ball 1.1 mm wide (median; 0.5 to 4 mm).
 
-    Susceptibility 0.6-3 ppm: in-vivo QSM gives 0.3-1.5 ppm as a mean over the bloomed region (Liu 2012), which
-    spreads the same moment over a larger volume. R2* of 100-300 1/s leaves no signal at TE 45 ms.
+    Its susceptibility is 0.5-3 ppm. In-vivo QSM gives 0.3-1.5 ppm (Liu 2012), because it averages over the bloomed
+    region, a larger volume with the same moment. R2* of 100-300 1/s leaves no signal at TE 45 ms.
     """
     radius = float(np.clip(rng.lognormal(np.log(MEDIAN_RADIUS_MM), RADIUS_SPREAD), 0.25, 2.0))
     offsets, radii = draw_shape(rng, radius)
@@ -109,7 +109,7 @@ def draw_microbleed(rng: np.random.Generator, centre_mm: np.ndarray, location: s
 
 
 def draw_calcification(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """Diamagnetic grain of 0.6-3 mm: -1 to -2.5 ppm against tissue, little water."""
+    """Draw a diamagnetic grain of 0.6-3 mm with little water, -0.8 to -2.5 ppm against tissue."""
     offsets, radii = draw_shape(rng, float(np.clip(rng.lognormal(np.log(0.6), 0.4), 0.3, 1.5)))
     return Lesion(
         "calcification", location, centre_mm, offsets, radii, -rng.uniform(0.8, 2.5), rng.uniform(40, 120), 0.5
@@ -117,19 +117,19 @@ def draw_calcification(rng: np.random.Generator, centre_mm: np.ndarray, location
 
 
 def draw_iron(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """Mineralised vessel walls in the basal ganglia: a short irregular row of paramagnetic grains."""
+    """Draw a mineralised vessel wall of the basal ganglia as an irregular cluster of paramagnetic grains."""
     offsets, radii = draw_shape(rng, float(np.clip(rng.lognormal(np.log(0.75), 0.3), 0.4, 1.4)))
     return Lesion("iron", location, centre_mm, offsets, radii, rng.uniform(0.3, 1.2), 50.0, 1.0)
 
 
 def draw_vein_knot(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """Where small veins meet or one turns back: a bead of venous blood, 0.4-0.6 ppm against tissue."""
+    """Draw a bead of venous blood, 0.35-0.65 ppm against tissue, as forms where small veins meet or turn back."""
     offsets, radii = draw_shape(rng, float(np.clip(rng.lognormal(np.log(0.5), 0.35), 0.3, 1.0)))
     return Lesion("vein", location, centre_mm, offsets, radii, rng.uniform(0.35, 0.65), 50.0, 1.0)
 
 
 def _draw_void(rng: np.random.Generator, centre_mm: np.ndarray, location: str, radius: float, most: int) -> Lesion:
-    """A stretch of a fast-flowing artery: no signal, no susceptibility, at any angle to the slices."""
+    """Draw a piece of an artery with fast flow, without signal or susceptibility, at any angle to the slices."""
     axis, bend = rng.standard_normal((2, 3))
     courses = axis / np.linalg.norm(axis) + 0.06 * bend * np.arange(int(rng.integers(3, most)))[:, None]
     courses /= np.linalg.norm(courses, axis=1, keepdims=True)
@@ -140,17 +140,17 @@ def _draw_void(rng: np.random.Generator, centre_mm: np.ndarray, location: str, r
 
 
 def draw_flow_void(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """An artery of the surface, 1-2.4 mm wide."""
+    """Draw an artery of the brain's surface, 1-2.4 mm wide."""
     return _draw_void(rng, centre_mm, location, rng.uniform(0.5, 1.2), 16)
 
 
 def draw_perforator(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """A perforating artery, 0.5-1.2 mm wide."""
+    """Draw a perforating artery, 0.5-1.2 mm wide."""
     return _draw_void(rng, centre_mm, location, rng.uniform(0.25, 0.6), 12)
 
 
 def location_at(position: np.ndarray) -> np.ndarray:
-    """Index into LOCATIONS at template points [3, ...] mm of the brain.
+    """Index into LOCATIONS of template points [3, ...] of the brain, in mm.
 
     Infratentorial: brainstem and cerebellum. Deep: basal ganglia, thalamus, capsules and the white matter between
     them (the microbleed rating scale of S. M. Gregoire et al., Neurology 73:1759, 2009). Lobar: the rest.
@@ -163,9 +163,9 @@ def location_at(position: np.ndarray) -> np.ndarray:
 
 
 def regions(body: Body) -> dict[str, np.ndarray]:
-    """Masks [z, y, x] on the body's grid, inside the kept slices, of where findings may lie.
+    """Masks [z, y, x] of the regions where findings may lie, on the body's grid and inside the kept slices.
 
-    The three LOCATIONS are places of microbleeds, the others places of mimics.
+    Microbleeds lie in the three LOCATIONS. The other regions hold mimics only.
     """
     head = body.head
     x, y, z = head.position
@@ -180,7 +180,7 @@ def regions(body: Body) -> dict[str, np.ndarray]:
     deep = brain & (location == 1) & (side > 6)
     nuclei = deep & (side > 12) & (side < 32) & (y > -20) & (y < 20) & (z > -9) & (z < 14)
     return {
-        # what lies low and far back, but beside the brainstem, may be tentorium
+        # low voxels count only in front and to the side; the others may be tentorium
         "lobar": brain & (location == 0) & ((z > -22) | (y > -10) & (side > 20)),
         "deep": deep,
         "infratentorial": brain & (location == 2),
@@ -206,9 +206,9 @@ WHOLE_BRAIN_MM3 = {
     "cistern": 92_000,
     "sulcus": 89_000,
 }
-"""Volume of each region in a whole head (two heads, measured); a slab holds findings in proportion."""
+"""Volume of each region in a whole head, measured on two heads. A slab gets findings in proportion to its share."""
 MIMICS: tuple[tuple[str, float, Callable[..., Lesion]], ...] = (
-    # region, mean number in a whole head, what
+    # region, mean number in a whole head, function that draws the mimic
     ("basal ganglia", 0.5, draw_calcification),
     ("choroid plexus", 1.0, draw_calcification),
     ("pineal", 1.0, draw_calcification),
@@ -223,7 +223,7 @@ MIMICS: tuple[tuple[str, float, Callable[..., Lesion]], ...] = (
     ("sulcus", 5.0, draw_vein_knot),
     ("infratentorial", 0.5, draw_vein_knot),
 )
-APART_MM = 3.0  # least distance between findings: nearer, they are one dark spot
+APART_MM = 3.0  # least distance between findings; closer findings merge into one dark spot
 TRIES = 60
 LOCATION_OF_REGION = {
     **dict.fromkeys(("basal ganglia", "pallidum", "choroid plexus", "pineal"), "deep"),
@@ -233,26 +233,26 @@ LOCATION_OF_REGION = {
 
 @dataclass(frozen=True)
 class Places:
-    """Where findings may still be put."""
+    """Positions that are still free for findings."""
 
     body: Body
-    inside: dict[str, np.ndarray]  # flat indices on the body's grid of each region's voxels
-    taken: list[np.ndarray]  # centres mm of what lies there already; grows
+    inside: dict[str, np.ndarray]  # flat indices of each region's voxels on the body's grid
+    taken: list[np.ndarray]  # centres mm of the findings placed so far; grows
 
     def within(self, lowest_mm: float, highest_mm: float) -> "Places":
-        """The same places between two heights; what is taken in one is taken in the other."""
+        """The part of these places between two heights mm. The result shares the list of taken positions."""
         height = self.body.axes[0]
         voxels = self.body.fluid[0].size  # of one slice
         kept = (height >= lowest_mm) & (height <= highest_mm)
         return replace(self, inside={name: flat[kept[flat // voxels]] for name, flat in self.inside.items()})
 
     def share(self, region: str) -> float:
-        """Part of a whole head's region that lies in this slab."""
+        """Share of a whole head's region that lies in this slab."""
         voxel = np.prod([axis[1] - axis[0] for axis in self.body.axes])
         return float(len(self.inside[region]) * voxel / WHOLE_BRAIN_MM3[region])
 
     def find(self, rng: np.random.Generator, region: str) -> np.ndarray | None:
-        """A point mm in a region, APART_MM from all others; None where there is no room."""
+        """Draw a point (mm) in a region, more than APART_MM from all findings; None if there is no room."""
         inside = self.inside[region]
         step = [axis[1] - axis[0] for axis in self.body.axes]
         for _ in range(TRIES if len(inside) else 0):
@@ -264,7 +264,7 @@ class Places:
         return None
 
     def take(self, rng: np.random.Generator, region: str) -> np.ndarray | None:
-        """As `find`, and the place is taken."""
+        """Draw a point like `find`, and mark it as taken."""
         place = self.find(rng, region)
         if place is not None:
             self.taken.append(place)
@@ -272,18 +272,18 @@ class Places:
 
 
 def open_places(body: Body) -> Places:
-    """All regions of a body, with nothing in them."""
+    """All regions of a body, without any finding yet."""
     return Places(body, {name: np.flatnonzero(mask) for name, mask in regions(body).items()}, [])
 
 
 def draw_location(rng: np.random.Generator, places: Places) -> str:
-    """One of LOCATIONS, by LOCATION_SHARES and by how much of each lies in the slab."""
+    """Draw one of LOCATIONS, weighted by LOCATION_SHARES and by the share of each that lies in the slab."""
     weights = np.array([share * places.share(name) for name, share in zip(LOCATIONS, LOCATION_SHARES, strict=True)])
     return str(rng.choice(LOCATIONS, p=weights / weights.sum()))
 
 
 def draw_mimics(rng: np.random.Generator, places: Places) -> list[Lesion]:
-    """Calcifications, iron and flow voids in Poisson numbers; veins are part of the body."""
+    """Draw calcifications, iron, flow voids and vein knots in Poisson numbers. Other veins are part of the body."""
     mimics = []
     for region, mean, draw in MIMICS:
         for _ in range(rng.poisson(mean * places.share(region))):

@@ -1,5 +1,5 @@
-"""The phantom to look at: the steps of one slice, how large a microbleed looks by echo time, and the microbleeds of a
-cohort in numbers beside what is published of real ones.
+"""Views of the phantom: the simulation steps of one slice, the visible size of a microbleed by echo time, and the
+traits of a cohort's microbleeds beside published values.
 """
 
 from collections import Counter
@@ -19,21 +19,21 @@ from cmbfe.phantom.simulate import clean_echo, draw_patient
 from cmbfe.phantom.tissue import ECHO_TIMES_MS, WHITE_MATTER, spoiled_amplitude
 from cmbfe.phantom.visibility import DARKENED, footprint_of, with_and_without
 
-SURROUNDINGS_MM = 4.0  # how far around a box its surroundings reach
+SURROUNDINGS_MM = 4.0  # width of the surroundings of a box
 PUBLISHED = {
     "visible_mm": ("visible diameter, mm", "2-10, most below 5", "Greenberg 2009, Lancet Neurol 8:165"),
     "blooming": ("visible over true diameter", "above 1", "Schrag 2010, Acta Neuropathol 119:291"),
     "darkest": ("darkest pixel over surroundings", "hypointense; we ask for < 0.6", "Greenberg 2009"),
 }
-"""Column of `microbleed_traits` -> what it is, what is published, where."""
+"""Column of `microbleed_traits` -> name, published value, source."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One slice, step by step; maps [rows, columns] of the pixels that the head fills."""
+    """The simulation steps of one slice, as maps [rows, columns] of the pixels that the head fills."""
 
-    slice_index: int  # the slice with most microbleeds, or the middle one
-    rows: slice  # of the series' images, where the maps lie
+    slice_index: int  # the slice with most microbleeds; without any, the middle slice
+    rows: slice  # rows of the series' images that the maps cover
     columns: slice
     anatomy: np.ndarray  # T1-weighted brightness of the deformed template, 1 mm
     susceptibility: np.ndarray  # ppm, tissue and veins
@@ -43,7 +43,7 @@ class Chain:
 
 
 def scan_chain(plan: Mapping) -> Chain:
-    """Draw the patient of a plan (`patient_plan`) again and keep what the scanner does not: the steps of one slice."""
+    """Draw the patient of a plan (`patient_plan`) again and keep the intermediate steps of one slice."""
     drawn = draw_patient(plan["seed"], **request_of(plan))
     body, scan = drawn.body, drawn.body.scan
     boxes = Counter(number for finding, _ in drawn.microbleeds for number in finding.boxes)
@@ -66,12 +66,12 @@ def scan_chain(plan: Mapping) -> Chain:
 
 
 def block_scan(matrix: int = 64, slices: int = 24) -> Scan:
-    """A block of 2 mm slices, 1 mm apart, around the origin, across the static field; pixels as the paper's."""
+    """A scan of 2 mm slices, 1 mm apart, at the origin, perpendicular to the static field, with the paper's pixels."""
     return Scan(matrix, slices, matrix * 0.46875, 2.0, 1.0, -(slices - 1) / 2, 0.0, 0.0)
 
 
 def uniform_scene(scan: Scan) -> Scene:
-    """White matter everywhere, no veins, a perfect field and coil."""
+    """A scene of white matter only, without veins, in a uniform field and coil."""
     shape = tuple(len(axis) for axis in scan.fine_axes_mm)
     amplitude, r2star, nothing, everywhere = (
         np.full(shape, value, np.float32)
@@ -81,14 +81,14 @@ def uniform_scene(scan: Scan) -> Scene:
 
 
 def ball(diameter_mm: float, chi_ppm: float, kind: str = "cmb", r2star_per_s: float = 150.0) -> Lesion:
-    """A single ball at the origin."""
+    """A lesion that is a single ball at the origin."""
     return Lesion(
         kind, "lobar", np.zeros(3), np.zeros((1, 3)), np.array([diameter_mm / 2]), chi_ppm, r2star_per_s, 0.8
     )
 
 
 def darkening(lesion: Lesion, echo_times_ms: Sequence[float]) -> np.ndarray:
-    """Share of signal that a lesion in uniform white matter takes, [slices, rows, columns] around it."""
+    """Share of signal that a lesion in uniform white matter removes, [slices, rows, columns] around it."""
     scan = block_scan()
     footprint = footprint_of(lesion, scan, echo_times_ms)
     changed, unchanged, _ = with_and_without(uniform_scene(scan), footprint, scan, echo_times_ms)
@@ -96,7 +96,7 @@ def darkening(lesion: Lesion, echo_times_ms: Sequence[float]) -> np.ndarray:
 
 
 def visible_size(lesion: Lesion, echo_times_ms: Sequence[float]) -> tuple[float, float]:
-    """Visible diameter mm on the best slice, and volume mm^3 of the darkened voxels, at the mean of some echoes."""
+    """Largest visible diameter on a slice (mm) and volume of darkened voxels (mm^3), in the mean of the echoes."""
     lost = darkening(lesion, echo_times_ms) > DARKENED
     scan = block_scan()
     diameter = 2 * np.sqrt(lost.sum((1, 2)).max() / np.pi) * scan.pixel_mm
@@ -108,7 +108,7 @@ def blooming_table(
     echo_times_ms: Sequence[float] = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     chi_ppm: float = 1.1,
 ) -> pd.DataFrame:
-    """Visible diameter mm and volume mm^3 of balls by echo time: columns true_mm, echo_time_ms, visible_mm, volume."""
+    """Visible diameter and volume of balls by echo time; columns true_mm, echo_time_ms, visible_mm, volume_mm3."""
     rows = [
         (diameter, echo_time, *visible_size(ball(diameter, chi_ppm), (echo_time,)))
         for diameter in diameters_mm
@@ -118,7 +118,7 @@ def blooming_table(
 
 
 def darkest_share(image: np.ndarray, bbox: list[float], pixel_mm: float) -> float:
-    """Darkest pixel of a box [x, y, w, h] px over the median of its surroundings, the box itself left out."""
+    """Darkest pixel of a box [x, y, w, h] px, divided by the median of its surroundings without the box."""
     x, y, width, height = (round(value) for value in bbox)
     reach = round(SURROUNDINGS_MM / pixel_mm)
     top, left = max(y - reach, 0), max(x - reach, 0)
@@ -130,8 +130,8 @@ def darkest_share(image: np.ndarray, bbox: list[float], pixel_mm: float) -> floa
 
 
 def microbleed_traits(labels: Labels) -> pd.DataFrame:
-    """One row a microbleed of the phantom: true and visible diameter mm, their ratio, and its darkest pixel over its
-    surroundings on its clearest slice, as scanned."""
+    """One row per microbleed of the phantom: true and visible diameter mm, their ratio, and the darkest pixel relative
+    to the surroundings on its darkest slice, as scanned."""
     known = {"true_diameter_mm": "true_mm", "visible_diameter_mm": "visible_mm", "contrast": "contrast"}
     boxes = pd.DataFrame(labels["annotations"]).rename(columns=known)
     table = boxes.groupby("lesion_id")[list(known.values())].first()
@@ -139,7 +139,7 @@ def microbleed_traits(labels: Labels) -> pd.DataFrame:
 
 
 def against_published(traits: pd.DataFrame) -> pd.DataFrame:
-    """A row a trait: median and range (5 to 95 %) of ours, beside what is published and its source."""
+    """One row per trait: the phantom's median and 5-95 % range, the published value and its source."""
     rows = {}
     for column, (name, published, source) in PUBLISHED.items():
         low, median, high = traits[column].quantile([0.05, 0.5, 0.95])

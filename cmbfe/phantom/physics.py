@@ -1,4 +1,4 @@
-"""From susceptibility to images: dipole field, multi-echo gradient-echo signal, acquisition, SWAN, SWI, phase.
+"""Physics from susceptibility to images: dipole field, multi-echo gradient-echo signal, acquisition, phase and SWI.
 
 References:
     [Salomir 2003] R. Salomir et al., Concepts Magn Reson B 19B:26; [Marques 2005] J. P. Marques, R. Bowtell,
@@ -17,10 +17,10 @@ from cmbfe.phantom.scan import Axes, Scan, Window
 from cmbfe.phantom.tissue import FIELD_STRENGTH_T, GYROMAGNETIC_MHZ_PER_T, VENOUS_BLOOD, spoiled_amplitude
 
 RADIANS_PER_PPM_MS = 2 * np.pi * GYROMAGNETIC_MHZ_PER_T * FIELD_STRENGTH_T * 1e-3
-"""Phase that 1 ppm of field adds in 1 ms."""
+"""Phase in rad that 1 ppm of field adds in 1 ms."""
 ROUNDING = 0.35
-"""Standard deviation, in voxels, of the Gaussian that rounds susceptibility edges. Without it the field of a ball
-misses the closed form by 3.7 % of the peak two voxels off its surface, with it by 1.9 % (worst of six cases)."""
+"""Standard deviation, in voxels, of the Gaussian that rounds susceptibility edges. Two voxels off a ball's surface,
+the field misses the closed form by 3.7 % of the peak without rounding, and by 1.9 % with it (worst of six cases)."""
 Spacing = tuple[float, float, float]
 
 
@@ -46,8 +46,8 @@ def field_from_susceptibility(
 ) -> np.ndarray:
     """Change of the static field in ppm, [z, y, x] float32, by the k-space dipole (Salomir 2003, Marques 2005).
 
-    `padding_mm` of what the first voxel holds keeps periodic copies away. A Gaussian of ROUNDING voxels takes the
-    ringing off sharp edges; outside an object, where the field is harmonic, it changes nothing.
+    Padding by `padding_mm` with the first voxel's value keeps periodic copies away. A Gaussian of ROUNDING voxels
+    removes ringing at sharp edges. It does not change the field outside an object, which is harmonic.
     """
     outside = np.float32(chi_ppm[0, 0, 0])
     shape = tuple(
@@ -67,7 +67,7 @@ def field_from_susceptibility(
 def ball_field(offsets_mm: np.ndarray, radius_mm: float, chi_ppm: float, direction: np.ndarray) -> np.ndarray:
     """Field in ppm of a uniform ball at `offsets_mm` [..., 3] from its centre.
 
-    Outside a dipole, chi / 3 (a / r)^3 (3 cos^2 - 1); inside 0, as the sphere of Lorentz cancels the ball's field.
+    Outside, it is a dipole, chi / 3 (a / r)^3 (3 cos^2 - 1). Inside, it is 0: the sphere of Lorentz cancels it.
     """
     squared = np.einsum("...i,...i", offsets_mm, offsets_mm)
     along = offsets_mm @ direction.astype(offsets_mm.dtype)
@@ -77,7 +77,7 @@ def ball_field(offsets_mm: np.ndarray, radius_mm: float, chi_ppm: float, directi
 
 
 def shim(field: np.ndarray, axes: Axes, mask: np.ndarray) -> np.ndarray:
-    """The field less its best fit of first- and second-order harmonics inside `mask`: what the shim coils leave."""
+    """Subtract from the field its best fit by harmonics up to second order inside `mask`, as shim coils do."""
     z, y, x = np.meshgrid(*(axis / 100 for axis in axes), indexing="ij")
     harmonics = (np.ones_like(z), z, y, x, z * y, z * x, y * x, z**2 - (x**2 + y**2) / 2, x**2 - y**2)
     basis = np.stack(harmonics, axis=-1).astype(np.float32)
@@ -102,7 +102,7 @@ def gradient_spread(field_ppm: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that gives signal, on the fine grid [z, y, x], float32."""
+    """Maps that determine the signal, on the fine grid, float32 [z, y, x]."""
 
     amplitude: np.ndarray  # transverse magnetisation of tissue after the pulse, relative to water's M0
     r2star: np.ndarray  # of tissue, 1/s
@@ -121,10 +121,10 @@ class Scene:
 def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
     """Signal of one echo, complex64 [z, y, x]: tissue and venous blood, each with its own decay and phase.
 
-    Tissue: amplitude exp(-R2* TE) exp(i phase), dephased inside the voxel by exp(-phase variance / 2), the Gaussian
-    form of a box-shaped voxel in a linear field (exact: a sinc; 0.03 apart at half a turn per voxel, less before).
-    Blood that fills part of a voxel sees the field inside a cylinder, chi / 2 (cos^2 - 1/3), of which the gridded
-    field holds only the filled share; the rest is added here (Ogawa 1993).
+    Tissue gives amplitude exp(-R2* TE) exp(i phase). Dephasing in a voxel multiplies it by exp(-phase variance / 2).
+    This Gaussian differs from the exact sinc of a linear field by 0.03 at half a turn per voxel, and by less below.
+    Blood that fills part of a voxel sees the field inside a cylinder, chi / 2 (cos^2 - 1/3) (Ogawa 1993). The gridded
+    field holds only the filled share of this field; the rest is added here.
     """
     radians = np.float32(RADIANS_PER_PPM_MS * echo_time_ms)
     size = np.exp(-np.float32(echo_time_ms * 1e-3) * scene.r2star - radians**2 / 2 * scene.spread)
@@ -144,10 +144,10 @@ def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
 
 
 def acquire(signal: np.ndarray, spacing_mm: Spacing, voxel_mm: Spacing) -> np.ndarray:
-    """Keep of a complex signal what a scan with voxels of `voxel_mm` measures: crop in k-space, edges rounded.
+    """Crop the k-space of a complex signal, with rounded edges, to what a scan with voxels of `voxel_mm` measures.
 
-    Frequencies beyond 1 / (2 voxel) are lost; a Fermi window (half height at 0.9 of that, width 0.04) rounds the
-    edge against ringing, as scanners do. The grid stays the same; `signal` is overwritten.
+    Frequencies beyond 1 / (2 voxel) are lost. As on scanners, a Fermi window (half height at 0.9 of that, width 0.04)
+    rounds the edge against ringing. The grid stays the same; `signal` is overwritten.
     """
     spectrum = fft.fftn(signal, overwrite_x=True)
     for axis, (mm, voxel) in enumerate(zip(spacing_mm, voxel_mm, strict=True)):
@@ -158,11 +158,11 @@ def acquire(signal: np.ndarray, spacing_mm: Spacing, voxel_mm: Spacing) -> np.nd
 
 
 def coil_sensitivity(rng: np.random.Generator, axes: Axes) -> np.ndarray:
-    """Sensitivity of an eight-channel head coil after root-sum-of-squares, times the pulse's centre brightening.
+    """Sensitivity of an eight-channel head coil after root-sum-of-squares, with the pulse's centre brightening.
 
-    Eight loops stand around the head at 135 mm; each falls off with distance like a loop's field on its axis,
-    (1 + (d / R)^2)^(-3/2) with R = 60 mm. At 3 T the pulse is stronger in the middle of the head by 15-30 %.
-    Float32 on the grid, 1 in the middle of the head.
+    Eight loops lie around the head at 135 mm. The sensitivity of each falls off like a loop's field on its axis,
+    (1 + (d / R)^2)^(-3/2) with R = 60 mm. At 3 T the pulse is 15-30 % stronger in the middle of the head.
+    The map is float32 on the grid of `axes`, and 1 in the middle of the head.
     """
 
     def at(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -184,7 +184,7 @@ def coil_sensitivity(rng: np.random.Generator, axes: Axes) -> np.ndarray:
 def receiver_noise(rng: np.random.Generator, scan: Scan) -> np.ndarray:
     """Complex white noise of unit standard deviation per channel on the kept pixels [slices, rows, columns].
 
-    Slices half a thickness apart are interpolated from half as many measured ones, so neighbours share noise.
+    Slices half a thickness apart are interpolated from half as many measured slices, so neighbours share noise.
     """
     interpolated = scan.slice_step == 1
     measured = scan.slices // 2 + 9 if interpolated else scan.slices
@@ -199,10 +199,10 @@ def receiver_noise(rng: np.random.Generator, scan: Scan) -> np.ndarray:
 
 
 def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
-    """High-pass filtered phase in rad [slices, rows, columns]: the signal over its own low-resolution image.
+    """High-pass filtered phase in rad [slices, rows, columns]: phase of the signal over its low-resolution image.
 
     A Hann window over the central `low_pass` of 512 k-space lines (in proportion for other matrices) makes the
-    image that is divided out, slice by slice (Haacke 2004). Positive where the field is higher.
+    low-resolution image of each slice (Haacke 2004). The phase is positive where the field is higher.
     """
     phase = np.empty(signal.shape, np.float32)
     windows = []
@@ -210,7 +210,7 @@ def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
         line = np.abs(fft.fftfreq(signal.shape[axis])) * 512 / (low_pass / 2)
         window = np.where(line < 1, 0.5 + 0.5 * np.cos(np.pi * np.minimum(line, 1)), 0).astype(np.float32)
         windows.append(np.expand_dims(window, 2 - axis))
-    for image, turned in zip(signal, phase, strict=True):  # one by one: a slice fits into the cache
+    for image, turned in zip(signal, phase, strict=True):  # a single slice fits into the cache
         spectrum = fft.fft2(image)
         for window in windows:
             spectrum *= window
@@ -221,7 +221,7 @@ def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
 def susceptibility_weighted(magnitude: np.ndarray, phase_rad: np.ndarray) -> np.ndarray:
     """SWI: magnitude times the fourth power of a mask that falls from 1 to 0 as the phase falls from 0 to -pi.
 
-    Haacke 2004, in the sign convention of `filtered_phase`: inside a vein across the field, and beside a microbleed
-    on its central axial slice, the field is lower; beside a calcification it is higher.
+    As in Haacke 2004, with the sign of `filtered_phase`. The field is lower inside a vein across the field, and beside
+    a microbleed on its central axial slice. It is higher beside a calcification.
     """
     return magnitude * np.clip(1 + np.minimum(phase_rad, 0) / np.pi, 0, 1) ** 4

@@ -1,4 +1,4 @@
-"""Who is in a simulated cohort (each patient's seed, split and numbers), and what making it costs.
+"""Plan of a simulated cohort: seed, split and numbers of each patient, and the cost of the simulation.
 
 References:
     [Greenberg 2009] S. M. Greenberg et al., Lancet Neurol 8:165: most patients have few microbleeds, some have dozens.
@@ -18,44 +18,44 @@ from cmbfe.errors import InputError
 from cmbfe.files import sha256_of
 from cmbfe.params import Microbleeds, Phantom, Splits
 
-_SHARES = 0xC0047  # beside the seed, so that shares are drawn apart from splits
+_SHARES = 0xC0047  # added to the seed, so that shares are independent of splits
 _NUMBERS = 0xC3B5
 
 # Measured by benchmarks/phantom.py on a server's Xeon core; they hold within 10 % from 128 to 512 px.
 CPU_SECONDS_PER_PROCESS = 9.0  # the template, loaded once by each process
 CPU_SECONDS_PER_PATIENT = 4.0
-CPU_SECONDS_PER_MEGAPIXEL = 0.8  # beyond that, for a million pixels of the series, slices together
+CPU_SECONDS_PER_MEGAPIXEL = 0.8  # in addition, per million pixels of the whole series
 PEAK_GIB = 0.8
 PEAK_GIB_PER_MEGAPIXEL = 0.09
 BYTES_PER_PIXEL = 4  # magnitude and phase, 16 bits each
 BYTES_PER_SLICE = 3_000  # headers of both files
 FEWEST_BOXES = 2
-"""Boxes of the mildest patient with exact counts: the slices on which nearly every microbleed shows at full size (of
-100: six on one, ten on two, 4.0 on average). To be measured anew where microbleeds change; all else follows from it."""
+"""Fewest boxes of a patient with exact counts. At full size, nearly every microbleed shows on that many slices or
+more (of 100, six on one, ten on two; 4.0 on average). Measure it again when microbleeds change; all else follows."""
 SKEW = 0.8
-"""Standard deviation of the logarithm of the patients' boxes beyond the fewest (Greenberg 2009)."""
+"""Standard deviation of the logarithm of the patients' boxes beyond FEWEST_BOXES (Greenberg 2009)."""
 MOST_CMBS = 83
-"""A patient whose number is drawn has no more microbleeds than this, the most in five sets of real patients
-(`cmbfe.patients.published`), and at most one a slice."""
+"""Most microbleeds that a patient can draw: the maximum of five sets of real patients (`cmbfe.patients.published`).
+The number of slices is a further limit."""
 TRIES = 200
 
 
 class Quota(NamedTuple):
-    """What one patient must have exactly."""
+    """Exact numbers that a patient must have."""
 
     images: int  # with at least one microbleed
     boxes: int
 
 
 def shared_slices(rng: np.random.Generator, patients: int, slices: int) -> list[int]:
-    """Share out a cohort's slices evenly; patients drawn at random get the remainder, one slice each."""
+    """Divide a cohort's slices evenly. Patients drawn at random get the remainder, one slice each."""
     shares = np.full(patients, slices // patients)
     shares[rng.choice(patients, slices % patients, replace=False)] += 1
     return shares.tolist()
 
 
 def _rounded(values: np.ndarray, total: int, highest: np.ndarray) -> np.ndarray:
-    """Round so that the sum is `total`: down, then up where most was cut off and `highest` allows it."""
+    """Round to the sum `total`: all values down, then up where most was cut off and `highest` allows it."""
     whole = np.floor(values).astype(int)
     order = np.argsort(whole - values, kind="stable")
     room = order[whole[order] < highest[order]]
@@ -64,7 +64,7 @@ def _rounded(values: np.ndarray, total: int, highest: np.ndarray) -> np.ndarray:
 
 
 def halved(sum_at: Callable[[float], float], wanted: float, low: float, high: float) -> float:
-    """The argument at which a rising function reaches `wanted`, by halving."""
+    """Find by bisection where the increasing function `sum_at` reaches `wanted`."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if sum_at(middle) < wanted else (low, middle)
@@ -72,27 +72,27 @@ def halved(sum_at: Callable[[float], float], wanted: float, low: float, high: fl
 
 
 def covered(boxes: np.ndarray | int, band: float) -> np.ndarray | float:
-    """Images that `boxes` are expected to fall on, anywhere among `band` slices: band (1 - exp(-boxes / band))."""
+    """Expected number of images hit by `boxes` boxes at random in a band of slices: band (1 - exp(-boxes / band))."""
     return band * -np.expm1(-np.asarray(boxes) / band)
 
 
 def band_of(quota: Quota, slices: int) -> float:
-    """Slices among which microbleeds must lie so that their boxes fall on as few images as the quota says."""
+    """Thickness in slices of the band in which the quota's boxes fall on as few images as the quota says."""
     return halved(lambda band: float(covered(quota.boxes, band)), quota.images, 1.0, float(slices))
 
 
 def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int, slices: int) -> list[Quota]:
-    """Share out a split's images with microbleeds and their boxes: right-skewed, and none without.
+    """Divide a split's images with microbleeds and their boxes among its patients: right-skewed, none empty.
 
-    Boxes beyond the fewest go by log-normal weights. Images follow from boxes, as if these fell anywhere into a band
-    of slices as thick as the square root of their number, times what makes the sum come out. Lone microbleeds share
-    no image.
+    Boxes beyond the fewest follow log-normal weights. Images follow from boxes as if the boxes fell at random into a
+    band of slices. Its thickness is the square root of the number of boxes, times a factor that makes the sum exact.
+    The boxes of a single microbleed share no image.
 
     Args:
-        slices: of the patient who has fewest.
+        slices: number of slices of the patient with fewest slices.
 
     Raises:
-        InputError: numbers that no cohort has.
+        InputError: the numbers contradict each other.
     """
     fewest = min(FEWEST_BOXES, images // patients)
     if not 1 <= fewest * patients <= images <= boxes or images > patients * slices:
@@ -119,15 +119,15 @@ def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int
 def pick_exactly(
     rng: np.random.Generator, lesions: Sequence[Sequence[int]], images: int, boxes: int
 ) -> list[bool] | None:
-    """Choose lesions whose boxes number exactly `boxes`, on exactly `images` different images.
+    """Choose lesions with exactly `boxes` boxes on exactly `images` different images.
 
-    Tries random orders, in which each lesion is taken when what is then left can still be filled.
+    Tries random orders of the lesions. Each lesion is taken if the exact numbers remain reachable.
 
     Args:
-        lesions: for each lesion the images that show it; without any it is never chosen.
+        lesions: for each lesion, the images that show it. A lesion without images is never chosen.
 
     Returns:
-        Whether each lesion is taken, or None where no try succeeds.
+        Whether each lesion is taken, or None if no try succeeds.
     """
     for _ in range(TRIES):
         taken = [False] * len(lesions)
@@ -136,7 +136,7 @@ def pick_exactly(
         for number in rng.permutation(len(lesions)):
             lesion = lesions[number]
             union = shown.union(lesion)
-            # Every image still missing needs a box of its own.
+            # Each missing image needs at least one of the remaining boxes.
             if lesion and images - len(union) <= left - len(lesion) and len(union) <= images and len(lesion) <= left:
                 taken[number], shown, left = True, union, left - len(lesion)
         if left == 0 and len(shown) == images:
@@ -145,18 +145,18 @@ def pick_exactly(
 
 
 def code_sha256() -> str:
-    """Hash of the simulation's code: this folder and nothing else. Edited code must not leave patients of the old."""
+    """Hash of the simulation's code, which is this folder. After an edit, all patients are simulated again."""
     return sha256_of(Path(__file__).parent.rglob("*.py"))
 
 
 def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> what makes this patient: seed, split, size of the series, code, and its number of microbleeds or,
-    with exact counts, its quota.
+    """Patient id -> seed, split, size of the series, hash of the code, and the number of microbleeds or, with exact
+    counts, the quota.
 
-    What only labels depend on is no part of it: another margin or other readers make no patient anew.
+    Settings that only affect labels are left out, so that a new margin or new readers change no patient.
 
     Raises:
-        InputError: exact counts that cannot be shared out among the patients.
+        InputError: exact counts that cannot be divided among the patients.
     """
     patient_ids = [f"P{number:04d}" for number in range(1, settings.patients.total + 1)]
     splits = split_patients(patient_ids, settings.patients.model_dump(), seed)
@@ -174,10 +174,10 @@ def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
 
 
 def draw_numbers(rng: np.random.Generator, patients: int, numbers: Microbleeds, most: int) -> np.ndarray:
-    """Visible microbleeds of each patient of a split, int64 [patients].
+    """Draw the number of visible microbleeds of each patient of a split, int64 [patients].
 
-    The share `free` of them, rounded down and chosen by lot, has none. Each other takes a number from an equally likely
-    part of the log-normal distribution: a small split, too, has its patients with many.
+    The share `free` of the patients, rounded down and chosen at random, has none. Each other patient draws from its
+    own, equally likely part of a log-normal distribution, so that a small split also has patients with many.
     """
     bled = patients - int(numbers.free * patients + 1e-9)
     drawn = np.exp(numbers.spread * ndtri((np.arange(bled) + rng.random(bled)) / bled)) * numbers.median
@@ -187,7 +187,7 @@ def draw_numbers(rng: np.random.Generator, patients: int, numbers: Microbleeds, 
 
 
 def _drawn_numbers(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
-    """Patient id -> its number of microbleeds, drawn by split."""
+    """Patient id -> its number of microbleeds, drawn for each split."""
     rng = np.random.default_rng([seed, _NUMBERS])
     most, shares = min(settings.slices, MOST_CMBS), {}
     for split, patients in settings.patients:
@@ -198,7 +198,7 @@ def _drawn_numbers(settings: Phantom, splits: Mapping[str, str], seed: int) -> d
 
 
 def _exact(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
-    """Patient id -> slices and quota [images with microbleeds, boxes]; nobody is free of microbleeds."""
+    """Patient id -> slices and quota [images with microbleeds, boxes]; every patient has microbleeds."""
     rng = np.random.default_rng([seed, _SHARES])
     slices = shared_slices(rng, len(splits), settings.exact.images)
     shares = {patient_id: {"slices": number} for patient_id, number in zip(splits, slices, strict=True)}
@@ -218,19 +218,19 @@ def request_of(plan: Mapping) -> dict:
 
 
 def resized(settings: Phantom, patients: int) -> Phantom:
-    """The same cohort with another number of patients, in Table 1's proportions; exact counts hold for one size only.
+    """The same cohort with another number of patients, in Table 1's proportions. Exact counts hold for one size only.
 
     Raises:
-        InputError: no patient.
+        InputError: fewer than one patient.
     """
-    counts = Splits.model_construct(**scaled_counts(patients))  # unchecked: of one or two patients a split is empty
+    counts = Splits.model_construct(**scaled_counts(patients))  # unchecked: with one or two patients a split is empty
     if counts == settings.patients:
         return settings
     return settings.model_copy(update={"patients": counts, "exact": None})
 
 
 def plan_table(plans: Mapping[str, Mapping]) -> pd.DataFrame:
-    """One row a patient: split, slices, and the exact images and boxes; where these are not exact, microbleeds."""
+    """One row per patient: split, slices, and the exact images and boxes or the drawn number of microbleeds."""
     rows = {}
     for patient, plan in plans.items():
         if "quota" in plan:
@@ -242,7 +242,7 @@ def plan_table(plans: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def split_table(patients: pd.DataFrame) -> pd.DataFrame:
-    """One row a split, in the order of Table 1, and the total: patients and the sums of their numbers."""
+    """One row per split, in the order of Table 1, and a total: the number of patients and the sums of their numbers."""
     by_split = patients.groupby("split")
     table = by_split.sum().assign(patients=by_split.size()).reindex(list(TABLE_1_PATIENTS), fill_value=0)
     table.loc["total"] = table.sum()
@@ -250,7 +250,7 @@ def split_table(patients: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(plans: Mapping[str, Mapping], cores: int) -> list[str]:
-    """Lines on time, memory and disk of making these patients, `cores` of them at a time."""
+    """Lines of text on the time, memory and disk to simulate these patients, `cores` at a time."""
     slices, matrix = np.array([(plan["slices"], plan["matrix_px"]) for plan in plans.values()]).T
     megapixels = slices * matrix**2 / 1e6
     seconds = CPU_SECONDS_PER_PATIENT + CPU_SECONDS_PER_MEGAPIXEL * megapixels
@@ -267,11 +267,11 @@ def costs(plans: Mapping[str, Mapping], cores: int) -> list[str]:
 
 
 def report(plans: Mapping[str, Mapping], missing: int, cores: int | None = None) -> str:
-    """The plan as text: a table by split, one by patient, and the arithmetic of time, memory and disk.
+    """The plan as text: a table by split, a table by patient, and estimates of time, memory and disk.
 
     Args:
-        missing: patients that are still to be made.
-        cores: patients made at a time; None: one per core of this machine.
+        missing: number of patients still to simulate.
+        cores: patients simulated at a time; None: one per core of this machine.
     """
     patients = plan_table(plans)
     matrix = next(iter(plans.values()))["matrix_px"]

@@ -1,7 +1,7 @@
-"""Training labels as readers give them: each misses microbleeds and takes mimics for some, and the majority decides.
+"""Training labels of simulated readers, who miss microbleeds and mark mimics. The majority decides.
 
 References:
-    [Rose 1948] A. Rose, J Opt Soc Am 38:196: what is seen of a disc in noise goes by its contrast times its diameter.
+    [Rose 1948] A. Rose, J Opt Soc Am 38:196: visibility of a disc in noise depends on contrast times diameter.
 """
 
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from cmbfe.metrics.agreement import fleiss_kappa
 from cmbfe.params import Readers
 from cmbfe.phantom.plan import halved
 
-_READERS = 0x4EAD  # beside the seed: no patient changes with its readers
+_READERS = 0x4EAD  # added to the seed, so that readers do not change patients
 STEEPNESS = 3.0
-"""The odds of seeing a microbleed go by this power of contrast times diameter: ours, as none is published."""
+"""The odds of seeing a microbleed grow with this power of contrast times diameter. No value is published."""
 LEAST_SPREAD = 0.1
-"""Of microbleeds in a trait, at least: a few that are alike must not make all else unlike them."""
+"""Least standard deviation of a trait over microbleeds: a few similar microbleeds must not rule out all mimics."""
 
 Findings = list[Mapping]
-"""Of patient.json."""
+"""Findings of patient.json."""
 
 
 def as_read(patients: Mapping[str, Mapping], readers: Readers, seed: int) -> tuple[dict[str, Mapping], dict]:
-    """The patients with microbleeds as most readers mark them, in the training split; all others stay true.
+    """Give training patients the microbleeds that most readers mark. Patients of other splits keep the truth.
 
     Args:
         patients: contents of patient.json by patient id.
 
     Returns:
-        The patients; and for the labels' `info`: the settings, how many microbleeds and mimics there are, `missed` and
-        `taken` by each reader and by the majority, and Fleiss' kappa over both (None where it is not defined).
+        The patients, and a record for the labels' `info`: settings, numbers of microbleeds and mimics, `missed`
+        microbleeds and `taken` mimics by reader and by majority, Fleiss' kappa over both (None if undefined).
 
     Raises:
         InputError: no microbleed in the training split.
@@ -54,10 +54,10 @@ def as_read(patients: Mapping[str, Mapping], readers: Readers, seed: int) -> tup
 
 
 def chances_of_marks(findings: Findings, readers: Readers) -> np.ndarray:
-    """The chance of each finding to be marked as a microbleed by a reader, float64 [n].
+    """Probability that a reader marks each finding as a microbleed, float64 [n].
 
-    Microbleeds go by conspicuity (Rose 1948), and mimics by the odds of a reader who knows how the microbleeds of these
-    patients look: log-normal in diameter and number of slices, normal in contrast. The settings tell the means.
+    For microbleeds it depends on conspicuity (Rose 1948), and for mimics on their likeness to these microbleeds, whose
+    diameter and number of slices count as log-normal and contrast as normal. The settings give the mean probabilities.
     """
     are_cmbs = _are_cmbs(findings)
     traits = np.array([(one["visible_diameter_mm"], one["contrast"], len(one["boxes"])) for one in findings])
@@ -77,7 +77,7 @@ def _are_cmbs(findings: Findings) -> np.ndarray:
 
 
 def _with_mean(log_odds: np.ndarray, mean: float) -> np.ndarray:
-    """Chances of these log-odds, all shifted alike, so that they have this mean."""
+    """Turn log-odds into probabilities, after a common shift that gives the probabilities their `mean`."""
     shift = halved(lambda shift: float(expit(log_odds + shift).sum()), mean * len(log_odds), -1e3, 1e3)
     return expit(log_odds + shift)
 

@@ -1,8 +1,7 @@
-"""Geometry of a simulated SWAN scan: the slices that are kept and the finer grid on which physics is done.
+"""Geometry of a simulated SWAN scan: the kept slices, and the finer grid on which physics is simulated.
 
-Scan coordinates are millimetres along (normal, column, row) directions, in this order as in arrays: first from feet
-to head, then from front to back, then from the patient's right to left. The origin is the template's origin (the
-anterior commissure).
+Scan coordinates are millimetres in the axis order of the arrays: from feet to head (slice normal), from front to back
+(column), and from the patient's right to left (row). The origin is the template's origin, the anterior commissure.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from cmbfe.errors import InputError
 
 FINEST_NEEDED_MM = 0.95
-"""Largest in-plane spacing at which physics is done; coarser images are cropped in k-space from a finer grid."""
+"""Largest in-plane spacing of simulated physics. Coarser images are cropped in k-space from a finer grid."""
 MARGIN_SLICES = 4  # fine slices simulated beyond each end of the slab, so that nothing wraps around into it
 BRAIN_HEIGHT_MM = 150.0
 Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -22,7 +21,7 @@ Window = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Scan:
-    """Where the slices lie; lengths in mm."""
+    """Size and position of a scan; lengths in mm."""
 
     matrix: int
     slices: int
@@ -31,11 +30,11 @@ class Scan:
     spacing_mm: float  # distance between slice centres
     lowest_mm: float  # scan coordinate of the first slice's centre
     row_centre_mm: float
-    """Scan coordinate of the middle row: the head's middle lies behind the anterior commissure."""
+    """Scan coordinate of the middle row, above 0 because the middle of the head lies behind the anterior commissure."""
     tilt_degrees: float
     """Rotation of the slab about the left-right axis; positive tips the slices' front towards the feet."""
     rows: tuple[int, int] = (0, 0)
-    """First row with something to simulate, and the row after the last one; (0, 0) means all."""
+    """First row to simulate, and the row after the last; (0, 0) means all rows."""
     columns: tuple[int, int] = (0, 0)
 
     @property
@@ -59,7 +58,7 @@ class Scan:
 
     @property
     def slice_step(self) -> int:
-        """Fine slices from one kept slice to the next."""
+        """Number of fine slices from a kept slice to the next."""
         return round(2 * self.spacing_mm / self.thickness_mm)
 
     @property
@@ -70,7 +69,7 @@ class Scan:
 
     @property
     def fine_axes_mm(self) -> Axes:
-        """The fine grid over the measured window; every kept pixel's centre is one of its voxel centres."""
+        """Axes of the fine grid over the measured window. Every kept pixel shares its centre with a fine voxel."""
         count = (self.slices - 1) * self.slice_step + 1 + 2 * MARGIN_SLICES
         count += count % 2  # an even number halves exactly in k-space
         z = self.lowest_mm + (np.arange(count) - MARGIN_SLICES) * self.fine_spacing_mm[0]
@@ -93,10 +92,10 @@ class Scan:
 
 
 def slab_spacing(slices: int, thickness_mm: float) -> float:
-    """Distance in mm between slice centres: the thickness, or half of it where slices side by side pass the brain.
+    """Distance in mm between slice centres: the thickness, or half of it if slices without overlap exceed the brain.
 
-    A scan of 6613 / 58 = 114 images of 2 mm would measure 228 mm side by side, far more than a head's brain.
-    GE's scanners interpolate 3-D scans to twice the slices ("ZIP2"), 2 mm thick and 1 mm apart: 114 mm in all.
+    A scan of 6613 / 58 = 114 slices of 2 mm would measure 228 mm without overlap, far more than a brain. GE's
+    scanners interpolate 3-D scans to twice as many slices ("ZIP2"), 2 mm thick and 1 mm apart: 114 mm in all.
     """
     return thickness_mm / 2 if slices * thickness_mm > BRAIN_HEIGHT_MM else thickness_mm
 
@@ -104,10 +103,10 @@ def slab_spacing(slices: int, thickness_mm: float) -> float:
 def draw_scan(
     rng: np.random.Generator, matrix: int, slices: int, field_of_view_mm: float, slice_thickness_mm: float
 ) -> Scan:
-    """Place a slab: centred on the brain when it covers most of it, anywhere inside the brain when it is thin.
+    """Place a slab: near the brain's centre if the slab covers most of the brain, otherwise anywhere inside the brain.
 
     Raises:
-        InputError: sizes that no scan has.
+        InputError: sizes out of range.
     """
     if matrix < 32 or slices < 1:
         raise InputError(f"a scan of {slices} slices of {matrix} x {matrix} px: give at least 1 slice and 32 px")
@@ -117,7 +116,7 @@ def draw_scan(
         )
     spacing = slab_spacing(slices, slice_thickness_mm)
     height = (slices - 1) * spacing
-    lowest, highest = -46.0, 66.0  # the foramen magnum and 5 mm below the vertex, an adult's brain
+    lowest, highest = -46.0, 66.0  # an adult's brain: from the foramen magnum to 5 mm below the vertex
     room = max((highest - lowest - height) / 2, 3.0)
     centre = (lowest + highest) / 2 + rng.uniform(-room, room)
     return Scan(

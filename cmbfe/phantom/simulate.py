@@ -1,4 +1,4 @@
-"""One simulated patient: from a seed to SWAN images, filtered phase and labels."""
+"""Simulate one patient from a seed: SWAN images, filtered phase and labels."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +18,11 @@ from cmbfe.phantom.tissue import ECHO_TIMES_MS, WHITE_MATTER, spoiled_amplitude
 from cmbfe.phantom.visibility import Footprint, footprint_of, vein_findings, visible_boxes, with_and_without
 
 MEAN_CMBS = 5.0
-"""Visible microbleeds per patient where no number is asked for: Poisson around this, at least one."""
+"""Mean of the Poisson number of visible microbleeds of a patient, if no number is given; at least one is drawn."""
 WHITE_MATTER_UNITS = 1000.0
-"""What white matter measures in the middle of the head, in the scanner's arbitrary units."""
+"""Brightness of white matter in the middle of the head, in the scanner's arbitrary units."""
 ECHO_SNR = 17.0
-"""White matter's signal at the mean echo time, in the middle of the head, over the noise of one echo per channel."""
+"""Ratio of white matter's signal (mean echo time, middle of the head) to the noise of one echo per channel."""
 VOID_BELOW = 0.5
 """Share of white matter's brightness below which the surroundings of a lesion count as a signal void."""
 MOST_CANDIDATES = 400
@@ -51,7 +51,7 @@ Measured = tuple[Finding, Footprint]
 
 
 def measure(lesion: Lesion, body: Body, number: int) -> Measured:
-    """What can be seen of a lesion, by simulating its surroundings with it and without it, and its footprint."""
+    """Measure a lesion by simulating its surroundings with and without it. Returns the finding and the footprint."""
     footprint = footprint_of(lesion, body.scan, ECHO_TIMES_MS)
     changed, unchanged, first = with_and_without(body.scene, footprint, body.scan, ECHO_TIMES_MS)
     least = VOID_BELOW * np.mean([white_matter_signal(echo_time) for echo_time in ECHO_TIMES_MS])
@@ -61,7 +61,7 @@ def measure(lesion: Lesion, body: Body, number: int) -> Measured:
 
 
 def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
-    """Places in a band of slices around one drawn anywhere: few enough for the boxes to share images as asked."""
+    """Places in a band of slices at random height, thin enough for the boxes to share images as the quota says."""
     half = band_of(quota, scan.slices) / 2 * scan.spacing_mm
     lowest, highest = scan.lowest_mm, scan.lowest_mm + (scan.slices - 1) * scan.spacing_mm
     middle = places.find(rng, draw_location(rng, places))
@@ -74,10 +74,10 @@ def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) ->
 def draw_microbleeds(
     rng: np.random.Generator, body: Body, places: Places, count: int, quota: Quota | None
 ) -> list[Measured]:
-    """Draw microbleeds until `count` are visible, or with a quota, until some subset fills it exactly.
+    """Draw microbleeds until `count` are visible or, with a quota, until a subset fills the quota exactly.
 
     Raises:
-        InputError: the slab has no room for that.
+        InputError: the microbleeds do not fit into the slab.
     """
     if quota is not None:
         places = _band(rng, places, body.scan, quota)
@@ -98,7 +98,7 @@ def draw_microbleeds(
 
 
 def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.ndarray:
-    """One echo of a body with lesions as the scan measures it, complex [slices, rows, columns], without noise."""
+    """Noise-free image of one echo of a body with lesions, complex [slices, rows, columns]."""
     signal = echo_signal(body.scene, ECHO_TIMES_MS[echo])
     for footprint in footprints:
         signal[footprint.window] *= footprint.factors[echo]
@@ -108,8 +108,8 @@ def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.nda
 def _scan_echo(
     body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """One echo: magnitude of the whole images, magnitude without noise of the measured window, filtered phase. The
-    phase is made of the first echo only, the one where veins stay within half a turn."""
+    """Scan one echo: magnitude of the whole images, noise-free magnitude of the measured window, filtered phase. Only
+    the first echo gives a phase, because veins stay within half a turn there."""
     signal = clean_echo(body, footprints, echo)
     image = receiver_noise(rng, body.scan)
     image *= np.float32(white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / ECHO_SNR)
@@ -120,11 +120,11 @@ def _scan_echo(
 def render(
     body: Body, footprints: Sequence[Footprint], rng: np.random.Generator, workers: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scan a body with lesions, `workers` echoes at a time; more need more memory, and give the same images.
+    """Scan a body with lesions, `workers` echoes at a time. More workers need more memory and give the same images.
 
     Returns:
         SWAN magnitude [slices, rows, columns] in units where white matter is WHITE_MATTER_UNITS; filtered phase in
-        rad; SWAN magnitude without noise of the scan's measured window.
+        rad; noise-free SWAN magnitude of the scan's measured window.
     """
     echoes = range(len(ECHO_TIMES_MS))
     with ThreadPoolExecutor(workers) as pool:
@@ -162,7 +162,7 @@ def draw_patient(
     quota: tuple[int, int] | None = None,
     workers: int = 1,
 ) -> Drawn:
-    """Everything of `simulate_patient` but the scan; arguments and errors are described there."""
+    """Draw the patient of `simulate_patient` without scanning. Arguments and errors are described there."""
     quota = None if quota is None else Quota(*quota)
     if cmb_count is not None and cmb_count < 0:
         raise InputError(f"{cmb_count} microbleeds: give 0 or more")
@@ -186,17 +186,17 @@ def simulate_patient(
     workers: int = 1,
     **request: object,
 ) -> SimulatedPatient:
-    """Simulate one patient's SWAN series; equal arguments give equal arrays on one machine.
+    """Simulate one patient's SWAN series; equal arguments give equal arrays on the same machine.
 
     Args:
-        workers: threads; they change the time, not the arrays.
-        request: of `draw_patient`. `matrix`: rows and columns, px. `slices`: images, placed as `draw_scan` says.
-            `field_of_view_mm` (240) and `slice_thickness_mm` (2). `cmb_count`: visible microbleeds; None draws a
-            Poisson number around MEAN_CMBS, at least one. `quota`: (images with microbleeds, boxes) that the
-            patient must have exactly; decides instead of `cmb_count`.
+        workers: number of threads; does not change the arrays.
+        request: arguments of `draw_patient`. `matrix`: rows and columns, px. `slices`: number of slices, placed by
+            `draw_scan`. `field_of_view_mm` (default 240) and `slice_thickness_mm` (default 2). `cmb_count`: visible
+            microbleeds; None draws a Poisson number with mean MEAN_CMBS, at least one. `quota`: (images with
+            microbleeds, boxes) that the patient must have exactly; replaces `cmb_count`.
 
     Raises:
-        InputError: sizes that no scan has, or more microbleeds than the slab has room for.
+        InputError: sizes out of range, or more microbleeds than fit into the slab.
     """
     drawn = draw_patient(seed, workers=workers, **request)
     body, scan = drawn.body, drawn.body.scan

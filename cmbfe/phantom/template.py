@@ -1,7 +1,7 @@
-"""The ICBM-152 template and what is derived from it once: hull, ventricles, nuclei, air at the skull base.
+"""The ICBM-152 template and the maps derived from it: hull, ventricles, nuclei, air at the skull base.
 
-Template coordinates are ICBM-152 millimetres (x right, y front, z up). The maps are V. Fonov et al., NeuroImage
-54:313 (2011), as bundled with nilearn; no network is needed.
+Template coordinates are ICBM-152 millimetres (x right, y front, z up). The maps are those of V. Fonov et al.,
+NeuroImage 54:313 (2011), bundled with nilearn, so that no network is needed.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from cmbfe.phantom.scan import Window
 from cmbfe.phantom.tissue import iron
 
 COARSE_MM = 2.0
-PADDING = 20  # coarse voxels around the template's box: its box ends at the brain, heads do not
+PADDING = 20  # coarse voxels added around the template, which ends at the brain
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Volume:
     spacing_mm: float
 
     def at(self, points: np.ndarray) -> np.ndarray:
-        """Interpolate linearly at points [3, ...] in template mm; outside, the nearest value counts."""
+        """Interpolate linearly at points [3, ...] in template mm; outside the grid, take the nearest value."""
         origin = self.origin_mm.reshape(3, *(1,) * (points.ndim - 1)).astype(np.float32)
         index = (points - origin) * np.float32(1 / self.spacing_mm)
         return ndimage.map_coordinates(self.values, index, order=1, mode="nearest", output=np.float32)
 
     def gradient_at(self, points: np.ndarray, reach_mm: float) -> np.ndarray:
-        """Central differences over +-`reach_mm` at points [3, n], per mm."""
+        """Gradient per mm at points [3, n], by central differences over +-`reach_mm`."""
         steps = reach_mm * np.eye(3, dtype=np.float32)[:, :, None]
         return np.stack([self.at(points + step) - self.at(points - step) for step in steps]) / (2 * reach_mm)
 
@@ -46,25 +46,25 @@ class Volume:
 
 @dataclass(frozen=True)
 class Template:
-    """What every patient is made from."""
+    """The template from which every patient is made."""
 
     t1: Volume
     """T1-weighted brightness, 1 at its brightest; about 0.27 in CSF, 0.65 in grey, 0.87 in white matter."""
     white: Volume  # share of white matter in the brain's tissue, 0 to 1
     hull: Volume  # distance from the brain's smooth hull, mm, negative inside
     ventricle: Volume  # distance from the lateral ventricles, mm, negative inside
-    nuclei: list[tuple[str, Window, np.ndarray]]  # iron-rich: name, box in t1, membership 0 to 1 in it
+    nuclei: list[tuple[str, Window, np.ndarray]]  # iron-rich nuclei: name, box in t1, membership 0 to 1 in the box
     cavity: Volume  # 1 in the air of sinuses and mastoid cells
     eye: Volume
     face: Volume  # distance from the surface of face and neck, mm, negative inside
-    fluid: Volume  # share of cerebrospinal fluid, smoothed: cortical veins keep to it
-    depth: np.ndarray  # hull's distances on the 1 mm grid of t1
-    from_ventricle: np.ndarray  # the ventricles', likewise
+    fluid: Volume  # smoothed share of cerebrospinal fluid, which cortical veins follow
+    depth: np.ndarray  # `hull` on the 1 mm grid of t1
+    from_ventricle: np.ndarray  # `ventricle` on the 1 mm grid of t1
 
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """Load nilearn's bundled maps and derive the rest; takes a few seconds, once per process."""
+    """Load nilearn's bundled maps and derive the other maps; takes a few seconds, once per process."""
     from nilearn import datasets  # slow to import, and only simulations need it
 
     images = (
@@ -97,18 +97,18 @@ def load_template() -> Template:
     )
 
 
-CORTEX_MM = 2.6  # thickness; 1-4.5, 2.5 on average: B. Fischl, A. M. Dale, PNAS 97:11050 (2000)
+CORTEX_MM = 2.6  # thickness; 1-4.5 mm, 2.5 mm on average: B. Fischl, A. M. Dale, PNAS 97:11050 (2000)
 GYRUS_MM = 11.0  # about the distance from one sulcus to the next
-DEEPEST_MM = 26.0  # depth under the hull down to which a head has folds of its own
+DEEPEST_MM = 26.0  # depth under the hull down to which each head gets new folds
 FLUID, GREY, WHITE = 0.27, 0.65, 0.87  # brightness in the template
 
 
 def folded(rng: np.random.Generator, template: Template) -> Template:
-    """The template with sulci and gyri of its own instead of the average brain's.
+    """Replace the average brain's sulci and gyri by a random pattern.
 
-    Sulci are sheets upright on the hull: where a smooth random function of the nearest point of the hull is 0. They
-    reach down to a depth that varies likewise. What is plainly fluid in the template, fissures and cisterns, stays;
-    so do brainstem, cerebellum and all that lies deeper than DEEPEST_MM.
+    Sulci are sheets perpendicular to the hull, at the zeros of a smooth random function of the hull's nearest point.
+    Their depth also varies smoothly and at random. Fluid of the template (fissures and cisterns), brainstem, cerebellum
+    and everything deeper than DEEPEST_MM stay unchanged.
     """
     t1, depth = template.t1, -template.depth
     axes = t1.axes_mm
@@ -154,7 +154,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
 
 
 def _hull_distance(brain: np.ndarray) -> np.ndarray:
-    """Signed distance from the brain with its fissures closed by 14 mm."""
+    """Signed distance mm from the brain after a closing by 14 mm, which fills the fissures."""
     padded = np.pad(brain, PADDING)
     dilated = ndimage.distance_transform_edt(~padded) * COARSE_MM < 14
     closed = ndimage.distance_transform_edt(dilated) * COARSE_MM > 14
@@ -162,7 +162,7 @@ def _hull_distance(brain: np.ndarray) -> np.ndarray:
 
 
 def _lateral_ventricles(t1: Volume) -> np.ndarray:
-    """Mask of what is dark and connected to the two frontal horns, inside a box around the ventricles."""
+    """Mask of the dark voxels connected to the two frontal horns, inside a box around the ventricles."""
     x, y, z = np.meshgrid(*t1.axes_mm, indexing="ij", sparse=True)
     region = (np.abs(x) < 36) & (y > -52) & (y < 36) & (z > -14) & (z < 34)
     labels, _ = ndimage.label((t1.values < 0.5) & region & (t1.values > 0))
@@ -179,7 +179,7 @@ Triple = tuple[float, float, float]
 def ellipsoid(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: Triple, axes: Triple, rotation: float = 0.0
 ) -> np.ndarray:
-    """Soft membership 0 to 1 of an ellipsoid and its mirror image in the other half of the head; edge about 1 mm.
+    """Soft membership 0 to 1 of an ellipsoid and its mirror image in the other half of the head; edge about 1 mm wide.
 
     Args:
         centre: mm, on the side x > 0.
@@ -194,7 +194,7 @@ def ellipsoid(
 
 
 NUCLEI = (
-    # name, centre, semi-axes mm, rotation in degrees, T1 brightness above which it is white matter
+    # name, centre, semi-axes mm, rotation in degrees, T1 brightness above which a voxel is white matter
     ("putamen", (26.5, 1.0, 1.0), (4.8, 16.0, 10.5), 12.0, 0.795),
     ("pallidum", (19.0, -4.0, -1.0), (4.2, 9.5, 6.0), 26.0, 1.0),
     ("caudate", (12.5, 14.0, 6.0), (5.5, 10.0, 10.0), 8.0, 0.79),
@@ -205,7 +205,7 @@ NUCLEI = (
     ("substantia nigra", (9.5, -17.5, -13.0), (6.8, 2.6, 4.0), -38.0, 1.0),
     ("dentate", (14.5, -58.0, -35.0), (6.5, 9.5, 5.5), 25.0, 1.0),
 )
-"""Places and sizes by eye on the template, checked against its T1 contrast; not an atlas."""
+"""Positions and sizes were set by eye on the template and checked against its T1 contrast; not an atlas."""
 
 
 def _nuclei(t1: Volume) -> list[tuple[str, Window, np.ndarray]]:
@@ -230,7 +230,7 @@ def _nuclei(t1: Volume) -> list[tuple[str, Window, np.ndarray]]:
 
 
 def iron_volume(template: Template, age_years: float) -> Volume:
-    """Iron in mg per 100 g beyond the 3 of ordinary grey matter, at an age."""
+    """Iron at an age, in mg per 100 g above the 3 mg of ordinary grey matter."""
     total = np.zeros_like(template.t1.values)
     for name, window, member in template.nuclei:
         total[window] = np.maximum(total[window], np.float32(iron(name, age_years) - 3.0) * member)
@@ -249,7 +249,7 @@ EYE = ((34.0, 62.0, -43.0), (13.0, 13.0, 13.0))
 
 
 def _face_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Distance mm, roughly, from the surface of an ellipsoid (face) and a cylinder (neck)."""
+    """Approximate distance mm from the surface of face (ellipsoid) and neck (cylinder)."""
     face = (np.sqrt((x / 68) ** 2 + ((y - 22) / 74) ** 2 + ((z + 62) / 78) ** 2) - 1) * 70
     neck = np.maximum(np.sqrt((x / 62) ** 2 + ((y + 25) / 68) ** 2) * 62 - 62, z + 40)
     return np.minimum(face, neck)

@@ -1,8 +1,8 @@
-"""What tissues are made of at 3 T (proton density, T1, R2*, susceptibility; each value with its source), and the
-paper's acquisition that sees them.
+"""Properties of tissues at 3 T (proton density, T1, R2*, susceptibility; each value with its source), and settings of
+the paper's acquisition.
 
 Susceptibilities are volume susceptibilities (SI) in ppm relative to cerebrospinal fluid, which is close to water
-(-9.05 ppm). R2* is the decay of the tissue itself; the decay by fields of larger objects is simulated.
+(-9.05 ppm). R2* is the decay of the tissue itself. The decay by fields of larger objects is simulated.
 
 References:
     [Peters 2007] A. M. Peters et al., Magn Reson Imaging 25:748: T2* of the brain at 3 T.
@@ -28,12 +28,12 @@ FIELD_STRENGTH_T = 3.0
 REPETITION_TIME_MS = 77.3  # paper section 2.1, as are the flip angle and the mean echo time
 FLIP_ANGLE_DEGREES = 15
 ECHO_TIMES_MS = (25.0, 35.0, 45.0, 55.0, 65.0)
-"""SWAN averages a train of echoes; the paper gives one TE, 45.0 ms, read as the train's mean."""
+"""SWAN averages a train of echoes. The paper gives a single TE, 45.0 ms, taken here as the mean of the train."""
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """Bulk values at 3 T."""
+    """Bulk properties of a tissue at 3 T."""
 
     proton_density: float  # relative to water
     t1_ms: float
@@ -42,7 +42,7 @@ class Tissue:
 
 
 WHITE_MATTER = Tissue(0.71, 1084, 1000 / 53.2, -0.030)  # Whittall 1997, Stanisz 2005, Peters 2007, Duyn 2017
-GREY_MATTER = Tissue(0.83, 1820, 1000 / 66.0, 0.010)  # the same
+GREY_MATTER = Tissue(0.83, 1820, 1000 / 66.0, 0.010)  # same sources
 CSF = Tissue(1.00, 4163, 1000 / 500, 0.0)  # Lin 2001; T2* is limited by motion and field, not by T2 = 2 s
 VENOUS_BLOOD = Tissue(0.87, 1932, 50.0, 0.45)  # Stanisz 2005 (T1), Zhao 2007 (R2*); chi from `blood_chi`
 BONE = Tissue(0.08, 600, 400.0, -2.3)  # cortical bone: almost no signal; Schenck 1996
@@ -83,7 +83,7 @@ IRON_MG_PER_100G = {
 }
 CHI_PPM_PER_IRON = 0.0089  # ppm per mg iron in 100 g of wet tissue (0.89 ppb per mg/kg), Langkammer 2012
 R2STAR_PER_IRON = 1.15
-"""1/s per mg iron in 100 g: putamen and caudate of Peters 2007 against their iron of Hallgren 1958."""
+"""1/s per mg iron in 100 g, from putamen and caudate: R2* of Peters 2007 against iron of Hallgren 1958."""
 
 
 def iron(nucleus: str, age_years: float) -> float:

@@ -3,7 +3,7 @@ shares on a grid.
 
 Radii follow anatomy: medullary veins 0.1-0.5 mm, cortical veins 0.2-2 mm, deep veins 0.5-1.5 mm, sinuses 2-4 mm
 (R. B. Okudera et al., Neuroradiol J 12:73 (1999); P. Stoquart-ElSankari et al., J Cereb Blood Flow Metab 29:1208
-(2009)). What matters to a reader of slices: veins of every size cross slices at every angle.
+(2009)). For a reader of slices it matters that veins of every size cross slices at every angle.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from cmbfe.phantom.template import Template, Volume
 
 STEP_MM = 0.4  # distance between the points of a vein, in template mm
 SAMPLE_MM2 = 0.16
-"""Cross-section mm^2 that one sample point of a vein stands for: samples lie about 0.4 mm apart."""
-CALIBRE_CHANGES_MM, CALIBRE_SPREAD = 2.0, 0.25  # over which length, and by how much (of the logarithm)
+"""Cross-section mm^2 that a sample point of a vein represents: samples lie about 0.4 mm apart."""
+CALIBRE_CHANGES_MM, CALIBRE_SPREAD = 2.0, 0.25  # length of changes, standard deviation of the logarithm
 JUNCTIONS_APART_MM = 12.0
-WIDEST_VEIN_MM = 1.9  # radius; what is wider is a sinus
-WIDEST_MM = 6.0  # more than the widest sinus: how far outside a grid a point may still reach into it
+WIDEST_VEIN_MM = 1.9  # radius; wider vessels are sinuses
+WIDEST_MM = 6.0  # points farther outside a grid do not reach into it; exceeds the radius of every sinus
 
 
 @dataclass(frozen=True)
 class Veins:
-    """All veins as points."""
+    """All veins as points along their axes."""
 
     points: np.ndarray  # [3, n] mm
     directions: np.ndarray  # [3, n], unit vectors along the vein
     radii_mm: np.ndarray  # [n]
-    length_mm: np.ndarray  # [n], length of the piece that a point stands for
+    length_mm: np.ndarray  # [n], length of the piece that a point represents
     vein: np.ndarray  # [n], number of each point's vein
 
 
@@ -42,7 +42,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Callable, steps: int, wander: float) -> np.ndarray:
-    """Walk from `starts` [3, n] to points [steps, 3, n]; each turns towards `steer(points)` and a little at random."""
+    """Grow paths [steps, 3, n] from `starts` [3, n] that turn towards `steer(points)` and a little at random."""
     path = [starts]
     heading = unit(steer(starts) + 0.3 * rng.standard_normal(starts.shape))
     drift = np.zeros_like(starts)
@@ -54,7 +54,7 @@ def _grow(rng: np.random.Generator, starts: np.ndarray, steer: Callable, steps: 
 
 
 def uneven(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
-    """Radii [steps, n] of veins that narrow and widen over a few mm and swell where others join them."""
+    """Radii [steps, n] of veins that narrow and widen over a few mm and swell where other veins join."""
     wave = ndimage.gaussian_filter1d(rng.standard_normal(radii.shape), CALIBRE_CHANGES_MM / STEP_MM, axis=0)
     joined = rng.random(radii.shape) < STEP_MM / JUNCTIONS_APART_MM
     swelling = ndimage.gaussian_filter1d(joined.astype(float), 1.5, axis=0) * 3.7  # 1 in the middle
@@ -62,7 +62,7 @@ def uneven(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
 
 
 def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins:
-    """Flatten paths [steps, 3, n] with masks and radii [steps, n] into points; directions by differences."""
+    """Flatten paths [steps, 3, n] with masks and radii [steps, n] to `Veins`; directions are path differences."""
     points = np.moveaxis(path, 1, 0)[:, alive]
     directions = unit(np.moveaxis(np.gradient(path, axis=0), 1, 0))[:, alive]
     number = np.broadcast_to(np.arange(path.shape[2]), alive.shape)
@@ -70,7 +70,7 @@ def _from_paths(path: np.ndarray, alive: np.ndarray, radii: np.ndarray) -> Veins
 
 
 def join(parts: list[Veins]) -> Veins:
-    """All veins of several lists, numbered anew so that no two share a number."""
+    """Join `Veins` and renumber them so that no two veins share a number."""
     offsets = np.cumsum([0] + [int(part.vein.max(initial=-1)) + 1 for part in parts[:-1]])
     numbered = [replace(part, vein=part.vein + offset) for part, offset in zip(parts, offsets, strict=True)]
     joined = zip(*(vars(part).values() for part in numbered), strict=True)
@@ -101,7 +101,7 @@ def cortical_veins(rng: np.random.Generator, template: Template, count: int) -> 
         outward = unit(template.hull.gradient_at(points, 2.0))
         distance = template.hull.at(points)
         surface = np.clip((distance + 4.0) / 3.0, 0, 1)  # 0 deep in a sulcus, 1 on the brain's surface
-        # To the superior sagittal sinus from above the temporal lobe, to the transverse sinuses from below.
+        # Veins above the temporal lobe run to the superior sagittal sinus, lower veins to the transverse sinuses.
         side, back = np.where(above, 0.0, np.sign(points[0]) * 45.0), np.where(above, points[1] - 8.0, -75.0)
         goal = unit(np.stack([side, back, np.where(above, 85.0, -25.0)]) - points)
         goal = unit(goal - outward * (goal * outward).sum(0))
@@ -164,11 +164,11 @@ MIDLINE_VEINS = (
     ("inferior sagittal", ((0, 20, 26), (0, -5, 32), (0, -30, 24), (0, -46, 8)), (0.5, 0.9)),
 )
 TRANSVERSE_SIGMOID = ((45, -78, -24), (58, -55, -30), (52, -42, -42), (36, -40, -58))
-"""Control points mm (x > 0 side) of the transverse and sigmoid sinus, from beside the torcula on."""
+"""Control points mm (x > 0 side) of the transverse and sigmoid sinus, starting beside the torcula."""
 
 
 def _smooth(points: np.ndarray, radii: tuple[float, float]) -> Veins:
-    """A vein through control points [n, 3] mm, with its radii mm at the first and the last."""
+    """A smooth vein through control points [n, 3] mm, with `radii` mm at the first and last point."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     along = np.arange(0, length[-1], STEP_MM)
     curve = make_interp_spline(length, points, k=min(3, len(points) - 1))(along)
@@ -177,7 +177,7 @@ def _smooth(points: np.ndarray, radii: tuple[float, float]) -> Veins:
 
 
 def deep_veins(rng: np.random.Generator) -> Veins:
-    """Named deep veins, each moved and resized a little; the two sides differ."""
+    """The named deep veins, each moved and resized a little at random, so that left and right differ."""
     veins = []
     for _, points, radii in DEEP_VEINS:
         for side in (-1, 1):
@@ -190,7 +190,7 @@ def deep_veins(rng: np.random.Generator) -> Veins:
 
 
 def dural_sinuses(rng: np.random.Generator, template: Template) -> Veins:
-    """Superior sagittal sinus under the midline of the vault, transverse and sigmoid sinuses."""
+    """The superior sagittal sinus under the midline of the vault, and the transverse and sigmoid sinuses."""
     angles = np.linspace(np.deg2rad(15), np.deg2rad(196), 40)  # from the forehead over the vertex to the torcula
     rays = np.stack([np.zeros_like(angles), np.cos(angles), np.sin(angles)])
     reach = np.arange(40.0, 120.0, 0.5)
@@ -207,7 +207,7 @@ def dural_sinuses(rng: np.random.Generator, template: Template) -> Veins:
 
 
 def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
-    """Grow a whole tree in template coordinates; the numbers of small veins are Poisson."""
+    """Grow a whole venous tree in template coordinates. The numbers of small veins are Poisson."""
     return join(
         [
             dural_sinuses(rng, template),
@@ -220,10 +220,10 @@ def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
 
 
 def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put veins on a grid: each point is a short cylinder of samples, shared linearly among eight voxels.
+    """Put veins on a grid. Each point becomes a short cylinder of samples, shared linearly among eight voxels.
 
     Args:
-        veins: in the coordinates of `axes`, mm; what lies outside the grid is left out.
+        veins: in the coordinates of `axes`, mm; parts outside the grid are left out.
 
     Returns:
         Float32 [z, y, x] each: volume share of blood, 0 to 1; mean squared cosine between the vein and the static
@@ -246,12 +246,12 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> tuple[np
 
 
 def _fill(veins: Veins) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample points [3, m] mm inside the veins, the volume mm^3 of each, and its vein point."""
+    """Sample points [3, m] mm inside the veins, the volume of each in mm^3, and the index of its vein point."""
     section = np.pi * veins.radii_mm**2
     counts = np.maximum(np.ceil(section / SAMPLE_MM2), 1).astype(int)
     source = np.repeat(np.arange(len(counts)), counts)
     rank = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
-    # Sunflower points fill a disc evenly whatever their number; a single point sits on the axis.
+    # Any number of points in a sunflower pattern fills a disc evenly; a single point lies on the axis.
     radius = veins.radii_mm[source] * np.sqrt((rank + 0.5) / counts[source]) * (counts[source] > 1)
     angle = rank * np.pi * (3 - np.sqrt(5)) + source
     axis = veins.directions[:, source]

@@ -1,5 +1,5 @@
-"""What a lesion does to the signal around it, and what of that can be seen: boxes measured, not drawn. Likewise vein
-cross-sections, the mimic that a single slice cannot tell from a microbleed."""
+"""The effect of a lesion on the signal around it, and bounding boxes of its visible part, measured on images. Also
+boxes of vein cross-sections, which look like microbleeds on a single slice."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from cmbfe.phantom.physics import RADIANS_PER_PPM_MS, Scene, acquire, ball_field
 from cmbfe.phantom.scan import Axes, Scan, Window
 
 DARKENED = 0.15
-"""A voxel belongs to a lesion when the lesion takes more than this share of the local brightness."""
+"""A voxel belongs to a lesion when the lesion removes more than this share of the local brightness."""
 NOTICED = 0.5  # a slice shows a lesion when its darkest voxel loses more than this share
 SMALLEST_MM = 2.0
 """Diameter of the darkened area below which a slice does not show a lesion. Microbleeds are 2-10 mm on T2*-weighted
@@ -24,29 +24,29 @@ images (S. M. Greenberg et al., Lancet Neurol 8:165, 2009); the rim from DARKENE
 NEGLIGIBLE_RAD = 0.08
 SAMPLE_MM = 0.25
 MARGIN = 6
-"""Voxels around a lesion's reach that its crop holds besides, against the edges of a small Fourier transform."""
+"""Extra voxels in the crop around a lesion, which keep edge effects of the small Fourier transform away."""
 STEEPEST = 0.5
 """Least cosine between a vein and the slices' normal for its cross-section to look like a dot."""
-LEAST_LOSS = 0.35  # share of the surroundings' brightness that a dot's darkest pixel lacks at least
-CALIBRE_MM = (0.2, 2.0)  # radii of the veins that are measured; sinuses are no mimics
+LEAST_LOSS = 0.35  # a dot's darkest pixel lacks at least this share of the surroundings' brightness
+CALIBRE_MM = (0.2, 2.0)  # range of radii of the measured veins; excludes sinuses, which are no mimics
 WINDOW_MM = 6.0
 DIAMETER_MM = (1.2, 8.0)
-"""Visible diameters that count: from a little below the least of a microbleed, for a mimic need not be labelled."""
-ELONGATION = 2.0  # longest box side over the shortest up to which a dark patch is a dot
-FILLED = 0.5  # share of its box that a dot fills at least; a disc fills 0.79
+"""Range of a dot's visible diameter. It starts below SMALLEST_MM, because a mimic need not be labelled."""
+ELONGATION = 2.0  # largest ratio of the longer to the shorter side of a dot's box
+FILLED = 0.5  # least share of its box that a dot fills; a disc fills 0.79
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A lesion's factors on the signal of each echo inside a window of the fine grid."""
+    """Factors by which a lesion multiplies the signal of each echo, inside a window of the fine grid."""
 
     window: tuple[slice, slice, slice]
     factors: np.ndarray  # complex64 [echoes, z, y, x]
 
 
 def _reach_mm(lesion: Lesion, echo_time_ms: float) -> tuple[float, float]:
-    """Two distances from the centre: beyond the first the lesion's phase stays under NEGLIGIBLE_RAD; within the second
-    it turns by more than half a radian per mm, so that voxels are sampled finely.
+    """Two distances from a lesion's centre. Beyond the first, its phase is under NEGLIGIBLE_RAD. Within the second,
+    the phase turns by more than half a radian per mm, so that voxels need fine sampling.
     """
     moment = abs(lesion.chi_ppm) * float((lesion.radii_mm**3).sum())
     far = (2 / 3 * moment * RADIANS_PER_PPM_MS * echo_time_ms / NEGLIGIBLE_RAD) ** (1 / 3)
@@ -75,9 +75,9 @@ def _mean_factors(
 
 
 def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float]) -> Footprint:
-    """Simulate a lesion on its own: field by closed form, dephasing by samples at most SAMPLE_MM apart.
+    """Simulate a lesion alone: its field in closed form, its dephasing by samples at most SAMPLE_MM apart.
 
-    The signal of the tissue around it is multiplied by the factors; inside a voxel that tissue counts as uniform.
+    The factors multiply the signal of the surrounding tissue, which counts as uniform inside a voxel.
     """
     axes = scan.fine_axes_mm
     reach, core_mm = _reach_mm(lesion, max(echo_times_ms))
@@ -104,7 +104,7 @@ def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float]) -> 
 def with_and_without(
     scene: Scene, footprint: Footprint, scan: Scan, echo_times_ms: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """SWAN magnitudes (means over the echoes) without noise, with and without a lesion, on the kept pixels around it.
+    """Noise-free SWAN magnitudes (means over echoes) with and without a lesion, on the kept pixels around it.
 
     Returns:
         Two arrays [slices, rows, columns], and the indices in the series of their first slice, row and column.
@@ -124,7 +124,7 @@ def with_and_without(
 
 
 def _kept_inside(scan: Scan, window: Window) -> tuple[Window, tuple[int, int, int]]:
-    """Where the kept pixels lie inside a crop of the fine grid, and the first one's indices in the series."""
+    """Index of the kept pixels in a crop of the fine grid, and the indices of the first kept pixel in the series."""
     kept, first = [], []
     for whole, part, offset in zip(scan.kept, window, scan.measured_window, strict=True):
         start, step = whole.start or 0, whole.step or 1
@@ -139,15 +139,15 @@ def _kept_inside(scan: Scan, window: Window) -> tuple[Window, tuple[int, int, in
 def visible_boxes(
     changed: np.ndarray, unchanged: np.ndarray, first: tuple[int, int, int], pixel_mm: float, least: float
 ) -> tuple[dict[int, Box], float]:
-    """Boxes px around the voxels that a lesion darkens beyond DARKENED, per slice, and its visible diameter mm.
+    """Boxes (px) around the voxels that a lesion darkens beyond DARKENED, per slice, and its visible diameter (mm).
 
-    The diameter is that of the disc with the darkened area, on the slice where it is largest. A slice where it is
-    smaller than SMALLEST_MM, or that nowhere loses more than NOTICED, has no box.
+    The diameter is that of a disc with the darkened area, on the slice where it is largest. A slice has no box if its
+    diameter is below SMALLEST_MM or its darkest pixel loses less than NOTICED.
 
     Args:
         changed: magnitude with the lesion, `unchanged` without it, [slices, rows, columns].
         first: indices in the series of the first slice, row and column.
-        least: brightness that the surroundings count as where they are darker: in a signal void nothing stands out.
+        least: lower limit for the brightness of the surroundings, because nothing stands out in a signal void.
     """
     drop = (unchanged - changed) / max(float(np.median(unchanged)), least)
     boxes: dict[int, Box] = {}
@@ -168,7 +168,7 @@ def visible_boxes(
 
 
 class Crossing(NamedTuple):
-    """A vein that passes through a kept slice; row and column in px of the measured window, pixel centres at whole
+    """Crossing of a vein and a kept slice. Row and column are px of the measured window, with pixel centres at whole
     numbers."""
 
     vein: int
@@ -180,12 +180,12 @@ class Crossing(NamedTuple):
 
 
 def _index(points: np.ndarray, axes: Axes) -> np.ndarray:
-    """Fractional indices [3, n] on a grid of points [3, n] mm."""
+    """Fractional grid indices [3, n] of points [3, n] mm."""
     return np.stack([np.interp(part, axis, np.arange(len(axis))) for part, axis in zip(points, axes, strict=True)])
 
 
 def find_crossings(body: Body) -> list[Crossing]:
-    """Crossings of kept slices by steep veins inside the brain; of each vein and slice the nearest point."""
+    """Crossings of kept slices by steep veins inside the brain, at the vein point nearest to the slice."""
     veins, scan = body.veins, body.scan
     place = (veins.points[0] - scan.lowest_mm) / scan.spacing_mm
     number = np.round(place).astype(int)
@@ -205,7 +205,7 @@ def find_crossings(body: Body) -> list[Crossing]:
 
 
 def _dot(image: np.ndarray, row: float, column: float, pixel_mm: float, least: float) -> tuple[Box, float] | None:
-    """Box px and diameter mm of the dark dot at a place of one slice; None where nothing there looks like a dot."""
+    """Box (px) and diameter (mm) of the dark dot at (row, column) of a slice; None if there is no dot."""
     reach = round(WINDOW_MM / pixel_mm)
     top, left = max(round(row) - reach, 0), max(round(column) - reach, 0)
     patch = image[top : round(row) + reach + 1, left : round(column) + reach + 1]
@@ -239,7 +239,7 @@ def vein_findings(body: Body, image: np.ndarray, others: Sequence[Finding], leas
 
     Args:
         image: SWAN magnitude without noise [slices, rows, columns] of the scan's measured window.
-        others: findings whose boxes no vein's box may overlap.
+        others: findings whose boxes must not overlap with boxes of veins.
         least: brightness of the surroundings below which nothing stands out.
     """
     _, rows, columns = body.scan.measured_window

@@ -1,4 +1,4 @@
-"""Images to look at: some of the study's test images, and what the detectors of its first seed find in them.
+"""Example images: some test images of the study, with the detections of the first seed's detectors.
 
 python -m cmbfe.studies.examples
 """
@@ -29,9 +29,9 @@ from cmbfe.studies.trials.patients import read_test_labels
 from cmbfe.training.batches import without_phase
 
 MOST = 6
-"""Images: of each of so many patients the one with most microbleeds."""
+"""Number of example images, each from another patient."""
 SHOWN = (("without FE", PLAIN, "SSD"), ("with FE", FE, "SSD-FE"))
-"""Title of a treatment, its name, and whose colour it has."""
+"""Title of a treatment, its name, and the detector whose colour it has in the figure."""
 
 
 def folder_of(root: Path) -> Path:
@@ -39,10 +39,10 @@ def folder_of(root: Path) -> Path:
 
 
 def write_examples(params: Params, root: Path) -> list[str]:
-    """Write the images, their labels, and ARM-TREATMENT.json with the detections of each arm that is trained.
+    """Write the images, their labels and, for each trained arm, its detections as ARM-TREATMENT.json.
 
     Returns:
-        The names of the files of detections.
+        The names of the detection files, without .json.
 
     Raises:
         InputError: the study's patients were not made yet, or no arm is trained.
@@ -70,7 +70,7 @@ def write_examples(params: Params, root: Path) -> list[str]:
 
 
 def busiest(test: Labels) -> set[int]:
-    """The image with most microbleeds of each of the `MOST` patients who have most on one image."""
+    """Ids of the images with most microbleeds: a single image per patient, from `MOST` patients."""
     boxes = pd.DataFrame(test["annotations"])["image_id"].value_counts().rename("boxes")
     images = pd.DataFrame(test["images"]).set_index("id").join(boxes, how="inner").sort_index()
     first = images.sort_values("boxes", ascending=False, kind="stable").drop_duplicates("patient_id")
@@ -78,7 +78,7 @@ def busiest(test: Labels) -> set[int]:
 
 
 def of_images(labels: Labels, chosen: set[int]) -> Labels:
-    """The labels of some images."""
+    """The labels of the images whose ids are in `chosen`."""
     images = [image for image in labels["images"] if image["id"] in chosen]
     return {
         **labels,
@@ -88,9 +88,9 @@ def of_images(labels: Labels, chosen: set[int]) -> Labels:
 
 
 def figure_of(runs: Mapping[str, Runs], root: Path) -> Figure | None:
-    """A microbleed of each image, and what each arm finds there without FE and with it; None before they are written.
+    """A microbleed of each example image, with each arm's detections without and with FE; None without example images.
 
-    Drawn are detections from the score on that leaves one false positive per test image.
+    The figure shows only detections that reach the threshold with one false positive per test image.
     """
     folder = folder_of(root)
     if not (folder / LABELS_FILE).is_file():
@@ -112,7 +112,7 @@ def _likely(file: Path, matches: Matches, labels: Labels) -> Detections:
 
 
 def _cases(labels: Labels) -> list[dict]:
-    """Of each image the microbleed whose box is in the middle by size."""
+    """The microbleed of median box area from each image."""
     of_image = defaultdict(list)
     for box in sorted(labels["annotations"], key=lambda box: (box["area"], box["id"])):
         of_image[box["image_id"]].append(box)

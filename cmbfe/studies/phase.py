@@ -1,4 +1,4 @@
-"""What phase as a second channel does: AP and false positives of each kind, paired over patients and seeds."""
+"""Effect of phase as a second channel on AP and on false positives of each kind, paired over patients and seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,18 +19,18 @@ from cmbfe.studies.trials.arms import FE, PLAIN, result_files
 from cmbfe.studies.trials.phase import kinds_file, load_kinds
 
 Kinds = list[np.ndarray]
-"""By seed: the kind of each detection of a false positive, str [D]; empty text for others."""
+"""By seed: the kind of each detection that is a false positive, str [D]; empty text for other detections."""
 PAIRS = {"": (PLAIN, PHASE), "-fe": (FE, f"{FE}-{PHASE}")}
 """Suffix of the detector's name -> its treatments without and with phase."""
 
 
 def read_kinds(treatment: str, params: Params, root: Path) -> Kinds:
-    """The kinds of a treatment's detections, by seed; `InputError` where a file is missing or none of ours."""
+    """The kinds of a treatment's detections, by seed; raises `InputError` if a file is missing or unreadable."""
     return [load_kinds(kinds_file(file)) for file in result_files(PHASE, treatment, params, root)]
 
 
 def of_kind(matches: Matches, kinds: np.ndarray, kind: str) -> Matches:
-    """The same matches with the false positives of other kinds ignored; hits, and so sensitivities, stay."""
+    """The matches with false positives of other kinds ignored. Hits and sensitivities do not change."""
     if kind == ALL:
         return matches
     others = (matches.outcome == FALSE_POSITIVE) & (kinds != kind)
@@ -38,7 +38,7 @@ def of_kind(matches: Matches, kinds: np.ndarray, kind: str) -> Matches:
 
 
 def false_positives_per_patient(matches: Matches, sensitivity: float, weights: np.ndarray | None = None) -> Value:
-    """False positives per patient at the highest threshold of that sensitivity; NaN where it is never reached."""
+    """False positives per patient at the highest threshold that reaches `sensitivity`; NaN if none reaches it."""
     cmbs = np.bincount(matches.truth_patient, minlength=len(matches.patients))
     shares = np.ones(len(cmbs)) if weights is None else weights
     return curves.false_positives_per_cmb(matches, sensitivity, weights) * (shares @ cmbs) / shares.sum(axis=-1)
@@ -51,13 +51,13 @@ def effect_table(
     params: Params,
     resamples: int,
 ) -> pd.DataFrame:
-    """A row per detector (plain, and with FE where it is trained) and metric: without phase, with it, the difference.
+    """A row per detector (without FE and, if trained, with FE) and metric: without phase, with phase, difference.
 
     Values are means over seeds; the 95 % CI of the paired difference is over patients and seeds. False positives
     are per patient, at the sensitivity `study.phase.sensitivity`.
 
     Args:
-        runs: treatment -> matches by seed. kinds: the same of `read_kinds`. mimics: kinds of mimics that have a row.
+        runs: treatment -> matches by seed. kinds: treatment -> `read_kinds`. mimics: kinds of mimics that get a row.
     """
     at = params.study.phase.sensitivity
     per_patient = partial(false_positives_per_patient, sensitivity=at)
@@ -87,7 +87,7 @@ def effect_table(
 
 
 def verdict(row: Mapping[str, float], what: str, lower_is_better: bool = False) -> str:
-    """One sentence on a row of `effect_table`."""
+    """A sentence that interprets a row of `effect_table`."""
     low, high = row["difference_low"], row["difference_high"]
     change = f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
     numbers = f"{row['without_phase']:.3f} to {row['with_phase']:.3f}, difference {change}"

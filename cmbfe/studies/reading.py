@@ -1,4 +1,4 @@
-"""What the study says: the effect of each treatment in each arm, over patients and seeds; and over folds."""
+"""Results of the study and of the cross-validation: effects of each treatment over patients, seeds and folds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,15 +20,15 @@ from cmbfe.studies.trials.arms import CROSSVALIDATION, FE, PLAIN, arm_of, result
 
 FALSE_POSITIVES = 1.0  # per image, for sensitivities by contrast and size
 MEAN, ALL = "mean", "all"
-"""Rows of the folds' table after those of the folds: their mean, and all folds' detections together."""
+"""Last two rows of the table of folds: the mean of the folds, and the detections of all folds together."""
 Runs = dict[str, list[Matches]]  # treatment, `PLAIN` first -> the matches of an arm's detectors, by seed
 
 
 def read_arm(name: str, params: Params, root: Path) -> Runs:
-    """The matches of an arm's detectors with the seeds so far: the first ones, up to one that a treatment lacks.
+    """The matches of an arm's detectors for its first seeds, as many as all treatments have.
 
-    Treatments with fewer than two seeds are left out, and all of them if the plain detector has fewer. Folds and the
-    arm with phase need every seed.
+    Treatments with fewer than two seeds are left out. If the plain detector has fewer than two, the result is empty.
+    The cross-validation needs all folds, and the arm with phase all seeds.
 
     Raises:
         InputError: no such arm, or a file cannot be read.
@@ -45,12 +45,12 @@ def read_arm(name: str, params: Params, root: Path) -> Runs:
 
 
 def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Runs]:
-    """Arm -> `read_arm`, for those with two seeds of a treatment and without: a study can be read while it still runs.
+    """Arm -> `read_arm`, for arms with at least two seeds without and with a treatment. Works while a study still runs.
 
-    Arms that were tested on earlier patients of the study are left out, unless all were.
+    Arms that were tested on an earlier set of patients are left out, unless this holds for all arms.
 
     Raises:
-        InputError: there is none, or a file cannot be read.
+        InputError: no arm has two seeds yet, or a file cannot be read.
     """
     runs = {name: read_arm(name, params, root) for name in names}
     complete = {name: of_arm for name, of_arm in runs.items() if len(of_arm) > 1}
@@ -62,14 +62,14 @@ def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Ru
 
 
 def is_current(of_arm: Runs, cmbs: pd.DataFrame) -> bool:
-    """Whether all of an arm's detectors were tested on the patients whose microbleeds `read_cmbs` gives."""
+    """Whether all detectors of an arm were tested on the study's present patients, whose microbleeds are `cmbs`."""
     tested = [matches for of_seeds in of_arm.values() for matches in of_seeds]
     wanted = set(cmbs.index[cmbs["patient"].isin(tested[0].patients)])
     return all(set(matches.truth_ids) == wanted for matches in tested)
 
 
 def tested_on(runs: Mapping[str, Runs], cmbs: pd.DataFrame) -> str:
-    """Patients, images and boxes that arms were tested on, as a sentence; whether they are those of the study now."""
+    """A clause with the numbers of test patients, images and boxes, and a note if they are an earlier run's."""
     first = next(iter(runs.values()))[PLAIN][0]
     current = all(is_current(of_arm, cmbs) for of_arm in runs.values())
     old = "" if current else ", an earlier run's: make study renews them"
@@ -78,12 +78,12 @@ def tested_on(runs: Mapping[str, Runs], cmbs: pd.DataFrame) -> str:
 
 
 def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
-    """A row per arm and treatment: mean AP over seeds without it and with it, and the gain.
+    """A row per arm and treatment: mean AP over seeds without and with the treatment, and the gain.
 
-    `gain` compares the treatment with the plain detector of the arm, `over_fe` with FE on the same seeds and test
-    patients: that of the arm itself or, for FE in an arm that changes something, that of the unchanged arm of the same
-    detector (else NaN). Both have 95 % CIs over patients and seeds. Beside them: the deviations over seeds and
-    over patients behind that of the gain, and the gain in the paper's Table 2 (FE in arms without changes only).
+    `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with the arm's FE. FE itself
+    is compared with FE in the unchanged arm of the same detector. `over_fe` is NaN without the same seeds and test
+    patients. Both have 95 % CIs over patients and seeds. Further columns hold the standard deviations of the gain over
+    seeds and over patients, and the gain in the paper's Table 2 (only for FE in unchanged arms).
     """
     rows = {}
     for name, of_arm in runs.items():
@@ -122,14 +122,14 @@ def seeds_table(runs: Mapping[str, Runs]) -> pd.DataFrame:
 
 
 def unchanged(runs: Mapping[str, Runs], params: Params) -> list[str]:
-    """The arms that change nothing: the paper's claim."""
+    """Names of the unchanged arms, which test the paper's claim."""
     return [name for name in runs if arm_of(name, params).changes_nothing and name != CROSSVALIDATION]
 
 
 def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
-    """A row per arm without changes and metric: means over seeds, and the gain by FE with its interval.
+    """A row per unchanged arm and metric: means over seeds, and the gain by FE with its interval.
 
-    The gain is NaN where one of the trainings never reaches the sensitivity.
+    The gain is NaN if a training never reaches the sensitivity.
     """
     at = params.evaluation.sensitivity
     metrics: dict[str, Metric] = {
@@ -151,9 +151,9 @@ def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
 
 
 def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """A row per arm without changes and third of the microbleeds, by contrast and by size.
+    """Sensitivity of each unchanged arm for each third of the microbleeds, by contrast and by size.
 
-    Sensitivity at the threshold with one false positive per image, means over seeds, and the gain by FE with its
+    The threshold gives one false positive per image. Values are means over seeds, with the gain by FE and its
     interval.
 
     Args:
@@ -176,9 +176,9 @@ def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) ->
 
 
 def sensitivity_of(matches: Matches, chosen: frozenset[int], weights: np.ndarray | None = None) -> float | np.ndarray:
-    """Sensitivity for some ground truths, at the threshold with `FALSE_POSITIVES` per image over all patients.
+    """Sensitivity for the ground truths `chosen`, at the threshold with `FALSE_POSITIVES` per image over all patients.
 
-    The threshold is the same in every resample. NaN in a resample without any of them.
+    The threshold is the same in every resample. A resample without any chosen ground truth gives NaN.
     """
     is_chosen = np.isin(matches.truth_ids, list(chosen))
     hit = is_chosen & (matches.truth_score >= curves.threshold_at_false_positives(matches, FALSE_POSITIVES))
@@ -191,7 +191,7 @@ def sensitivity_of(matches: Matches, chosen: frozenset[int], weights: np.ndarray
 
 
 def read_cmbs(root: Path) -> pd.DataFrame:
-    """The test microbleeds of the study; `InputError` if they are not listed yet."""
+    """The test microbleeds of the study; raises `InputError` if their file does not exist yet."""
     file = paths.study_cmbs(root)
     if not file.is_file():
         raise InputError(f"{file}: no such file; cmbfe study patients writes it")
@@ -199,10 +199,10 @@ def read_cmbs(root: Path) -> pd.DataFrame:
 
 
 def pooled(folds: Sequence[Matches]) -> Matches:
-    """The matches of all folds together, whose patients differ, ranked by their scores.
+    """The matches of all folds together, ranked by score. Folds have different patients.
 
-    Each fold's scores come from a training of its own: trainings that score differently for equal evidence lower the
-    AP of all together, not that of a fold.
+    Each fold has its own training. If these trainings use different scales of scores, the AP of all folds together is
+    lower, but not the AP of a fold.
     """
     patients = np.cumsum([0, *(len(fold.patients) for fold in folds)])
     truths = np.cumsum([0, *(len(fold.truth_ids) for fold in folds)])
@@ -230,7 +230,7 @@ def pooled(folds: Sequence[Matches]) -> Matches:
 
 
 def read_folds(params: Params, root: Path) -> dict[str, dict[str, Matches]]:
-    """Fold number, and "all" for the folds together -> treatment -> its matches.
+    """Fold number, or "all" for the folds together -> treatment -> matches.
 
     Raises:
         InputError: a fold is not trained and tested, or a file cannot be read.
@@ -247,7 +247,7 @@ def read_folds(params: Params, root: Path) -> dict[str, dict[str, Matches]]:
 
 
 def folds_table(folds: Mapping[str, Mapping[str, Matches]], params: Params) -> pd.DataFrame:
-    """A row per fold, their mean, and all patients together: AP without FE and with, and the gain, paired by patient.
+    """AP without and with FE and the gain, paired by patient: a row per fold, their mean, and all patients together.
 
     95 % intervals are over patients (NaN for the mean). The paper does not say whether it prints the mean or "all".
     """
@@ -263,7 +263,7 @@ def folds_table(folds: Mapping[str, Mapping[str, Matches]], params: Params) -> p
 
 
 def _fold_row(plain: Matches, twin: Matches, params: Params) -> dict[str, float | int]:
-    """Counts, AP without FE and with, and the gain, each with its interval."""
+    """Counts of a fold, and its AP without FE, AP with FE and gain, each with its interval."""
     resamples = params.evaluation.bootstrap_samples
     with_fe, without, gain = intervals.compare(curves.average_precision, twin, plain, resamples, params.seed)
     images = int(plain.images_per_patient.sum())
@@ -272,7 +272,7 @@ def _fold_row(plain: Matches, twin: Matches, params: Params) -> dict[str, float 
 
 
 def _over_fe(name: str, treatment: str, runs: Mapping[str, Runs], params: Params) -> SeedSummary | None:
-    """A treatment against FE as the settings have it, on the same test patients."""
+    """`over_fe` of `gains_table`: AP of a treatment minus AP with FE; None without FE on the same test patients."""
     if treatment != FE:
         against = runs[name].get(FE)
     else:
@@ -292,13 +292,13 @@ def _paper_gain(name: str, treatment: str, params: Params) -> float:
 
 
 def _fe_and_plain(name: str, metric: Metric, of_arm: Runs, params: Params) -> dict[str, float]:
-    """A metric without FE and with it, means over seeds, and the gain with its interval."""
+    """Means over seeds of a metric without and with FE, and the gain with its interval."""
     means = {name: mean_over_seeds(metric, of_arm[PLAIN]), f"{name}_fe": mean_over_seeds(metric, of_arm[FE])}
     return means | columns("gain", difference(metric, of_arm[FE], of_arm[PLAIN], params))
 
 
 def difference(metric: Metric, ours: Sequence[Matches], theirs: Sequence[Matches], params: Params) -> SeedSummary:
-    """The mean difference over seeds of a metric, ours - theirs, of the seeds of ours."""
+    """Mean difference of a metric, `ours` minus `theirs`, over the seeds of `ours`."""
     theirs = theirs[: len(ours)]
     return difference_over_seeds(metric, ours, theirs, params.evaluation.bootstrap_samples, params.seed)
 

@@ -1,4 +1,4 @@
-"""Images and boxes as the network takes them: decoded once, drawn in a seeded order, made into batches ahead."""
+"""Training batches of images and boxes: decoded once, drawn in a seeded order and prepared in advance."""
 
 import hashlib
 import time
@@ -23,13 +23,13 @@ from cmbfe.metrics.matching import is_region
 
 GIB = 2**30
 AHEAD = 8
-"""Batches under way at a time: decoding four JPEG of 512 px takes 20 ms, a step on a large GPU about as long."""
+"""Batches prepared at a time. Decoding four JPEGs of 512 px takes 20 ms, about as long as a step on a large GPU."""
 
 
 class ImageFiles:
     """Images of one size, decoded on demand: `files[indices]` is uint8 [n, rows, columns].
 
-    With the files of their phases, uint8 [n, rows, columns, 2]: magnitude, phase.
+    With phase files the result is uint8 [n, rows, columns, 2]: magnitude and phase.
     """
 
     def __init__(self, paths: Sequence[Path], phases: Sequence[Path] | None = None) -> None:
@@ -40,7 +40,7 @@ class ImageFiles:
         return np.stack([self.read(index) for index in indices])
 
     def read(self, index: int) -> np.ndarray:
-        """One image; `InputError` if it cannot be read or has another size than the first."""
+        """Read one image; `InputError` if it is unreadable or differs in size from the first image."""
         image = self._read(index)
         if image.shape != self.shape[1:]:
             sizes = [f"{columns} x {rows} px" for rows, columns in (image.shape[:2], self.shape[1:3])]
@@ -53,7 +53,7 @@ class ImageFiles:
         return read_with_phase(self.paths[index], self.phases[index] if self.phases else None)
 
     def decode(self, into: np.ndarray | None = None) -> np.ndarray:
-        """All images, several at a time; `into` an array of this shape, or into a new one."""
+        """Decode all images in parallel, into the array `into` or into a new array."""
         images = np.empty(self.shape, np.uint8) if into is None else into
 
         def fill(index: int) -> None:
@@ -66,11 +66,11 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images of one size, with the boxes in each."""
+    """Images of one size with their boxes."""
 
     names: tuple[str, ...]
     images: np.ndarray | ImageFiles
-    """uint8 [N, rows, columns], with phase [N, rows, columns, 2]; in memory, of a mapped file or decoded on demand."""
+    """uint8 [N, rows, columns], with phase [N, rows, columns, 2]; in memory, memory-mapped or decoded on demand."""
     boxes: tuple[np.ndarray, ...]  # float32 [K, 4] xyxy px for each image
 
     def __len__(self) -> int:
@@ -78,12 +78,12 @@ class LabelledImages:
 
 
 def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
-    """Every image of `labels`, whose file names are relative to `folder`, still in its file.
+    """The images of `labels`, not yet decoded. File names are relative to `folder`.
 
-    Regions to ignore are background.
+    Ignore regions count as background.
 
     Raises:
-        InputError: no images, an unreadable first one, labels of another size, or phase for some images only.
+        InputError: no images, an unreadable first image, labels of another size, or phase for some images only.
     """
     if not labels["images"]:
         raise InputError(f"{folder}: the labels name no image; give labels that do")
@@ -105,7 +105,7 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
 
 
 def _phases(labels: Labels, folder: Path) -> list[Path] | None:
-    """The files of the images' phases; None where the labels name none."""
+    """The phase files of the images; None if the labels name none."""
     without = [image["file_name"] for image in labels["images"] if "phase_file_name" not in image]
     if without and len(without) < len(labels["images"]):
         raise InputError(
@@ -116,13 +116,13 @@ def _phases(labels: Labels, folder: Path) -> list[Path] | None:
 
 
 def without_phase(labels: Labels) -> Labels:
-    """The labels of the same images, of which only the magnitude is then read."""
+    """The labels without phase files, so that only the magnitude of the images is read."""
     images = [{key: image[key] for key in image if key != "phase_file_name"} for image in labels["images"]]
     return {**labels, "images": images}
 
 
 def load_labelled(labels: Labels, folder: Path) -> LabelledImages:
-    """`list_labelled` with the images decoded; `InputError` also for any that is unreadable or of another size."""
+    """`list_labelled` with decoded images; `InputError` also for any unreadable image or image of another size."""
     listed = list_labelled(labels, folder)
     return replace(listed, images=listed.images.decode())
 
@@ -133,7 +133,7 @@ def fits(data: LabelledImages, gib: float) -> bool:
 
 
 def decode_to_file(data: LabelledImages, file: Path) -> None:
-    """Decode listed images to a .npy file, atomically, through a memory map: they never fill the memory."""
+    """Decode listed images to a .npy file atomically, through a memory map so that they do not fill the memory."""
     with whole_file(file) as temporary:
         mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=data.images.shape)
         data.images.decode(mapped)
@@ -141,12 +141,12 @@ def decode_to_file(data: LabelledImages, file: Path) -> None:
 
 
 def mapped_from_file(data: LabelledImages, file: Path) -> LabelledImages:
-    """The images out of a file of `decode_to_file`; processes share what is read of it."""
+    """The images memory-mapped from a file of `decode_to_file`; processes share the memory."""
     return replace(data, images=np.load(file, mmap_mode="r"))
 
 
 def content_hash(data: LabelledImages) -> str:
-    """SHA-256 over the bytes of the listed images' files, in their order, and the boxes."""
+    """SHA-256 of the listed image files, in their order, and of their names and boxes."""
 
     def of_file(path: Path) -> bytes:
         with path.open("rb") as file:
@@ -161,9 +161,9 @@ def content_hash(data: LabelledImages) -> str:
 
 
 def batch_indices(images: int, batch: int, iteration: int, seed: int) -> np.ndarray:
-    """Which images make the batch of an iteration: whole passes, each in its own seeded order.
+    """Choose the images of an iteration's batch from repeated passes over all images, each in its own seeded order.
 
-    A function of the iteration alone: a training resumes without any state of a sampler.
+    The choice depends on the iteration alone, so that a training resumes without the state of a sampler.
     """
     positions = range(iteration * batch, (iteration + 1) * batch)
     return np.array([_order(images, seed, position // images)[position % images] for position in positions])
@@ -171,16 +171,16 @@ def batch_indices(images: int, batch: int, iteration: int, seed: int) -> np.ndar
 
 @lru_cache(maxsize=2)
 def _order(images: int, seed: int, number: int) -> np.ndarray:
-    """The order of a pass; remembered, as a million images take longer to shuffle than a step takes."""
+    """The order of a pass. It is cached, since shuffling a million images takes longer than a training step."""
     return np.random.default_rng([seed, number]).permutation(images)
 
 
 def to_input(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels.
+    """Convert uint8 [N, rows, columns] to float32 [N, 3, rows, columns] in [0, 1] on the device, three equal channels.
 
-    With phase, [N, rows, columns, 2], the channels are M (1 + p), M, M (1 - p) of the magnitude M in [0, 1] and the
-    phase p in half turns, [-1, 1]: times M, as phase without signal is noise. Their mean is M, so that the P of feature
-    enhancement (A1) does not change, and where the phase is 0 they are three equal channels again.
+    With phase, [N, rows, columns, 2], the channels are M (1 + p), M and M (1 - p), with magnitude M in [0, 1] and phase
+    p in half turns, [-1, 1]. The factor M suppresses phase without signal, which is noise. The channel mean is M,
+    so that the P of feature enhancement (A1) does not change. Where the phase is 0, the channels are equal.
     """
     values = torch.from_numpy(images).to(device, non_blocking=True).float()
     if values.dim() == 3:
@@ -202,7 +202,7 @@ def to_targets(boxes: Sequence[np.ndarray], device: torch.device) -> list[dict[s
 
 
 class Batch(NamedTuple):
-    """What one forward pass takes."""
+    """The input of one forward pass."""
 
     names: list[str]
     images: np.ndarray  # uint8 [n, rows, columns], with phase [n, rows, columns, 2]
@@ -212,9 +212,9 @@ class Batch(NamedTuple):
 def parts_of_iteration(
     data: LabelledImages, seed: int, batch: int, accumulate: int, share: tuple[int, int], iteration: int
 ) -> list[Batch]:
-    """The `accumulate` batches of an iteration, of `batch` images each, or this process's share of each.
+    """The `accumulate` batches of an iteration with `batch` images each, or this process's share of each batch.
 
-    share: number of this process and of all processes, which take turns at the images; `batch` is a multiple of it.
+    share: number (rank) of this process, and count of all processes, which divides `batch`. They take images in turn.
     """
     number, processes = share
     drawn = np.split(batch_indices(len(data), batch * accumulate, iteration, seed), accumulate)
@@ -225,9 +225,9 @@ def parts_of_iteration(
 
 
 class MadeAhead:
-    """Iterate over `make(number)` for the numbers, in order, made by threads before they are asked for.
+    """Iterate over `make(number)` for `numbers`, in order; threads prepare the results in advance.
 
-    `waited` counts the seconds in which the next one was asked for and not ready.
+    `waited` counts the seconds that the loop waited for its next batch.
     """
 
     def __init__(self, make: Callable[[int], Any], numbers: Iterable[int], ahead: int = AHEAD) -> None:

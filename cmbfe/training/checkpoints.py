@@ -1,4 +1,4 @@
-"""Checkpoints are atomic; the newest two are kept. A training resumes only with the same settings and data."""
+"""Atomic checkpoints, of which the newest two are kept. A training resumes only with the same settings and data."""
 
 import json
 import random
@@ -20,8 +20,8 @@ def save_checkpoint(folder: Path, iteration: int, key: dict[str, Any], code: str
     """Write a checkpoint and remove all but the newest two.
 
     Args:
-        key: settings and data of the training; JSON.
-        code: hash of the code that trains.
+        key: settings and data of the training, as JSON.
+        code: hash of the training code.
         state: tensors, numbers, texts, lists and dicts. The random states are added.
     """
     content = {**state, "key": json.dumps(key), "code": code, "random": random_states()}
@@ -34,10 +34,10 @@ def save_checkpoint(folder: Path, iteration: int, key: dict[str, Any], code: str
 def load_checkpoint(
     folder: Path, key: dict[str, Any], say: Callable[[str], None] = print
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable checkpoint and its state, or None; unreadable ones are named and passed over.
+    """The newest readable checkpoint and its state, or None; unreadable checkpoints are reported and skipped.
 
     Raises:
-        InputError: it belongs to a training with other settings or data; the message holds the difference.
+        InputError: the checkpoint belongs to a training with other settings or data; the message states the difference.
     """
     for file in sorted(folder.glob("iteration*.pt"), reverse=True):
         try:
@@ -54,7 +54,7 @@ def load_checkpoint(
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a killed writer left behind under a temporary name."""
+    """Remove temporary files that an interrupted writer left behind."""
     for file in folder.glob(".*") if folder.is_dir() else ():
         if is_partial(file):
             file.unlink()
@@ -72,7 +72,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set every random generator to what `random_states` gave; GPUs only where there are as many as then."""
+    """Restore all random generators from `random_states`, those of GPUs only if their number is unchanged."""
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -82,7 +82,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 def difference_of(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """What differs between two nested dicts, "a.b: 1 there, 2 here", or an empty text."""
+    """The differences of two nested dicts as text, such as "a.b: 1 there, 2 here"; empty if they are equal."""
     old, new = by_key_path(theirs), by_key_path(ours)
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in differing)

@@ -13,10 +13,10 @@ POINTS = 200  # about how many points a whole training has
 
 @contextmanager
 def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -> Iterator[Callable[[], None]]:
-    """Write curves to `folder` for the block: call what is yielded whenever `history` has a new row; None writes none.
+    """Write learning curves to `folder` (None: not at all). Call the yielded function for each new row of `history`.
 
-    metrics.json has the last values, plots/metrics/NAME.tsv one row (step, value) per point; a point is the mean since
-    the last one, the validation AP as it was measured. A resumed training writes them anew from its history.
+    metrics.json has the last values, plots/metrics/NAME.tsv a row (step, value) per point. A point is the mean since
+    the previous point, except for the validation AP. A resumed training rewrites all curves from its history.
     """
     if folder is None:
         yield lambda: None
@@ -30,7 +30,7 @@ def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -
 
 
 def write_curves(folder: Path, history: pd.DataFrame) -> None:
-    """Write the curves of a finished training anew, from its history: DVC removes them before a stage."""
+    """Rewrite the curves of a finished training from its history, since DVC removes them before a stage."""
     rows = history.astype(object).where(history.notna(), None).to_dict("records")
     with live_curves(folder, rows, len(rows)):
         pass

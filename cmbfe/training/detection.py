@@ -1,4 +1,4 @@
-"""Detection in a batch of images: the loop that both the pipeline and `cmbfe detect` run."""
+"""Detection in batches of images, as run by the pipeline and by `cmbfe detect`."""
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ def detect(
 ) -> Detections:
     """COCO results of a detector on uint8 images [N, rows, columns]; boxes [x, y, w, h] px, best first in an image.
 
-    In float32, whatever the precision of training: in bf16, 10,600 detections have 863 different scores.
+    Detection always runs in float32, since in bf16 10,600 detections have only 863 different scores.
     """
-    # Channels last, as in training: the same values in three fifths of the time.
+    # Channels last, as in training, gives the same values in three fifths of the time.
     model.eval().to(memory_format=torch.channels_last)
     results: Detections = []
     starts = tqdm(range(0, len(pixels), BATCH), desc="detecting", unit="batch", disable=not progress, mininterval=1)
@@ -37,7 +37,7 @@ def detect(
 
 
 def detect_in(model: nn.Module, labels: Labels, folder: Path, compute: Compute, progress: bool = False) -> Detections:
-    """`detect` on the labelled images of a folder; their boxes are not looked at.
+    """Run `detect` on the labelled images of a folder; their boxes are not used.
 
     Raises:
         InputError: an image that cannot be read, or images of several sizes.
@@ -48,7 +48,7 @@ def detect_in(model: nn.Module, labels: Labels, folder: Path, compute: Compute, 
 
 def as_coco(image_id: Hashable, boxes: np.ndarray, scores: np.ndarray) -> Detections:
     """Detections of one image, boxes [K, 4] xyxy px, as COCO results."""
-    # Rounded to a thousandth of a pixel: what is beyond is noise, and would make the file three times as long.
+    # Rounded to a thousandth of a pixel, since further digits are noise and would triple the file size.
     corners = np.round(boxes.astype(np.float64), 3)
     sizes = np.round(corners[:, 2:] - corners[:, :2], 3)
     return [

@@ -1,4 +1,4 @@
-"""Where the arithmetic happens: device, processes, precision."""
+"""Device, processes and precision of the computation."""
 
 import os
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from cmbfe.errors import InputError
 
 @dataclass(frozen=True)
 class Compute:
-    """The device of this process, with the precision that is used on it."""
+    """The device of this process and its precision."""
 
     fabric: Fabric
     precision: str  # "bf16-mixed" or "32-true"
@@ -24,12 +24,12 @@ class Compute:
 
     @property
     def processes(self) -> int:
-        """How many processes train together, this one included."""
+        """Number of processes that train together, including this process."""
         return self.fabric.world_size
 
     @property
     def number(self) -> int:
-        """The number of this process among them, from 0; number 0 writes the files."""
+        """The number (rank) of this process, from 0; process 0 writes the files."""
         return self.fabric.global_rank
 
     def __str__(self) -> str:
@@ -37,29 +37,29 @@ class Compute:
         return f"{self.device}, precision {self.precision}, {together}"
 
     def autocast(self) -> AbstractContextManager:
-        """Convolutions in bf16 inside this context, if that is the precision.
+        """Context in which convolutions run in bf16, if that is the precision.
 
-        Not Fabric's own autocast: that also rounds a model's inputs to bf16, and a box edge at 301.5 px becomes 302.
+        Fabric's own autocast also rounds a model's inputs to bf16, so that a box edge at 301.5 px becomes 302.
         """
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
 
 def choose_precision(asked: str, device_type: str) -> str:
-    """Return the precision asked for, or for "auto" bf16 where the hardware multiplies it and float32 elsewhere."""
+    """Return the requested precision; for "auto", bf16 if the hardware multiplies it, otherwise float32."""
     if asked != "auto":
         return asked
     return "bf16-mixed" if multiplies_bf16(device_type) else "32-true"
 
 
 def multiplies_bf16(device_type: str) -> bool:
-    """Whether the hardware does: a CPU with AMX or AVX512-BF16, or a GPU with bf16. Others emulate it, slowly."""
+    """Whether the hardware multiplies bf16: a CPU with AMX or AVX512-BF16, or a GPU with bf16. Others emulate it."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def started_processes() -> tuple[int, int]:
-    """Processes per machine and machines, as torchrun or SLURM started this one; (1, 1) for a process on its own."""
+    """Processes per machine and number of machines that torchrun or SLURM started; (1, 1) for a single process."""
     if TorchElasticEnvironment.detect():
         each = int(os.environ["LOCAL_WORLD_SIZE"])
         return each, int(os.environ["WORLD_SIZE"]) // each
@@ -76,14 +76,14 @@ def make_compute(
     nodes: int | str = "auto",
     strategy: str = "auto",
 ) -> Compute:
-    """Choose device, processes and precision; `auto` takes a GPU where there is one, and the processes started.
+    """Choose device, processes and precision; `auto` uses a GPU if there is one, and all started processes.
 
     Args:
-        devices, nodes: processes per machine and machines expected; torchrun or SLURM starts them.
-        strategy: Fabric's; "auto" is DistributedDataParallel (DDP) for several processes.
+        devices, nodes: expected processes per machine and machines; torchrun or SLURM starts them.
+        strategy: Fabric's strategy; "auto" is DistributedDataParallel (DDP) for several processes.
 
     Raises:
-        InputError: cuda asked for where there is none, or fewer GPUs than processes; other processes than asked for.
+        InputError: cuda is requested but missing, GPUs are fewer than processes, or other processes were started.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("training.accelerator: cuda asked for, but there is no CUDA device; say auto or cpu")
@@ -100,8 +100,8 @@ def make_compute(
         hint = "start one process for each, or say training.accelerator: cpu"
         raise InputError(f"{each} processes started here, but {torch.cuda.device_count()} CUDA devices; {hint}")
     if device_type == "cuda":
-        torch.backends.cudnn.deterministic = True  # the same sums, in the same order, each time
-        torch.backends.cudnn.allow_tf32 = False  # float32 is float32, and no 10 bits of it
+        torch.backends.cudnn.deterministic = True  # sums are in the same order in every run
+        torch.backends.cudnn.allow_tf32 = False  # full float32, not rounded to 10 bits
     fabric = Fabric(accelerator=device_type, devices=each, num_nodes=machines, strategy=strategy)
     if each * machines > 1:
         fabric.launch()  # joins the processes that torchrun or SLURM started; starts none

@@ -1,4 +1,4 @@
-"""One iteration of a training, and the state that it changes: model, optimiser, schedule, history."""
+"""One iteration of a training, and the state that it changes: model, optimiser, schedule and history."""
 
 import math
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ class Run:
         compute: Compute,
         attached: Enhancement | None = None,
     ) -> None:
-        """fe_schedule: of a detector's own FE layer. attached: what stands behind a layer; its weights train along."""
+        """fe_schedule: schedule of the detector's own FE layer. attached: FE or an alternative, trained along."""
         self.settings, self.fe_schedule, self.compute, self.attached = settings, fe_schedule, compute, attached
         model = model.to(memory_format=torch.channels_last)
-        if compute.processes > 1 and compute.device.type == "cuda":  # it has no form for CPUs
+        if compute.processes > 1 and compute.device.type == "cuda":  # SyncBatchNorm does not support CPUs
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         optimiser = torch.optim.Adam(
             [*model.parameters(), *(attached.parameters() if attached else ())],
@@ -58,16 +58,16 @@ class Run:
 
     @property
     def iteration(self) -> int:
-        """How many iterations are done."""
+        """Number of finished iterations."""
         return len(self.history)
 
     def step(self, parts: Sequence[Batch]) -> Row:
-        """One iteration: the mean gradient of the batches, then an update; returns the history's new row.
+        """Run one iteration: update the weights by the mean gradient of the batches; returns the history's new row.
 
         Losses are means over the batches and over all processes.
 
         Raises:
-            InputError: a loss or the gradient is not finite, or a target cannot be trained on; the weights stay.
+            InputError: a loss or the gradient is not finite, or a target is unusable. The weights stay unchanged.
         """
         if (own := getattr(self.bare_model, "fe", None)) is not None:
             own.strength = strength(self.fe_schedule, self.iteration, self.settings.iterations)
@@ -90,7 +90,7 @@ class Run:
         return self.history[-1]
 
     def _backward(self, part: Batch, last: bool) -> dict[str, Tensor]:
-        """Add a batch's share to the gradient; processes exchange it with the last batch only."""
+        """Add a batch's share to the gradient; processes exchange gradients only after the last batch."""
         with nullcontext() if last else self.compute.fabric.no_backward_sync(self.model):
             try:
                 losses = self._losses(self.model, part)
@@ -102,7 +102,7 @@ class Run:
 
     def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images = to_input(batch.images, self.compute.device).contiguous(memory_format=torch.channels_last)
-        # SSD looks at targets on the CPU, and would have to copy them back; torchvision's detectors want them there.
+        # SSD checks targets on the CPU and would have to copy them back. Torchvision's detectors need them on the GPU.
         beside = torch.device("cpu") if isinstance(self.bare_model, SSD) else self.compute.device
         with self.compute.autocast():
             return model(images, to_targets(batch.boxes, beside))
@@ -130,7 +130,7 @@ class Run:
         """Names of the images whose own loss or gradient is not finite."""
         bad = []
         for name, image, boxes in zip(*part, strict=True):
-            # Twice the same image: batch normalisation has no statistics of one.
+            # The image is used twice, since batch normalisation has no statistics of a single image.
             batch = Batch([name] * 2, image[None].repeat(2, axis=0), [boxes] * 2)
             self.bare_model.zero_grad()
             loss = sum(self._losses(self.bare_model, batch).values())
@@ -140,17 +140,17 @@ class Run:
         return bad
 
     def best(self) -> Row | None:
-        """The first row with the highest validation AP, or None where none was measured."""
+        """The first row with the highest validation AP, or None if no AP was measured."""
         measured = [row for row in self.history if row["validation_ap"] is not None]
         return max(measured, key=lambda row: row["validation_ap"], default=None)
 
     def save(self, folder: Path, key: dict[str, Any], code: str) -> None:
-        """Write a checkpoint, atomically."""
+        """Write a checkpoint atomically."""
         state = {name: part.state_dict() for name, part in self._parts().items()} | {"history": self.history}
         save_checkpoint(folder, self.iteration, key, code, state)
 
     def restore(self, folder: Path, key: dict[str, Any], code: str) -> str | None:
-        """Resume from the newest checkpoint, if there is one; returns a warning where other code wrote it."""
+        """Resume from the newest checkpoint, if there is one; returns a warning if other code wrote the checkpoint."""
         checkpoint = load_checkpoint(folder, key, say=self.compute.fabric.print)
         if checkpoint is None:
             return None
@@ -167,6 +167,6 @@ class Run:
         return warning
 
     def _parts(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the history."""
+        """The parts of a checkpoint besides the history."""
         parts = {"model": self.bare_model, "optimiser": self.optimiser, "schedule": self.schedule}
         return parts | ({"attached": self.attached.fe} if self.attached else {})

@@ -50,11 +50,11 @@ LIVE = "live"
 DECODED_FILE = "decoded.npy"
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
 TRAINING_ROOMS = ("data/labelled", "detector", "training")
-"""Folders of cmbfe that decide what a training gives: its stage of a pipeline depends on the same (a test)."""
+"""Folders of cmbfe that determine a training's result. A test checks that its pipeline stage depends on them."""
 VALIDATION_ROOMS = ("metrics",)
-"""And where it measures the AP on validation patients, by which the best model is kept."""
+"""Further such folders for a training that measures the AP on validation patients, which selects the best model."""
 WHERE_IT_RUNS = {"accelerator", "devices", "nodes", "strategy", "precision", "decoded_gib", "checkpoint_every"}
-"""Settings of `training` that do not change its result; the key holds the precision that was chosen."""
+"""Settings of `training` that do not change its result. The key holds the chosen precision."""
 
 
 def build_from_params(variant: str, params: Params) -> SSD:
@@ -75,10 +75,10 @@ def build_from_params(variant: str, params: Params) -> SSD:
 
 
 def detector_of(variant: str) -> str:
-    """The detector that a variant is made of: itself if it is ours, or the name of torchvision's.
+    """Name of the detector in a variant: the variant itself if it is ours, otherwise torchvision's detector.
 
     Raises:
-        InputError: no such detector.
+        InputError: an unknown detector.
     """
     known = (*SPECS, *torchvision_detectors.DETECTORS)
     name = (
@@ -90,10 +90,10 @@ def detector_of(variant: str) -> str:
 
 
 def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enhancement | None]:
-    """One of our variants; or a detector of torchvision for images of `size` px, and what is attached to it.
+    """Build one of our variants, or a torchvision detector for images of `size` px with its attached layer.
 
     Raises:
-        InputError: as `build_from_params`, or no layer `detector.fe.behind` in the detector.
+        InputError: an error of `build_from_params`, or a detector without the layer `detector.fe.behind`.
     """
     if variant in SPECS:
         return build_from_params(variant, params), None
@@ -102,20 +102,20 @@ def _build_any(variant: str, params: Params, size: int) -> tuple[nn.Module, Enha
     model = torchvision_detectors.build(name, size)
     alternative = variant[len(name) + 1 :]
     attached = attach(alternative, model, params.detector.fe.behind) if alternative else None
-    torch.manual_seed(params.seed)  # Faster R-CNN draws proposals: the same, whatever was attached
+    torch.manual_seed(params.seed)  # so that Faster R-CNN draws the same proposals with any attached layer
     return model, attached
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be trained, from which images, and what its AP is measured on."""
+    """The inputs of a training: variant, settings, device, training images and validation images."""
 
     variant: str
     params: Params
     compute: Compute
     listed: LabelledImages
-    validation: Path | None  # folder of the images that the AP is measured on
-    start: Path | None  # folder of the model whose weights it starts from
+    validation: Path | None  # folder of the images for the validation AP
+    start: Path | None  # folder of the model with the initial weights
 
     @property
     def settings(self) -> Training:
@@ -135,22 +135,22 @@ class Task:
 
     @cached_property
     def validation_images(self) -> np.ndarray:
-        """The images that the AP is measured on, decoded once for all measurements: uint8 [N, ...]."""
+        """The images for the validation AP, decoded once for all measurements: uint8 [N, ...]."""
         return load_labelled(self.measured_on, self.validation).images
 
     @property
     def threads(self) -> int:
-        """Of this process: those of the settings, shared with the other processes of this machine."""
+        """Threads of this process: the threads of the settings divided among the processes of this machine."""
         return max(1, self.settings.threads // started_processes()[0])
 
     @property
     def weights(self) -> str | None:
-        """What the trunk starts from, as in the settings; None for fresh weights."""
+        """Initial weights of the trunk, as in the settings; None for fresh weights."""
         return getattr(self.params.detector.weights, SPECS[self.variant].trunk) if self.variant in SPECS else None
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """Settings and data: a result or checkpoint is used only where all of this is equal; JSON."""
+        """Settings and data, as JSON. A result or checkpoint is used only if all of them are equal."""
         settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
         settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer", "faster"}, mode="json")
         settings["training"]["precision"] = self.compute.precision
@@ -181,23 +181,23 @@ def train(
 ) -> pd.DataFrame:
     """Train a detector on an augmented set; write model.safetensors, config.json, params.yaml and history.csv.
 
-    A killed training resumes from its last checkpoint and ends with the same weights, bit for bit; one that is finished
-    with the same settings, data and code is not repeated. A checkpoint of other code is resumed with a warning, which
-    finished.json keeps. Under torchrun or SLURM the processes share each batch, and the first of them writes.
+    An interrupted training resumes from its last checkpoint and ends with bit-identical weights. A finished training is
+    not repeated with the same settings, data and code. Resuming from a checkpoint of other code gives a warning, which
+    finished.json keeps. Under torchrun or SLURM the processes share each batch, and the first process writes.
 
     Args:
-        variant: one of ours, or one of torchvision's, alone or with an alternative of FE (fcos-small-segmentation).
+        variant: our variant, or a torchvision detector, alone or with an alternative of FE (fcos-small-segmentation).
         data: folder with annotations.json and the images that it names.
-        validation: the same; the AP on its validation split is measured, FE off, the best model is kept in `best`.
+        validation: folder like `data`. The AP of its validation split selects the model in `best`, without FE.
         live: folder for DVCLive's curves; default: `live` in `out`.
-        start: folder of a trained model of the same kind, to start from its weights.
+        start: folder of a trained model of the same kind, whose weights are the initial weights.
 
     Returns:
         The history: iteration, the losses, the gradient's norm, the learning rate and, where measured, the AP.
 
     Raises:
         InputError: an unknown variant, unreadable data or weights, a loss or gradient that is not finite, a
-            checkpoint of another training, or an `out` that holds something else.
+            checkpoint of another training, or an `out` with other content.
     """
     earlier = _earlier(out, variant)
     task = _task(variant, params, data, validation, start)
@@ -219,13 +219,13 @@ def train(
         if task.writes:
             _finish(run, task, out, [warning] if warning else [])
     if task.writes:
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # also those of a training killed at its very end
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # also after a training that was killed at its end
     task.compute.fabric.barrier()
     return pd.read_csv(out / HISTORY_FILE)
 
 
 def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, progress: bool) -> None:
-    """Every iteration that is left."""
+    """Run the remaining iterations."""
     settings, begin, stepping = task.settings, run.iteration, 0.0
     share = (task.compute.number, task.compute.processes)
     draw = partial(batches.parts_of_iteration, images, task.params.seed, settings.batch, settings.accumulate, share)
@@ -248,13 +248,13 @@ def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, p
 
 
 def _pace(iterations: int, stepping: float, waiting: float) -> str:
-    """What an iteration took; seconds of all of them: of `stepping`, and before it of `waiting` for images."""
+    """Text on the time per iteration, from the total seconds of `stepping` and of `waiting` for images."""
     whole = stepping + waiting
     return f"{whole / iterations:.3f} s per iteration, and {waiting / whole:.1%} of that waiting for images"
 
 
 def _measure_and_save(run: Run, task: Task, out: Path) -> None:
-    """Validation AP and best model, then a checkpoint, each where it is due."""
+    """Measure the validation AP, save the best model and write a checkpoint, each if it is due."""
     settings, row = task.settings, run.history[-1]
     is_last = run.iteration == settings.iterations
     if task.measured_on and (is_last or run.iteration % settings.validate_every == 0):
@@ -270,7 +270,7 @@ def _measure_and_save(run: Run, task: Task, out: Path) -> None:
 
 
 def code_hash(measures: bool) -> str:
-    """Hash of the code that a training runs through; `measures`: whether it measures the AP on validation patients."""
+    """Hash of the code that a training runs; `measures`: whether it measures the AP on validation patients."""
     package = Path(__file__).resolve().parent.parent
     rooms = TRAINING_ROOMS + (VALIDATION_ROOMS if measures else ())
     return sha256_of(
@@ -279,16 +279,16 @@ def code_hash(measures: bool) -> str:
 
 
 def trained_in(folder: Path) -> dict[str, Any]:
-    """Precision and threads of a finished training: with others it ends with other weights. None where not kept."""
+    """Precision and threads of a finished training, which affect its weights; None if they are not recorded."""
     settings = read_json(folder / FINISHED_FILE)["key"]["training"]
     return {name: settings.get(name) for name in ("precision", "threads")}
 
 
 def _earlier(out: Path, variant: str) -> dict[str, Any]:
-    """The content of finished.json of an earlier training in `out`; empty without one.
+    """The content of finished.json of an earlier training in `out`; empty without such a file.
 
     Raises:
-        InputError: `out` is a file, or a folder of something else, or of another detector.
+        InputError: `out` is a file, or a folder with other content or another detector.
     """
     check_name(out)
     if out.exists() and not out.is_dir():
@@ -307,7 +307,7 @@ def _earlier(out: Path, variant: str) -> dict[str, Any]:
 
 
 def _task(variant: str, params: Params, data: Path, validation: Path | None, start: Path | None) -> Task:
-    """What is asked for, its files looked at; `InputError` where it cannot be done."""
+    """Prepare the task of a training and check its files; `InputError` if it cannot run."""
     own = params.training
     compute = make_compute(own.accelerator, own.precision, own.devices, own.nodes, own.strategy)
     if own.batch % compute.processes:
@@ -321,7 +321,7 @@ def _task(variant: str, params: Params, data: Path, validation: Path | None, sta
 
 
 def _check_taught(labels: Labels, file: Path) -> None:
-    """Raise `InputError` where images of other splits would be trained on, or there is not one kind of box."""
+    """Raise `InputError` if there are images of other splits, or if the boxes are not of exactly one category."""
     if others := sorted({str(image.get("split", "train")) for image in labels["images"]} - {"train"}):
         raise InputError(f"{file}: has images of the split {others[0]!r}; give those of training alone")
     kinds = {box["category_id"] for box in labels["annotations"] if not is_region(box)}
@@ -330,10 +330,10 @@ def _check_taught(labels: Labels, file: Path) -> None:
 
 
 def _begun(task: Task, out: Path) -> tuple[Run, str | None]:
-    """A new training, or one that resumes from the newest checkpoint in `out`, and a warning if there is one."""
+    """Start a training, or resume it from the newest checkpoint in `out`; also returns the warning, if any."""
     model, attached = _build_any(task.variant, task.params, task.listed.images.shape[1])
     if attached and task.compute.processes > 1 and list(attached.parameters()):
-        # DDP shares the gradients of the model alone.
+        # DDP exchanges gradients of the model only.
         raise InputError(f"{task.variant}: has weights beside the detector's; train it in one process")
     if task.start:
         model.load_state_dict(load_detector(task.start).state_dict())
@@ -355,7 +355,7 @@ def _freeze(model: SSD, task: Task) -> None:
 
 
 def _idle_gpus(compute: Compute) -> str:
-    """A hint where this machine has more GPUs than processes were started for."""
+    """A hint if this machine has more GPUs than started processes, otherwise empty."""
     here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
     hint = f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
     return hint if here > started_processes()[0] else ""
@@ -368,12 +368,12 @@ def _warn_of_slow_precision(compute: Compute) -> None:
 
 
 def _prepared(task: Task, out: Path) -> LabelledImages:
-    """Make `out`, tidy it, and decode the images into it if they fit the budget; else they stay in their files."""
+    """Create and tidy `out`, and decode the images into it if they fit the budget; else they stay in their files."""
     checkpoints, budget, barrier = out / CHECKPOINTS, task.settings.decoded_gib, task.compute.fabric.barrier
     decoded = checkpoints / DECODED_FILE if batches.fits(task.listed, budget) else None
     if task.writes:
         new = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
-        checkpoints.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to is noticed now
+        checkpoints.mkdir(parents=True, exist_ok=True)  # fails now if the folder is not writable
         for folder in (out, checkpoints, checkpoints / BEST):
             remove_partial_files(folder)
         try:
@@ -390,14 +390,14 @@ def _prepared(task: Task, out: Path) -> LabelledImages:
     mapped = batches.mapped_from_file(task.listed, decoded)
     barrier()
     if task.writes:
-        with suppress(OSError):  # Windows keeps it; elsewhere a mapped file lives on without its name
+        with suppress(OSError):  # Windows keeps the file; elsewhere the mapping survives its removal
             decoded.unlink()
     return mapped
 
 
 def _finish(run: Run, task: Task, out: Path, warnings: list[str]) -> None:
-    """Write the result; checkpoints are removed after it."""
-    (out / FINISHED_FILE).unlink(missing_ok=True)  # from here on its files change
+    """Write the result of a training. `train` removes the checkpoints afterwards."""
+    (out / FINISHED_FILE).unlink(missing_ok=True)  # the files of the result change from here on
     save_params(task.params, out / PARAMS_FILE)
     save_model(run.bare_model, out)
     with whole_file(out / HISTORY_FILE) as temporary:

@@ -1,4 +1,4 @@
-"""How long a training batch takes, and what feature enhancement (FE) adds: works timed in turn in one run."""
+"""Time of a training batch and the cost of feature enhancement (FE), measured alternately in one run."""
 
 import os
 import platform
@@ -34,13 +34,13 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
 
 
 def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> dict[str, Tensor]:
-    """The losses of one forward pass in training, FE included: what the paper's Table 3 times (its section 4)."""
+    """The losses of one forward pass in training, including FE. The paper's Table 3 times this pass (its section 4)."""
     with compute.autocast():
         return model(*batch)
 
 
 def training_step(model: nn.Module, batch: Batch, compute: Compute) -> Work:
-    """One whole training step: forward, losses, backward and Adam."""
+    """A function that runs one training step: forward pass, losses, backward pass and Adam."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
@@ -53,7 +53,7 @@ def training_step(model: nn.Module, batch: Batch, compute: Compute) -> Work:
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """Wall-clock seconds of one call, what it left in a GPU's queue included."""
+    """Wall-clock seconds of one call, including the work that it queued on a GPU."""
     begin = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -64,9 +64,9 @@ def seconds(work: Work, device: torch.device) -> float:
 def in_turn(
     works: Sequence[Work], rounds: int, device: torch.device, progress: bool = False
 ) -> list[tuple[float, ...]]:
-    """Seconds of each work, a tuple per round, after two rounds of warm-up.
+    """Seconds of each function in `works`, a tuple per round, after two rounds of warm-up.
 
-    Works take turns, every second round backwards, so that whatever else the machine does meets all alike.
+    The functions alternate, every second round in reverse order, so that other load on the machine affects all equally.
     """
     timed = []
     for number in tqdm(range(rounds + WARM_UP_ROUNDS), desc="rounds", unit="round", disable=not progress):
@@ -77,7 +77,7 @@ def in_turn(
 
 
 def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: int) -> tuple[float, float, float]:
-    """Work number `first` over work number `second`, of each round on its own: median, then the quartiles."""
+    """Time ratio of functions number `first` and `second` within each round: median, lower and upper quartile."""
     low, middle, high = statistics.quantiles([times[first] / times[second] for times in timed], n=4)
     return middle, low, high
 
@@ -85,7 +85,7 @@ def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: 
 def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compute: Compute) -> pd.DataFrame:
     """Time of a detector and its FE twin on `batch` images; a row each for "forward" and "step".
 
-    Both are trained on noise meanwhile: give copies. Columns `seconds` and `seconds_fe` (medians over rounds) and
+    Both detectors are trained on noise, so pass copies. Columns `seconds` and `seconds_fe` (medians over rounds) and
     `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
     """
     if rounds < 2:
@@ -106,7 +106,7 @@ def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compu
 
 
 def machine(compute: Compute) -> str:
-    """What times were measured on, for the line above a table."""
+    """The hardware and precision of a time measurement, as text for the line above a table."""
     if compute.device.type == "cuda":
         name = torch.cuda.get_device_name(compute.device)
     else:

@@ -1,4 +1,4 @@
-"""How well a detector does on the validation patients while it trains: without ground truth, so without FE."""
+"""AP on the validation patients during training. The detector gets no ground truth there, so FE is off."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from cmbfe.training.devices import Compute
 
 
 def validation_labels(folder: Path, seed: int) -> Labels:
-    """Of the validation split in `folder`, the images with microbleeds and as many without (or all of those).
+    """Images of the validation split in `folder`: all with microbleeds, and at most as many without, drawn at random.
 
     Raises:
-        InputError: no labels there, no validation split, or no microbleed in it.
+        InputError: no labels in `folder`, no validation split, or no microbleed in the split.
     """
     split = labels_of_split(read_labels(folder / LABELS_FILE), "validation")
     shown = {box["image_id"] for box in split["annotations"] if not is_region(box)}
@@ -32,6 +32,6 @@ def validation_labels(folder: Path, seed: int) -> Labels:
 
 
 def validation_ap(model: nn.Module, labels: Labels, images: np.ndarray, iou: float, compute: Compute) -> float:
-    """AP (all-point, A13) of a detector on labelled images, decoded: uint8 [N, ...]; leaves it in evaluation mode."""
+    """AP (all-point, A13) of a detector on decoded images, uint8 [N, ...]; the detector stays in evaluation mode."""
     detections = detect(model, images, [image["id"] for image in labels["images"]], compute)
     return float(average_precision(match(labels, detections, iou=iou)))

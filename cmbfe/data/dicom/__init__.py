@@ -1,1 +1,1 @@
-"""DICOM series: slices, pixels, volumes."""
+"""Read DICOM series: headers, pixel data, volumes."""

@@ -1,7 +1,7 @@
-"""All DICOM series of a source, and its files that belong to none.
+"""Find all DICOM series of a source, and the DICOM files that belong to no series.
 
-An unreadable file costs its whole series, because a missing slice would go unnoticed. If it does not name its
-series, it costs every series with files in its folder.
+An unreadable file excludes its whole series, because a missing slice would go unnoticed. If the series of the file is
+not known, every series with files in its folder is excluded.
 """
 
 import re
@@ -26,18 +26,18 @@ NO_IMAGE = "DICOM objects that are no grey images of MR"
 
 
 class Broken(NamedTuple):
-    """A file that is of no use, and the line that says why."""
+    """An unusable file, and the line that says why."""
 
     path: Path
     line: str
     patient_id: str = ""
     series_uid: str = ""
-    """As `patient_id` "" where it is not known."""
+    """Like `patient_id`, "" if unknown."""
 
 
 def find_series(folder: Path | str) -> list[SeriesHeaders]:
-    """Every series under `folder`, or in one file, by patient and series UID, with its headers checked. Raises
-    `InputError`: no DICOM image there, or anything that `series_in` refuses."""
+    """Every series under a folder or in one file, sorted by patient and series UID, with checked headers. Raises
+    `InputError` if there is no DICOM image, or if `series_in` refuses a file."""
     inventory = take_inventory(Path(folder))
     found, asides = series_in(inventory, progress=False)
     refuse_first(asides)
@@ -54,9 +54,9 @@ def refuse_first(asides: Iterable[Aside]) -> None:
 
 
 def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesHeaders], list[Aside]]:
-    """The series of all kinds, by patient and UID, and the DICOM files that belong to none, with the reason.
+    """The series of all kinds, sorted by patient and UID, and the DICOM files in no series, with the reason.
 
-    Refused are broken files, links to nothing among DICOM files, the series of these, and what `series_of` refuses.
+    Broken files, broken links among DICOM files, their series, and slices that `series_of` rejects are refused.
     """
     slices: list[Slice] = []
     broken: list[Broken] = []
@@ -87,7 +87,7 @@ def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesH
 
 
 def _whose(path: Path) -> tuple[str, str]:
-    """PatientID and SeriesInstanceUID of a file that is otherwise of no use; both "" without a valid UID."""
+    """PatientID and SeriesInstanceUID of an unusable file; both are "" without a valid UID."""
     tags = ["PatientID", "SeriesInstanceUID"]
     try:
         with input_errors(path, "damaged DICOM header"):
@@ -99,7 +99,7 @@ def _whose(path: Path) -> tuple[str, str]:
 
 
 def _odd(inventory: Inventory) -> list[Path]:
-    """Files of no known kind that are named like the DICOM files beside them, but for their numbers: damaged slices."""
+    """Damaged slices: files of unknown kind whose names differ only in numbers from DICOM files in the same folder."""
 
     def like(path: Path) -> tuple[Path, str]:
         return path.parent, re.sub(r"\d+", "0", path.name)
@@ -109,7 +109,7 @@ def _odd(inventory: Inventory) -> list[Path]:
 
 
 def _spoilt(slices: Iterable[Slice], broken: Iterable[Broken]) -> dict[str, str]:
-    """UID of each series that a broken file may belong to -> the line about it."""
+    """UID of each series that a broken file may belong to -> the line about that file."""
     spoilt = {each.series_uid: each.line for each in broken if each.series_uid}
     of_folder = {each.path.parent: each.line for each in broken if not each.series_uid}
     for each in slices:
@@ -119,7 +119,7 @@ def _spoilt(slices: Iterable[Slice], broken: Iterable[Broken]) -> dict[str, str]
 
 
 def _refused(slices: Iterable[Slice], broken: Iterable[Broken], spoilt: Mapping[str, str]) -> list[Aside]:
-    """The spoilt series with their broken files, and the broken files of no known series."""
+    """Asides of the `spoilt` series with their broken files, and of broken files whose series is unknown."""
     files = defaultdict(list)
     for each in (*slices, *broken):
         if each.series_uid in spoilt:
@@ -130,14 +130,14 @@ def _refused(slices: Iterable[Slice], broken: Iterable[Broken], spoilt: Mapping[
 
 
 def magnitude_of_series(found: Sequence[SeriesHeaders], as_magnitude: bool = False) -> list[SeriesHeaders]:
-    """The magnitude series or, with `as_magnitude`, those whose header does not name their kind."""
+    """The magnitude series and, with `as_magnitude`, the series of unclear kind."""
     return [series for series in found if series.kind == MAGNITUDE or (as_magnitude and series.kind == UNCLEAR)]
 
 
 def magnitude_among(
     found: Sequence[SeriesHeaders], asides: Sequence[Aside], inventory: Inventory, as_magnitude: bool = False
 ) -> list[SeriesHeaders]:
-    """As `magnitude_of_series`; raises `InputError` where there is none."""
+    """Like `magnitude_of_series`; raises `InputError` if there is no such series."""
     if not found:
         raise inventory.nothing("DICOM image", asides)
     magnitude = magnitude_of_series(found, as_magnitude)
@@ -151,7 +151,7 @@ def magnitude_among(
 def others_of_series(
     found: Sequence[SeriesHeaders], used: Iterable[SeriesHeaders], as_magnitude: bool = False
 ) -> list[Aside]:
-    """The series that are no magnitude and not `used` otherwise, passed over."""
+    """Asides of the series that are neither magnitude nor `used`; they are passed over."""
     taken = {*magnitude_of_series(found, as_magnitude), *used}
     asides = []
     for series in (series for series in found if series not in taken):

@@ -1,7 +1,7 @@
-"""What the values of an image are, by its header: a magnitude, or something else.
+"""Kind of a DICOM image by its header, such as magnitude, phase or map.
 
-A magnitude is called so, or at least not called another kind. If a value of ImageType from the third on is unknown,
-or a derived image does not say what it was derived to, the kind is "unclear", and the user decides.
+An image is a magnitude if its header says so or names no other kind. The kind is "unclear", and the user decides, if
+the third or a later value of ImageType is unknown, or if a derived image does not say what it shows.
 """
 
 import re
@@ -28,7 +28,7 @@ WORDS = {
         *("MULTIPLICATION", "ERROR", "MASK"),
     ),
 }
-"""What ImageType and its relatives say of each kind, as whole values or in parts between "_" (Philips: SW_P_FFE)."""
+"""Kind -> its words in ImageType and similar attributes: whole values, or parts between "_" (Philips: SW_P_FFE)."""
 KIND_OF_WORD = {word: kind for kind, words in WORDS.items() for word in words}
 SAYS_NOTHING = {
     *("OTHER", "NONE", "UNSPECIFIED", "ND", "NORM", "DIS2D", "DIS3D", "DFC", "MFSPLIT", "MOCO", "ORIG", "NOT"),
@@ -37,30 +37,30 @@ SAYS_NOTHING = {
     *("SUM", "MSUM", "RESAMPLED", "COMBINED", "COMPOSED", "AXIAL", "TRA", "SAG", "COR", "FILTERED", "WATER"),
     *("SQR", "DRB", "DRS"),
 }
-"""Words about measurement, filters and corrections: they do not decide whether an image is a magnitude."""
+"""Words about acquisition, filters and corrections; they do not tell whether an image is a magnitude."""
 FILTER = re.compile(r"(FIL|FM|FS|SH|TE|E|ECHO)?\d*")
-"""Siemens' filters (FM3_2 has the parts FM3 and 2), and the number of an echo."""
+"""Siemens filters (FM3_2 has the parts FM3 and 2) and echo numbers."""
 OF_DESCRIPTIONS = {
     *("PHASE", "PHA", "PHASEMAP", "MAP", "QMAP", "QSM", "R2*", "R2STAR", "FIELDMAP"),
     *("B0MAP", "ADC", "EADC", "TRACE", "TRACEW", "CBF", "CBV", "MTT", "TTP", "TMAX"),
     *("T2MAP", "T2*MAP", "T2STARMAP"),
 }
-"""Words of a SeriesDescription that count; FA may be the flip angle."""
+"""Words of a SeriesDescription that name a kind. FA is not listed, because it may be the flip angle."""
 OF_DERIVED = {"R2", "R2S", "MASK"}
-"""Those that count for a derived image only: R2 may be an acceleration."""
+"""Words that name a kind only for a derived image; otherwise R2 may be an acceleration factor."""
 PROJECTION = re.compile(
     r"(?P<beside>([+&,]|\b(AND|WITH|W/)) *)?((MN?|M(IN|AX)[ _-]?)IPS?(?![A-Z])|INTENSITY[ _-]PROJ)"
 )
-"""A projection's SeriesDescription, `beside` where it may be that of a scan from which projections are made too."""
+"""SeriesDescription of a projection; with `beside`, it may also be the scan from which projections are made."""
 SCOUTS = {"LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"}
 SUSCEPTIBILITY = re.compile(r"\b(E?SWAN|SWI\w*|T2\*|T2_?STAR|VEN_?BOLD|GRE|HEMO\w*|FFE|MEDIC|MERGE)(?![A-Z])")
-"""What names a susceptibility-weighted magnitude in a SeriesDescription."""
+"""Names of susceptibility-weighted magnitudes in a SeriesDescription."""
 NO_UNITS = re.compile(r"|1|US|\{.*|.*(UNITLESS|NO UNITS|NORMALI[SZ]ED|SIGNAL|INTENSITY|ARB).*")
-"""RescaleType and units of a magnitude, which has none."""
+"""Values of RescaleType and unit codes that mean no unit, as in a magnitude."""
 
 
 def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
-    """See `SeriesHeaders.kind`. `header`: of one frame; `image_type`: its FrameType or ImageType, in capitals."""
+    """Kind of one frame by its header and its FrameType or ImageType in capitals; see `SeriesHeaders.kind`."""
     if "LOCALIZER" in image_type:
         return LOCALIZER
     if (modality := _text(header, "Modality")) != "MR":
@@ -74,7 +74,7 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
     against = kinds - {MAGNITUDE, UNCLEAR}
     if against:
         return against.pop() if len(against) == 1 else OTHER
-    is_unclear = UNCLEAR in kinds and MAGNITUDE not in kinds  # M is a magnitude, in spite of other words
+    is_unclear = UNCLEAR in kinds and MAGNITUDE not in kinds  # M means magnitude, despite other words
     if is_unclear or not all(map(NO_UNITS.fullmatch, _units(header))):
         return UNCLEAR
     is_derived = "DERIVED" in image_type[:1]
@@ -84,7 +84,7 @@ def kind_of(header: Dataset, image_type: tuple[str, ...]) -> str:
 
 
 def kinds_of(value: str) -> set[str]:
-    """What one value of ImageType says; of a whole value that is not known, what its parts say."""
+    """Kinds named by one value of ImageType; if the whole value is unknown, the kinds named by its parts."""
     if value in KIND_OF_WORD:
         return {KIND_OF_WORD[value]}
     kinds = set()
@@ -96,14 +96,14 @@ def kinds_of(value: str) -> set[str]:
 
 
 def by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
-    """The kind of a header that names no other kind. A protocol may be called after what it is made for (QSM): what the
-    scanner says of an original image counts more."""
+    """Kind by SeriesDescription, if the header names no kind other than magnitude. A protocol may be named after its
+    purpose (QSM), so the header of an original image counts more."""
     words = re.findall(r"[A-Z0-9*]+", description)
     if SCOUTS.intersection(words):
         return LOCALIZER
     projection = PROJECTION.search(description)
     if projection and (is_derived or not (says_magnitude and projection["beside"])):
-        return "projection"  # made of magnitudes, which its ImageType may still say
+        return "projection"  # made from magnitudes, so ImageType may still say M
     counted = OF_DESCRIPTIONS | OF_DERIVED if is_derived and not says_magnitude else OF_DESCRIPTIONS
     against = next((KIND_OF_WORD.get(word, "map") for word in words if word in counted), None)
     if against and not says_magnitude:
@@ -118,13 +118,13 @@ def _text(header: Dataset, keyword: str) -> str:
 
 
 def _units(header: Dataset) -> list[str]:
-    mapping = (header.get("RealWorldValueMappingSequence") or [header])[0]  # of a frame, `frame_header` has its items
+    mapping = (header.get("RealWorldValueMappingSequence") or [header])[0]  # `frame_header` merged its items
     codes = mapping.get("MeasurementUnitsCodeSequence") or []
     return [_text(header, "RescaleType"), *(_text(code, "CodeValue") for code in codes)]
 
 
 def _private(header: Dataset, tag: tuple[int, str, int]) -> str:
-    """The first value of a private element, as text; "" where the header has none."""
+    """The first value of a private element as text; "" if the header has no such element."""
     group, creator, element = tag
     if creator not in header.private_creators(group) or element not in (
         block := header.private_block(group, creator)

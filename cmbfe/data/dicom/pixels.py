@@ -1,4 +1,4 @@
-"""The pixel data of one DICOM file: whether all of it is there, and its values."""
+"""Check and decode the pixel data of one DICOM file."""
 
 import os
 import threading
@@ -33,17 +33,17 @@ FRAME_MACROS = (
     *("PixelValueTransformationSequence", "MREchoSequence", "MRTimingAndRelatedParametersSequence"),
     *("MRDiffusionSequence", "FrameContentSequence", "RealWorldValueMappingSequence"),
 )
-"""Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that say what one frame is."""
+"""Functional groups of multi-frame MR (DICOM PS3.3 C.7.6.16) that describe a single frame."""
 ATTRIBUTE = "BurnedInAnnotation"
 StopWhen = Callable[[BaseTag, str | None, int], bool]
 _ONE_THREAD = threading.RLock()
-"""Warning filters belong to the whole process: threads take turns at changing them."""
+"""Lock for the warning filters, which all threads of the process share."""
 
 
 @contextmanager
 def input_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn a library's exception over a broken file into one line that names `path` and says what failed; warnings
-    within the block are dropped."""
+    """Turn a library's exception about a broken file into an `InputError` of one line, which names `path` and says what
+    failed. Warnings within the block are dropped."""
     try:
         with _ONE_THREAD, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -52,18 +52,18 @@ def input_errors(path: Path, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}; make it readable") from None
-    # pydicom and the decoders behind it raise nearly every built-in exception over damaged bytes.
+    # pydicom and its decoders raise nearly every built-in exception on damaged bytes.
     except Exception as error:
         raise InputError(f"{path}: {what}: {one_line(error)}; get it again") from None
 
 
 def one_line(error: Exception) -> str:
-    """The text of an exception, without line breaks and of readable length."""
+    """The text of an exception in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None) -> FileDataset:
-    """Parse the header of an open file, with or without preamble; sets the transfer syntax where it is absent."""
+    """Parse the header of an open file, with or without preamble; sets the transfer syntax if it is absent."""
     header = read_partial(file, stop_when=stop_when, force=True, specific_tags=list(tags) if tags else None)
     if "TransferSyntaxUID" not in header.file_meta:
         is_implicit, is_little_endian = header.original_encoding
@@ -73,8 +73,8 @@ def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None
 
 
 def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, length: int) -> None:
-    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable here:
-    uncompressed ones by the size of the matrix, compressed ones fragment by fragment."""
+    """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable here.
+    Uncompressed data must fit the size of the matrix; compressed data are checked by fragments."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
     if syntax.is_private or not syntax.is_transfer_syntax:
         raise InputError(f"{path}: unknown transfer syntax {syntax}; export it again, uncompressed")
@@ -85,7 +85,7 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
     if length == UNDEFINED_LENGTH and syntax.is_encapsulated:
         _check_fragments(path, file, offset, size)
         return
-    # Inside a deflated file offsets mean nothing; zlib itself notices a cut.
+    # Inside a deflated file offsets are meaningless; zlib itself detects a truncated file.
     if syntax != DeflatedExplicitVRLittleEndian and length > there:
         raise InputError(f"{path}: truncated: {there} of {length} bytes of pixel data are there; copy it again")
     frames = number_of_frames(header)
@@ -95,7 +95,7 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
 
 
 def number_of_frames(header: Dataset) -> int:
-    """Frames that the header announces; 1 where it says nothing, or 0."""
+    """Number of frames in the header; 1 if the header gives none, or 0."""
     return int(header.get("NumberOfFrames") or 1)
 
 
@@ -118,7 +118,7 @@ def _check_fragments(path: Path, file: BinaryIO, offset: int, size: int) -> None
 
 
 def frame_header(header: Dataset, frame: int) -> Dataset:
-    """One frame's attributes in one flat dataset: the file's, the shared and its own functional groups', if any."""
+    """Attributes of one frame as a flat dataset: from the file, and from its shared and per-frame functional groups."""
     if "PerFrameFunctionalGroupsSequence" not in header:
         return header
     flat = Dataset()
@@ -132,7 +132,7 @@ def frame_header(header: Dataset, frame: int) -> Dataset:
 
 
 def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
-    """Decode `frames` (0-based) of a greyscale file, modality LUT applied: float32 [frames, rows, columns], NaN for
+    """Decode `frames` (0-based) of a greyscale file as float32 [frames, rows, columns], modality LUT applied, NaN for
     padding. Raises `InputError` if the file cannot be decoded or holds values that are not finite."""
     with input_errors(path, "pixel data cannot be decoded"):
         with path.open("rb") as file:
@@ -151,8 +151,8 @@ def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
 
 
 def _refuse_more_bits(path: Path, header: FileDataset, frames: Sequence[int]) -> None:
-    """Raise `InputError` where uncompressed unsigned values use more bits than BitsStored: pydicom drops those, and
-    bright becomes dark. Bits that no pixel changes do not matter, nor do overlays in them."""
+    """Raise `InputError` if uncompressed unsigned values use more bits than BitsStored: pydicom drops these bits, and
+    bright becomes dark. Extra bits are allowed if they are constant or hold overlays."""
     stored = header.get("BitsStored") or header.BitsAllocated
     if (
         stored == header.BitsAllocated
@@ -167,20 +167,20 @@ def _refuse_more_bits(path: Path, header: FileDataset, frames: Sequence[int]) ->
 
 
 def _is_padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    """Where stored values are PixelPaddingValue, or between that and PixelPaddingRangeLimit."""
+    """Mask of the stored values that are PixelPaddingValue, or between PixelPaddingValue and PixelPaddingRangeLimit."""
     value = header.get("PixelPaddingValue")
     if value is None or stored.dtype.kind not in "iu":
         return np.zeros(stored.shape, bool)
     limit = header.get("PixelPaddingRangeLimit")
     limits = np.array([value, value if limit is None else limit], np.int64)
-    if stored.itemsize > 1:  # many headers give 63536 for -2000: the bits are meant
+    if stored.itemsize > 1:  # many headers give 63536 for -2000, which has the same bits
         limits = limits.astype(stored.dtype)
     low, high = sorted(limits.tolist())
     return (stored >= low) & (stored <= high)
 
 
 def _after_pixels() -> StopWhen:
-    """Stop at whatever follows the pixel data, so that trailing bytes are never parsed."""
+    """Condition that stops the parser after the pixel data, so that trailing bytes are never parsed."""
     seen: list[int] = []
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -192,7 +192,7 @@ def _after_pixels() -> StopWhen:
 
 
 def _modality_values(image: np.ndarray, header: Dataset) -> np.ndarray:
-    # pydicom rescales only where both are present, but some files leave out the one that changes nothing.
+    # pydicom rescales only if both are present, but some files omit a slope of 1 or an intercept of 0.
     if "RescaleSlope" in header or "RescaleIntercept" in header:
         header.setdefault("RescaleSlope", 1)
         header.setdefault("RescaleIntercept", 0)
@@ -200,12 +200,11 @@ def _modality_values(image: np.ndarray, header: Dataset) -> np.ndarray:
 
 
 class BurnedInAnnotation(InputError):
-    """The header says that text is part of the image: a patient's name would reach every output."""
+    """Error for an image with burned-in text by its header: a patient's name would reach every output."""
 
 
 def refuse_burned_in(files: Iterable[Path]) -> None:
-    """Raise `BurnedInAnnotation` where a header says in (0028,0301) that text, which may name the patient, is part of
-    the image."""
+    """Raise `BurnedInAnnotation` if (0028,0301) in a header declares burned-in text, which may name the patient."""
     for path in files:
         with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
             said = str(parse(file, lambda tag, *_: tag in PIXEL_TAGS, [int(Tag(ATTRIBUTE))]).get(ATTRIBUTE) or "")

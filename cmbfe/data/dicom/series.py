@@ -1,8 +1,8 @@
-"""DICOM series: which there are (`stacks` defines a series), where their slices lie in the patient, and their images.
+"""DICOM series (as defined in `stacks`): their headers, slice positions in the patient, and pixel values.
 
-Slices are in the order of their positions along the slice normal (row direction x column direction): axial series run
-from feet to head. If a SeriesInstanceUID has several series, `series_uid` gets a suffix: `-KIND`, `-KIND-2`, …,
-ordered by what distinguishes them.
+Slices are sorted by position along the slice normal (row direction x column direction), so axial series run from feet
+to head. If a SeriesInstanceUID contains several series, `series_uid` gets a suffix: `-KIND`, `-KIND-2`, …, numbered by
+the attribute that distinguishes the series.
 """
 
 from collections import Counter, defaultdict
@@ -39,11 +39,11 @@ OF_EVERY_SLICE = (
 )
 """Attributes that a series takes from its first slice."""
 LITTLE = 0.01
-"""Values this far below 0, as a fraction of the 99th percentile, are those of an interpolation."""
+"""Values this far below 0, as a fraction of the 99th percentile, may come from interpolation."""
 QUARTERS = (16384, 49152)
-"""Where the lowest quarter of unsigned 16-bit values ends, and the highest begins."""
+"""End of the lowest quarter of unsigned 16-bit values, and start of the highest quarter."""
 A_FEW = 1e-3
-"""A bright spot may be this share of a volume."""
+"""Share of a volume that a bright spot may take."""
 NEIGHBOURS = (
     "Another series of the patient lies next to it or between its slices: they may be one series, taken apart, "
     "and a lesion across both then counts twice."
@@ -52,56 +52,56 @@ SEVERAL_PEOPLE = "Its PatientID has several birth dates, sexes or issuers: it ma
 NEARLY_PARALLEL = 0.05
 """Largest difference of direction cosines between possible parts of a series (3°)."""
 MOST_COMPARED = 200
-"""Series of one patient: more are single images, which have a note of their own."""
+"""Most series of a patient that are compared; more are usually single images, which get another note."""
 DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
 
 
 @dataclass(frozen=True)
 class SeriesHeaders:
-    """A series as its headers describe it; what is per slice is in anatomical order."""
+    """A series as its headers describe it. Values per slice are in anatomical order."""
 
     patient_id: str
     series_uid: str
-    """SeriesInstanceUID, with a suffix where its files make several series (see the module's text)."""
+    """SeriesInstanceUID, with a suffix if it contains several series (see the module docstring)."""
     description: str
     kind: str
     """"magnitude", "phase", "real", "imaginary", "projection", "localizer", "mosaic", "map" (of a quantity), "other",
-    another modality ("CT"), or "unclear" where the header does not say; see `kinds`."""
+    another modality ("CT"), or "unclear" if the header does not say; see `kinds`."""
     files: tuple[Path, ...]
-    """One path per slice; a multi-frame file is named once per frame."""
+    """One path per slice; a multi-frame file is listed once per frame."""
     frames: tuple[int, ...]
-    """0-based frame within each file; 0 in files of one frame."""
+    """0-based frame number of each slice within its file."""
     sop_instance_uids: tuple[str, ...]
     rows: int
     columns: int
     pixel_spacing_mm: tuple[float, float]
     """Row spacing (between rows, along y) and column spacing (along x)."""
     slice_spacing_mm: float
-    """Median step between slice centres; of a single slice SpacingBetweenSlices, else SliceThickness."""
+    """Median step between slice centres; for a single slice SpacingBetweenSlices or else SliceThickness."""
     orientation: tuple[float, ...]
     """Direction cosines: patient x, y, z along a row (px x), then along a column (px y)."""
     positions_mm: tuple[tuple[float, float, float], ...]
     """Patient x, y, z of the centre of each slice's first pixel."""
     echo_time_ms: float
-    """0 where the header has none, as the next."""
+    """0 if the header has no echo time; `field_strength_t` likewise."""
     field_strength_t: float
     photometric: str
     """"MONOCHROME1" or "MONOCHROME2"."""
     is_compressed: bool
-    """Whether native code has to decode the pixels (JPEG and its relatives; RLE is none)."""
+    """Whether native code has to decode the pixels (the JPEG family, but not RLE)."""
     is_spin_echo: bool = False
-    """Microbleeds darken a gradient echo, and hardly a spin echo."""
+    """Whether the series is a spin echo, where microbleeds are hardly visible."""
     study_uid: str = ""
-    """StudyInstanceUID; "" where the header has none."""
+    """StudyInstanceUID; "" if the header has none."""
     notes: tuple[str, ...] = ()
-    """What was assumed of it, a sentence each, without names."""
+    """Assumptions about the series, one sentence each, without names."""
 
 
 def read_volume(series: SeriesHeaders) -> np.ndarray:
-    """Decode a series: float32 [slices, rows, columns] in the order of `series.files`, modality LUT applied.
+    """Decode a series as float32 [slices, rows, columns] in the order of `series.files`, with the modality LUT applied.
 
-    MONOCHROME1 (low is white) is inverted within the volume's own range. Padding becomes 0 or, if values lie below 0
-    and it is no phase, the lowest value. Values of a magnitude a little below 0, from interpolation, become 0.
+    MONOCHROME1 (low is white) is inverted within the volume's own range. Padding becomes 0, or the lowest value if that
+    is below 0 and the series is not phase. In a magnitude, small values below 0 from interpolation become 0.
 
     Raises:
         InputError: pixels that cannot be decoded, or a magnitude with values clearly below 0; names the file.
@@ -110,7 +110,7 @@ def read_volume(series: SeriesHeaders) -> np.ndarray:
     places = defaultdict(list)
     for index, path in enumerate(series.files):
         places[path].append(index)
-    # The JPEG libraries are native code, which damaged data make fault.
+    # The JPEG libraries are native code, which may crash on damaged data.
     decoder = own_process(read_frames, DECODER_CRASHED) if series.is_compressed else nullcontext(read_frames)
     with decoder as read:
         for path, indices in places.items():
@@ -132,7 +132,7 @@ def read_volume(series: SeriesHeaders) -> np.ndarray:
 
 
 def _refuse_negative(volume: np.ndarray, files: Sequence[Path]) -> None:
-    """Raise `InputError` for a magnitude with values clearly below 0; others below it become 0."""
+    """Raise `InputError` for a magnitude with values clearly below 0; set small values below 0 to 0."""
     lowest = float(volume.min())
     if lowest >= 0:
         return
@@ -144,8 +144,8 @@ def _refuse_negative(volume: np.ndarray, files: Sequence[Path]) -> None:
 
 
 def _refuse_wrapped(volume: np.ndarray, files: Sequence[Path]) -> None:
-    """Raise `InputError` for 16-bit values in the lowest and the highest quarter and none between: negative ones that
-    are written as unsigned, or padding that nobody declares."""
+    """Raise `InputError` if 16-bit values lie in the lowest and highest quarter but not between: negative values stored
+    as unsigned, or undeclared padding."""
     low, high = QUARTERS
     are_high = volume >= high
     if np.mean(are_high) < A_FEW or np.any((volume > low) & ~are_high):
@@ -156,9 +156,9 @@ def _refuse_wrapped(volume: np.ndarray, files: Sequence[Path]) -> None:
 
 
 def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -> tuple[float, float, float]:
-    """Patient coordinates (mm; x to the left, y to the back, z to the head) of a point x, y (px) of a slice.
+    """Patient coordinates (mm; x to the left, y to the back, z to the head) of a point x, y (px) in a slice.
 
-    The centre of pixel (row i, column j) is x = j + 0.5, y = i + 0.5; DICOM (PS3.3 C.7.6.2.1.1) counts from it.
+    The centre of pixel (row i, column j) is x = j + 0.5, y = i + 0.5; DICOM counts from centres (PS3.3 C.7.6.2.1.1).
     """
     along_row, along_column = np.reshape(series.orientation, (2, 3))
     row_spacing, column_spacing = series.pixel_spacing_mm
@@ -168,9 +168,9 @@ def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -
 
 
 def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]]:
-    """The series that slices make, by patient and UID; each slice is in exactly one series or aside.
+    """Group slices into series, sorted by patient and UID; each slice is in exactly one series or aside.
 
-    Aside are slices that make no series (refused), and strays of their series (passed over).
+    Asides contain slices that form no valid series (refused), and strays of a series (passed over).
     """
     stacks, strays = stacks_of(slices)
     asides = [_aside(stray, what, f"{stray[0].path}: {what}; passed over", False) for stray, what in strays]
@@ -200,7 +200,7 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
 
 
 def _with_neighbours_noted(found: Sequence[SeriesHeaders]) -> list[SeriesHeaders]:
-    """Series of one patient whose slices would make one even stack say so: they may be a single series or several."""
+    """Add a note to all series of a patient that together form one evenly spaced stack: they may be a single series."""
     of_patient = defaultdict(list)
     for index, series in enumerate(found):
         if series.kind in (MAGNITUDE, UNCLEAR):
@@ -215,7 +215,7 @@ def _with_neighbours_noted(found: Sequence[SeriesHeaders]) -> list[SeriesHeaders
 
 
 def _make_one(series: SeriesHeaders, other: SeriesHeaders) -> bool:
-    """Whether the slices of two series together are evenly spaced, none twice, and above each other."""
+    """Whether the slices of two series together are evenly spaced and aligned, without duplicates."""
     if np.abs(np.subtract(series.orientation, other.orientation)).max() > NEARLY_PARALLEL:
         return False
     directions = np.reshape(series.orientation, (2, 3))

@@ -1,5 +1,5 @@
-"""The header of one DICOM file, checked and brought into one form: a `Slice` per frame; objects that are no images, or
-none of MR and of no use, have none. `cmbfe.data.inventory` decides which files are DICOM."""
+"""Read and check the header of one DICOM file: one `Slice` per frame. Objects that are not images, and unusable images
+of other modalities than MR, yield no slice. `cmbfe.data.inventory` decides which files are DICOM."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -17,17 +17,17 @@ from cmbfe.data.inventory import BARE_STARTS, DICOM_SUFFIXES
 from cmbfe.errors import InputError
 
 DIRECTION_TOLERANCE = 1e-2
-"""How far direction vectors may be from unit length and from being perpendicular."""
+"""Tolerance for direction vectors, which must have unit length and be perpendicular."""
 CUT_OFF = "the file is cut off, or holds no image; copy it again, or remove it"
 ACQUISITION_KEYS = (
     *("TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"),
     *("DiffusionBValue", "TriggerTime", "AcquisitionTime"),
 )
-"""What may distinguish repeated acquisitions of a slice position, in the order in which it is tried."""
+"""Attributes that may distinguish repeated acquisitions of a slice position, in the order of trial."""
 LARGEST_FIELD_T = 20.0
-"""Larger numbers are in gauss, or wrong."""
+"""Largest plausible field strength; larger numbers are in gauss, or wrong."""
 PERSON = ("PatientBirthDate", "PatientSex", "IssuerOfPatientID")
-"""What tells people of one PatientID apart."""
+"""Attributes that reveal different people with the same PatientID."""
 HEADER_KEYWORDS = (
     *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
     *("StudyInstanceUID", "SeriesInstanceUID", "ComplexImageComponent", "EchoTime", "EchoNumbers"),
@@ -39,12 +39,12 @@ HEADER_KEYWORDS = (
     *(*ACQUISITION_KEYS, *PERSON),
 )
 PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
-"""Slices in Siemens' mosaics, and the component of GE's images, with who reserves the elements."""
+"""Number of slices in Siemens mosaics, and complex component of GE images, with their private creators."""
 HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *PRIVATE_TAGS)
 
 
 class Coloured(InputError):
-    """An image in colour, such as a map or a report; alone in its series it is passed over."""
+    """Error for a colour image, such as a map or report. A series with colour images only is passed over."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Slice:
     series_uid: str
     description: str
     kind: str
-    """See `SeriesHeaders`; so the other fields of the same names."""
+    """See `SeriesHeaders`, also for the other fields of the same names."""
     image_type: tuple[str, ...]
     photometric: str
     rows: int
@@ -78,26 +78,26 @@ class Slice:
     is_compressed: bool
     frame_of_reference: str
     slope: float
-    """RescaleSlope; 1 where the header has none."""
+    """RescaleSlope; 1 if the header has none."""
     acquisition: tuple[str, ...]
     """Values of `ACQUISITION_KEYS`, empty where absent."""
     scan: str
-    """AcquisitionNumber where the header has SpacingBetweenSlices; SliceThickness does not tell scans apart."""
+    """AcquisitionNumber if the header has SpacingBetweenSlices, else ""; SliceThickness does not separate scans."""
     person: tuple[str, ...]
-    """Values of `PERSON`, empty where absent: compared, and never written."""
+    """Values of `PERSON`, empty where absent. They are compared, but never written."""
 
     @property
     def name(self) -> str:
-        """File name, and the frame where the file holds several."""
+        """File name, and the frame number from the second frame on."""
         return f"{self.path.name} frame {self.frame + 1}" if self.frame else self.path.name
 
 
 def read_slices(path: Path, named: bool = False) -> list[Slice]:
-    """Read the header of a DICOM file; an empty list if it is no image, unless the user `named` this very file.
+    """Read the header of a DICOM file; an empty list if it is not an image. `named`: the user gave this file itself.
 
     Raises:
-        InputError: what looks like an MR image and cannot be used: cut off, damaged, without pixel data or geometry,
-            in colour (`Coloured`).
+        InputError: an apparent MR image that cannot be used: cut off, damaged, without pixel data or geometry, or in
+            colour (`Coloured`).
     """
     with input_errors(path, "damaged DICOM header"), path.open("rb") as file:
         start = file.read(132)
@@ -125,7 +125,7 @@ def _slices(path: Path, file: BinaryIO, strict: bool) -> list[Slice]:
     except InputError:
         if "MR" in (_sop_class(header).keyword or "MR"):
             raise
-        return []  # a screen capture, an x-ray: a series of MR is complete without it
+        return []  # a screen capture or X-ray: the MR series is complete without it
 
 
 def _checked(path: Path, file: BinaryIO, header: FileDataset, pixels: list[int]) -> list[Slice]:
@@ -151,7 +151,7 @@ def _is_image(path: Path, header: FileDataset, strict: bool) -> bool:
         raise InputError(f"{path}: no SOP Class UID: {CUT_OFF}")
     if not sop_class or (not strict and sop_class.type != "SOP Class"):
         return False
-    # A class that pydicom does not know is private: an image if it says how large it is.
+    # A class that pydicom does not know is private; it is an image if it has Rows.
     return "ImageStorage" in sop_class.keyword if sop_class.keyword else "Rows" in header
 
 
@@ -202,14 +202,14 @@ def _slice(path: Path, frame: int, header: Dataset, is_compressed: bool) -> Slic
 
 
 def _is_spin_echo(header: Dataset) -> bool:
-    """Whether the sequence says spin echo, and not gradient echo as well; enhanced objects have a word of their own."""
+    """Whether the header says spin echo, but not gradient echo as well; enhanced objects use EchoPulseSequence."""
     said = header.get("ScanningSequence") or ()
     sequences = {str(value).upper() for value in ([said] if isinstance(said, str) else said)}
     return ("SE" in sequences and "GR" not in sequences) or header.get("EchoPulseSequence") == "SPIN"
 
 
 def _geometry(path: Path, header: Dataset) -> list[tuple[float, ...]]:
-    """Pixel spacing, orientation and position; raises `InputError` where one of them is missing or malformed."""
+    """Pixel spacing, orientation and position; raises `InputError` if one of them is missing or malformed."""
     no_place = "the image has no place in the patient"
     checks = (
         ("PixelSpacing", 2, lambda mm: min(mm) > 0, "two positive numbers: sizes in mm are unknown"),
@@ -234,7 +234,7 @@ def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
 
 
 def _number(header: Dataset, keyword: str) -> float | None:
-    """The first value; None where there is none, or none that can be read, such as "20,0"."""
+    """The first value of an attribute; None if it is missing or not a finite number, such as "20,0"."""
     try:
         number = float(np.ravel(header.get(keyword))[0])
     except (IndexError, TypeError, ValueError):

@@ -1,8 +1,8 @@
-"""Which slices are one series: a stack of one kind of images, evenly spaced along the slice normal, none twice.
+"""Group slices into series: stacks of one kind of image, evenly spaced along the slice normal, without duplicates.
 
-Positions decide, because headers of one acquisition differ and anonymisers write new UIDs: parts that make one even
-stack without repeats are one series. Positions that occur several times are several series: echoes, copies with a
-filter, dynamics, b-values. What could be either is refused.
+Positions decide, because headers within an acquisition differ and anonymisers write new UIDs. Parts that form one even
+stack without repeated positions are one series. Repeated positions mean several series: echoes, filtered copies,
+dynamics, b-values. Ambiguous slices are refused.
 """
 
 from collections import Counter, defaultdict
@@ -21,28 +21,28 @@ from cmbfe.errors import InputError
 
 SAME_POSITION_MM = 0.01
 UNEVEN_STEP_MM = 0.25
-"""How far a step between neighbours may be from the median step (at most half of it). GE rounds positions to 0.1 mm,
-which moves a step by up to 0.1 mm, and the median as much. A slice may be shifted in its plane by as much."""
+"""Largest difference between a step and the median step (and at most half of it). GE rounds positions to 0.1 mm, which
+changes a step and the median by up to 0.1 mm each. The limit also holds for in-plane shifts of a slice."""
 SAME_DIRECTION, LIKE_DIRECTION = 1e-3, 0.0125
-"""Direction cosines that are the same (0.06°), and those of one stack (0.7°)."""
+"""Tolerances of direction cosines: for equal directions (0.06°), and within one stack (0.7°)."""
 SAME_SPACING_MM, LIKE_SPACING = 1e-3, 1e-2
-"""Pixel spacings that are the same, and those of one stack, as a fraction."""
+"""Tolerances of pixel spacings: for equal spacings, and within one stack (as a fraction)."""
 SAME_ECHO_TIME_MS, OTHER_ECHO_MS = 0.1, 1.0
-"""Echo times that are the same, and the least distance between echoes; in between one echo varies."""
+"""Tolerance for equal echo times, and least distance between echoes; smaller distances are variations of one echo."""
 PIXEL_MM = (0.1, 20.0)
 """Pixel sizes outside this range are in another unit."""
 SCOUT_PLANES_COSINE = 0.7
-"""Planes whose normals are further apart than this (about 45°) are a localizer's."""
+"""Planes belong to a localizer if the cosine between their normals is smaller (more than about 45°)."""
 FEW = 3
-"""Images in another plane or of another size are strays where the others are at least this many times as many."""
+"""Images in another plane or of another size are strays if the others outnumber them by this factor."""
 ALMOST_ALL = 2 / 3
 """An echo has at least this share of the positions of its series."""
 PARTLY_THERE = 1.5
-"""A step of this many times the spacing in the header leaves room for slices in between."""
+"""From this multiple of the header's spacing on, a step leaves room for slices in between."""
 STEP_TO_SPACING = (0.45, 1.6)
-"""Steps that the spacing in the header allows: a SliceThickness may be twice the step, or without the gap."""
+"""Allowed ratio of a step to the header's spacing: SliceThickness may be twice the step, or exclude the gap."""
 STACKED = (MAGNITUDE, "phase", "real", "imaginary", UNCLEAR)
-"""Kinds whose slices are a stack; localizers, projections and others may lie anywhere."""
+"""Kinds whose slices form a stack; slices of localizers, projections and other kinds may lie anywhere."""
 OF_ONE_SERIES = ("patient_id", "study_uid", "frame_of_reference")
 _identity = attrgetter("series_uid", "patient_id", "study_uid")
 _like_key = attrgetter("kind", "photometric", "rows", "columns")
@@ -50,7 +50,7 @@ Stack = list[Slice]
 
 
 class NoStack(InputError):
-    """Slices that form no series. `what` says why, without names of patients."""
+    """Error for slices that form no valid series; `what` is the reason without patient names."""
 
     def __init__(self, first: Slice, what: str, details: str) -> None:
         super().__init__(f"{first.path}: {what}{details}")
@@ -58,7 +58,7 @@ class NoStack(InputError):
 
 
 def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, str]]]:
-    """The stacks of slices, each in anatomical order and not yet checked, and strays with what they are."""
+    """Group slices into stacks in anatomical order, not yet checked, and into strays with the reason."""
     pieces, strays = [], []
     for images in _grouped(slices, _identity):
         kept, left = _without_strays(images)
@@ -68,7 +68,7 @@ def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, s
 
 
 def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
-    """Raise `NoStack` for slices that are no series, or half of one; `of_uid`: all stacks of its series UID."""
+    """Raise `NoStack` unless a stack is a complete series. `of_uid`: all stacks with its series UID."""
     if stack[0].kind not in STACKED:
         return
     _check_contrast(stack)
@@ -80,12 +80,12 @@ def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
 
 
 def like_single_images(stacks: Iterable[Stack]) -> Counter[tuple]:
-    """How many series of a single image there are of one kind and size."""
+    """Number of single-image series per kind and size."""
     return Counter(_like_key(stack[0]) for stack in stacks if len(stack) == 1)
 
 
 def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...]:
-    """What was assumed of a stack. `single_images`: see `like_single_images`."""
+    """Notes on what was assumed of a stack. `single_images`: see `like_single_images`."""
     if stack[0].kind not in STACKED:
         return ()
     notes = []
@@ -101,7 +101,7 @@ def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...
         notes.append("Its slices lie further apart than their headers say: some between them may be missing.")
     if stack[0].kind == MAGNITUDE and not all(item.image_type for item in stack):
         notes.append("Its headers have no ImageType: taken for a magnitude.")
-    if stack[0].kind == UNCLEAR:  # or else nobody reads it
+    if stack[0].kind == UNCLEAR:  # read only with --as-magnitude
         notes.append(TAKEN)
     return tuple(notes)
 
@@ -115,23 +115,23 @@ def _listed(words: list[str]) -> str:
 
 
 def step_of(stack: Stack) -> float:
-    """Median step between slices, mm; 0 for a single one."""
+    """Median step between slices, mm; 0 for a single slice."""
     return float(np.median(np.diff(heights(stack)))) if len(stack) > 1 else 0.0
 
 
 def heights(stack: Stack) -> np.ndarray:
-    """Positions (mm) of slices along the normal of the first."""
+    """Positions (mm) of slices along the normal of the first slice."""
     return np.array([item.position_mm for item in stack]) @ normal(stack[0])
 
 
 def normal(item: Slice) -> np.ndarray:
-    """Row direction x column direction."""
+    """Normal of a slice: row direction x column direction."""
     along_row, along_column = np.reshape(item.orientation, (2, 3))
     return np.cross(along_row, along_column)
 
 
 def _grouped(items: Iterable[Any], key: Callable[[Any], Hashable]) -> list[list[Any]]:
-    """Items by key, in the order of the keys."""
+    """Groups of items with the same key, sorted by key."""
     groups = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
@@ -139,12 +139,12 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Hashable]) -> list[list[
 
 
 def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]:
-    """Groups whose features are within 1 of those of their first member; rounding could part equal values."""
+    """Groups of slices with features within 1 of the first member's; rounding instead could separate equal values."""
     groups: list[tuple[np.ndarray, Stack]] = []
     start = 0
     for item in sorted(slices, key=lambda item: (*features(item).tolist(), item.sop_instance_uid)):
         own = features(item)
-        while start < len(groups) and groups[start][0][0] < own[0] - 1:  # sorted: nothing that follows is near it
+        while start < len(groups) and groups[start][0][0] < own[0] - 1:  # sorted: no later slice is near it
             start += 1
         members = next((members for first, members in groups[start:] if np.abs(own - first).max() <= 1), None)
         if members is None:
@@ -167,13 +167,13 @@ def _direction(item: Slice) -> np.ndarray:
 
 
 def _alike(slices: Stack) -> list[Stack]:
-    """Groups that may be one stack by pixel spacing and orientation."""
+    """Groups of slices with similar pixel spacing and orientation, each of which may be a stack."""
     return _near(slices, lambda item: np.array([*_direction(item), *(np.log(item.pixel_spacing_mm) / LIKE_SPACING)]))
 
 
 def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
-    """The images of one series without the few in another plane or of another size; planes without one that
-    outnumbers the others are a localizer."""
+    """Split a series into its images and the few strays in another plane or of another size. Without a dominant plane,
+    the images become a localizer if their planes are far apart."""
     stacked = [item for item in images if item.kind in STACKED]
     kept = [item for item in images if item.kind not in STACKED]
     planes = _near(stacked, _direction)
@@ -192,7 +192,7 @@ def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
 
 
 def _without_few(groups: list[Stack]) -> tuple[Stack, list[Stack]]:
-    """The images of the largest group and the others, if those are few; else all and none."""
+    """The largest group, and the other groups as strays if they are few; otherwise all images, and no strays."""
     main, *others = sorted(groups, key=len, reverse=True)
     if others and len(main) >= FEW * sum(map(len, others)):
         return main, others
@@ -200,8 +200,8 @@ def _without_few(groups: list[Stack]) -> tuple[Stack, list[Stack]]:
 
 
 def _joined(pieces: list[Stack]) -> list[Stack]:
-    """Pieces of several studies, patients or series UIDs that are parts of one stack, joined: those of one
-    description first."""
+    """Join pieces that are parts of one stack but differ in series UID, or in study or patient IDs that change with
+    every file. Pieces with the same description are joined first."""
     found, stacked = _divided(pieces, lambda piece: piece[0].kind in STACKED)
     whole, parts = _divided(_unions(stacked, lambda piece: (piece[0].series_uid,)), _is_part)
     key = _whose_series(parts)
@@ -210,7 +210,7 @@ def _joined(pieces: list[Stack]) -> list[Stack]:
 
 
 def _divided(pieces: list[Stack], holds: Callable[[Stack], bool]) -> tuple[list[Stack], list[Stack]]:
-    """Pieces without a property, and pieces with it."""
+    """Pieces for which `holds` is false, and pieces for which it is true."""
     both: tuple[list[Stack], list[Stack]] = ([], [])
     for piece in pieces:
         both[holds(piece)].append(piece)
@@ -218,7 +218,7 @@ def _divided(pieces: list[Stack], holds: Callable[[Stack], bool]) -> tuple[list[
 
 
 def _is_part(piece: Stack) -> bool:
-    """Whether slices of one series may be missing: it is a single one, or has room between its slices."""
+    """Whether a piece may be a part of a series: it is a single slice, or has gaps between its slices."""
     ordered = _in_order(piece)
     if len(piece) == 1 or repeats(ordered):
         return len(piece) == 1
@@ -227,7 +227,7 @@ def _is_part(piece: Stack) -> bool:
 
 
 def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
-    """What parts of one series share: patient, study and frame of reference, but not what each file has of its own."""
+    """Key of the parts of one series: patient, study and frame of reference, without fields that differ per file."""
     own = {
         (_like_key(items[0]), field)
         for items in _grouped((part[0] for part in parts if len(part) == 1), _like_key)
@@ -245,7 +245,7 @@ def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
 
 
 def _unions(parts: list[Stack], key: Callable[[Stack], tuple]) -> list[Stack]:
-    """Parts that share a key joined where they make even stacks; the others as they are."""
+    """Join parts with the same key if they form even stacks; leave other parts as they are."""
     joined = []
     for group in _grouped(parts, lambda part: (_like_key(part[0]), key(part))):
         part_of = {id(part[0]): part for part in group}
@@ -257,7 +257,7 @@ def _unions(parts: list[Stack], key: Callable[[Stack], tuple]) -> list[Stack]:
 
 
 def _make_stacks(union: Stack, parts: list[Stack]) -> bool:
-    """Whether parts are those of even stacks, or of one with a gap, that the spacing in the header allows."""
+    """Whether the parts form stacks, with or without gaps, whose step agrees with the spacing in the header."""
     are_single = len(parts) == len(union)
     stacks = _apart(union)
     if not are_single and repeats(_in_order(union)):
@@ -270,32 +270,32 @@ def _make_stacks(union: Stack, parts: list[Stack]) -> bool:
         return False
     wide = PARTLY_THERE * step_of(stacks[0])
     if not nominal and any(step_of(_in_order(part)) < wide for part in parts if part[1:]):
-        return False  # whole ones that abut
+        return False  # complete series that abut
     return all(_is_even(stack) or _has_gap(stack) for stack in stacks)
 
 
 def _has_gap(stack: Stack) -> bool:
-    """Whether steps are all multiples of the median step: an even stack without some of its slices."""
+    """Whether all steps are multiples of the median step: an even stack in which slices are missing."""
     steps = np.diff(heights(stack)) / step_of(stack)
     are_multiples = (np.abs(steps - np.rint(steps)) < 0.1).all() and (steps > 0.5).all()
     return len(stack) > 3 and bool(are_multiples) and _shifts(stack).max() <= UNEVEN_STEP_MM
 
 
 def _is_whole(part: Stack) -> bool:
-    """Whether a part has the spacing that its header says."""
+    """Whether a part is even and has the spacing of its header."""
     nominal = part[0].nominal_spacing_mm
     ordered = _in_order(part)
     return bool(nominal) and _is_even(ordered) and abs(step_of(ordered) - nominal) < nominal / 4
 
 
 def _in_order(slices: Stack) -> Stack:
-    """By position along the normal, then by UID."""
+    """Slices sorted by position along the normal, then by UID."""
     ranked = zip(heights(slices), (item.sop_instance_uid for item in slices), range(len(slices)), strict=True)
     return [slices[index] for _, _, index in sorted(ranked)]
 
 
 def repeats(stack: Stack) -> int:
-    """How many slices lie at the position of the one before."""
+    """Number of slices at the position of the previous slice."""
     return int((np.diff(heights(stack)) < SAME_POSITION_MM).sum())
 
 
@@ -309,7 +309,7 @@ def _is_even(stack: Stack) -> bool:
 
 
 def _apart(slices: Stack) -> list[Stack]:
-    """Stacks of slices that are alike, in order: split where positions repeat, and where echoes differ."""
+    """Split similar slices into sorted stacks if positions repeat or echoes differ."""
     ordered = _in_order(slices)
     if ordered[0].kind not in STACKED:
         return [ordered]
@@ -325,7 +325,7 @@ def _apart(slices: Stack) -> list[Stack]:
 
 
 def _echoes(slices: Stack) -> list[Stack]:
-    """Slices by echo time, or by number where no header has a time."""
+    """Slices grouped by echo time, or by echo number if no header has a time."""
     timed = [item for item in slices if item.echo_time_ms]
     if timed:
         return _by_echo_time(slices) if len(_by_echo_time(timed)) > 1 else [slices]
@@ -334,7 +334,7 @@ def _echoes(slices: Stack) -> list[Stack]:
 
 
 def _by_echo_time(slices: Stack) -> list[Stack]:
-    """Cut where the next echo time is another echo's."""
+    """Slices grouped by echo time; groups are more than `OTHER_ECHO_MS` apart."""
     ordered = sorted(slices, key=lambda item: item.echo_time_ms)
     cuts = [n for n, (a, b) in enumerate(pairwise(ordered), 1) if b.echo_time_ms - a.echo_time_ms > OTHER_ECHO_MS]
     return [ordered[start:end] for start, end in pairwise([0, *cuts, len(ordered)])]
@@ -354,7 +354,7 @@ CRITERIA: tuple[tuple[Callable[[Stack], list[Stack]], float], ...] = (
         for n in range(len(ACQUISITION_KEYS))
     ),
 )
-"""What distinguishes slices at a position, in this order, and the share of all positions that each part needs."""
+"""Criteria that separate slices at one position, in this order, and the share of positions that each part needs."""
 
 
 def _spread(stack: Stack, field: str) -> float:
@@ -368,11 +368,11 @@ DIFFERENCES: dict[str, Callable[[Stack], bool]] = {
     "pixel spacing": lambda stack: _spread(stack, "pixel_spacing_mm") > SAME_SPACING_MM,
     "orientation": lambda stack: _spread(stack, "orientation") > SAME_DIRECTION,
 }
-"""What slices of one stack may differ in, if only slightly."""
+"""Attributes that may differ slightly within a stack -> whether they do."""
 
 
 def _check_contrast(stack: Stack) -> None:
-    """Raise `NoStack` where RescaleSlope makes all alike, or bright of dark."""
+    """Raise `NoStack` if RescaleSlope is 0 (no contrast) or negative (bright and dark are swapped)."""
     worst = min(stack, key=lambda item: item.slope)
     if worst.slope < 0 and worst.kind in (MAGNITUDE, UNCLEAR):
         raise NoStack(worst, "RescaleSlope is negative", ": bright would be dark; write what the scanner wrote")
@@ -413,7 +413,7 @@ def _check_positions(stack: Stack) -> None:
 
 
 def _check_is_one(stack: Stack) -> None:
-    """Raise `NoStack` where each part of a stack has the spacing of its header, and together they lie closer."""
+    """Raise `NoStack` if each part of a stack has the spacing of its header, but the joined parts lie closer."""
     fields = ("kind", "photometric", "rows", "columns", "series_uid", "echo_number", "image_type")
     for own in (fields, (*fields, "scan")):
         parts = [part for group in _grouped(stack, attrgetter(*own)) for part in _exactly_alike(group)]
@@ -424,7 +424,7 @@ def _check_is_one(stack: Stack) -> None:
 
 
 def _check_not_shifted(stack: Stack) -> None:
-    """Raise `NoStack` where neighbours do not lie upon each other: a dot would change its pixel from slice to slice."""
+    """Raise `NoStack` if neighbours are shifted in their plane: a lesion would change its pixel from slice to slice."""
     shifts = _shifts(stack)
     if shifts.size and shifts.max() > UNEVEN_STEP_MM:
         worst = int(np.argmax(shifts))
@@ -434,13 +434,13 @@ def _check_not_shifted(stack: Stack) -> None:
 
 
 def _shifts(stack: Stack) -> np.ndarray:
-    """How far (mm) each slice is shifted in its plane against the one before."""
+    """In-plane shift (mm) of each slice relative to the previous slice."""
     steps, along = np.diff([item.position_mm for item in stack], axis=0), normal(stack[0])
     return np.linalg.norm(steps - np.outer(steps @ along, along), axis=1) if len(stack) > 1 else np.zeros(0)
 
 
 def _check_nothing_between(stack: Stack, of_uid: Iterable[Stack]) -> None:
-    """Raise `NoStack` where slices of the same series lie between those of a stack and differ too much to join it."""
+    """Raise `NoStack` if other slices of its series lie between those of a stack, but differ too much to join it."""
     step, nominal = step_of(stack), stack[0].nominal_spacing_mm
     if len(stack) < 2 or (nominal and step <= PARTLY_THERE * nominal):
         return
@@ -460,6 +460,6 @@ def _check_nothing_between(stack: Stack, of_uid: Iterable[Stack]) -> None:
 
 
 def _lies_between(height: float, places: np.ndarray, step: float) -> bool:
-    """Whether a height is within a stack and at none of its positions, by a quarter of a step."""
+    """Whether a height lies inside a stack, more than a quarter of a step from every slice."""
     inside = places.min() < height < places.max()
     return bool(inside and np.abs(places - height).min() > step / 4)

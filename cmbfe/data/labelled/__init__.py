@@ -1,1 +1,1 @@
-"""Labelled images as every other room reads them: COCO labels, images, splits, detections."""
+"""Labelled images: COCO labels, image files, splits by patient, detections."""

@@ -1,4 +1,4 @@
-"""Detections: those of the pipeline in results/, and those of `cmbfe detect`, joined to the images of some labels."""
+"""Read detections of the pipeline (results/) or of `cmbfe detect`, and assign them to the images of given labels."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,26 +20,25 @@ from cmbfe.files import read_json
 from cmbfe.metrics.matching import Matches, match
 
 DETECTIONS_FILE = "detections.json.gz"
-"""In results/<variant>/: the detections in the test images."""
+"""Detections in the test images, in results/<variant>/."""
 VALIDATION_FILE = "validation_detections.json.gz"
-"""Beside it: those in the validation images."""
+"""Detections in the validation images, in results/<variant>/."""
 IMAGES_FILE = "images.json"
-"""Beside detections: the COCO `images` that they belong to. Also what an earlier result is recognised by: other folders
-too hold a detections.json."""
+"""COCO `images` of the detections beside it. It also marks earlier results, as other folders have a detections.json."""
 
 
 def match_results(
     labels: Labels, variants: Iterable[str], iou: float, file: str = DETECTIONS_FILE
 ) -> dict[str, Matches]:
-    """Variant -> its detections in results/, matched to their images' labels (A14). Raises `InputError`: a variant
-    has no detections there, or they belong to other images."""
+    """Match the detections of each variant in results/ to the labels (A14). Raises `InputError` if a variant has no
+    detections there, or if they belong to other images."""
     return {
         variant: match(labels, read_detections(paths.result(variant) / file, labels), iou=iou) for variant in variants
     }
 
 
 def images_file(given: Path | str | Detections) -> Path | None:
-    """The images.json that `cmbfe detect` writes beside detections: images without boxes; any other is none."""
+    """The images.json (images without boxes) that `cmbfe detect` wrote beside the detections, or None."""
     beside = None if isinstance(given, list) else Path(given).with_name(IMAGES_FILE)
     content = read_json(beside) if beside is not None and beside.is_file() else None
     own = {"images": [], "annotations": [], "categories": CATEGORIES}
@@ -47,13 +46,14 @@ def images_file(given: Path | str | Detections) -> Path | None:
 
 
 def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
-    """Detections with the image ids of the labels, `all_looked_at` or some; a file's further images are left out.
+    """Detections in the images of the labels, with the image ids of the labels. Other images are left out.
 
-    Images are the same that have one SOP instance UID or one path, whatever its suffix, in the labels and in the
-    images.json of `cmbfe detect` beside the file, and that no other has there; without that, those that have one id.
+    With an images.json of `cmbfe detect` beside the file, images are matched by SOP instance UID, or by path with or
+    without suffix, if unique on both sides. Without images.json, the image ids must be those of the labels.
 
     Raises:
-        InputError: unsound files, two images that are one of the labels, or none or not all of these.
+        InputError: invalid files, two images that match the same labelled image, no match at all, or, with
+            `all_looked_at`, a labelled image without a match.
     """
     if isinstance(given, list):
         return check_detections(given, counted, "detections")
@@ -78,7 +78,7 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
 def _same_images(
     theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], beside: Path
 ) -> dict[Any, Any]:
-    """Their id -> ours, of the images that both have."""
+    """Image id in images.json -> image id in the labels, for images in both."""
     known, own = _by_key(ours, "the labels"), _by_key(theirs, str(beside))
     joined: dict[Any, Any] = {}
     for image in theirs:
@@ -90,7 +90,7 @@ def _same_images(
 
 
 def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
-    """Key -> id of the one image that has it; what several have (the UID of a file with frames) names none."""
+    """Key -> image id, for keys that a single image has; the UID of a multi-frame file belongs to several images."""
     for image in images:
         name = image["file_name"]
         if not (isinstance(name, str) and plain_path(name).name):
@@ -100,8 +100,8 @@ def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, 
 
 
 def _keys(image: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What an image may be known by, surest first: SOP instance UID, path, path without its suffix. It may be a PNG
-    here and a JPG there. `IM.0001` has no suffix, but a number."""
+    """Keys of an image, most reliable first: UID, path, and path without suffix (the number in `IM.0001` is no
+    suffix)."""
     path, uid = plain_path(image["file_name"]), image.get("sop_instance_uid")
     stem = path.with_suffix("") if path.suffix[1:].isalpha() else path
     return [*([("uid", str(uid))] if uid is not None else []), ("path", str(path)), ("stem", str(stem))]

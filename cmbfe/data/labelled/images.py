@@ -1,4 +1,4 @@
-"""8-bit grey images on disk; the phase of one, where there is a phase, lies beside it as NAME.phase.png."""
+"""8-bit grey images on disk. The phase of an image, if any, is the file NAME.phase.png beside it."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,25 +14,25 @@ from cmbfe.files import whole_file
 
 PHASE_SUFFIX = ".phase.png"
 ZERO_PHASE = 128
-"""Value of no phase in an image; the steps to both sides of it are the same."""
+"""Grey value of zero phase; positive and negative phase have the same step size."""
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What is read, whatever its name. PostScript is none of them: it is a program, and Pillow would have it run."""
+"""Formats that are read, whatever the suffix. PostScript is excluded: it is a program, which Pillow would run."""
 HALF_TURN = 127
-"""Steps from `ZERO_PHASE` to half a turn: a step is 24.7 mrad."""
+"""Grey levels between `ZERO_PHASE` and a phase of half a turn; one level is 24.7 mrad."""
 TURNED = "Images are turned or mirrored as their EXIF says, as viewers show them."
 COLOURED = "Images are in colour: of each pixel its brightness is read."
 LARGEST_TINT = 20
-"""By how much red, green and blue of a grey pixel may differ: JPG rounds them."""
+"""Largest difference between red, green and blue of a grey pixel, caused by the rounding of JPG."""
 MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
-"""Pillow's modes whose greys are known. Those of inks (CMYK) depend on who prints."""
+"""Pillow modes with known grey values. Grey values of ink modes (CMYK) depend on the printer."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read one image as uint8 grey [rows, columns], turned as viewers show it, by the orientation in its EXIF.
+    """Read one image as uint8 grey [rows, columns], rotated or mirrored by its EXIF orientation, as viewers do.
 
     Raises:
-        InputError: no such file, no image of `FORMATS`, several in one file, or one whose greys are not known: of more
-            than 8 bits, as nobody knows their window, of 1 bit, of inks, or with transparent pixels.
+        InputError: a missing file, a format outside `FORMATS`, several images in one file, or unknown grey values: more
+            than 8 bits (the window is unknown), 1 bit, ink colours, or transparent pixels.
     """
     with _opened(path) as image:
         if reason := _unfit(image):
@@ -42,13 +42,13 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def is_turned(path: Path) -> bool:
-    """Whether `read_image` turns or mirrors an image, as its EXIF says; raises `InputError` as that does."""
+    """Whether `read_image` rotates or mirrors this image by its EXIF. Raises `InputError` if it cannot be opened."""
     with _opened(path) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
 def image_notes(files: Iterable[Path]) -> dict[str, int]:
-    """What was changed or assumed of images -> in how many; raises `InputError` as `read_image` does."""
+    """Notes on rotation and colour -> number of such images. Raises `InputError` if an image cannot be opened."""
     files = list(files)
     return {TURNED: sum(map(is_turned, files)), COLOURED: sum(map(_is_coloured, files))}
 
@@ -63,7 +63,7 @@ def _is_coloured(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    try:  # not by its path: Pillow 13 would map a turned TIFF into memory, rows and columns swapped
+    try:  # not by path: Pillow 13 would memory-map a rotated TIFF with rows and columns swapped
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             yield image
     except InputError:
@@ -72,13 +72,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: no such image; get it, or correct what names it") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: not a readable image: none of {', '.join(FORMATS)} with 8 bits") from None
-    except Exception as error:  # of a damaged file, Pillow raises what comes: struct.error, KeyError, EOFError
+    except Exception as error:  # damaged files make Pillow raise anything: struct.error, KeyError, EOFError
         said = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable image: {said}") from None
 
 
 def _unfit(image: Image.Image) -> str:
-    """Why an opened image is not one image of known greys, and what to do, or ""."""
+    """Why an opened image cannot be read as one grey image, and what to do about it; "" if it can."""
     if (count := getattr(image, "n_frames", 1)) > 1:
         return f"holds {count} images; save each in a file of its own"
     if _has_more_than_8_bits(image):
@@ -93,8 +93,8 @@ def _unfit(image: Image.Image) -> str:
 
 
 def _has_more_than_8_bits(image: Image.Image) -> bool:
-    """Whether a channel has, or holds other than whole numbers from 0. Pillow makes all colours 8-bit, some of them
-    black, without a word."""
+    """Whether a channel has more than 8 bits, or values other than unsigned integers. Pillow converts such colour
+    images to 8 bits without a warning, some of them to black."""
     if image.mode.startswith(("I", "F")):
         return True
     if image.format == "TIFF":
@@ -108,7 +108,7 @@ def _has_more_than_8_bits(image: Image.Image) -> bool:
 
 
 def _jpeg2000_bits(image: Image.Image) -> int:
-    """Of the channel with most, by the code stream's SIZ segment, which names each channel's bits in 3 bytes."""
+    """Largest bit depth of the channels, from the SIZ segment of the code stream (3 bytes per channel)."""
     image.fp.seek(0)
     content = image.fp.read()
     start = content.index(b"\xff\x4f\xff\x51") + 42
@@ -116,13 +116,13 @@ def _jpeg2000_bits(image: Image.Image) -> int:
 
 
 def natural_key(path: PurePath) -> tuple:
-    """What paths are sorted by: folder by folder, and numbers by their value, so that slice2 comes before slice10.
+    """Sort key of a path: folder by folder, and numbers by value, so that slice2 comes before slice10.
 
     >>> names = ["P1/slice10.png", "P1/slice2.png", "P10/1.png", "P2/1.png"]
     >>> [path.as_posix() for path in sorted(map(PurePath, names), key=natural_key)]
     ['P1/slice2.png', 'P1/slice10.png', 'P2/1.png', 'P10/1.png']
     """
-    named = path.with_suffix("") if path.suffix[1:].isalpha() else path  # IM.0001 has no suffix, but a number
+    named = path.with_suffix("") if path.suffix[1:].isalpha() else path  # the number in IM.0001 is not a suffix
     split = [re.split(r"([0-9]+)", part.casefold()) for part in named.parts]
     for part in split:
         part[1::2] = [(len(own), own) for own in (digits.lstrip("0") for digits in part[1::2])]  # of any length
@@ -132,7 +132,7 @@ def natural_key(path: PurePath) -> tuple:
 def save_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
     """Write one uint8 image [rows, columns]; the suffix of `path` chooses JPG or PNG.
 
-    One with phase [rows, columns, 2] becomes two files: the magnitude, and its phase as PNG beside it (`phase_file`).
+    An image with phase [rows, columns, 2] becomes two files: the magnitude, and the phase as a PNG (`phase_file`).
     """
     with whole_file(path) as temporary:
         Image.fromarray(magnitude_of(image)).save(temporary, quality=jpeg_quality)
@@ -141,18 +141,18 @@ def save_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
 
 
 def phase_file(path: Path) -> Path:
-    """Where the phase of an image lies: P1/000.phase.png for P1/000.jpg."""
+    """Path of the phase of an image: P1/000.phase.png for P1/000.jpg."""
     return path.with_suffix(PHASE_SUFFIX)
 
 
 def phase_entry(file_name: str, has_phase: bool) -> dict[str, str]:
-    """What a COCO image of our own says of its phase: the file's name, or nothing where there is none."""
+    """The `phase_file_name` entry of a COCO image; empty for an image without phase."""
     return {"phase_file_name": phase_file(Path(file_name)).as_posix()} if has_phase else {}
 
 
 def read_with_phase(path: Path, phase: Path | None) -> np.ndarray:
-    """An image, uint8 [rows, columns]; with the file of its phase [rows, columns, 2]: magnitude, phase. Raises
-    `InputError` as `read_image`, or the two differ in size."""
+    """Read an image as uint8 [rows, columns], or with its phase file as [rows, columns, 2]: magnitude, phase. Raises
+    `InputError` like `read_image`, or if the two differ in size."""
     magnitude = read_image(path)
     if phase is None:
         return magnitude
@@ -164,5 +164,5 @@ def read_with_phase(path: Path, phase: Path | None) -> np.ndarray:
 
 
 def magnitude_of(image: np.ndarray) -> np.ndarray:
-    """What is to be looked at of an image, with phase or without: uint8 [rows, columns]."""
+    """The magnitude channel of an image with or without phase: uint8 [rows, columns]."""
     return image[..., 0] if image.ndim == 3 else image

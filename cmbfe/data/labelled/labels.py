@@ -1,11 +1,11 @@
-"""COCO labels and COCO detections: read, checked once at the door, written.
+"""Read, check and write COCO labels and COCO detections.
 
-Labels are the dictionary of a COCO file. Our own files have more keys, which are checked wherever they are present:
+Labels are the dictionary of a COCO file. Files of this project have additional keys, which are checked if present:
 
 * `images`: `patient_id`, `series_uid`, `slice_index`, `pixel_spacing_mm` ([row, column]), `split` and, of images with
   phase, `phase_file_name`;
 * `annotations`: `lesion_id`, the same on every slice of one three-dimensional microbleed; `tight_bbox`, the box around
-  what is dark, to measure in, where `bbox` is one with a margin, as readers draw them.
+  the dark voxels, used for measurements; `bbox` has a margin, as readers draw boxes.
 
 Category 1 is `cmb`.
 """
@@ -27,38 +27,38 @@ from cmbfe.metrics.matching import Detections, Labels, of_one_category, overlaps
 CATEGORIES = [{"id": 1, "name": "cmb"}]
 LISTS = ("images", "annotations", "categories")
 LOCATIONS = ("lobar", "deep", "infratentorial")
-"""Values of an annotation's `location`, where it is known."""
+"""Values of an annotation's `location`, if it is known."""
 LABELS_FILE = "annotations.json"
-"""Name of the labels beside the images or DICOM series that they belong to."""
+"""File name of the labels, which lie beside their images or DICOM series."""
 MIMICS_FILE = "mimics.json"
-"""Name of the phantom's file of mimics, which are never training targets."""
+"""File name of the labelled mimics, which are never training targets."""
 UNLABELLED_SPLIT = "unlabelled"
-"""Split of patients of whom nobody has said where their microbleeds are, nor that they have none."""
+"""Split of patients without ground truth: neither boxes nor a statement that they have no microbleeds."""
 EDGE_TOLERANCE_PX = 0.01
-"""How far a label's box may stick out of its image: other tools round coordinates to two decimals."""
+"""How far a labelled box may extend beyond its image, because other tools round coordinates to two decimals."""
 OF_IMAGES = ("patient_id", "series_uid", "sop_instance_uid", "split")
 OF_BOXES = ("lesion_id", "location")
 REGION_FLAGS = ("iscrowd", "ignore")
 NUMBERED = ("id", "image_id", "category_id", "slice_index", *OF_IMAGES, *OF_BOXES)
-"""Keys whose whole floats are integers: pandas writes 1.0 in a column with gaps."""
+"""Keys whose whole floats become integers: pandas writes 1 as 1.0 in a column with missing values."""
 OF_POLYGON = "is_of_polygon"
-"""Key of an annotation whose `bbox` was not given."""
+"""Key that marks an annotation whose `bbox` was computed from its polygons."""
 LARGEST_PX = 1e9
-"""Beyond it lies no image, and areas would leave the range of numbers."""
+"""Largest accepted image size; with larger sizes, areas could overflow."""
 LARGEST_SLICE = 10**9
 LARGEST_SPACING_MM = 1e6
 SMALLEST_PX = 0.5
-"""No label's box is narrower: what has no px of its own was never drawn on one."""
+"""Smallest side of a labelled box; a narrower box cannot have been drawn on an image."""
 NEARLY_ONE = 0.8
-"""Two boxes of an image that overlap by this IoU may be one object, drawn twice."""
+"""IoU from which two boxes of an image may be one microbleed drawn twice."""
 UPLOAD = re.compile(
     r"^((\w+://[^/]*)?/data/(upload/(\d+/)?|local-files/\?d=)|(/|(\.\./){2,})(.*/)?label-studio/(data/)?media/upload/(\d+/)?)"
 )
-"""What Label Studio puts before the name of an image that it holds."""
+"""Prefix that Label Studio adds to the name of an image."""
 
 
 def read_labels(path: Path | str) -> Labels:
-    """Read a COCO label file and check all of it, as `check_labels` does.
+    """Read a COCO label file and check it with `check_labels`.
 
     Raises:
         InputError: names the file, the entry and the reason.
@@ -67,15 +67,15 @@ def read_labels(path: Path | str) -> Labels:
 
 
 def read_foreign_labels(path: Path | str) -> Labels:
-    """Read COCO labels of other tools, with what this project takes from them beyond COCO checked as well.
+    """Read COCO labels of another tool, and also check the keys of this project that are not part of COCO.
 
-    Ids of patients, series and lesions, splits and locations may be numbers or text; whole floats count as integers,
-    and null, NaN and blanks as a key that is not there. Splits become text. References to ids may be text where these
-    are numbers, and the other way round. An annotation without `bbox` gets the box around its polygons.
+    Ids of patients, series and lesions, splits and locations may be numbers or text. Floats such as 1.0 count as
+    integers, and null, NaN and blanks as missing. Splits become text. A reference to an id may be text although the id
+    is a number, or vice versa. An annotation without `bbox` gets the box around its polygons.
 
     Raises:
-        InputError: as `read_labels` and `refuse_narrow`; such a key with another value, a region flag that is text, a
-            length that is beyond reason, or a mask without `bbox`.
+        InputError: like `read_labels` and `refuse_narrow`; one of these keys with another type, a region flag other
+            than 0 or 1, an implausible length, or a mask without `bbox`.
     """
     where = str(path)
     with within_python(path):
@@ -94,14 +94,14 @@ def read_foreign_labels(path: Path | str) -> Labels:
 
 
 def refuse_shares(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raise `InputError` for boxes (`bbox`) that are all within 0 to 1, as those of YOLO are."""
+    """Raise `InputError` if all boxes (`bbox`) lie within 0 to 1, which means fractions of the image as in YOLO."""
     if boxes and max(max(box["bbox"]) for box in boxes) <= 1:
         how = "multiply x and width by the image's width, y and height by its height"
         raise InputError(f"{where}: all boxes lie within 0 to 1: shares of the image, and no px; {how}")
 
 
 def refuse_narrow(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raise `InputError` for labels' boxes that are shares of the image, or below `SMALLEST_PX`."""
+    """Raise `InputError` for boxes in fractions of the image, or with a side below `SMALLEST_PX`."""
     refuse_shares(boxes, where)
     if narrow := [box for box in boxes if min(box["bbox"][2:]) < SMALLEST_PX]:
         first = f"annotation {narrow[0]['id']}: the box {list(narrow[0]['bbox'])}"
@@ -110,7 +110,7 @@ def refuse_narrow(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
 
 
 def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int], set[int]]:
-    """Indices of boxes that repeat an earlier one of their image, and of those that nearly do (`NEARLY_ONE`)."""
+    """Indices of boxes that repeat an earlier box of their image, and of boxes that nearly repeat it (`NEARLY_ONE`)."""
     near = overlaps(with_boxes(labels, boxes), of_one_category(boxes), NEARLY_ONE)
     box, earlier = near.order[near.detection], near.truth
     later, is_same = box > earlier, near.nearness > 1 - 1e-9
@@ -119,13 +119,13 @@ def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int
 
 
 def may_be_corners(boxes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether three boxes (`bbox`) or more might all be x1, y1, x2, y2: wider than x and higher than y, as boxes near
-    the upper left corner only are."""
+    """Whether three or more boxes (`bbox`) may all be x1, y1, x2, y2: each is wider than x and higher than y, which is
+    normal only near the upper left corner."""
     return len(boxes) > 2 and all(x < width and y < height for x, y, width, height in (box["bbox"] for box in boxes))
 
 
 def plain_path(name: str) -> PurePosixPath:
-    """A `file_name` with slashes for backslashes, and without what Label Studio puts before it (`UPLOAD`).
+    """A `file_name` with slashes instead of backslashes, and without the prefix of Label Studio (`UPLOAD`).
 
     >>> print(*map(plain_path, ("P1\\\\0.png", "/data/upload/3/0.png", "/data/local-files/?d=P1/0.png")))
     P1/0.png 0.png P1/0.png
@@ -136,7 +136,7 @@ def plain_path(name: str) -> PurePosixPath:
 
 
 def refuse_half_characters(value: Any, what: str) -> None:
-    """Raise `InputError` for text that cannot be written: JSON's escapes may hold one half of a pair of code units."""
+    """Raise `InputError` for text with half of a surrogate pair, possible in JSON escapes but not in a text file."""
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise InputError(f"{what} {value!r} holds half a character, which is no text; correct it")
 
@@ -145,13 +145,13 @@ def write_labels(path: Path | str, labels: Labels) -> None:
     """Check `labels` and write them as COCO JSON; equal labels give equal bytes.
 
     Raises:
-        InputError: as in `check_labels`; no file is left behind then.
+        InputError: like `check_labels`; no file is written then.
     """
     write_json(path, check_labels(labels, str(path)))
 
 
 def refuse_other_channels(path: Path, phase: bool) -> None:
-    """Raise `InputError` unless the images of a label file have phase exactly where the settings ask for it."""
+    """Raise `InputError` unless all images have phase (if `phase` is true), or none has (if it is false)."""
     for image in read_labels(path)["images"]:
         if ("phase_file_name" in image) != phase:
             has, wanted = "no phase" if phase else "phase", str(phase).lower()
@@ -159,7 +159,7 @@ def refuse_other_channels(path: Path, phase: bool) -> None:
 
 
 def read_detections(path: Path | str, labels: Labels) -> Detections:
-    """Read a COCO results file that belongs to `labels` and check all of it, as `check_detections` does.
+    """Read a COCO results file that belongs to `labels` and check it with `check_detections`.
 
     Raises:
         InputError: names the file, the entry (counted from 0) and the reason.
@@ -168,7 +168,7 @@ def read_detections(path: Path | str, labels: Labels) -> Detections:
 
 
 def labels_of_split(labels: Labels, split: str) -> Labels:
-    """The labels of one split's images, those without a microbleed included.
+    """The labels of the images of one split, including images without a microbleed.
 
     Raises:
         InputError: no image is in that split.
@@ -183,18 +183,18 @@ def labels_of_split(labels: Labels, split: str) -> Labels:
 
 
 def labelled(labels: Labels) -> Labels:
-    """The labels of all patients but those that are `UNLABELLED_SPLIT`; they have no annotations."""
+    """The labels without the images in `UNLABELLED_SPLIT`, which have no annotations."""
     return {**labels, "images": [image for image in labels["images"] if image.get("split") != UNLABELLED_SPLIT]}
 
 
 def xyxy(annotations: Sequence[dict]) -> np.ndarray:
-    """Corners px, float64 [K, 4], of COCO annotations."""
+    """Boxes of COCO annotations as corners xyxy px, float64 [K, 4]."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def with_margin(box: Sequence[float], margin_mm: float, image: Mapping[str, Any]) -> list[float]:
-    """A box [x, y, w, h] px, larger by a margin on each side: whole px, as readers draw; clipped to its image.
+    """Enlarge a box [x, y, w, h] px by a margin on each side, rounded to whole px and clipped to its image.
 
     >>> with_margin([1, 10, 4, 5], 1.0, {"width": 64, "height": 64, "pixel_spacing_mm": [0.5, 0.4]})
     [0, 8, 7, 9]
@@ -207,12 +207,12 @@ def with_margin(box: Sequence[float], margin_mm: float, image: Mapping[str, Any]
 
 
 def check_labels(labels: Any, where: str) -> Labels:
-    """Return `labels` if they are sound; `where` (a file name) begins the text of every error.
+    """Check labels and return them; `where` (a file name) begins the text of every error.
 
     Raises:
-        InputError: a missing key, a duplicate id, an annotation of an unknown image or category, a box without extent,
-            with a value that is not finite or that leaves its image by over `EDGE_TOLERANCE_PX`, an impossible image
-            size or pixel spacing, a `patient_id` that only some images have, or a patient in two splits.
+        InputError: a missing key, a duplicate id, an unknown image or category, an impossible image size or pixel
+            spacing, a `patient_id` in only some images, or a patient in two splits; also a box that has no extent, is
+            not finite, or leaves its image by over `EDGE_TOLERANCE_PX`.
     """
     if not isinstance(labels, dict):
         raise InputError(f"{where}: not a COCO label file: the top level is not an object; export COCO")
@@ -236,9 +236,9 @@ def check_labels(labels: Any, where: str) -> Labels:
 
 
 def check_detections(detections: Any, labels: Labels, where: str) -> Detections:
-    """Return `detections` if they are sound; `where` (a file name) begins the text of every error.
+    """Check detections and return them; `where` (a file name) begins the text of every error.
 
-    A box may leave its image and may have no extent: detectors make such boxes, and each is a false positive.
+    A box may extend beyond its image or have no extent, because detectors make such boxes.
 
     Raises:
         InputError: a missing key, an image or category that `labels` does not have, a negative size, or a box or score
@@ -283,7 +283,7 @@ def _check_image(image: dict[str, Any], where: str) -> None:
 
 
 def _check_box(entry: Any, images: Collection[Any], categories: Collection[Any], where: str) -> None:
-    """Of an annotation or a detection: its image, its category, and a box of four numbers."""
+    """Check the image id, the category id and the box (four numbers) of an annotation or a detection."""
     _check_keys(entry, ("image_id", "category_id", "bbox"), where)
     for key, known in (("image_id", images), ("category_id", categories)):
         # A list or an object as an id is not hashable: `in` would raise TypeError.
@@ -325,7 +325,7 @@ def _check_patients(images: list[dict[str, Any]], where: str) -> None:
 
 
 def split_of_patients(pairs: Iterable[tuple[str, Any]], where: object) -> dict[str, str]:
-    """Patient -> split, of pairs of both; a split that is None counts for nothing.
+    """Patient -> split, from (patient, split) pairs; pairs with the split None are ignored.
 
     Raises:
         InputError: a patient in two splits.
@@ -347,7 +347,7 @@ def _check_keys(entry: Any, keys: Iterable[str], where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    # A comparison, as math.isfinite raises on integers beyond the range of a float.
+    # Compared, because math.isfinite raises for integers beyond the range of a float.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -356,7 +356,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _plain(labels: Any, where: str) -> Any:
-    """Unchecked labels as `check_labels` wants them: see `read_foreign_labels`."""
+    """Unchecked labels in the form that `check_labels` expects, see `read_foreign_labels`."""
     if not isinstance(labels, dict):
         return labels
     lists = {key: value for key, value in labels.items() if key in LISTS and isinstance(value, list)}
@@ -408,7 +408,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _foreign_image(image: dict[str, Any], where: str) -> dict[str, Any]:
-    """An image whose lengths are within reason; its split is text."""
+    """Check the texts and lengths of an image entry, and return it with its split as text."""
     _check_texts(image, OF_IMAGES, where)
     refuse_half_characters(image["file_name"], f"{where}: file_name")
     lengths = {"width": LARGEST_PX, "height": LARGEST_PX, "slice_index": LARGEST_SLICE}

@@ -1,4 +1,4 @@
-"""Who is in which split: always whole patients, never single images."""
+"""Split patients into training, validation and test sets or folds; a patient is never in two of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +15,9 @@ TABLE_1_PATIENTS = {"train": 33, "test": 17, "validation": 8}
 
 
 def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIENTS) -> dict[str, int]:
-    """Scale a cohort's split to `patients` (1 or more): largest remainders, at least one patient per split.
+    """Scale the number of patients per split to a total of `patients`: by largest remainders, at least one per split.
 
-    Fewer patients than splits fill the first splits with one each.
+    With fewer patients than splits, the first splits get one patient each.
 
     >>> scaled_counts(58)
     {'train': 33, 'test': 17, 'validation': 8}
@@ -40,8 +40,8 @@ def scaled_counts(patients: int, proportions: Mapping[str, int] = TABLE_1_PATIEN
 
 
 def split_patients(patient_ids: Sequence[str], counts: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Patient id -> split, drawn with exactly `counts[name]` patients in each; the order of ids does not matter.
-    Raises `InputError`: a patient id occurs twice, or the counts do not add up to the number of patients."""
+    """Patient id -> split, drawn with `counts[name]` patients per split; the order of ids does not matter. Raises
+    `InputError` if a patient id occurs twice, or if the counts do not add up to the number of patients."""
     if sum(counts.values()) != len(patient_ids):
         raise InputError(f"the splits ask for {sum(counts.values())} patients, but there are {len(patient_ids)}")
     names = [name for name, count in counts.items() for _ in range(count)]
@@ -55,16 +55,16 @@ def _shuffled(patient_ids: Sequence[str], seed: Sequence[int]) -> list[str]:
 
 
 def patient_folds(patient_ids: Sequence[str], folds: int, seed: int) -> dict[str, int]:
-    """Patient id -> fold from 1 to `folds`; sizes differ by one at most, and the order of ids does not matter. Raises
-    `InputError`: a patient id occurs twice, fewer than two folds, or fewer patients than folds."""
+    """Patient id -> fold from 1 to `folds`. Sizes differ by at most one, and the order of ids does not matter. Raises
+    `InputError` if an id occurs twice, for fewer than two folds, or for fewer patients than folds."""
     if not 2 <= folds <= len(patient_ids):
         raise InputError(f"{folds} folds of {len(patient_ids)} patients: give two folds or more, a patient to each")
     return {patient: place % folds + 1 for place, patient in enumerate(_shuffled(patient_ids, [seed, 0xF01D]))}
 
 
 def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels:
-    """The same labels with splits of their own: the patients of a fold are "test", all others are "train". Raises
-    `InputError`: no fold of that number, or patients that cannot be folded (see `patient_folds`)."""
+    """The labels with the patients of fold `number` as split "test", and all others as "train". Raises `InputError` if
+    there is no such fold, or if the patients cannot be divided into folds (see `patient_folds`)."""
     if number not in range(1, folds + 1):
         raise InputError(f"no fold {number}; there are 1 to {folds}")
     if nameless := [image["id"] for image in labels["images"] if "patient_id" not in image]:
@@ -78,11 +78,11 @@ def labels_of_fold(labels: Labels, number: int, folds: int, seed: int) -> Labels
 
 
 def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = False) -> Labels:
-    """The test split's images with microbleeds, and as many with mimics only (the paper's Figures 4 and 5).
+    """The test images with microbleeds, and equally many with mimics only (the paper's Figures 4 and 5).
 
     Args:
-        labels, mimics: the same images with microbleeds, and with mimics.
-        fewer: take all images with mimics only where there are not as many, instead of raising.
+        labels, mimics: labels of the microbleeds and of the mimics in the same images.
+        fewer: if there are too few images with mimics only, take all of them instead of raising.
 
     Raises:
         InputError: no image in the test split, or fewer images with mimics only than with microbleeds (unless
@@ -102,9 +102,9 @@ def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = Fals
 
 
 def read_test_set(params: Params, folder: Path | None = None) -> Labels:
-    """The test images of `folder` (default: the workspace's): with microbleeds, and as many with mimics only.
+    """The test images of `folder` (default: the workspace's) with microbleeds, and equally many with mimics only.
 
-    Where nobody has named mimics, as in own data, as many without a microbleed (or all of those): vessels are in most.
+    Without labelled mimics, images without a microbleed replace those with mimics, because most of them show vessels.
     """
     labels, mimics = (read_labels((folder or paths.images()) / name) for name in (LABELS_FILE, MIMICS_FILE))
     if mimics["categories"]:

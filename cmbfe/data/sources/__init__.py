@@ -1,1 +1,1 @@
-"""Other people's data as images and labels: a module per format, and what they share (docs/own_data.md)."""
+"""Import data of other formats as images and labels: one module per format, and shared modules (docs/own_data.md)."""

@@ -1,11 +1,11 @@
-"""NIfTI volumes below a folder, called as they lie there or as BIDS says, and what their sidecars say of the scan.
+"""Find the magnitude volumes (NIfTI) below a folder, in BIDS or in any other layout.
 
 A BIDS volume is sub-X/[ses-Y/]TYPE/sub-X_[…_]SUFFIX.nii.gz. Of these, the magnitudes of T2*-weighted scans are read:
 
     anat/…_T2starw    anat/…_echo-1_part-mag_MEGRE    swi/…_swi    swi/…_echo-1_part-mag_GRE    (each echo a series)
 
-Where phase is asked for, it is the volume of the same name with part-phase. participants.tsv beside sub-X may hold the
-splits of an import, column `split`. Other NIfTI volumes go by their place: the first folder names the patient.
+If phase is needed, it is the volume of the same name with part-phase. The column `split` of participants.tsv beside
+sub-X may give the splits of an import. For NIfTI volumes outside BIDS, the first folder is the patient.
 """
 
 import csv
@@ -22,18 +22,18 @@ from cmbfe.data.sources.sidecars import bids_name, stem, why_no_magnitude
 from cmbfe.errors import InputError
 
 MAGNITUDES = ("t2starw", "t2star", "megre", "swi", "swan", "gre")
-"""Suffixes, small: data sets older than the names of today write T2star and SWI."""
+"""Suffixes in lower case; data sets from before the current names use T2star and SWI."""
 PARTICIPANTS_FILE = "participants.tsv"
 SPLITS = ("train", "validation", "test")
 NO_PHASE = "the detector sees the phase as well, and there is none of BIDS (part-phase) beside it"
 NO_RAW = {"derivatives", "sourcedata", "code"}
-"""Folders of a BIDS data set that may hold its volumes again."""
+"""Folders of a BIDS data set that may contain copies of its volumes."""
 DERIVATIVE = "volumes of BIDS derivatives, source data or code"
 TWICE = "its folder holds another volume of this name, with another suffix"
 
 
 def find_volumes(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[VolumeSeries], list[Aside]]:
-    """The volumes to read, and those that are not. `phase`: whether each needs its phase."""
+    """The volumes to read, and the files that are not read. `phase`: whether each volume needs its phase."""
     series, asides = [], []
     times = Counter(file.parent / stem(file) for file in {files_of(file)[0] for file in inventory.of(NIFTI)})
     for file in inventory.of(NIFTI):
@@ -59,7 +59,7 @@ def find_volumes(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple
 
 
 def _why_not(file: Path, inventory: Inventory, as_magnitude: bool) -> str:
-    """Why a volume is passed over; "" where it is read."""
+    """Why a volume is passed over; "" if it is read."""
     bids = bids_name(file)
     if bids and NO_RAW.intersection(Path(inventory.name(file)).parts):
         return DERIVATIVE
@@ -76,7 +76,7 @@ def _phase_of(file: Path) -> Path | None:
 
 
 def patient_of(file: Path, inventory: Inventory) -> str:
-    """sub-X of BIDS, or the first folder below the source, or the file's own name."""
+    """Patient of a volume: sub-X in BIDS, else the first folder below the source, else the file name."""
     if bids := bids_name(file):
         return bids.patient
     path = Path(inventory.name(file))
@@ -84,10 +84,10 @@ def patient_of(file: Path, inventory: Inventory) -> str:
 
 
 def find_bids(inventory: Inventory, phase: bool, as_magnitude: bool) -> Found:
-    """The volumes of a data set, unlabelled, with the splits of participants.tsv if it gives some.
+    """Find the volumes of a BIDS data set, which are unlabelled, and the splits in participants.tsv, if any.
 
     Raises:
-        InputError: no volume that is called as BIDS has it, or an unsound participants.tsv.
+        InputError: no volume with a BIDS name, or an invalid participants.tsv.
     """
     found, asides = find_volumes(inventory, phase, as_magnitude)
     series = [each for each in found if bids_name(each.image)]
@@ -106,7 +106,7 @@ def find_bids(inventory: Inventory, phase: bool, as_magnitude: bool) -> Found:
 
 
 def _splits(table: Path) -> dict[str, str | None]:
-    """Participant -> split, None where the table says none."""
+    """Participant -> split; None if the table gives none."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))

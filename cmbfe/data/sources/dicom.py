@@ -1,6 +1,6 @@
-"""DICOM series of a scanner: the magnitude series among all others, with labels as COCO or Pascal VOC, or without.
+"""Import the magnitude series among DICOM series, with labels as COCO or Pascal VOC, or without labels.
 
-Images are the slices as the scanner shows them, never turned: labels, `cmbfe detect` and DICOM SR name their pixels.
+Images are never rotated against the DICOM slices, because labels, `cmbfe detect` and DICOM SR refer to their pixels.
 """
 
 import xml.etree.ElementTree as ET
@@ -44,9 +44,9 @@ OTHER_VIEW = "series whose columns, rows and slices do not run to left, back and
 OTHER_SERIES = "images of magnitude series that no label names, of patients that labels name"
 
 SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".xml")
-"""Suffixes of a name; any other text behind a dot is part of the name, such as the last number of a UID."""
+"""Suffixes that are removed from names; other text after a dot belongs to the name, such as the end of a UID."""
 Place = tuple[int, int]
-"""Number of a series, and of a slice in it."""
+"""Index of a series, and index of a slice in the series."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Labelled:
     """Microbleeds of each slice."""
     mimics: tuple[tuple[Box, ...], ...]
     unnamed: int = 0
-    """Slices that no label names."""
+    """Number of slices that no label names."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class DicomSeries:
 
     headers: SeriesHeaders
     labelled: Labelled | None
-    """None: no label names a slice of it."""
+    """None if no label names a slice of the series."""
     split: str | None = None
     phase: SeriesHeaders | None = None
-    """The series of its phase, where images carry it."""
+    """The phase series, if images have phase."""
 
     @property
     def patient(self) -> str:
@@ -130,11 +130,10 @@ class DicomSeries:
 
 
 class SliceLookup:
-    """The slices of series, by UID and by name.
+    """Finds the slices of series by UID and by name.
 
-    An image of labels names its slice by `sop_instance_uid`, or by a `file_name` (VOC: `filename`) that is the SOP
-    instance UID or the DICOM file's own name: with or without suffix, and with as many of its folders as make it
-    unique.
+    A labelled image names its slice by `sop_instance_uid`, or else by `file_name` (VOC: `filename`). The latter is the
+    SOP instance UID or the name of the DICOM file, with or without suffix, and with as many folders as make it unique.
     """
 
     def __init__(self, series: Sequence[SeriesHeaders], source: Path) -> None:
@@ -147,8 +146,8 @@ class SliceLookup:
                 self.by_name[_bare(file.name)].append((number, index))
 
     def of_images(self, labels: Labels, where: Path) -> dict[Any, Place]:
-        """Id of each image -> its slice, all different. Raises `InputError`: an image that is no slice, several,
-        the slice of another image, or of another size."""
+        """Image id -> its slice, all different. Raises `InputError` if an image matches no slice, several, the slice of
+        another image, or a slice of another size."""
         places: dict[Any, Place] = {}
         taken: dict[Place, str] = {}
         for image in labels["images"]:
@@ -207,14 +206,14 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     """Find the magnitude series under a folder, and the boxes of their slices.
 
     Args:
-        inventory: of the folder. Its mimics.json (COCO), if there is one, names what only looks like a microbleed.
-        labels: COCO file, or folder with one or with VOC XML; None: the source's annotations.json or VOC XML, if any.
-        phase: whether each needs the series of its phase.
-        as_magnitude: take series as magnitude whose header does not say what they are.
+        inventory: of the folder. Its mimics.json (COCO), if there is one, labels the mimics.
+        labels: COCO file, or folder with it or with VOC XML; None: annotations.json or VOC XML of the source, if any.
+        phase: whether each series needs a phase series.
+        as_magnitude: accept series of unclear kind as magnitude.
 
     Raises:
-        InputError: whatever `series_in` refuses, no magnitude series, one without phase where that is asked for,
-            unsound labels, an image that is no slice (`SliceLookup`), or a patient in two splits.
+        InputError: a file that `series_in` refuses, no magnitude series, a missing phase series, invalid labels, an
+            image that is not a slice (`SliceLookup`), or a patient in two splits.
     """
     found, asides = series_in(inventory)
     refuse_first(asides)
@@ -222,7 +221,7 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     labelled, splits, said = _labels_of(magnitude, inventory, labels)
     pairs = list(zip(magnitude, labelled, strict=True))
     known = {headers.patient_id for headers, own in pairs if own}
-    # An unlabelled echo or copy shows the same microbleeds: it must not teach that there are none.
+    # An unlabelled echo or copy shows the same microbleeds: training must not take it as free of microbleeds.
     kept = [(headers, own) for headers, own in pairs if own or headers.patient_id not in known]
     others = [headers for headers, own in pairs if not own and headers.patient_id in known]
     phases = [phase_of(headers, found) if phase else None for headers, _ in kept]
@@ -242,7 +241,7 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
 def _labels_of(
     series: Sequence[SeriesHeaders], inventory: Inventory, given: Path | None
 ) -> tuple[list[Labelled | None], Mapping[str, str], Found]:
-    """The labels of each series (None where none names a slice of it), the split of patients, and the rest."""
+    """The labels of each series (None without labels), the split of each patient, and the other fields of `Found`."""
     where, labels, read, assumed = _read(inventory, given)
     if labels is None:
         return [None] * len(series), {}, Found(())
@@ -264,7 +263,7 @@ def _labels_of(
 def _read(
     inventory: Inventory, given: Path | None
 ) -> tuple[Path, Labels | None, tuple[Path, ...], Mapping[str, int]]:
-    """Where the labels were read from, the labels (None if there are none), their files, and what was assumed."""
+    """Path of the labels, the labels (None if there are none), their files, and notes on assumptions."""
     if given is not None and not given.exists():
         raise InputError(f"{given}: no such file or folder with labels; correct --labels")
     if given is not None and given.is_file():
@@ -288,7 +287,7 @@ def _read(
 
 
 def _may_be_voc(path: Path) -> bool:
-    """Whether an XML file is VOC's; one that cannot be read might be."""
+    """Whether an XML file is VOC; True also if it cannot be read."""
     try:
         return next(ET.iterparse(path, events=("start",)))[1].tag == "annotation"
     except (ET.ParseError, OSError, ValueError, LookupError):
@@ -296,7 +295,7 @@ def _may_be_voc(path: Path) -> bool:
 
 
 def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[Place, list[Box]], dict[object, str]]:
-    """The mimics of each slice, and category -> kind."""
+    """The mimics of each slice, and category id -> kind of mimic."""
     file = source / MIMICS_FILE
     if not file.is_file():
         return {}, {}
@@ -307,7 +306,7 @@ def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[Place, list[Box]], 
 
 
 def _labelled(number: int, count: int, named: set[Place], *boxes: Mapping[Place, list[Box]]) -> Labelled | None:
-    """The labels of a series' slices; None where no label names one. `boxes`: those of microbleeds, and of mimics."""
+    """The labels of the slices of a series; None if no label names a slice. `boxes`: of microbleeds, and of mimics."""
     unnamed = sum((number, index) not in named for index in range(count))
     if unnamed == count:
         return None

@@ -1,6 +1,6 @@
-"""Pseudonyms of patients and series, and the one file that leads back from them.
+"""Pseudonyms of patients and series, and the key file that maps them to ids.
 
-A pseudonym is a keyed hash (HMAC-SHA256) of the id under a secret salt: random for each import, or that of a key file.
+A pseudonym is a keyed hash (HMAC-SHA256) of the id. Its secret salt is random for each import, or from a key file.
 """
 
 import hashlib
@@ -18,18 +18,18 @@ from cmbfe.files import read_json, resolved, whole_file
 
 SALT_BYTES = 32
 DIGITS = 16
-"""Hexadecimal digits of a pseudonym: two of a million patients share one with a probability of 3e-8."""
+"""Hexadecimal digits of a pseudonym; the probability that two of a million patients share a pseudonym is 3e-8."""
 
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Names for the outputs."""
+    """Names of patients and series in the outputs."""
 
     salt: bytes | None
     """Secret; None keeps the names of the source."""
 
     def patient(self, patient: str) -> str:
-        """The patient's name in the outputs: `p`, which keeps it from being a number, and 16 hexadecimal digits."""
+        """The patient's name in the outputs: `p`, so that it is not a number, and 16 hexadecimal digits."""
         return patient if self.salt is None else "p" + self._hash("patient", patient)
 
     def series(self, patient: str, series: str) -> str:
@@ -42,8 +42,8 @@ class Pseudonyms:
 
 
 def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
-    """Check where a key file is wanted, before anything is made. Raises `InputError`: it would lie inside `out`,
-    which is passed on; ids are kept; it is a folder, or cannot be written."""
+    """Check the path of a key file before anything is made. Raises `InputError` if ids are kept, if the path is a
+    folder or not writable, or if it lies inside `out`, which is passed on."""
     if keep_ids:
         raise InputError(f"{key_file}: there is no key where ids are kept; give --key-file or --keep-ids, not both")
     if resolved(key_file).is_relative_to(resolved(out)):
@@ -56,8 +56,8 @@ def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
 
 
 def read_key(key_file: Path | None) -> dict[str, Any] | None:
-    """A key file's content: "salt" (hexadecimal), "patients" and "series" (pseudonym -> id); None where there is
-    none. Raises `InputError`: the file is something else."""
+    """Content of a key file: "salt" (hexadecimal), "patients" and "series" (pseudonym -> id); None if it does not
+    exist. Raises `InputError` if it is not a key file."""
     if key_file is None or not key_file.exists():
         return None
     key = read_json(key_file)
@@ -72,10 +72,10 @@ def read_key(key_file: Path | None) -> dict[str, Any] | None:
 
 
 def write_key(key_file: Path, names: Pseudonyms, series: Iterable[tuple[str, str]]) -> None:
-    """Write who is who, readable by its owner only; what an earlier import has put there stays.
+    """Write the key file, readable only by its owner; entries of earlier imports stay.
 
     Args:
-        series: (patient, series) as the source calls them; no two series have one name.
+        series: (patient, series) as in the source; names of series are unique.
     """
     key = read_key(key_file) or {"salt": (names.salt or b"").hex(), "patients": {}, "series": {}}
     for patient, name in series:
@@ -92,7 +92,7 @@ def _write_private(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def kept_salt(file: Path) -> bytes:
-    """The salt that a killed import has left in `file`, or a new one, written there."""
+    """The salt that a killed import left in `file`, or a new salt, which is written to `file`."""
     if file.exists():
         try:
             return bytes.fromhex(read_json(file)["salt"])

@@ -1,6 +1,6 @@
-"""Which file an image of some labels is.
+"""Find the image files that labels refer to.
 
-Labelling tools keep images in folders of their own, and labels may name them with another case or suffix.
+Labelling tools keep images in their own folders, and labels may write file names with another case or suffix.
 """
 
 import unicodedata
@@ -15,20 +15,20 @@ from cmbfe.files import resolved
 
 IMAGE_SUFFIXES = SUFFIXES[IMAGE]
 Place = PurePosixPath
-"""Where a file may lie below a folder."""
+"""Possible path of a file, relative to a folder."""
 
 
 class ImageFiles:
-    """The files below a folder, to be found by their names in labels."""
+    """Finds the files below a folder by their names in labels."""
 
     def __init__(self, root: Path) -> None:
         self.root = resolved(root)
         self.elsewhere = 0
-        """How many images were found by another case or suffix, or in a later round only."""
+        """Number of images that were found only with another case or suffix, or in a later round."""
 
     def find(self, name: str, where: object, *rounds: Iterable[Place]) -> Path:
-        """The file that `name` means: at the first place, else the one file at any place of a round, else with another
-        case, else with another suffix; else that of the next round. Errors begin with `where`, the labels.
+        """The file of the image `name`: the first place if it exists, else the match of the first round that has one. A
+        round compares exact names first, then ignores case, then the suffix. Errors begin with `where`, the labels.
 
         Raises:
             InputError: no such file, several, or a first place outside the folder.
@@ -49,7 +49,7 @@ class ImageFiles:
         raise InputError(f"{where}: {name}: no such image in {', '.join(folders)}; get it, or correct the name")
 
     def _at(self, places: Iterable[Place]) -> tuple[int, set[Path]]:
-        """Files at any of the places, by the strictest comparison of names that finds one."""
+        """Number of the strictest name comparison with a match at any place, and the files that match."""
         for way, keys in enumerate(zip(*map(_keys, places), strict=True)):
             if found := {file for key in keys for file in self._by_key.get(key, ())}:
                 return way, found
@@ -73,12 +73,12 @@ def _only(found: set[Path], said: str) -> Path:
 
 
 def composed(text: str) -> str:
-    """Text with ü as one character; names from macOS may have two."""
+    """Text in the Unicode form NFC, with ü as one character; in names from macOS it may be two."""
     return unicodedata.normalize("NFC", text)
 
 
 def _keys(place: Place) -> list[tuple[int, str]]:
-    """A place as it is (`composed`), in another case, and with another suffix."""
+    """Keys that compare a place exactly (`composed`), without case, and without image suffix."""
     name = composed(place.as_posix())
     folded = name.casefold()
     suffix = PurePosixPath(folded).suffix
@@ -89,5 +89,5 @@ def _keys(place: Place) -> list[tuple[int, str]]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # no name of a file: too long
+    except OSError:  # too long for a file name
         return False

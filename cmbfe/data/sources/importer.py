@@ -1,7 +1,7 @@
-"""From a source to images, labels and report: patients in parallel, atomic, and resumed after a kill.
+"""Import a source as images, labels and report: patients in parallel, atomic, and resumable after a kill.
 
-Patients are made in a hidden folder beside the output, `.OUT.import.partial`, each atomically; the output appears when
-all are there. After a kill, only patients that are not there, or whose files or settings have changed, are made.
+Each patient is written atomically to a hidden folder beside the output, `.OUT.import.partial`; the output appears when
+all are finished. After a kill, only patients that are missing, or whose files or settings changed, are made.
 """
 
 import hashlib
@@ -45,10 +45,10 @@ from cmbfe.parallel import at_work, check_backend
 from cmbfe.params import Images
 
 BOX_MM = 6.0
-"""Side of the box around a point: the middle of 2-10 mm, which microbleeds measure on T2*-weighted images."""
+"""Side of the box around a point: the middle of the size range of microbleeds on T2*-weighted images, 2-10 mm."""
 SETTINGS_FILE = "pictures.json"
-"""How the images beside it were made; it also marks an earlier import: a folder of labelled DICOM
-series holds an annotations.json too, and must never be replaced."""
+"""Settings of the images beside it. The file also marks an import that may be replaced: a folder of labelled DICOM
+series has an annotations.json too, but must never be replaced."""
 IMPORTED = (LABELS_FILE, MIMICS_FILE, SETTINGS_FILE, REPORT_FILE)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
@@ -56,19 +56,19 @@ UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testi
 
 @dataclass(frozen=True)
 class Options:
-    """What the one who imports may choose."""
+    """Options of an import."""
 
     size: int | None = None
-    """Side that all images are brought to, px; None leaves them as they are."""
+    """Side to which all images are scaled, px; None keeps their size."""
     box_mm: float = BOX_MM
     """Side of the boxes around points."""
     keep_ids: bool = False
     key_file: Path | None = None
-    """Where to write which pseudonym is whose; its salt is used if it is there already."""
+    """File that maps pseudonyms to ids; if the file exists, its salt is used."""
     labels: Path | None = None
-    """Of dicom: COCO file, or folder with Pascal VOC XML; None: what lies beside the series."""
+    """Labels for dicom: COCO file, or folder with Pascal VOC XML; None: the labels beside the series."""
     as_magnitude: bool = False
-    """Take series as magnitude whose header or values do not say that they are."""
+    """Accept series as magnitude even if header or values do not say so."""
 
 
 KINDS: dict[str, Callable[[Path, Inventory, Options, Images], Found]] = {
@@ -83,7 +83,7 @@ KINDS: dict[str, Callable[[Path, Inventory, Options, Images], Found]] = {
     "coco": lambda source, *_: find_coco(source),
     "voc": lambda source, *_: find_voc(source),
 }
-"""What can be imported -> what finds its series in a folder."""
+"""Kind of source -> function that finds its series."""
 
 
 def import_source(
@@ -100,23 +100,23 @@ def import_source(
 ) -> dict[str, Any]:
     """Turn a data set into images, annotations.json, mimics.json, series.json and report.json.
 
-    All labels and volumes of patients that are not made yet are read and checked before the first image is made.
+    All labels, and all volumes of unfinished patients, are read and checked before the first image is made.
 
     Args:
         kind: one of `KINDS`.
-        source: folder or file; what the format's module says. Of dicom, a file is read without its neighbours.
-        seed: of the split by patient, where the source gives none.
-        jobs: patients at a time; -1: one per core. They change the time, not the bytes, as does `backend`.
+        source: folder or file, see the module of the format. A DICOM file is read without its neighbours.
+        seed: of the split by patient, if the source gives none.
+        jobs: patients in parallel; -1: one per core. Neither `jobs` nor `backend` changes the output.
         backend: of joblib, "loky" or "threading"; or the address of a dask scheduler ("tcp://host:8786"), whose
             workers see `source` and the folder of `out` under the same paths.
-        name: gets what is passed over, before the first image is made.
+        name: called with the files that are passed over, before the first image is made.
 
     Returns:
         The content of report.json (`report.report`).
 
     Raises:
-        InputError: impossible options, an `out` that holds something else than an earlier import, bad input of any
-            kind; then nothing is left behind.
+        InputError: impossible options, an `out` that is not an earlier import, or bad input of any kind; then nothing
+            is left behind.
     """
     options = options or Options()
     check_backend(backend)
@@ -141,7 +141,7 @@ def import_found(
     options: Options,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """`import_source` of what was found already. `sources`: where; the first begins the text of errors."""
+    """Like `import_source`, for series found already. `sources`: their paths; the first begins error texts."""
     key = read_key(options.key_file)
     splits = _drawn_splits(found.series, seed, sources[0])
     inputs = [*sources, *(file for series in found.series for file in series.files)]
@@ -170,8 +170,8 @@ def import_found(
 def import_dicom(
     source: Path, out: Path, settings: Images, seed: int, jobs: int = -1, progress: bool = True
 ) -> Labels:
-    """Import simulated patients, with their ids and what is said of their labels (`info`); returns the labels. Raises
-    `InputError` as `import_source`."""
+    """Import simulated patients with their ids and the `info` of their label files; returns the labels. Raises
+    `InputError` like `import_source`."""
     import_source("dicom", source, out, settings, seed, Options(keep_ids=True), jobs, progress=progress)
     for file in (file for name in (LABELS_FILE, MIMICS_FILE) if (file := source / name).is_file()):
         if info := read_json(file).get("info"):
@@ -180,7 +180,7 @@ def import_dicom(
 
 
 def _find(kind: str, source: Path, options: Options, settings: Images) -> tuple[Found, list[Aside]]:
-    """What a source contains, and which parts are not read."""
+    """The content of a source, and the files that are not read."""
     inventory = take_inventory(source.parent if source.is_file() and kind != "dicom" else source)
     found = KINDS[kind](source, inventory, options, settings)
     if options.as_magnitude and kind != "dicom":
@@ -206,7 +206,7 @@ def _check(kind: str, source: Path, settings: Images, options: Options, out: Pat
 
 
 def _tidy(out: Path) -> None:
-    """Remove what an import that was killed in its last step has left beside `out`."""
+    """Remove files beside `out` from an import that was killed in its last step."""
     out = out.resolve()
     for entry in out.parent.iterdir() if out.parent.is_dir() else []:
         if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+\.partial", entry.name):
@@ -215,8 +215,8 @@ def _tidy(out: Path) -> None:
 
 @contextmanager
 def _work(out: Path) -> Iterator[Path]:
-    """The folder of finished patients; it is removed when all are done. A failed import leaves only what a killed
-    import had made before."""
+    """The folder of finished patients, removed when all are finished. A failed import also removes it, unless a killed
+    import had made it before."""
     out = out.resolve()
     work = out.with_name(f".{out.name}.import.partial")
     is_new = not work.exists()
@@ -231,8 +231,8 @@ def _work(out: Path) -> Iterator[Path]:
 
 
 def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict[str, str]:
-    """Patient, as the source names it -> split: the source's own, else drawn in Table 1's proportions. Not by the
-    pseudonyms, which are random and would give another split each time."""
+    """Patient id in the source -> split: given by the source, or else drawn in Table 1's proportions. The draw does not
+    use pseudonyms, which are random and would give another split each time."""
     given = split_of_patients(((series.patient, series.split) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
@@ -247,7 +247,7 @@ def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
-    """Patients in the order of their names in the outputs, their series in that of the source, as in `cmbfe detect`."""
+    """Patients sorted by name in the outputs, and their series by name in the source, as in `cmbfe detect`."""
     ordered = sorted(all_series, key=lambda series: (names.patient(series.patient), series.name))
     folders = series_folders(names.patient(series.patient) for series in ordered)
     own = defaultdict(list)
@@ -266,7 +266,7 @@ def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> li
 
 
 def _made_of(patient: Patient, settings: Images, options: Options) -> str:
-    """Hash of everything that a patient's images depend on; files count by size and time of the last change."""
+    """Hash of everything that a patient's images depend on; files count by size and modification time."""
     files = []
     for file in (file for series in patient.series for file in series.files):
         try:
@@ -279,7 +279,7 @@ def _made_of(patient: Patient, settings: Images, options: Options) -> str:
 
 
 def _make(patients: Sequence[Patient], settings: Images, options: Options, progress: bool) -> None:
-    """Check, then write, every patient that is not there yet."""
+    """Check, then write, every patient that is not finished yet."""
     hashes = [_made_of(patient, settings, options) for patient in patients]
     missing = [pair for pair in zip(patients, hashes, strict=True) if not is_made(*pair)]
     steps = {
@@ -295,8 +295,8 @@ def _make(patients: Sequence[Patient], settings: Images, options: Options, progr
 
 
 def take_import(source: Path, out: Path) -> Labels:
-    """Copy the folder of an import to where the pipeline looks for images; returns its labels. Raises `InputError`:
-    no import, images of several sizes or of unknown pixel size, or a split without a microbleed."""
+    """Copy the folder of an import to `out`, and return its labels. Raises `InputError` if it is not an import, if
+    images differ in size or have no pixel size, or if a split has no microbleed."""
     if missing := [name for name in IMPORTED if not (source / name).is_file()]:
         raise InputError(f"{source}: no {missing[0]}; data.source in params.yaml names a folder of cmbfe import")
     labels = read_labels(source / LABELS_FILE)
@@ -311,7 +311,7 @@ def take_import(source: Path, out: Path) -> Labels:
         raise InputError(f"{source}: no microbleed in the split {empty[0]}; give other splits, or another seed")
     own = {*IMPORTED, SERIES_FILE, *(Path(image["file_name"]).parts[0] for image in labels["images"])}
     with whole_folder(out, SETTINGS_FILE, inputs=[source]) as temporary:
-        for name in own.intersection(entry.name for entry in source.iterdir()):  # a review holds reports as well
+        for name in own.intersection(entry.name for entry in source.iterdir()):  # a reviewed import has reports too
             copy = shutil.copytree if (source / name).is_dir() else shutil.copy
             copy(source / name, temporary / name)
     return labels

@@ -1,8 +1,8 @@
-"""Images that are labelled already (COCO; `voc`): read, checked, and written anew, without EXIF, comments and the text
-of the labels but for `TRAITS`.
+"""Import images that are labelled already (COCO; also used by `voc`). Images and labels are checked and written anew,
+without EXIF and comments; the only text kept from the labels is that of `TRAITS`.
 
-COCO: a folder with annotations.json (or one other .json, also in its folder annotations), or that file itself. Images
-lie below it, or where COCO, CVAT and Label Studio keep them. `patient_id`, else the folder, says whose an image is.
+COCO: a folder with annotations.json (or a single other .json, also in its subfolder annotations), or that file. Images
+lie below it, or in the folders of COCO, CVAT and Label Studio. The patient is `patient_id`, or else an image's folder.
 """
 
 import re
@@ -32,16 +32,16 @@ from cmbfe.errors import InputError
 from cmbfe.metrics.matching import is_region
 
 NAME = re.compile(r"\s*(cmb|(cerebral[\s_-]*)?microbleed)s?\s*", re.IGNORECASE)
-"""Names of the category of microbleeds; in a file with a single category any name will do."""
+"""Names of the microbleed category; if a file has a single category, any name is accepted."""
 TRAITS: dict[str, Callable[[Any], bool]] = {
     "location": lambda value: value in LOCATIONS,
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm", "contrast"), lambda value: isinstance(value, float)),
 }
-"""What else is kept of a microbleed -> whether a value is allowed: any other text could name a person."""
+"""Further keys of a microbleed that are kept -> whether a value is allowed; other text could name a person."""
 BOXES = ("bbox", "tight_bbox")
-"""Of an annotation: x, y, w, h px."""
+"""Keys of the boxes of an annotation: x, y, w, h px."""
 ANNOTATIONS = "annotations"
-"""Folder of COCO files beside those of the images."""
+"""Folder of COCO files beside the image folders."""
 OTHERS = f"boxes of other categories than {CATEGORIES[0]['name']}"
 DOUBLED = "boxes that repeat another of their image"
 NEARLY_DOUBLED = "Boxes overlap another of their image by an IoU of 0.8 or more: one microbleed may be drawn twice."
@@ -53,7 +53,7 @@ AROUND = "Boxes are those around polygons, as annotations have no bbox."
 REGIONS = "Boxes are marked as iscrowd, ignore or difficult: regions to leave out, and no microbleeds."
 APART = "Microbleeds have two boxes on a slice, or none on one between: one lesion_id may stand for several."
 UPLOAD_ID = re.compile(r"^[0-9a-f]{8}-(?=\w)")
-"""What Label Studio puts before the name of an uploaded image; eight digits may be a date as well."""
+"""Prefix that Label Studio adds to the name of an uploaded image; eight digits may also be a date."""
 BY_NAME = "Series have no slice_index: their images are in the order of their names, slice2 before slice10."
 BY_FOLDER = "Images have no patient_id: the name of their folder stands for the patient."
 ELSEWHERE = (
@@ -62,13 +62,13 @@ ELSEWHERE = (
 )
 WIDE = "Boxes are wider or higher than a quarter of their image, whose pixel spacing is not known."
 Box = dict[str, Any]
-"""`BOXES`, `lesion` (what boxes of one microbleed share), `ignore` and, of a mimic, `kind` where
-they hold, and `TRAITS`."""
+"""`BOXES`, `TRAITS`, `lesion` (the same for all boxes of one microbleed) and, where they apply, `ignore` and (for
+mimics) `kind`."""
 
 
 def find_coco(source: Path) -> Found:
-    """Find the images that a COCO file names. Raises `InputError`: not one COCO file, or as `read_foreign_labels`,
-    `ImageFiles.find` and `found_in_labels`."""
+    """Find the images of a COCO file. Raises `InputError` if there is not exactly one COCO file, or like
+    `read_foreign_labels`, `ImageFiles.find` and `found_in_labels`."""
     file = labels_file(source) if source.is_dir() else source
     folder = file.parent.resolve()
     files = ImageFiles(folder.parent if folder.name.casefold() == ANNOTATIONS else folder)
@@ -83,21 +83,21 @@ def find_coco(source: Path) -> Found:
 
 
 def _decoded(name: str) -> str:
-    """A name with a space for %20, and without the folder of a project, which Label Studio does not export."""
+    """A name with %20 decoded, and without the project folder, which Label Studio does not export."""
     return re.sub(r"^images/\d+/", "images/", unquote(name).replace("\\", "/"))
 
 
 def _places(name: str, here: Place, subset: str) -> list[Place]:
-    """Where an image may lie: as the format says, below the COCO file (`here`); or in the folder of images, with the
-    name of the subset or without, of CVAT, Label Studio (images/) and COCO (train2017/)."""
+    """Possible paths of an image: below the COCO file (`here`), as the format says, or in the image folders of CVAT and
+    Label Studio (images/) or COCO (train2017/), with or without the name of the subset."""
     own = plain_path(name)
     images = PurePosixPath("images")
     return [here / own, here / name, own, images / own, images / subset / own, PurePosixPath(subset) / own]
 
 
 def labels_file(folder: Path) -> Path:
-    """The COCO file of a folder: annotations.json, or the only .json in it or in its folder annotations; raises
-    `InputError` if there is none."""
+    """The COCO file of a folder: annotations.json, or the only .json in the folder or in its subfolder annotations.
+    Raises `InputError` if there is none."""
     if (folder / LABELS_FILE).is_file():
         return folder / LABELS_FILE
     files = _json_files(folder) or _json_files(folder / ANNOTATIONS)
@@ -110,7 +110,7 @@ def labels_file(folder: Path) -> Path:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    """In a folder, if there is one; hidden ones are not the user's."""
+    """The .json files of a folder without hidden files; empty if the folder does not exist."""
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted(file for file in files if file.suffix.lower() == ".json" and not file.name.startswith("."))
 
@@ -128,7 +128,7 @@ class Image:
 
     @property
     def wide_boxes(self) -> int:
-        """How many boxes take over a quarter of a side, of an image of unknown pixel spacing."""
+        """Number of boxes over a quarter of the image's width or height, if the pixel spacing is unknown."""
         sides = (box["bbox"][2:] for box in self.boxes if "ignore" not in box and not self.pixel_spacing_mm)
         return sum(4 * width > self.width or 4 * height > self.height for width, height in sides)
 
@@ -143,7 +143,7 @@ class ImageSeries:
     split: str | None = None
     is_labelled: bool = True
     place: Mapping[str, Any] = field(default_factory=dict)
-    """As in `Loaded`; labels do not say it."""
+    """As in `Loaded`; empty for COCO and VOC, which do not contain it."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -180,7 +180,7 @@ class ImageSeries:
 
 
 def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
-    """The boxes of each image as `Loaded` has them, moved along with its frame; lesions are numbered from 1."""
+    """The boxes of all images in the form of `Loaded`, scaled like their image; lesions are numbered from 1."""
     numbers: dict[str, int] = {}
     return [
         {
@@ -195,14 +195,14 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
 
 
 def _clipped(bbox: Sequence[float], frame: Frame) -> list[float]:
-    """The part of a box inside the image: labels may stick out by 0.01 px, which scaling would enlarge."""
+    """The part of a box inside the image; a label may extend beyond it by 0.01 px, which scaling would enlarge."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
     return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
 
 
 def lesions_apart(boxes: Sequence[Sequence[Box]]) -> int:
-    """How many microbleeds lack a slice in between, or have two boxes on a slice; `boxes`: those of each slice."""
+    """Number of microbleeds that skip a slice or have two boxes on a slice. `boxes`: the boxes of each slice."""
     slices = defaultdict(list)
     for index, own in enumerate(boxes):
         for box in own:
@@ -213,15 +213,15 @@ def lesions_apart(boxes: Sequence[Sequence[Box]]) -> int:
 def size_notes(
     boxes: Sequence[Sequence[Box]], spacings_mm: Sequence[tuple[float, float] | None], where: Path
 ) -> dict[str, int]:
-    """`odd_sizes` of microbleeds, by the longer side of their largest box.
+    """Notes on unusual sizes (`odd_sizes`) of microbleeds, by the longer side of the largest box.
 
     Args:
-        boxes: those of each slice.
-        spacings_mm: of the pixels of each slice, between rows and columns, where it is known.
+        boxes: the boxes of each slice.
+        spacings_mm: row and column spacing of each slice, or None if unknown.
         where: begins the text of errors.
 
     Raises:
-        InputError: one of more than `IMPOSSIBLE_MM`.
+        InputError: a microbleed of more than `IMPOSSIBLE_MM`.
     """
     sides_mm: dict[str, float] = defaultdict(float)
     for own, spacing_mm in zip(boxes, spacings_mm, strict=True):
@@ -235,15 +235,15 @@ def size_notes(
 
 
 def found_in_labels(labels: Labels, where: Path, image_file: Callable[[Mapping[str, Any]], Path]) -> Found:
-    """The series of COCO labels, by patient and series, each of them else the image's folder.
+    """The series of COCO labels, sorted by patient and series UID; the folder of an image replaces a missing id.
 
     Args:
         where: begins the text of errors.
-        image_file: the file of an image.
+        image_file: returns the file of an image entry.
 
     Raises:
-        InputError: no image, one of no known patient, two that are one file or slice, a slice index that only some of a
-            series have, or no category of microbleeds.
+        InputError: no image, an image of unknown patient, two images with the same file or slice, a slice index in only
+            some images of a series, or no microbleed category.
     """
     if not labels["images"]:
         raise InputError(f"{where}: holds no images; give labels that name some")
@@ -278,8 +278,8 @@ def _grouped(
 
 
 def microbleed_category(labels: Labels, where: Path) -> Any:
-    """Id of the category of microbleeds; raises `InputError` if there is not one. Another's supercategory without
-    boxes, which Roboflow adds, does not count."""
+    """Id of the microbleed category; raises `InputError` if there is none, or several. A supercategory without boxes,
+    as added by Roboflow, does not count."""
     names = {category["id"]: str(category.get("name", "")) for category in labels["categories"]}
     used = {box["category_id"] for box in labels["annotations"]}
     above = [(other["id"], other.get("supercategory")) for other in labels["categories"]]
@@ -296,7 +296,7 @@ def microbleed_category(labels: Labels, where: Path) -> Any:
 
 
 def without_doubles(labels: Labels, category: Any) -> tuple[Labels, Counter[str], Counter[str]]:
-    """Labels without microbleeds that repeat another; what is left out, for `Found`; what a report should mention."""
+    """Labels without repeated boxes of microbleeds, counts of what is left out, and notes for the report."""
     boxes = [box for box in labels["annotations"] if box["category_id"] == category and not is_region(box)]
     same, nearly = repeats(labels, boxes)
     dropped = {boxes[index]["id"] for index in same}
@@ -310,7 +310,7 @@ def without_doubles(labels: Labels, category: Any) -> tuple[Labels, Counter[str]
 
 
 def boxes_of_images(labels: Labels, kinds: Mapping[Any, str]) -> dict[Any, list[Box]]:
-    """Id of each image with boxes -> those of the categories that `kinds` names."""
+    """Image id -> its boxes of the categories in `kinds`, for images with such boxes."""
     boxes = defaultdict(list)
     for box in labels["annotations"]:
         if box["category_id"] in kinds:
@@ -349,7 +349,7 @@ def _series(patient: str, name: str, group: list, boxes: Mapping[Any, list[Box]]
 
 
 def _by_name(group: list) -> list:
-    """Images, with their files, in the natural order of their names without Label Studio's prefix."""
+    """Images with their files, in the natural order of their names without Label Studio's prefix."""
     names = [plain_path(composed(unquote(image["file_name"]))) for image, _ in group]
     are_dates = all(path.name[:8].isdigit() for path in names)
     if all(UPLOAD_ID.match(path.name) for path in names) and not are_dates:
@@ -358,7 +358,7 @@ def _by_name(group: list) -> list:
 
 
 def _is_indexed(images: Sequence[Mapping[str, Any]], where: Path) -> bool:
-    """Whether the images of a series have a `slice_index`, all or none, each its own."""
+    """Whether the images of a series have a `slice_index`; raises `InputError` if only some have, or if it repeats."""
     indices = Counter(image["slice_index"] for image in images if "slice_index" in image)
     said = f"{where}: of {len(images)} images of one series, that of {images[0]['file_name']},"
     if 0 < indices.total() < len(images):

@@ -1,4 +1,4 @@
-"""Microbleeds of masks and of points, as boxes on the slices of a volume [slices, rows, columns]."""
+"""Convert masks and points to bounding boxes of microbleeds on the slices of a volume [slices, rows, columns]."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from scipy import ndimage
 from cmbfe.errors import InputError
 
 Boxes = dict[int, list[float]]
-"""Slice -> box of one microbleed."""
+"""Boxes of one microbleed: slice index -> x, y, w, h px."""
 OTHER_VALUES = "Labels have values other than 0 and 1: everything above 0 is microbleed, each value by itself."
 TOUCHING = "Microbleeds touch one of another value in their label, and are kept apart."
 INTERPOLATED = "Labels were interpolated: voxels of at least half of a label's value are microbleed."
@@ -20,30 +20,30 @@ LARGE = "Microbleeds measure more than 20 mm, by their longest side."
 NO_MICROBLEED = "Areas of labels measure more than 40 mm, are no microbleeds and left out: do they mark the brain?"
 REPEATED_POINTS = "Points lie where another one lies: each place is one microbleed."
 SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
-"""Microbleeds measure 2 to 10 mm, and 20 mm is the largest size ever counted as a microbleed. Anything longer than
-the third value is none, even in a box drawn with a margin."""
+"""Microbleeds measure 2 to 10 mm, and 20 mm is the largest size ever counted as a microbleed. Anything longer than the
+third value is not a microbleed, even in a box with a margin."""
 LARGEST_RINGING = 1.95
-"""Interpolation makes a mask of 0 and 1 overshoot, but not to here; percent and 8 bits begin at `SMALLEST_SCALE`."""
+"""Interpolated masks of 0 and 1 stay below this value; masks in percent or 8 bits begin at `SMALLEST_SCALE`."""
 SMALLEST_SCALE, SCALES = 90, (100, 255, 1000)
-"""A mask on a scale: its largest value is at least the first; what it was before a thin label was interpolated."""
+"""Least maximum of a mask on a scale such as percent, and possible maxima before a thin label was interpolated."""
 RINGING_SHARE = 0.15
-"""Share of a label's value; far from a microbleed, interpolation leaves less."""
+"""Upper limit of the ringing far from a microbleed, as a share of the label's value."""
 FEWEST_BETWEEN = 4
-"""With this many values, an area is interpolated and not touching microbleeds, unless each fills a block of
-2 × 2 × 2 voxels; with 2 if the largest value is that of a scale instead of a count. Of so few each has a counterpart: a
-third of a voxel leaves two thirds on the other side."""
+"""An area with this many values counts as interpolated, not as touching microbleeds, unless each value fills a block of
+2 × 2 × 2 voxels. If the largest value is that of a scale, 2 values suffice. With fewer than 4 values, each needs a
+counterpart: a third of a voxel leaves two thirds on the other side."""
 ROUNDING = 1e-3
 """Rounding error of whole numbers after a slope was applied."""
 SAME_PLACE_VOXELS = 0.01
 """Points closer than this are the same microbleed."""
 AROUND = np.ones((3, 3, 3))
-"""Voxels that touch, also at a corner."""
+"""Neighbourhood of voxels that touch, including at corners."""
 
 
 def lesions_of_mask(
     mask: np.ndarray, spacing_mm: Sequence[float], file: Path
 ) -> tuple[list[Boxes], Mapping[str, int]]:
-    """Microbleeds of a mask: voxels of one value that touch are one.
+    """Microbleeds of a mask: touching voxels of the same value are one microbleed.
 
     Args:
         mask: float32 [slices, rows, columns]; 0 is background.
@@ -51,11 +51,11 @@ def lesions_of_mask(
         file: begins the text of errors.
 
     Returns:
-        For each microbleed, in the order of its first voxel, the tight box on every slice that it has a voxel on; and
-        notes -> how often.
+        The tight box of each microbleed on each of its slices, with microbleeds sorted by first voxel; and notes -> how
+        often.
 
     Raises:
-        InputError: values below 0 that are no interpolation, or several labels interpolated.
+        InputError: values below 0 without interpolation, or an interpolated mask with several labels.
     """
     labels, notes = _instances(mask, file)
     parts = sorted(_parts(labels), key=lambda part: [*np.argwhere(part[1])[0] + [side.start for side in part[0]]])
@@ -70,12 +70,12 @@ def lesions_of_mask(
 
 
 def odd_sizes(sizes_mm: Sequence[float]) -> dict[str, int]:
-    """How many lesions are smaller, and how many larger, than microbleeds are."""
+    """Notes on the number of lesions that are smaller or larger than microbleeds."""
     return {SMALL: sum(size < SMALLEST_MM for size in sizes_mm), LARGE: sum(size > LARGEST_MM for size in sizes_mm)}
 
 
 def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]]:
-    """Whole numbers, 1 and up where there is microbleed, the same within one; notes -> how often."""
+    """Convert a mask to whole numbers, 0 for background and 1 or more for microbleeds; and notes -> how often."""
     mask = _rounded(mask)
     values, index = np.unique(mask[mask != 0], return_inverse=True)
     if not len(values):
@@ -94,14 +94,14 @@ def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]
 
 
 def _rounded(mask: np.ndarray) -> np.ndarray:
-    """A mask whose values are whole numbers but for the last digits of a slope."""
+    """Round a mask to whole numbers, if its values differ from them only by the rounding error of a slope."""
     whole = np.rint(mask)
     is_whole = np.abs(mask - whole).max() < ROUNDING and np.array_equal(whole != 0, mask != 0)
     return whole if is_whole else mask
 
 
 def _is_interpolated(mask: np.ndarray, values: np.ndarray, file: Path) -> bool:
-    """Whether a mask has values between its labels: no whole numbers, or many values in one area."""
+    """Whether a mask has values between its labels: fractions, or many values in one area."""
     if len(values) == 1:
         return False
     if (values != np.rint(values)).any():
@@ -111,11 +111,11 @@ def _is_interpolated(mask: np.ndarray, values: np.ndarray, file: Path) -> bool:
     fewest = 2 if is_scale else FEWEST_BETWEEN
     areas = enumerate(ndimage.find_objects(components), 1)
     parts = (np.where(components[area] == number, mask[area], 0) for number, area in areas)
-    return sum(_is_gradient(part, values, fewest, file) for part in parts) > 0  # no `any`: each may be refused
+    return sum(_is_gradient(part, values, fewest, file) for part in parts) > 0  # not `any`: each is checked
 
 
 def _is_gradient(area: np.ndarray, of_all: np.ndarray, fewest: int, file: Path) -> bool:
-    """Whether an area, 0 around it, is interpolated; raises `InputError` where it may be microbleeds that touch."""
+    """Whether an area surrounded by 0 is interpolated; raises `InputError` if it may be touching microbleeds."""
     values = np.unique(area[area != 0])
     is_solid = (ndimage.binary_erosion(area == value, np.ones((2, 2, 2))).any() for value in values)
     if len(values) < fewest or all(is_solid):
@@ -130,13 +130,13 @@ def _is_gradient(area: np.ndarray, of_all: np.ndarray, fewest: int, file: Path) 
 
 
 def _value(mask: np.ndarray) -> float:
-    """The value that an interpolated label had: 1, or the largest where that does not come from ringing."""
+    """The value of a label before interpolation: the largest value, or 1 if that may come from ringing."""
     largest = float(mask.max())
     return 1.0 if 1 < largest < LARGEST_RINGING else largest
 
 
 def _refuse_lost(mask: np.ndarray, value: float, file: Path) -> None:
-    """Raise `InputError` where half of the label's value is no sound limit between microbleed and none."""
+    """Raise `InputError` if half of the label's value is not a safe threshold for microbleeds."""
     several = LARGEST_RINGING <= value < SMALLEST_SCALE
     components, count = ndimage.label(mask >= RINGING_SHARE * value, AROUND)
     kept = np.unique(components[mask >= value / 2])
@@ -145,7 +145,7 @@ def _refuse_lost(mask: np.ndarray, value: float, file: Path) -> None:
 
 
 def _parts(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-    """Every microbleed: the part of the volume that it lies in, and its voxels there."""
+    """For every microbleed: the part of the volume that contains it, and the mask of its voxels in that part."""
     for value, around in enumerate(ndimage.find_objects(labels), 1):
         if around is None:
             continue
@@ -159,7 +159,7 @@ def _parts(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]
 
 
 def _size_mm(place: tuple[slice, ...], spacing_mm: Sequence[float]) -> float:
-    """Of the longest side."""
+    """Length of the longest side."""
     return max((side.stop - side.start) * mm for side, mm in zip(place, spacing_mm, strict=True))
 
 
@@ -175,7 +175,7 @@ def _boxes(place: tuple[slice, ...], part: np.ndarray) -> Boxes:
 
 
 def without_repeated(places: np.ndarray, diameters_mm: Sequence[float]) -> list[int]:
-    """Which of points [N, 3] (voxels) to keep, in their order: of those at one place the largest."""
+    """Indices of the points [N, 3] (voxels) to keep, in order; of several points at one place, the largest is kept."""
     order = sorted(range(len(places)), key=lambda number: -diameters_mm[number])
     kept: list[int] = []
     for number in order:
@@ -191,18 +191,18 @@ def lesions_of_points(
     spacing_mm: tuple[float, float, float],
     where: str,
 ) -> list[Boxes]:
-    """Microbleeds of points: a square of the stated size around each, on every slice within half that size of it.
+    """Boxes of points: a square of the given diameter around each point, on every slice within half the diameter.
 
-    The slice that holds the point has a box whatever the size.
+    The slice that contains the point always has a box.
 
     Args:
         places: [N, 3] column, row, slice.
-        diameters_mm: of each.
+        diameters_mm: diameter of each microbleed.
         shape, spacing_mm: slices, rows, columns of the volume.
         where: begins the text of errors.
 
     Raises:
-        InputError: a point that is no finite number or lies outside the volume.
+        InputError: a point that is not finite or lies outside the volume.
     """
     lesions = []
     for number, (place, diameter) in enumerate(zip(places, diameters_mm, strict=True), 1):

@@ -1,4 +1,4 @@
-"""Numbers in MATLAB files: a separate module, because the separate process that reads them loads only this."""
+"""Read numbers from MATLAB files. It is a separate module, because the process that reads them loads only this."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from cmbfe.errors import InputError
 
 
 def read_numbers(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Variables of a MATLAB file (version 7 or older), float64. Raises `InputError`: a file that cannot be read,
-    lacks a variable, or has one without numbers."""
+    """Variables of a MATLAB file (version 7 or older) as float64. Raises `InputError` if the file cannot be read, or if
+    a variable is missing or not numeric."""
     try:
         content = loadmat(path, variable_names=names)
-    except Exception as error:  # any exception that damaged data cause
+    except Exception as error:  # damaged data cause any exception
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: no MATLAB file of version 7 or older: {reason}; get it again") from None
     for name in names:

@@ -1,4 +1,4 @@
-"""Any NIfTI volumes with masks or points, found by the description in a YAML file (docs/own_data.md has examples).
+"""Import NIfTI volumes with masks or points, found by a description in a YAML file (examples in docs/own_data.md).
 
 images: "{patient}/{series}/swi.nii.gz"    # relative to the YAML file; {series} may be left out
 mask: "{patient}/{series}/cmb.nii.gz"      # or points: with coordinates:, or neither: not labelled
@@ -30,13 +30,13 @@ NO_LABEL = "volumes without a label"
 DESCRIPTION_FILE = "import.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 NAMES = ("patient", "series")
-"""Columns of a point list that say on which volume a point lies."""
+"""Columns of a point list that name the volume of a point."""
 COLUMNS = (*NAMES, "diameter_mm")
 MISNAMED = re.compile(r"patient|subject|participant|series|session|diameter")
-"""In a column's name that is none of ours: the points would go to any patient, or lose their sizes."""
+"""Words of a misspelt column name; with it, points would belong to any patient, or lose their sizes."""
 Ids = tuple[str, ...]
 LEAST_MM = 0.01
-"""A box with a smaller side would have no extent."""
+"""Smallest side of a box; a smaller box would have no extent."""
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,33 @@ class Table:
     """The points of a CSV file."""
 
     columns: tuple[int, ...]
-    """Which of `NAMES` it has."""
+    """Indices of the `NAMES` that the table has."""
     rows: Mapping[Ids, list[tuple[int, dict[str, str]]]]
     """Key of a volume -> line and values of each of its points."""
 
     def key(self, volume: Ids) -> Ids:
-        """What its rows call a volume, (patient, series)."""
+        """Key of a volume (patient, series) in the rows of the table."""
         return tuple(volume[number] for number in self.columns)
 
 
 class Description(BaseModel):
-    """What the YAML file says."""
+    """Content of the YAML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: str
     """Pattern of the volumes' paths: {patient}, {series} and * stand for any text without a slash."""
     mask: str | None = None
-    """Pattern of the label's path; above 0 is microbleed."""
+    """Pattern of the mask's path; voxels above 0 are microbleeds."""
     points: str | None = None
-    """Pattern of a CSV file: x, y, z, and `diameter_mm`, `patient`, `series` where they are needed."""
+    """Pattern of a CSV file with the columns x, y, z and, if needed, `diameter_mm`, `patient`, `series`."""
     coordinates: Coordinates | None = None
     box_mm: Annotated[float, Field(gt=LEAST_MM, le=IMPOSSIBLE_MM)] | None = None
     """Side of the boxes around points without `diameter_mm`; default: the command's --box-mm."""
     without_label: Literal["error", "no microbleeds", "leave out"] = "error"
-    """What a volume is whose label file is missing."""
+    """How to treat a volume whose label file is missing."""
     splits: dict[Literal["train", "validation", "test"], Ids] = {}
-    """Patients of each split; default: drawn."""
+    """Patients of each split; by default, splits are drawn."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Description":
@@ -92,12 +92,12 @@ class Description(BaseModel):
 
 
 def find_nifti(source: Path, box_mm: float) -> Found:
-    """Find the volumes that a description (the YAML file, or import.yaml of a folder) names. Boxes around points have
-    sides of `box_mm`, unless it says another.
+    """Find the volumes of a description (a YAML file, or import.yaml of a folder). Boxes around points have sides of
+    `box_mm`, unless the description gives another size.
 
     Raises:
-        InputError: an unsound description, no volume, two of one patient and series, a missing label, one for several,
-            unsound points, or a patient of `splits` without a volume.
+        InputError: an invalid description, no volume, two volumes of one patient and series, a missing label, a label
+            of several volumes, invalid points, or a patient of `splits` without a volume.
     """
     file = source / DESCRIPTION_FILE if source.is_dir() else source
     description = read_description(file)
@@ -106,7 +106,7 @@ def find_nifti(source: Path, box_mm: float) -> Found:
     labels = {key: _label(description, file, *key) for key in volumes}
     _refuse_misnamed(labels, file.parent, {*volumes.values()})
     lists = sorted(path for path in set(labels.values()) if path.is_file()) if description.points else []
-    tables = {path: _read_table(path) for path in lists}  # each read once: all volumes may be in one
+    tables = {path: _read_table(path) for path in lists}  # read once: all volumes may share a table
     each = {
         key: _series(key, path, labels[key], description, tables.get(labels[key]), box_mm, split_of.get(key[0]))
         for key, path in volumes.items()
@@ -123,7 +123,7 @@ def find_nifti(source: Path, box_mm: float) -> Found:
 
 
 def read_description(path: Path) -> Description:
-    """Read the YAML file; raises `InputError` as `read_yaml`, or for values that do not fit together."""
+    """Read the YAML file; raises `InputError` like `read_yaml`, or for values that contradict each other."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; describe the data in it, as docs/own_data.md shows")
     with within_python(path):
@@ -131,7 +131,7 @@ def read_description(path: Path) -> Description:
 
 
 def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path]:
-    """(patient, series) -> volume. Hidden files, and files that are the label of another volume, are none."""
+    """(patient, series) -> volume. Hidden files and label files of other volumes are not volumes."""
     pattern, wild, seen = "", "", set()
     for part in re.split(r"(\{\w+\}|\*)", PurePosixPath(description.images).as_posix()):
         name = part[1:-1]
@@ -162,14 +162,14 @@ def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path
 
 
 def _label(description: Description, file: Path, patient: str, series: str) -> Path | None:
-    """The file of a volume's label, there or not; None where nothing is labelled."""
+    """Path of a volume's label, whether or not it exists; None if the description has no labels."""
     pattern = description.mask or description.points
     return pattern and file.parent / pattern.replace("{patient}", patient).replace("{series}", series)
 
 
 def _refuse_misnamed(labels: Mapping[Ids, Path | None], folder: Path, volumes: set[Path]) -> None:
-    """Raise `InputError` for a file called as a missing label but for case, accents of another Unicode form, or .gz:
-    its volume would count as free of microbleeds."""
+    """Raise `InputError` if a file has the name of a missing label except for case, Unicode form of accents, or .gz:
+    the volume would count as free of microbleeds."""
     missing = {_plain(path): path for path in labels.values() if path and not path.is_file()}
     for path in sorted(folder.rglob("*")) if missing else ():
         label = missing.get(_plain(path))
@@ -222,14 +222,14 @@ def _points(path: Path, table: Table, key: Ids, description: Description, box_mm
 
 
 def checked_side(side_mm: float, what: str) -> float:
-    """The side of a box around a point; raises `InputError`, which begins with `what`, if it cannot be a side."""
+    """Check the side of a box around a point and return it; the `InputError` of an invalid side begins with `what`."""
     if not LEAST_MM < side_mm <= IMPOSSIBLE_MM:
         raise InputError(f"{what} {side_mm}: is not above {LEAST_MM:g} and up to {IMPOSSIBLE_MM:g} mm; correct it")
     return side_mm
 
 
 def _read_table(path: Path) -> Table:
-    """Every row that is not empty. Values stay text: a patient may be called 007 or NA."""
+    """Read all rows that are not empty. Values stay text, because a patient may be called 007 or NA."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = max(",;\t", key=file.readline().count)
@@ -260,7 +260,7 @@ def _read_table(path: Path) -> Table:
 
 
 def _refuse_shared(tables: Mapping[Path, Table], labels: Mapping[Ids, Path | None]) -> None:
-    """Raise `InputError` for a mask of two patients, or for points that may lie on either of two volumes."""
+    """Raise `InputError` if two patients share a mask, or if points may belong to two volumes."""
     owners: dict[tuple[Path, Ids], Ids] = {}
     for volume, path in labels.items():
         table = tables.get(path)
@@ -273,7 +273,7 @@ def _refuse_shared(tables: Mapping[Path, Table], labels: Mapping[Ids, Path | Non
 
 
 def _refuse_unknown(tables: Mapping[Path, Table], labels: Mapping[Ids, Path], has_series: bool) -> None:
-    """Raise `InputError` for a point that is on none of the volumes: a misspelt name loses lesions."""
+    """Raise `InputError` for points that belong to no volume: a misspelt name would lose lesions."""
     known = {(path, tables[path].key(volume)) for volume, path in labels.items() if path in tables}
     for path, table in tables.items():
         if table.rows and NAMES.index("series") in table.columns and not has_series:

@@ -1,4 +1,4 @@
-"""Open NIfTI files and check their headers; a line says what to do if that fails."""
+"""Open NIfTI files and check their headers; errors say what to do."""
 
 import gzip
 import logging
@@ -24,19 +24,19 @@ OTHER_FORMATS = {
     **dict.fromkeys((".par", ".rec"), "Philips PAR/REC"),
     ".mnc": "MINC",
 }
-"""Volumes that are no NIfTI, by suffix."""
+"""Suffix -> volume format other than NIfTI."""
 PACKED = (".bz2", ".xz", ".zst", ".zip")
 SINGLE = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 LARGEST_QUATERNION = 1.01
-"""Length up to which a quaternion is rounded, and normalised; it should be 1."""
+"""Largest length of a quaternion that counts as rounded and is normalised; the length should be 1."""
 UNITS = {1: (1000.0, "metres"), 3: (0.001, "micrometres")}
-"""Code of `xyzt_units` -> mm, name. 2 is mm; files without a unit are in mm by custom."""
+"""Code of `xyzt_units` -> mm per unit, name. Code 2 is mm; files without a unit are in mm by convention."""
 PART_BYTES = 2**22
 
 
 class _RoundedQuaternion:
-    """For a header of nibabel, which refuses a quaternion a little longer than 1; public data sets hold such."""
+    """Mixin for nibabel headers that accepts a quaternion slightly longer than 1, as in some public data sets."""
 
     def get_qform_quaternion(self) -> np.ndarray:
         places = np.array([self[f"quatern_{letter}"] for letter in "bcd"], np.float64)
@@ -56,7 +56,7 @@ KINDS = [_lenient(kind) for kind in (nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Silence nibabel's log about headers: our own line says what matters."""
+    """Silence nibabel's log about headers; the errors of this module say what matters."""
     logger = nib.imageglobals.logger
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -67,7 +67,7 @@ def _silent() -> Iterator[None]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a volume is read from: one, or the pair of .hdr and .img, whichever of them is named."""
+    """The files of a volume: a single file, or the pair of .hdr and .img if the path is either of them."""
     if not path.name.lower().endswith(PAIR):
         return [path]
     names = types_filenames(path, nib.Nifti1Pair.files_types)
@@ -75,8 +75,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def open_volume(path: Path) -> nib.Nifti1Pair:
-    """A NIfTI file, or pair of .hdr and .img, with its header read. Content says whether it is gzipped, not the name.
-    Raises `InputError`: it is not there, half of a pair, of another format, or damaged."""
+    """Open a NIfTI file, or pair of .hdr and .img, and read its header; gzip is recognised by content, not by name.
+    Raises `InputError` if the file is missing, half of a pair, of another format, or damaged."""
     _refuse_other_formats(path)
     try:
         with _silent():
@@ -91,7 +91,7 @@ def open_volume(path: Path) -> nib.Nifti1Pair:
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Raise `InputError` for what is no NIfTI by its name, is not there, or lacks the other file of its pair."""
+    """Raise `InputError` if a file is not NIfTI by its name, is missing, or lacks the other file of its pair."""
     suffix = path.suffix.lower()
     if suffix in OTHER_FORMATS:
         raise InputError(f"{path}: is {OTHER_FORMATS[suffix]}, not NIfTI; convert it to .nii or .nii.gz")
@@ -112,7 +112,7 @@ def _load(path: Path) -> nib.filebasedimages.FileBasedImage:
 
 
 def _load_misnamed(path: Path) -> nib.Nifti1Pair | None:
-    """A gzipped file called .nii, or one called .nii.gz that is not gzipped; None where there is no NIfTI in it."""
+    """Open a gzipped file called .nii, or an uncompressed file called .nii.gz; None if it does not contain NIfTI."""
     with (gzip.open if is_gzipped(path) else open)(path, "rb") as file:
         start = file.read(max(kind.header_class.sizeof_hdr for kind in KINDS))
         headers = ((kind, kind.header_class) for kind in KINDS)
@@ -121,13 +121,13 @@ def _load_misnamed(path: Path) -> nib.Nifti1Pair | None:
 
 
 def is_gzipped(path: Path) -> bool:
-    """By the first bytes, whatever its name."""
+    """Whether a file is gzipped, by its first bytes."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def voxels_of(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
-    """The voxels of an opened volume, float32, slope and intercept applied; `InputError` where they are not whole."""
+    """The voxels of an opened volume as float32, slope and intercept applied; raises `InputError` if incomplete."""
     try:
         _check_all_there(path, image)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -137,8 +137,8 @@ def voxels_of(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
 
 
 def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:
-    """Raise an error unless the file holds what its header announces, and what was packed has not changed since.
-    Before memory is taken for it. nibabel stops reading before the checksum at the end of a .gz."""
+    """Raise an error if a file is shorter than its header says, or fails the checksum of gzip, which nibabel does not
+    read. This check precedes the allocation of memory."""
     voxels = Path(image.file_map["image"].filename or path)
     wanted = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
     size = voxels.stat().st_size
@@ -150,12 +150,12 @@ def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:
 
 
 def millimetres(header: nib.Nifti1Header) -> tuple[float, str]:
-    """What one unit of the header's sizes is in mm, and the unit's name ("" for mm, and where none is given)."""
+    """Length unit of the header in mm, and its name ("" for mm, or if no unit is given)."""
     return UNITS.get(int(header["xyzt_units"]) % 8, (1.0, ""))
 
 
 def says_spacing(image: nib.Nifti1Pair) -> bool:
-    """Whether the header holds the size of voxels. nibabel takes a size of 0 as 1, so that the file is asked again."""
+    """Whether the header gives the voxel size. It is read again from the file, because nibabel replaces 0 by 1."""
     if image.header["sform_code"] > 0:
         return True
     holder = image.file_map.get("header", image.file_map["image"])

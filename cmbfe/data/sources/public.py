@@ -3,7 +3,7 @@
 VALDO 2021, Task 2 (https://valdo.grand-challenge.org), a folder per patient:
 
     sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz    T2*, face and skull removed; its images
-    sub-101/sub-101_space-T2S_desc-masked_T1.nii.gz     T1 and T2, moved to it; left out
+    sub-101/sub-101_space-T2S_desc-masked_T1.nii.gz     T1 and T2, registered to T2*; left out
     sub-101/sub-101_space-T2S_CMB.nii.gz                mask; values 2 and 3 occur and are microbleeds too
 
 Dou et al. 2016 (cmb-3dcnn-data):
@@ -11,14 +11,14 @@ Dou et al. 2016 (cmb-3dcnn-data):
     nii/01.nii             orientations differ: LPS, RAS and LAS occur
     ground_truth/01.mat    `cen`, N x 3: voxel indices of the file, counted from 1; `gt_num`: N
 
-Momeni et al. 2021 (CSIRO, doi 10.25919/aegy-ny12), PublicDataShare_2020. Folders that are not there are passed over. A
-patient is the leading number, whatever the folder, so that all volumes and visits of a subject are in one split:
+Momeni et al. 2021 (CSIRO, doi 10.25919/aegy-ny12), PublicDataShare_2020. Missing folders are passed over. The leading
+number of a name is the patient, whatever the folder, so that all volumes and visits of a subject are in one split:
 
     rCMB_DefiniteSubject/122_T1_MRI_SWI_BFC_50mm_HM.nii.gz             subject, visit (T0, T1, T2); real microbleeds
-    NoCMBSubject/…                                                     none
-    sCMB_DefiniteSubject/122_T1_MRI_SWI_BFC_50mm_HM_rsCMB_3.nii.gz     those of 122_T1_…_HM, and synthetic ones
-    sCMB_NoCMBSubject/…_HM_sCMB_3.nii.gz                               synthetic ones only
-    *.xlsx                                                             where they are
+    NoCMBSubject/…                                                     no microbleeds
+    sCMB_DefiniteSubject/122_T1_MRI_SWI_BFC_50mm_HM_rsCMB_3.nii.gz     microbleeds of 122_T1_…_HM, and synthetic
+    sCMB_NoCMBSubject/…_HM_sCMB_3.nii.gz                               only synthetic microbleeds
+    *.xlsx                                                             positions of the microbleeds
 """
 
 import re
@@ -41,8 +41,8 @@ VOLUME, LABEL = "_space-T2S_desc-masked_T2S", "_space-T2S_CMB"
 OTHERS = ("_space-T2S_desc-masked_T1", "_space-T2S_desc-masked_T2")
 OTHER_VOLUMES = "T1 and T2 volumes (images are T2*)"
 NAME_COLUMN = "nifti file name"
-"""Heads the first column of a workbook, with a trailing blank; x, y, z of one microbleed after the other follow. Empty
-cells may hold blanks as text, numbers may be text, rows may be repeated."""
+"""Header of the first column of a workbook, with a trailing blank; the next columns are x, y, z of each microbleed.
+Empty cells may contain blanks, numbers may be text, and rows may be repeated."""
 FOLDERS = ("rCMB_DefiniteSubject", "NoCMBSubject", "sCMB_DefiniteSubject", "sCMB_NoCMBSubject")
 REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = FOLDERS
 REPEATED = "repeated rows of workbooks (their places are joined)"
@@ -55,7 +55,7 @@ def _stem(name: str) -> str:
 
 
 def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
-    """Volumes by their names without suffix; raises `InputError` where two share one."""
+    """Name without suffix -> volume; raises `InputError` if two volumes share a name."""
     volumes: dict[str, Path] = {}
     for path in paths:
         if (other := volumes.setdefault(_stem(path.name), path)) != path:
@@ -64,8 +64,8 @@ def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def find_valdo(inventory: Inventory) -> Found:
-    """Find the patients of VALDO's Task 2 in a folder, any depth. Raises `InputError`: no folder `sub-…`, or one
-    without volume or label, or with those of another patient."""
+    """Find the patients of VALDO's Task 2 below a folder. Raises `InputError` if there is no folder `sub-…`, or if such
+    a folder lacks its volume or label, or holds those of another patient."""
     source = inventory.source
     folders = [path for path in inventory.folders() if path.name.startswith("sub-")]
     if not folders:
@@ -101,8 +101,8 @@ def _file(folder: Path, ending: str, what: str) -> Path:
 
 
 def find_dou(source: Path, box_mm: float) -> Found:
-    """Find the volumes under `source`/nii and their points, with boxes of `box_mm`, under `source`/ground_truth.
-    Raises `InputError`: a volume without points, points without a volume, or points that cannot be read."""
+    """Find the volumes in `source`/nii, and their points in `source`/ground_truth, which get boxes of `box_mm`. Raises
+    `InputError` for a volume without points, points without a volume, or points that cannot be read."""
     volumes = _by_name(path for path in sorted(source.glob("nii/[!.]*")) if path.name.endswith(SUFFIXES))
     if not volumes:
         raise InputError(f"{source}: no volume nii/*.nii; give the folder that holds nii and ground_truth")
@@ -112,7 +112,7 @@ def find_dou(source: Path, box_mm: float) -> Found:
         raise InputError(
             f"{volumes.get(name) or labels[name]}: {source / wanted} is not there; get it, or remove this"
         )
-    # scipy's reader faults on damaged files.
+    # scipy's reader may crash on damaged files.
     with own_process(read_numbers, "damaged, it crashes the reader of MATLAB files; get the file again") as read:
         points = {name: _points(labels[name], *read(labels[name], ("cen", "gt_num")), box_mm) for name in volumes}
     return Found(tuple(VolumeSeries(name, f"{name}/SWI", path, None, points[name]) for name, path in volumes.items()))
@@ -133,19 +133,19 @@ class Row:
     """Microbleeds of one volume of Momeni et al."""
 
     name: str
-    """Of the volume, without suffix."""
+    """Name of the volume, without suffix."""
     places: tuple[tuple[float, ...], ...]
-    """x, y, z of each."""
+    """x, y, z of each microbleed."""
     workbook: Path
     where: str
-    """Workbook, sheet and row, for errors."""
+    """Workbook, sheet and row, for error texts."""
 
 
 def find_momeni(source: Path, box_mm: float) -> Found:
-    """Find the volumes, in PublicDataShare_2020 or a folder above it, and their points, with boxes of `box_mm`.
+    """Find volumes and points of PublicDataShare_2020, which may lie below `source`; points get boxes of `box_mm`.
 
     Raises:
-        InputError: none of the folders, another name than theirs, no sound workbook, or a volume or a row alone.
+        InputError: none of the folders, an unknown file name, no valid workbook, or a volume or row without the other.
     """
     below = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
     root = next((path for path in below if any((path / name).is_dir() for name in FOLDERS)), None)
@@ -177,7 +177,7 @@ def find_momeni(source: Path, box_mm: float) -> Found:
 
 
 def _folder(name: str) -> str:
-    """The folder that a volume of this name lies in, if it has microbleeds."""
+    """Folder of a volume with microbleeds, by the name of the volume."""
     return SYNTHETIC_ON_REAL if MARK_ON_REAL in name else SYNTHETIC if MARK_SYNTHETIC in name else REAL
 
 
@@ -194,15 +194,15 @@ def _series(name: str, path: Path, rows: Mapping[str, Row], box_mm: float) -> Vo
 
 
 def read_workbook(path: Path) -> list[Row]:
-    """Read the rows of every sheet whose first column is headed `NIFTI File Name`; empty ones are passed over.
+    """Read the rows of every sheet whose first column is headed `NIFTI File Name`; empty rows are skipped.
 
     Raises:
-        InputError: no Excel workbook, no such sheet or none with a row, a name without places or places without a
-            name, or a place that is not three numbers; names sheet and row.
+        InputError: not an Excel workbook, no such sheet, no row, a name without points or points without a name, or a
+            point that is not three numbers; the error names sheet and row.
     """
     try:
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl")
-    except Exception as error:  # any exception that damaged data cause
+    except Exception as error:  # damaged data cause any exception
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: not readable as an Excel workbook (.xlsx): {reason}; get it again") from None
     rows = []

@@ -1,4 +1,4 @@
-"""What labels hold: counts, sizes in mm, and how many of the boxes each preset of default boxes can meet."""
+"""Summarise labels: counts, box sizes in mm, and the share of boxes that each preset of default boxes can match."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from cmbfe.metrics.matching import tight_box
 
 REPORT_FILE = "report.json"
 COVERED_BOXES = 20_000
-"""Most boxes that coverage is computed for, evenly spaced, because each is compared with every default box."""
+"""Most boxes for which coverage is computed (evenly sampled), because each is compared with every default box."""
 GROUPS = ["input_px", "default_boxes"]
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SIZES_DIFFER = "images differ in size, and training takes one size only: import with --size"
@@ -24,11 +24,11 @@ def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]
     """Describe imported labels.
 
     Args:
-        left_out: things of the source that are in no image, by reason -> how many.
-        notes: what was changed or assumed -> how often. Zeros are not mentioned, in neither.
+        left_out: reason -> number of items of the source that are left out.
+        notes: what was changed or assumed -> how often. Zeros are omitted from both.
 
     Returns:
-        JSON without any name: counts in all and by split; quantiles of `box_size_mm` (root of the area) and
+        JSON without patient or file names: counts in total and by split; quantiles of `box_size_mm` (√area) and
         `lesion_slices`; `picture_px`; `coverage` (share of boxes that reach IoU 0.5 with some default box, by input
         size and preset); `left_out` and `notes`.
     """
@@ -77,7 +77,7 @@ def _sizes_mm(labels: Labels) -> list[float]:
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Empty where there are no values."""
+    """Quantiles of the values; empty if there are no values."""
     return {str(q): round(float(np.quantile(values, q)), 3) for q in QUANTILES} if len(values) else {}
 
 
@@ -105,13 +105,13 @@ def box_sizes_mm(labels: Labels) -> pd.Series:
 
 
 def coverage_of(labels: Labels) -> pd.DataFrame:
-    """Which default boxes reach each labelled box: `cmbfe.detector.boxes.coverage_of_presets`, with `size_mm`."""
+    """Coverage of each labelled box by default boxes: `cmbfe.detector.boxes.coverage_of_presets`, with `size_mm`."""
     coverage = coverage_of_presets(_relative_boxes(labels))
     return coverage.assign(size_mm=box_sizes_mm(labels).to_numpy()[coverage["box"]])
 
 
 def coverage_table(coverage: pd.DataFrame) -> pd.DataFrame:
-    """Share of boxes within reach by input size, preset and size in mm, and of `all` boxes; from `coverage_of`."""
+    """Share of boxes (from `coverage_of`) that default boxes can match, by input size, preset and box size in mm."""
     band = pd.cut(coverage["size_mm"], [0, 4, 6, 8, 10, np.inf], labels=["to 4", "4-6", "6-8", "8-10", "over 10"])
     reachable = coverage.pivot_table("reachable", GROUPS, band.rename("side, mm"), observed=True)
     reachable.columns = [f"{name} mm" for name in reachable.columns]
@@ -119,7 +119,7 @@ def coverage_table(coverage: pd.DataFrame) -> pd.DataFrame:
 
 
 def coverage_by_margin(labels: Labels, margins_mm: Sequence[float] = (0.0, 0.5, 1.0, 1.5, 2.0)) -> pd.DataFrame:
-    """Share of boxes within reach, by input size and preset, if labels had another margin: a column for each, mm."""
+    """Share of boxes that default boxes can match, by input size and preset; one column per label margin in mm."""
     images = {image["id"]: image for image in labels["images"]}
     shares = {}
     for margin in margins_mm:

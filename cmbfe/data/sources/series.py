@@ -1,4 +1,4 @@
-"""The common form of all formats: series that can be checked, and then written as images with boxes."""
+"""Common interface of all formats: series that can be checked, and then written as images with boxes."""
 
 import math
 from collections import Counter
@@ -36,14 +36,14 @@ from cmbfe.errors import InputError
 from cmbfe.params import Images
 
 Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
-"""Of points: voxel indices of the file counted from 0 or from 1, or mm towards right-front-head or left-back-head."""
+"""Coordinates of points: voxel indices from 0 or from 1, or mm towards right-front-head or left-back-head."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image is scaled and centred on a square of black; `size` None leaves it as it is.
+    """Scale an image and centre it on a black square of `size` px; None leaves the image unchanged.
 
-    The longer side in mm fills the square, so that pixels become as wide as high (to the rounding of the shorter side).
+    The longer side in mm fills the square, so that pixels become square, except for rounding of the shorter side.
     """
 
     rows: int
@@ -78,16 +78,16 @@ class Frame:
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
-        """Of the result: between rows, between columns."""
+        """Row and column spacing of the result."""
         return self.row_mm / self.scale[1], self.column_mm / self.scale[0]
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What COCO says of the result: `width`, `height`, `pixel_spacing_mm`."""
+        """COCO keys of the result: `width`, `height`, `pixel_spacing_mm`."""
         return {"width": self.shape[1], "height": self.shape[0], "pixel_spacing_mm": list(self.spacing_mm)}
 
     def image(self, image: np.ndarray, around: int = 0) -> np.ndarray:
-        """Scale a uint8 image [rows, columns] (linear; smoothed where it shrinks, against aliasing) and centre it."""
+        """Scale a uint8 image [rows, columns] (bilinear, with antialiasing if it shrinks) and centre it."""
         if self.inner == self.shape == image.shape:
             return image
         framed = np.full(self.shape, around, np.uint8)
@@ -97,13 +97,13 @@ class Frame:
         return framed
 
     def box(self, box: list[float]) -> list[float]:
-        """Move a box x, y, w, h px along."""
+        """Scale and move a box x, y, w, h px like the image."""
         (x_scale, y_scale), (left, top) = self.scale, self.offset
         x, y, width, height = box
         return [x * x_scale + left, y * y_scale + top, width * x_scale, height * y_scale]
 
     def affine(self, affine: np.ndarray) -> np.ndarray:
-        """The affine of the result, from that of the image ([4, 4], whole numbers at pixel centres)."""
+        """The affine of the result, from the affine of the image ([4, 4], whole numbers at pixel centres)."""
         back = np.eye(4)
         for axis in (0, 1):
             back[axis, axis] = 1 / self.scale[axis]
@@ -113,69 +113,69 @@ class Frame:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A series read and checked."""
+    """A series that was read and checked."""
 
     images: list[dict[str, Any]]
     """`width`, `height`, `slice_index` and, where known, `pixel_spacing_mm` of each image."""
     boxes: list[dict[str, Any]]
-    """`image` (0-based), `bbox` px and `lesion` (number within the series); `ignore` where the source says so."""
+    """`image` (0-based), `bbox` px and `lesion` (number within the series); `ignore` if the source says so."""
     draw: Callable[[Images], Iterator[np.ndarray]]
-    """Makes the uint8 images, one after another."""
+    """Yields the uint8 images, one after another."""
     place: dict[str, Any] = field(default_factory=dict)
-    """`affine` ([4][4], see `volumes`), where its `axes` run, and `slice_spacing_mm`; empty if unknown."""
+    """`affine` ([4][4], see `volumes`), its `axes` (such as LPS), and `slice_spacing_mm`; empty if unknown."""
     notes: dict[str, int] = field(default_factory=dict)
-    """What a report should mention -> how often; 0 is not mentioned."""
+    """Notes for the report -> how often; notes with 0 are omitted."""
     mimics: list[dict[str, Any]] = field(default_factory=list)
-    """As `boxes`, with `kind`: what only looks like a microbleed."""
+    """Boxes of mimics, like `boxes` and with `kind`."""
     has_phase: bool = False
     """Whether `draw` makes images with phase, [rows, columns, 2]."""
     scan: dict[str, float] = field(default_factory=dict)
-    """`echo_time_ms` and `field_strength_t`, where header or sidecar say them."""
+    """`echo_time_ms` and `field_strength_t`, if header or sidecar give them."""
 
     def record(self) -> dict[str, Any]:
-        """All but the images, as JSON."""
+        """All fields except `draw`, as JSON."""
         names = ("images", "boxes", "mimics", "place", "notes", "has_phase", "scan")
         return {name: getattr(self, name) for name in names}
 
 
 class Series(Protocol):
-    """A series of one patient, as a source names it. Frozen, small, and `repr` shows its complete content."""
+    """A series of one patient in a source. It is frozen and small, and its `repr` shows its complete content."""
 
     patient: str
     name: str
-    """No other series of the source has it."""
+    """Unique within the source."""
     split: str | None
 
     @property
     def files(self) -> Sequence[Path]:
-        """Every file that it is read from."""
+        """All files of the series."""
 
     @property
     def is_labelled(self) -> bool:
-        """Whether somebody has looked for microbleeds."""
+        """Whether the series was labelled, even if it has no microbleed."""
 
     def load(self, size: int | None) -> Loaded:
-        """Read and check it; raises `InputError`. `size`: side of the images, px; None leaves them as they are."""
+        """Read and check the series; raises `InputError`. `size`: side of the images, px; None keeps their size."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds: its series, and how many things were left out, by reason (0: none)."""
+    """Content of a source: its series, and the number of items left out, by reason."""
 
     series: tuple[Series, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     mimic_kinds: tuple[str, ...] = ()
-    """Kinds of mimics that were looked for."""
+    """Kinds of mimics that are labelled."""
     read: tuple[Path, ...] = ()
     """Files that were read besides those of the series: labels, descriptions, tables."""
     notes: Mapping[str, int] = field(default_factory=dict)
-    """What was assumed or changed in the labels -> how often, as in `Loaded`."""
+    """Assumptions and changes in the labels -> how often, as in `Loaded`."""
     asides: tuple[Aside, ...] = ()
-    """Files that are passed over, and why; unmentioned files are added later."""
+    """Files that are passed over, and why; files in no other field are added later."""
 
 
 def number_in(text: str, where: str) -> float:
-    """The finite number that a cell of a table holds; raises `InputError` where it holds none."""
+    """The finite number in a cell of a table; raises `InputError` if there is none."""
     try:
         number = float(text)
     except ValueError:
@@ -193,10 +193,10 @@ class Points:
     coordinates: Coordinates
     diameters_mm: tuple[float, ...]
     file: Path
-    """Where they come from; `rows` of errors are counted in it from 1."""
+    """File of the points; error texts count its rows from 1."""
 
     def on(self, volume: Volume) -> np.ndarray:
-        """[N, 3] column, row, slice on a volume."""
+        """The points as [N, 3] column, row, slice of a volume."""
         places = np.array(self.places, dtype=np.float64).reshape(-1, 3)
         if self.coordinates == "voxel-0":
             return apply(volume.from_file, places)
@@ -217,9 +217,9 @@ class VolumeSeries:
     points: Points | None = None
     split: str | None = None
     as_magnitude: bool = False
-    """Whether to take volumes as magnitude although they do not look like it, see `read_volume`."""
+    """Whether to accept a volume that does not look like a magnitude, see `read_volume`."""
     phase: Path | None = None
-    """The volume of its phase, where images carry it."""
+    """The phase volume, if images have phase."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -264,7 +264,7 @@ class VolumeSeries:
         )
 
     def _phases(self, volume: Volume) -> np.ndarray:
-        """Its phase as images; the sidecar must say that it is in rad."""
+        """The phase volume as images; its sidecar must give the unit rad."""
         unit = read_sidecars(self.phase)[0].get("Units")
         if unit != "rad":
             raise InputError(f"{self.phase}: Units in its sidecar is {unit!r}; phase must be in 'rad': convert it")

@@ -1,4 +1,4 @@
-"""What the name of a BIDS file and the sidecars (JSON) of a NIfTI volume say of it."""
+"""Read information on a NIfTI volume from its BIDS file name and its sidecars (JSON)."""
 
 import math
 import re
@@ -19,7 +19,7 @@ SCAN = {
     "echo_time_ms": ("EchoTime", 1000.0, 1.0),
     "field_strength_t": ("MagneticFieldStrength", 1.0, LARGEST_FIELD_T),
 }
-"""What is said of a scan -> key of a sidecar, its unit (s, T) in ours, and the largest value that it can have."""
+"""Scan parameter -> key of a sidecar, factor from its unit (s, T) to ours, and largest plausible value."""
 ODD = "A sidecar's {} is no number above 0 and up to {:g}, as its unit in BIDS would have it: it is not taken."
 UNUSABLE = "A sidecar is no JSON object with keys such as EchoTime: nothing is taken of it."
 CONTRAST = re.compile(r"(T1|T2|PD)W?|FLAIR|DWI|DTI")
@@ -29,10 +29,10 @@ SPIN_ECHO = f"spin echo, {HARDLY}"
 
 @dataclass(frozen=True)
 class BidsName:
-    """What the path of a volume says."""
+    """Parts of the BIDS path of a volume."""
 
     root: Path
-    """Of the data set: what holds sub-X."""
+    """Folder of the data set, which contains sub-X."""
     patient: str
     """"sub-X"."""
     entities: frozenset[str]
@@ -41,7 +41,7 @@ class BidsName:
 
 
 def bids_name(path: Path) -> BidsName | None:
-    """None where a file does not lie and is not called as BIDS has it."""
+    """Parts of the path of a volume; None if folder or name do not follow BIDS."""
     match = NAME.fullmatch(stem(path))
     if not match or path.parent.name not in TYPES:
         return None
@@ -53,13 +53,13 @@ def bids_name(path: Path) -> BidsName | None:
 
 
 def stem(path: Path) -> str:
-    """The name of a volume without .nii.gz and its like."""
+    """The name of a volume without .nii.gz or a similar suffix."""
     return re.sub(r"(\.(nii|hdr|img))?(\.gz)?$", "", path.name)
 
 
 def scan_of(path: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """What the sidecars of a volume say of the scan, as `Loaded.scan` has it, and notes. Numbers may be text, as MRtrix
-    writes them."""
+    """Scan parameters in the sidecars of a volume (see `Loaded.scan`), and notes. Numbers may be text, as MRtrix writes
+    them."""
     (known, unusable), scan = read_sidecars(path), {}
     contrast, sequences = contrast_by_name(path), _texts(known, "ScanningSequence", r"[\\_]")
     notes = {UNUSABLE: unusable} if unusable else {}
@@ -80,14 +80,14 @@ def scan_of(path: Path) -> tuple[dict[str, float], dict[str, int]]:
 
 
 def contrast_by_name(path: Path) -> str:
-    """What a name says a volume is weighted by, such as "T1"; "" where it says nothing, or names susceptibility too."""
+    """Contrast in a volume's name, such as "T1"; "" if there is none, or if susceptibility is mentioned too."""
     words = re.split(r"[_ .]+", stem(path).upper())
-    is_other = not SUSCEPTIBILITY.search(" ".join(words))  # beside one of its words, T1 is a visit
+    is_other = not SUSCEPTIBILITY.search(" ".join(words))  # in such a name, T1 is a visit
     return next((word for word in words if is_other and CONTRAST.fullmatch(word)), "")
 
 
 def why_no_magnitude(path: Path) -> str:
-    """As `magnitude_by_name`, or a projection or map by sidecar: dcm2niix has called magnitudes phase there."""
+    """Why name or sidecar rule out a magnitude, or "". Phase in sidecars is ignored, as dcm2niix may misname it."""
     if why := magnitude_by_name(path):
         return why
     known, _ = read_sidecars(path)
@@ -99,18 +99,18 @@ def why_no_magnitude(path: Path) -> str:
 
 
 def _texts(known: dict[str, Any], key: str, between: str) -> list[str]:
-    """The values of a key, in capitals: a list, or one text."""
+    """The values of a key in capitals, from a list or from one separated text."""
     said = known.get(key)
     return [str(value).upper() for value in (said if isinstance(said, list) else re.split(between, str(said or "")))]
 
 
 def read_sidecars(path: Path) -> tuple[dict[str, Any], int]:
-    """What the sidecars of a volume say: JSON of its name, and for BIDS those of the folders above with no entity that
-    it has not; the nearest wins. And how many are not readable, or no object."""
+    """Merged content of the sidecars of a volume, and the number of unusable sidecars. In BIDS, sidecars of higher
+    folders apply if the volume has all their entities; the nearest sidecar has priority."""
     known, unusable = {}, 0
     for file in sidecars(path):
         try:
-            content = read_json(file, errors="replace")  # names of hospitals, in Latin-1
+            content = read_json(file, errors="replace")  # hospital names may be in Latin-1
         except InputError:
             content = None
         known |= content if isinstance(content, dict) else {}
@@ -119,7 +119,7 @@ def read_sidecars(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def sidecars(path: Path) -> Iterator[Path]:
-    """From the data set's folder down."""
+    """The sidecars of a volume, from the folder of the data set down to the volume."""
     own = path.with_name(f"{stem(path)}.json")
     if bids := bids_name(path):
         for folder in [*reversed(path.parent.relative_to(bids.root).parents), path.parent.relative_to(bids.root)]:

@@ -1,8 +1,8 @@
-"""Images with Pascal VOC XML: the XML beside each image, or in Annotations with the images in JPEGImages or images.
+"""Import images with Pascal VOC XML, which lies beside each image, or in Annotations beside JPEGImages or images.
 
-VOC counts pixels from 1 and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the COCO box
-[10, 20, 5, 6]. Tools that count from 0, with corners between pixels (10, 20, 15, 26), are known by an xmin or ymin of
-0, or by decimals, in any file. What VOC has no place for (patient, slice, …) is in elements named as in COCO.
+VOC counts pixels from 1, and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the COCO box
+[10, 20, 5, 6]. Some tools count from 0, with corners between pixels (10, 20, 15, 26); they are recognised by an xmin or
+ymin of 0, or by decimals, in any file. Elements that VOC does not define (patient, slice, …) are named as in COCO.
 """
 
 import re
@@ -24,7 +24,7 @@ BOX_KEYS = ("lesion_id", "location")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 ANNOTATIONS = "Annotations"
 LABEL_FOLDERS = (ANNOTATIONS.casefold(), "labels")
-"""Folders of the XML; in their place stands one of `IMAGE_FOLDERS` for the images."""
+"""Folders of the XML; in the paths of images, one of `IMAGE_FOLDERS` replaces them."""
 IMAGE_FOLDERS = ("JPEGImages", "images")
 FROM_0 = "Boxes of VOC are counted from 0, their corners between pixels, as some corner is 0 or has decimals."
 FROM_1 = (
@@ -41,20 +41,20 @@ class Voc:
     files: tuple[Path, ...]
     """The XML of each image."""
     said: tuple[tuple[str, str], ...]
-    """`folder` and `path` of each image, where labelImg writes its place; or blanks."""
+    """`folder` and `path` of each image as written by labelImg, or ""."""
     notes: Mapping[str, int]
-    """What was assumed -> for how many boxes."""
+    """Assumption -> number of boxes."""
 
 
 def find_voc(source: Path) -> Found:
-    """Find the images of all VOC files (*.xml) under a folder; `patient_id` as for COCO. Raises `InputError` as
+    """Find the images of all VOC files (*.xml) under a folder; `patient_id` as for COCO. Raises `InputError` like
     `read_voc`, `ImageFiles.find` and `found_in_labels`."""
     voc = read_voc(source)
     root = source.parent if source.name.casefold() in LABEL_FOLDERS else source
     files = ImageFiles(root)
     xml_of = {image["id"]: pair for image, *pair in zip(voc.labels["images"], voc.files, voc.said, strict=True)}
     for image in voc.labels["images"]:
-        # The folder Annotations is nobody's name: without it, an image in it lies in no patient's folder.
+        # The folder Annotations is removed from the path, so that it is not taken as a patient.
         parts = (part for part in PurePosixPath(image["file_name"]).parts if part != ANNOTATIONS)
         image["file_name"] = PurePosixPath(*parts).as_posix()
 
@@ -71,7 +71,7 @@ def find_voc(source: Path) -> Found:
 
 
 def _beside(place: Place) -> list[Place]:
-    """Where an image may lie: beside its XML, or in a folder of images in the place of that of the XML."""
+    """Possible paths of an image: beside its XML, or in an image folder instead of the XML folder."""
     return [place] + [
         PurePosixPath(*(folder if part.casefold() in LABEL_FOLDERS else part for part in place.parts))
         for folder in IMAGE_FOLDERS
@@ -79,8 +79,8 @@ def _beside(place: Place) -> list[Place]:
 
 
 def _said(named: Place, folder: str, path: str) -> list[Place]:
-    """Where an image may lie by the elements `folder` (of this source, or beside that of the XML) and `path`, which
-    begins on another computer."""
+    """Possible paths of an image by the elements `folder` (in this source, or beside the XML folder) and `path`, which
+    begins with folders of another computer."""
     own, parts = plain_path(folder) / named.name, plain_path(path).parts
     tails = [PurePosixPath(*parts[-length:]) for length in range(len(parts), 1, -1)]
     return [own, named.parent.parent / own, *tails]
@@ -92,7 +92,7 @@ def read_voc(folder: Path | str) -> Voc:
     Images and boxes are numbered from 1 in the order of their paths; the category `cmb` comes first, others by name.
 
     Raises:
-        InputError: no VOC file, an XML file that is malformed, one that lacks an element, or unsound labels; names it.
+        InputError: no VOC file, a malformed XML file, a missing element, or invalid labels; the error names the file.
     """
     folder = Path(folder)
     roots = _roots(folder)

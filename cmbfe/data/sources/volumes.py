@@ -1,8 +1,8 @@
-"""A NIfTI volume in the one orientation of this project, with the way back to the patient.
+"""Read NIfTI volumes in LPS orientation, with the affine to patient coordinates.
 
-Voxels are turned and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
-to the head ("LPS", as axial DICOM images are shown and its mm count; NIfTI's count to the right and front). `affine`
-maps (column, row, slice) to mm; whole numbers are voxel centres: that of a box x, y, w, h px is column x + w / 2 - 0.5.
+Axes are permuted and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
+to the head (LPS, as in axial DICOM; mm of NIfTI run to the right and front). `affine` maps (column, row, slice) to mm.
+Whole numbers are voxel centres: the centre of a box x, y, w, h px has the column x + w / 2 - 0.5.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,27 @@ from cmbfe.errors import InputError
 AXES = "LPS"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_PLACE_VOXELS = 0.5
-"""A label belongs to its volume where no corner of the two lies further apart than this."""
+"""Largest distance between the corners of a volume and of a label that belongs to it."""
 LARGEST_CONDITION = 1e4
-"""Of an affine: voxels 10,000 times as long as wide, or axes within 0.01 degrees of one plane, are a damaged header."""
+"""Largest condition number of an affine; voxels 10,000 times as long as wide or axes in a plane (0.01°) exceed it."""
 LARGEST_SHEAR = 0.05
-"""Cosine between two axes (3 degrees), which should be 0."""
+"""Largest cosine between two axes (3 degrees from perpendicular), which should be 0."""
 VOXEL_MM, HEAD_MM = (0.1, 20.0), (10.0, 500.0)
-"""Sides of a voxel, and the longest side of a volume, that images of heads have."""
+"""Plausible sides of a voxel, and plausible longest side of a volume, in images of heads."""
 SAME_SIZE, SAME_DIRECTION, SAME_PLACE_MM = 0.02, 0.7, 1.0
-"""How far sform and qform may differ: in the size of voxels, in the cosine between axes, and at the corners."""
+"""Tolerances between sform and qform: in voxel size, in the cosine between axes, and at the corners."""
 BACKGROUND = "Voxels that are no finite number are background."
 NO_PLACE = "The header gives no place (sform and qform codes 0): left, right and mm follow nibabel's rule."
 OTHER_PLANE = "Pixels are over twice as long as wide: the volume was acquired in another plane than its axial images."
 TWO_PLACES = "The header holds two places, sform and qform, which differ: the sform is taken."
 STATISTICS = range(2, 25)
-"""Codes of NIfTI's `intent_code`."""
+"""Values of NIfTI's `intent_code` for statistical maps."""
 LABEL_INTENT = 1002
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume turned to LPS."""
+    """A volume in LPS orientation."""
 
     voxels: np.ndarray
     """float32 [slices, rows, columns]."""
@@ -51,9 +51,9 @@ class Volume:
     from_file: np.ndarray
     """float64 [4, 4]: 0-based voxel index of the file (i, j, k, 1) to (column, row, slice, 1)."""
     has_place: bool
-    """Whether the header says where the volume lies; else nibabel's rule for such files holds (LAS, centred)."""
+    """Whether the header gives a position; if not, nibabel's default holds (LAS, centred)."""
     notes: tuple[str, ...] = ()
-    """What was assumed or changed, a sentence each, without names."""
+    """Assumptions and changes, one sentence each, without names."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -63,7 +63,7 @@ class Volume:
 
 
 def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Map places [N, 3] by an affine [4, 4].
+    """Map points [N, 3] by an affine [4, 4].
 
     >>> apply(np.diag([2.0, 2.0, 3.0, 1.0]), np.array([[1, 0, 1]])).tolist()
     [[2.0, 0.0, 3.0]]
@@ -72,12 +72,12 @@ def apply(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def read_volume(path: Path, as_magnitude: bool = False) -> Volume:
-    """Read a magnitude image of a head, or what is to be taken `as_magnitude`, and turn it to LPS; its voxels are 0 and
-    above, those that are no number 0.
+    """Read a magnitude volume of a head in LPS orientation; voxels are 0 or above, and NaN becomes 0. `as_magnitude`
+    accepts a volume that does not look like a magnitude.
 
     Raises:
-        InputError: as `read_turned`; a size that no head has, axes that are not perpendicular, or, by name, sidecar,
-            header or values, no magnitude (see `magnitude`).
+        InputError: like `read_turned`; an impossible size of a head, axes that are not perpendicular, or a volume that
+            is not a magnitude by name, sidecar, header or values (see `magnitude`).
     """
     image = open_volume(path)
     why = why_no_magnitude(path) or _intent(image.header)
@@ -98,19 +98,19 @@ def read_volume(path: Path, as_magnitude: bool = False) -> Volume:
 
 
 def read_turned(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
-    """Read any NIfTI volume and turn it to LPS; voxels that are no finite number are NaN. Of its header, only shape and
-    affine go on; if it gives no place, `affine_if_none` ([4, 4], voxel indices of the file to mm, RAS).
+    """Read any NIfTI volume in LPS orientation; voxels that are not finite become NaN. Of the header, only shape and
+    affine are used. `affine_if_none` ([4, 4], voxel indices to mm, RAS) replaces a missing position.
 
     Raises:
-        InputError: no such file, no NIfTI, one that is damaged or cut off, no three-dimensional volume of real numbers,
-            no finite voxel, no size of voxels, or an affine that gives no place, or two.
+        InputError: a missing or damaged file, or another format; no three-dimensional volume of real numbers; no finite
+            voxel, voxel size or valid affine; or an sform and a qform that contradict each other.
     """
     return _turned(path, open_volume(path), affine_if_none)
 
 
 def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
-    """Read a label that belongs to a volume, turned to lie on it voxel by voxel (as the volume, if it says no place).
-    Raises `InputError` as `read_turned`; another shape or place than the volume's."""
+    """Read the mask of a volume, aligned with it voxel by voxel; a mask without position takes that of the volume.
+    Raises `InputError` like `read_turned`, or if shape or position differ from those of the volume."""
     mask = read_turned(path, RAS_TO_LPS @ volume.affine @ volume.from_file)
     if mask.voxels.shape != volume.voxels.shape:
         shapes = _by(reversed(mask.voxels.shape)), _by(reversed(volume.voxels.shape))
@@ -126,7 +126,7 @@ def read_mask(path: Path, volume: Volume, volume_path: Path) -> Volume:
 
 
 def refuse_lines(path: Path, rows: int, columns: int) -> None:
-    """Raise `InputError` for slices of one row or column: no image, and N4 cannot work on them."""
+    """Raise `InputError` for slices of one row or column, which are not images and which N4 cannot process."""
     if min(rows, columns) < 2:
         raise InputError(f"{path}: slices of {rows} × {columns} px (rows × columns) are no image; remove it")
 
@@ -154,7 +154,7 @@ def _turned(path: Path, image: nib.Nifti1Pair, affine_if_none: np.ndarray | None
 
 
 def _shape(path: Path, image: nib.Nifti1Pair) -> tuple[int, ...]:
-    """Of the one volume of real numbers that an image must be."""
+    """Shape of the volume in a file, which must be a single volume of real numbers."""
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -166,7 +166,7 @@ def _shape(path: Path, image: nib.Nifti1Pair) -> tuple[int, ...]:
 
 
 def _affine(path: Path, image: nib.Nifti1Pair, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What the header says of the place, voxel indices to mm, RAS; and notes."""
+    """Affine of the header (voxel indices to mm, RAS), and notes."""
     if not says_spacing(image):
         raise InputError(f"{path}: its header gives no size of voxels (pixdim is 0); correct it")
     unit_mm, unit = millimetres(image.header)
@@ -176,10 +176,10 @@ def _affine(path: Path, image: nib.Nifti1Pair, shape: tuple[int, ...]) -> tuple[
 
 
 def _two_places(path: Path, image: nib.Nifti1Pair, shape: tuple[int, ...], unit_mm: float) -> tuple[str, ...]:
-    """A note where sform and qform differ; raises `InputError` where they differ in size or direction."""
+    """A note if sform and qform differ in position; raises `InputError` if they differ in voxel size or direction."""
     try:
         places = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
-    except (ValueError, HeaderDataError):  # a qform that is none
+    except (ValueError, HeaderDataError):  # an invalid qform
         return ()
     if any(place is None or not np.isfinite(place).all() for place in places):
         return ()
@@ -210,14 +210,14 @@ def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
 
 
 def _intent(header: nib.Nifti1Header) -> str:
-    """Why a header says that its volume is no image; "" where it does not."""
+    """What a volume is instead of an image, by its header; "" if the header does not say so."""
     code = int(header["intent_code"])
     what = "a label" if code == LABEL_INTENT else "a statistical map" if code in STATISTICS else ""
     return what and f"{what}, by intent_code in its header"
 
 
 def _refuse_size(path: Path, volume: Volume, header: nib.Nifti1Header) -> None:
-    """Raise `InputError` for sizes that no image of a head has, mostly those of another unit."""
+    """Raise `InputError` for sizes that are impossible for a head, mostly because of another unit."""
     sides = volume.spacing_mm
     longest = max(np.multiply(volume.voxels.shape, sides))
     is_voxel = VOXEL_MM[0] <= min(sides) and max(sides) <= VOXEL_MM[1]

@@ -1,4 +1,4 @@
-"""Write what an import consists of: each patient's images, and the labels of all."""
+"""Write the output of an import: the images of each patient, and the labels of all patients."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,37 +14,37 @@ from cmbfe.files import read_json, whole_folder, write_json
 from cmbfe.params import Images
 
 SERIES_FILE = "series.json"
-"""Series of the output -> patient, folder, axes, affine and slice spacing: the way from an image to patient mm; and
-echo time and field strength."""
+"""File with patient, folder, axes, affine, slice spacing, echo time and field strength of each series. The affine maps
+image px to patient mm."""
 PATIENT_FILE = "patient.json"
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Series of one patient, and where they are made."""
+    """The series of one patient, and the folders for their images."""
 
     name: str
     series: tuple[Series, ...]
     folders: tuple[str, ...]
-    """Of the output, one for each series."""
+    """Output folder of each series."""
     work: Path
 
 
 def is_made(patient: Patient, made_of: str) -> bool:
-    """Whether a patient's folder is there, whole, and of this (`made_of`)."""
+    """Whether a patient's folder exists, is complete, and was made from the same input (`made_of`)."""
     file = patient.work / PATIENT_FILE
     is_whole = file.exists() and all((patient.work / folder).is_dir() for folder in patient.folders)
     return is_whole and read_json(file)["made_of"] == made_of
 
 
 def check_patient(patient: Patient, size: int | None) -> None:
-    """Read a patient's series, which raises `InputError` where something is wrong with them."""
+    """Read a patient's series to check them; raises `InputError` for invalid series."""
     for series in patient.series:
         series.load(size)
 
 
 def write_patient(patient: Patient, made_of: str, settings: Images, size: int | None) -> None:
-    """Write a patient's images and patient.json; atomic."""
+    """Write a patient's images and patient.json atomically."""
     with whole_folder(patient.work, PATIENT_FILE) as temporary:
         pairs = zip(patient.series, patient.folders, strict=True)
         records = [_write_series(series, temporary / folder, settings, size) for series, folder in pairs]
@@ -52,7 +52,7 @@ def write_patient(patient: Patient, made_of: str, settings: Images, size: int | 
 
 
 def _write_series(series: Series, out: Path, settings: Images, size: int | None) -> dict[str, Any]:
-    """Write one series' images; its volume is in memory no longer than this takes."""
+    """Write the images of one series; its volume is in memory only during this call."""
     loaded = series.load(size)
     names = _image_names(len(loaded.images), settings.format)
     for name, image in zip(names, loaded.draw(settings), strict=True):
@@ -61,7 +61,7 @@ def _write_series(series: Series, out: Path, settings: Images, size: int | None)
 
 
 def _image_names(count: int, suffix: str) -> list[str]:
-    """Names whose alphabetical order is that of the slices."""
+    """Image file names whose alphabetical order is the order of the slices."""
     digits = max(3, len(str(count - 1)))
     return [f"{index:0{digits}d}.{suffix}" for index in range(count)]
 
@@ -74,7 +74,7 @@ def write_dataset(
     suffix: str,
     mimic_kinds: Sequence[str],
 ) -> tuple[Labels, Counter[str]]:
-    """Write labels and places of finished patients; returns the labels, and the notes on all series together."""
+    """Write the labels and series.json of finished patients; return the labels, and the notes of all series in sum."""
     notes: Counter[str] = Counter()
     places: dict[str, dict[str, Any]] = {}
     images, annotations, mimics = [], [], []
@@ -128,8 +128,8 @@ def _annotations(
 def _numbered(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
 ) -> Labels:
-    """Labels whose images are numbered in the natural order of their paths. `cmbfe detect` numbers a folder of images
-    so: the detections of a whole import belong to its annotations.json."""
+    """Labels with images numbered in the natural order of their paths, as in `cmbfe detect`: detections in all images
+    of an import thus belong to its annotations.json."""
     images = sorted(images, key=lambda image: natural_key(Path(image["file_name"])))
     number = {image["file_name"]: index for index, image in enumerate(images, 1)}
     annotations = sorted(annotations, key=lambda box: number[box["file_name"]])

@@ -1,1 +1,1 @@
-"""What the study trains and tests. Its stages depend on this folder, and not on what reads their results."""
+"""Training and tests of the study. Its stages depend on this folder, not on the modules that read the results."""

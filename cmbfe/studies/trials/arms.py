@@ -1,4 +1,4 @@
-"""What an arm of the study trains, with which settings, and where its results are."""
+"""The trainings of an arm of the study, their settings, and the files of their results."""
 
 from pathlib import Path
 from typing import get_args
@@ -13,7 +13,7 @@ CROSSVALIDATION = "crossvalidation"  # the part of the study whose seeds are fol
 
 
 def arm_of(name: str, params: Params) -> Arm:
-    """An arm by its name, `crossvalidation` among them.
+    """The arm of this name, which may also be `crossvalidation`.
 
     Raises:
         InputError: no such arm.
@@ -25,39 +25,39 @@ def arm_of(name: str, params: Params) -> Arm:
 
 
 def of_ours(params: Params) -> list[str]:
-    """The arms of our own SSD variants, without the one with phase."""
+    """Names of the arms with our own SSD variants, except the arm with phase."""
     return [name for name, arm in params.study.arms.items() if arm.detector in get_args(Variant)]
 
 
 def of_torchvision(params: Params) -> list[str]:
-    """The arms of torchvision's detectors."""
+    """Names of the arms with torchvision's detectors."""
     return [name for name in params.study.arms if name not in of_ours(params)]
 
 
 def seeds_of(name: str, params: Params) -> tuple[int, ...]:
-    """The seeds of an arm; of `crossvalidation` its folds."""
+    """The seeds of an arm, or the folds of `crossvalidation`."""
     return params.crossvalidation.folds if name == CROSSVALIDATION else params.study.seeds_of(name)
 
 
 def trained_by(name: str, params: Params) -> tuple[str, ...]:
-    """What an arm trains: the plain detector, but where only FE is changed, and each treatment."""
+    """The treatments that an arm trains, and the plain detector unless the arm changes only FE."""
     own = name == CROSSVALIDATION or params.study.plain_arm(name) == name
     return ((PLAIN,) if own else ()) + arm_of(name, params).treatments
 
 
 def variant_of(name: str, treatment: str, params: Params) -> str:
-    """The detector that is trained under a treatment, as `cmbfe.training.loop.train` names it."""
+    """Name of the detector that a treatment trains, as `cmbfe.training.loop.train` expects it."""
     alternative = {PLAIN: "", PHASE: "", f"{FE}-{PHASE}": FE}.get(treatment, treatment)
     return "-".join(filter(None, (arm_of(name, params).detector, alternative)))
 
 
 def sees_phase(treatment: str) -> bool:
-    """Whether detectors under a treatment see the phase as a second channel."""
+    """Whether the detectors of a treatment get phase as a second channel."""
     return treatment in (PHASE, f"{FE}-{PHASE}")
 
 
 def settings_of(name: str, treatment: str, seed: int, params: Params) -> Params:
-    """The settings of one training of an arm: on one thread, as several trainings run beside each other."""
+    """The settings of one training of an arm. It uses one thread, because several trainings run in parallel."""
     one_thread = {"training": params.training.model_copy(update={"threads": 1})}
     params = params.model_copy(update=one_thread)
     if name == CROSSVALIDATION:
@@ -71,7 +71,7 @@ def settings_of(name: str, treatment: str, seed: int, params: Params) -> Params:
 
 
 def text_of(name: str, params: Params) -> str:
-    """What an arm changes, as text; empty where it changes nothing."""
+    """The changes of an arm as text; empty if there are none."""
     arm = arm_of(name, params)
     changes = [f"{key} = {value}" for key, value in arm.settings.items()]
     if arm.iterations:
@@ -82,9 +82,9 @@ def text_of(name: str, params: Params) -> str:
 
 
 def result_files(name: str, treatment: str, params: Params, root: Path) -> list[Path]:
-    """Where the matches of an arm's detectors are, by seed; beside each its metrics as .json.
+    """Files with the matches of an arm's detectors, by seed. A .json file beside each holds its metrics.
 
-    The plain detector of an arm that changes FE only is that of the arm without changes.
+    An arm that changes only FE shares the plain detector of the unchanged arm.
     """
     is_shared = treatment == PLAIN and name != CROSSVALIDATION
     arm = params.study.plain_arm(name) if is_shared else name

@@ -1,7 +1,7 @@
-"""Who is trained on and tested in the study: simulated patients of its own, made once for all arms, and folds.
+"""Training and test patients of the study, simulated once for all arms; and the folds of the cross-validation.
 
-Each seed has training patients of its own; all trainings are tested on the same patients. Their images carry the
-phase, which only arms with phase read. Files: data/study and results/study/test_cmbs.csv in the folder `root`.
+Each seed has its own training patients, and all trainings are tested on the same patients. All images carry phase,
+which only arms with phase read. The files are data/study and results/study/test_cmbs.csv in the folder `root`.
 """
 
 from collections.abc import Iterable
@@ -26,13 +26,13 @@ from cmbfe.phantom.cohort import write_cohort
 from cmbfe.training.batches import without_phase
 
 PATIENTS = "patients"  # the part of the study that makes the patients
-_COHORT = 0x57D1  # beside the seed, so that the study's patients are none of the pipeline's
+_COHORT = 0x57D1  # combined with the seed, so that the study's patients differ from the pipeline's
 
 
 def study_phantom(params: Params) -> tuple[Phantom, int]:
-    """The study's cohort, training patients of all seeds and test patients, and the seed that it is drawn by."""
+    """Settings of the study's cohort (training patients of all seeds, and test patients), and the cohort's seed."""
     study = params.study
-    # The phantom's cohort has three splits; nobody looks at the one validation patient.
+    # The phantom's cohort has three splits; the single validation patient is not used.
     counts = {"train": study.training_patients[-1] * len(study.seeds), "test": study.test_patients, "validation": 1}
     cohort = params.phantom.model_copy(update={"patients": Splits(**counts), "exact": None})
     return cohort, int(np.random.SeedSequence([params.seed, _COHORT]).generate_state(1)[0])
@@ -59,14 +59,14 @@ def make_patients(params: Params, root: Path, jobs: int = -1, progress: bool = T
 
 
 def training_labels(labels: Labels, seed: int, patients: int, params: Params) -> Labels:
-    """The labels of a seed's first so many training patients, of split "train"."""
+    """The labels, in split "train", of the first `patients` training patients of a seed."""
     everybody = sorted({image["patient_id"] for image in labels_of_split(labels, "train")["images"]})
     first = (seed - 1) * params.study.training_patients[-1]
     return of_patients(labels, everybody[first : first + patients])
 
 
 def of_patients(labels: Labels, patients: Iterable[str]) -> Labels:
-    """The labels of some patients' images."""
+    """The labels of the images of `patients`."""
     chosen = set(patients)
     images = [image for image in labels["images"] if image["patient_id"] in chosen]
     shown = {image["id"] for image in images}
@@ -75,10 +75,10 @@ def of_patients(labels: Labels, patients: Iterable[str]) -> Labels:
 
 
 def read_test_labels(params: Params, root: Path, patients: int | None = None) -> Labels:
-    """The test images: those with microbleeds, and as many with mimics only (or all of those).
+    """Labels of the test images: all with microbleeds, and equally many with mimics only (or fewer, if too few exist).
 
     Args:
-        patients: only the first so many test patients.
+        patients: number of test patients, from the first; None for all.
 
     Raises:
         InputError: the patients were not made yet.
@@ -89,7 +89,7 @@ def read_test_labels(params: Params, root: Path, patients: int | None = None) ->
 
 
 def read_mimics(params: Params, root: Path) -> Labels:
-    """The mimics of all of the study's images; `InputError` where the patients were not made yet."""
+    """The mimics on all images of the study; raises `InputError` if the patients were not made yet."""
     return _labels_and_mimics(params, root)[1]
 
 
@@ -101,7 +101,7 @@ def _labels_and_mimics(params: Params, root: Path) -> tuple[Labels, Labels]:
 
 
 def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
-    """The boxes of the test images: a row each, by annotation id, with patient, location, size and contrast."""
+    """A row per microbleed box of the test images, by annotation id: patient, location, size and contrast."""
     test, images = without_phase(read_test_labels(params, root)), paths.study_data(root) / "pictures"
     shown = {image["id"]: read_image(images / image["file_name"]) for image in test["images"]}
     cmbs = pd.DataFrame(test["annotations"]).set_index("id")
@@ -111,10 +111,10 @@ def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
 
 
 def contrast(image: np.ndarray, box: list[float]) -> float:
-    """How much darker a microbleed is than what surrounds it: 1 - mean inside / median around.
+    """Contrast of a microbleed to its surroundings: 1 - mean inside / median around.
 
     Inside is the ellipse in the box [x, y, w, h] px; around is the band between the ellipses of 1.5 and 2.5 times its
-    size. 0 where nothing is around.
+    size. The contrast is 0 if the band is empty or black.
     """
     rows, columns = np.indices(image.shape) + 0.5
     reach = np.hypot((columns - box[0] - box[2] / 2) * 2 / box[2], (rows - box[1] - box[3] / 2) * 2 / box[3])
@@ -124,7 +124,7 @@ def contrast(image: np.ndarray, box: list[float]) -> float:
 
 
 def fold_labels(number: int, params: Params, images: Path) -> Labels:
-    """All labels in the folder `images`, the patients of a fold in split "test" and all others in "train".
+    """The labels in the folder `images`, with a fold's patients in split "test" and all other patients in "train".
 
     Raises:
         InputError: no such fold, unreadable labels, or fewer patients than folds.
@@ -134,10 +134,10 @@ def fold_labels(number: int, params: Params, images: Path) -> Labels:
 
 
 def fold_test_set(number: int, params: Params, images: Path) -> Labels:
-    """The test images of a fold: those with microbleeds, and as many with mimics only, or all of those.
+    """Labels of a fold's test images: all with microbleeds, and as many with mimics only (fewer if too few exist).
 
     Raises:
-        InputError: as `fold_labels`, or no microbleed in this fold, or none in the others.
+        InputError: as `fold_labels`; or this fold, or all other folds together, have no microbleed.
     """
     labels, mimics = fold_labels(number, params, images), read_labels(images / MIMICS_FILE)
     split_of = {image["id"]: image["split"] for image in labels["images"]}

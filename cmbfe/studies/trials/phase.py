@@ -1,7 +1,7 @@
-"""What the arm with phase leaves besides its matches: the kind of each false positive, and examples to look at.
+"""Further results of the arm with phase: the kind of each false positive, and example images.
 
-Its detectors start from trained ones of three equal channels: from scratch, with the study's schedule, a detector that
-sees phase hardly begins to learn (docs/study.md).
+Its detectors start from weights that were trained on three equal channels. From scratch, a detector with phase hardly
+begins to learn under the study's schedule (docs/study.md).
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ EXAMPLES = ("cmb", CALCIFICATION)
 
 
 def kinds_file(matches_file: Path) -> Path:
-    """Where the kinds of the detections of a file of matches are."""
+    """The file with the kinds of the detections of `matches_file`."""
     return matches_file.with_name(f"{matches_file.stem}-kinds.npz")
 
 
@@ -38,7 +38,7 @@ def save_kinds(of_each: list[str], path: Path) -> None:
 
 
 def load_kinds(path: Path) -> np.ndarray:
-    """The kind of each detection, str [D]; `InputError` where the file is missing or none of `save_kinds`."""
+    """The kind of each detection, str [D]; raises `InputError` if the file is missing or not from `save_kinds`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["names"][file["codes"]]
@@ -47,14 +47,14 @@ def load_kinds(path: Path) -> np.ndarray:
 
 
 def kinds_of(matches: Matches, detections: list[dict], labels: Labels, mimics: Labels) -> list[str]:
-    """What each detection of `matches` is on if it is a false positive (`cases.kinds`), else an empty text."""
+    """The kind (`cases.kinds`) of each detection of `matches` that is a false positive; an empty text for others."""
     is_false = matches.outcome == FALSE_POSITIVE
     of_false = iter(kinds([detections[index] for index in matches.detection[is_false]], labels, mimics))
     return [next(of_false) if false else "" for false in is_false]
 
 
 def write_examples(params: Params, root: Path) -> None:
-    """Write results/study/phase/examples (each with NAME.phase.png) and test_mimics.csv beside them.
+    """Write the images of results/study/phase/examples (each with NAME.phase.png), and test_mimics.csv beside it.
 
     Raises:
         InputError: as `read_test_labels`.
@@ -77,9 +77,9 @@ def boxes_of(kind: str, test: Labels, mimics: Labels) -> list[dict]:
 
 
 def typical(boxes: list[dict]) -> dict | None:
-    """The box at the third quartile of the areas of boxes in the middle slice of a lesion.
+    """The box of third-quartile area among the lesions' boxes in their middle slices; None without such a box.
 
-    Lesions on an even number of slices have none. The sign of the phase is another above and below the middle.
+    Lesions on an even number of slices are left out: the sign of the phase differs above and below their middle.
     """
     of_lesion = defaultdict(list)
     for box in sorted(boxes, key=lambda box: box["image_id"]):  # slices of a series are numbered in their order
@@ -98,7 +98,7 @@ def piece(image: np.ndarray, box: list[float]) -> np.ndarray:
 
 
 def count_mimics(test: Labels, mimics: Labels) -> pd.DataFrame:
-    """By kind: `boxes` on the test images, and `patients` that have one."""
+    """A row per kind of mimic: its number of `boxes` on the test images, and of `patients` with such a box."""
     patient_of = {image["id"]: image["patient_id"] for image in test["images"]}
     rows = {}
     for category in mimics["categories"]:

@@ -1,7 +1,7 @@
-"""The study's trainings and their tests, each on one thread, so that no result depends on how many run at a time.
+"""Train and test the study's detectors, each on one thread, so that results do not depend on the number of jobs.
 
-The step `train` trains and detects in the test images, and leaves both in models/study. The step `test` matches and
-measures, in seconds: a change of a metric repeats neither training nor detection of an arm.
+The step `train` trains, detects in the test images, and stores model and detections in models/study. The step `test`
+matches and measures within seconds, so that a changed metric does not repeat training or detection.
 """
 
 from functools import partial
@@ -46,12 +46,12 @@ def run_arm(
     """Train and test an arm with each of its seeds, or `crossvalidation` with each of its folds.
 
     Args:
-        jobs: trainings at a time on this machine; -1: one per core. They change the time, not the results.
-        backend: of joblib, or the address of a dask scheduler, whose workers see `root` under the same path.
+        jobs: parallel trainings on this machine; -1: one per core. The results do not depend on it.
+        backend: a joblib backend, or the address of a dask scheduler whose workers see `root` under the same path.
         steps: train, test, or both.
 
     Raises:
-        InputError: no such arm, no patients yet, a start that is not trained, or as `train`.
+        InputError: no such arm, no patients yet, an untrained start arm, or as `train`.
     """
     root = root.resolve()
     with at_work(backend, jobs):
@@ -66,7 +66,7 @@ def run_arm(
 
 
 def _prepare(name: str, params: Params, root: Path, jobs: int, progress: bool) -> None:
-    """Everything that can be refused before the first training, and what all trainings of the arm share."""
+    """Check all inputs before the first training, and make the data that all trainings of the arm share."""
     arm = arm_of(name, params)
     if name == CROSSVALIDATION:
         images = paths.images(root)
@@ -87,7 +87,7 @@ def _prepare(name: str, params: Params, root: Path, jobs: int, progress: bool) -
 
 
 def _start(name: str, treatment: str, seed: int, params: Params, root: Path) -> Path | None:
-    """The model that a training starts from: that of its arm's start, with FE where the treatment has FE."""
+    """Folder of the model that a training starts from, with FE if the treatment has FE; None for a normal start."""
     arm = arm_of(name, params)
     if arm.start is None:
         return None
@@ -98,7 +98,7 @@ def _start(name: str, treatment: str, seed: int, params: Params, root: Path) -> 
 def _run(
     name: str, params: Params, root: Path, steps: tuple[Step, ...], treatment: str, seed: int
 ) -> tuple[str, int, float | None]:
-    """One training and its test; the AP where it was tested."""
+    """Train and test one detector; returns treatment, seed and AP (None without the test)."""
     model = paths.study_model(name, treatment, seed, root)
     labels, images = _test_set(name, seed, params, root)
     if "train" in steps:
@@ -118,7 +118,7 @@ def _run(
 
 
 def _test_set(name: str, seed: int, params: Params, root: Path) -> tuple[Labels, Path]:
-    """The test images of a training, and the folder that they are in."""
+    """The labels of a training's test images, and the folder with these images."""
     if name == CROSSVALIDATION:
         images = paths.images(root)
         return fold_test_set(seed, params, images), images
@@ -127,7 +127,7 @@ def _test_set(name: str, seed: int, params: Params, root: Path) -> tuple[Labels,
 
 
 def _detect(model: Path, settings: Params, labels: Labels, images: Path) -> None:
-    """Write the detections of a trained detector in its test images, FE off, into its folder."""
+    """Write a trained detector's detections in its test images, with FE off, to the detector's folder."""
     compute = make_compute(settings.training.accelerator, settings.training.precision)
     detector = load_detector(model).to(compute.device)
     shown = labels if settings.images.phase else without_phase(labels)
@@ -135,7 +135,7 @@ def _detect(model: Path, settings: Params, labels: Labels, images: Path) -> None
 
 
 def _test(model: Path, labels: Labels, params: Params, out: Path, mimics: Labels | None) -> float:
-    """Write matches and metrics of a training's detections, and the kinds of false positives where mimics are given.
+    """Write matches and metrics of a training's detections and, if `mimics` are given, the kinds of false positives.
 
     Returns:
         The AP.
