@@ -26,13 +26,13 @@ from cmbfe.figures.style import (
 )
 
 PRINTED = {"color": "0.3", "markerfacecolor": "none", "markersize": 9}
-"""How a value of the paper is drawn: hollow."""
+"""Marker style of the paper's values: hollow."""
 CASE_COLUMNS, CASE_INCHES = (5, 6), 1.5  # fewest and most cut-outs in a row, and their side
 SHOWN_FROM = 0.1
-"""Sensitivity: below it the precision is that of a handful of detections."""
+"""Sensitivity below which the precision depends on a handful of detections."""
 FEW = 10
-"""Detections: a bin of fewer is all or nothing, and no line leads to it."""
-Box = Mapping[str, Any]  # with `image_id` and `bbox` [x, y, w, h] px, as COCO has annotations and results
+"""Bins with fewer detections are too noisy, so the line leaves them out."""
+Box = Mapping[str, Any]  # COCO annotation or result, with `image_id` and `bbox` [x, y, w, h] px
 
 
 def precision_sensitivity_figure(
@@ -45,9 +45,9 @@ def precision_sensitivity_figure(
 
     Args:
         curves: variant -> columns `sensitivity` and `precision`.
-        marks: variant -> the point (sensitivity, precision) that the paper prints.
-        sensitivity: where the paper reads the precision.
-        bands: variant -> what `cmbfe.metrics.intervals.precision_band` gives.
+        marks: variant -> the point (sensitivity, precision) in the paper.
+        sensitivity: the value at which the paper gives the precision.
+        bands: variant -> result of `cmbfe.metrics.intervals.precision_band`.
     """
     with new_figure(figsize=(7.4, 4.6)) as (figure, axes):
         ends = {}
@@ -68,7 +68,7 @@ def precision_sensitivity_figure(
 def draw_precision_sensitivity(axes: Axes, curve: pd.DataFrame, label: str, colour: str) -> None:
     """Draw one detector's precision (column `precision`) against its sensitivity (`sensitivity`).
 
-    As PASCAL VOC and COCO draw it, and as AP integrates it: the highest precision at that sensitivity or a larger one.
+    As in PASCAL VOC, COCO and AP, each point is the highest precision at this or any larger sensitivity.
     """
     highest = curve["precision"][::-1].cummax()[::-1]
     axes.plot(curve["sensitivity"], highest, color=colour, label=label)
@@ -86,7 +86,7 @@ def froc_figure(
     Args:
         curves: variant or baseline -> columns `false_positives` and `sensitivity`.
         areas: variant -> normalised area up to `x_max`, for the labels (A15).
-        bands: variant -> what `cmbfe.metrics.intervals.froc_band` gives.
+        bands: variant -> result of `cmbfe.metrics.intervals.froc_band`.
     """
     with new_figure(figsize=(7.4, 4.6)) as (figure, axes):
         ends = {}
@@ -101,7 +101,7 @@ def froc_figure(
 
 
 def draw_froc(axes: Axes, curve: pd.DataFrame, label: str, colour: str, x_max: float, per: str = "image") -> None:
-    """Draw column `sensitivity` against `false_positives` per image or patient; the last one is kept to the edge."""
+    """Draw column `sensitivity` against `false_positives` per image or patient; the last value extends to the edge."""
     x = [*curve["false_positives"], max(x_max, curve["false_positives"].max())]
     y = [*curve["sensitivity"], curve["sensitivity"].max()]
     axes.plot(x, y, color=colour, label=label)
@@ -109,7 +109,7 @@ def draw_froc(axes: Axes, curve: pd.DataFrame, label: str, colour: str, x_max: f
 
 
 def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
-    """Shade the interval around each curve; where there is none (NaN) the band has a gap."""
+    """Shade the interval around each curve; NaN values leave a gap in the band."""
     for variant, band in bands.items():
         axes.fill_between(band.index, band["low"], band["high"], color=colour(variant), alpha=0.15, linewidth=0)
     if bands:
@@ -117,9 +117,9 @@ def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
 
 
 def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Share of microbleeds among the detections of each score; on the diagonal scores are probabilities.
+    """Share of microbleeds among the detections of each score. Scores on the diagonal are probabilities.
 
-    `curves`: variant -> what `cmbfe.metrics.calibration.reliability` gives.
+    `curves`: variant -> result of `cmbfe.metrics.calibration.reliability`.
     """
     with new_figure(figsize=(6.4, 4.4)) as (figure, axes):
         for variant, table in curves.items():
@@ -129,7 +129,7 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
-    """Draw one detector's `table` of `reliability_figure`, bins of under `FEW` detections hollow, and the diagonal."""
+    """Draw the diagonal and one detector's `table` (see `reliability_figure`). Bins below `FEW` are hollow."""
     known = table.dropna()
     few = known["detections"] < FEW
     look = {"marker": "o", "color": colour, "clip_on": False}
@@ -149,37 +149,37 @@ def cases_figure(
     drawn: Mapping[str, tuple[str, Sequence[Box]]],
     pixel_mm: float,
     side_mm: float = 30,
-    rows: int = 2,
 ) -> Figure:
-    """Cut-outs around cases, in their order, as many as fit; a group without cases says so.
+    """Cut-outs around as many cases as fit, in their order. A group without cases shows the word none.
 
     Args:
-        groups: heading -> cases, boxes with a `title`.
+        groups: heading -> cases, which are boxes with a `title`.
         images: image id -> uint8 [rows, columns].
-        drawn: name in the legend -> colour and boxes, drawn where they lie in a cut-out; later ones on top.
-        pixel_mm: size of a pixel. side_mm: of a cut-out. rows: at most, in each group.
+        drawn: name in the legend -> colour and boxes, drawn if they lie in a cut-out; later boxes on top.
+        pixel_mm: size of a pixel. side_mm: side of a cut-out.
     """
     side_px = round(side_mm / pixel_mm)
     columns = int(np.clip(max(map(len, groups.values())), *CASE_COLUMNS))
-    shown = {heading: list(cases)[: rows * columns] for heading, cases in groups.items()}
-    heights = [max(1, -(-len(cases) // columns)) for cases in shown.values()]
-    pairs = zip(heights, shown.values(), strict=True)
-    inches = [(height * (CASE_INCHES + 0.45) if cases else 0.4) + 0.4 for height, cases in pairs]
+    shown = {heading: list(cases)[:columns] for heading, cases in groups.items()}
+    inches = [(CASE_INCHES + 0.85 if cases else 0.8) for cases in shown.values()]
     figure = plt.figure(figsize=(columns * CASE_INCHES, sum(inches) + 0.4), layout="constrained")
     *parts, last = figure.subfigures(len(shown) + 1, 1, height_ratios=[*inches, 0.4])
-    legend = [Patch(fill=False, edgecolor=colour, label=name) for name, (colour, _) in drawn.items()]
-    last.legend(handles=legend, loc="center left", ncols=len(legend), frameon=False, fontsize=9)
-    for part, height, (heading, cases) in zip(parts, heights, shown.items(), strict=True):
+    seen = set()
+    for part, (heading, cases) in zip(parts, shown.items(), strict=True):
         part.suptitle(heading, fontsize=11, x=0.01, ha="left")
-        axes = part.subplots(height, columns, squeeze=False).ravel()
+        axes = part.subplots(1, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
         if not cases:
             axes[0].text(0, 0.5, "none", fontsize=11, transform=axes[0].transAxes)
         for axis, case in zip(axes, cases, strict=False):
             cut = cut_out(images[case["image_id"]], case["bbox"], side_px)
-            show_image(axis, cut, boxes_in_cut_out(case, drawn, side_px), pixel_mm, bar_mm=10)
+            boxes = boxes_in_cut_out(case, drawn, side_px)
+            seen |= {colour for colour, there in boxes.items() if there}
+            show_image(axis, cut, boxes, pixel_mm, bar_mm=10)
             axis.set_title("\n".join(fill(line, 20) for line in case["title"].splitlines()), fontsize=9)
+    legend = [Patch(fill=False, edgecolor=hue, label=name) for name, (hue, _) in drawn.items() if hue in seen]
+    last.legend(handles=legend, loc="center left", ncols=max(1, len(legend)), frameon=False, fontsize=9)
     plt.close(figure)
     return figure
 
@@ -187,7 +187,7 @@ def cases_figure(
 def candidates_figure(
     pixels: np.ndarray, truth: Sequence[Sequence[float]], candidates: Mapping[str, np.ndarray]
 ) -> Figure:
-    """A slice with its ground truth, and again for each method with a dot on each of its candidates.
+    """A slice with its ground truth, repeated for each method with a dot on each of the method's candidates.
 
     Args:
         pixels: uint8 [S, S]. truth: boxes [x, y, w, h] px.
@@ -204,11 +204,11 @@ def candidates_figure(
 
 
 def forest_figure(rings_mm: Sequence[float], profiles: Mapping[str, np.ndarray], importance: pd.Series) -> Figure:
-    """What tells microbleeds from other candidates: brightness in rings around them, and what a forest's trees ask for.
+    """Microbleeds against other candidates: brightness in rings around them, and the feature importance in a forest.
 
     Args:
         rings_mm: edges of the rings. profiles: name -> brightness over the background, [N, rings].
-        importance: name of a group of features -> its share of all that the trees gain by their questions.
+        importance: name of a group of features -> its share of the total gain of the trees' splits.
     """
     middles = (np.array(rings_mm[1:]) + rings_mm[:-1]) / 2
     with new_figure(1, 2, figsize=(9, 3.4)) as (figure, (left, right)):
@@ -233,11 +233,11 @@ def found_figure(
     pixel_mm: float,
     side_mm: float = 30,
 ) -> Figure:
-    """Cut-outs around the same cases, a row for each detector with its own boxes.
+    """Cut-outs around the same cases, with a row for the boxes of each detector.
 
     Args:
-        rows: name of a detector -> `drawn` of `cases_figure`, whose names are those of every row.
-        cases, images, pixel_mm, side_mm: as there.
+        rows: name of a detector -> `drawn` as in `cases_figure`, with the same names in every row.
+        cases, images, pixel_mm, side_mm: as in `cases_figure`.
     """
     side_px, size = round(side_mm / pixel_mm), (CASE_INCHES * len(cases) + 1.2, CASE_INCHES * len(rows) + 0.5)
     with new_figure(len(rows), len(cases), figsize=size, squeeze=False) as (figure, grid):
@@ -258,7 +258,7 @@ def found_figure(
 def boxes_in_cut_out(
     case: Box, drawn: Mapping[str, tuple[str, Sequence[Box]]], side_px: int
 ) -> dict[str, list[list[float]]]:
-    """Colour -> the boxes of `cases_figure` whose middle lies in the case's `cut_out`, moved to its corner."""
+    """Colour -> the boxes with their centre in the case's `cut_out`, in px of it. `drawn`: as in `cases_figure`."""
     x, y, width, height = case["bbox"]
     left, top = int(x + width / 2) - side_px // 2, int(y + height / 2) - side_px // 2
     moved = {}

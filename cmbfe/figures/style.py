@@ -1,4 +1,4 @@
-"""One look for every figure: SSD and SSD-FE in the same two colours, images in grey, a scale bar in mm."""
+"""The style of every figure: SSD and SSD-FE in the same two colours, images in grey, a scale bar in mm."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +26,13 @@ GROUND_TRUTH_COLOUR = "#F0E442"
 MIMIC_COLOUR = "#56B4E9"
 PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
 BASELINE_COLOURS = dict(zip(("radial-symmetry", "thresholding", "cascade"), PRESET_COLOURS, strict=True))
-"""Of the same palette, as are those of default-box presets."""
+"""Colours of the same palette, which the default-box presets also use."""
 DOTS_PER_INCH, CUT_OUT_PX = 150, 32
 
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """The project's figure style, for the block only."""
+    """Use the project's figure style inside the block."""
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
         yield
 
@@ -47,7 +47,7 @@ def new_figure(*shape: int, **options: Any) -> Iterator[tuple[Figure, Any]]:
 
 
 def arm(variant: str) -> str:
-    """ "SSD" or "SSD-FE": which of the two arms a variant belongs to."""
+    """The arm of a variant, "SSD" or "SSD-FE"."""
     return "SSD-FE" if variant.endswith("-fe") else "SSD"
 
 
@@ -57,10 +57,10 @@ def colour(name: str) -> str:
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0.065) -> None:
-    """Write names right of the axes, in the colours of their lines and where these end; close ones one above another.
+    """Write names to the right of the axes, at the end and in the colour of each line; close names are stacked.
 
     Args:
-        ends: name -> height on the axis, colour. gap: smallest distance of two names, as a share of the axis.
+        ends: name -> height on the axis, colour. gap: smallest distance between two names, as a share of the axis.
     """
     low, high = axes.get_ylim()
     step, lowest = gap * (high - low), -np.inf
@@ -73,14 +73,14 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0
 
 
 def save(figure: Figure, path: Path, svg: bool = True) -> None:
-    """Write a figure as PNG to `path`, and as SVG beside it: not one of images. Equal figures give equal bytes."""
+    """Write a figure as PNG and SVG (`svg=False` for figures of images). Equal figures give equal bytes."""
     how, drawn = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}, io.BytesIO()
     figure.savefig(drawn, **how)
     with whole_file(path) as temporary:
         temporary.write_bytes(compact_png(drawn.getvalue()))
     if not svg:
         return
-    # The ids in an SVG are drawn at random unless they are salted, and it would hold date and version.
+    # By default, the ids in an SVG are random, and its metadata contain date and version.
     with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(temporary, metadata={"Date": None, "Creator": None}, **how)
 
@@ -105,7 +105,7 @@ def show_image(
     """Draw a grey image with thin boxes and a scale bar.
 
     Args:
-        image: uint8 [rows, columns]; of one with phase [rows, columns, 2] the magnitude is drawn.
+        image: uint8 [rows, columns]; with phase [rows, columns, 2], only the magnitude is drawn.
         boxes: colour -> boxes [x, y, w, h] px.
         pixel_mm: size of a pixel; no scale bar without it. bar_mm: length of the bar.
     """
@@ -124,7 +124,7 @@ def show_image(
 
 
 def draw_scale_bar(axes: Axes, left: float, bottom: float, bar_mm: float, pixel_mm: float, gap: float) -> None:
-    """A white bar with a dark edge from a point, px, with its length written `gap` px above it."""
+    """Draw a white bar with a dark edge from a point in px, with its length written `gap` px above the bar."""
     edged = {"color": "white", "path_effects": [patheffects.withStroke(linewidth=3, foreground="black")]}
     axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], linewidth=2, **edged)
     axes.text(left, bottom - gap, f"{bar_mm:g} mm", fontsize=8, **edged)
@@ -140,11 +140,11 @@ def image_grid(columns: int, rows: int = 1, size_inches: float = 3.2) -> tuple[F
 def labelled_images_figure(
     arrays: Sequence[np.ndarray], images: Sequence[Mapping], drawn: Mapping[str, Sequence[Mapping]]
 ) -> Figure:
-    """Heads, uint8 [S, S] each, two in a row, with the boxes of several label or result files.
+    """Images of heads, uint8 [S, S], two per row, with the boxes of several label or result files.
 
     Args:
-        images: COCO image of each, with `id`.
-        drawn: colour -> COCO annotations or results of any images; boxes of later colours lie around the earlier.
+        images: the COCO `images` entry of each array, with `id`.
+        drawn: colour -> COCO annotations or results of any images; later colours are drawn around earlier ones.
     """
     figure, axes = image_grid(2, max(1, -(-len(images) // 2)), size_inches=4.2)
     for axis in axes[len(images) :]:
@@ -160,7 +160,7 @@ def labelled_images_figure(
 
 
 def inside_each_other(boxes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[list[float]]]:
-    """Boxes by colour, those of each further colour a pixel and a half larger on each side: none hides another."""
+    """Boxes by colour. Each further colour is drawn 1.5 px larger on each side, so that no box hides another."""
     return {
         edge: [[x - by, y - by, width + 2 * by, height + 2 * by] for x, y, width, height in of_colour]
         for by, (edge, of_colour) in zip(np.arange(len(boxes)) * 1.5, boxes.items(), strict=True)
@@ -168,7 +168,7 @@ def inside_each_other(boxes: Mapping[str, Sequence[Sequence[float]]]) -> dict[st
 
 
 def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]:
-    """Left, top and side, px, of the square around all that is brighter than an eighth of the grey scale.
+    """Left, top and side (px) of the square around all pixels brighter than an eighth of the grey scale.
 
     `image` is uint8 [S, S], and `margin` a share of S.
     """
@@ -182,14 +182,14 @@ def head_square(image: np.ndarray, margin: float = 0.03) -> tuple[int, int, int]
 
 
 def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray:
-    """The square of `side_px` around the middle of a box [x, y, w, h] px; black where it leaves the image."""
+    """The square of `side_px` around the centre of a box [x, y, w, h] px; black outside the image."""
     x, y = int(box[0] + box[2] / 2), int(box[1] + box[3] / 2)
     half = side_px // 2
     return np.pad(magnitude_of(image), half)[y : y + side_px, x : x + side_px]
 
 
 def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, columns: int = 8) -> Figure:
-    """Microbleeds at random in the first row, a row for each kind of mimic below, each once; images lie in `folder`."""
+    """Random microbleeds in the first row and a row per kind of mimic below, each once. `folder` holds the images."""
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}
     rows = {"microbleed": labels["annotations"]}
     for number, kind in kinds.items():
@@ -211,10 +211,10 @@ def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, col
 
 
 def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[str] = (), columns: int = 10) -> Figure:
-    """Crops, uint8 [side, side], of `side_mm` at their own size on paper, numbered from 1, with `names` if given."""
+    """Crops, uint8 [side, side], of `side_mm` in their true size on paper, numbered from 1, with `names` if given."""
     rows = -(-len(crops) // columns)
     figure, axes = image_grid(min(columns, len(crops)), rows, size_inches=side_mm / 25.4)
-    figure.set_figheight(figure.get_figheight() + rows * (0.4 if names else 0.25))  # for what is written above each
+    figure.set_figheight(figure.get_figheight() + rows * (0.4 if names else 0.25))  # room for the titles
     for axis in axes:
         axis.set_axis_off()
     for number, (axis, crop) in enumerate(zip(axes, crops, strict=False)):
@@ -225,16 +225,16 @@ def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[st
 
 
 def sizes_figure(sizes_mm: pd.Series) -> Figure:
-    """A histogram of the sizes of boxes over the 2 to 10 mm that the paper gives microbleeds."""
+    """A histogram of the sizes of boxes, with the paper's range for microbleeds, 2 to 10 mm, shaded."""
     with new_figure(figsize=(6.4, 3)) as (figure, axis):
-        axis.hist(sizes_mm, bins=np.arange(np.ceil(sizes_mm.max()) + 1), color="0.5")  # 1 mm: two pixels
+        axis.hist(sizes_mm, bins=np.arange(np.ceil(sizes_mm.max()) + 1), color="0.5")  # bins of 1 mm, two pixels
         axis.axvspan(2, 10, color="0.9", zorder=0)
         axis.set(xlabel="longer side of the box, mm", ylabel="boxes", title="Size of the microbleeds' boxes")
     return figure
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
-    """Grey maps with a colour bar each; `maps`: title with unit -> map [rows, columns], values of black and white."""
+    """Grey maps, each with a colour bar. `maps`: title with unit -> map [rows, columns], its black and white values."""
     rows = -(-len(maps) // columns)
     figure, axes = image_grid(columns, rows, size_inches=2.8)
     for axis, (title, (values, (low, high))) in zip(axes, maps.items(), strict=False):
@@ -248,7 +248,7 @@ def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns
 
 
 def blooming_figure(table: pd.DataFrame) -> Figure:
-    """Columns `visible_mm` against `echo_time_ms`, a line for each `true_mm`, which a dotted line marks."""
+    """Plot `visible_mm` against `echo_time_ms`, with a line for each `true_mm` and a dotted line at this true size."""
     with new_figure(figsize=(6.4, 3.6)) as (figure, axes):
         by_size = table.groupby("true_mm")
         for (true_mm, part), hue in zip(by_size, sns.color_palette("viridis", len(by_size)), strict=True):
@@ -261,38 +261,28 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
 
 
 def coverage_figure(coverage: pd.DataFrame) -> Figure:
-    """Best IoU of each ground-truth box with any default box, against its size; a panel per input size.
+    """Share of ground-truth boxes that a default box reaches with an IoU of 0.5, by size in mm; a panel per input size.
 
-    `coverage` is what `cmbfe.detector.boxes.coverage_of_presets` gives, with a column `size_mm`.
+    `coverage`: result of `cmbfe.detector.boxes.coverage_of_presets`, with a column `size_mm`.
     """
     presets = sorted(coverage["default_boxes"].unique())
-    how = {"hue_order": presets, "palette": PRESET_COLOURS[: len(presets)], "height": 3, "aspect": 0.9}
-    look = {"s": 12, "alpha": 0.6, "linewidth": 0, "rasterized": True}
+    binned = coverage.assign(size_mm=coverage["size_mm"].round(), reached=coverage["best_iou"] >= 0.5)
+    look = {"hue_order": presets, "style_order": presets, "palette": PRESET_COLOURS[: len(presets)]}
+    lines = {"kind": "line", "errorbar": None, "markers": True, "dashes": False, "height": 3, "aspect": 0.9}
+    which = {"hue": "default_boxes", "style": "default_boxes", "col": "input_px"}
     with theme():
-        grid = sns.relplot(
-            coverage,
-            x="size_mm",
-            y="best_iou",
-            hue="default_boxes",
-            style="default_boxes",
-            style_order=presets,
-            col="input_px",
-            **how,
-            **look,
-        )
-    grid.refline(y=0.5, color="0.4", linestyle=":")
-    grid.set(ylim=(0, 1.02)).set_titles("{col_name} px")
-    grid.set_axis_labels("longer side of the box, mm", "best IoU with a default box")
+        grid = sns.relplot(binned, x="size_mm", y="reached", **which, **look, **lines)
+    grid.set(ylim=(-0.03, 1.03)).set_titles("input of {col_name} px")
+    grid.set_axis_labels("longer side of the box, mm", "share with IoU ≥ 0.5")
     grid.legend.set_title("default boxes")
-    plt.setp(grid.legend.legend_handles, markersize=7, alpha=1)
     plt.close(grid.figure)
     return grid.figure
 
 
 def learning_curves_figure(histories: Mapping[str, pd.DataFrame], window: int = 20) -> Figure:
-    """Losses of a detector and its twin, running means over `window` iterations, and beside them the validation AP.
+    """The training losses of a detector and its twin, as running means over `window` iterations, and the validation AP.
 
-    `histories`: variant -> what `cmbfe.training.loop.train` gives.
+    `histories`: variant -> result of `cmbfe.training.loop.train`.
     """
     with new_figure(1, 2, figsize=(9, 3.6), sharex=True) as (figure, (left, right)):
         ends, losses = {}, {"classification": "-", "box regression": "--"}
@@ -315,7 +305,7 @@ def learning_curves_figure(histories: Mapping[str, pd.DataFrame], window: int = 
 
 
 def overlay(pixels: np.ndarray, detections: Sequence[Mapping]) -> Image.Image:
-    """An image, uint8 [rows, columns], as RGB with its detections (COCO results) framed, the score above each."""
+    """An image, uint8 [rows, columns], as RGB with a frame and a score for each of its detections (COCO results)."""
     image = Image.fromarray(pixels).convert("RGB")
     pen = ImageDraw.Draw(image)
     for detection in detections:
