@@ -305,5 +305,5 @@ def test_a_verdict_follows_the_interval_and_the_papers_gain(low, high, paper, wo
     row = pd.Series({**limits, "ap": 0.4, "ap_treated": 0.4, "paper_gain": paper, "seeds": 5})
     assert word in verdict("ssd512", row)
     assert "finds nothing" in verdict("ssd512", row.replace(0.4, 0.0))
-    outside = intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain")
+    outside = intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain", "the gain by FE")
     assert ("arm" in outside) == (word in ("helped", "harmed"))

@@ -1,4 +1,4 @@
-"""What tables of results say, as sentences of the README and the report: which one it is depends on the intervals."""
+"""Sentences for the README and the report, chosen by the intervals in the result tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,35 +13,36 @@ from cmbfe.studies import reading
 from cmbfe.studies.trials.arms import CROSSVALIDATION, PLAIN
 
 HALF_WIDTH = 0.01
-"""AP on either side of a gain that would settle the paper's two to three points."""
+"""Half width of an interval, in AP, that would resolve the paper's gain of two to three points."""
 
 
 def unchanged(effects: pd.DataFrame) -> pd.DataFrame:
-    """The rows of FE in arms that change nothing, from `cmbfe.studies.reading.gains_table` as read from its CSV."""
+    """The rows of FE in unchanged arms, from the CSV file of `cmbfe.studies.reading.gains_table`."""
     return effects[effects["setting"].isna() & (effects["treatment"] == "fe")]
 
 
 def interval(row: pd.Series, name: str, unit: str) -> str:
-    """A difference in hundredths of `unit` with its interval, as text."""
+    """A difference, times 100 and in `unit`, with its interval as text."""
     low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
     return f"{100 * row[name]:+.1f} {unit}, {low:+.1f} to {high:+.1f}"
 
 
-def intervals_without_zero(rows: pd.DataFrame, name: str, unit: str = "AP points") -> str:
-    """How many intervals of `name` exclude zero, and which, by the index of their rows; the end of a sentence."""
+def intervals_without_zero(rows: pd.DataFrame, name: str, what: str, unit: str = "AP points") -> str:
+    """A sentence on which intervals of `name` exclude zero. `what`: the quantity; the index of `rows` names them."""
     if rows.empty:
-        return "none has been measured yet"
+        return f"The interval of {what} has not been measured yet."
     clear = rows[(rows[f"{name}_low"] > 0) | (rows[f"{name}_high"] < 0)]
+    everyone = {1: "The interval", 2: "Both intervals"}.get(len(rows), f"All {len(rows)} intervals")
+    verb = "excludes" if len(clear) == 1 else "exclude"
     if clear.empty:
-        which = {1: "the interval includes", 2: "both intervals include"}
-        return f"{which.get(len(rows), f'all {len(rows)} intervals include')} zero"
+        return f"{everyone} of {what} include{'s' if len(rows) == 1 else ''} zero."
+    some = everyone if len(clear) == len(rows) else f"{len(clear)} of {len(rows)} intervals"
     listed = "; ".join(f"{label} ({interval(row, name, unit)})" for label, row in clear.iterrows())
-    how_many = "the interval" if len(rows) == 1 else f"{len(clear)} of {len(rows)} intervals"
-    return f"{how_many} {'excludes' if len(clear) == 1 else 'exclude'} zero: {listed}"
+    return f"{some} of {what} {verb} zero: {listed}."
 
 
 def seeds_that_would_do(plain: pd.DataFrame) -> str:
-    """How many seeds would narrow to about `HALF_WIDTH` on either side the intervals that have fewer; a sentence."""
+    """A sentence on how many seeds would narrow the intervals to about ± `HALF_WIDTH`."""
     plain = plain.dropna(subset="gain_seed_deviation")
     if plain.empty:
         return "The spread of the gains over seeds is not known."
@@ -55,7 +56,7 @@ def seeds_that_would_do(plain: pd.DataFrame) -> str:
 
 
 def folds(table: pd.DataFrame) -> str:
-    """What the cross-validation says, from results/tables/crossvalidation.csv."""
+    """A sentence on the result of the cross-validation, from results/tables/crossvalidation.csv."""
     row = table.set_index("fold").loc["all"]
     without, with_fe, gain, low, high = row[["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]]
     return (
@@ -65,7 +66,7 @@ def folds(table: pd.DataFrame) -> str:
 
 
 def of_earlier_patients(params: Params, root: Path) -> list[str]:
-    """Parts of the study whose results are of other patients than those of now."""
+    """Names of the study's parts whose results come from an earlier set of patients."""
     cmbs = reading.read_cmbs(root)
     runs = {name: reading.read_arm(name, params, root) for name in params.study.every_arm}
     old = [name for name, of_arm in runs.items() if of_arm and not reading.is_current(of_arm, cmbs)]
@@ -76,6 +77,6 @@ def of_earlier_patients(params: Params, root: Path) -> list[str]:
 
 
 def earlier(old: Sequence[str]) -> str:
-    """What is to be said of parts of the study that are of earlier patients; a sentence, or nothing."""
+    """A sentence on parts of the study with results from earlier patients; empty if there are none."""
     what = f"The results of {', '.join(old)} are those of an earlier set of simulated patients"
     return f"{what}, whose microbleeds were larger; they are being renewed." if old else ""

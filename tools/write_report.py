@@ -1,8 +1,8 @@
-"""Write docs/report.md: the paper-like report, its figures and sentences filled in from results/ and params.yaml.
+"""Write docs/report.md, the report in the form of a paper, with numbers from results/ and params.yaml.
 
     python -m tools.write_report [--out docs/report.md]
 
-What a sentence says depends on the intervals: the same study with other results writes another report.
+The wording of a sentence depends on the intervals, so that other results give another report.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from tools.words import (
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"
 EXPOSED = ("resnet34-300", "placement-source", "placement-both", "without-l2norm")
-"""Arms whose first head sees FE: no normalisation behind it hides it."""
+"""Arms in which FE reaches the first head, because no normalisation hides it."""
 FADING = ("fading", "assisted-excitation")
-"""Arms whose features at the end of training are those of the test."""
+"""Arms whose FE fades out, so that features at the end of training are the same as in the test."""
 
 COLUMNS = {
     "study": {
@@ -96,13 +96,13 @@ def report(root: Path) -> str:
     """The report as Markdown, for docs/.
 
     Raises:
-        InputError: a table that the report stands on is missing.
+        InputError: a table that the report needs is missing.
     """
     params = load_params(root / "params.yaml")
     study = _read(root, "study")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("report")),
-        undefined=StrictUndefined,  # a value that is missing must not become an empty place in a sentence
+        undefined=StrictUndefined,  # a missing value must not leave a gap in a sentence
         keep_trailing_newline=True,
         autoescape=False,  # it is Markdown
     )
@@ -111,7 +111,7 @@ def report(root: Path) -> str:
     tables["table4"] = tables["table4"].dropna(subset="our_ap")  # the others were not measured here
     values = {f"{name}_table": markdown_of(tables[name], columns) for name, columns in COLUMNS.items()}
     fe_in_others = tables["others"][tables["others"]["treatment"] == "fe"]
-    values["others_gains"] = intervals_without_zero(fe_in_others.set_index("detector"), "gain")
+    values["others_gains"] = intervals_without_zero(fe_in_others.set_index("detector"), "gain", "the gain by FE")
     values["old"] = of_earlier_patients(params, root)
     values["earlier"] = earlier(values["old"])
     values |= _of_the_study(study, tables["others"], params) | _of_the_pipeline(root, params) | _of_features(root)
@@ -119,7 +119,7 @@ def report(root: Path) -> str:
 
 
 def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Params) -> dict[str, Any]:
-    """What the report says of the study: values and sentences by their name in the template."""
+    """Values and sentences about the study, by their names in the template."""
     plain = unchanged(study)
     others = study.drop(index=plain.index)
     changes = others.dropna(subset="over_fe").set_index("arm")
@@ -131,16 +131,20 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
         "spread": f"{spread.min():.1f} to {spread.max():.1f}",
         "beside_spread": f"{'no ' if spread.max() > 100 * plain['paper_gain'].max() else ''}larger than that",
         "seeds": seeds_that_would_do(plain),
-        "gains": intervals_without_zero(others.set_index("arm"), "gain"),
-        "readings": intervals_without_zero(changes, "over_fe"),
-        "fading": intervals_without_zero(changes[changes.index.isin(FADING)], "over_fe"),
-        "exposed": intervals_without_zero(study[study["arm"].isin(EXPOSED)].set_index("arm"), "gain"),
+        "gains": intervals_without_zero(others.set_index("arm"), "gain", "the gain by FE"),
+        "readings": intervals_without_zero(changes, "over_fe", "the change in AP with FE"),
+        "fading": intervals_without_zero(
+            changes[changes.index.isin(FADING)], "over_fe", "the change in AP by fading"
+        ),
+        "exposed": intervals_without_zero(
+            study[study["arm"].isin(EXPOSED)].set_index("arm"), "gain", "the gain by FE"
+        ),
         "patient_spread": f"{100 * study['gain_patient_deviation'].median():.1f}",
     }
 
 
 def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
-    """What the report says of the trainings of `make repro` and of the cross-validation."""
+    """Values and sentences about the trainings of `make repro` and about the cross-validation."""
     table1, kinds, table3 = (
         _read(root, "table1").set_index("split"),
         _read(root, "study_kinds"),
@@ -154,12 +158,15 @@ def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
         "iterations": (min(iterations), max(iterations)),
         "test_patients": int(table1.loc["test", "our_patients"]),
         "test_microbleeds": len(pd.read_csv(root / "results" / "study" / "test_cmbs.csv")),
-        "where": intervals_without_zero(by_kind, "gain", "points of sensitivity"),
+        "where": intervals_without_zero(by_kind, "gain", "the gain by FE", "points of sensitivity"),
         "single": intervals_without_zero(
-            _read(root, "table2").dropna(subset="our_gain").set_index("variant"), "our_gain"
+            _read(root, "table2").dropna(subset="our_gain").set_index("variant"), "our_gain", "the gain by FE"
         ),
         "backbones": intervals_without_zero(
-            table3.dropna(subset="our_gain").set_index("variant"), "our_gain", "points of precision"
+            table3.dropna(subset="our_gain").set_index("variant"),
+            "our_gain",
+            "the gain in precision",
+            "points of precision",
         ),
         "cost": _range(table3["our_fe_step_time_ratio"], "{:.2f}"),
         "paper_cost": _range(table3["paper_fe_time_ratio"], "{:.2f}"),
@@ -168,7 +175,7 @@ def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
 
 
 def _of_features(root: Path) -> dict[str, Any]:
-    """What the report says of the inside of a detector: what FE changes there, and what default boxes match."""
+    """Values about the inside of a detector: changes of the features by FE, and coverage by default boxes."""
     by_map = _read(root, "fe_by_map").set_index("placement")
     trunk, coverage = by_map.loc["trunk"], _read(root, "coverage").set_index(["input_px", "default_boxes"])["all"]
     first, deeper = trunk.iloc[0], trunk.iloc[1:]
