@@ -51,8 +51,9 @@ def seeds_that_would_do(plain: pd.DataFrame) -> str:
         f"{seeds} seeds of {row.detector} (trained: {row.seeds})" for seeds, row in needed if seeds > row.seeds
     ]
     if not lacking:
-        return f"With this spread, the seeds are enough for intervals of about ± {100 * HALF_WIDTH:g} AP point."
-    return f"With this spread, {' or '.join(lacking)} would narrow the interval to ± {100 * HALF_WIDTH:g} AP point."
+        return f"With this spread, the seeds' part of each interval is at most about ± {100 * HALF_WIDTH:g} AP point."
+    narrow = f"would narrow the seeds' part of the interval to ± {100 * HALF_WIDTH:g} AP point"
+    return f"With this spread, {' or '.join(lacking)} {narrow}."
 
 
 def folds(table: pd.DataFrame) -> str:
@@ -78,5 +79,6 @@ def of_earlier_patients(params: Params, root: Path) -> list[str]:
 
 def earlier(old: Sequence[str]) -> str:
     """A sentence on parts of the study with results from earlier patients; empty if there are none."""
-    what = f"The results of {', '.join(old)} are those of an earlier set of simulated patients"
+    names = " and ".join(filter(None, (", ".join(old[:-1]), *old[-1:])))
+    what = f"The results of {names} are those of an earlier set of simulated patients"
     return f"{what}, whose microbleeds were larger; they are being renewed." if old else ""

@@ -41,7 +41,8 @@ COLUMNS = {
         "ap": "AP without FE",
         "ap_treated": "AP with FE",
         "gain": "gain by FE",
-        "over_fe": "AP minus that of the unchanged arm",
+        "over_fe": "AP with FE minus that of the unchanged arm, same seeds",
+        "seeds": "seeds",
     },
     "study_kinds": {
         "arm": "detector",
@@ -134,7 +135,7 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
         "gains": intervals_without_zero(others.set_index("arm"), "gain", "the gain by FE"),
         "readings": intervals_without_zero(changes, "over_fe", "the change in AP with FE"),
         "fading": intervals_without_zero(
-            changes[changes.index.isin(FADING)], "over_fe", "the change in AP by fading"
+            changes[changes.index.isin(FADING)], "over_fe", "the change in SSD's AP by fading"
         ),
         "exposed": intervals_without_zero(
             study[study["arm"].isin(EXPOSED)].set_index("arm"), "gain", "the gain by FE"
@@ -151,9 +152,8 @@ def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
         _read(root, "table3"),
     )
     iterations = [params.training.of(variant).iterations for variant in params.variants]
-    by_kind = kinds.set_index(
-        kinds["arm"] + ", " + kinds["by"] + " " + kinds["from"].map("{:.2f}".format) + " and above"
-    )
+    limits = kinds["from"].map("{:.2f}".format) + " to " + kinds["to"].map("{:.2f}".format)
+    by_kind = kinds.set_index(kinds["arm"] + ", " + kinds["by"] + " " + limits)
     return {
         "iterations": (min(iterations), max(iterations)),
         "test_patients": int(table1.loc["test", "our_patients"]),
