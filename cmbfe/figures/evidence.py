@@ -139,7 +139,7 @@ def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) ->
     axes.text(
         0.98, 0.03, f"hollow: under {FEW} detections", transform=axes.transAxes, ha="right", fontsize=10, color="0.3"
     )
-    axes.set(xlabel="score", ylabel="share of microbleeds", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="score", ylabel="share that hit a microbleed", xlim=(0, 1), ylim=(0, 1))
     axes.set_title("Reliability of the scores", fontsize="medium")
 
 

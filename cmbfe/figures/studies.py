@@ -35,9 +35,10 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
         if "paper_gain" in points and points["paper_gain"].notna().any():
             axes.plot(points["paper_gain"], places, "o", label="the paper's, on other patients", **PRINTED)
         for place in places[points["gain"].isna()]:
-            axes.annotate("no gain can be computed", (0.02, place), xycoords=("axes fraction", "data"), va="center")
+            where = {"xycoords": ("axes fraction", "data"), "va": "center", "backgroundcolor": "white"}
+            axes.annotate("no gain can be computed", (0.02, place), **where)
         axes.set_yticks(places, _names(gains.index))
-        axes.set(xlabel=f"gain in {what}, points (with less without)", ylim=(len(gains) - 0.5, -0.5))
+        axes.set(xlabel=f"gain in {what}, points (with minus without)", ylim=(len(gains) - 0.5, -0.5))
         axes.locator_params(axis="x", nbins=8)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each label
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)

@@ -227,9 +227,11 @@ def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[st
 def sizes_figure(sizes_mm: pd.Series) -> Figure:
     """A histogram of the sizes of boxes, with the paper's range for microbleeds, 2 to 10 mm, shaded."""
     with new_figure(figsize=(6.4, 3)) as (figure, axis):
-        axis.hist(sizes_mm, bins=np.arange(np.ceil(sizes_mm.max()) + 1), color="0.5")  # bins of 1 mm, two pixels
+        axis.hist(
+            sizes_mm, bins=np.arange(np.ceil(sizes_mm.max()) + 1), color="0.5", ec="0.5"
+        )  # bins of 1 mm, two pixels
         axis.axvspan(2, 10, color="0.9", zorder=0)
-        axis.set(xlabel="longer side of the box, mm", ylabel="boxes", title="Size of the microbleeds' boxes")
+        axis.set(xlabel="longer side, mm", ylabel="boxes", title="Size of the microbleeds")
     return figure
 
 
@@ -260,20 +262,19 @@ def blooming_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def coverage_figure(coverage: pd.DataFrame) -> Figure:
-    """Share of ground-truth boxes that a default box reaches with an IoU of 0.5, by size in mm; a panel per input size.
+def coverage_figure(reachable: pd.DataFrame) -> Figure:
+    """Share of boxes that default boxes can match, by size of the microbleed; a panel per input size.
 
-    `coverage`: result of `cmbfe.detector.boxes.coverage_of_presets`, with a column `size_mm`.
+    `reachable`: result of `cmbfe.data.sources.report.coverage_table`.
     """
-    presets = sorted(coverage["default_boxes"].unique())
-    binned = coverage.assign(size_mm=coverage["size_mm"].round(), reached=coverage["best_iou"] >= 0.5)
-    look = {"hue_order": presets, "style_order": presets, "palette": PRESET_COLOURS[: len(presets)]}
-    lines = {"kind": "line", "errorbar": None, "markers": True, "dashes": False, "height": 3, "aspect": 0.9}
-    which = {"hue": "default_boxes", "style": "default_boxes", "col": "input_px"}
+    shares = reachable.drop(columns="all").melt(ignore_index=False, var_name="size", value_name="share").reset_index()
+    presets = sorted(shares["default_boxes"].unique())
+    look = {"hue": "default_boxes", "hue_order": presets, "palette": PRESET_COLOURS[: len(presets)]}
     with theme():
-        grid = sns.relplot(binned, x="size_mm", y="reached", **which, **look, **lines)
-    grid.set(ylim=(-0.03, 1.03)).set_titles("input of {col_name} px")
-    grid.set_axis_labels("longer side of the box, mm", "share with IoU ≥ 0.5")
+        grid = sns.catplot(shares, kind="bar", x="size", y="share", col="input_px", height=3, aspect=1, **look)
+    grid.set(ylim=(0, 1)).set_titles("input of {col_name} px")
+    grid.set_axis_labels("longer side of the microbleed", "share with IoU ≥ 0.5")
+    grid.set_xticklabels(size=9)
     grid.legend.set_title("default boxes")
     plt.close(grid.figure)
     return grid.figure
