@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cmbfe.errors import InputError
 from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of
-from cmbfe.paper.words import verdict
+from cmbfe.paper.words import NOTHING, verdict
 from cmbfe.params import Params, load_params
 from tools.words import (
     earlier,
@@ -124,14 +124,15 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
     plain = unchanged(study)
     others = study.drop(index=plain.index)
     changes = others.dropna(subset="over_fe").set_index("arm")
-    spread = 100 * plain["gain_seed_deviation"]
+    able = plain[plain["ap"] >= NOTHING]
+    spread = 100 * able["gain_seed_deviation"]
     return {
         "params": params,
         "plain": [row for _, row in plain.iterrows()],
         "waiting": [name for name in params.study.arms if name not in {*study["arm"], *of_torchvision["arm"]}],
         "spread": f"{spread.min():.1f} to {spread.max():.1f}",
         "beside_spread": f"{'no ' if spread.max() > 100 * plain['paper_gain'].max() else ''}larger than that",
-        "seeds": seeds_that_would_do(plain),
+        "seeds": seeds_that_would_do(able),
         "gains": intervals_without_zero(others.set_index("arm"), "gain", "the gain by FE"),
         "readings": intervals_without_zero(changes, "over_fe", "the change in AP with FE"),
         "fading": intervals_without_zero(

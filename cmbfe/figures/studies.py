@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cmbfe.data.labelled.images import HALF_TURN, ZERO_PHASE
 from cmbfe.figures.evidence import PRINTED
-from cmbfe.figures.style import COLOURS, arm, new_figure, theme
+from cmbfe.figures.style import COLOURS, PRESET_COLOURS, arm, new_figure, theme
 
 SHOWN_TURNS = 0.5  # share of half a turn: black to white is a phase of -90° to 90°
 PREFIX = "false positives: "
@@ -42,6 +42,30 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
         axes.locator_params(axis="x", nbins=8)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each label
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def kinds_figure(kinds: pd.DataFrame) -> Figure:
+    """Gain in sensitivity of each detector by thirds of the microbleeds; a panel each for contrast and diameter.
+
+    `kinds`: result of `cmbfe.studies.reading.kinds_table`.
+    """
+    looks = list(zip((COLOURS["SSD"], *PRESET_COLOURS), "osD^", strict=True))
+    with new_figure(1, 2, figsize=(9, 4.2), sharey=True) as (figure, panels):
+        for axes, (by, part) in zip(panels, kinds.groupby("by", sort=False), strict=True):
+            axes.axhline(0, color="0.4", linewidth=1)
+            for number, (name, rows) in enumerate(part.groupby("arm", sort=False)):
+                colour, marker = looks[number % len(looks)]
+                gain, limits = 100 * rows["gain"], 100 * rows[["gain_low", "gain_high"]]
+                bars = limits.sub(gain, axis=0).abs().to_numpy().T
+                places = np.arange(len(rows)) + 0.16 * number - 0.24
+                axes.errorbar(places, gain, bars, fmt=marker, color=colour, label=name)
+            thirds = zip(rows["from"], rows["to"], strict=True)
+            axes.set_xticks(range(len(rows)), [f"{low:.2f} to {high:.2f}" for low, high in thirds])
+            axes.set(xlabel=f"{by} of the microbleeds".replace(", mm of the microbleeds", " of the microbleeds, mm"))
+        panels[0].set_ylabel("gain in sensitivity, points")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
     return figure
 
 
