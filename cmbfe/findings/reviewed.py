@@ -183,8 +183,8 @@ def _table(every: Sequence[Reading]) -> pd.DataFrame:
 
 
 def _counts(reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> list[dict[str, Any]]:
-    """Per patient, the numbers of detected and added lesions, of microbleeds, rejected and unsure lesions, and the
-    pattern of the microbleeds."""
+    """A row per patient: how many lesions were detected, added, accepted, rejected and unsure, and the pattern of the
+    microbleeds."""
     counts = []
     for patient in dict.fromkeys(series.patient for series in reviewed):
         own = [reading for reading in every if reading.series.patient == patient]

@@ -170,7 +170,7 @@ def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -
 def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]]:
     """Group slices into series, sorted by patient and UID; each slice is in exactly one series or aside.
 
-    Asides contain slices that form no valid series (refused), and strays of a series (passed over).
+    An aside holds slices that are no valid series (refused), or strays of a series (passed over).
     """
     stacks, strays = stacks_of(slices)
     asides = [_aside(stray, what, f"{stray[0].path}: {what}; passed over", False) for stray, what in strays]

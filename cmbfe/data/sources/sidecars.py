@@ -99,7 +99,7 @@ def why_no_magnitude(path: Path) -> str:
 
 
 def _texts(known: dict[str, Any], key: str, between: str) -> list[str]:
-    """The values of a key in capitals, from a list or from one separated text."""
+    """The values under a key, in upper case. The sidecar holds a list, or a text that `between` splits."""
     said = known.get(key)
     return [str(value).upper() for value in (said if isinstance(said, list) else re.split(between, str(said or "")))]
 
