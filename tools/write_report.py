@@ -134,6 +134,7 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
         "beside_spread": f"{'no ' if spread.max() > 100 * plain['paper_gain'].max() else ''}larger than that",
         "seeds": seeds_that_would_do(able),
         "gains": intervals_without_zero(others.set_index("arm"), "gain", "the gain by FE"),
+        "varied": ", ".join(changes.index),
         "readings": intervals_without_zero(changes, "over_fe", "the change in AP with FE"),
         "fading": intervals_without_zero(
             changes[changes.index.isin(FADING)], "over_fe", "the change in SSD's AP by fading"
