@@ -13,9 +13,9 @@ from tiny_world import tree
 
 from cmbfe import paths
 from cmbfe.data.labelled.images import read_image
-from cmbfe.data.labelled.labels import LABELS_FILE, read_labels
+from cmbfe.data.labelled.labels import LABELS_FILE, read_labels, write_labels
 from cmbfe.errors import InputError
-from cmbfe.files import read_json, write_table
+from cmbfe.files import read_json, write_json, write_table
 from cmbfe.metrics import curves
 from cmbfe.params import load_params, save_params
 from cmbfe.phantom.plan import patient_plan
@@ -184,6 +184,13 @@ def test_examples_are_images_of_several_patients_with_what_the_first_seed_finds_
     shown = {image["id"] for image in labels["images"]}
     found = read_json(paths.study_model("ssd300", "fe", 1, done) / "detections.json.gz")
     assert read_json(folder / "ssd300-fe.json") == [each for each in found if each["image_id"] in shown]
+    # Detections of an arm that was trained elsewhere stay only while the images are the same.
+    write_json(folder / "elsewhere-fe.json", found[:1])
+    assert "elsewhere-fe" in examples.write_examples(params, done)
+    assert read_json(folder / "elsewhere-fe.json") == found[:1]
+    write_labels(folder / LABELS_FILE, examples.of_images(labels, {labels["images"][0]["id"]}))
+    assert "elsewhere-fe" not in examples.write_examples(params, done)
+    assert not (folder / "elsewhere-fe.json").exists()
 
 
 def test_a_fold_trains_on_the_other_patients_and_is_tested_on_its_own(done):

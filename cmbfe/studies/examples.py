@@ -39,7 +39,9 @@ def folder_of(root: Path) -> Path:
 
 
 def write_examples(params: Params, root: Path) -> list[str]:
-    """Write the images, their labels and, for each trained arm, its detections as ARM-TREATMENT.json.
+    """Write the images, their labels and, for each arm trained here, its detections as ARM-TREATMENT.json.
+
+    Stored detections of other arms stay if they are of the same images.
 
     Returns:
         The names of the detection files, without .json.
@@ -58,15 +60,19 @@ def write_examples(params: Params, root: Path) -> list[str]:
     }
     if not trained:
         raise InputError(f"{root / 'models' / 'study'}: no arm is trained; cmbfe study trains them")
-    shown = {image["id"] for image in chosen["images"]}
-    with whole_folder(folder_of(root), LABELS_FILE) as folder:
+    shown, stored = {image["id"] for image in chosen["images"]}, folder_of(root)
+    same = (stored / LABELS_FILE).is_file() and read_labels(stored / LABELS_FILE) == chosen
+    found = {file.stem: read_json(file) for file in sorted(stored.glob("*-*.json")) if same}
+    for name, file in trained.items():
+        found[name] = [each for each in read_json(file) if each["image_id"] in shown]
+    with whole_folder(stored, LABELS_FILE) as folder:
         write_labels(folder / LABELS_FILE, chosen)
         for image in chosen["images"]:
             (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(images / image["file_name"], folder / image["file_name"])
-        for name, file in trained.items():
-            write_json(folder / f"{name}.json", [each for each in read_json(file) if each["image_id"] in shown])
-    return list(trained)
+        for name, detections in found.items():
+            write_json(folder / f"{name}.json", detections)
+    return list(found)
 
 
 def busiest(test: Labels) -> set[int]:
