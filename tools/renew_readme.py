@@ -31,7 +31,7 @@ def detectors() -> pd.DataFrame:
     study, others = (pd.read_csv(RESULTS / "tables" / f"{name}.csv") for name in ("study", "others"))
     rows = pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
     gains = (100 * rows[["gain", "gain_low", "gain_high"]]).itertuples(index=False)
-    rows["points"] = [f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in gains]
+    rows["points"] = [f"{gain:+z.1f} ({low:+z.1f} to {high:+z.1f})" for gain, low, high in gains]
     return rows.assign(paper_points=(100 * rows["paper_gain"]).map("{:+.1f}".format, na_action="ignore"))
 
 

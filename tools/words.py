@@ -24,7 +24,7 @@ def unchanged(effects: pd.DataFrame) -> pd.DataFrame:
 def interval(row: pd.Series, name: str, unit: str) -> str:
     """A difference, times 100 and in `unit`, with its interval as text."""
     low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
-    return f"{100 * row[name]:+.1f} {unit}, {low:+.1f} to {high:+.1f}"
+    return f"{100 * row[name]:+z.1f} {unit}, {low:+z.1f} to {high:+z.1f}"
 
 
 def intervals_without_zero(rows: pd.DataFrame, name: str, what: str, unit: str = "AP points") -> str:
@@ -62,7 +62,7 @@ def folds(table: pd.DataFrame) -> str:
     without, with_fe, gain, low, high = row[["our_ap", "our_ap_fe", "our_gain", "our_gain_low", "our_gain_high"]]
     return (
         f"In the cross-validation, all {row['patients']:.0f} patients together, {row['detector']} has an AP of "
-        f"{without:.3f} without FE and {with_fe:.3f} with it: {gain:+.3f}, 95 % CI {low:+.3f} to {high:+.3f}."
+        f"{without:.3f} without FE and {with_fe:.3f} with it: {gain:+z.3f}, 95 % CI {low:+z.3f} to {high:+z.3f}."
     )
 
 

@@ -14,7 +14,7 @@ def verdict(detector: str, row: pd.Series) -> str:
     if max(row["ap"], row["ap_treated"]) < NOTHING:
         return f"{detector} finds nothing, without FE or with it (AP below {NOTHING:g}, {row['seeds']} seeds)."
     low, high, paper = (100 * row[name] for name in ("gain_low", "gain_high", "paper_gain"))
-    measured = f"{100 * row['gain']:+.1f} AP points, 95 % CI {low:+.1f} to {high:+.1f}, {row['seeds']} seeds"
+    measured = f"{100 * row['gain']:+z.1f} AP points, 95 % CI {low:+z.1f} to {high:+z.1f}, {row['seeds']} seeds"
     measured += "" if pd.isna(paper) else f"; {paper:+.1f} in the paper"
     if low > 0:
         return f"FE helped {detector} ({measured})."
