@@ -7,7 +7,7 @@ import pytest
 from metric_examples import detection, labels_of
 from PIL import Image
 
-from cmbfe.figures import evidence, style
+from cmbfe.figures import evidence, studies, style
 from cmbfe.figures.evidence import boxes_in_cut_out
 from cmbfe.metrics import cases
 from cmbfe.metrics.curves import match, threshold_at_false_positives
@@ -46,6 +46,48 @@ def test_an_image_is_shown_with_boxes_and_a_scale_bar_of_20_mm():
     style.show_image(axes[1], np.zeros((40, 60), np.uint8))
     assert not axes[1].get_lines()
     assert grid.axes == list(axes)
+
+
+def test_an_image_of_the_head_alone_keeps_boxes_and_scale_bar_in_view():
+    image = np.zeros((100, 100), np.uint8)
+    image[20:80, 30:70] = 200
+    _, (axes,) = style.image_grid(1)
+    style.show_image(axes, image, {"red": [[40, 50, 4, 6]]}, pixel_mm=1, head_only=True)
+    left, top, side = style.head_square(image)
+    assert (axes.get_xlim(), axes.get_ylim()) == ((left, left + side), (top + side, top))
+    (frame,), (bar,) = axes.patches, axes.get_lines()
+    assert frame.get_bbox().bounds == (39, 49, 6, 8)
+    assert left < min(bar.get_xdata()) < max(bar.get_xdata()) < left + side
+    assert top < min(bar.get_ydata()) < top + side
+
+
+def test_gains_by_kind_have_a_panel_per_property_with_its_unit_and_a_marker_per_detector():
+    rows = [
+        {
+            "arm": arm,
+            "by": by,
+            "from": low,
+            "to": low + 1,
+            "gain": gain,
+            "gain_low": gain - 0.1,
+            "gain_high": gain + 0.2,
+        }
+        for by in ("contrast", "diameter, mm")
+        for arm, gain in (("ssd512", 0.0), ("ssd300", 0.1))
+        for low in range(3)
+    ]
+    figure = studies.kinds_figure(pd.DataFrame(rows).set_index(["arm", "by"]))
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "contrast of the microbleeds",
+        "diameter of the microbleeds, mm",
+    ]
+    for axes in figure.axes:
+        first, second = axes.containers
+        assert second.get_label() == "ssd300"
+        np.testing.assert_allclose(second.lines[0].get_ydata(orig=False), [10, 10, 10])
+        low, high = second.lines[2][0].get_segments()[0][:, 1]
+        assert (low, high) == (pytest.approx(0), pytest.approx(30))
+        assert (second.lines[0].get_xdata() > first.lines[0].get_xdata()).all()
 
 
 def test_an_overlay_frames_detections_from_outside_and_leaves_the_rest_as_it_is():

@@ -25,6 +25,7 @@ from cmbfe.figures.gallery import (
     layer_of,
     open_gallery,
 )
+from cmbfe.figures.gallery_drawing import view_figure
 from cmbfe.figures.viewer import show
 from cmbfe.files import read_json
 from cmbfe.metrics.curves import at_threshold, match
@@ -55,6 +56,22 @@ def gallery(root, files, test_labels):
 @pytest.fixture
 def view(gallery):
     return View("A", 0, IMAGE, tuple(gallery.drawable), 0.5)
+
+
+def test_the_static_figure_names_each_colour_and_draws_every_box_and_a_point_per_curve(gallery, view):
+    figure = view_figure(gallery, view)
+    picture, froc = figure.axes
+    (key,) = figure.legends
+    named = dict(zip((patch.get_edgecolor() for patch in key.get_patches()), key.get_texts(), strict=True))
+    assert [text.get_text() for text in named.values()] == list(view.shown)
+    drawn = [frame.get_edgecolor() for frame in picture.patches]
+    for (colour, text), shown in zip(named.items(), boxes_of(gallery, view).values(), strict=True):
+        assert drawn.count(colour) == len(shown.boxes), text
+    points = [line for line in froc.get_lines() if line.get_marker() == "o"]
+    assert [(x, y) for line in points for x, y in line.get_xydata()] == [
+        pytest.approx(froc_point(curve, view.threshold)) for curve in gallery.curves.values()
+    ]
+    view_figure(gallery, replace(view, shown=()))
 
 
 def test_boxes_are_those_of_the_slice_from_the_threshold_on(gallery, view):

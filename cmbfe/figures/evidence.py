@@ -17,7 +17,6 @@ from cmbfe.figures.style import (
     arm,
     colour,
     cut_out,
-    head_square,
     image_grid,
     inside_each_other,
     label_ends,
@@ -193,12 +192,10 @@ def candidates_figure(
         pixels: uint8 [S, S]. truth: boxes [x, y, w, h] px.
         candidates: title -> places [N, 2], row and column.
     """
-    left, top, side = head_square(pixels)
     figure, axes = image_grid(1 + len(candidates), size_inches=3)
     for axis, (title, places) in zip(axes, {"ground truth": np.zeros((0, 2)), **candidates}.items(), strict=True):
-        show_image(axis, pixels, {GROUND_TRUTH_COLOUR: truth}, title=title)
+        show_image(axis, pixels, {GROUND_TRUTH_COLOUR: truth}, title=title, head_only=True)
         axis.plot(places[:, 1] + 0.5, places[:, 0] + 0.5, "o", color=COLOURS["SSD-FE"], markersize=2.5)
-        axis.set(xlim=(left, left + side), ylim=(top + side, top))
     plt.close(figure)
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from cmbfe.data.labelled.images import read_image
@@ -100,6 +101,7 @@ def froc_image(gallery: Gallery, x_max: float = X_MAX, dots_per_inch: int = 160)
     file = io.BytesIO()
     with style.new_figure(figsize=(5, 3.6), dpi=dots_per_inch) as (figure, axes):
         draw_froc(axes, gallery, x_max)
+        axes.legend(loc="lower right", fontsize=9)
         figure.savefig(file, format="png", dpi=dots_per_inch)
     columns, rows = (int(side) for side in figure.bbox.size)
     corners = axes.transData.transform([(0, 0), (x_max, 1)])
@@ -110,7 +112,6 @@ def draw_froc(axes: Axes, gallery: Gallery, x_max: float = X_MAX) -> None:
     """Draw the FROC of every detector on axes."""
     for name, colour in colours(gallery.curves).items():
         evidence.draw_froc(axes, gallery.curves[name], name, colour, x_max)
-    axes.legend(loc="lower right", fontsize=9)
 
 
 def froc_overlay(gallery: Gallery, view: View, froc: FrocImage) -> str:
@@ -144,10 +145,10 @@ def froc_caption(gallery: Gallery, view: View) -> str:
 def view_figure(gallery: Gallery, view: View) -> Figure:
     """A static figure of the view: the image with its boxes and, if there is ground truth, the FROC with its points."""
     image, colour_of = image_of(gallery, view), _box_colours(gallery)
-    panels = [1, 1.2] if gallery.curves else [1]
-    shape = {"figsize": (5 * len(panels), 4.4), "width_ratios": panels, "squeeze": False}
-    with style.new_figure(1, len(panels), **shape) as (figure, axes):
-        drawn = {colour_of[name]: shown.boxes for name, shown in boxes_of(gallery, view).items()}
+    panels = 2 if gallery.curves else 1
+    shape = {"figsize": (5 * panels, 5.2), "squeeze": False}
+    with style.new_figure(1, panels, **shape) as (figure, axes):
+        drawn = style.inside_each_other({colour_of[name]: boxes_of(gallery, view)[name].boxes for name in view.shown})
         spacing = image.get("pixel_spacing_mm", (None, None))[1]
         title = f"{view.series}, slice {view.position + 1}, scores from {view.threshold:.2f} on"
         style.show_image(axes[0, 0], read_image(gallery.folder / image["file_name"]), drawn, spacing, title)
@@ -156,4 +157,6 @@ def view_figure(gallery: Gallery, view: View) -> Figure:
         for name, curve in gallery.curves.items():
             x, y = froc_point(curve, view.threshold)
             axes[0, 1].plot(min(x, X_MAX), y, "o", color=colour_of[name], markersize=9, clip_on=False)
+        key = [Patch(fill=False, edgecolor=colour_of[name], label=name) for name in view.shown]
+        figure.legend(handles=key, loc="outside lower center", ncols=max(1, len(key)), frameon=False)
     return figure

@@ -101,6 +101,7 @@ def show_image(
     pixel_mm: float | None = None,
     title: str = "",
     bar_mm: float = 20,
+    head_only: bool = False,
 ) -> None:
     """Draw a grey image with thin boxes and a scale bar.
 
@@ -108,17 +109,21 @@ def show_image(
         image: uint8 [rows, columns]; with phase [rows, columns, 2], only the magnitude is drawn.
         boxes: colour -> boxes [x, y, w, h] px.
         pixel_mm: size of a pixel; no scale bar without it. bar_mm: length of the bar.
+        head_only: show the `head_square` alone, of a square image.
     """
     image = magnitude_of(image)
     rows, columns = image.shape
+    left, top, side = head_square(image) if head_only else (0, 0, None)
+    right, bottom = (left + side, top + side) if side else (columns, rows)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), interpolation="nearest")
     for colour, drawn in (boxes or {}).items():
         for x, y, width, height in drawn:
             frame = plt.Rectangle((x - 1, y - 1), width + 2, height + 2, fill=False, edgecolor=colour, linewidth=1)
             axes.add_patch(frame)
     if pixel_mm:
-        draw_scale_bar(axes, 0.05 * columns, 0.95 * rows, bar_mm, pixel_mm, 0.02 * rows)
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
+        gap = 0.02 * (bottom - top)
+        draw_scale_bar(axes, left + 0.05 * (right - left), bottom - 2.5 * gap, bar_mm, pixel_mm, gap)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 
@@ -152,9 +157,7 @@ def labelled_images_figure(
     for axis, pixels, image in zip(axes, arrays, images, strict=False):
         by_colour = drawn.items()
         here = {edge: [box["bbox"] for box in boxes if box["image_id"] == image["id"]] for edge, boxes in by_colour}
-        show_image(axis, pixels, inside_each_other(here))
-        left, top, side = head_square(magnitude_of(pixels))
-        axis.set(xlim=(left, left + side), ylim=(top + side, top))
+        show_image(axis, pixels, inside_each_other(here), head_only=True)
     plt.close(figure)
     return figure
 
