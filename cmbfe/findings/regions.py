@@ -260,7 +260,7 @@ def _apart(tried: Iterable[tuple[float, np.ndarray, np.ndarray]], count: int) ->
 def _improve(
     way: sitk.Transform, image: sitk.Image, mask: sitk.Image, template: Template, steps: int, step: float
 ) -> float:
-    """Optimise `way` in place; returns Mattes' metric (lower is better)."""
+    """Optimise the transform `way` in place; returns Mattes' metric (lower is better)."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(THREADS)
     method.SetMetricAsMattesMutualInformation(2 * BINS)

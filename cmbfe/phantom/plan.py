@@ -55,7 +55,7 @@ def shared_slices(rng: np.random.Generator, patients: int, slices: int) -> list[
 
 
 def _rounded(values: np.ndarray, total: int, highest: np.ndarray) -> np.ndarray:
-    """Round to the sum `total`: all values down, then up where most was cut off and `highest` allows it."""
+    """Round values to the sum `total`: all down, then those up that lost most, if `highest` allows it."""
     whole = np.floor(values).astype(int)
     order = np.argsort(whole - values, kind="stable")
     room = order[whole[order] < highest[order]]
@@ -84,9 +84,9 @@ def band_of(quota: Quota, slices: int) -> float:
 def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int, slices: int) -> list[Quota]:
     """Divide a split's images with microbleeds and their boxes among its patients: right-skewed, none empty.
 
-    Boxes beyond the fewest follow log-normal weights. Images follow from boxes as if the boxes fell at random into a
-    band of slices. Its thickness is the square root of the number of boxes, times a factor that makes the sum exact.
-    The boxes of a single microbleed share no image.
+    Each patient gets the fewest boxes that it can have; log-normal weights divide the others. Images follow from boxes
+    as if the boxes fell at random into a band of slices. Its thickness is the square root of the number of boxes, times
+    a factor that makes the sum exact. The boxes of a single microbleed share no image.
 
     Args:
         slices: number of slices of the patient with fewest slices.

@@ -45,8 +45,8 @@ class Footprint:
 
 
 def _reach_mm(lesion: Lesion, echo_time_ms: float) -> tuple[float, float]:
-    """Two distances from a lesion's centre. Beyond the first, its phase is under NEGLIGIBLE_RAD. Within the second,
-    the phase turns by more than half a radian per mm, so that voxels need fine sampling.
+    """Distances from a lesion's centre: beyond the first its phase is under NEGLIGIBLE_RAD; within the second its phase
+    turns by more than half a radian per mm, so that voxels need fine sampling.
     """
     moment = abs(lesion.chi_ppm) * float((lesion.radii_mm**3).sum())
     far = (2 / 3 * moment * RADIANS_PER_PPM_MS * echo_time_ms / NEGLIGIBLE_RAD) ** (1 / 3)

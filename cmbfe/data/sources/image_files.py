@@ -31,7 +31,7 @@ class ImageFiles:
         round compares exact names first, then ignores case, then the suffix. Errors begin with `where`, the labels.
 
         Raises:
-            InputError: no such file, several, or a first place outside the folder.
+            InputError: no file matches, several match, or the first place is outside the folder.
         """
         places = [list(places) for places in rounds]
         first = resolved(self.root / places[0][0])
@@ -49,7 +49,7 @@ class ImageFiles:
         raise InputError(f"{where}: {name}: no such image in {', '.join(folders)}; get it, or correct the name")
 
     def _at(self, places: Iterable[Place]) -> tuple[int, set[Path]]:
-        """Number of the strictest name comparison with a match at any place, and the files that match."""
+        """The strictest comparison of names that finds a file at any place, as its number, and the files it finds."""
         for way, keys in enumerate(zip(*map(_keys, places), strict=True)):
             if found := {file for key in keys for file in self._by_key.get(key, ())}:
                 return way, found
