@@ -57,8 +57,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
     if low is None and float(value).is_integer() and abs(value) > 1:
         return f"{value:.0f}"
-    interval = "" if low is None or pd.isna(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})"
-    return f"{value:{sign}.3f}{interval}"
+    interval = "" if low is None or pd.isna(low) else f" ({low:{sign}z.3f} to {high:{sign}z.3f})"
+    return f"{value:{sign}z.3f}{interval}"
 
 
 def with_block(text: str, name: str, block: str) -> str:
