@@ -43,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The installed version. Without an installation, pyproject.toml's version with "+source", or else "unknown"."""
+    """The installed version. Without installation, the version in pyproject.toml with "+source", or "unknown"."""
     from importlib import metadata
     from pathlib import Path
 

@@ -61,8 +61,8 @@ def whole_folder(path: Path | str, marker: str, inputs: Iterable[Path | str] = (
         inputs: files and folders from which the result is made. They must not lie inside `path`, which is replaced.
 
     Raises:
-        InputError: `path` is a file, contains an input, or has other content than an earlier result; or its name is too
-            long.
+        InputError: `path` is a file, contains an input, has other content than an earlier result, or has too long a
+            name.
     """
     path = Path(path)
     check_name(path)
@@ -191,6 +191,6 @@ def within_python(path: Path | str) -> Iterator[None]:
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
-    """Write a table as CSV with six decimals, enough to show the same numbers later with three decimals."""
+    """Write a table as CSV with six decimals, so that values rounded later to three decimals stay the same."""
     with whole_file(path) as temporary:
         table.to_csv(temporary, float_format="%.6f")

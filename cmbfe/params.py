@@ -1,4 +1,4 @@
-"""The typed settings of params.yaml. Unknown keys, wrong types and impossible values raise, with the key's path."""
+"""The typed settings of params.yaml. Unknown keys, wrong types and impossible values raise errors that name the key."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from cmbfe.errors import InputError
 from cmbfe.files import whole_file, within_python
 
 MOST = 10**9
-"""Largest count that the settings accept: a longer run would never end."""
+"""Largest count that the settings accept. A run with a larger count would never end."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
@@ -104,14 +104,14 @@ class ExactCounts(Section):
 
 
 class Microbleeds(Section):
-    """Number of visible microbleeds per patient: zero in some patients, else log-normal, rounded, at least one."""
+    """Number of visible microbleeds per patient: 0 in some; in the others log-normal, rounded, and at least 1."""
 
     free: Annotated[float, Field(ge=0, lt=1)]
     """Share of patients without microbleeds, rounded down in each split, so that a split's only patient has some."""
     median: Positive
-    """Median number in the other patients."""
+    """Median number in patients with microbleeds."""
     spread: NotNegative
-    """Standard deviation of the logarithm of that number."""
+    """Standard deviation of the logarithm of the number in patients with microbleeds."""
 
 
 class Readers(Section):
@@ -243,14 +243,14 @@ class Training(Section):
     milestones: RisingCounts
     gamma: Annotated[float, Field(gt=0, le=1)]
     warm_up_iterations: CountOrNone = 0
-    """Iterations over which the learning rate rises to its value in equal steps."""
+    """Number of iterations over which the learning rate rises to its full value in equal steps."""
     frozen_blocks: Annotated[int, Field(ge=0, le=MOST_FROZEN)] = 0
     """Number of VGG-16's first blocks that are frozen: 2 freezes conv1 and conv2. Other trunks are never frozen."""
     clip_gradient_norm: Positive | None = None
     """Largest norm of the gradient over all weights. Larger gradients are scaled down to it."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     precision: Literal["auto", "32-true", "bf16-mixed"]
-    """Precision of training; detection uses float32. auto (in no profile) is bf16 if the hardware multiplies it."""
+    """Precision of training; detection uses float32. auto (in no profile) is bf16 if the hardware multiplies bf16."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """CPU threads of all processes on a machine together. The trained weights depend on this number."""
     accelerator: Literal["auto", "cpu", "cuda"]
@@ -261,7 +261,7 @@ class Training(Section):
     strategy: Literal["auto", "ddp"] = "auto"
     """Strategy of Lightning Fabric."""
     decoded_gib: NotNegative = 4.0
-    """Up to this size in GiB, images are decoded once into a memory-mapped file; above it, for each batch."""
+    """Image sets up to this size in GiB are decoded once, into a memory-mapped file; larger sets, for each batch."""
     checkpoint_every: Count
     validate_every: Count = 1000
     """Iterations between two measurements of the validation AP; the end is always measured."""
@@ -282,7 +282,7 @@ class Training(Section):
         return self.model_copy(update=times)
 
     def scaled_to(self, iterations: int) -> "Training":
-        """The schedule with exactly `iterations`, its milestones scaled alike, and without the factors `longer`."""
+        """The schedule with exactly `iterations`, milestones scaled in proportion, and no factors `longer`."""
         scaled = {max(1, round(milestone * iterations / self.iterations)) for milestone in self.milestones}
         before_end = tuple(sorted(milestone for milestone in scaled if milestone < iterations))
         return self.model_copy(update={"iterations": iterations, "milestones": before_end, "longer": {}})
@@ -339,13 +339,13 @@ class Arm(Section):
     treatments: Annotated[tuple[Name, ...], Field(min_length=1)] = ("fe",)
     """fe, an alternative to FE (`cmbfe.detector.alternatives`), phase (a second channel), or fe-phase (both)."""
     seeds: Annotated[int, Field(ge=2)] | None = None
-    """Number of the study's seeds to use, from the first; None for all."""
+    """The arm uses only the first `seeds` of the study's seeds; None for all."""
     patients: Count | None = None
-    """Number of training patients, from the study's `training_patients`; None for the largest."""
+    """Number of training patients, from the study's `training_patients`; None for the largest number."""
     test_patients: Count | None = None
-    """Number of the study's test patients to use, from the first; None for all."""
+    """The arm uses only the first `test_patients` of the study's test patients; None for all."""
     iterations: Count | None = None
-    """Replaces training.iterations. Milestones are scaled alike, and training.longer does not apply."""
+    """Replaces training.iterations. Milestones are scaled by the same factor, and training.longer is ignored."""
     start: str | None = None
     """Arm of the same detector. Training starts from its weights for the same seed."""
     settings: dict[str, bool | str | int | float | tuple[int, ...]] = Field(default={})
@@ -367,16 +367,16 @@ class PhaseArm(Arm):
     """The arm with phase as a second channel, which the paper's section 4 names as future work."""
 
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Sensitivity at which false positives are counted; every detector reaches it."""
+    """Sensitivity at which false positives are counted. Every detector reaches this sensitivity."""
 
 
 class Study(Section):
-    """The study (`make study`): arms for FE, for single readings of the paper and for other detectors, over seeds."""
+    """The study (`make study`): arms for FE, single readings of the paper and other detectors, over several seeds."""
 
     seeds: FromOne = (1, 2, 3, 4, 5)
     """Each seed fixes the training patients, their augmentation, the initial weights and the order of the images."""
     training_patients: Annotated[RisingCounts, Field(min_length=1)] = (18,)
-    """Sizes of the training sets of each seed, rising. Arms without a size of their own use the last size."""
+    """Sizes of each seed's training sets, in rising order. Arms that do not set `patients` use the last size."""
     test_patients: Count = 100
     detections_per_image: Count = 10
     """Number of best detections kept per image, small because git stores the results of many trainings."""
@@ -402,7 +402,7 @@ class Study(Section):
         return self
 
     def _covering(self, name: str) -> list[str]:
-        """The arms that have the detector of arm `name` and at least as many seeds."""
+        """The arms with the same detector as arm `name` and at least as many seeds."""
         detector, seeds = self.every_arm[name].detector, len(self.seeds_of(name))
         same = [other for other, arm in self.arms.items() if arm.detector == detector]
         return [other for other in same if len(self.seeds_of(other)) >= seeds]
@@ -647,7 +647,7 @@ def _read(path: Path) -> object:
 
 
 def _values_in(node: yaml.Node, counted: dict[yaml.Node, float]) -> float:
-    """Number of values in a node after expansion of aliases; infinite for a node that contains itself.
+    """Number of values in a node with its aliases expanded; infinite for a node that contains itself.
 
     Raises:
         YAMLError: a key occurs twice, so that its first value would be lost.

@@ -8,7 +8,7 @@ from cmbfe.errors import InputError
 def workspace() -> Path:
     """Return the nearest folder, from the current one upwards, that holds a params.yaml.
 
-    Papermill runs notebooks in the root and nbval runs them in notebooks/: both find the same root.
+    Papermill runs notebooks in this folder and nbval in its notebooks/, so that both find the same workspace.
 
     Raises:
         InputError: no params.yaml here or above.

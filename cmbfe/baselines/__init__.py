@@ -1,4 +1,4 @@
-"""Classical and 3-D baselines for SSD, which find candidates in a volume of slices and then classify them.
+"""Classical and 3-D baselines to compare with SSD. Each finds candidates in a volume and then classifies them.
 
 Each baseline names the paper of its method, and uses the same patients and metrics as SSD.
 """

@@ -1,6 +1,6 @@
-"""Code shared by the baselines: volumes of slices, and dark voxels in them as candidates with boxes and classes.
+"""Code shared by the baselines: volumes of slices, and candidates in them with boxes and classes.
 
-A candidate is a voxel. Its box is measured in its slice, because detections are two-dimensional like SSD's.
+A candidate is a dark voxel. Its box is measured in its slice, because detections are two-dimensional like SSD's.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ LEVELS = (0.2, 0.35, 0.5)  # shares of a candidate's depth below its background,
 SMOOTH_PX = 0.7  # sigma of the smoothing before the search for the darkest voxel
 IOU = 0.5  # a candidate is a microbleed if its box has at least this IoU with a ground-truth box (A14)
 UNCLEAR_IOU = 0.1
-"""A candidate with an IoU between this and `IOU` is not used for training, because its box is wrong."""
+"""Candidates with an IoU between this and `IOU` are not used for training, because their boxes are wrong."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of a volume with scores, that is, detections."""
+    """Candidates of a volume with their scores: the detections of a baseline."""
 
     slices: np.ndarray  # int64 [N]
     boxes: np.ndarray  # float64 [N, 4] xyxy px
@@ -77,7 +77,7 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stac
         slice_mm: as in `slice_spacings`.
 
     Raises:
-        InputError: an image without `patient_id`, `slice_index` or `pixel_spacing_mm`, or errors of `slice_spacings`.
+        InputError: an image lacks `patient_id`, `slice_index` or `pixel_spacing_mm`; or as `slice_spacings`.
     """
     truth, series = defaultdict(list), defaultdict(list)
     for annotation in labels["annotations"]:
@@ -119,7 +119,7 @@ def slice_spacings(labels: Labels, folder: Path, slice_mm: float | None) -> dict
 
 
 def read_volume(stack: Stack) -> Volume:
-    """Read the images of a stack; `InputError` if an image cannot be read or differs in size from the first."""
+    """Read the images of a stack. Raises `InputError` if an image is unreadable or differs in size from the first."""
     voxels = ImageFiles(stack.files).decode().astype(np.float32) / 255
     return Volume(voxels, stack.spacing_mm, stack.boxes)
 
@@ -149,7 +149,7 @@ def darkest_near(voxels: np.ndarray, places: np.ndarray, reach_px: int) -> np.nd
 
 
 def darkest_in(voxels: np.ndarray, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The darkest voxel, in smoothed slices, of each region of `label` that is in `numbers`: int64 [N, 3]."""
+    """The darkest voxel of each region of `label` in `numbers`, after smoothing of the slices: int64 [N, 3]."""
     places = ndimage.minimum_position(_smooth(voxels), label, numbers) if len(numbers) else []
     return np.array(places, np.int64).reshape(-1, 3)
 
@@ -168,7 +168,7 @@ def peaks_per_slice(response: np.ndarray, most: int, separation_px: int) -> np.n
 def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
     """Extent in px of the dark region around each place [N, 3] to the left, top, right and bottom, at each of `LEVELS`.
 
-    The region is connected to the place by voxels darker than the level, in its slice, within `CORE_MM`. Extents are
+    The region is connected to the place by voxels of its slice darker than the level, within `CORE_MM`. Extents are
     float64 [N, 4 * levels], from the middle of the place's voxel to the region's edge.
     """
     if not len(places):
@@ -183,7 +183,7 @@ def extents(volume: Volume, places: np.ndarray) -> np.ndarray:
 
 
 def _reach_from_middle(mask: np.ndarray) -> np.ndarray:
-    """Extent left, up, right and down of the region around the middle of masks [N, side, side]: float64 [N, 4]."""
+    """Extent of the middle region of each mask [N, side, side] to the left, top, right and bottom: float64 [N, 4]."""
     half = mask.shape[1] // 2
     middle = np.zeros_like(mask)
     middle[:, half, half] = True
@@ -196,7 +196,7 @@ def _reach_from_middle(mask: np.ndarray) -> np.ndarray:
 
 
 def fit_boxes(volumes: Iterable[Volume]) -> Ridge:
-    """Fit a regression from `extents` to the sides of boxes in training volumes; `InputError` without ground truth."""
+    """Fit a regression from `extents` to the sides of training boxes. Raises `InputError` without ground truth."""
     measured, wanted = [], []
     for volume in volumes:
         places, boxes = true_places(volume)
@@ -209,7 +209,7 @@ def fit_boxes(volumes: Iterable[Volume]) -> Ridge:
 
 
 def true_places(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Darkest smoothed voxel of each ground-truth box, int64 [K, 3], and the boxes, float64 [K, 4] xyxy px."""
+    """The darkest voxel (smoothed) of each ground-truth box, int64 [K, 3], and the boxes, float64 [K, 4] xyxy px."""
     smooth, places = _smooth(volume.voxels), []
     for index, boxes in enumerate(volume.boxes):
         for (left, top), (right, bottom) in zip(
@@ -255,7 +255,7 @@ def train_on_features(
         fit: trains on features and their `classes`, and returns a function from features to scores, float64 [N].
 
     Raises:
-        InputError: no ground truth in any volume, or candidates of a single class only.
+        InputError: no volume has ground truth, or all candidates are of one class.
     """
     box_model, features, microbleed = labelled_candidates(volumes, describe)
     check_both_kinds((microbleed == 1).sum(), (microbleed == 0).sum())

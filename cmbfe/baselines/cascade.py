@@ -35,11 +35,11 @@ RANDOM_PER_SLICE = 20  # random voxels of each slice in the first round of scree
 BATCH = 64
 LEARNING_RATE = 1e-3
 SLAB = 16
-"""Slices screened at a time, because the features of a whole volume of full size would fill the memory."""
+"""Number of slices screened at a time. The features of a whole volume would fill the memory."""
 
 
 def screening_network() -> nn.Sequential:
-    """Unpadded network from [N, 1, d + 4, 2 h + 10, 2 w + 10] to evidence for a microbleed [N, 1, d, h, w]."""
+    """Network without padding, from [N, 1, d + 4, 2 h + 10, 2 w + 10] to evidence for a microbleed [N, 1, d, h, w]."""
     return nn.Sequential(
         *(nn.Conv3d(1, 12, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
         *(nn.Conv3d(12, 16, 3), nn.ReLU()),
@@ -49,7 +49,7 @@ def screening_network() -> nn.Sequential:
 
 
 def classifier_network() -> nn.Sequential:
-    """Network from neighbourhoods [N, 1, 7, 19, 19] to the evidence for a microbleed [N, 1]."""
+    """Network that maps neighbourhoods [N, 1, 7, 19, 19] to evidence for a microbleed [N, 1]."""
     return nn.Sequential(
         *(nn.Conv3d(1, 16, 3), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
         *(nn.Conv3d(16, 32, 3), nn.ReLU()),
@@ -112,10 +112,10 @@ def probabilities(network: nn.Module, neighbourhoods: np.ndarray) -> np.ndarray:
 def fit(
     network: nn.Module, hits: np.ndarray, others: np.ndarray, iterations: int, rng: np.random.Generator, task: str
 ) -> None:
-    """Train a network to separate `hits` from `others`, in equal parts of each batch, with Adam and OneCycleLR.
+    """Train a network to separate `hits` from `others`, with Adam and OneCycleLR. Half of each batch are hits.
 
     `hits` and `others` are float32 [N, slices, rows, columns], `SHIFT_PX` larger on each side than the network's input.
-    `InputError` if either is empty.
+    Raises `InputError` if either is empty.
     """
     check_both_kinds(len(hits), len(others))
     network.train()
@@ -133,7 +133,7 @@ def fit(
 
 
 def _as_input(neighbourhoods: np.ndarray) -> Tensor:
-    """Turn [N, slices, rows, columns] in [0, 1] into the networks' input [N, 1, slices, rows, columns] around 0."""
+    """Turn neighbourhoods [N, ...] of values 0 to 1 into the networks' input [N, 1, ...], with values -0.5 to 0.5."""
     return torch.from_numpy(np.ascontiguousarray(neighbourhoods))[:, None] - 0.5
 
 

@@ -33,8 +33,8 @@ RINGS_MM = (0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0)  # edges of the rings in which br
 def radial_symmetry(voxels: np.ndarray, spacing_mm: Sequence[float], radii_mm: Sequence[float]) -> np.ndarray:
     """Radial symmetry: how well the edges around each voxel fit a dark ball (or disc) of each radius.
 
-    In the terms of Loy and Zelinsky, this is magnitude times orientation to the power of `STRICTNESS` of the negatively
-    affected voxels. Both are relative to a ball for which all edges vote.
+    In the terms of Loy and Zelinsky: for negatively affected voxels, magnitude times orientation to the power of
+    `STRICTNESS`. Magnitude and orientation are relative to a ball for which all edges vote.
 
     Args:
         voxels: [..., rows, columns] with any number of dimensions. `spacing_mm` has a value per axis.
@@ -102,7 +102,7 @@ def fit_forest(
 
 
 def feature_names(settings: Baselines) -> list[str]:
-    """Group name of each feature of `describe`; several features share a name."""
+    """Name of the group of each feature of `describe`; the features of a group share a name."""
     slices = ["brightness, slices beside it"] * (2 * NEIGHBOURS + 1)
     slices[NEIGHBOURS] = "brightness, its slice"
     rings, radii = len(RINGS_MM) - 1, len(settings.radial_symmetry.radii_mm)

@@ -27,7 +27,7 @@ SETTINGS_FILE = "baseline.json"  # settings of a baseline; marks the folder as a
 METRICS_FILE = "metrics.json"
 LESIONS_FILE = "lesions.csv"
 PER_HEAD = (10.0, 20.0, 45.0)
-"""False positives per patient at which sensitivity is read, close to published numbers for whole heads."""
+"""Numbers of false positives per patient at which sensitivity is given, close to those published for whole heads."""
 METHODS: dict[Baseline, Callable[..., Callable[[Volume], Candidates]]] = {
     Baseline.RADIAL_SYMMETRY: radial_symmetry.train,
     Baseline.THRESHOLDING: thresholding.train,
@@ -97,7 +97,7 @@ def run_between(name: Baseline, params: Params, train: Path, data: Path, out: Pa
 def sensitivity_per_head(labels: Labels, found: Detections, resamples: int, seed: int) -> pd.DataFrame:
     """Sensitivity for microbleeds linked over slices, at `PER_HEAD` false positives per patient, with 95 % CI.
 
-    A hit has its centre in a box of the microbleed. Further detections of the same microbleed do not count.
+    A detection is a hit if its centre lies in a box of the microbleed. Further hits of a microbleed do not count.
     """
     matches = match_lesions(labels, found, hit="centre", duplicates="ignore")
     rows = {}
@@ -121,7 +121,7 @@ def _volumes(stacks: list[Stack], task: str) -> Iterator[Volume]:
 def _detect(
     detector: Callable[[Volume], Candidates], stacks: list[Stack], labels: Labels, params: Params
 ) -> Detections:
-    """Detections in the stacks, only on the images of `labels` and in the order of these images."""
+    """Detections in the stacks, limited to the images of `labels` and in their order."""
     of_image: dict[Hashable, Detections] = {}
     settings = params.detector
     for stack, volume in zip(stacks, _volumes(stacks, "detecting"), strict=True):

@@ -20,7 +20,7 @@ from cmbfe.params import Baselines
 LARGEST_MM = 15.0  # a region wider than this in its slice is a sulcus, a ventricle or air, not a candidate
 SMALLEST_PX = 4  # a region of fewer pixels in its slice is too small to have a shape
 OTHERS_PER_MICROBLEED = 15
-"""Training regions without a microbleed, per region with a microbleed: an SVM's time grows with their square."""
+"""Most training regions without a microbleed per microbleed region, as an SVM's time grows with their square."""
 
 
 def dark_mask(volume: Volume, window_mm: float, deviations: float) -> np.ndarray:
@@ -77,7 +77,7 @@ def _of_a_size(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
 
 
 def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
-    """Log size of each region and standard deviations along its three main axes, mm, longest first: [count, 4]."""
+    """Log size of each region, and standard deviations (mm) along its three main axes, longest first: [count, 4]."""
     at = np.nonzero(label)
     number = label[at] - 1
     size = np.maximum(np.bincount(number, minlength=count), 1)
@@ -90,7 +90,7 @@ def _shape(label: np.ndarray, count: int, volume: Volume) -> np.ndarray:
 
 
 def _brightness(volume: Volume, label: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Mean, minimum and standard deviation of brightness of each region, and its mean in adjacent slices: [N, 5]."""
+    """Brightness of each region [N, 5]: mean, minimum, standard deviation, and mean in each of the adjacent slices."""
     if not len(numbers):
         return np.zeros((0, 5))
     voxels, measures = volume.voxels, (ndimage.mean, ndimage.minimum, ndimage.standard_deviation)

@@ -19,7 +19,7 @@ from cmbfe.params import Augmentation, TurnedBox
 
 
 def pipeline(settings: Augmentation, seed: int, fill: int = 0) -> Any:
-    """The imgaug augmenter: every image gets every operation, flips only with a probability (A16).
+    """The imgaug augmenter: every image gets every operation, except that flips are random (A16).
 
     fill: value of pixels that come from outside the image.
     """
@@ -93,7 +93,7 @@ def _upright(frames: np.ndarray, turned_box: TurnedBox) -> np.ndarray:
 def draws(images: int, target: int, seed: int) -> list[tuple[int, int]]:
     """Return `target` pairs (image, repeat): every image equally often, and a seeded draw for the remainder.
 
-    4434 is not a multiple of the paper's 467 images: 231 images are used ten times, the others nine times.
+    In the paper, 467 images become 4434: 231 images are used ten times and the others nine times.
     """
     if images < 1:
         raise InputError("split train has no microbleed to augment; label it, or import at least three patients")

@@ -21,10 +21,10 @@ from cmbfe.params import Images
 
 NOTHING_SEEN = "no microbleed could be seen; check slope, padding and data type, or export it again"
 FIRST_GREY, LEAST_GREY = 5, 0.02
-"""Values below the first number look black. The second number is the least share of the values above 0 that must lie
-between black and white (255)."""
+"""Values below `FIRST_GREY` look black. Of the values above 0, at least the share `LEAST_GREY` must be neither black
+nor white (255)."""
 MOST_CLIPPED, FEWEST_VOXELS = 0.25, 1000
-"""Largest share of the voxels above the minimum that may have the maximum value; fewest voxels for this check."""
+"""Largest share of the voxels above the minimum that may equal the maximum; fewest voxels for which this is checked."""
 
 LARGEST_MRAD = 3142
 """Half a turn in mrad, rounded up because files contain whole numbers."""
@@ -37,7 +37,7 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
     a single bright vessel.
 
     Raises:
-        InputError: a volume without contrast: a single value, or nearly all values at the two ends of the window. The
+        InputError: the volume has a single value, or nearly all of its values lie at the two ends of the window. The
             caller adds the file name.
     """
     low, high = np.percentile(volume, window_percentiles)
@@ -115,8 +115,8 @@ def phase_images(volume: np.ndarray, file: Path) -> np.ndarray:
 
 
 def phase_of(magnitude: SeriesHeaders, others: Sequence[SeriesHeaders]) -> SeriesHeaders:
-    """The phase series of a magnitude series: same patient, study and slices and, if several fit, the same echo time.
-    Raises `InputError` if there is none, or more than one."""
+    """The phase series with the patient, study and slices of a magnitude series; if there are several, the phase series
+    with the same echo time. Raises `InputError` unless exactly one phase series fits."""
     fitting = [series for series in others if series.kind == "phase" and _lies_on(series, magnitude)]
     if len(fitting) > 1:  # a multi-echo scan has a phase series per echo
         echo_ms = magnitude.echo_time_ms

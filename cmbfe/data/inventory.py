@@ -1,5 +1,5 @@
-"""Inventory of the files under a path, each examined once. Every file is read, passed over or refused; an `Aside` holds
-the reason for the latter two.
+"""Inventory of the files under a path, each examined once. Every file is read, passed over or refused. An `Aside` gives
+the reason why files are passed over or refused.
 
 A file is DICOM if it has the letters DICM at byte 128 or a DICOM suffix, or if it has no suffix and begins with an
 element of group 0002 or 0008. Other kinds are recognised by suffix.
@@ -124,7 +124,7 @@ class Inventory:
         return path.name if path == self.source else path.relative_to(self.source).as_posix()
 
     def nothing(self, wanted: str, asides: Sequence[Aside] = ()) -> InputError:
-        """The error for a source without anything `wanted`: what it contains instead (default: all), and what to do."""
+        """The error for a source without anything `wanted`. It lists what is there instead, and what to do."""
         if not self.kinds:
             return InputError(f"{self.source}: the folder is empty; give one with {wanted}")
         hints = "; ".join(aside.line.removeprefix(f"{self.source}: ") for aside in asides or self.others(()))
@@ -167,7 +167,7 @@ def _missing(source: Path) -> str:
 
 
 def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
-    """Every entry except searched folders, with its kind, or with "" if the kind depends on the content."""
+    """Every entry except searched folders, with its kind, or with "" if only the content can show the kind."""
     own = None if out is None else resolved(out)
     visited = {os.path.realpath(source)}
     for place, folders, files in os.walk(source, onerror=_refuse, followlinks=True):

@@ -36,20 +36,20 @@ SAME_LIMIT = 0.005
 SAMPLE = 1_000_000
 """Number of evenly spaced voxels that suffice for a histogram."""
 BINS, LEAST_BIN, LARGEST_BIN = 16, 0.025, 0.19
-"""Bins of a histogram, and range of each bin's share if values are spread evenly, unlike in a magnitude."""
+"""Number of histogram bins, and range of the share of every bin if values are spread evenly (not a magnitude)."""
 FEWEST_VALUES = 1000
 """Fewest voxels for which the spread of values is tested."""
 SMALL, SMALL_AND_FEW, FEW = 0.02, 0.35, 0.03
 """Limits of negative values from interpolation: 2 % of the 99th percentile, or 35 % in at most 3 % of the voxels."""
 BACKGROUND_SHARE, OUTSTANDING = 0.05, 5
-"""Least share of voxels with the same value, and least ratio to the next most frequent value, of a background that was
-set on purpose."""
+"""A value is a background set on purpose if at least this share of the voxels has it, and if it is at least this many
+times as frequent as the next most frequent value."""
 LARGEST_GAP = 1.0
 """Largest gap between a normalised background and the values above it, as a multiple of their range."""
 LARGEST_MEAN, Z_DEVIATION = 0.2, (0.8, 1.25)
 """Limits of mean and standard deviation of z-scores, which may be clipped at either end."""
 LABEL_VALUES, EVEN_SHARE = 16, 0.75
-"""Whole numbers are a label if at most 16 differ, or if over 75 % of neighbours in the foreground are equal."""
+"""Whole numbers are a label if at most 16 are different, or if over 75 % of neighbours in the foreground are equal."""
 INVERTED_SHARE = 0.5
 """Bright and dark count as swapped if edges are brighter than the middle by this share of the value range."""
 
@@ -112,7 +112,7 @@ def _background(values: np.ndarray) -> float:
 
 
 def _few(values: np.ndarray) -> np.ndarray:
-    """A sample of the values with an odd step, which reaches every row and column."""
+    """A sample of the values at an odd step, so that it reaches every row and column."""
     return values[:: max(1, values.size // SAMPLE) | 1]
 
 

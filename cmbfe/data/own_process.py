@@ -1,5 +1,5 @@
 """Run a function in a separate process, so that native code that crashes on damaged data does not end the program.
-`ProcessPoolExecutor` is not used: it runs the caller's script again, and dask workers may not start such children."""
+`ProcessPoolExecutor` is not used: it runs the caller's script again, and dask workers may not start its processes."""
 
 import importlib
 import os
@@ -45,7 +45,7 @@ def own_process(function: Callable[..., Any], crash: str) -> Iterator[Callable[.
 
 
 def main(module: str, name: str) -> None:
-    """Answer calls until standard input ends."""
+    """Run the function `name` of `module` for each call on standard input, until the input ends."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # text that a library prints must not mix with the answers
     function = getattr(importlib.import_module(module), name)

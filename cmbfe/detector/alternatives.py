@@ -17,8 +17,8 @@ LAYERS = ("enhancement", "assisted_excitation")
 PLAIN = "plain"  # the bare detector in comparisons of alternatives; no alternative can have this name
 WEIGHT = 1.0  # weight of the segmentation loss relative to the detector's losses; not tuned
 PRIOR_LOGIT = -4.6
-"""Initial logit of the segmentation, a probability of 0.01, as boxes are rare. From 0.5 the background would dominate
-the loss at first (Lin et al. 2017, section 4.1)."""
+"""Initial logit of the segmentation: a probability of 0.01, since boxes are rare. With 0.5, the background would
+dominate the loss at first (Lin et al. 2017, section 4.1)."""
 
 
 class AssistedExcitation(nn.Module):
@@ -34,7 +34,7 @@ class AssistedExcitation(nn.Module):
         self.strength = 1.0
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The boxes' mask times the layer's strength, see `box_mask`."""
+        """The mask of the boxes (`box_mask`), times the layer's strength."""
         return box_mask(images, boxes) * self.strength
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class AssistedExcitation(nn.Module):
 
 
 class BoxSegmentation(nn.Module):
-    """A side task that predicts from a feature map the share of each cell inside boxes; features stay unchanged.
+    """A side task that predicts which share of each feature-map cell lies inside boxes; features stay unchanged.
 
     It follows Brazil et al. 2017 (SDS-RCNN) and has the interface of `FeatureEnhancement`. A 1x1 convolution, shared by
     maps with the same number of channels, gives a logit per cell. The loss is the binary cross-entropy with the mask of
@@ -63,7 +63,7 @@ class BoxSegmentation(nn.Module):
         self.of_maps: list[Tensor] = []
 
     def mask(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The boxes' mask, Tensor[N, 1, H, W], see `box_mask`; clears the losses of the previous batch."""
+        """The mask of the boxes (`box_mask`), Tensor[N, 1, H, W]; clears the losses of the previous batch."""
         self.of_maps = []
         return box_mask(images, boxes)
 
@@ -82,7 +82,7 @@ class BoxSegmentation(nn.Module):
 
 class Alternative(NamedTuple):
     make: Callable[[Callable[[], tuple[int, ...]]], GuidedLayer]
-    """Makes the layer. Its argument returns the channels of the detector's maps, at the cost of a forward pass."""
+    """Makes the layer. The argument is a function that runs a forward pass and returns the channels of the maps."""
     source: str  # paper or section
     schedule: str = "constant"  # how the strength changes during training, see `cmbfe.detector.fe.strength`
 

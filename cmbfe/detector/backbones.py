@@ -34,7 +34,7 @@ COMPRESSED = {trunk: Path(__file__).with_name(f"{trunk}-compressed.safetensors")
 trunks distilled from VGG-16 (`cmbfe.detector.distil`). Origin and licence are in compressed.md."""
 COMPRESSED_WIDTH = 0.25
 MADE = "made"
-"""The only metadata key of a compressed file, with JSON, since safetensors writes several keys in any order."""
+"""The only metadata key of a compressed file. Its value is JSON, since safetensors writes several keys in any order."""
 STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}
 """Number of torchvision's `features` in the stem; the rest are the start of the first block."""
 COUNTER = "num_batches_tracked"
@@ -58,7 +58,7 @@ def vgg16(input_size: int, width: float = 1.0) -> Trunk:
     """VGG-16 up to conv4_3, then conv7 and the extra layers of SSD-300 or SSD-512 (Liu et al. 2016, figure 2).
 
     fc6 and fc7 are convolutions, fc6 with dilation 6. At 300 px the last two extra layers are unpadded (5, 3, 1 cells).
-    At 512 px all extra layers have stride 2, except that the last is a 4x4 convolution with padding 1 (2, 1 cells).
+    At 512 px all extra layers have stride 2; only the last is a 4x4 convolution with padding 1 (2, 1 cells).
     """
     plan = [c if c == "M" else scaled(c, width) for c in vgg.cfgs["D"]]
     layers = vgg.make_layers(plan)

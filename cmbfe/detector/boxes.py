@@ -46,7 +46,7 @@ GRIDS = {
 }
 _SIZES_FILE = files("cmbfe.detector") / "default_boxes.toml"
 SIZES: dict[str, dict[str, list[float]]] = tomllib.loads(_SIZES_FILE.read_text(encoding="utf-8"))
-"""Preset -> side of the input, px -> sides of the squares, px. The TOML file names their sources."""
+"""Sides of the default squares in px, by preset and by side of the input in px. The TOML file names the sources."""
 
 
 def default_boxes(preset: str, input_size: int) -> Tensor:
@@ -82,7 +82,7 @@ def corners(default: Tensor, input_size: int) -> Tensor:
 
 
 def encode(boxes: Tensor, default: Tensor) -> Tensor:
-    """Regression targets that lead from default boxes to `boxes` (both xyxy, [..., 4], broadcastable)."""
+    """Regression targets of `boxes` relative to the default boxes `default` (xyxy, [..., 4], broadcastable)."""
     centre, size = _centre_and_size(boxes)
     default_centre, default_size = _centre_and_size(default)
     offset = (centre - default_centre) / default_size
@@ -90,7 +90,7 @@ def encode(boxes: Tensor, default: Tensor) -> Tensor:
 
 
 def decode(regression: Tensor, default: Tensor) -> Tensor:
-    """The inverse of `encode`: boxes xyxy [..., 4] from regressions and default boxes xyxy."""
+    """Boxes xyxy [..., 4] from regressions and default boxes xyxy, the inverse of `encode`."""
     default_centre, default_size = _centre_and_size(default)
     centre = regression[..., :2] / OFFSET_WEIGHT * default_size + default_centre
     size = (regression[..., 2:] / SIZE_WEIGHT).clamp(max=LARGEST_LOG_GROWTH).exp() * default_size

@@ -2,8 +2,8 @@
 
 The layers are compressed in turn on a set of slices. Ridge regression predicts each channel of the wide layer from the
 narrow layers so far, and pivoted QR selects the most independent predictions. The narrow layer is refitted to the wide
-layer's outputs after ReLU in these channels. It is then scaled to activations of mean square 1, which ReLU permits as
-it is positively homogeneous. The first layer keeps the wide layer's filters, since both see the same image. Finally
+layer's outputs after ReLU in these channels. It is then scaled to activations of mean square 1; ReLU permits this,
+as it is positively homogeneous. The first layer keeps the wide layer's filters, since both see the same image. Finally
 conv3_1 to conv5_3 are trained together to reproduce the wide layers' conv4_3 and conv5_3 (distillation).
 
 `tools/compress_trunk.py` writes the file in the package; docs/training.md reports how much it preserves.
@@ -50,9 +50,9 @@ def compress(
         steps: an item for each distillation step on one slice, such as a range or a progress bar.
 
     Returns:
-        The weights, and per layer the share of the variance of the teacher's activations that stays unexplained, in the
-        kept channels on the held-out slices. Of the distilled layers, only conv4_3 and conv5_3 are measured, since only
-        they correspond to the teacher's layers.
+        The weights, and for each layer the unexplained share of the variance of the teacher's activations, in the kept
+        channels on the held-out slices. Of the distilled layers, only conv4_3 and conv5_3 are measured, since only
+        these two correspond to layers of the teacher.
     """
     narrow, unexplained, started, wanted = _fitted(teacher, inputs, width, held_out, seed)
     if steps:
@@ -206,5 +206,5 @@ def _refit(layer: nn.Conv2d, patches: Tensor, outputs: Tensor, solve: Callable[[
 
 
 def _unexplained(ours: Tensor, theirs: Tensor) -> float:
-    """Share of the variance of `theirs`, Tensor[n, C], over all channels together, that `ours` leaves unexplained."""
+    """Share of the variance of `theirs`, Tensor[n, C], that `ours` leaves unexplained, for all channels together."""
     return float((ours - theirs).square().sum() / (theirs - theirs.mean(dim=0)).square().sum())

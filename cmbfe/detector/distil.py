@@ -17,7 +17,7 @@ from cmbfe.detector.ssd import SSD
 
 BATCH = 4
 LEARNING_RATE, WARM_UP = 2e-3, 0.1
-"""Adam's peak learning rate, and the share of the steps that warms up to it. A cosine decay follows."""
+"""Adam's peak learning rate, and the share of the steps in the warm-up. A cosine decay follows."""
 SMALLEST_CROP = 0.6  # side of the crop, as a share of the slice's side
 CONV5_3 = 7
 """Number of layers of VGG-16's first block from pool4 to the ReLU of conv5_3."""
@@ -74,7 +74,7 @@ def _maps(model: SSD, inputs: Tensor) -> list[Tensor]:
 
 
 def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> list[Tensor]:
-    """Unexplained share of the teacher's variance, per map. The teacher's maps are averaged to the student's size."""
+    """Unexplained share of the teacher's variance, per map, with the teacher's maps averaged to the student's size."""
     with torch.no_grad():
         theirs = _maps(teacher, (images - teacher.mean) / teacher.std)
     left = []

@@ -43,7 +43,7 @@ def enhancement_steps(model: SSD, image: Tensor, boxes: Tensor) -> dict[str, Ten
 def enhancement_difference(model: SSD, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """The first map before FE, and what FE adds to it (paper Figure 3 b), both Tensor[C, h, w].
 
-    Arguments as in `enhancement_steps`. The first head may see a different map, see `change_by_map`.
+    Arguments as in `enhancement_steps`. The map that the first head gets may differ, see `change_by_map`.
     """
     config = model.config
     mask = enhancement_mask(image[None], [boxes], config.beta)

@@ -38,7 +38,7 @@ EVERY_BOX = ("every_box", "every_score")
 """Names of the network's outputs for all default boxes: boxes [N, P, 4], scores [N, P]."""
 TO_IMAGE = "to_image"
 SUPPRESSION = files("cmbfe.detector") / "suppression.txt"
-"""Non-maximum suppression of `SSD` in ONNX's text form. A row of `found` is image number, class and candidate."""
+"""Non-maximum suppression of `SSD` in ONNX's text form. A row of `found` has image number, class and candidate."""
 RANDOM_BATCHES = 2
 TOLERANCE = 1e-4
 """Largest allowed difference, both of scores and of boxes (as a share of the image's longer side)."""
@@ -54,9 +54,9 @@ class Difference(NamedTuple):
     box_px: float  # largest difference of box corners, px of the images
     box_share: float  # largest difference of box corners, as a share of the image's longer side
     suppressed_otherwise: int
-    """Number of images in which PyTorch keeps other boxes if given onnxruntime's boxes and scores."""
+    """Number of images in which PyTorch's suppression keeps other boxes, given onnxruntime's boxes and scores."""
     detected_otherwise: int
-    """Number of images with other detections, beyond the tolerance. Rounding can decide a tie either way."""
+    """Number of images whose detections differ by more than the tolerance. Rounding can decide a tie either way."""
 
 
 def export_onnx(
@@ -67,7 +67,7 @@ def export_onnx(
     Args:
         detector: a detector on the CPU.
         out: a file named *.onnx; an existing file is replaced.
-        images: batches Tensor[N, 3, H, W] in [0, 1] of any size to compare on, besides `RANDOM_BATCHES` of noise.
+        images: batches Tensor[N, 3, H, W] in [0, 1] of any size for the comparison, besides `RANDOM_BATCHES` of noise.
         on_step: called after the file is made, and after each batch.
 
     Raises:
@@ -139,9 +139,9 @@ def _difference(detector: SSD, session: "onnxruntime.InferenceSession", images: 
 
 
 def _kept(detector: SSD, boxes: Tensor, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Detections that torchvision's suppression keeps of boxes [P, 4] and scores [P], at the limit and just beside it.
-    The method is that of `SSD.detections`, except that equal scores keep their order. ONNX prescribes this order, while
-    PyTorch leaves it open."""
+    """Boxes and scores that torchvision's non-maximum suppression keeps, at its IoU limit and just below and above it.
+    The method is that of `SSD.detections`, except that boxes of equal score keep their order, as ONNX prescribes and
+    PyTorch does not. boxes: [P, 4]; scores: [P]."""
     config = detector.config
     order = scores.argsort(descending=True, stable=True)[:CANDIDATES_PER_CLASS]
     order = order[scores[order] > config.score_threshold]
@@ -151,7 +151,7 @@ def _kept(detector: SSD, boxes: Tensor, scores: Tensor) -> list[tuple[Tensor, Te
 
 
 def _table(boxes: np.ndarray | Tensor, scores: np.ndarray | Tensor, side: int) -> np.ndarray:
-    """A table [D, 5] of box corners, as shares of the image's longer side `side` (px), and scores."""
+    """A table [D, 5]: box corners as shares of the image's longer side `side` (px), and the score."""
     return np.column_stack([np.asarray(boxes) / side, np.asarray(scores)])
 
 
@@ -174,7 +174,7 @@ def _check(difference: Difference, out: Path) -> None:
 
 
 class Network(nn.Module):
-    """The traced part of a detector: from images to EVERY_BOX and the factors from input px to image px."""
+    """The traced part of a detector. It computes EVERY_BOX from images, and the factors from input px to image px."""
 
     def __init__(self, detector: SSD) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run `SSD.forward` of evaluation mode in operations that allow any number and size of images.
 
-        From Tensor[N, 3, H, W] to Tensor[N, P, 4], Tensor[N, P] and Tensor[4] (W, H, W, H over the input's side).
+        Returns boxes Tensor[N, P, 4], scores Tensor[N, P] and factors Tensor[4] (W, H, W, H over the input's side).
         """
         detector, side = self.detector, self.detector.input_size
         rows, columns = images.shape[2:]
@@ -257,7 +257,7 @@ def to_onnx(detector: SSD) -> "onnx.ModelProto":
 
 
 def suppression(detector: SSD) -> "onnx.GraphProto":
-    """The second half of the graph: from EVERY_BOX and TO_IMAGE to the detections."""
+    """The second half of the graph, which computes the detections from EVERY_BOX and TO_IMAGE."""
     import onnx.parser
 
     config = detector.config

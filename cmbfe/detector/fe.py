@@ -24,7 +24,7 @@ def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5)
     """FE mask M, Tensor[N, 1, H, W] in [0, 1], float32 on the images' device.
 
     images: Tensor[N, C, H, W] in [0, 1]; P is their mean over channels (reading A1). boxes: N tensors [K, 4],
-    xyxy px of the images. A pixel is inside a box if its centre is. A box without any pixel centre takes the
+    xyxy px of the images. A pixel is inside a box if its centre is. A box that contains no pixel centre gets the
     pixel at the centre of the box. Where boxes overlap, the larger M applies (A3). A black box gives 0.
     """
     if len(boxes) != len(images):

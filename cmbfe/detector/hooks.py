@@ -57,13 +57,13 @@ def enhance_during_training(
             [N, C, h, w], or a dict, list or tuple of tensors, which are all enhanced. Layers must not be nested.
         fe: the attached layer; default: the paper's `FeatureEnhancement()`. Its weights (`Enhancement.parameters`) stay
             separate from the detector's. Its losses (`SideTask`) join the detector's training losses.
-        schedule: how the strength falls if `Enhancement.set_progress` is called: "constant" (it does not) or "cosine".
+        schedule: how `Enhancement.set_progress` changes the strength: "constant" (not at all) or "cosine" (down to 0).
 
     Raises:
-        InputError: an unknown layer or schedule, or a layer inside a `DataParallel`. FE would act twice, since the
-            detector, the layer, or a layer inside or around it has FE already. Later in training: missing targets, or
-            images of several sizes without a torchvision transform. A layer that is not called in training, or that
-            does not give feature maps of whole images.
+        InputError: an unknown layer or schedule; a layer inside a `DataParallel`; a detector with its own FE;
+            a layer that has FE already, or that is inside or around a layer with FE. Later, in training: missing
+            targets; images of several sizes without a torchvision transform; a layer that is not called, or whose
+            output is not feature maps of whole images.
     """
     names = [layer] if isinstance(layer, str) else layer
     if not names:
@@ -79,7 +79,7 @@ def enhance_during_training(
 
 
 def _refuse_replicas(names: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
-    """Raise `InputError` for a layer inside a DataParallel, which calls it in threads on parts of the images."""
+    """Raise `InputError` for a layer inside a DataParallel, which calls the layer in threads on parts of the batch."""
     for name in names:
         parts = name.split(".")
         above = (".".join(parts[:depth]) for depth in range(len(parts)))
@@ -90,7 +90,7 @@ def _refuse_replicas(names: Sequence[str], modules: Mapping[str, nn.Module]) -> 
 
 
 def _refuse_twice(names: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
-    """Raise `InputError` for a layer whose features FE would enhance twice, to X (1 + M)^2."""
+    """Raise `InputError` if FE would enhance a layer's features twice, to X (1 + M)^2."""
     if any(isinstance(module, FeatureEnhancement) for module in modules.values()):
         raise InputError(f"{type(modules['']).__name__} has FE of its own; take the detector without it")
     taken = {name: module for name, module in modules.items() if _has_fe(module)}
@@ -118,7 +118,7 @@ def _thread() -> int:
 class Enhancement(AbstractContextManager["Enhancement"]):
     """FE attached to layers of a detector by `enhance_during_training`; call `remove`, or use a `with` block.
 
-    It is a class so that the state of the hooks is copied and pickled with the detector; a closure would not be.
+    A class, unlike a closure, lets the state of the hooks be copied and pickled with the detector.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], fe: GuidedLayer, schedule: str) -> None:
@@ -143,7 +143,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
     def _forget(self) -> None:
         """Clear the state of all calls."""
         self.calls: dict[int, Tensor | None] = {}
-        """Thread -> mask of its current call, None before it is made. Replicas of DataParallel run in threads."""
+        """Thread -> mask of its current call, None until the mask is made. Replicas of DataParallel run in threads."""
         self.used: set[tuple[int, str]] = set()
         """(thread, layer name) of each layer that the current calls have passed."""
         self.masks: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()

@@ -138,7 +138,7 @@ def ssd_loss(
 
 
 def _over_all_processes(matches: Tensor) -> Tensor:
-    """Mean number of matches per process; their total over all processes counts as at least 1."""
+    """Mean number of matches per process; a total of 0 over all processes counts as 1."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return matches.clamp(min=1)
     torch.distributed.all_reduce(matches)

@@ -55,7 +55,7 @@ MAKE: dict[str, Callable[[int, float], Trunk]] = {
     "mobilenet_v2": lambda input_size, width: mobilenet_v2(width),
 }
 CANDIDATES_PER_CLASS = 400
-"""Best-scored boxes of each class that enter non-maximum suppression; torchvision's value."""
+"""Largest number of boxes of each class that enter non-maximum suppression, best first; torchvision's value."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class SSD(nn.Module):
         return ssd_loss(logits, regression, default, boxes, labels, self.config.minimum_negatives)
 
     def _normalised_together(self) -> int:
-        """Number of processes over which batch normalisation averages: all with `SyncBatchNorm`, otherwise 1."""
+        """Number of processes over which batch norm averages: all if the model has `SyncBatchNorm`, otherwise 1."""
         shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
         together = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         return torch.distributed.get_world_size() if together else 1
@@ -250,8 +250,8 @@ class SSD(nn.Module):
 
     def _initialise(self) -> None:
         """Initialise the trunk by Kaiming, so that it trains from scratch without batch norm, and the heads by Xavier.
-        Separable heads start with a standard deviation of 0.03, as in torchvision's SSDLite. After Xavier their logits
-        would be so large that the initial loss of hard negatives is three times higher."""
+        Separable heads start with a standard deviation of 0.03, as in torchvision's SSDLite. With Xavier, their large
+        logits would make the initial loss of hard negatives three times higher."""
         for part in (self.stem, self.blocks, self.classification, self.regression):
             for convolution in (module for module in part.modules() if isinstance(module, nn.Conv2d)):
                 if part in (self.stem, self.blocks):
@@ -295,7 +295,7 @@ def _training_layer(config: Config) -> FeatureEnhancement | AssistedExcitation:
 
 
 def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
-    """A head; on MobileNet that of SSDLite (Sandler et al. 2018, section 6.2), which is only pointwise on a 1x1 map."""
+    """A head. On MobileNet it is SSDLite's (Sandler et al. 2018, section 6.2), which is only pointwise on a 1x1 map."""
     if trunk != "mobilenet_v2":
         return nn.Conv2d(channels, outputs, 3, padding=1)
     pointwise = nn.Conv2d(channels, outputs, 1)
@@ -306,7 +306,7 @@ def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
 
 
 def per_box(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
-    """Outputs of the heads for every default box, Tensor[N, P, values]; without len(), a constant in a traced graph."""
+    """Outputs of the heads for every default box, Tensor[N, P, values]. Avoids len(), a constant in traced graphs."""
     outputs = [head(features).permute(0, 2, 3, 1).flatten(1) for head, features in zip(heads, maps, strict=True)]
     return torch.cat([output.unflatten(1, (-1, values)) for output in outputs], dim=1)
 

@@ -39,7 +39,7 @@ SCORE = 0.01
 SMALLEST_ANCHOR = 6 / 256  # as a share of the image's side; the median microbleed of the phantom has 6 of 256 px
 ROI_CELLS = 7
 _NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-"""MobileNet's batch norm as in torchvision's SSDlite. Its classifiers average 100 batches: too slow for short runs."""
+"""MobileNet's batch norm as in torchvision's SSDlite. Its classifiers average 100 batches, too many for a short run."""
 
 
 def build(detector: str, size: int) -> nn.Module:
@@ -80,7 +80,7 @@ def _pyramid(trunk: str, is_small: bool) -> BackboneWithFPN:
 
 
 def _squares(first: float, backbone: BackboneWithFPN) -> AnchorGenerator:
-    """One square anchor per cell, doubling in size from map to map. The pyramid adds one map to those of the stages."""
+    """One square anchor per cell, doubling in size from map to map. The pyramid adds one map to the stages' maps."""
     maps = len(backbone.body.return_layers) + 1
     return AnchorGenerator(tuple((first * 2**level,) for level in range(maps)), ((1.0,),) * maps)
 
@@ -164,7 +164,7 @@ DETECTORS: dict[str, Callable[[int], nn.Module]] = {
 * Faster R-CNN (Ren et al. 2015) on the pyramid of Lin et al. 2017, as `fasterrcnn_resnet50_fpn`. On MobileNet it has
   four maps, while `fasterrcnn_mobilenet_v3_large_fpn` has two, from a stride of 32 px on.
 * RetinaNet (Lin et al. 2017, focal loss), as `retinanet_resnet50_fpn`, whose finest map has a stride of 8 px.
-* FCOS (Tian et al. 2019), as `fcos_resnet50_fpn`, whose cells of 8 px may have no centre inside a smaller box.
+* FCOS (Tian et al. 2019), as `fcos_resnet50_fpn`. With cells of 8 px, a smaller box may contain no cell centre.
 * SSDlite, as `ssdlite320_mobilenet_v3_large`, whose first map has a stride of 16 px. The small variant omits the
   trunk's last blocks, with strides of 16 and 32 px.
 """

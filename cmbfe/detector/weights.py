@@ -23,7 +23,7 @@ TORCHVISION_NAMES = {
     "head.classification_head.module_list.": "classification.",
     "head.regression_head.module_list.": "regression.",
 }
-"""Prefixes of layer names, torchvision's ssd300_vgg16 -> ours. Layers, default boxes and outputs have equal order."""
+"""Prefixes of layer names, torchvision's ssd300_vgg16 -> ours. Layers, default boxes and outputs keep their order."""
 
 
 def from_torchvision(state_dict: dict[str, Tensor]) -> SSD:

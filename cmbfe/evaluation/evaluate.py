@@ -35,7 +35,7 @@ from cmbfe.metrics.subgroups import false_positives_by_mimic, lesion_table, sens
 
 METRICS_FILE = "metrics.json"
 NO_MIMIC = "none"
-"""Row of the false positives that lie on no mimic, see `subgroups.false_positives_by_mimic`."""
+"""Name of the row for false positives outside all mimics, see `subgroups.false_positives_by_mimic`."""
 
 
 def evaluate_files(
@@ -128,7 +128,7 @@ def _matched(name: str, labels: Labels, detections: Detections, iou: float, thre
 
 
 def _lesion_level_gap(labels: Labels) -> str:
-    """The reason why the labels do not allow an evaluation per lesion, or ""."""
+    """The reason why the labels do not allow an evaluation per lesion; "" if they allow it."""
     try:
         check_lesion_keys(labels)
     except InputError as gap:
@@ -137,7 +137,7 @@ def _lesion_level_gap(labels: Labels) -> str:
 
 
 def _scans_gap(labels: Labels) -> str:
-    """The reason why the labels may mix several scans of a patient, or ""."""
+    """The reason why the labels may mix several scans of a patient; "" if they cannot."""
     of_patient = defaultdict(list)
     for image in labels["images"]:
         of_patient[image["patient_id"]].append(image)
@@ -153,8 +153,8 @@ def _scans_gap(labels: Labels) -> str:
 
 
 def _read_mimics(path: Path | str, labels: Labels) -> Labels:
-    """Read COCO labels of mimics. Raises `InputError`, also for a category without a name or with the name `NO_MIMIC`,
-    and for images that do not match those of the labels."""
+    """Read COCO labels of mimics. Raises `InputError` if they are invalid, a category has no name or is named
+    `NO_MIMIC`, or the images do not match those of the labels."""
     mimics = read_foreign_labels(path)
     names = {image["id"]: image["file_name"] for image in labels["images"]}
     if not any(image["id"] in names for image in mimics["images"]):
@@ -179,7 +179,7 @@ def _read_results(path: Path | str, labels: Labels, every: Labels) -> Detections
     """Read COCO results for the images of `labels`, a subset of `every`; results of other images are left out.
 
     Raises:
-        InputError: invalid results, boxes in shares of the image, or boxes beyond `LARGEST_PX`.
+        InputError: invalid results, boxes in fractions of the image, or boxes beyond `LARGEST_PX`.
     """
     with within_python(path):
         detections = detections_of(path, every if images_file(path) is None else labels, all_looked_at=True)
@@ -214,7 +214,7 @@ def _compared(detectors: list[Detector], labels: Labels, resamples: int, seed: i
 
 
 def _described(detector: Detector) -> dict[str, Any]:
-    """The values of one detector: image-level values at the top, the others by topic."""
+    """The values of one detector: image-level values at the top level, other values grouped by topic."""
     result: dict[str, Any] = {"detector": detector.name, **curves.summary(detector.images, SENSITIVITY)}
     result["intervals"] = {"pictures": {}}
     is_calibrated = has_probabilities(detector.images)

@@ -24,7 +24,7 @@ PAGE_FILE = "report.html"
 ARM_COLOURS = (COLOURS["SSD-FE"], COLOURS["SSD"])
 """Colours of the first and of the second detector."""
 PER_PATIENT_X_MAX = 50.0
-"""Right end of the FROC per patient, false positives per patient."""
+"""Right end of the x axis of the FROC per patient, in false positives per patient."""
 SENSITIVITY = 0.9
 """Sensitivity at which the paper gives precision and false positives (Tables 3 and 4)."""
 
@@ -65,7 +65,7 @@ class Detector:
     detections: Detections
     images: Matches
     lesions: Matches | None
-    """None if the labels do not say which boxes belong to the same microbleed."""
+    """Matches per lesion, or None if the labels do not say which boxes belong to the same microbleed."""
     threshold: float
     """Score of the operating point; NaN without an operating point."""
 

@@ -62,9 +62,9 @@ def enhancement_figure(
 def difference_figure(
     image: np.ndarray, boxes: np.ndarray, differences: Mapping[str, np.ndarray], pixel_mm: float, title: str = ""
 ) -> Figure:
-    """Draw what FE adds to the feature map, channel by channel in one colour scale (paper Figure 3).
+    """Draw what FE adds to single channels of the feature map, all in one colour scale (paper Figure 3).
 
-    (a) is the input with ground truth. (b), above, is the difference of a channel after and before FE. (c), below, is
+    Part (a) is the input with ground truth. Part (b), above, is a channel after FE minus before FE. Part (c), below, is
     the same difference over the input. The air around the head is cropped.
 
     Args:
@@ -114,7 +114,7 @@ def architecture_figure(
     """Draw SSD with FE (paper Figure 2): feature maps from left to right, heads below, FE in training only.
 
     Args:
-        trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: for each map that the heads use, as built.
+        trunk: key of LAYER_NAMES. cells, channels, boxes_per_cell: sizes of each feature map that the heads use.
         placement: where FE is applied (A4).
     """
     figure, axes = plt.subplots(figsize=(9.6, 4.6), layout="constrained")

@@ -28,7 +28,7 @@ PRINTED = {"color": "0.3", "markerfacecolor": "none", "markersize": 9}
 """Marker style of the paper's values: hollow."""
 CASE_COLUMNS, CASE_INCHES = (5, 6), 1.5  # fewest and most cut-outs in a row, and their side
 SHOWN_FROM = 0.1
-"""Sensitivity below which the precision depends on a handful of detections."""
+"""Below this sensitivity, the precision depends on a handful of detections."""
 FEW = 10
 """Bins with fewer detections are too noisy, so the line leaves them out."""
 Box = Mapping[str, Any]  # COCO annotation or result, with `image_id` and `bbox` [x, y, w, h] px
@@ -108,7 +108,7 @@ def draw_froc(axes: Axes, curve: pd.DataFrame, label: str, colour: str, x_max: f
 
 
 def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
-    """Shade the interval around each curve; NaN values leave a gap in the band."""
+    """Shade the interval around each curve. NaN values leave a gap."""
     for variant, band in bands.items():
         axes.fill_between(band.index, band["low"], band["high"], color=colour(variant), alpha=0.15, linewidth=0)
     if bands:
@@ -116,7 +116,7 @@ def _draw_bands(axes: Axes, bands: Mapping[str, pd.DataFrame]) -> None:
 
 
 def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Share of microbleeds among the detections of each score. Scores on the diagonal are probabilities.
+    """Share of microbleeds among the detections of each score. On the diagonal, a score is the probability of a hit.
 
     `curves`: variant -> result of `cmbfe.metrics.calibration.reliability`.
     """
@@ -128,7 +128,7 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
-    """Draw the diagonal and one detector's `table` (see `reliability_figure`). Bins below `FEW` are hollow."""
+    """Draw the diagonal and one detector's `table` (see `reliability_figure`). Bins with few detections are hollow."""
     known = table.dropna()
     few = known["detections"] < FEW
     look = {"marker": "o", "color": colour, "clip_on": False}
@@ -149,12 +149,12 @@ def cases_figure(
     pixel_mm: float,
     side_mm: float = 30,
 ) -> Figure:
-    """Cut-outs around as many cases as fit, in their order. A group without cases shows the word none.
+    """Cut-outs around the first cases of each group, as many as fit. A group without cases shows the word none.
 
     Args:
         groups: heading -> cases, which are boxes with a `title`.
         images: image id -> uint8 [rows, columns].
-        drawn: name in the legend -> colour and boxes, drawn if they lie in a cut-out; later boxes on top.
+        drawn: name in the legend -> colour and boxes. A cut-out shows the boxes inside it, later boxes on top.
         pixel_mm: size of a pixel. side_mm: side of a cut-out.
     """
     side_px = round(side_mm / pixel_mm)
@@ -186,7 +186,7 @@ def cases_figure(
 def candidates_figure(
     pixels: np.ndarray, truth: Sequence[Sequence[float]], candidates: Mapping[str, np.ndarray]
 ) -> Figure:
-    """A slice with its ground truth, repeated for each method with a dot on each of the method's candidates.
+    """A slice with its ground truth, drawn once per method with a dot on each candidate of that method.
 
     Args:
         pixels: uint8 [S, S]. truth: boxes [x, y, w, h] px.
@@ -204,7 +204,7 @@ def forest_figure(rings_mm: Sequence[float], profiles: Mapping[str, np.ndarray],
     """Microbleeds against other candidates: brightness in rings around them, and the feature importance in a forest.
 
     Args:
-        rings_mm: edges of the rings. profiles: name -> brightness over the background, [N, rings].
+        rings_mm: edges of the rings. profiles: name -> brightness divided by that of the background, [N, rings].
         importance: name of a group of features -> its share of the total gain of the trees' splits.
     """
     middles = (np.array(rings_mm[1:]) + rings_mm[:-1]) / 2
@@ -230,7 +230,7 @@ def found_figure(
     pixel_mm: float,
     side_mm: float = 30,
 ) -> Figure:
-    """Cut-outs around the same cases, with a row for the boxes of each detector.
+    """Cut-outs around the same cases in every row. Each row shows the boxes of one detector.
 
     Args:
         rows: name of a detector -> `drawn` as in `cases_figure`, with the same names in every row.
@@ -255,7 +255,7 @@ def found_figure(
 def boxes_in_cut_out(
     case: Box, drawn: Mapping[str, tuple[str, Sequence[Box]]], side_px: int
 ) -> dict[str, list[list[float]]]:
-    """Colour -> the boxes with their centre in the case's `cut_out`, in px of it. `drawn`: as in `cases_figure`."""
+    """Colour -> the boxes with their centre in the case's `cut_out`, in its px. `drawn`: see `cases_figure`."""
     x, y, width, height = case["bbox"]
     left, top = int(x + width / 2) - side_px // 2, int(y + height / 2) - side_px // 2
     moved = {}

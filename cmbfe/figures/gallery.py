@@ -73,7 +73,7 @@ class Gallery:
 
     @property
     def drawable(self) -> list[str]:
-        """Names of all sets of boxes."""
+        """Names of all sets of boxes: the ground truth, if any, and the detectors."""
         return [*([GROUND_TRUTH] if self.curves else []), *self.detections]
 
     @cached_property
@@ -108,13 +108,13 @@ def open_gallery(
         images: folder of 8-bit images.
         detections: name -> COCO results, as a file or already read. For a file from `cmbfe detect`, the images.json
             beside it identifies its images, whatever their suffix. Other results use the image ids of the labels.
-        labels: COCO labels of the images of the FROC; default: annotations.json among the images, or images.json beside
-            the detections. Labels without boxes give no ground truth and no FROC.
+        labels: COCO labels for the FROC. The default is annotations.json among the images, or images.json beside the
+            detections. Labels without boxes give no ground truth and no FROC.
         model: folder of a trained detector, to show what FE adds to its feature map.
         iou: smallest overlap at which a detection is a hit.
 
     Raises:
-        InputError: no image, no detections, files that do not fit together or cannot be read.
+        InputError: no image, no detections, or files that cannot be read or do not fit together.
     """
     folder = Path(images)
     if not folder.is_dir():
@@ -149,7 +149,7 @@ def _labels(labels: Path | str | Labels | None, whole: Labels | None, detections
 
 
 def _series(counted: Labels, whole: Labels | None, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Name -> complete series, for the patients in `counted`, with the slices in their order."""
+    """Name -> complete series with ordered slices, for each patient and series in `counted`."""
     if not counted["images"]:
         raise InputError(f"{folder}: the labels name no image; give labels that do")
     source = whole or counted
@@ -189,7 +189,7 @@ def _by_image(boxes: Sequence[Mapping[str, Any]]) -> dict[Any, Boxes]:
 
 
 def first_view(gallery: Gallery) -> View:
-    """The image with the most microbleeds, or else the best score, with all boxes at `first_threshold`."""
+    """The first view: the image with most microbleeds or, without any, the best score. Threshold: `first_threshold`."""
     low = gallery.threshold_range[0]
     places = [(name, place) for name, images in gallery.series.items() for place in range(len(images))]
 
@@ -235,7 +235,7 @@ def boxes_of(gallery: Gallery, view: View) -> dict[str, Boxes]:
 
 
 def froc_point(curve: pd.DataFrame, threshold: float) -> tuple[float, float]:
-    """False positives per image and sensitivity, at a threshold, of a curve from `cmbfe.metrics.curves.froc`."""
+    """False positives per image and sensitivity of a curve (`cmbfe.metrics.curves.froc`) at a threshold."""
     row = int(np.searchsorted(-curve["threshold"].to_numpy(), -threshold, side="right")) - 1
     return float(curve["false_positives"].iloc[row]), float(curve["sensitivity"].iloc[row])
 

@@ -24,7 +24,7 @@ LAYER_COLOUR = "#009E73"
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each detector: the first of an arm has the arm's colour, the others have the remaining colours."""
+    """A colour for each detector. The first detector of an arm has the arm's colour; others have remaining colours."""
     chosen: dict[str, str] = {}
     others = iter(style.PRESET_COLOURS * 100)
     for name in names:
@@ -82,7 +82,7 @@ def _macros() -> Any:
 
 @dataclass(frozen=True)
 class FrocImage:
-    """The FROC curves as a PNG, drawn once, with the position of any point on it."""
+    """The FROC curves as a PNG, drawn once, with a method for the position of a point."""
 
     png: bytes
     size: tuple[int, int]  # columns and rows, px
@@ -91,7 +91,7 @@ class FrocImage:
     x_max: float
 
     def place(self, false_positives: float, sensitivity: float) -> np.ndarray:
-        """px of a point; points beyond the right edge are placed on the edge."""
+        """Position of a FROC point in px of the image. Points beyond the right edge are placed on the edge."""
         share = np.array([min(false_positives / self.x_max, 1), sensitivity])
         return self.corners[0] + share * (self.corners[1] - self.corners[0])
 

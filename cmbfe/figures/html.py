@@ -8,7 +8,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 @cache
 def templates(package: str) -> Environment:
-    """The templates of a package, which can extend the templates of the figures: page, tables and SVG."""
+    """The templates of a package. They can extend the shared templates of the figures: page, tables and SVG."""
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("cmbfe.figures")])
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)

@@ -1,4 +1,4 @@
-"""Figures of gains (of arms, folds, backbones, kinds of microbleeds), and of phase."""
+"""Figures of the gains of arms, folds, backbones and kinds of microbleeds, and of the effect of phase."""
 
 from collections.abc import Mapping, Sequence
 
@@ -46,7 +46,7 @@ def gains_figure(gains: pd.DataFrame, of_seeds: pd.DataFrame | None = None, what
 
 
 def kinds_figure(kinds: pd.DataFrame) -> Figure:
-    """Gain in sensitivity of each detector by thirds of the microbleeds; a panel each for contrast and diameter.
+    """Gain in sensitivity of each detector in each third of the microbleeds, by contrast and by diameter.
 
     `kinds`: result of `cmbfe.studies.reading.kinds_table`.
     """
@@ -71,7 +71,7 @@ def kinds_figure(kinds: pd.DataFrame) -> Figure:
 
 
 def _names(index: pd.Index) -> list[str]:
-    """Labels of the rows: name or arm. The treatment is added if there are several treatments."""
+    """Labels of the rows: the name or arm and, if there are several treatments, the treatment."""
     if index.nlevels == 1:
         return list(index)
     several = index.get_level_values("treatment").nunique() > 1
@@ -79,7 +79,7 @@ def _names(index: pd.Index) -> list[str]:
 
 
 def phase_figure(examples: Mapping[str, np.ndarray], effect: pd.DataFrame) -> Figure:
-    """Crops in magnitude and phase beside each other, and the change in false positives of each kind by phase.
+    """Crops in magnitude and phase side by side, and the change that phase makes to false positives of each kind.
 
     Args:
         examples: title -> uint8 [rows, columns, 2].

@@ -39,7 +39,7 @@ def theme() -> Iterator[None]:
 
 @contextmanager
 def new_figure(*shape: int, **options: Any) -> Iterator[tuple[Figure, Any]]:
-    """A figure in the project's style with its axes, to draw on inside the block; arguments of `plt.subplots`."""
+    """A figure in the project's style with its axes, to draw on inside the block. Arguments as in `plt.subplots`."""
     with theme():
         figure, axes = plt.subplots(*shape, layout="constrained", **options)
         yield figure, axes
@@ -57,7 +57,7 @@ def colour(name: str) -> str:
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0.065) -> None:
-    """Write names to the right of the axes, at the end and in the colour of each line; close names are stacked.
+    """Write the name of each line to the right of the axes, at its end and in its colour. Close names are stacked.
 
     Args:
         ends: name -> height on the axis, colour. gap: smallest distance between two names, as a share of the axis.
@@ -86,7 +86,7 @@ def save(figure: Figure, path: Path, svg: bool = True) -> None:
 
 
 def compact_png(png: bytes) -> bytes:
-    """A PNG in at most 256 colours, without transparency and metadata: about two thirds of the bytes."""
+    """A PNG in at most 256 colours, without transparency and metadata. This saves about a third of the bytes."""
     compact = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         compact, "png", optimize=True
@@ -109,7 +109,7 @@ def show_image(
         image: uint8 [rows, columns]; with phase [rows, columns, 2], only the magnitude is drawn.
         boxes: colour -> boxes [x, y, w, h] px.
         pixel_mm: size of a pixel; no scale bar without it. bar_mm: length of the bar.
-        head_only: show the `head_square` alone, of a square image.
+        head_only: show only the `head_square` of the image, which must be square.
     """
     image = magnitude_of(image)
     rows, columns = image.shape
@@ -129,7 +129,7 @@ def show_image(
 
 
 def draw_scale_bar(axes: Axes, left: float, bottom: float, bar_mm: float, pixel_mm: float, gap: float) -> None:
-    """Draw a white bar with a dark edge from a point in px, with its length written `gap` px above the bar."""
+    """Draw a white bar with a dark edge from a point in px, and write its length `gap` px above the bar."""
     edged = {"color": "white", "path_effects": [patheffects.withStroke(linewidth=3, foreground="black")]}
     axes.plot([left, left + bar_mm / pixel_mm], [bottom, bottom], linewidth=2, **edged)
     axes.text(left, bottom - gap, f"{bar_mm:g} mm", fontsize=8, **edged)
@@ -163,7 +163,7 @@ def labelled_images_figure(
 
 
 def inside_each_other(boxes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[list[float]]]:
-    """Boxes by colour. Each further colour is drawn 1.5 px larger on each side, so that no box hides another."""
+    """Boxes by colour, enlarged so that none hides another: by 1.5 px more per side from each colour to the next."""
     return {
         edge: [[x - by, y - by, width + 2 * by, height + 2 * by] for x, y, width, height in of_colour]
         for by, (edge, of_colour) in zip(np.arange(len(boxes)) * 1.5, boxes.items(), strict=True)
@@ -192,7 +192,7 @@ def cut_out(image: np.ndarray, box: Sequence[float], side_px: int) -> np.ndarray
 
 
 def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, columns: int = 8) -> Figure:
-    """Random microbleeds in the first row and a row per kind of mimic below, each once. `folder` holds the images."""
+    """Random microbleeds in the first row, and a row per kind of mimic below. `folder` holds the images."""
     kinds = {category["id"]: category["name"] for category in mimics["categories"]}
     rows = {"microbleed": labels["annotations"]}
     for number, kind in kinds.items():
@@ -214,7 +214,7 @@ def examples_figure(labels: Labels, mimics: Labels, folder: Path, seed: int, col
 
 
 def crops_figure(crops: Sequence[np.ndarray], side_mm: float, names: Sequence[str] = (), columns: int = 10) -> Figure:
-    """Crops, uint8 [side, side], of `side_mm` in their true size on paper, numbered from 1, with `names` if given."""
+    """Numbered crops, uint8 [side, side], at their true size on paper (`side_mm`), with `names` if given."""
     rows = -(-len(crops) // columns)
     figure, axes = image_grid(min(columns, len(crops)), rows, size_inches=side_mm / 25.4)
     figure.set_figheight(figure.get_figheight() + rows * (0.4 if names else 0.25))  # room for the titles
@@ -239,7 +239,7 @@ def sizes_figure(sizes_mm: pd.Series) -> Figure:
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
-    """Grey maps, each with a colour bar. `maps`: title with unit -> map [rows, columns], its black and white values."""
+    """Grey maps, each with a colour bar. `maps`: title with unit -> map [rows, columns], (black, white) values."""
     rows = -(-len(maps) // columns)
     figure, axes = image_grid(columns, rows, size_inches=2.8)
     for axis, (title, (values, (low, high))) in zip(axes, maps.items(), strict=False):
@@ -253,7 +253,7 @@ def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns
 
 
 def blooming_figure(table: pd.DataFrame) -> Figure:
-    """Plot `visible_mm` against `echo_time_ms`, with a line for each `true_mm` and a dotted line at this true size."""
+    """Plot `visible_mm` against `echo_time_ms`: for each `true_mm` a line, and a dotted line at the true size."""
     with new_figure(figsize=(6.4, 3.6)) as (figure, axes):
         by_size = table.groupby("true_mm")
         for (true_mm, part), hue in zip(by_size, sns.color_palette("viridis", len(by_size)), strict=True):
@@ -309,7 +309,7 @@ def learning_curves_figure(histories: Mapping[str, pd.DataFrame], window: int = 
 
 
 def overlay(pixels: np.ndarray, detections: Sequence[Mapping]) -> Image.Image:
-    """An image, uint8 [rows, columns], as RGB with a frame and a score for each of its detections (COCO results)."""
+    """Draw a frame and a score for each detection (COCO results) on an image, uint8 [rows, columns]; returns RGB."""
     image = Image.fromarray(pixels).convert("RGB")
     pen = ImageDraw.Draw(image)
     for detection in detections:

@@ -1,10 +1,10 @@
-"""The viewer in JupyterLab: images, detectors' boxes, FE layers and the FROC, all updated with the threshold.
+"""The viewer in JupyterLab: images, detectors' boxes, FE layers and the FROC. A move of the threshold updates all.
 
     from cmbfe.figures.viewer import show
     show("images", {"mine": "out/detections.json"})     # as the last line of a cell
     show("images", {"a": ..., "b": ...}, labels="annotations.json", model="models/ssd512-fe")
 
-If widgets cannot be shown, such as in an executed notebook on a web page, a figure shows the current view.
+Where widgets cannot be shown, such as in a notebook on a web page, a figure shows the current view.
 """
 
 import io
@@ -40,7 +40,7 @@ class ImageWidget(anywidget.AnyWidget):
 
 
 def show(images: Path | str, detections: Mapping[str, Path | str | Detections], **options: Any) -> "Viewer":
-    """A viewer of detections; arguments, options (`labels`, `model`, `iou`) and errors as in `open_gallery`."""
+    """Show detections in a viewer. Arguments, options (`labels`, `model`, `iou`) and errors: see `open_gallery`."""
     return Viewer(open_gallery(images, detections, **options))
 
 

@@ -117,7 +117,7 @@ def analyse(
 def _in_the_brain(
     lesions: list[Lesion], small: list[np.ndarray], image: dict[str, Any], place: Place, by_anatomy: bool
 ) -> tuple[list[Lesion], list[str]]:
-    """The lesions with their regions, and notes about them. A series without lesions is not registered."""
+    """Add the regions of the lesions, and return notes about the series. A series without lesions is not registered."""
     if not lesions:
         return lesions, []
     to_template, notes = None, []
@@ -152,7 +152,7 @@ def _named(task: Task, loaded: Loaded) -> list[dict[str, Any]]:
 
 
 def _write_slice(files: Sequence[Path], pixels: np.ndarray, drawn: Detections) -> None:
-    """Write a slice with its drawn boxes to the first file, and without boxes to the second file, if any."""
+    """Write a slice with the boxes `drawn` to the first file, and a copy without boxes to the second file, if given."""
     for path, image in zip(files, (overlay(pixels, drawn), Image.fromarray(pixels)), strict=False):
         with whole_file(path.with_suffix(".png")) as file:
             image.save(file, compress_level=1)

@@ -2,7 +2,7 @@
 
     bids/sub-X/[ses-Y/]anat/sub-X_[ses-Y_]run-1_desc-microbleeds_dseg.nii.gz    .json and .tsv beside it
 
-Subjects have the same names as in the other results. With --keep-ids, sessions of a BIDS source keep their names.
+A subject has the same name as in the other results. With --keep-ids, sessions of a BIDS source keep their names.
 """
 
 import re
@@ -75,7 +75,7 @@ def write_series(out: Path, findings: Findings, detector: str) -> None:
 
 
 def refuse_shared(patients: Sequence[str]) -> None:
-    """Raise `InputError` if two patients have the same subject label, as the second would replace the first."""
+    """Raise `InputError` if two patients have the same subject label, because their files would have the same names."""
     of_subject: dict[str, str] = {}
     for patient in patients:
         if (other := of_subject.setdefault(_subject(patient), patient)) != patient:

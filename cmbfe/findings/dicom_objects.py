@@ -20,7 +20,7 @@ from cmbfe.files import whole_file
 from cmbfe.findings.lesions import UNKNOWN, Lesion, label_map
 
 MICROBLEED = sr.CodedConcept("cmb", "99CMBFE", "Cerebral microbleed")
-"""A private code, whose meaning viewers show: DICOM's context groups have no SNOMED CT code for microbleeds."""
+"""A private code, because DICOM's context groups have no SNOMED CT code for microbleeds. Viewers show its meaning."""
 ABNORMALITY = codes.SCT.MorphologicallyAbnormalStructure
 SR_FOLDER, SEGMENTATION_FOLDER = "sr", "segmentation"
 MAKER = "cmbfe"
@@ -34,7 +34,7 @@ REPORT_NUMBER, SEGMENTATION_NUMBER = 9001, 9002
 
 
 class NoObject(InputError):
-    """Raised if the headers do not allow a DICOM object; `what` says why, without names."""
+    """Raised if the headers do not allow a DICOM object. `what` gives the reason without patient names."""
 
     def __init__(self, headers: SeriesHeaders, what: str) -> None:
         super().__init__(f"{headers.files[0]}: {what}")
@@ -144,7 +144,7 @@ def _identity(description: str) -> dict[str, Any]:
 
 def _images(headers: SeriesHeaders, needed: Sequence[str]) -> list[Dataset]:
     """The header of each slice's file, without pixels; slices of a multi-frame file share a header. Raises `NoObject`
-    if a `needed` attribute is missing, empty or differs between files, or if files share their SOPInstanceUID."""
+    if a `needed` attribute is missing, empty or differs between files, or if two files have the same SOPInstanceUID."""
     by_path = {path: dcmread(path, stop_before_pixels=True, force=True) for path in dict.fromkeys(headers.files)}
     for image in by_path.values():
         _as_highdicom_reads(image)
@@ -185,7 +185,7 @@ def _label(lesion: Lesion) -> str:
 def _group(
     lesion: Lesion, images: Sequence[Dataset], frames: Sequence[int], algorithm: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """The group of a lesion: its boxes, its size and, if known, its score in percent (CAD certainty, DCM 111012)."""
+    """The TID 1411 group of a lesion: its boxes, size and, if known, score in percent (CAD certainty, DCM 111012)."""
     scores = [] if lesion.score is None else [round(100 * lesion.score, 2)]
     certainty = [sr.Measurement(codes.DCM.CertaintyOfFinding, score, codes.UCUM.Percent) for score in scores]
     diameter = sr.Measurement(codes.SCT.Diameter, round(lesion.size_mm, 2), codes.UCUM.Millimeter)
@@ -216,7 +216,7 @@ def _site(lesion: Lesion) -> sr.FindingSite:
 
 
 def _segmented(headers: SeriesHeaders, lesions: Sequence[Lesion]) -> tuple[list[Dataset], dict[int, int], int]:
-    """The source images of a segmentation, slice index -> frame in the segmentation, and the number of frames. A
+    """Returns the source images of a segmentation, a map from slice index to its frame, and the number of frames. A
     multi-frame file contributes all of its frames in file order, which may differ from the slice order."""
     images = _images(headers, ["StudyInstanceUID", "FrameOfReferenceUID"])
     slices = sorted({index for lesion in lesions for index in lesion.boxes})

@@ -50,7 +50,7 @@ class Lesion:
     """Slice index -> the best box there [x, y, w, h] px, and its score."""
     best_slice: int
     elongation: float = 0.0
-    """Distance between the centres of its first and last box, over the side of its largest: at most 1 for a ball."""
+    """Distance between the centres of first and last box, over the side of its largest box. At most 1 for a ball."""
     region: str = UNKNOWN
     """One of `REGIONS`."""
     side: str = UNKNOWN
@@ -60,7 +60,7 @@ class Lesion:
 
     @property
     def slices(self) -> tuple[int, int]:
-        """Its first and last slice index."""
+        """Indices of the first and last slice of the lesion."""
         return min(self.boxes), max(self.boxes)
 
 
@@ -82,7 +82,7 @@ def find_lesions(images: Sequence[dict], detections: Detections, place: Place, t
 
 
 def _within_reach(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> Detections:
-    """Detections within `LINK_MM` (in the plane) of any that reaches the threshold: few enough to compare all pairs."""
+    """Detections within `LINK_MM` in the plane of a detection that reaches the threshold, to compare fewer pairs."""
     above = [detection["score"] >= threshold for detection in detections]
     if not any(above):
         return []
@@ -94,7 +94,7 @@ def _within_reach(images: Sequence[dict], detections: Detections, place: Place, 
 
 
 def lesion_of(number: int, members: Sequence[tuple[int, dict]], place: Place) -> Lesion:
-    """The lesion that consists of `members`: pairs of slice index and box, the best first. Scores may be None."""
+    """The lesion that consists of `members`, which are pairs of slice index and box, best first. Scores may be None."""
     row_mm, column_mm = place.pixel_spacing_mm
     indices = [index for index, _ in members]
     boxes = np.array([box["bbox"] for _, box in members], float)
@@ -142,8 +142,8 @@ def fingerprint(images: Sequence[dict], lesions: Sequence[Lesion]) -> str:
 
 
 def pattern(regions: Iterable[str]) -> str:
-    """The pattern of the lesions' regions: strictly lobar, strictly deep (deep or infratentorial, none lobar), mixed or
-    none. It is unknown if a lesion of unknown region might change the pattern."""
+    """The pattern of the lesions' regions: strictly lobar, strictly deep (deep or infratentorial only), mixed, none or
+    unknown. It is unknown if a lesion of unknown region might change the pattern."""
     found = set(regions)
     is_lobar, is_deep = LOBAR in found, bool(found & {DEEP, INFRATENTORIAL})
     if is_lobar and is_deep:
@@ -163,7 +163,7 @@ def region_counts(lesions: Sequence[Lesion]) -> dict[str, dict[str, int]]:
 
 
 def regions_table(image: dict | None, lesions: Sequence[Lesion]) -> pd.DataFrame:
-    """A table with the `region_counts` and `pattern` of a series in a row. `image`: any of its images; None: no row."""
+    """A table with one row: `region_counts` and `pattern` of a series. `image`: any image of it; no row if None."""
     columns = [f"{region}_{side}" for region in REGIONS[:-1] for side in SIDES]
     whose = ["patient_id", "series_uid"]
     if image is None:
@@ -207,9 +207,9 @@ def detections_table(images: Sequence[dict], detections: Detections) -> pd.DataF
 
 
 def label_map(lesions: Sequence[Lesion], shape: tuple[int, int, int], frame_of: Mapping[int, int]) -> np.ndarray:
-    """uint16 [frames, rows, columns] of `shape`: each pixel holds the number (from 1) of the lesion in whose ellipse
-    its centre lies. Where ellipses overlap, the better lesion wins. Every lesion also takes the pixel in the middle of
-    each of its boxes, however small it is. `frame_of`: slice -> frame."""
+    """Label map, uint16 [frames, rows, columns] of `shape`: pixels in the ellipses of a lesion hold its number, from 1.
+    Where ellipses overlap, the better lesion wins. The middle pixel of a box always belongs to the lesion, even if
+    the ellipse contains no pixel centre. `frame_of`: slice -> frame."""
     labels = np.zeros(shape, np.uint16)
     rows, columns = np.mgrid[: shape[1], : shape[2]] + 0.5
     for number, lesion in reversed(list(enumerate(lesions, 1))):

@@ -39,7 +39,7 @@ def load_detector(folder: Path) -> Detector:
 
 
 def model_folder(given: Path) -> Path:
-    """The folder of a model: that of the shipped model if only its name is given, else the given folder."""
+    """The given folder of a model or, if it does not exist, the folder of the shipped model with this name."""
     shipped = SHIPPED / given.name
     return shipped if not given.exists() and given == Path(given.name) and shipped.is_dir() else given
 
@@ -60,7 +60,7 @@ def model_settings(folder: Path) -> tuple[Images, str]:
 
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
-    """The detection threshold and its origin in words: the given value, that of a file (`read_threshold`), or 0.5.
+    """The detection threshold and its origin in words. It is `given`, read from `file` by `read_threshold`, or 0.5.
     Raises `InputError` if both are given, or as `read_threshold`."""
     if given is not None and file is not None:
         raise InputError("--threshold and --operating-point are two thresholds; give one of them")
@@ -77,7 +77,7 @@ def read_threshold(file: Path, variant: str) -> float:
         variant: the detector's name, such as ssd512.
 
     Raises:
-        InputError: another kind of file, not exactly one row of that detector, or no threshold from 0 to 1.
+        InputError: another kind of file, not exactly one row of the detector, or no threshold from 0 to 1.
     """
     if file.suffix.lower() != ".json":
         value = _threshold_of_table(file, variant)

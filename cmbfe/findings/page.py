@@ -36,7 +36,7 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
     Args:
         notes: assumptions about the series, one sentence each.
         feature_maps: image id -> PNG.
-        folder: holds the slices of the series, all of which the page shows for a review; not used for images.
+        folder: the slices of the series, which the page shows for a review. Not used for a folder of images.
     """
     task, images = findings.task, {image["id"]: image for image in findings.images}
     if findings.lesions is None:
@@ -82,7 +82,7 @@ def slices_html(
     lesions: Sequence[Lesion],
     folder: Path,
 ) -> str:
-    """The slices of a series as HTML, and its lesions in the form that review.js reads. `number` identifies the series
+    """The slices of a series as HTML, with its lesions in the form that review.js reads. `number` identifies the series
     on its page, `place` is as in `Loaded`, and `folder` holds the slices as PNG."""
     first = images[0]
     findings = {
@@ -114,8 +114,8 @@ def _slices_html(number: int | str, pixels: Iterable[tuple[dict, bytes]], findin
 
 
 def write_page(path: Path, patient: str, sections: Iterable[str], notes: Sequence[str], **made: Any) -> None:
-    """Write the page of a patient ("" without PatientID) from `section`s, one at a time to save memory. `made` holds
-    `detector`, `threshold` and `threshold_from`."""
+    """Write the page of a patient from the HTML of its `sections`, one after the other to save memory. `patient` is ""
+    without PatientID. `made` holds `detector`, `threshold` and `threshold_from`."""
     template = templates("cmbfe.findings").get_template("patient.html.jinja")
     title = f"Cerebral microbleeds: {patient or 'no PatientID'}"
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -137,7 +137,7 @@ def _row(lesion: Lesion) -> list[str]:
 
 
 def _region_rows(lesions: Sequence[Lesion]) -> list[list[str]]:
-    """Rows with a region and its number of lesions: left, right and total."""
+    """A table row per brain region, with the number of lesions on the left, on the right and in total."""
     sides = {region: [*counts.values()] for region, counts in region_counts(lesions).items()}
     return [
         [region, *(map(str, counts) if len(counts) > 1 else ("", "")), str(sum(counts))]
@@ -157,7 +157,7 @@ def _slices(lesion: Lesion) -> str:
 
 
 def _lesion_cards(findings: Findings) -> list[dict[str, Any]]:
-    """A card per lesion whose best slice is shown, the best lesion first: the slice and an enlarged part of it."""
+    """A card for each lesion whose best slice is shown, best lesion first. It has the slice and an enlarged part."""
     by_slice = {image["slice_index"]: image for image in findings.images}
     cards = []
     for lesion in findings.lesions or []:
@@ -233,7 +233,7 @@ def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detecti
 def _telling_channels(
     model: SSD, image: torch.Tensor, boxes: torch.Tensor
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """Title -> the channel of each map that best separates boxes from the rest: largest difference of means, in SD."""
+    """Title -> the channel of each feature map with the largest contrast: mean inside minus outside boxes, in SD."""
     names: Sequence[str] = LAYER_NAMES[SPECS[model.config.variant].trunk]
     maps = {}
     for name, (features,) in zip(names, model.feature_maps(model.prepare(image[None])), strict=False):

@@ -3,7 +3,7 @@
 Regions are those of BOMBS [C. Cordonnier et al., Stroke 40:94, 2009]: infratentorial is brainstem and cerebellum; deep
 is basal ganglia, thalamus and the internal and external capsules; lobar is the rest, cortex and white matter under it.
 nilearn includes no atlas of these regions, and other atlases need a download: `region_at` uses three smooth shapes,
-drawn by eye on the template. If the registration does not look right, the regions are unknown.
+drawn by eye on the template. If the registration fails or is implausible, the regions are unknown.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ BRAIN_SHARE, NEAR_MM, BRIDGE_MM = 0.75, 30.0, 9.0
 """A brain voxel has at least this share of the mean brightness of the head within about `NEAR_MM`. Erosion by
 `BRIDGE_MM` cuts the bridges to scalp, face and neck."""
 AROUND_MM = 10.0
-"""The metric includes this margin around the brain, as the dark bone there shows where the brain ends."""
+"""The metric includes this margin around the brain, because its dark bone shows where the brain ends."""
 BINS = 16
 ANGLES = (-20, -10, 0, 10, 20)
 """Starting rotations, degrees about each axis of the patient."""
@@ -46,16 +46,16 @@ POINTS = 3000
 """Number of voxels of a series on which starts are compared."""
 OUTSIDE, ALONG_A_VEIN = "outside the brain", "along a vein"
 THREADS = 2
-"""SimpleITK threads, the same on every machine, because the metric is summed per thread."""
+"""Number of SimpleITK threads. It is the same on every machine, because the metric is summed per thread."""
 LEAST_HEIGHT_MM = 30.0
-"""A series of less height fits the template in several places."""
+"""A series with less height would fit the template in several places."""
 FEWEST_VOXELS = 4
 """Smallest number of voxels per side that can be smoothed."""
 SCALES, MOST_STRETCHED = (0.8, 1.5), 1.5
 """Allowed scale factors from head to template, and the largest allowed ratio between them."""
 LEAST_OVERLAP, LEAST_INFORMATION = 0.85, 0.035
-"""Dice coefficient of the brains, and mutual information within them in nats. Phantom heads have 0.93 and 0.07 or more
-(0.05 in slabs of 48 mm), a real head with face and neck has 0.89 and 0.17, noise has 0.2 and 0.004."""
+"""Dice coefficient of the brains, and mutual information within them in nats. Phantom heads have at least 0.93 and 0.07
+(0.05 in slabs of 48 mm). A real head with face and neck has 0.89 and 0.17, and noise has 0.2 and 0.004."""
 NO_HEAD = "it does not look like a head on the template"
 OUTSIDE_MM, ELONGATED = 4.0, 1.2
 """A rule strikes out lesions that are farther from the template's brain or more elongated. The error of a registration
@@ -64,7 +64,7 @@ is 3 to 5 mm. The largest elongation of 149 phantom microbleeds is 1.0; of 20,09
 
 
 class NotRegistered(Exception):
-    """Raised if a series cannot be registered to the template; the text says why, without names."""
+    """Raised if a series cannot be registered to the template. The text gives the reason without patient names."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Template:
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """The template that nilearn includes; needs no network."""
+    """Load the template that nilearn includes. Needs no network."""
     from nilearn import datasets  # slow to import
 
     image = datasets.load_mni152_template(resolution=2)
@@ -121,7 +121,7 @@ def shrunk(image: np.ndarray, place: Place) -> np.ndarray:
 
 
 def series_image(slices: Sequence[np.ndarray], shape: tuple[int, int], place: Place) -> sitk.Image:
-    """The `shrunk` slices of a series as a volume in the patient. `shape`: rows and columns before shrinking."""
+    """The `shrunk` slices of a series as a volume in patient coordinates. `shape`: rows, columns before shrinking."""
     image = sitk.GetImageFromArray(np.stack(slices).astype(np.float32))
     along_row, along_column = np.reshape(place.orientation, (2, 3))
     normal = np.cross(along_row, along_column)
@@ -188,7 +188,7 @@ def _brain(image: sitk.Image) -> np.ndarray:
 
 
 def _around(image: sitk.Image, brain: np.ndarray) -> sitk.Image:
-    """Mask of the voxels for the metric: the brain with a margin of `AROUND_MM`."""
+    """Mask of the voxels on which the metric is computed: the brain with a margin of `AROUND_MM`."""
     near = ndimage.distance_transform_edt(~brain, sampling=image.GetSpacing()[0]) < AROUND_MM
     mask = sitk.GetImageFromArray(near.astype(np.uint8))
     mask.CopyInformation(image)
@@ -207,7 +207,7 @@ def _binned(values: np.ndarray) -> np.ndarray:
 
 
 def _information(one: np.ndarray, other: np.ndarray) -> float:
-    """Mutual information of `_binned` values, nats."""
+    """Mutual information of two arrays of `_binned` values, in nats."""
     shares = np.bincount(one * BINS + other, minlength=BINS**2).reshape(BINS, BINS) / len(one)
     return float(entr(shares.sum(0)).sum() + entr(shares.sum(1)).sum() - entr(shares).sum())
 
@@ -223,7 +223,7 @@ def _turned(image: sitk.Image, half: np.ndarray) -> sitk.Image:
 def _similarity(
     image: sitk.Image, brain: np.ndarray, template: Template, angles: Sequence[int], followed: int
 ) -> tuple[float, sitk.Similarity3DTransform]:
-    """The metric (lower is better) and the best similarity transform, optimised from the best starts."""
+    """Optimise a similarity transform from the best starts. Returns its metric (lower is better) and the transform."""
     mask, points = _around(image, brain), _points(image)
     near, middle = np.flatnonzero(sitk.GetArrayViewFromImage(mask)), points[:, brain.ravel()].mean(axis=1)
     near = near[:: max(len(near) // POINTS, 1)]
@@ -247,7 +247,7 @@ def _similarity(
 
 
 def _apart(tried: Iterable[tuple[float, np.ndarray, np.ndarray]], count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first `count` starts with distances above `APART`."""
+    """The first `count` starts that lie more than `APART` from each other."""
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     for _, where, turn in tried:
         if all(np.linalg.norm(where - other) > APART for other, _ in kept):
@@ -305,7 +305,7 @@ def placed(lesions: Sequence[Lesion], to_template: sitk.Transform) -> list[Lesio
 
 
 def struck_out(lesions: Sequence[Lesion], place: Place, to_template: sitk.Transform | None) -> list[Lesion]:
-    """The lesions, each with the rule of anatomy that it breaks. Without registration, only the vein rule applies."""
+    """Lesions, each with the rule of anatomy it breaks, if any. Without registration, only the vein rule is used."""
 
     def rule(lesion: Lesion) -> str:
         if to_template is not None and _is_outside(lesion, place, to_template):

@@ -116,7 +116,7 @@ class Reading:
 
 
 def read_found(folder: Path) -> list[FoundSeries]:
-    """The series that `cmbfe detect` has written to a folder, with their lesions. Raises `InputError` for a folder
+    """Read the series that `cmbfe detect` has written to a folder, with their lesions. Raises `InputError` for a folder
     without results, results of images, or inconsistent files."""
     if not (folder / REVIEWED_FILE).is_file():
         what = "give the folder that `cmbfe detect` has written for DICOM or NIfTI"
@@ -142,8 +142,8 @@ def read_review(path: Path, found: Sequence[FoundSeries]) -> Review:
     """Read a review and check it against the findings.
 
     Raises:
-        InputError: not a review, or changed after it was saved; a review of another patient, other series, other
-            findings or other lesions; or an added lesion outside its images.
+        InputError: the file is not a review, was changed after it was saved, belongs to another patient, other series,
+            other findings or other lesions, or has an added lesion outside the images.
     """
     content = read_json(path)
     review = checked(content, Review, path, "a review")
@@ -163,7 +163,7 @@ def read_review(path: Path, found: Sequence[FoundSeries]) -> Review:
 
 
 def _others(said: Sequence[Any], known: Iterable[Any]) -> str:
-    """The entries that only one of two lists has, or that `said` repeats; "" if both lists are the same."""
+    """The entries that are missing in `said` or in `known`, or repeated in `said`, as text; "" if there are none."""
     counts = Counter(said)
     return ", ".join(map(str, sorted({one for one in {*counts, *known} if counts[one] != 1 or one not in known})))
 
@@ -185,7 +185,7 @@ def _check_series(path: Path, review: _SeriesReview, found: FoundSeries) -> None
 def readings(found: Sequence[FoundSeries], reviews: Sequence[Review]) -> list[Reading]:
     """Every lesion of the reviewed patients, including added lesions, with the readers' answers.
 
-    Lesions that two readers added within 3 mm count as the same lesion. Readers who did not add it count as no.
+    Lesions that two readers added within 3 mm count as the same lesion. A reader who did not add it answers no.
     """
     every = []
     for series in found:
@@ -208,7 +208,7 @@ def _of_series(review: Review, series: FoundSeries) -> _SeriesReview:
 
 
 def _joined(added: dict[str, list[Added]], series: FoundSeries) -> list[dict[str, Added]]:
-    """Reader -> addition, for each lesion. An addition joins the nearest group within `LINK_MM`, or starts a group."""
+    """Reader -> addition, for each added lesion. Additions of two readers within `LINK_MM` are the same lesion."""
     groups: list[tuple[np.ndarray, dict[str, Added]]] = []
     for reader, own in added.items():
         for one in own:
@@ -223,7 +223,7 @@ def _joined(added: dict[str, list[Added]], series: FoundSeries) -> list[dict[str
 
 
 def _as_lesion(number: int, added: Sequence[Added], series: FoundSeries) -> Lesion:
-    """The mean of the readers' additions, as a square on each slice that a ball of the mean diameter reaches."""
+    """The lesion at the mean of the readers' additions: a square on each slice that a ball of mean diameter reaches."""
     index, x, y, diameter = np.mean([(one.slice, one.x, one.y, one.diameter_mm) for one in added], axis=0)
     first, geometry = series.images[0], series.geometry
     shape = len(series.images), first["height"], first["width"]
@@ -246,8 +246,8 @@ def cohen_kappa(first: Sequence[Answer], second: Sequence[Answer]) -> float:
 
 
 def fleiss_kappa_of(answers: np.ndarray) -> float:
-    """Agreement of several readers beyond chance (Fleiss 1971), for answers [n lesions, k readers]: the mean kappa of
-    each answer against the others, weighted by p (1 - p) for its share p. NaN as in `fleiss_kappa`."""
+    """Agreement of several readers beyond chance (Fleiss 1971), for answers [n lesions, k readers]: the mean of
+    the kappas of each answer against the others, weighted by p (1 - p) for its share p. NaN as in `fleiss_kappa`."""
     given = [answers == answer for answer in np.unique(answers)]
     weights = [own.mean() * (1 - own.mean()) for own in given]
     return float(np.average([fleiss_kappa(own) for own in given], weights=weights)) if sum(weights) else np.nan

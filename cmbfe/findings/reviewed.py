@@ -1,4 +1,4 @@
-"""`cmbfe review`: turns findings and their reviews into corrected labels, agreement and a report, atomically."""
+"""`cmbfe review`: turns findings and reviews into corrected labels, readers' agreement and a report, atomically."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def review_files(
     Args:
         seed: random seed of the split by patient, as in an import.
         source: the input of the detection, to write DICOM objects of the microbleeds.
-        options: which objects to write, and the key file of the detection unless it kept ids.
+        options: which DICOM objects to write, and the key file of the detection (not needed if it kept ids).
 
     Returns:
         The content of review.json.
@@ -183,7 +183,7 @@ def _table(every: Sequence[Reading]) -> pd.DataFrame:
 
 
 def _counts(reviewed: Sequence[FoundSeries], every: Sequence[Reading]) -> list[dict[str, Any]]:
-    """A row per patient: how many lesions were detected, added, accepted, rejected and unsure, and the pattern of the
+    """A row per patient: numbers of detected, added, accepted, rejected and unsure lesions, and the pattern of the
     microbleeds."""
     counts = []
     for patient in dict.fromkeys(series.patient for series in reviewed):

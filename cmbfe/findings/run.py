@@ -1,5 +1,5 @@
-"""`cmbfe detect`: detects in every series of a source, several at a time, and writes one folder atomically. Each series
-writes its part of every file below `.parts`; the parts are joined at the end, so memory does not limit their number."""
+"""`cmbfe detect`: detects in the series of a source, several at a time, and writes one folder atomically. Each series
+writes its part of every file below `.parts`. The parts are joined at the end, to work with any number of series."""
 
 import json
 import secrets
@@ -107,7 +107,7 @@ class Result(NamedTuple):
 
     done: list[Done]
     left_out: list[Aside]
-    """All other files under the path, refused or passed over."""
+    """All other series and files in the source, with the reason."""
 
 
 def detect_files(
@@ -126,7 +126,7 @@ def detect_files(
 
     Args:
         open_detector: returns the detector; called once here and once per series, see `model.load_detector`.
-        settings: how DICOM and NIfTI become images, with the same settings as in the detector's training.
+        settings: how DICOM and NIfTI become images, as in the detector's training.
         jobs: number of series at a time; -1 means one per core.
         backend: joblib's "loky" or "threading", or the address of a dask scheduler whose workers see `source` and the
             folder of `out` under the same paths.
@@ -280,7 +280,7 @@ def write_objects(
 
 
 def _draw_maps(findings: Findings, detector: Detector, out: Path) -> dict[int, bytes]:
-    """Image id -> PNG of its feature maps, for the best slice of each lesion, or for all shown images of a folder."""
+    """Draw the feature maps of each lesion's best slice, or of all shown images of a folder: image id -> PNG."""
     best_slices = {lesion.best_slice for lesion in findings.lesions or []}
     maps = {}
     for image in findings.images:

@@ -1,4 +1,4 @@
-"""The search for the series in a source, which holds either images, NIfTI volumes or DICOM."""
+"""Find the series in a source, which holds images, NIfTI volumes or DICOM."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ def even_place(place: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) ->
 
 
 def in_batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Stacks of at most `BATCH` neighbouring images of one size: [rows, columns], with phase [rows, columns, 2]."""
+    """Stack neighbouring images of the same size, at most `BATCH`: [rows, columns], with phase [rows, columns, 2]."""
     for _, run in groupby(images, key=np.shape):
         while batch := list(islice(run, BATCH)):
             yield np.stack(batch)
@@ -106,11 +106,11 @@ def find(source: Path, out: Path, phase: bool = False, as_magnitude: bool = Fals
     Args:
         out: folder to skip in the search.
         phase: whether each series needs its phase.
-        as_magnitude: also accept series as magnitude if header or name does not say what they are.
+        as_magnitude: also accept a series as magnitude if its header or name does not say what it is.
 
     Raises:
-        InputError: no such file or folder, a folder that may not be read, two kinds in one folder, an image that
-            cannot be read or has no phase, or nothing to detect in.
+        InputError: no such file or folder, a folder without read permission, two kinds in one folder, an image that
+            cannot be read or has no phase, or no usable series.
     """
     inventory = take_inventory(source, out)
     kinds = {kind: files[0] for kind in (IMAGE, NIFTI, DICOM) if (files := inventory.of(kind))}
@@ -138,7 +138,7 @@ def _refuse_odd_names(inventory: Inventory, kind: str) -> None:
 
 
 def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
-    """The files outside all series. A broken link with the name of a NIfTI file belongs to its folder's patient."""
+    """The files that belong to no series. A broken link named like a NIfTI file counts for its folder's patient."""
     what, hint = REASONS[LINK]
     links = [path for path in inventory.of(LINK) if kind == NIFTI and path.name.lower().endswith(SUFFIXES[NIFTI])]
     named = [
@@ -212,7 +212,7 @@ def _count(series: Series) -> int:
 
 
 def _find_dicom(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple[list[DicomSeries], list[Aside]]:
-    """The magnitude series by patient and UID, and what is left out."""
+    """The magnitude series by patient and UID, and the series and files that are left out."""
     headers, asides = series_in(inventory)
     series, used = [], []
     for each in magnitude_of_series(headers, as_magnitude):

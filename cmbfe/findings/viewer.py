@@ -1,4 +1,4 @@
-"""Review a patient in JupyterLab: a widget with the panel of the patient's page, which saves the same file.
+"""Review a patient in JupyterLab: a widget that works like the patient's page and saves the same file.
 
 from cmbfe.findings.viewer import review
 review("found", "P0001")     # as the last line of a cell; the file lies in the folder reviews

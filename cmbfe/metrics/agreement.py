@@ -9,7 +9,7 @@ from scipy import stats
 from cmbfe.metrics.matching import IGNORED, Matches
 
 CLASSES = ("0", "1", "2-4", "5+")
-"""Classes of the microbleed count for which stroke risk is reported (Wilson et al., Lancet Neurology 2019)."""
+"""Classes of the microbleed count; stroke risk is reported per class (Wilson et al., Lancet Neurology 2019)."""
 
 
 def counts_per_patient(matches: Matches, threshold: float) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float
 
 
 def _linear_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa of a confusion table, weighted by the number of steps between classes; empty classes count."""
+    """Cohen's kappa of a confusion table. Weights are the numbers of steps between classes, empty classes included."""
     steps = np.abs(np.subtract.outer(np.arange(len(table)), np.arange(len(table))))
     expected = np.outer(table.sum(axis=0), table.sum(axis=1)) / table.sum() if table.any() else table
     by_chance = (steps * expected).sum()

@@ -62,7 +62,7 @@ def expected_calibration_error(matches: Matches) -> float:
 def operating_points(
     validation: Mapping[str, Matches], test: Mapping[str, Matches], sensitivity: float, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """The threshold of each detector and its performance there on the test patients, a row per detector.
+    """Each detector's threshold, and its performance at that threshold on the test patients: a row per detector.
 
     The threshold is the highest that reaches `sensitivity` on the validation patients; test patients do not affect it.
     Values have 95 % intervals over test patients. They are NaN if no threshold reaches that sensitivity.

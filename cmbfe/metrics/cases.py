@@ -22,7 +22,7 @@ from cmbfe.metrics.matching import (
 )
 
 SAME_PLACE_IOU = 0.1
-"""IoU from which two detections mark the same object: TIDE's bound for background (Bolya et al. 2020)."""
+"""Lowest IoU of two detections that mark the same object: TIDE's bound for background (Bolya et al. 2020)."""
 POOR_BOX = "microbleed, poor or second box"
 NOTHING = "nothing labelled"
 
@@ -40,7 +40,7 @@ def false_positives(matches: Matches, detections: Detections, threshold: float) 
 
 
 def without_counterpart(chosen: Detections, others: Detections, labels: Labels) -> Detections:
-    """The detections of `chosen` that overlap none of `others` by an IoU of at least `SAME_PLACE_IOU`, in their order.
+    """The detections of `chosen` whose IoU with each of `others` is below `SAME_PLACE_IOU`, in their order.
 
     Args:
         labels: labels with the images of both lists.

@@ -97,8 +97,8 @@ def sensitivity_at_false_positives(
 ) -> Value:
     """Sensitivity of the FROC at `false_positives` per image or patient.
 
-    The curve is linear between neighbouring thresholds and constant beyond the last threshold. Where it rises
-    vertically, its upper end counts. NaN without ground truth.
+    The curve is linear between neighbouring thresholds and constant beyond the last threshold. At a vertical rise,
+    the upper end counts. NaN without ground truth.
     """
     x, y = _froc_points(matches, per, weights)
     return _value(_read_off(x, y, false_positives), weights)
@@ -163,7 +163,7 @@ def largest_sensitivity(matches: Matches, weights: np.ndarray | None = None) -> 
 
 
 def threshold_at_sensitivity(matches: Matches, sensitivity: float = 0.9) -> float:
-    """The highest threshold (score >= threshold) whose sensitivity is at least `sensitivity`, or NaN."""
+    """The highest threshold (score >= threshold) with at least this `sensitivity`; NaN if no threshold reaches it."""
     curve = precision_sensitivity(matches)
     reached = curve["threshold"][curve["sensitivity"] >= sensitivity]
     return float(reached.iloc[0]) if len(reached) else np.nan
@@ -211,7 +211,7 @@ def _together(matches: Matches) -> np.ndarray:
 
 
 def _corners(matches: Matches) -> np.ndarray:
-    """The entries of `_together` between which the FROC is straight: before and at each score with a hit."""
+    """Entries of `_together` at corners of the FROC: scores with a hit, the scores before them, and the last score."""
     ends = _together(matches)
     hits = np.diff(np.cumsum(_counted(matches)[1])[ends], prepend=0) > 0
     return ends[hits | np.append(hits[1:], True)[: len(hits)]]
@@ -220,7 +220,7 @@ def _corners(matches: Matches) -> np.ndarray:
 def _cumulative(
     matches: Matches, ends: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits and false positives [B, K] among the detections up to each of the K `ends`; ground truths [B]."""
+    """Numbers of hits and false positives [B, K] among the detections up to each of the K `ends`; ground truths [B]."""
     _, hit, patient = _counted(matches)
     point = np.searchsorted(ends, np.arange(len(hit)))
     patients = len(matches.patients)
@@ -243,7 +243,7 @@ def _truths_per_patient(matches: Matches) -> np.ndarray:
 def _operating_point(
     matches: Matches, sensitivity: Value, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits, false positives (NaN if never reached) and truths [B] where `sensitivity` is first reached."""
+    """Hits and false positives where `sensitivity` is first reached (NaN if never), and ground truths; each [B]."""
     hits, false, truths = _cumulative(matches, _corners(matches), weights)
     reached = _ratio(hits, truths[:, None]) >= np.reshape(sensitivity, (-1, 1))
     # Resamples that never reach it get the column of NaN at the end.
@@ -261,7 +261,7 @@ def _froc_points(matches: Matches, per: Per, weights: np.ndarray | None) -> tupl
 
 
 def _read_off(x: np.ndarray, y: np.ndarray, position: float) -> np.ndarray:
-    """Linear interpolation of each row's curve at `position`; x [B, K] ascends from 0."""
+    """Linear interpolation of each row's curve at `position`. Each row of x [B, K] ascends from 0."""
     rows = np.arange(len(x))
     left = np.maximum((x <= position).sum(axis=1) - 1, 0)
     right = np.minimum(left + 1, x.shape[1] - 1)

@@ -85,8 +85,8 @@ def _check_paired(all_matches: Sequence[Matches]) -> None:
 def interval_of(statistic: Statistic, patients: int, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Intervals of any statistic of weighted patients; NaN with fewer than two patients.
 
-    Resamples with an undefined statistic (NaN) cannot be ranked. If their share exceeds `tail`, the interval is
-    NaN, since its end lies among them.
+    Resamples with an undefined statistic (NaN) cannot be ranked. If their share exceeds `tail`, the interval
+    is NaN, since an end of the interval could be such a resample.
     """
     return _interval(*_draw(statistic, patients, resamples, seed), patients)
 
@@ -142,9 +142,9 @@ def left_out(statistic: Statistic, patients: int) -> np.ndarray:
 def bca_levels(value: float, values: np.ndarray, without_each: np.ndarray, outside: float) -> np.ndarray:
     """The two quantiles of the resampled `values` that bound the BCa interval (Efron 1987).
 
-    `outside` is the share beyond each end without bias and skewness (`tail`). `without_each` comes from
-    `left_out`, and its skewness is the acceleration. Undefined values in `without_each` are skipped. The
-    acceleration is 0 if all other values are equal.
+    Without bias and skewness, the share beyond each end is `outside` (`tail`). `without_each` comes from
+    `left_out`, and its skewness gives the acceleration (0 if all defined values are equal). Undefined values in
+    `without_each` are skipped.
     """
     below = np.mean(values < value) + np.mean(values == value) / 2
     bias = stats.norm.ppf(np.clip(below, 0.5 / len(values), 1 - 0.5 / len(values)))
@@ -170,8 +170,8 @@ def _band(
     metric: Metric, argument: str, matches: Matches, positions: Sequence[float], resamples: int, seed: int
 ) -> pd.DataFrame:
     """Columns `low` and `high` of `bootstrap` at each position, on the same resamples of patients. The band is
-    pointwise: a whole curve leaves it in more than 5 % of cases. NaN if the value is undefined in too many
-    resamples."""
+    pointwise: a whole curve leaves it in more than 5 % of cases. NaN where too many resamples
+    are undefined."""
     intervals = [bootstrap(partial(metric, **{argument: x}), matches, resamples, seed) for x in positions]
     return pd.DataFrame(map(vars, intervals), index=pd.Index(list(positions), name=argument))[["low", "high"]]
 
@@ -198,8 +198,8 @@ def difference_over_seeds(
 
     Patients and seeds are crossed (each training is tested on all patients), so each resample draws both. It draws
     S - 1 of S seeds; drawing S would underestimate the variance by a factor of (S - 1) / S (Rao and Wu 1988). Few
-    seeds give no reliable percentiles, so the interval is a t interval. Its degrees of freedom combine those of seeds
-    and patients.
+    seeds give no reliable percentiles, so the interval is a t interval. Its degrees of freedom combine the degrees of
+    freedom of seeds and patients.
 
     Raises:
         InputError: fewer than two seeds or patients, or runs that are not paired.
@@ -242,7 +242,7 @@ def _standard_error(values: np.ndarray, patients: int) -> float:
 
 
 def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patients: int) -> float:
-    """Degrees of freedom of the sum of two variances, from seeds and from patients (Satterthwaite 1946)."""
+    """Degrees of freedom of the sum of the variances from seeds and from patients (Satterthwaite 1946)."""
     known = of_seeds**2 / (seeds - 1) + of_patients**2 / (patients - 1)
     return (of_seeds + of_patients) ** 2 / known if known > 0 else seeds - 1.0
 
@@ -259,7 +259,7 @@ def patients_needed(standard_error: float, patients: int, gain: float, power: fl
 
 
 def patients_for_half_width(standard_error: float, patients: int, half_width: float) -> int:
-    """Number of patients needed for a normal 95 % interval of ± `half_width`; see `patients_needed`.
+    """Number of patients needed for a normal 95 % interval of ± `half_width`; arguments as in `patients_needed`.
 
     Raises:
         InputError: a number that is not finite, a negative error, a half width of 0 or less, or a half width below
@@ -270,7 +270,7 @@ def patients_for_half_width(standard_error: float, patients: int, half_width: fl
 
 
 def seeds_for_half_width(seed_deviation: float, half_width: float) -> int:
-    """Number of seeds, at least 2, needed for a 95 % t interval of the mean of ± `half_width`.
+    """Number of seeds needed for a 95 % t interval of ± `half_width` around the mean; at least 2.
 
     The uncertainty from patients is not included.
 

@@ -100,7 +100,7 @@ def lesion_of(image: Mapping[str, Any], box: Mapping[str, Any]) -> tuple[Hashabl
 
 
 def lesions_apart(labels: Labels) -> int:
-    """Number of microbleeds without exactly one box per slice on consecutive slices; their id may cover several."""
+    """Number of microbleeds whose boxes are not one per slice on consecutive slices; their id may cover several."""
     images = {image["id"]: image for image in labels["images"]}
     slices: dict[Hashable, list[int]] = defaultdict(list)
     for box in labels["annotations"]:
@@ -127,7 +127,7 @@ def link(near: Overlaps, detections: Detections, link_mm: float = LINK_MM) -> tu
 
 
 def _leaders(centre_mm: np.ndarray, slice_index: np.ndarray, link_mm: float) -> np.ndarray:
-    """Index of the best detection in the group of each detection; the detections of a series, best first."""
+    """For each detection of a series (best first), the index of the best detection in its 3-D detection."""
     leader = np.full(len(centre_mm), -1)
     for best in range(len(centre_mm)):
         if leader[best] < 0:
@@ -138,7 +138,7 @@ def _leaders(centre_mm: np.ndarray, slice_index: np.ndarray, link_mm: float) -> 
 
 
 def _touching(slices: np.ndarray, start: int) -> np.ndarray:
-    """Mask of the `slices` that are connected to slice `start` without a gap."""
+    """Mask of the entries of `slices` that are connected to slice `start` without a gap."""
     present = np.unique(slices)
     run = np.cumsum(np.diff(present, prepend=present[0]) > 1)
     return run[np.searchsorted(present, slices)] == run[np.searchsorted(present, start)]
@@ -154,7 +154,7 @@ def _by_series(near: Overlaps) -> list[np.ndarray]:
 
 
 def _lesions(near: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Ids of the lesions, lesion of each box and patient of each lesion. Lesions are ordered by their first boxes."""
+    """Id of each lesion, lesion of each box, patient of each lesion. Lesions are in order of their first boxes."""
     pairs = zip(near.truth_image.tolist(), near.truths, strict=True)
     keys = [lesion_of(near.images[image], box) for image, box in pairs]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -167,7 +167,7 @@ def _lesions(near: Overlaps) -> tuple[list[Any], np.ndarray, np.ndarray]:
 def _pairs_of_lesions(
     near: Overlaps, member_of: np.ndarray, of_box: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each pair of a 3-D detection and a lesion with a hit among their boxes, and its largest nearness."""
+    """Pairs of a 3-D detection and a lesion with a hit between their boxes, and the largest nearness of each pair."""
     detection, lesion = member_of[near.detection], of_box[near.truth]
     order = np.lexsort((-near.nearness, lesion, detection))
     detection, lesion, nearness = detection[order], lesion[order], near.nearness[order]

@@ -22,7 +22,7 @@ Detections = list[dict[str, Any]]
 """Content of a COCO results file: entries with `image_id`, `category_id`, `bbox` [x, y, w, h] px and `score`."""
 HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1  # outcomes of a detection; metrics leave out ignored detections
 PAIRS_AT_ONCE = 2_000_000
-"""Detection-truth pairs compared in one block, which bounds the memory (about 0.3 GiB)."""
+"""Largest number of detection-truth pairs per block, which limits the memory to about 0.3 GiB."""
 ARRAYS = {
     "score": np.float32,
     "outcome": np.int8,
@@ -78,8 +78,8 @@ def match(
     `hit` defines a hit. "iou": intersection over union of at least `iou`. "centre": the centre of the detection lies
     in the box (edges included). "distance": the two centres are at most `distance_mm` apart, which needs
     `pixel_spacing_mm` of every image. "centre" and "distance" prefer the box with the nearest centre.
-    Annotations with `iscrowd` or `ignore` set are ignore regions. A detection without a hit is ignored if its centre,
-    or for "iou" at least the share `iou` of its own area, lies in such a region. `duplicates="ignore"` also ignores
+    Annotations with `iscrowd` or `ignore` set are ignore regions. A detection without a hit is ignored if its centre
+    lies in such a region; for "iou", if at least the share `iou` of its area does. `duplicates="ignore"` also ignores
     detections that would hit only boxes which other detections have taken.
 
     Boxes are [x, y, w, h] in px.
@@ -221,7 +221,7 @@ def with_boxes(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> Labels:
 def assign(
     detection: np.ndarray, truth: np.ndarray, nearness: np.ndarray, detections: int, truths: int
 ) -> np.ndarray:
-    """Assign each ground truth to at most one detection, best score first: int64 [detections], the truth or -1.
+    """Assign each ground truth to at most one detection, best score first. Returns int64 [detections]: the truth or -1.
 
     Candidate k: `detection[k]` (0 has the highest score) may take `truth[k]`; a larger `nearness[k]` is preferred.
     """
@@ -289,7 +289,7 @@ def _pairs(
     spacing: np.ndarray,
     nearness: _Nearness,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All hits (detection, truth, nearness) within an image, over all images."""
+    """All hits (detection, truth, nearness) of all images; a detection hits only boxes of its own image."""
     blocks = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for detection, truth in _pairs_of_one_image(image, truth_image, len(spacing)):
         value = nearness(boxes[detection], truth_boxes[truth], spacing[image[detection]])

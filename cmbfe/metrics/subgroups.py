@@ -51,7 +51,7 @@ def lesion_table(labels: Labels, matches: Matches) -> pd.DataFrame:
 
 
 def sensitivity_by_size(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Sensitivity at a score threshold by size class, of a `lesion_table`; columns as in `sensitivity_by`."""
+    """Sensitivity at a score threshold by size class, from a `lesion_table`; columns as in `sensitivity_by`."""
     edges = pairwise(SIZE_EDGES_MM)
     names = [f"{low:g} mm and more" if high == np.inf else f"{low:g} to {high:g} mm" for low, high in edges]
     sizes = pd.cut(table["size_mm"], SIZE_EDGES_MM, right=False, labels=names)

@@ -1,7 +1,7 @@
 """The paper's claims, settings, exhibits and open points (A1 to A20), read from paper.yaml for the map of the paper.
 
 Each entry says where the replication keeps its own value: a key path of params.yaml, a constant of the code, or a cell
-of a table in results/tables. The first reading of an open point is the literal or likeliest, as in the profile `paper`.
+of a table in results/tables. The first reading of an open point, used in the profile `paper`, is literal or likeliest.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,11 @@ class Setting(NamedTuple):
     key: str  # of params.yaml, or of `cmbfe.paper.paper_map.known_values`
     notebook: str
     is_px: bool = False
-    """Whether the value is in px of an image `IMAGE_PX` wide. The comparison then scales it to our image width."""
+    """Whether the value is in px of an image `IMAGE_PX` wide. If so, the comparison scales it to our image width."""
 
 
 class Cell(NamedTuple):
-    """A cell of results/tables/<table>.csv, given by its row's value in the first column and its column's name."""
+    """A cell of results/tables/<table>.csv: the value of its row in the first column, and the name of its column."""
 
     table: str
     row: str
@@ -43,7 +43,7 @@ class Claim(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A number of ours with its name and, if the paper prints it, the paper's number."""
+    """One of our numbers with its name and, if the paper prints it, the paper's number."""
 
     name: str
     ours: Cell

@@ -49,9 +49,9 @@ def mimics_table(mimics: Labels, patients: int) -> pd.DataFrame:
 def table2(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
     """Table 2: average precision by variant, paper and ours, with 95 % intervals over patients.
 
-    Rows with FE also hold the gain over the twin without FE, paired by patient. Further columns, each with interval
-    and gain, are the 11-point AP, precision and false positives at the paper's sensitivity (NaN if it is never
-    reached), and the largest sensitivity.
+    Rows with FE also hold the gain over the twin without FE, paired by patient. Further columns are the 11-point AP,
+    precision and false positives at the paper's sensitivity (NaN if it is never reached), and the largest
+    sensitivity, each with interval and gain.
 
     Args:
         matches: variant -> matches of the test images, for both twins. Only variants of the paper's Table 2 get a row.
@@ -81,10 +81,10 @@ def table3(
 ) -> pd.DataFrame:
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
-    Both twins are read at the same recall: the paper's or, if a twin does not reach it, the largest that both reach.
-    Each resample of patients has its own recall. Precision is NaN if a twin finds nothing. Seconds are those of a
-    forward pass in training, as in the paper. The ratios compare the variant with FE to its twin without FE, for the
-    forward pass and for the whole training step.
+    The precision of both twins is taken at the same recall: the paper's or, if a twin does not reach it, the largest
+    that both reach. Each resample of patients has its own recall. Precision is NaN if a twin finds nothing. Seconds
+    are those of a forward pass in training, as in the paper. The ratios are times with FE over times without FE, for
+    the forward pass and for the whole training step.
 
     Args:
         matches: variant -> matches of the test images, each variant with its twin.
@@ -119,8 +119,8 @@ def table4(
 
     `paper_false_positives_per_cmb_by_arithmetic` follows from the printed sensitivity and precision. Our values are
     those at the paper's 90 % sensitivity (`our_sensitivity`), with 95 % CIs over patients and the paired gain by FE.
-    They are NaN for a detector that never reaches it. Studies have different patients and cannot be compared. The
-    baselines follow, on our patients, with their published values (`published_...`) and their AP minus SSD-512's.
+    A detector that never reaches 90 % has NaN. Studies have different patients and cannot be compared. The last rows
+    are the baselines on our patients, with published values (`published_...`) and their AP minus that of SSD-512.
 
     Args:
         matches: variant -> matches of the test images, including ssd512 and ssd512-fe.
@@ -161,7 +161,7 @@ def _ours_of_table4(
 
 
 def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) -> pd.DataFrame:
-    """The normalised FROC area (Figure 5, A15) and gain of each variant, as in `table2`. The paper prints no area."""
+    """Normalised FROC area (Figure 5, A15) and gain of each variant, as in `table2`. The paper prints no area."""
     _check_twins(matches)
     area = partial(curves.froc_auc, x_max=settings.froc_x_max)
     rows = {
@@ -172,7 +172,7 @@ def froc_table(matches: Mapping[str, Matches], settings: Evaluation, seed: int) 
 
 
 def summary_of_ap(matches: Mapping[str, Matches]) -> dict[str, dict[str, float]]:
-    """AP on the test images by variant, and the gain by FE of each pair of twins, for comparing experiments."""
+    """AP on the test images by variant, and the gain by FE for each pair of twins. Serves to compare experiments."""
     _check_twins(matches)
     ap = {variant: float(average_precision(of_variant)) for variant, of_variant in matches.items()}
     plain = [variant for variant in ap if variant == plain_of(variant)]
@@ -189,7 +189,7 @@ def common_recall(twins: Sequence[Matches], at_most: float, weights: np.ndarray 
 def precision_at_common_recall(
     matches: Matches, twins: Sequence[Matches], at_most: float, weights: np.ndarray | None = None
 ) -> Value:
-    """Precision of `matches` at the `common_recall` of `twins`, which differs from resample to resample."""
+    """Precision of `matches` at the `common_recall` of `twins`, which is computed anew in each resample."""
     return precision_at_sensitivity(matches, common_recall(twins, at_most, weights), weights)
 
 
@@ -199,7 +199,7 @@ def plain_of(variant: str) -> str:
 
 
 def _check_twins(matches: Mapping[str, Matches]) -> None:
-    """Raise `InputError` where a detector lacks its twin."""
+    """Raise `InputError` if the twin of a detector is missing."""
     for variant in matches:
         for wanted in (plain_of(variant), f"{plain_of(variant)}-fe"):
             if wanted not in matches:
@@ -215,7 +215,7 @@ def _with_interval(
     seed: int,
     gain: str = "our_gain",
 ) -> dict[str, float]:
-    """A metric with its CI and, under `gain`, the paired difference to the twin without FE (NaN for that twin)."""
+    """A metric with its CI and, in column `gain`, its paired gain by FE (NaN for variants without FE)."""
     plain, resamples = plain_of(variant), settings.bootstrap_samples
     if plain == variant:
         value, difference = intervals.bootstrap(metric, matches[variant], resamples, seed), None
@@ -235,7 +235,7 @@ def _printed(variant: str, column: str) -> float:
 
 
 def _times(variant: str, cost: pd.DataFrame) -> dict[str, float]:
-    """Seconds per batch, paper and ours, and for variants with FE the ratios to the twin without FE."""
+    """Seconds per batch, paper and ours. Variants with FE also have the ratios to the twin without FE."""
     paper_seconds, plain = _printed(variant, "seconds_per_batch_of_8"), plain_of(variant)
     has_fe = variant != plain
     return {

@@ -41,7 +41,7 @@ def false_positives_per_cmb(sensitivity: float, precision: float) -> float:
 def contradictions() -> pd.DataFrame:
     """A row per contradiction: `what`, `printed` (all printed values), `follows` (from the paper's own numbers), `how`.
 
-    `follows` is NaN where two statements exclude each other and give no value.
+    `follows` is NaN if two statements exclude each other without giving a value.
     """
     rows = []
     for study, (recall, precision, in_table) in TABLE_4.iterrows():

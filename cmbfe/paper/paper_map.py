@@ -1,7 +1,7 @@
-"""The map of the paper: each claim, setting, number, table and figure, with our result and the place that makes it.
+"""The map of the paper: each claim, setting, number, table and figure, with our result and its notebook or file.
 
-Our values are read from params.yaml, from constants in the code and from results/tables, never typed in. Values that do
-not exist yet are marked.
+Our values are read from params.yaml, from constants in the code and from results/tables, never typed in. Missing values
+are marked.
 """
 
 import json
@@ -94,8 +94,8 @@ def missing_exhibits(rows: pd.DataFrame) -> list[str]:
 def open_points(params: Params, root: Path) -> pd.DataFrame:
     """A row per open point: `question`, `readings` (ours first), `set_by`, `now`, `status`, `paper_profile`, `effect`.
 
-    `now` is the value in params.yaml, `paper_profile` that of the literal reading. `effect` lists our measurements: the
-    change of AP by a reading is AP with FE in its arm minus AP with FE as in params.yaml.
+    `now` is the value in params.yaml, and `paper_profile` the value of the literal reading. `effect` lists measured
+    changes of AP: AP with FE in the arm of a reading minus AP with FE as in params.yaml.
     """
     now, literal = (known_values(settings, root) for settings in (params, load_params(profile_file("paper"))))
     rows = []
@@ -115,7 +115,7 @@ def open_points(params: Params, root: Path) -> pd.DataFrame:
 
 
 def deviations(params: Params) -> pd.DataFrame:
-    """Settings outside `study` that differ from the profile `paper`, in columns `paper_profile` and `ours`."""
+    """Settings that differ from the profile `paper`, in columns `paper_profile` and `ours`. Leaves out `study`."""
     both = [setting_values(settings) for settings in (load_params(profile_file("paper")), params)]
     keys = [key for key in both[0] | both[1] if not key.startswith("study.") and key != "profile"]
     differing = [key for key in keys if both[0].get(key) != both[1].get(key)]
@@ -227,9 +227,9 @@ def _shown(reading: Reading | None) -> str:
 
 
 def known_values(params: Params, root: Path) -> dict[str, object]:
-    """All values that keys in `cmbfe.paper.claims` may name: settings by key path, and values that no setting holds.
+    """All values that keys in `cmbfe.paper.claims` may name: settings by key path, and other values.
 
-    The latter are `acquisition.*`, `input_px.*`, `trunk.*` and `first_map.*` (cells on a side) from the code,
+    Other values are `acquisition.*`, `input_px.*`, `trunk.*` and `first_map.*` (cells per side) from the code,
     `cohort.*` from several settings, and `05_backbones.batch` from the notebook's parameters in the workspace `root`.
     """
     phantom, defaults = params.phantom, draw_patient.__kwdefaults__

@@ -3,7 +3,7 @@
 import pandas as pd
 
 NOTHING = 0.005
-"""AP below which a detector finds next to nothing, so that its gain says nothing about FE."""
+"""Below this AP a detector finds almost nothing, and its gain cannot be interpreted."""
 
 
 def verdict(detector: str, row: pd.Series) -> str:

@@ -11,17 +11,17 @@ from cmbfe.baselines.candidates import Stack, Volume, peaks_per_slice
 from cmbfe.data.labelled.labels import Detections
 
 RADII_MM = (1.0, 1.5, 2.25, 3.4)
-"""Radii of the discs with the largest response at each scale. A scale is the radius over the square root of two."""
+"""For each scale, the radius of the disc with the largest response: the scale times the square root of two."""
 MOST = 100
-"""Number of blobs kept per slice, those with the largest response."""
+"""Largest number of blobs per slice. The blobs with the largest responses are kept."""
 APART_MM = 1.5
 """Least distance between two blobs of a slice."""
 
 
 def blob_response(volume: Volume) -> np.ndarray:
-    """Response of the filter at each voxel of a volume, the largest over `RADII_MM`: float32 like the voxels.
+    """Largest response of the filter over `RADII_MM` at each voxel of a volume, float32 like the voxels.
 
-    It is in units of the voxels: d / 4 in the middle of a Gaussian dot of depth d, at the scale of the dot's sigma.
+    Its unit is that of the voxels: d / 4 in the middle of a Gaussian dot of depth d, at the scale of the dot's sigma.
     """
     scales_px = [[radius / np.sqrt(2) / step for step in volume.spacing_mm[1:]] for radius in RADII_MM]
     # Slice by slice, so that the data of a filter stay in the processor's cache.
@@ -40,7 +40,7 @@ def _curvature(image: np.ndarray, row_px: float, column_px: float) -> np.ndarray
 
 
 def blobs(stack: Stack, volume: Volume) -> Detections:
-    """The blobs of a volume as COCO results. The box is the pixel in the middle, and the score is the response."""
+    """The blobs of a volume as COCO results. Each box is a blob's central pixel, and the score is the response."""
     response = blob_response(volume)
     places = peaks_per_slice(response, MOST, max(1, round(volume.px(APART_MM))))
     scores = response[tuple(places.T)]

@@ -57,7 +57,7 @@ class Patients:
     """Measurements of P patients."""
 
     traits: Mapping[str, pd.Series]
-    """Trait of `PUBLISHED` -> its values, indexed by the number of the patient."""
+    """Values of each trait of `PUBLISHED`, indexed by the number of the patient."""
     blobs: Matches
     series: np.ndarray
     """int64 [P]: number of series of each patient."""
@@ -73,7 +73,7 @@ def compare_patients(
     jobs: int = -1,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compare the patients of a folder of images with annotations.json with published values, a row per value.
+    """Compare the patients in a folder (images and annotations.json) with published values, a row per value.
 
     Args:
         folder: as written by `cmbfe import` or the pipeline. mimics.json and series.json are optional.
@@ -81,7 +81,7 @@ def compare_patients(
         jobs: series measured at a time; -1: one per core. Does not change the numbers.
 
     Returns:
-        A table indexed by what is compared. Columns: `ours`, `ours_low`, `ours_high` (95 % CI over patients);
+        A table indexed by the name of the value. Columns: `ours`, `ours_low`, `ours_high` (95 % CI over patients);
         `published`, `low`, `high`; `in_range` ("yes", "no", "unknown"); `citation`, `checked`; `note` (reason, remark).
 
     Raises:
@@ -120,7 +120,7 @@ def _row(row: Published, patients: Patients, resamples: int, seed: int) -> dict[
 
 
 def _statistic(row: Published, patients: Patients, weights: np.ndarray) -> np.ndarray:
-    """Statistic of a row, [B], with each patient repeated as often as its weight says; NaN if there is no value."""
+    """Statistic [B] of a row, with each patient repeated by its weight; NaN if there is no value."""
     values = patients.traits.get(row.trait, pd.Series(dtype=float))
     whose = values.index.to_numpy(np.int64)
     drawn = (np.repeat(values.to_numpy(), counts[whose]) for counts in weights.astype(np.int64))

@@ -20,7 +20,7 @@ from cmbfe.patients.blobs import blob_response
 
 CROP_MM = 24.0
 TO_CHOOSE_FROM = 10
-"""Mimics drawn at random for each mimic that is shown."""
+"""Number of mimics drawn at random for each mimic that is shown."""
 
 
 class Crop(NamedTuple):
@@ -40,8 +40,8 @@ class Crop(NamedTuple):
 def draw_crops(folder: Path, count: int = 60, seed: int = 0) -> list[Crop]:
     """Draw as many microbleeds as mimics, at most `count` in total, each on its middle slice, in random order.
 
-    For each microbleed, the mimic with the nearest blob response is chosen from a random sample of mimics. A screening
-    leaves such mimics to be judged; most other mimics are fainter.
+    For each microbleed, the mimic with the nearest blob response is chosen from a random sample of mimics. Such
+    mimics remain after a screening; most other mimics are fainter.
 
     Args:
         folder: images with annotations.json and mimics.json.

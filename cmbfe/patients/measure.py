@@ -1,7 +1,7 @@
 """Visible size, shape and contrast of a microbleed, measured on the dark voxels in its boxes.
 
-A voxel counts if it is connected to the darkest voxel, and darker than halfway from there to the surroundings. The
-grid of `GRID_MM` is like that of published masks.
+A voxel counts if it is connected to the darkest voxel, and nearer in brightness to this voxel than to the
+surroundings. The grid of `GRID_MM` is like that of published masks.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ GRID_MM = 0.5
 SURROUNDINGS_MM = 4.0
 """Width of the surroundings of a microbleed's boxes, in its slices."""
 DIFFERENCES = np.array([[[1, -2, 1], [-2, 4, -2], [1, -2, 1]]]) / 6
-"""Filter that keeps only noise and its standard deviation (Immerkær, Comput Vis Image Underst 64:300, 1996)."""
+"""Filter that removes structure and keeps noise with its variance (Immerkær, Comput Vis Image Underst 64:300, 1996)."""
 
 
 def measure_lesion(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
@@ -28,8 +28,8 @@ def measure_lesion(volume: Volume, slices: np.ndarray, boxes: np.ndarray) -> dic
         boxes: float64 [K, 4] xyxy px.
 
     Returns:
-        The values of `shape_of`, and `contrast_to_noise`: median of the surroundings minus mean of the region, over
-        the noise of the surroundings.
+        The values of `shape_of`, and `contrast_to_noise`: median of the surroundings minus mean of the region,
+        divided by the noise of the surroundings.
     """
     window, inside = _window(volume, slices, boxes)
     crop = volume.voxels[window]

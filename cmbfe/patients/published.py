@@ -1,7 +1,7 @@
 """Published numbers of real patients, with which `cmbfe describe` compares a data set.
 
-If a source prints a single value, this project sets the range around it: `MM` for lengths, about a scanner's pixel, and
-`SHARE` for shares. If a source prints values of several sets, the range spans these values.
+If a source prints a single value, this project sets a range around the value: ± `MM` for lengths (about a scanner's
+pixel), ± `SHARE` for shares. If a source prints values of several sets, the range spans these values.
 """
 
 from typing import NamedTuple
@@ -20,14 +20,14 @@ class Source(NamedTuple):
 
 
 class Published(NamedTuple):
-    """One row: a statistic of a trait (see `cmbfe.patients.describe`), and its published value."""
+    """A row of the comparison: a statistic of a trait (see `cmbfe.patients.describe`), and its published value."""
 
     what: str
     trait: str
     statistic: str
     low: float | None
     high: float | None
-    """None: no bound. Both None: nothing to compare with."""
+    """None means no bound. If both are None, there is nothing to compare with."""
     published: str
     source: Source
     if_unknown: str = "no microbleed to measure it on"

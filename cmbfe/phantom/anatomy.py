@@ -31,14 +31,14 @@ WARP_ORIGIN_MM = np.array([-110.0, -145.0, -100.0])
 WARP_STEP_MM = 25.0
 WARP_SHAPE = (10, 12, 9)
 SCAN_TO_TEMPLATE_AXES = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
-"""Turns scan axes (up, back, left) into template axes (right, front, up)."""
+"""Matrix that turns scan axes (up, back, left) into template axes (right, front, up)."""
 BODY_MM = 1.0  # in-plane spacing of the grid on which tissues are evaluated; the template itself has 1 mm
 AIR_MM = 2.5  # spacing of the grid over the whole head on which the field of air and bone is simulated
 
 
 @dataclass(frozen=True)
 class Build:
-    """How a head differs from the template; drawn by `draw_build`, applied by `template_position`."""
+    """Differences between a head and the template, drawn by `draw_build` and applied by `template_position`."""
 
     age_years: float
     scale: np.ndarray  # size against the template along x, y, z; ICBM-152 is larger than a mean head
@@ -82,7 +82,7 @@ def scan_to_template(build: Build) -> np.ndarray:
 
 
 def template_position(build: Build, points: np.ndarray, template: Template) -> np.ndarray:
-    """Map scan positions [3, ...] in mm to template positions by an affine map, a smooth warp and wider ventricles."""
+    """Map scan positions [3, ...] in mm to template positions by an affine map, a smooth warp and ventricle growth."""
     place = (scan_to_template(build) @ points.reshape(3, -1)).astype(np.float32)
     index = (place - WARP_ORIGIN_MM[:, None].astype(np.float32)) / np.float32(WARP_STEP_MM)
     warped = place + np.stack(
@@ -148,7 +148,7 @@ class Head:
 
 
 def make_head(build: Build, axes: Axes, template: Template) -> Head:
-    """Interpolate a head's shapes to a grid; the deformation is computed every 4 mm, smooth shapes every 2.5 mm."""
+    """Interpolate a head's shapes to a grid. Computes the deformation every 4 mm and smooth shapes every 2.5 mm."""
     sparse = tuple(covering(axis, 4.0) for axis in axes)
     grid = np.stack(np.meshgrid(*sparse, indexing="ij")).astype(np.float32)
     deformed = template_position(build, grid, template)
@@ -214,7 +214,7 @@ def tissue_maps(shares: dict[Tissue, np.ndarray], iron: np.ndarray) -> tuple[np.
 
 @dataclass(frozen=True)
 class Body:
-    """A patient before the lesions."""
+    """A patient's head, veins and signal maps before lesions are added."""
 
     build: Build
     scan: Scan
@@ -241,9 +241,9 @@ def _measured_window(scan: Scan, build: Build, template: Template) -> Scan:
 
 
 def air_field(build: Build, scan: Scan, template: Template) -> tuple[np.ndarray, Axes]:
-    """Field of air and bone in ppm over the whole head, shimmed on the brain, and the axes of its grid.
+    """Field in ppm that air and bone cause in the whole head, shimmed on the brain, and the axes of its grid.
 
-    Edges are smoothed by a voxel, because sharp edges ring on such a coarse grid.
+    A Gaussian of one voxel smooths edges, because sharp edges ring on such a coarse grid.
     """
     axes = (np.arange(-130, 131, AIR_MM), np.arange(-125, 156, AIR_MM), np.arange(-110, 111, AIR_MM))
     head = make_head(build, axes, template)
@@ -275,14 +275,14 @@ def susceptibility(body: Body) -> np.ndarray:
 
 
 def _tissue(build: Build, axes: Axes, fine: Axes, template: Template) -> tuple[Head, np.ndarray, list[np.ndarray]]:
-    """The head and its share of fluid on `axes`; amplitude, R2* and susceptibility on the fine grid."""
+    """Compute the head and its share of fluid on `axes`, and amplitude, R2* and susceptibility on the fine grid."""
     head = make_head(build, axes, template)
     shares = tissue_shares(head, build)
     return head, shares[CSF], [refine_linearly(part, axes, fine) for part in tissue_maps(shares, head.iron)]
 
 
 def make_body(rng: np.random.Generator, scan: Scan, template: Template, workers: int = 1) -> Body:
-    """Build a patient before lesions and noise: head, veins, static field and coil."""
+    """Build a patient's head, veins, static field and coil, before lesions and noise."""
     build, template = draw_build(rng), folded(rng, template)
     scan = _measured_window(scan, build, template)
     fine = scan.fine_axes_mm

@@ -55,7 +55,7 @@ def _write_patient(folder: Path, patient_id: str, plan: Mapping, workers: int = 
 
 
 def _is_made(folder: Path, plan: Mapping) -> bool:
-    """Whether the folder already holds this patient, complete, so that a resumed run can skip it."""
+    """Whether the folder holds the complete patient of this plan, so that a resumed run can skip it."""
     known = read_json(folder / PATIENT_FILE) if (folder / PATIENT_FILE).is_file() else None
     return isinstance(known, dict) and known.get("plan") == dict(plan)
 
@@ -134,7 +134,7 @@ def missing_patients(out: Path, plans: Mapping[str, Mapping]) -> dict[str, Mappi
 
 
 def _make(out: Path, missing: Mapping[str, Mapping], progress: bool) -> None:
-    """Simulate patients in parallel. In a small cohort, each patient uses several cores as threads."""
+    """Simulate patients in parallel. In a small cohort, several threads simulate each patient."""
     workers = max(effective_n_jobs() // max(len(missing), 1), 1)
     tasks = (delayed(_write_patient)(out / name, name, plan, workers) for name, plan in missing.items())
     made = Parallel(return_as="generator_unordered")(tasks)
@@ -147,12 +147,12 @@ def write_cohort(
 ) -> Labels:
     """Write a cohort: a folder per patient with its DICOM series, annotations.json and mimics.json.
 
-    A killed run keeps its complete patients. Patients with other settings are simulated again or removed.
+    A resumed run skips complete patients. Patients made with other settings are simulated again or removed.
 
     Args:
         jobs: patients simulated at a time; -1: one per core. Neither `jobs` nor `backend` changes the bytes written.
         backend: joblib's "loky" (processes) or "threading", or the address of a dask scheduler, such as
-            "tcp://host:8786", whose workers see `out` under the same path.
+            "tcp://host:8786". Dask workers must see `out` under the same path.
 
     Returns:
         COCO labels of the microbleeds. `info` holds the margin of the boxes and, with simulated readers, the record of

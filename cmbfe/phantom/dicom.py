@@ -28,7 +28,7 @@ class SeriesKind:
     number: int
     description: str
     image_type: tuple[str, str]
-    """Values 3 and 4 of ImageType: the standard's term (PS3.3 C.8.3.1.1.1), then M or P as scanners write it."""
+    """Values 3 and 4 of ImageType: the standard's term (PS3.3 C.8.3.1.1.1), then M or P, as in files of scanners."""
     file_suffix: str
 
 
@@ -88,7 +88,7 @@ def _of_patient(patient: SimulatedPatient, patient_id: str, seed: int) -> Datase
 
 
 def _pixels(header: Dataset, image: np.ndarray) -> None:
-    """Store unscaled pixels in the header: uint16 magnitude, or int16 phase, which is marked as signed."""
+    """Store unscaled pixels in the header: magnitude as uint16, or phase as int16 (marked as signed)."""
     header.SamplesPerPixel = 1
     header.PhotometricInterpretation = "MONOCHROME2"
     header.BitsAllocated = 16
@@ -125,7 +125,7 @@ def _write_one(
 def write_series(folder: Path, patient: SimulatedPatient, patient_id: str, seed: int) -> tuple[str, list[str]]:
     """Write the magnitude series (slice0001.dcm, ...) and the phase (slice0001_phase.dcm, ...).
 
-    Phase pixels are signed integers in mrad, without rescaling, because the MR image IOD has none.
+    Phase pixels are signed integers in mrad without rescaling, because the MR image IOD does not define rescaling.
 
     Returns:
         UID of the magnitude series, and the SOP instance UIDs of its slices from feet to head.

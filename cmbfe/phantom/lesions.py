@@ -17,10 +17,10 @@ from cmbfe.data.labelled.labels import LOCATIONS
 from cmbfe.phantom.anatomy import Body
 
 LOCATION_SHARES = (0.7, 0.15, 0.15)
-"""Shares of lobar, deep and infratentorial microbleeds. Slabs cut the cerebellum, and so hold the 73, 13 and 13 % of
-five data sets (`cmbfe.patients.published`). Hospital cohorts with hypertension have more deep microbleeds."""
+"""Shares of lobar, deep and infratentorial microbleeds. Slabs cut the cerebellum, so their shares are the 73, 13 and
+13 % of five data sets (`cmbfe.patients.published`). Hospital cohorts with hypertension have more deep microbleeds."""
 MEDIAN_RADIUS_MM = 0.54
-"""Radius of a ball with a microbleed's hemosiderin. It looks 2.5 times as large in images (see Schrag 2010)."""
+"""Median radius of a microbleed's hemosiderin as a ball. The ball looks 2.5 times as large in images (Schrag 2010)."""
 RADIUS_SPREAD = 0.47  # standard deviation of the logarithm
 BULGING = 0.55  # share of lesions that are bulging balls; the others are rods or C-shaped
 Box = tuple[float, float, float, float]
@@ -123,7 +123,7 @@ def draw_iron(rng: np.random.Generator, centre_mm: np.ndarray, location: str) ->
 
 
 def draw_vein_knot(rng: np.random.Generator, centre_mm: np.ndarray, location: str) -> Lesion:
-    """Draw a bead of venous blood, 0.35-0.65 ppm against tissue, as forms where small veins meet or turn back."""
+    """Draw a bead of venous blood (0.35-0.65 ppm against tissue), as found where small veins meet or turn back."""
     offsets, radii = draw_shape(rng, float(np.clip(rng.lognormal(np.log(0.5), 0.35), 0.3, 1.0)))
     return Lesion("vein", location, centre_mm, offsets, radii, rng.uniform(0.35, 0.65), 50.0, 1.0)
 
@@ -150,7 +150,7 @@ def draw_perforator(rng: np.random.Generator, centre_mm: np.ndarray, location: s
 
 
 def location_at(position: np.ndarray) -> np.ndarray:
-    """Index into LOCATIONS of template points [3, ...] of the brain, in mm.
+    """Location of brain points [3, ...] in template mm, as an index into LOCATIONS.
 
     Infratentorial: brainstem and cerebellum. Deep: basal ganglia, thalamus, capsules and the white matter between
     them (the microbleed rating scale of S. M. Gregoire et al., Neurology 73:1759, 2009). Lobar: the rest.
@@ -206,7 +206,7 @@ WHOLE_BRAIN_MM3 = {
     "cistern": 92_000,
     "sulcus": 89_000,
 }
-"""Volume of each region in a whole head, measured on two heads. A slab gets findings in proportion to its share."""
+"""Volume of each region in a whole head, measured on two heads. A slab gets findings in proportion to its part."""
 MIMICS: tuple[tuple[str, float, Callable[..., Lesion]], ...] = (
     # region, mean number in a whole head, function that draws the mimic
     ("basal ganglia", 0.5, draw_calcification),
@@ -240,7 +240,7 @@ class Places:
     taken: list[np.ndarray]  # centres mm of the findings placed so far; grows
 
     def within(self, lowest_mm: float, highest_mm: float) -> "Places":
-        """The part of these places between two heights mm. The result shares the list of taken positions."""
+        """The places between two heights in mm. The result shares this object's list of taken positions."""
         height = self.body.axes[0]
         voxels = self.body.fluid[0].size  # of one slice
         kept = (height >= lowest_mm) & (height <= highest_mm)
@@ -272,18 +272,18 @@ class Places:
 
 
 def open_places(body: Body) -> Places:
-    """All regions of a body, without any finding yet."""
+    """All free positions of a body, before any finding is placed."""
     return Places(body, {name: np.flatnonzero(mask) for name, mask in regions(body).items()}, [])
 
 
 def draw_location(rng: np.random.Generator, places: Places) -> str:
-    """Draw one of LOCATIONS, weighted by LOCATION_SHARES and by the share of each that lies in the slab."""
+    """Draw one of LOCATIONS, weighted by LOCATION_SHARES and by each location's share in the slab."""
     weights = np.array([share * places.share(name) for name, share in zip(LOCATIONS, LOCATION_SHARES, strict=True)])
     return str(rng.choice(LOCATIONS, p=weights / weights.sum()))
 
 
 def draw_mimics(rng: np.random.Generator, places: Places) -> list[Lesion]:
-    """Draw calcifications, iron, flow voids and vein knots in Poisson numbers. Other veins are part of the body."""
+    """Draw Poisson numbers of calcifications, iron, flow voids and vein knots. Other veins are part of the body."""
     mimics = []
     for region, mean, draw in MIMICS:
         for _ in range(rng.poisson(mean * places.share(region))):

@@ -66,7 +66,7 @@ def scan_chain(plan: Mapping) -> Chain:
 
 
 def block_scan(matrix: int = 64, slices: int = 24) -> Scan:
-    """A scan of 2 mm slices, 1 mm apart, at the origin, perpendicular to the static field, with the paper's pixels."""
+    """A scan at the origin, perpendicular to the static field, with the paper's pixels and 2 mm slices 1 mm apart."""
     return Scan(matrix, slices, matrix * 0.46875, 2.0, 1.0, -(slices - 1) / 2, 0.0, 0.0)
 
 
@@ -96,7 +96,7 @@ def darkening(lesion: Lesion, echo_times_ms: Sequence[float]) -> np.ndarray:
 
 
 def visible_size(lesion: Lesion, echo_times_ms: Sequence[float]) -> tuple[float, float]:
-    """Largest visible diameter on a slice (mm) and volume of darkened voxels (mm^3), in the mean of the echoes."""
+    """A lesion's largest visible diameter on a slice (mm) and darkened volume (mm^3), in the mean of the echoes."""
     lost = darkening(lesion, echo_times_ms) > DARKENED
     scan = block_scan()
     diameter = 2 * np.sqrt(lost.sum((1, 2)).max() / np.pi) * scan.pixel_mm
@@ -118,7 +118,7 @@ def blooming_table(
 
 
 def darkest_share(image: np.ndarray, bbox: list[float], pixel_mm: float) -> float:
-    """Darkest pixel of a box [x, y, w, h] px, divided by the median of its surroundings without the box."""
+    """Brightness of the darkest pixel in a box [x, y, w, h] px, divided by the median of the box's surroundings."""
     x, y, width, height = (round(value) for value in bbox)
     reach = round(SURROUNDINGS_MM / pixel_mm)
     top, left = max(y - reach, 0), max(x - reach, 0)
@@ -130,8 +130,8 @@ def darkest_share(image: np.ndarray, bbox: list[float], pixel_mm: float) -> floa
 
 
 def microbleed_traits(labels: Labels) -> pd.DataFrame:
-    """One row per microbleed of the phantom: true and visible diameter mm, their ratio, and the darkest pixel relative
-    to the surroundings on its darkest slice, as scanned."""
+    """Table with a row per microbleed of the phantom: true and visible diameter in mm, their ratio, and brightness of
+    the darkest pixel relative to the surroundings, measured on the simulated scan."""
     known = {"true_diameter_mm": "true_mm", "visible_diameter_mm": "visible_mm", "contrast": "contrast"}
     boxes = pd.DataFrame(labels["annotations"]).rename(columns=known)
     table = boxes.groupby("lesion_id")[list(known.values())].first()
@@ -139,7 +139,7 @@ def microbleed_traits(labels: Labels) -> pd.DataFrame:
 
 
 def against_published(traits: pd.DataFrame) -> pd.DataFrame:
-    """One row per trait: the phantom's median and 5-95 % range, the published value and its source."""
+    """Table with a row per trait: the phantom's median and 5-95 % range, the published value and its source."""
     rows = {}
     for column, (name, published, source) in PUBLISHED.items():
         low, median, high = traits[column].quantile([0.05, 0.5, 0.95])

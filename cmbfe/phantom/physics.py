@@ -19,8 +19,8 @@ from cmbfe.phantom.tissue import FIELD_STRENGTH_T, GYROMAGNETIC_MHZ_PER_T, VENOU
 RADIANS_PER_PPM_MS = 2 * np.pi * GYROMAGNETIC_MHZ_PER_T * FIELD_STRENGTH_T * 1e-3
 """Phase in rad that 1 ppm of field adds in 1 ms."""
 ROUNDING = 0.35
-"""Standard deviation, in voxels, of the Gaussian that rounds susceptibility edges. Two voxels off a ball's surface,
-the field misses the closed form by 3.7 % of the peak without rounding, and by 1.9 % with it (worst of six cases)."""
+"""Standard deviation, in voxels, of the Gaussian that rounds susceptibility edges. Two voxels from a ball's surface,
+the field differs from the closed form by 3.7 % of the peak without rounding, and by 1.9 % with it (worst of six)."""
 Spacing = tuple[float, float, float]
 
 
@@ -67,7 +67,7 @@ def field_from_susceptibility(
 def ball_field(offsets_mm: np.ndarray, radius_mm: float, chi_ppm: float, direction: np.ndarray) -> np.ndarray:
     """Field in ppm of a uniform ball at `offsets_mm` [..., 3] from its centre.
 
-    Outside, it is a dipole, chi / 3 (a / r)^3 (3 cos^2 - 1). Inside, it is 0: the sphere of Lorentz cancels it.
+    Outside the ball, the field is a dipole, chi / 3 (a / r)^3 (3 cos^2 - 1). Inside, the sphere of Lorentz cancels it.
     """
     squared = np.einsum("...i,...i", offsets_mm, offsets_mm)
     along = offsets_mm @ direction.astype(offsets_mm.dtype)
@@ -114,7 +114,7 @@ class Scene:
     blood_chi: float  # susceptibility of the blood against tissue, ppm
 
     def crop(self, window: Window) -> "Scene":
-        """The part of the scene in a window."""
+        """Crop the scene to a window."""
         return Scene(*(part[window] for part in list(vars(self).values())[:-1]), self.blood_chi)
 
 
@@ -122,7 +122,7 @@ def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
     """Signal of one echo, complex64 [z, y, x]: tissue and venous blood, each with its own decay and phase.
 
     Tissue gives amplitude exp(-R2* TE) exp(i phase). Dephasing in a voxel multiplies it by exp(-phase variance / 2).
-    This Gaussian differs from the exact sinc of a linear field by 0.03 at half a turn per voxel, and by less below.
+    The Gaussian differs from the exact sinc of a linear field by 0.03 at half a turn per voxel, less at smaller angles.
     Blood that fills part of a voxel sees the field inside a cylinder, chi / 2 (cos^2 - 1/3) (Ogawa 1993). The gridded
     field holds only the filled share of this field; the rest is added here.
     """
@@ -144,10 +144,10 @@ def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
 
 
 def acquire(signal: np.ndarray, spacing_mm: Spacing, voxel_mm: Spacing) -> np.ndarray:
-    """Crop the k-space of a complex signal, with rounded edges, to what a scan with voxels of `voxel_mm` measures.
+    """Crop the k-space of a complex signal, with rounded edges, to the frequencies that voxels of `voxel_mm` resolve.
 
-    Frequencies beyond 1 / (2 voxel) are lost. As on scanners, a Fermi window (half height at 0.9 of that, width 0.04)
-    rounds the edge against ringing. The grid stays the same; `signal` is overwritten.
+    Frequencies beyond 1 / (2 voxel) are lost. As on scanners, a Fermi window (half height at 0.9 of this, width 0.04)
+    rounds the edge to reduce ringing. The grid stays the same; `signal` is overwritten.
     """
     spectrum = fft.fftn(signal, overwrite_x=True)
     for axis, (mm, voxel) in enumerate(zip(spacing_mm, voxel_mm, strict=True)):
@@ -199,7 +199,7 @@ def receiver_noise(rng: np.random.Generator, scan: Scan) -> np.ndarray:
 
 
 def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
-    """High-pass filtered phase in rad [slices, rows, columns]: phase of the signal over its low-resolution image.
+    """High-pass filtered phase in rad [slices, rows, columns]: phase of the signal divided by its low-resolution image.
 
     A Hann window over the central `low_pass` of 512 k-space lines (in proportion for other matrices) makes the
     low-resolution image of each slice (Haacke 2004). The phase is positive where the field is higher.
@@ -221,7 +221,7 @@ def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
 def susceptibility_weighted(magnitude: np.ndarray, phase_rad: np.ndarray) -> np.ndarray:
     """SWI: magnitude times the fourth power of a mask that falls from 1 to 0 as the phase falls from 0 to -pi.
 
-    As in Haacke 2004, with the sign of `filtered_phase`. The field is lower inside a vein across the field, and beside
-    a microbleed on its central axial slice. It is higher beside a calcification.
+    As in Haacke 2004, with the sign of `filtered_phase`. The field is lower inside veins across the static field, and
+    beside a microbleed on its central axial slice. It is higher beside a calcification.
     """
     return magnitude * np.clip(1 + np.minimum(phase_rad, 0) / np.pi, 0, 1) ** 4

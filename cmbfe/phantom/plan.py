@@ -30,10 +30,10 @@ PEAK_GIB_PER_MEGAPIXEL = 0.09
 BYTES_PER_PIXEL = 4  # magnitude and phase, 16 bits each
 BYTES_PER_SLICE = 3_000  # headers of both files
 FEWEST_BOXES = 2
-"""Fewest boxes of a patient with exact counts. At full size, nearly every microbleed shows on that many slices or
-more (of 100, six on one, ten on two; 4.0 on average). Measure it again when microbleeds change; all else follows."""
+"""Fewest boxes of a patient with exact counts. At full size, nearly every microbleed has at least this number
+of boxes (of 100 microbleeds, six have one box and ten have two; the mean is 4.0). Measure again when these change."""
 SKEW = 0.8
-"""Standard deviation of the logarithm of the patients' boxes beyond FEWEST_BOXES (Greenberg 2009)."""
+"""Standard deviation of the logarithm of a patient's number of boxes beyond FEWEST_BOXES (Greenberg 2009)."""
 MOST_CMBS = 83
 """Most microbleeds that a patient can draw: the maximum of five sets of real patients (`cmbfe.patients.published`).
 The number of slices is a further limit."""
@@ -55,7 +55,7 @@ def shared_slices(rng: np.random.Generator, patients: int, slices: int) -> list[
 
 
 def _rounded(values: np.ndarray, total: int, highest: np.ndarray) -> np.ndarray:
-    """Round values to the sum `total`: all down, then those up that lost most, if `highest` allows it."""
+    """Round to integers that sum to `total`: all down, then the largest remainders up, where `highest` allows it."""
     whole = np.floor(values).astype(int)
     order = np.argsort(whole - values, kind="stable")
     room = order[whole[order] < highest[order]]
@@ -72,24 +72,24 @@ def halved(sum_at: Callable[[float], float], wanted: float, low: float, high: fl
 
 
 def covered(boxes: np.ndarray | int, band: float) -> np.ndarray | float:
-    """Expected number of images hit by `boxes` boxes at random in a band of slices: band (1 - exp(-boxes / band))."""
+    """Expected number of images with boxes that fall at random in a band of slices: band (1 - exp(-boxes / band))."""
     return band * -np.expm1(-np.asarray(boxes) / band)
 
 
 def band_of(quota: Quota, slices: int) -> float:
-    """Thickness in slices of the band in which the quota's boxes fall on as few images as the quota says."""
+    """Thickness (in slices) of the band in which random positions put the quota's boxes on the quota's images."""
     return halved(lambda band: float(covered(quota.boxes, band)), quota.images, 1.0, float(slices))
 
 
 def draw_quotas(rng: np.random.Generator, patients: int, images: int, boxes: int, slices: int) -> list[Quota]:
-    """Divide a split's images with microbleeds and their boxes among its patients: right-skewed, none empty.
+    """Divide a split's images with microbleeds and their boxes among its patients, right-skewed and never 0.
 
-    Each patient gets the fewest boxes that it can have; log-normal weights divide the others. Images follow from boxes
-    as if the boxes fell at random into a band of slices. Its thickness is the square root of the number of boxes, times
-    a factor that makes the sum exact. The boxes of a single microbleed share no image.
+    Each patient gets the fewest boxes that it can have; log-normal weights divide the others. The number of images
+    follows as if the boxes fell at random into a band of slices. The thickness of the band is the square root of the
+    number of boxes, times a factor that makes the sum exact. Boxes of the same microbleed never share an image.
 
     Args:
-        slices: number of slices of the patient with fewest slices.
+        slices: smallest number of slices of a patient.
 
     Raises:
         InputError: the numbers contradict each other.
@@ -150,8 +150,8 @@ def code_sha256() -> str:
 
 
 def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
-    """Patient id -> seed, split, size of the series, hash of the code, and the number of microbleeds or, with exact
-    counts, the quota.
+    """Plan of each patient by id: seed, split, size of the series, hash of the code, and the number of microbleeds or,
+    with exact counts, the quota.
 
     Settings that only affect labels are left out, so that a new margin or new readers change no patient.
 
@@ -176,8 +176,8 @@ def patient_plan(settings: Phantom, seed: int) -> dict[str, dict]:
 def draw_numbers(rng: np.random.Generator, patients: int, numbers: Microbleeds, most: int) -> np.ndarray:
     """Draw the number of visible microbleeds of each patient of a split, int64 [patients].
 
-    The share `free` of the patients, rounded down and chosen at random, has none. Each other patient draws from its
-    own, equally likely part of a log-normal distribution, so that a small split also has patients with many.
+    The share `free` of the patients, rounded down and chosen at random, has none. For the others, a log-normal
+    distribution is divided into equally likely parts, one per patient, so that small splits have high numbers too.
     """
     bled = patients - int(numbers.free * patients + 1e-9)
     drawn = np.exp(numbers.spread * ndtri((np.arange(bled) + rng.random(bled)) / bled)) * numbers.median
@@ -187,7 +187,7 @@ def draw_numbers(rng: np.random.Generator, patients: int, numbers: Microbleeds, 
 
 
 def _drawn_numbers(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
-    """Patient id -> its number of microbleeds, drawn for each split."""
+    """Number of microbleeds of each patient by id, drawn separately for each split."""
     rng = np.random.default_rng([seed, _NUMBERS])
     most, shares = min(settings.slices, MOST_CMBS), {}
     for split, patients in settings.patients:
@@ -198,7 +198,7 @@ def _drawn_numbers(settings: Phantom, splits: Mapping[str, str], seed: int) -> d
 
 
 def _exact(settings: Phantom, splits: Mapping[str, str], seed: int) -> dict[str, dict]:
-    """Patient id -> slices and quota [images with microbleeds, boxes]; every patient has microbleeds."""
+    """Slices and quota [images with microbleeds, boxes] of each patient by id. Every patient has microbleeds."""
     rng = np.random.default_rng([seed, _SHARES])
     slices = shared_slices(rng, len(splits), settings.exact.images)
     shares = {patient_id: {"slices": number} for patient_id, number in zip(splits, slices, strict=True)}
@@ -218,7 +218,7 @@ def request_of(plan: Mapping) -> dict:
 
 
 def resized(settings: Phantom, patients: int) -> Phantom:
-    """The same cohort with another number of patients, in Table 1's proportions. Exact counts hold for one size only.
+    """Settings for another number of patients, in Table 1's proportions. A change of size removes exact counts.
 
     Raises:
         InputError: fewer than one patient.
@@ -230,7 +230,7 @@ def resized(settings: Phantom, patients: int) -> Phantom:
 
 
 def plan_table(plans: Mapping[str, Mapping]) -> pd.DataFrame:
-    """One row per patient: split, slices, and the exact images and boxes or the drawn number of microbleeds."""
+    """Each patient's split, number of slices, and number of microbleeds or exact numbers of images and boxes."""
     rows = {}
     for patient, plan in plans.items():
         if "quota" in plan:
@@ -242,7 +242,7 @@ def plan_table(plans: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def split_table(patients: pd.DataFrame) -> pd.DataFrame:
-    """One row per split, in the order of Table 1, and a total: the number of patients and the sums of their numbers."""
+    """Table of patients, and sums of their numbers, by split in the order of Table 1, with a row for the total."""
     by_split = patients.groupby("split")
     table = by_split.sum().assign(patients=by_split.size()).reindex(list(TABLE_1_PATIENTS), fill_value=0)
     table.loc["total"] = table.sum()
@@ -250,7 +250,7 @@ def split_table(patients: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(plans: Mapping[str, Mapping], cores: int) -> list[str]:
-    """Lines of text on the time, memory and disk to simulate these patients, `cores` at a time."""
+    """Lines of text that estimate time, memory and disk to simulate these patients, `cores` at a time."""
     slices, matrix = np.array([(plan["slices"], plan["matrix_px"]) for plan in plans.values()]).T
     megapixels = slices * matrix**2 / 1e6
     seconds = CPU_SECONDS_PER_PATIENT + CPU_SECONDS_PER_MEGAPIXEL * megapixels

@@ -18,7 +18,7 @@ _READERS = 0x4EAD  # added to the seed, so that readers do not change patients
 STEEPNESS = 3.0
 """The odds of seeing a microbleed grow with this power of contrast times diameter. No value is published."""
 LEAST_SPREAD = 0.1
-"""Least standard deviation of a trait over microbleeds: a few similar microbleeds must not rule out all mimics."""
+"""Lower limit for the standard deviation of a trait, so that a few similar microbleeds do not rule out all mimics."""
 
 Findings = list[Mapping]
 """Findings of patient.json."""
@@ -32,7 +32,7 @@ def as_read(patients: Mapping[str, Mapping], readers: Readers, seed: int) -> tup
 
     Returns:
         The patients, and a record for the labels' `info`: settings, numbers of microbleeds and mimics, `missed`
-        microbleeds and `taken` mimics by reader and by majority, Fleiss' kappa over both (None if undefined).
+        microbleeds and `taken` mimics by reader and by majority, and Fleiss' kappa over all (None if undefined).
 
     Raises:
         InputError: no microbleed in the training split.
@@ -56,8 +56,8 @@ def as_read(patients: Mapping[str, Mapping], readers: Readers, seed: int) -> tup
 def chances_of_marks(findings: Findings, readers: Readers) -> np.ndarray:
     """Probability that a reader marks each finding as a microbleed, float64 [n].
 
-    For microbleeds it depends on conspicuity (Rose 1948), and for mimics on their likeness to these microbleeds, whose
-    diameter and number of slices count as log-normal and contrast as normal. The settings give the mean probabilities.
+    For microbleeds, it depends on conspicuity (Rose 1948); for mimics, on their likeness to the microbleeds. Diameter
+    and number of slices count as log-normal, contrast as normal. The settings give the mean probabilities.
     """
     are_cmbs = _are_cmbs(findings)
     traits = np.array([(one["visible_diameter_mm"], one["contrast"], len(one["boxes"])) for one in findings])

@@ -11,7 +11,7 @@ import numpy as np
 from cmbfe.errors import InputError
 
 FINEST_NEEDED_MM = 0.95
-"""Largest in-plane spacing of simulated physics. Coarser images are cropped in k-space from a finer grid."""
+"""Largest in-plane spacing of the grid for physics. Coarser images are cropped in k-space from a finer grid."""
 MARGIN_SLICES = 4  # fine slices simulated beyond each end of the slab, so that nothing wraps around into it
 BRAIN_HEIGHT_MM = 150.0
 Axes = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -18,7 +18,7 @@ from cmbfe.phantom.tissue import ECHO_TIMES_MS, WHITE_MATTER, spoiled_amplitude
 from cmbfe.phantom.visibility import Footprint, footprint_of, vein_findings, visible_boxes, with_and_without
 
 MEAN_CMBS = 5.0
-"""Mean of the Poisson number of visible microbleeds of a patient, if no number is given; at least one is drawn."""
+"""Mean of the Poisson distribution of a patient's visible microbleeds, if no number is given. At least 1 is drawn."""
 WHITE_MATTER_UNITS = 1000.0
 """Brightness of white matter in the middle of the head, in the scanner's arbitrary units."""
 ECHO_SNR = 17.0
@@ -61,7 +61,7 @@ def measure(lesion: Lesion, body: Body, number: int) -> Measured:
 
 
 def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
-    """Places in a band of slices at random height, thin enough for the boxes to share images as the quota says."""
+    """Places in a band of slices at a random height, thin enough to put the boxes on the quota's number of images."""
     half = band_of(quota, scan.slices) / 2 * scan.spacing_mm
     lowest, highest = scan.lowest_mm, scan.lowest_mm + (scan.slices - 1) * scan.spacing_mm
     middle = places.find(rng, draw_location(rng, places))
@@ -108,8 +108,8 @@ def clean_echo(body: Body, footprints: Sequence[Footprint], echo: int) -> np.nda
 def _scan_echo(
     body: Body, footprints: Sequence[Footprint], echo: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Scan one echo: magnitude of the whole images, noise-free magnitude of the measured window, filtered phase. Only
-    the first echo gives a phase, because veins stay within half a turn there."""
+    """Scan an echo. Returns magnitude of whole images, noise-free magnitude of the measured window, and filtered phase.
+    Only the first echo gives a phase, because the phase of veins stays within half a turn at this echo."""
     signal = clean_echo(body, footprints, echo)
     image = receiver_noise(rng, body.scan)
     image *= np.float32(white_matter_signal(float(np.mean(ECHO_TIMES_MS))) / ECHO_SNR)

@@ -1,7 +1,7 @@
 """The ICBM-152 template and the maps derived from it: hull, ventricles, nuclei, air at the skull base.
 
-Template coordinates are ICBM-152 millimetres (x right, y front, z up). The maps are those of V. Fonov et al.,
-NeuroImage 54:313 (2011), bundled with nilearn, so that no network is needed.
+Template coordinates are ICBM-152 millimetres (x right, y front, z up). The maps by V. Fonov et al.,
+NeuroImage 54:313 (2011), are bundled with nilearn, so that no network is needed.
 """
 
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class Template:
     """The template from which every patient is made."""
 
     t1: Volume
-    """T1-weighted brightness, 1 at its brightest; about 0.27 in CSF, 0.65 in grey, 0.87 in white matter."""
+    """T1-weighted brightness, at most 1; about 0.27 in CSF, 0.65 in grey, 0.87 in white matter."""
     white: Volume  # share of white matter in the brain's tissue, 0 to 1
     hull: Volume  # distance from the brain's smooth hull, mm, negative inside
     ventricle: Volume  # distance from the lateral ventricles, mm, negative inside
@@ -154,7 +154,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
 
 
 def _hull_distance(brain: np.ndarray) -> np.ndarray:
-    """Signed distance mm from the brain after a closing by 14 mm, which fills the fissures."""
+    """Signed distance in mm from the brain after a closing by 14 mm, which fills the fissures."""
     padded = np.pad(brain, PADDING)
     dilated = ndimage.distance_transform_edt(~padded) * COARSE_MM < 14
     closed = ndimage.distance_transform_edt(dilated) * COARSE_MM > 14
@@ -179,7 +179,7 @@ Triple = tuple[float, float, float]
 def ellipsoid(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: Triple, axes: Triple, rotation: float = 0.0
 ) -> np.ndarray:
-    """Soft membership 0 to 1 of an ellipsoid and its mirror image in the other half of the head; edge about 1 mm wide.
+    """Soft membership (0 to 1) in an ellipsoid and its mirror image across x = 0, with edges about 1 mm wide.
 
     Args:
         centre: mm, on the side x > 0.
@@ -205,7 +205,7 @@ NUCLEI = (
     ("substantia nigra", (9.5, -17.5, -13.0), (6.8, 2.6, 4.0), -38.0, 1.0),
     ("dentate", (14.5, -58.0, -35.0), (6.5, 9.5, 5.5), 25.0, 1.0),
 )
-"""Positions and sizes were set by eye on the template and checked against its T1 contrast; not an atlas."""
+"""Positions and sizes were set by eye on the template and checked against its T1 contrast, without an atlas."""
 
 
 def _nuclei(t1: Volume) -> list[tuple[str, Window, np.ndarray]]:
@@ -249,7 +249,7 @@ EYE = ((34.0, 62.0, -43.0), (13.0, 13.0, 13.0))
 
 
 def _face_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Approximate distance mm from the surface of face (ellipsoid) and neck (cylinder)."""
+    """Approximate distance in mm from the surface of the face (ellipsoid) and the neck (cylinder)."""
     face = (np.sqrt((x / 68) ** 2 + ((y - 22) / 74) ** 2 + ((z + 62) / 78) ** 2) - 1) * 70
     neck = np.maximum(np.sqrt((x / 62) ** 2 + ((y + 25) / 68) ** 2) * 62 - 62, z + 40)
     return np.minimum(face, neck)

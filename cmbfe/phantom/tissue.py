@@ -2,7 +2,7 @@
 the paper's acquisition.
 
 Susceptibilities are volume susceptibilities (SI) in ppm relative to cerebrospinal fluid, which is close to water
-(-9.05 ppm). R2* is the decay of the tissue itself. The decay by fields of larger objects is simulated.
+(-9.05 ppm). R2* is the decay of the tissue itself. The simulation adds decay by the fields of larger objects.
 
 References:
     [Peters 2007] A. M. Peters et al., Magn Reson Imaging 25:748: T2* of the brain at 3 T.
@@ -83,7 +83,7 @@ IRON_MG_PER_100G = {
 }
 CHI_PPM_PER_IRON = 0.0089  # ppm per mg iron in 100 g of wet tissue (0.89 ppb per mg/kg), Langkammer 2012
 R2STAR_PER_IRON = 1.15
-"""1/s per mg iron in 100 g, from putamen and caudate: R2* of Peters 2007 against iron of Hallgren 1958."""
+"""R2* in 1/s per mg of iron in 100 g, from R2* (Peters 2007) and iron (Hallgren 1958) of putamen and caudate."""
 
 
 def iron(nucleus: str, age_years: float) -> float:

@@ -3,7 +3,7 @@ shares on a grid.
 
 Radii follow anatomy: medullary veins 0.1-0.5 mm, cortical veins 0.2-2 mm, deep veins 0.5-1.5 mm, sinuses 2-4 mm
 (R. B. Okudera et al., Neuroradiol J 12:73 (1999); P. Stoquart-ElSankari et al., J Cereb Blood Flow Metab 29:1208
-(2009)). For a reader of slices it matters that veins of every size cross slices at every angle.
+(2009)). For readers, it matters that veins of every size cross the slices at every angle.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from cmbfe.phantom.template import Template, Volume
 
 STEP_MM = 0.4  # distance between the points of a vein, in template mm
 SAMPLE_MM2 = 0.16
-"""Cross-section mm^2 that a sample point of a vein represents: samples lie about 0.4 mm apart."""
+"""Cross-section in mm^2 that a sample point of a vein represents, so that samples lie about 0.4 mm apart."""
 CALIBRE_CHANGES_MM, CALIBRE_SPREAD = 2.0, 0.25  # length of changes, standard deviation of the logarithm
 JUNCTIONS_APART_MM = 12.0
 WIDEST_VEIN_MM = 1.9  # radius; wider vessels are sinuses
@@ -37,7 +37,7 @@ class Veins:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [3, ...] scaled to length 1; zero stays zero."""
+    """Vectors [3, ...] scaled to length 1; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-6)
 
 
@@ -164,7 +164,7 @@ MIDLINE_VEINS = (
     ("inferior sagittal", ((0, 20, 26), (0, -5, 32), (0, -30, 24), (0, -46, 8)), (0.5, 0.9)),
 )
 TRANSVERSE_SIGMOID = ((45, -78, -24), (58, -55, -30), (52, -42, -42), (36, -40, -58))
-"""Control points mm (x > 0 side) of the transverse and sigmoid sinus, starting beside the torcula."""
+"""Control points in mm (side x > 0) of the transverse and sigmoid sinus, starting beside the torcula."""
 
 
 def _smooth(points: np.ndarray, radii: tuple[float, float]) -> Veins:
@@ -207,7 +207,7 @@ def dural_sinuses(rng: np.random.Generator, template: Template) -> Veins:
 
 
 def grow_veins(rng: np.random.Generator, template: Template) -> Veins:
-    """Grow a whole venous tree in template coordinates. The numbers of small veins are Poisson."""
+    """Grow a complete venous tree in template coordinates, with Poisson numbers of small veins."""
     return join(
         [
             dural_sinuses(rng, template),
@@ -226,8 +226,8 @@ def rasterise(veins: Veins, axes: Axes, field_direction: np.ndarray) -> tuple[np
         veins: in the coordinates of `axes`, mm; parts outside the grid are left out.
 
     Returns:
-        Float32 [z, y, x] each: volume share of blood, 0 to 1; mean squared cosine between the vein and the static
-        field, 0 where there is no vein.
+        Two maps, float32 [z, y, x]: volume share of blood, 0 to 1; and mean squared cosine between the vein and the
+        static field, 0 where there is no vein.
     """
     origin, second, last = (np.array([axis[number] for axis in axes])[:, None] for number in (0, 1, -1))
     spacing = second - origin

@@ -1,5 +1,5 @@
-"""The effect of a lesion on the signal around it, and bounding boxes of its visible part, measured on images. Also
-boxes of vein cross-sections, which look like microbleeds on a single slice."""
+"""Simulate the effect of a lesion on the signal around it, and measure bounding boxes of its visible part on images.
+Also measure boxes of vein cross-sections, which look like microbleeds on a single slice."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ SAMPLE_MM = 0.25
 MARGIN = 6
 """Extra voxels in the crop around a lesion, which keep edge effects of the small Fourier transform away."""
 STEEPEST = 0.5
-"""Least cosine between a vein and the slices' normal for its cross-section to look like a dot."""
+"""Smallest cosine between a vein and the slice normal at which the vein's cross-section looks like a dot."""
 LEAST_LOSS = 0.35  # a dot's darkest pixel lacks at least this share of the surroundings' brightness
 CALIBRE_MM = (0.2, 2.0)  # range of radii of the measured veins; excludes sinuses, which are no mimics
 WINDOW_MM = 6.0
 DIAMETER_MM = (1.2, 8.0)
-"""Range of a dot's visible diameter. It starts below SMALLEST_MM, because a mimic need not be labelled."""
+"""Range of a dot's visible diameter. It starts below SMALLEST_MM: mimics may be smaller than labelled microbleeds."""
 ELONGATION = 2.0  # largest ratio of the longer to the shorter side of a dot's box
 FILLED = 0.5  # least share of its box that a dot fills; a disc fills 0.79
 
@@ -45,8 +45,8 @@ class Footprint:
 
 
 def _reach_mm(lesion: Lesion, echo_time_ms: float) -> tuple[float, float]:
-    """Distances from a lesion's centre: beyond the first its phase is under NEGLIGIBLE_RAD; within the second its phase
-    turns by more than half a radian per mm, so that voxels need fine sampling.
+    """Two distances in mm from a lesion's centre. Beyond the first, the phase is under NEGLIGIBLE_RAD. Within the
+    second, the phase changes by more than half a radian per mm, so that voxels need fine sampling.
     """
     moment = abs(lesion.chi_ppm) * float((lesion.radii_mm**3).sum())
     far = (2 / 3 * moment * RADIANS_PER_PPM_MS * echo_time_ms / NEGLIGIBLE_RAD) ** (1 / 3)
@@ -75,7 +75,7 @@ def _mean_factors(
 
 
 def footprint_of(lesion: Lesion, scan: Scan, echo_times_ms: Sequence[float]) -> Footprint:
-    """Simulate a lesion alone: its field in closed form, its dephasing by samples at most SAMPLE_MM apart.
+    """Simulate a single lesion, with its field in closed form and its dephasing by samples at most SAMPLE_MM apart.
 
     The factors multiply the signal of the surrounding tissue, which counts as uniform inside a voxel.
     """
@@ -141,7 +141,7 @@ def visible_boxes(
 ) -> tuple[dict[int, Box], float]:
     """Boxes (px) around the voxels that a lesion darkens beyond DARKENED, per slice, and its visible diameter (mm).
 
-    The diameter is that of a disc with the darkened area, on the slice where it is largest. A slice has no box if its
+    The diameter is that of a disc with the darkened area, on the slice with the largest area. A slice has no box if its
     diameter is below SMALLEST_MM or its darkest pixel loses less than NOTICED.
 
     Args:
@@ -235,7 +235,7 @@ def _dot(image: np.ndarray, row: float, column: float, pixel_mm: float, least: f
 
 
 def vein_findings(body: Body, image: np.ndarray, others: Sequence[Finding], least: float) -> list[Finding]:
-    """Findings of kind "vein": one per vein, with a box on each slice where its cross-section is a dark dot.
+    """Findings of kind "vein", each with boxes on the slices where the vein's cross-section is a dark dot.
 
     Args:
         image: SWAN magnitude without noise [slices, rows, columns] of the scan's measured window.

@@ -31,7 +31,7 @@ from cmbfe.training.batches import without_phase
 MOST = 6
 """Number of example images, each from another patient."""
 SHOWN = (("without FE", PLAIN, "SSD"), ("with FE", FE, "SSD-FE"))
-"""Title of a treatment, its name, and the detector whose colour it has in the figure."""
+"""Title and name of a treatment, and the detector whose colour it has in the figure."""
 
 
 def folder_of(root: Path) -> Path:
@@ -41,7 +41,7 @@ def folder_of(root: Path) -> Path:
 def write_examples(params: Params, root: Path) -> list[str]:
     """Write the images, their labels and, for each arm trained here, its detections as ARM-TREATMENT.json.
 
-    Stored detections of other arms stay if they are of the same images.
+    Stored detections of other arms are kept if they belong to the same images.
 
     Returns:
         The names of the detection files, without .json.
@@ -76,7 +76,7 @@ def write_examples(params: Params, root: Path) -> list[str]:
 
 
 def busiest(test: Labels) -> set[int]:
-    """Ids of the images with most microbleeds: a single image per patient, from `MOST` patients."""
+    """Ids of the `MOST` images with most microbleeds, each from another patient."""
     boxes = pd.DataFrame(test["annotations"])["image_id"].value_counts().rename("boxes")
     images = pd.DataFrame(test["images"]).set_index("id").join(boxes, how="inner").sort_index()
     first = images.sort_values("boxes", ascending=False, kind="stable").drop_duplicates("patient_id")
@@ -94,7 +94,7 @@ def of_images(labels: Labels, chosen: set[int]) -> Labels:
 
 
 def figure_of(runs: Mapping[str, Runs], root: Path) -> Figure | None:
-    """A microbleed of each example image, with each arm's detections without and with FE; None without example images.
+    """A row per arm with its detections, without and with FE, on a part of each example image; None without images.
 
     The figure shows only detections that reach the threshold with one false positive per test image.
     """

@@ -19,7 +19,7 @@ from cmbfe.studies.trials.arms import FE, PLAIN, result_files
 from cmbfe.studies.trials.phase import kinds_file, load_kinds
 
 Kinds = list[np.ndarray]
-"""By seed: the kind of each detection that is a false positive, str [D]; empty text for other detections."""
+"""For each seed, the kind of each false positive, str [D]; empty text for other detections."""
 PAIRS = {"": (PLAIN, PHASE), "-fe": (FE, f"{FE}-{PHASE}")}
 """Suffix of the detector's name -> its treatments without and with phase."""
 
@@ -30,7 +30,7 @@ def read_kinds(treatment: str, params: Params, root: Path) -> Kinds:
 
 
 def of_kind(matches: Matches, kinds: np.ndarray, kind: str) -> Matches:
-    """The matches with false positives of other kinds ignored. Hits and sensitivities do not change."""
+    """The matches, without false positives of kinds other than `kind`. Hits and sensitivities do not change."""
     if kind == ALL:
         return matches
     others = (matches.outcome == FALSE_POSITIVE) & (kinds != kind)
@@ -51,7 +51,7 @@ def effect_table(
     params: Params,
     resamples: int,
 ) -> pd.DataFrame:
-    """A row per detector (without FE and, if trained, with FE) and metric: without phase, with phase, difference.
+    """A row per detector (without FE and, if trained, with FE) and metric: values without and with phase, difference.
 
     Values are means over seeds; the 95 % CI of the paired difference is over patients and seeds. False positives
     are per patient, at the sensitivity `study.phase.sensitivity`.

@@ -25,7 +25,7 @@ Runs = dict[str, list[Matches]]  # treatment, `PLAIN` first -> the matches of an
 
 
 def read_arm(name: str, params: Params, root: Path) -> Runs:
-    """The matches of an arm's detectors for its first seeds, as many as all treatments have.
+    """The matches of an arm's detectors, for the first seeds that all of its treatments share.
 
     Treatments with fewer than two seeds are left out. If the plain detector has fewer than two, the result is empty.
     The cross-validation needs all folds, and the arm with phase all seeds.
@@ -47,7 +47,7 @@ def read_arm(name: str, params: Params, root: Path) -> Runs:
 def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Runs]:
     """Arm -> `read_arm`, for arms with at least two seeds without and with a treatment. Works while a study still runs.
 
-    Arms that were tested on an earlier set of patients are left out, unless this holds for all arms.
+    Arms that were tested on an earlier set of patients are left out, unless all arms were.
 
     Raises:
         InputError: no arm has two seeds yet, or a file cannot be read.
@@ -62,14 +62,14 @@ def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Ru
 
 
 def is_current(of_arm: Runs, cmbs: pd.DataFrame) -> bool:
-    """Whether all detectors of an arm were tested on the study's present patients, whose microbleeds are `cmbs`."""
+    """Whether all detectors of an arm were tested on the study's current patients, whose microbleeds are `cmbs`."""
     tested = [matches for of_seeds in of_arm.values() for matches in of_seeds]
     wanted = set(cmbs.index[cmbs["patient"].isin(tested[0].patients)])
     return all(set(matches.truth_ids) == wanted for matches in tested)
 
 
 def tested_on(runs: Mapping[str, Runs], cmbs: pd.DataFrame) -> str:
-    """A clause with the numbers of test patients, images and boxes, and a note if they are an earlier run's."""
+    """A clause with the numbers of test patients, images and boxes, and a note if they are from an earlier run."""
     first = next(iter(runs.values()))[PLAIN][0]
     current = all(is_current(of_arm, cmbs) for of_arm in runs.values())
     old = "" if current else ", an earlier run's: make study renews them"
@@ -80,10 +80,10 @@ def tested_on(runs: Mapping[str, Runs], cmbs: pd.DataFrame) -> str:
 def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
     """A row per arm and treatment: mean AP over seeds without and with the treatment, and the gain.
 
-    `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with the arm's FE. FE itself
-    is compared with FE in the unchanged arm of the same detector. `over_fe` is NaN without the same seeds and test
-    patients. Both have 95 % CIs over patients and seeds. Further columns hold the standard deviations of the gain over
-    seeds and over patients, and the gain in the paper's Table 2 (only for FE in unchanged arms).
+    `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with FE in the same arm, or
+    FE itself with FE in the unchanged arm of the same detector. `over_fe` is NaN unless seeds and test patients are the
+    same. `gain` and `over_fe` have 95 % CIs over patients and seeds. Further columns hold the standard deviations of
+    the gain over seeds and over patients, and the gain in the paper's Table 2 (only for FE in unchanged arms).
     """
     rows = {}
     for name, of_arm in runs.items():
@@ -129,7 +129,7 @@ def unchanged(runs: Mapping[str, Runs], params: Params) -> list[str]:
 def metrics_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
     """A row per unchanged arm and metric: means over seeds, and the gain by FE with its interval.
 
-    The gain is NaN if a training never reaches the sensitivity.
+    A gain at a given sensitivity is NaN if a training never reaches that sensitivity.
     """
     at = params.evaluation.sensitivity
     metrics: dict[str, Metric] = {
@@ -176,9 +176,9 @@ def kinds_table(runs: Mapping[str, Runs], cmbs: pd.DataFrame, params: Params) ->
 
 
 def sensitivity_of(matches: Matches, chosen: frozenset[int], weights: np.ndarray | None = None) -> float | np.ndarray:
-    """Sensitivity for the ground truths `chosen`, at the threshold with `FALSE_POSITIVES` per image over all patients.
+    """Sensitivity for the `chosen` ground truths, at the threshold that gives `FALSE_POSITIVES` per image.
 
-    The threshold is the same in every resample. A resample without any chosen ground truth gives NaN.
+    The threshold is that of all patients, also in resamples. A resample without any chosen ground truth gives NaN.
     """
     is_chosen = np.isin(matches.truth_ids, list(chosen))
     hit = is_chosen & (matches.truth_score >= curves.threshold_at_false_positives(matches, FALSE_POSITIVES))
@@ -201,8 +201,8 @@ def read_cmbs(root: Path) -> pd.DataFrame:
 def pooled(folds: Sequence[Matches]) -> Matches:
     """The matches of all folds together, ranked by score. Folds have different patients.
 
-    Each fold has its own training. If these trainings use different scales of scores, the AP of all folds together is
-    lower, but not the AP of a fold.
+    Each fold has its own training. If the scores of these trainings are on different scales, this lowers the AP of all
+    folds together, but not the AP of a single fold.
     """
     patients = np.cumsum([0, *(len(fold.patients) for fold in folds)])
     truths = np.cumsum([0, *(len(fold.truth_ids) for fold in folds)])
@@ -230,7 +230,7 @@ def pooled(folds: Sequence[Matches]) -> Matches:
 
 
 def read_folds(params: Params, root: Path) -> dict[str, dict[str, Matches]]:
-    """Fold number, or "all" for the folds together -> treatment -> matches.
+    """Read the matches of the cross-validation: fold number, or "all" for all folds together -> treatment -> matches.
 
     Raises:
         InputError: a fold is not trained and tested, or a file cannot be read.
@@ -249,7 +249,7 @@ def read_folds(params: Params, root: Path) -> dict[str, dict[str, Matches]]:
 def folds_table(folds: Mapping[str, Mapping[str, Matches]], params: Params) -> pd.DataFrame:
     """AP without and with FE and the gain, paired by patient: a row per fold, their mean, and all patients together.
 
-    95 % intervals are over patients (NaN for the mean). The paper does not say whether it prints the mean or "all".
+    95 % CIs are over patients; the mean has none (NaN). The paper does not say whether it prints the mean or "all".
     """
     detector = params.crossvalidation.detector
     rows = {name: _fold_row(of_fold[PLAIN], of_fold[FE], params) for name, of_fold in folds.items()}

@@ -23,7 +23,7 @@ from cmbfe.metrics.matching import is_region
 
 GIB = 2**30
 AHEAD = 8
-"""Batches prepared at a time. Decoding four JPEGs of 512 px takes 20 ms, about as long as a step on a large GPU."""
+"""Batches prepared in advance. Decoding four JPEGs of 512 px takes 20 ms, about as long as a step on a large GPU."""
 
 
 class ImageFiles:
@@ -146,7 +146,7 @@ def mapped_from_file(data: LabelledImages, file: Path) -> LabelledImages:
 
 
 def content_hash(data: LabelledImages) -> str:
-    """SHA-256 of the listed image files, in their order, and of their names and boxes."""
+    """SHA-256 over the listed images: their files, names and boxes, in order."""
 
     def of_file(path: Path) -> bytes:
         with path.open("rb") as file:
@@ -171,7 +171,7 @@ def batch_indices(images: int, batch: int, iteration: int, seed: int) -> np.ndar
 
 @lru_cache(maxsize=2)
 def _order(images: int, seed: int, number: int) -> np.ndarray:
-    """The order of a pass. It is cached, since shuffling a million images takes longer than a training step."""
+    """The order of the images in a pass. It is cached, since shuffling a million images takes longer than a step."""
     return np.random.default_rng([seed, number]).permutation(images)
 
 
@@ -212,9 +212,9 @@ class Batch(NamedTuple):
 def parts_of_iteration(
     data: LabelledImages, seed: int, batch: int, accumulate: int, share: tuple[int, int], iteration: int
 ) -> list[Batch]:
-    """The `accumulate` batches of an iteration with `batch` images each, or this process's share of each batch.
+    """This process's share of the `accumulate` batches of an iteration; each whole batch has `batch` images.
 
-    share: number (rank) of this process, and count of all processes, which divides `batch`. They take images in turn.
+    share: rank of this process, and number of processes, which divides `batch`. The processes take images in turn.
     """
     number, processes = share
     drawn = np.split(batch_indices(len(data), batch * accumulate, iteration, seed), accumulate)

@@ -72,7 +72,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Restore all random generators from `random_states`, those of GPUs only if their number is unchanged."""
+    """Restore all random generators from `random_states`; those of GPUs only if the number of GPUs is unchanged."""
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -15,8 +15,8 @@ POINTS = 200  # about how many points a whole training has
 def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -> Iterator[Callable[[], None]]:
     """Write learning curves to `folder` (None: not at all). Call the yielded function for each new row of `history`.
 
-    metrics.json has the last values, plots/metrics/NAME.tsv a row (step, value) per point. A point is the mean since
-    the previous point, except for the validation AP. A resumed training rewrites all curves from its history.
+    metrics.json has the last values; plots/metrics/NAME.tsv has a row (step, value) per point. A point is the mean
+    since the previous point, except for the validation AP. A resumed training rewrites all curves from its history.
     """
     if folder is None:
         yield lambda: None
@@ -30,7 +30,7 @@ def live_curves(folder: Path | None, history: Sequence[dict], iterations: int) -
 
 
 def write_curves(folder: Path, history: pd.DataFrame) -> None:
-    """Rewrite the curves of a finished training from its history, since DVC removes them before a stage."""
+    """Rewrite the curves of a finished training from its history, since DVC removes a stage's curves before it runs."""
     rows = history.astype(object).where(history.notna(), None).to_dict("records")
     with live_curves(folder, rows, len(rows)):
         pass

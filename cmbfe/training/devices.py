@@ -37,7 +37,7 @@ class Compute:
         return f"{self.device}, precision {self.precision}, {together}"
 
     def autocast(self) -> AbstractContextManager:
-        """Context in which convolutions run in bf16, if that is the precision.
+        """A context in which convolutions run in bf16 if the precision is bf16.
 
         Fabric's own autocast also rounds a model's inputs to bf16, so that a box edge at 301.5 px becomes 302.
         """
@@ -52,7 +52,7 @@ def choose_precision(asked: str, device_type: str) -> str:
 
 
 def multiplies_bf16(device_type: str) -> bool:
-    """Whether the hardware multiplies bf16: a CPU with AMX or AVX512-BF16, or a GPU with bf16. Others emulate it."""
+    """Whether the hardware multiplies bf16 (CPUs with AMX or AVX512-BF16, GPUs with bf16) and does not emulate it."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
@@ -79,7 +79,7 @@ def make_compute(
     """Choose device, processes and precision; `auto` uses a GPU if there is one, and all started processes.
 
     Args:
-        devices, nodes: expected processes per machine and machines; torchrun or SLURM starts them.
+        devices, nodes: expected processes per machine and expected machines; torchrun or SLURM starts the processes.
         strategy: Fabric's strategy; "auto" is DistributedDataParallel (DDP) for several processes.
 
     Raises:

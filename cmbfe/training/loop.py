@@ -52,9 +52,9 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{
 TRAINING_ROOMS = ("data/labelled", "detector", "training")
 """Folders of cmbfe that determine a training's result. A test checks that its pipeline stage depends on them."""
 VALIDATION_ROOMS = ("metrics",)
-"""Further such folders for a training that measures the AP on validation patients, which selects the best model."""
+"""Additional folders if the training measures the AP on validation patients, since this AP selects the best model."""
 WHERE_IT_RUNS = {"accelerator", "devices", "nodes", "strategy", "precision", "decoded_gib", "checkpoint_every"}
-"""Settings of `training` that do not change its result. The key holds the chosen precision."""
+"""Settings of `training` that do not change its result. `Task.key` omits them, but contains the chosen precision."""
 
 
 def build_from_params(variant: str, params: Params) -> SSD:
@@ -150,7 +150,7 @@ class Task:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """Settings and data, as JSON. A result or checkpoint is used only if all of them are equal."""
+        """Settings and data, as JSON. A result or checkpoint is used only if its key is equal."""
         settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
         settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer", "faster"}, mode="json")
         settings["training"]["precision"] = self.compute.precision
@@ -248,7 +248,7 @@ def _loop(run: Run, task: Task, images: LabelledImages, out: Path, live: Path, p
 
 
 def _pace(iterations: int, stepping: float, waiting: float) -> str:
-    """Text on the time per iteration, from the total seconds of `stepping` and of `waiting` for images."""
+    """Text on the time per iteration, from the total seconds spent on steps and on waiting for images."""
     whole = stepping + waiting
     return f"{whole / iterations:.3f} s per iteration, and {waiting / whole:.1%} of that waiting for images"
 
@@ -270,7 +270,7 @@ def _measure_and_save(run: Run, task: Task, out: Path) -> None:
 
 
 def code_hash(measures: bool) -> str:
-    """Hash of the code that a training runs; `measures`: whether it measures the AP on validation patients."""
+    """Hash of the code that a training runs. measures: whether the training measures the AP on validation patients."""
     package = Path(__file__).resolve().parent.parent
     rooms = TRAINING_ROOMS + (VALIDATION_ROOMS if measures else ())
     return sha256_of(

@@ -34,7 +34,7 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
 
 
 def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> dict[str, Tensor]:
-    """The losses of one forward pass in training, including FE. The paper's Table 3 times this pass (its section 4)."""
+    """The losses of one forward pass in training, including FE. The paper's Table 3 gives its time (section 4)."""
     with compute.autocast():
         return model(*batch)
 
@@ -64,9 +64,9 @@ def seconds(work: Work, device: torch.device) -> float:
 def in_turn(
     works: Sequence[Work], rounds: int, device: torch.device, progress: bool = False
 ) -> list[tuple[float, ...]]:
-    """Seconds of each function in `works`, a tuple per round, after two rounds of warm-up.
+    """Time each function in `works`: a tuple of seconds per round, after two rounds of warm-up.
 
-    The functions alternate, every second round in reverse order, so that other load on the machine affects all equally.
+    The functions take turns, in reverse order in every second round. Other load on the machine affects all equally.
     """
     timed = []
     for number in tqdm(range(rounds + WARM_UP_ROUNDS), desc="rounds", unit="round", disable=not progress):
@@ -77,15 +77,15 @@ def in_turn(
 
 
 def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: int) -> tuple[float, float, float]:
-    """Time ratio of functions number `first` and `second` within each round: median, lower and upper quartile."""
+    """Median, lower and upper quartile over rounds of the time ratio of functions number `first` and `second`."""
     low, middle, high = statistics.quantiles([times[first] / times[second] for times in timed], n=4)
     return middle, low, high
 
 
 def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compute: Compute) -> pd.DataFrame:
-    """Time of a detector and its FE twin on `batch` images; a row each for "forward" and "step".
+    """Time of a detector and its FE twin on `batch` images: a row for "forward" and a row for "step".
 
-    Both detectors are trained on noise, so pass copies. Columns `seconds` and `seconds_fe` (medians over rounds) and
+    This trains both detectors on noise, so pass copies. Columns `seconds` and `seconds_fe` (medians over rounds) and
     `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
     """
     if rounds < 2:

@@ -14,7 +14,7 @@ from cmbfe.training.devices import Compute
 
 
 def validation_labels(folder: Path, seed: int) -> Labels:
-    """Images of the validation split in `folder`: all with microbleeds, and at most as many without, drawn at random.
+    """Validation images in `folder`: all images with microbleeds, and at most as many without, drawn at random.
 
     Raises:
         InputError: no labels in `folder`, no validation split, or no microbleed in the split.

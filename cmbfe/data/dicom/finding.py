@@ -54,7 +54,7 @@ def refuse_first(asides: Iterable[Aside]) -> None:
 
 
 def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesHeaders], list[Aside]]:
-    """The series of all kinds, sorted by patient and UID, and the DICOM files in no series, with the reason.
+    """The series of all kinds, sorted by patient and UID, and the DICOM files outside all series, with the reason.
 
     Broken files, broken links among DICOM files, their series, and slices that `series_of` rejects are refused.
     """
@@ -119,7 +119,7 @@ def _spoilt(slices: Iterable[Slice], broken: Iterable[Broken]) -> dict[str, str]
 
 
 def _refused(slices: Iterable[Slice], broken: Iterable[Broken], spoilt: Mapping[str, str]) -> list[Aside]:
-    """Asides of the `spoilt` series with their broken files, and of broken files whose series is unknown."""
+    """Asides of two types: a `spoilt` series with its broken files, and a broken file whose series is unknown."""
     files = defaultdict(list)
     for each in (*slices, *broken):
         if each.series_uid in spoilt:
@@ -151,7 +151,7 @@ def magnitude_among(
 def others_of_series(
     found: Sequence[SeriesHeaders], used: Iterable[SeriesHeaders], as_magnitude: bool = False
 ) -> list[Aside]:
-    """Asides of the series that are neither magnitude nor `used`; they are passed over."""
+    """Asides, passed over, of the series that are neither magnitude nor in `used`."""
     taken = {*magnitude_of_series(found, as_magnitude), *used}
     asides = []
     for series in (series for series in found if series not in taken):

@@ -51,7 +51,7 @@ OF_DERIVED = {"R2", "R2S", "MASK"}
 PROJECTION = re.compile(
     r"(?P<beside>([+&,]|\b(AND|WITH|W/)) *)?((MN?|M(IN|AX)[ _-]?)IPS?(?![A-Z])|INTENSITY[ _-]PROJ)"
 )
-"""SeriesDescription of a projection; with `beside`, it may also be the scan from which projections are made."""
+"""SeriesDescription of a projection. If `beside` matches ("+ MIP"), it may also be the scan itself."""
 SCOUTS = {"LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"}
 SUSCEPTIBILITY = re.compile(r"\b(E?SWAN|SWI\w*|T2\*|T2_?STAR|VEN_?BOLD|GRE|HEMO\w*|FFE|MEDIC|MERGE)(?![A-Z])")
 """Names of susceptibility-weighted magnitudes in a SeriesDescription."""

@@ -151,7 +151,7 @@ def read_frames(path: Path, frames: Sequence[int]) -> np.ndarray:
 
 
 def _refuse_more_bits(path: Path, header: FileDataset, frames: Sequence[int]) -> None:
-    """Raise `InputError` if uncompressed unsigned values use more bits than BitsStored: pydicom drops these bits, and
+    """Raise `InputError` if uncompressed unsigned values use more bits than BitsStored: pydicom drops such bits, and
     bright becomes dark. Extra bits are allowed if they are constant or hold overlays."""
     stored = header.get("BitsStored") or header.BitsAllocated
     if (
@@ -200,7 +200,7 @@ def _modality_values(image: np.ndarray, header: Dataset) -> np.ndarray:
 
 
 class BurnedInAnnotation(InputError):
-    """Error for an image with burned-in text by its header: a patient's name would reach every output."""
+    """Error for an image whose header declares burned-in text: a patient's name in it would reach every output."""
 
 
 def refuse_burned_in(files: Iterable[Path]) -> None:

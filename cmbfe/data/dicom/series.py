@@ -50,9 +50,9 @@ NEIGHBOURS = (
 )
 SEVERAL_PEOPLE = "Its PatientID has several birth dates, sexes or issuers: it may stand for several people."
 NEARLY_PARALLEL = 0.05
-"""Largest difference of direction cosines between possible parts of a series (3°)."""
+"""Largest difference of direction cosines (3°) between two series that may be parts of a single series."""
 MOST_COMPARED = 200
-"""Most series of a patient that are compared; more are usually single images, which get another note."""
+"""Patients with more series are not compared: their series are usually single images, which get another note."""
 DECODER_CRASHED = "pixel data cannot be decoded: they crash the decoder"
 
 
@@ -83,7 +83,7 @@ class SeriesHeaders:
     positions_mm: tuple[tuple[float, float, float], ...]
     """Patient x, y, z of the centre of each slice's first pixel."""
     echo_time_ms: float
-    """0 if the header has no echo time; `field_strength_t` likewise."""
+    """Echo time, or 0 if the header has none. `field_strength_t` is also 0 if the header has no field strength."""
     field_strength_t: float
     photometric: str
     """"MONOCHROME1" or "MONOCHROME2"."""
@@ -144,8 +144,8 @@ def _refuse_negative(volume: np.ndarray, files: Sequence[Path]) -> None:
 
 
 def _refuse_wrapped(volume: np.ndarray, files: Sequence[Path]) -> None:
-    """Raise `InputError` if 16-bit values lie in the lowest and highest quarter but not between: negative values stored
-    as unsigned, or undeclared padding."""
+    """Raise `InputError` if 16-bit values lie only in the lowest and highest quarter of their range. Such values are
+    negative values stored as unsigned, or undeclared padding."""
     low, high = QUARTERS
     are_high = volume >= high
     if np.mean(are_high) < A_FEW or np.any((volume > low) & ~are_high):
@@ -168,9 +168,9 @@ def to_patient_mm(series: SeriesHeaders, slice_index: int, x: float, y: float) -
 
 
 def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]]:
-    """Group slices into series, sorted by patient and UID; each slice is in exactly one series or aside.
+    """Group slices into series, sorted by patient and UID. Each slice belongs to exactly one series or one aside.
 
-    An aside holds slices that are no valid series (refused), or strays of a series (passed over).
+    An aside holds slices that do not form a valid series (refused), or strays of a series (passed over).
     """
     stacks, strays = stacks_of(slices)
     asides = [_aside(stray, what, f"{stray[0].path}: {what}; passed over", False) for stray, what in strays]
@@ -200,7 +200,7 @@ def series_of(slices: Iterable[Slice]) -> tuple[list[SeriesHeaders], list[Aside]
 
 
 def _with_neighbours_noted(found: Sequence[SeriesHeaders]) -> list[SeriesHeaders]:
-    """Add a note to all series of a patient that together form one evenly spaced stack: they may be a single series."""
+    """Add a note to two series of a patient whose slices together are evenly spaced: they may be a single series."""
     of_patient = defaultdict(list)
     for index, series in enumerate(found):
         if series.kind in (MAGNITUDE, UNCLEAR):

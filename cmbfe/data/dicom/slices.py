@@ -39,7 +39,7 @@ HEADER_KEYWORDS = (
     *(*ACQUISITION_KEYS, *PERSON),
 )
 PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
-"""Number of slices in Siemens mosaics, and complex component of GE images, with their private creators."""
+"""Private tags and creators for the number of slices in Siemens mosaics and the complex component of GE images."""
 HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *PRIVATE_TAGS)
 
 
@@ -82,7 +82,7 @@ class Slice:
     acquisition: tuple[str, ...]
     """Values of `ACQUISITION_KEYS`, empty where absent."""
     scan: str
-    """AcquisitionNumber if the header has SpacingBetweenSlices, else ""; SliceThickness does not separate scans."""
+    """AcquisitionNumber if the header has SpacingBetweenSlices, else "": SliceThickness does not separate scans."""
     person: tuple[str, ...]
     """Values of `PERSON`, empty where absent. They are compared, but never written."""
 
@@ -96,7 +96,7 @@ def read_slices(path: Path, named: bool = False) -> list[Slice]:
     """Read the header of a DICOM file; an empty list if it is not an image. `named`: the user gave this file itself.
 
     Raises:
-        InputError: an apparent MR image that cannot be used: cut off, damaged, without pixel data or geometry, or in
+        InputError: the file looks like an MR image but is cut off, damaged, without pixel data or geometry, or in
             colour (`Coloured`).
     """
     with input_errors(path, "damaged DICOM header"), path.open("rb") as file:

@@ -32,13 +32,13 @@ SAME_ECHO_TIME_MS, OTHER_ECHO_MS = 0.1, 1.0
 PIXEL_MM = (0.1, 20.0)
 """Pixel sizes outside this range are in another unit."""
 SCOUT_PLANES_COSINE = 0.7
-"""Planes belong to a localizer if the cosine between their normals is smaller (more than about 45°)."""
+"""Planes belong to a localizer if the cosine of the angle between their normals is smaller (more than about 45°)."""
 FEW = 3
-"""Images in another plane or of another size are strays if the others outnumber them by this factor."""
+"""Images in another plane or of another size are strays if the series has at least this many times as many others."""
 ALMOST_ALL = 2 / 3
-"""An echo has at least this share of the positions of its series."""
+"""Least share of the positions of a series that an echo must have."""
 PARTLY_THERE = 1.5
-"""From this multiple of the header's spacing on, a step leaves room for slices in between."""
+"""A step of more than this multiple of the header's spacing leaves room for slices in between."""
 STEP_TO_SPACING = (0.45, 1.6)
 """Allowed ratio of a step to the header's spacing: SliceThickness may be twice the step, or exclude the gap."""
 STACKED = (MAGNITUDE, "phase", "real", "imaginary", UNCLEAR)
@@ -85,7 +85,7 @@ def like_single_images(stacks: Iterable[Stack]) -> Counter[tuple]:
 
 
 def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...]:
-    """Notes on what was assumed of a stack. `single_images`: see `like_single_images`."""
+    """Notes on the assumptions made about a stack. `single_images` is the result of `like_single_images`."""
     if stack[0].kind not in STACKED:
         return ()
     notes = []
@@ -107,7 +107,7 @@ def notes_of(stack: Stack, single_images: Mapping[tuple, int]) -> tuple[str, ...
 
 
 def _listed(words: list[str]) -> str:
-    """
+    """Join words into a list with "and" before the last word.
     >>> _listed(["a"]), _listed(["a", "b", "c"])
     ('a', 'a, b and c')
     """
@@ -139,7 +139,7 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Hashable]) -> list[list[
 
 
 def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]:
-    """Groups of slices with features within 1 of the first member's; rounding instead could separate equal values."""
+    """Groups of slices whose features are within 1 of the first member's. Rounding could split nearly equal values."""
     groups: list[tuple[np.ndarray, Stack]] = []
     start = 0
     for item in sorted(slices, key=lambda item: (*features(item).tolist(), item.sop_instance_uid)):
@@ -354,7 +354,7 @@ CRITERIA: tuple[tuple[Callable[[Stack], list[Stack]], float], ...] = (
         for n in range(len(ACQUISITION_KEYS))
     ),
 )
-"""Criteria that separate slices at one position, in this order, and the share of positions that each part needs."""
+"""Criteria that separate slices at the same position, in order of trial, with the share of positions per part."""
 
 
 def _spread(stack: Stack, field: str) -> float:
@@ -368,7 +368,7 @@ DIFFERENCES: dict[str, Callable[[Stack], bool]] = {
     "pixel spacing": lambda stack: _spread(stack, "pixel_spacing_mm") > SAME_SPACING_MM,
     "orientation": lambda stack: _spread(stack, "orientation") > SAME_DIRECTION,
 }
-"""Attributes that may differ slightly within a stack -> whether they do."""
+"""Attribute that may differ slightly within a stack -> function that tells whether it differs."""
 
 
 def _check_contrast(stack: Stack) -> None:
@@ -413,7 +413,7 @@ def _check_positions(stack: Stack) -> None:
 
 
 def _check_is_one(stack: Stack) -> None:
-    """Raise `NoStack` if each part of a stack has the spacing of its header, but the joined parts lie closer."""
+    """Raise `NoStack` if each part of a stack has its header's spacing, but the joined parts have a smaller spacing."""
     fields = ("kind", "photometric", "rows", "columns", "series_uid", "echo_number", "image_type")
     for own in (fields, (*fields, "scan")):
         parts = [part for group in _grouped(stack, attrgetter(*own)) for part in _exactly_alike(group)]
@@ -424,7 +424,7 @@ def _check_is_one(stack: Stack) -> None:
 
 
 def _check_not_shifted(stack: Stack) -> None:
-    """Raise `NoStack` if neighbours are shifted in their plane: a lesion would change its pixel from slice to slice."""
+    """Raise `NoStack` if adjacent slices are shifted in their plane: a lesion would move from slice to slice."""
     shifts = _shifts(stack)
     if shifts.size and shifts.max() > UNEVEN_STEP_MM:
         worst = int(np.argmax(shifts))
@@ -440,7 +440,7 @@ def _shifts(stack: Stack) -> np.ndarray:
 
 
 def _check_nothing_between(stack: Stack, of_uid: Iterable[Stack]) -> None:
-    """Raise `NoStack` if other slices of its series lie between those of a stack, but differ too much to join it."""
+    """Raise `NoStack` if other slices of the series lie between those of the stack but differ too much to join it."""
     step, nominal = step_of(stack), stack[0].nominal_spacing_mm
     if len(stack) < 2 or (nominal and step <= PARTLY_THERE * nominal):
         return

@@ -24,7 +24,7 @@ DETECTIONS_FILE = "detections.json.gz"
 VALIDATION_FILE = "validation_detections.json.gz"
 """Detections in the validation images, in results/<variant>/."""
 IMAGES_FILE = "images.json"
-"""COCO `images` of the detections beside it. It also marks earlier results, as other folders have a detections.json."""
+"""COCO `images` of the detections in its folder. The file also marks a folder as a result of `cmbfe detect`."""
 
 
 def match_results(
@@ -48,8 +48,8 @@ def images_file(given: Path | str | Detections) -> Path | None:
 def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
     """Detections in the images of the labels, with the image ids of the labels. Other images are left out.
 
-    With an images.json of `cmbfe detect` beside the file, images are matched by SOP instance UID, or by path with or
-    without suffix, if unique on both sides. Without images.json, the image ids must be those of the labels.
+    With an images.json of `cmbfe detect` beside the file, images are matched by unique SOP instance UID, or by unique
+    path with or without suffix. Without images.json, the image ids must be those of the labels.
 
     Raises:
         InputError: invalid files, two images that match the same labelled image, no match at all, or, with
@@ -90,7 +90,7 @@ def _same_images(
 
 
 def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
-    """Key -> image id, for keys that a single image has; the UID of a multi-frame file belongs to several images."""
+    """Key -> image id, for keys of a single image. A multi-frame file has a single UID for several images."""
     for image in images:
         name = image["file_name"]
         if not (isinstance(name, str) and plain_path(name).name):

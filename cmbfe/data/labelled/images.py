@@ -16,7 +16,7 @@ PHASE_SUFFIX = ".phase.png"
 ZERO_PHASE = 128
 """Grey value of zero phase; positive and negative phase have the same step size."""
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read, whatever the suffix. PostScript is excluded: it is a program, which Pillow would run."""
+"""Formats that are read, whatever the suffix. PostScript is excluded, because Pillow would run it as a program."""
 HALF_TURN = 127
 """Grey levels between `ZERO_PHASE` and a phase of half a turn; one level is 24.7 mrad."""
 TURNED = "Images are turned or mirrored as their EXIF says, as viewers show them."
@@ -48,7 +48,7 @@ def is_turned(path: Path) -> bool:
 
 
 def image_notes(files: Iterable[Path]) -> dict[str, int]:
-    """Notes on rotation and colour -> number of such images. Raises `InputError` if an image cannot be opened."""
+    """Note on rotation or colour -> number of images with it. Raises `InputError` if an image cannot be opened."""
     files = list(files)
     return {TURNED: sum(map(is_turned, files)), COLOURED: sum(map(_is_coloured, files))}
 
@@ -78,7 +78,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _unfit(image: Image.Image) -> str:
-    """Why an opened image cannot be read as one grey image, and what to do about it; "" if it can."""
+    """Why an opened image cannot be read as a grey image, and what to do about it; "" if it can be read."""
     if (count := getattr(image, "n_frames", 1)) > 1:
         return f"holds {count} images; save each in a file of its own"
     if _has_more_than_8_bits(image):
@@ -130,7 +130,7 @@ def natural_key(path: PurePath) -> tuple:
 
 
 def save_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
-    """Write one uint8 image [rows, columns]; the suffix of `path` chooses JPG or PNG.
+    """Write a uint8 image [rows, columns] as JPG or PNG, depending on the suffix of `path`.
 
     An image with phase [rows, columns, 2] becomes two files: the magnitude, and the phase as a PNG (`phase_file`).
     """

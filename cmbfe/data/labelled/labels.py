@@ -40,7 +40,7 @@ OF_IMAGES = ("patient_id", "series_uid", "sop_instance_uid", "split")
 OF_BOXES = ("lesion_id", "location")
 REGION_FLAGS = ("iscrowd", "ignore")
 NUMBERED = ("id", "image_id", "category_id", "slice_index", *OF_IMAGES, *OF_BOXES)
-"""Keys whose whole floats become integers: pandas writes 1 as 1.0 in a column with missing values."""
+"""Keys whose values, if whole floats, become integers: pandas writes 1 as 1.0 in a column with missing values."""
 OF_POLYGON = "is_of_polygon"
 """Key that marks an annotation whose `bbox` was computed from its polygons."""
 LARGEST_PX = 1e9
@@ -94,7 +94,7 @@ def read_foreign_labels(path: Path | str) -> Labels:
 
 
 def refuse_shares(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raise `InputError` if all boxes (`bbox`) lie within 0 to 1, which means fractions of the image as in YOLO."""
+    """Raise `InputError` if all boxes (`bbox`) lie between 0 and 1, like the fractions of the image in YOLO labels."""
     if boxes and max(max(box["bbox"]) for box in boxes) <= 1:
         how = "multiply x and width by the image's width, y and height by its height"
         raise InputError(f"{where}: all boxes lie within 0 to 1: shares of the image, and no px; {how}")
@@ -110,7 +110,7 @@ def refuse_narrow(boxes: Sequence[Mapping[str, Any]], where: str) -> None:
 
 
 def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int], set[int]]:
-    """Indices of boxes that repeat an earlier box of their image, and of boxes that nearly repeat it (`NEARLY_ONE`)."""
+    """Indices of the boxes that equal an earlier box of their image, and of those that nearly do (`NEARLY_ONE`)."""
     near = overlaps(with_boxes(labels, boxes), of_one_category(boxes), NEARLY_ONE)
     box, earlier = near.order[near.detection], near.truth
     later, is_same = box > earlier, near.nearness > 1 - 1e-9
@@ -119,8 +119,8 @@ def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int
 
 
 def may_be_corners(boxes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether three or more boxes (`bbox`) may all be x1, y1, x2, y2: each is wider than x and higher than y, which is
-    normal only near the upper left corner."""
+    """Whether there are at least three boxes (`bbox`) and all look like x1, y1, x2, y2: their width exceeds x and their
+    height exceeds y. In x, y, w, h that is normal only near the upper left corner."""
     return len(boxes) > 2 and all(x < width and y < height for x, y, width, height in (box["bbox"] for box in boxes))
 
 
@@ -136,7 +136,7 @@ def plain_path(name: str) -> PurePosixPath:
 
 
 def refuse_half_characters(value: Any, what: str) -> None:
-    """Raise `InputError` for text with half of a surrogate pair, possible in JSON escapes but not in a text file."""
+    """Raise `InputError` for text with half of a surrogate pair, which JSON can escape but no text file can hold."""
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise InputError(f"{what} {value!r} holds half a character, which is no text; correct it")
 
@@ -151,7 +151,7 @@ def write_labels(path: Path | str, labels: Labels) -> None:
 
 
 def refuse_other_channels(path: Path, phase: bool) -> None:
-    """Raise `InputError` unless all images have phase (if `phase` is true), or none has (if it is false)."""
+    """Raise `InputError` unless all images have phase (if `phase` is true) or all lack phase (if `phase` is false)."""
     for image in read_labels(path)["images"]:
         if ("phase_file_name" in image) != phase:
             has, wanted = "no phase" if phase else "phase", str(phase).lower()

@@ -4,8 +4,8 @@ A BIDS volume is sub-X/[ses-Y/]TYPE/sub-X_[…_]SUFFIX.nii.gz. Of these, the mag
 
     anat/…_T2starw    anat/…_echo-1_part-mag_MEGRE    swi/…_swi    swi/…_echo-1_part-mag_GRE    (each echo a series)
 
-If phase is needed, it is the volume of the same name with part-phase. The column `split` of participants.tsv beside
-sub-X may give the splits of an import. For NIfTI volumes outside BIDS, the first folder is the patient.
+The phase, if needed, is read from the volume of the same name with part-phase. Splits are read from the column `split`
+of participants.tsv beside sub-X, if it exists. For NIfTI volumes outside BIDS, the first folder is the patient.
 """
 
 import csv
@@ -22,7 +22,7 @@ from cmbfe.data.sources.sidecars import bids_name, stem, why_no_magnitude
 from cmbfe.errors import InputError
 
 MAGNITUDES = ("t2starw", "t2star", "megre", "swi", "swan", "gre")
-"""Suffixes in lower case; data sets from before the current names use T2star and SWI."""
+"""Suffixes in lower case. Older data sets use T2star and SWI."""
 PARTICIPANTS_FILE = "participants.tsv"
 SPLITS = ("train", "validation", "test")
 NO_PHASE = "the detector sees the phase as well, and there is none of BIDS (part-phase) beside it"
@@ -59,7 +59,7 @@ def find_volumes(inventory: Inventory, phase: bool, as_magnitude: bool) -> tuple
 
 
 def _why_not(file: Path, inventory: Inventory, as_magnitude: bool) -> str:
-    """Why a volume is passed over; "" if it is read."""
+    """The reason why a volume is not read; "" if it is read."""
     bids = bids_name(file)
     if bids and NO_RAW.intersection(Path(inventory.name(file)).parts):
         return DERIVATIVE
@@ -106,7 +106,7 @@ def find_bids(inventory: Inventory, phase: bool, as_magnitude: bool) -> Found:
 
 
 def _splits(table: Path) -> dict[str, str | None]:
-    """Participant -> split; None if the table gives none."""
+    """Participant -> split; None for participants without a split."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))

@@ -132,8 +132,8 @@ class DicomSeries:
 class SliceLookup:
     """Finds the slices of series by UID and by name.
 
-    A labelled image names its slice by `sop_instance_uid`, or else by `file_name` (VOC: `filename`). The latter is the
-    SOP instance UID or the name of the DICOM file, with or without suffix, and with as many folders as make it unique.
+    A labelled image names its slice by `sop_instance_uid`, or else by `file_name` (VOC: `filename`). `file_name` is the
+    SOP instance UID, or the name of the DICOM file with or without suffix. Folders before the name make it unique.
     """
 
     def __init__(self, series: Sequence[SeriesHeaders], source: Path) -> None:
@@ -146,8 +146,8 @@ class SliceLookup:
                 self.by_name[_bare(file.name)].append((number, index))
 
     def of_images(self, labels: Labels, where: Path) -> dict[Any, Place]:
-        """Image id -> its slice, all different. Raises `InputError` if an image matches no slice, several, the slice of
-        another image, or a slice of another size."""
+        """Image id -> its slice. Raises `InputError` if an image matches no slice or several, or if its slice belongs
+        to another image or has another size."""
         places: dict[Any, Place] = {}
         taken: dict[Place, str] = {}
         for image in labels["images"]:
@@ -206,14 +206,14 @@ def find_dicom(inventory: Inventory, labels: Path | None, phase: bool = False, a
     """Find the magnitude series under a folder, and the boxes of their slices.
 
     Args:
-        inventory: of the folder. Its mimics.json (COCO), if there is one, labels the mimics.
-        labels: COCO file, or folder with it or with VOC XML; None: annotations.json or VOC XML of the source, if any.
+        inventory: files of the folder. Its mimics.json (COCO), if it exists, labels the mimics.
+        labels: COCO file, or folder with COCO or VOC XML; None: annotations.json or VOC XML of the source, if any.
         phase: whether each series needs a phase series.
         as_magnitude: accept series of unclear kind as magnitude.
 
     Raises:
         InputError: a file that `series_in` refuses, no magnitude series, a missing phase series, invalid labels, an
-            image that is not a slice (`SliceLookup`), or a patient in two splits.
+            image without a matching slice (`SliceLookup`), or a patient in two splits.
     """
     found, asides = series_in(inventory)
     refuse_first(asides)
@@ -306,7 +306,7 @@ def _mimics(source: Path, slices: SliceLookup) -> tuple[dict[Place, list[Box]], 
 
 
 def _labelled(number: int, count: int, named: set[Place], *boxes: Mapping[Place, list[Box]]) -> Labelled | None:
-    """The labels of the slices of a series; None if no label names a slice. `boxes`: of microbleeds, and of mimics."""
+    """The labels of the slices of a series; None if no label names a slice. `boxes`: microbleeds, then mimics."""
     unnamed = sum((number, index) not in named for index in range(count))
     if unnamed == count:
         return None
@@ -314,7 +314,7 @@ def _labelled(number: int, count: int, named: set[Place], *boxes: Mapping[Place,
 
 
 def affine_of(series: SeriesHeaders) -> np.ndarray:
-    """float64 [4, 4]: (column, row, slice, 1) to mm in DICOM's patient coordinates; whole numbers at pixel centres."""
+    """Affine, float64 [4, 4], from (column, row, slice, 1) to DICOM's patient mm. Whole numbers are pixel centres."""
     along_row, along_column = np.reshape(series.orientation, (2, 3))
     row_mm, column_mm = series.pixel_spacing_mm
     positions = np.array(series.positions_mm)

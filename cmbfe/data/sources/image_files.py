@@ -27,8 +27,8 @@ class ImageFiles:
         """Number of images that were found only with another case or suffix, or in a later round."""
 
     def find(self, name: str, where: object, *rounds: Iterable[Place]) -> Path:
-        """The file of the image `name`: the first place if it exists, else the match of the first round that has one. A
-        round compares exact names first, then ignores case, then the suffix. Errors begin with `where`, the labels.
+        """The file of the image `name`: the first place if it exists, else the match in the first round with a match. A
+        round compares exact names, then ignores case, then also the suffix. Errors begin with `where`, the labels.
 
         Raises:
             InputError: no file matches, several match, or the first place is outside the folder.
@@ -78,7 +78,7 @@ def composed(text: str) -> str:
 
 
 def _keys(place: Place) -> list[tuple[int, str]]:
-    """Keys that compare a place exactly (`composed`), without case, and without image suffix."""
+    """Keys of a place for three comparisons: exact (`composed`), without case, and without case and image suffix."""
     name = composed(place.as_posix())
     folded = name.casefold()
     suffix = PurePosixPath(folded).suffix

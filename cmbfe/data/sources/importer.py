@@ -1,7 +1,7 @@
-"""Import a source as images, labels and report: patients in parallel, atomic, and resumable after a kill.
+"""Import a source as images, labels and report. An import is parallel over patients, atomic, and resumes after a kill.
 
 Each patient is written atomically to a hidden folder beside the output, `.OUT.import.partial`; the output appears when
-all are finished. After a kill, only patients that are missing, or whose files or settings changed, are made.
+all are finished. After a kill, an import makes only patients that are missing, or whose files or settings changed.
 """
 
 import hashlib
@@ -47,8 +47,8 @@ from cmbfe.params import Images
 BOX_MM = 6.0
 """Side of the box around a point: the middle of the size range of microbleeds on T2*-weighted images, 2-10 mm."""
 SETTINGS_FILE = "pictures.json"
-"""Settings of the images beside it. The file also marks an import that may be replaced: a folder of labelled DICOM
-series has an annotations.json too, but must never be replaced."""
+"""Settings of the images beside it. A new import may replace only a folder with this file. A folder with
+annotations.json may hold labelled DICOM series, which must never be replaced."""
 IMPORTED = (LABELS_FILE, MIMICS_FILE, SETTINGS_FILE, REPORT_FILE)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
@@ -104,8 +104,8 @@ def import_source(
 
     Args:
         kind: one of `KINDS`.
-        source: folder or file, see the module of the format. A DICOM file is read without its neighbours.
-        seed: of the split by patient, if the source gives none.
+        source: folder or file, see the module of the format. A single DICOM file is read without the files beside it.
+        seed: for drawing the split by patient, if the source gives no split.
         jobs: patients in parallel; -1: one per core. Neither `jobs` nor `backend` changes the output.
         backend: of joblib, "loky" or "threading"; or the address of a dask scheduler ("tcp://host:8786"), whose
             workers see `source` and the folder of `out` under the same paths.
@@ -115,8 +115,8 @@ def import_source(
         The content of report.json (`report.report`).
 
     Raises:
-        InputError: impossible options, an `out` that is not an earlier import, or bad input of any kind; then nothing
-            is left behind.
+        InputError: impossible options, an `out` with other content than an import, or bad input of any kind. No files
+            are left behind then.
     """
     options = options or Options()
     check_backend(backend)
@@ -141,7 +141,7 @@ def import_found(
     options: Options,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Like `import_source`, for series found already. `sources`: their paths; the first begins error texts."""
+    """Import series already found, like `import_source`. `sources`: their paths; errors begin with the first."""
     key = read_key(options.key_file)
     splits = _drawn_splits(found.series, seed, sources[0])
     inputs = [*sources, *(file for series in found.series for file in series.files)]
@@ -206,7 +206,7 @@ def _check(kind: str, source: Path, settings: Images, options: Options, out: Pat
 
 
 def _tidy(out: Path) -> None:
-    """Remove files beside `out` from an import that was killed in its last step."""
+    """Remove the temporary folders beside `out` of an import that was killed in its last step."""
     out = out.resolve()
     for entry in out.parent.iterdir() if out.parent.is_dir() else []:
         if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+\.partial", entry.name):
@@ -215,8 +215,8 @@ def _tidy(out: Path) -> None:
 
 @contextmanager
 def _work(out: Path) -> Iterator[Path]:
-    """The folder of finished patients, removed when all are finished. A failed import also removes it, unless a killed
-    import had made it before."""
+    """The folder of finished patients, removed at the end of the import. A failed import also removes it, unless it is
+    left from an earlier import that was killed."""
     out = out.resolve()
     work = out.with_name(f".{out.name}.import.partial")
     is_new = not work.exists()
@@ -247,7 +247,7 @@ def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:
-    """Patients sorted by name in the outputs, and their series by name in the source, as in `cmbfe detect`."""
+    """Patients sorted by output name, each with its series sorted by source name, as in `cmbfe detect`."""
     ordered = sorted(all_series, key=lambda series: (names.patient(series.patient), series.name))
     folders = series_folders(names.patient(series.patient) for series in ordered)
     own = defaultdict(list)
@@ -279,7 +279,7 @@ def _made_of(patient: Patient, settings: Images, options: Options) -> str:
 
 
 def _make(patients: Sequence[Patient], settings: Images, options: Options, progress: bool) -> None:
-    """Check, then write, every patient that is not finished yet."""
+    """Check all patients that are not finished, then write them."""
     hashes = [_made_of(patient, settings, options) for patient in patients]
     missing = [pair for pair in zip(patients, hashes, strict=True) if not is_made(*pair)]
     steps = {
@@ -295,7 +295,7 @@ def _make(patients: Sequence[Patient], settings: Images, options: Options, progr
 
 
 def take_import(source: Path, out: Path) -> Labels:
-    """Copy the folder of an import to `out`, and return its labels. Raises `InputError` if it is not an import, if
+    """Copy the folder of an import to `out`, and return its labels. Raises `InputError` if `source` is no import, if
     images differ in size or have no pixel size, or if a split has no microbleed."""
     if missing := [name for name in IMPORTED if not (source / name).is_file()]:
         raise InputError(f"{source}: no {missing[0]}; data.source in params.yaml names a folder of cmbfe import")

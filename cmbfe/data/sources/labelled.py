@@ -1,8 +1,8 @@
 """Import images that are labelled already (COCO; also used by `voc`). Images and labels are checked and written anew,
 without EXIF and comments; the only text kept from the labels is that of `TRAITS`.
 
-COCO: a folder with annotations.json (or a single other .json, also in its subfolder annotations), or that file. Images
-lie below it, or in the folders of COCO, CVAT and Label Studio. The patient is `patient_id`, or else an image's folder.
+COCO: a .json file, or a folder with annotations.json or one other .json (also in its subfolder annotations). Images
+lie below the folder, or in image folders of COCO, CVAT and Label Studio. The patient is `patient_id`, or the folder.
 """
 
 import re
@@ -37,7 +37,7 @@ TRAITS: dict[str, Callable[[Any], bool]] = {
     "location": lambda value: value in LOCATIONS,
     **dict.fromkeys(("true_diameter_mm", "visible_diameter_mm", "contrast"), lambda value: isinstance(value, float)),
 }
-"""Further keys of a microbleed that are kept -> whether a value is allowed; other text could name a person."""
+"""Other keys of a microbleed to keep -> check of their values. Other text is dropped, as it could name a person."""
 BOXES = ("bbox", "tight_bbox")
 """Keys of the boxes of an annotation: x, y, w, h px."""
 ANNOTATIONS = "annotations"
@@ -62,13 +62,13 @@ ELSEWHERE = (
 )
 WIDE = "Boxes are wider or higher than a quarter of their image, whose pixel spacing is not known."
 Box = dict[str, Any]
-"""`BOXES`, `TRAITS`, `lesion` (the same for all boxes of one microbleed) and, where they apply, `ignore` and (for
-mimics) `kind`."""
+"""A box with the keys `BOXES`, `TRAITS` and `lesion` (the same for all boxes of a microbleed). Optional keys are
+`ignore` and, for mimics, `kind`."""
 
 
 def find_coco(source: Path) -> Found:
-    """Find the images of a COCO file. Raises `InputError` if there is not exactly one COCO file, or like
-    `read_foreign_labels`, `ImageFiles.find` and `found_in_labels`."""
+    """Find the images of a COCO file. Raises `InputError` like `labels_file`, `read_foreign_labels`,
+    `ImageFiles.find` and `found_in_labels`."""
     file = labels_file(source) if source.is_dir() else source
     folder = file.parent.resolve()
     files = ImageFiles(folder.parent if folder.name.casefold() == ANNOTATIONS else folder)
@@ -83,13 +83,13 @@ def find_coco(source: Path) -> Found:
 
 
 def _decoded(name: str) -> str:
-    """A name with %20 decoded, and without the project folder, which Label Studio does not export."""
+    """A name with %20 decoded, and without Label Studio's project folder, which is not exported."""
     return re.sub(r"^images/\d+/", "images/", unquote(name).replace("\\", "/"))
 
 
 def _places(name: str, here: Place, subset: str) -> list[Place]:
-    """Possible paths of an image: below the COCO file (`here`), as the format says, or in the image folders of CVAT and
-    Label Studio (images/) or COCO (train2017/), with or without the name of the subset."""
+    """Possible paths of an image: beside or below the COCO file (`here`), as in the format, or in the image folders of
+    CVAT and Label Studio (images/) or COCO (train2017/). The name of the subset may be part of the path."""
     own = plain_path(name)
     images = PurePosixPath("images")
     return [here / own, here / name, own, images / own, images / subset / own, PurePosixPath(subset) / own]
@@ -110,7 +110,7 @@ def labels_file(folder: Path) -> Path:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    """The .json files of a folder without hidden files; empty if the folder does not exist."""
+    """The .json files of a folder that are not hidden; empty if the folder does not exist."""
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted(file for file in files if file.suffix.lower() == ".json" and not file.name.startswith("."))
 
@@ -128,7 +128,7 @@ class Image:
 
     @property
     def wide_boxes(self) -> int:
-        """Number of boxes over a quarter of the image's width or height, if the pixel spacing is unknown."""
+        """Number of boxes wider or higher than a quarter of the image; 0 if the pixel spacing is known."""
         sides = (box["bbox"][2:] for box in self.boxes if "ignore" not in box and not self.pixel_spacing_mm)
         return sum(4 * width > self.width or 4 * height > self.height for width, height in sides)
 
@@ -143,7 +143,7 @@ class ImageSeries:
     split: str | None = None
     is_labelled: bool = True
     place: Mapping[str, Any] = field(default_factory=dict)
-    """As in `Loaded`; empty for COCO and VOC, which do not contain it."""
+    """As in `Loaded`; empty for COCO and VOC, which give no position."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -195,7 +195,7 @@ def records(boxes: Sequence[Sequence[Box]], frames: Sequence[Frame]) -> list[dic
 
 
 def _clipped(bbox: Sequence[float], frame: Frame) -> list[float]:
-    """The part of a box inside the image; a label may extend beyond it by 0.01 px, which scaling would enlarge."""
+    """The part of a box inside the image; a label may exceed the image by 0.01 px, which scaling would enlarge."""
     x, y, width, height = bbox
     left, top = max(x, 0.0), max(y, 0.0)
     return [left, top, min(x + width, frame.columns) - left, min(y + height, frame.rows) - top]
@@ -213,7 +213,7 @@ def lesions_apart(boxes: Sequence[Sequence[Box]]) -> int:
 def size_notes(
     boxes: Sequence[Sequence[Box]], spacings_mm: Sequence[tuple[float, float] | None], where: Path
 ) -> dict[str, int]:
-    """Notes on unusual sizes (`odd_sizes`) of microbleeds, by the longer side of the largest box.
+    """Notes on microbleeds of unusual size (`odd_sizes`). The size is the longer side of the largest box.
 
     Args:
         boxes: the boxes of each slice.
@@ -358,7 +358,7 @@ def _by_name(group: list) -> list:
 
 
 def _is_indexed(images: Sequence[Mapping[str, Any]], where: Path) -> bool:
-    """Whether the images of a series have a `slice_index`; raises `InputError` if only some have, or if it repeats."""
+    """Whether the images of a series have a `slice_index`. Raises `InputError` if only some have it or two share it."""
     indices = Counter(image["slice_index"] for image in images if "slice_index" in image)
     said = f"{where}: of {len(images)} images of one series, that of {images[0]['file_name']},"
     if 0 < indices.total() < len(images):

@@ -20,18 +20,18 @@ LARGE = "Microbleeds measure more than 20 mm, by their longest side."
 NO_MICROBLEED = "Areas of labels measure more than 40 mm, are no microbleeds and left out: do they mark the brain?"
 REPEATED_POINTS = "Points lie where another one lies: each place is one microbleed."
 SMALLEST_MM, LARGEST_MM, IMPOSSIBLE_MM = 2.0, 20.0, 40.0
-"""Microbleeds measure 2 to 10 mm, and 20 mm is the largest size ever counted as a microbleed. Anything longer than the
-third value is not a microbleed, even in a box with a margin."""
+"""Microbleeds measure 2 to 10 mm, and 20 mm is the largest size ever counted as a microbleed. A lesion longer than
+`IMPOSSIBLE_MM` is not a microbleed, even in a box with a margin."""
 LARGEST_RINGING = 1.95
-"""Interpolated masks of 0 and 1 stay below this value; masks in percent or 8 bits begin at `SMALLEST_SCALE`."""
+"""Interpolated masks of 0 and 1 stay below this value. Masks in percent or 8 bits reach at least `SMALLEST_SCALE`."""
 SMALLEST_SCALE, SCALES = 90, (100, 255, 1000)
-"""Least maximum of a mask on a scale such as percent, and possible maxima before a thin label was interpolated."""
+"""Smallest maximum of a mask on a scale such as percent, and the maxima of such scales before interpolation."""
 RINGING_SHARE = 0.15
 """Upper limit of the ringing far from a microbleed, as a share of the label's value."""
 FEWEST_BETWEEN = 4
-"""An area with this many values counts as interpolated, not as touching microbleeds, unless each value fills a block of
-2 × 2 × 2 voxels. If the largest value is that of a scale, 2 values suffice. With fewer than 4 values, each needs a
-counterpart: a third of a voxel leaves two thirds on the other side."""
+"""An area with at least this many values counts as interpolated, not as touching microbleeds, unless each value fills
+a block of 2 × 2 × 2 voxels. On a scale such as percent, 2 values suffice. With fewer than 4 values, each low value
+needs a counterpart, such as 33 % and 67 %: interpolation divides a label between two voxels."""
 ROUNDING = 1e-3
 """Rounding error of whole numbers after a slope was applied."""
 SAME_PLACE_VOXELS = 0.01
@@ -51,11 +51,11 @@ def lesions_of_mask(
         file: begins the text of errors.
 
     Returns:
-        The tight box of each microbleed on each of its slices, with microbleeds sorted by first voxel; and notes -> how
-        often.
+        The tight box of each microbleed on each of its slices, and notes -> how often. Microbleeds are sorted by first
+        voxel.
 
     Raises:
-        InputError: values below 0 without interpolation, or an interpolated mask with several labels.
+        InputError: negative values in a mask that is not interpolated, or an interpolated mask with several labels.
     """
     labels, notes = _instances(mask, file)
     parts = sorted(_parts(labels), key=lambda part: [*np.argwhere(part[1])[0] + [side.start for side in part[0]]])
@@ -75,7 +75,7 @@ def odd_sizes(sizes_mm: Sequence[float]) -> dict[str, int]:
 
 
 def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]]:
-    """Convert a mask to whole numbers, 0 for background and 1 or more for microbleeds; and notes -> how often."""
+    """The mask in whole numbers (0: background, 1 or more: microbleeds), and notes -> how often."""
     mask = _rounded(mask)
     values, index = np.unique(mask[mask != 0], return_inverse=True)
     if not len(values):
@@ -175,7 +175,7 @@ def _boxes(place: tuple[slice, ...], part: np.ndarray) -> Boxes:
 
 
 def without_repeated(places: np.ndarray, diameters_mm: Sequence[float]) -> list[int]:
-    """Indices of the points [N, 3] (voxels) to keep, in order; of several points at one place, the largest is kept."""
+    """Indices of the points [N, 3] (voxels) to keep, in order. Of points at one place, only the largest is kept."""
     order = sorted(range(len(places)), key=lambda number: -diameters_mm[number])
     kept: list[int] = []
     for number in order:

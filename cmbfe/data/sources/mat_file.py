@@ -1,4 +1,4 @@
-"""Read numbers from MATLAB files. It is a separate module, because the process that reads them loads only this."""
+"""Read numbers from MATLAB files. The module is separate, so that the process for reading loads nothing else."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Import NIfTI volumes with masks or points, found by a description in a YAML file (examples in docs/own_data.md).
 
 images: "{patient}/{series}/swi.nii.gz"    # relative to the YAML file; {series} may be left out
-mask: "{patient}/{series}/cmb.nii.gz"      # or points: with coordinates:, or neither: not labelled
+mask: "{patient}/{series}/cmb.nii.gz"      # or points: and coordinates:. Unlabelled volumes need none of these keys
 """
 
 import csv
@@ -33,7 +33,7 @@ NAMES = ("patient", "series")
 """Columns of a point list that name the volume of a point."""
 COLUMNS = (*NAMES, "diameter_mm")
 MISNAMED = re.compile(r"patient|subject|participant|series|session|diameter")
-"""Words of a misspelt column name; with it, points would belong to any patient, or lose their sizes."""
+"""Words in misspelt column names. If such a column were ignored, points would match any patient or lose their size."""
 Ids = tuple[str, ...]
 LEAST_MM = 0.01
 """Smallest side of a box; a smaller box would have no extent."""
@@ -44,7 +44,7 @@ class Table:
     """The points of a CSV file."""
 
     columns: tuple[int, ...]
-    """Indices of the `NAMES` that the table has."""
+    """Indices in `NAMES` of the columns that the table has."""
     rows: Mapping[Ids, list[tuple[int, dict[str, str]]]]
     """Key of a volume -> line and values of each of its points."""
 
@@ -97,7 +97,7 @@ def find_nifti(source: Path, box_mm: float) -> Found:
 
     Raises:
         InputError: an invalid description, no volume, two volumes of one patient and series, a missing label, a label
-            of several volumes, invalid points, or a patient of `splits` without a volume.
+            shared by several volumes, invalid points, or a patient of `splits` without a volume.
     """
     file = source / DESCRIPTION_FILE if source.is_dir() else source
     description = read_description(file)
@@ -168,8 +168,8 @@ def _label(description: Description, file: Path, patient: str, series: str) -> P
 
 
 def _refuse_misnamed(labels: Mapping[Ids, Path | None], folder: Path, volumes: set[Path]) -> None:
-    """Raise `InputError` if a file has the name of a missing label except for case, Unicode form of accents, or .gz:
-    the volume would count as free of microbleeds."""
+    """Raise `InputError` if a file name differs from that of a missing label only in case, Unicode form of accents, or
+    .gz. Without this check, the volume might count as free of microbleeds."""
     missing = {_plain(path): path for path in labels.values() if path and not path.is_file()}
     for path in sorted(folder.rglob("*")) if missing else ():
         label = missing.get(_plain(path))
@@ -229,7 +229,7 @@ def checked_side(side_mm: float, what: str) -> float:
 
 
 def _read_table(path: Path) -> Table:
-    """Read all rows that are not empty. Values stay text, because a patient may be called 007 or NA."""
+    """Read all rows of a CSV file that are not empty. Values stay text, because a patient may be called 007 or NA."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = max(",;\t", key=file.readline().count)

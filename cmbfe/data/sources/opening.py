@@ -29,9 +29,9 @@ PACKED = (".bz2", ".xz", ".zst", ".zip")
 SINGLE = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 LARGEST_QUATERNION = 1.01
-"""Largest length of a quaternion that counts as rounded and is normalised; the length should be 1."""
+"""Largest length of a qform quaternion that is normalised instead of refused; the length should be 1."""
 UNITS = {1: (1000.0, "metres"), 3: (0.001, "micrometres")}
-"""Code of `xyzt_units` -> mm per unit, name. Code 2 is mm; files without a unit are in mm by convention."""
+"""Code of `xyzt_units` -> mm per unit, and its name. Code 2 is mm; files without a unit are in mm by convention."""
 PART_BYTES = 2**22
 
 
@@ -127,7 +127,7 @@ def is_gzipped(path: Path) -> bool:
 
 
 def voxels_of(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
-    """The voxels of an opened volume as float32, slope and intercept applied; raises `InputError` if incomplete."""
+    """Voxels of an open volume as float32, slope and intercept applied. Raises `InputError` if the file is cut off."""
     try:
         _check_all_there(path, image)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -137,8 +137,8 @@ def voxels_of(path: Path, image: nib.Nifti1Pair) -> np.ndarray:
 
 
 def _check_all_there(path: Path, image: nib.Nifti1Pair) -> None:
-    """Raise an error if a file is shorter than its header says, or fails the checksum of gzip, which nibabel does not
-    read. This check precedes the allocation of memory."""
+    """Raise an error if a file is shorter than its header says, or fails gzip's checksum, which nibabel does not read.
+    This check runs before memory is allocated."""
     voxels = Path(image.file_map["image"].filename or path)
     wanted = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
     size = voxels.stat().st_size
@@ -155,7 +155,7 @@ def millimetres(header: nib.Nifti1Header) -> tuple[float, str]:
 
 
 def says_spacing(image: nib.Nifti1Pair) -> bool:
-    """Whether the header gives the voxel size. It is read again from the file, because nibabel replaces 0 by 1."""
+    """Whether the header gives the voxel size. The header is read again, because nibabel replaces 0 by 1."""
     if image.header["sform_code"] > 0:
         return True
     holder = image.file_map.get("header", image.file_map["image"])

@@ -2,7 +2,7 @@
 
 VALDO 2021, Task 2 (https://valdo.grand-challenge.org), a folder per patient:
 
-    sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz    T2*, face and skull removed; its images
+    sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz    T2*, face and skull removed; imported
     sub-101/sub-101_space-T2S_desc-masked_T1.nii.gz     T1 and T2, registered to T2*; left out
     sub-101/sub-101_space-T2S_CMB.nii.gz                mask; values 2 and 3 occur and are microbleeds too
 
@@ -11,8 +11,8 @@ Dou et al. 2016 (cmb-3dcnn-data):
     nii/01.nii             orientations differ: LPS, RAS and LAS occur
     ground_truth/01.mat    `cen`, N x 3: voxel indices of the file, counted from 1; `gt_num`: N
 
-Momeni et al. 2021 (CSIRO, doi 10.25919/aegy-ny12), PublicDataShare_2020. Missing folders are passed over. The leading
-number of a name is the patient, whatever the folder, so that all volumes and visits of a subject are in one split:
+Momeni et al. 2021 (CSIRO, doi 10.25919/aegy-ny12), PublicDataShare_2020. Folders may be missing. In all
+folders, the leading number of a name is the patient, so that all volumes and visits of a subject are in one split:
 
     rCMB_DefiniteSubject/122_T1_MRI_SWI_BFC_50mm_HM.nii.gz             subject, visit (T0, T1, T2); real microbleeds
     NoCMBSubject/…                                                     no microbleeds
@@ -41,8 +41,8 @@ VOLUME, LABEL = "_space-T2S_desc-masked_T2S", "_space-T2S_CMB"
 OTHERS = ("_space-T2S_desc-masked_T1", "_space-T2S_desc-masked_T2")
 OTHER_VOLUMES = "T1 and T2 volumes (images are T2*)"
 NAME_COLUMN = "nifti file name"
-"""Header of the first column of a workbook, with a trailing blank; the next columns are x, y, z of each microbleed.
-Empty cells may contain blanks, numbers may be text, and rows may be repeated."""
+"""Header of a workbook's first column, compared without case and outer blanks. The next columns are x, y, z of each
+microbleed. Empty cells may contain blanks, numbers may be text, and rows may be repeated."""
 FOLDERS = ("rCMB_DefiniteSubject", "NoCMBSubject", "sCMB_DefiniteSubject", "sCMB_NoCMBSubject")
 REAL, NONE, SYNTHETIC_ON_REAL, SYNTHETIC = FOLDERS
 REPEATED = "repeated rows of workbooks (their places are joined)"
@@ -64,8 +64,8 @@ def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def find_valdo(inventory: Inventory) -> Found:
-    """Find the patients of VALDO's Task 2 below a folder. Raises `InputError` if there is no folder `sub-…`, or if such
-    a folder lacks its volume or label, or holds those of another patient."""
+    """Find the patients of VALDO's Task 2 below a folder. Raises `InputError` if there is no folder `sub-…`, if two
+    have the same name, or if a folder lacks its volume or its label."""
     source = inventory.source
     folders = [path for path in inventory.folders() if path.name.startswith("sub-")]
     if not folders:
@@ -145,7 +145,7 @@ def find_momeni(source: Path, box_mm: float) -> Found:
     """Find volumes and points of PublicDataShare_2020, which may lie below `source`; points get boxes of `box_mm`.
 
     Raises:
-        InputError: none of the folders, an unknown file name, no valid workbook, or a volume or row without the other.
+        InputError: no known folder, unknown file name, no valid workbook, volume without row, or row without volume.
     """
     below = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
     root = next((path for path in below if any((path / name).is_dir() for name in FOLDERS)), None)

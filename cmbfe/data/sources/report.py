@@ -14,18 +14,18 @@ from cmbfe.metrics.matching import tight_box
 
 REPORT_FILE = "report.json"
 COVERED_BOXES = 20_000
-"""Most boxes for which coverage is computed (evenly sampled), because each is compared with every default box."""
+"""Largest number of boxes, evenly sampled, for coverage. Each of them is compared with every default box."""
 GROUPS = ["input_px", "default_boxes"]
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SIZES_DIFFER = "images differ in size, and training takes one size only: import with --size"
 
 
 def report(labels: Labels, left_out: Mapping[str, int], notes: Mapping[str, int]) -> dict[str, Any]:
-    """Describe imported labels.
+    """Summarise imported labels for report.json.
 
     Args:
         left_out: reason -> number of items of the source that are left out.
-        notes: what was changed or assumed -> how often. Zeros are omitted from both.
+        notes: what was changed or assumed -> how often. Zeros in `left_out` and `notes` are omitted.
 
     Returns:
         JSON without patient or file names: counts in total and by split; quantiles of `box_size_mm` (√area) and
@@ -91,7 +91,7 @@ def _coverage(labels: Labels) -> list[dict[str, Any]]:
 
 
 def _relative_boxes(labels: Labels) -> torch.Tensor:
-    """Boxes xyxy [K, 4] as fractions of their images."""
+    """Boxes xyxy [K, 4] as fractions of the width and height of their images."""
     size_of = {image["id"]: (image["width"], image["height"]) for image in labels["images"]}
     sizes = [size_of[box["image_id"]] for box in labels["annotations"]]
     return torch.from_numpy(xyxy(labels["annotations"]) / np.tile(sizes, 2))
@@ -105,7 +105,7 @@ def box_sizes_mm(labels: Labels) -> pd.Series:
 
 
 def coverage_of(labels: Labels) -> pd.DataFrame:
-    """Coverage of each labelled box by default boxes: `cmbfe.detector.boxes.coverage_of_presets`, with `size_mm`."""
+    """The table of `cmbfe.detector.boxes.coverage_of_presets` for the labelled boxes, with their `size_mm`."""
     coverage = coverage_of_presets(_relative_boxes(labels))
     return coverage.assign(size_mm=box_sizes_mm(labels).to_numpy()[coverage["box"]])
 

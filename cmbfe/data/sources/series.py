@@ -43,7 +43,7 @@ Coordinates = Literal["voxel-0", "voxel-1", "ras-mm", "lps-mm"]
 class Frame:
     """Scale an image and centre it on a black square of `size` px; None leaves the image unchanged.
 
-    The longer side in mm fills the square, so that pixels become square, except for rounding of the shorter side.
+    The longer side in mm fills the square. Pixels become square, except that the shorter side is rounded to whole px.
     """
 
     rows: int
@@ -54,7 +54,7 @@ class Frame:
 
     @property
     def inner(self) -> tuple[int, int]:
-        """Rows and columns that the image itself takes, px."""
+        """Rows and columns of the scaled image without the black border, px."""
         if self.size is None:
             return self.rows, self.columns
         sides_mm = self.rows * self.row_mm, self.columns * self.column_mm
@@ -73,7 +73,7 @@ class Frame:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """Columns and rows of black before the image, px."""
+        """Black columns to the left of the image, and black rows above it, px."""
         return (self.shape[1] - self.inner[1]) // 2, (self.shape[0] - self.inner[0]) // 2
 
     @property
@@ -103,7 +103,7 @@ class Frame:
         return [x * x_scale + left, y * y_scale + top, width * x_scale, height * y_scale]
 
     def affine(self, affine: np.ndarray) -> np.ndarray:
-        """The affine of the result, from the affine of the image ([4, 4], whole numbers at pixel centres)."""
+        """The affine of the result, from the affine of the image ([4, 4]). Whole numbers are pixel centres."""
         back = np.eye(4)
         for axis in (0, 1):
             back[axis, axis] = 1 / self.scale[axis]
@@ -118,7 +118,7 @@ class Loaded:
     images: list[dict[str, Any]]
     """`width`, `height`, `slice_index` and, where known, `pixel_spacing_mm` of each image."""
     boxes: list[dict[str, Any]]
-    """`image` (0-based), `bbox` px and `lesion` (number within the series); `ignore` if the source says so."""
+    """`image` (0-based), `bbox` px and `lesion` (number within the series); also `ignore`, if the source sets it."""
     draw: Callable[[Images], Iterator[np.ndarray]]
     """Yields the uint8 images, one after another."""
     place: dict[str, Any] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Series(Protocol):
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the series was labelled, even if it has no microbleed."""
+        """Whether the series is labelled. A labelled series may have no microbleeds."""
 
     def load(self, size: int | None) -> Loaded:
         """Read and check the series; raises `InputError`. `size`: side of the images, px; None keeps their size."""
@@ -171,7 +171,7 @@ class Found:
     notes: Mapping[str, int] = field(default_factory=dict)
     """Assumptions and changes in the labels -> how often, as in `Loaded`."""
     asides: tuple[Aside, ...] = ()
-    """Files that are passed over, and why; files in no other field are added later."""
+    """Files that are not read, and why. The import later adds all files that no field lists."""
 
 
 def number_in(text: str, where: str) -> float:

@@ -19,7 +19,7 @@ SCAN = {
     "echo_time_ms": ("EchoTime", 1000.0, 1.0),
     "field_strength_t": ("MagneticFieldStrength", 1.0, LARGEST_FIELD_T),
 }
-"""Scan parameter -> key of a sidecar, factor from its unit (s, T) to ours, and largest plausible value."""
+"""Scan parameter -> key in a sidecar, factor from the unit there (s, T) to ms or T, and largest plausible value."""
 ODD = "A sidecar's {} is no number above 0 and up to {:g}, as its unit in BIDS would have it: it is not taken."
 UNUSABLE = "A sidecar is no JSON object with keys such as EchoTime: nothing is taken of it."
 CONTRAST = re.compile(r"(T1|T2|PD)W?|FLAIR|DWI|DTI")
@@ -36,7 +36,7 @@ class BidsName:
     patient: str
     """"sub-X"."""
     entities: frozenset[str]
-    """Such as "ses-1", "echo-2"."""
+    """Entities of the name, such as "ses-1" and "echo-2"."""
     suffix: str
 
 
@@ -87,7 +87,7 @@ def contrast_by_name(path: Path) -> str:
 
 
 def why_no_magnitude(path: Path) -> str:
-    """Why name or sidecar rule out a magnitude, or "". Phase in sidecars is ignored, as dcm2niix may misname it."""
+    """The reason in name or sidecar why a volume is no magnitude, or "". Phase is ignored: dcm2niix may misname it."""
     if why := magnitude_by_name(path):
         return why
     known, _ = read_sidecars(path)
@@ -99,7 +99,7 @@ def why_no_magnitude(path: Path) -> str:
 
 
 def _texts(known: dict[str, Any], key: str, between: str) -> list[str]:
-    """The values under a key, in upper case. The sidecar holds a list, or a text that `between` splits."""
+    """The values of a key in a sidecar, in upper case. The sidecar holds a list, or a text that `between` splits."""
     said = known.get(key)
     return [str(value).upper() for value in (said if isinstance(said, list) else re.split(between, str(said or "")))]
 

@@ -1,8 +1,8 @@
 """Import images with Pascal VOC XML, which lies beside each image, or in Annotations beside JPEGImages or images.
 
-VOC counts pixels from 1, and its corners are inside the box: xmin, ymin, xmax, ymax of 11, 21, 15, 26 is the COCO box
-[10, 20, 5, 6]. Some tools count from 0, with corners between pixels (10, 20, 15, 26); they are recognised by an xmin or
-ymin of 0, or by decimals, in any file. Elements that VOC does not define (patient, slice, …) are named as in COCO.
+VOC counts pixels from 1, and its corners are inside the box: (xmin, ymin, xmax, ymax) = (11, 21, 15, 26) is the COCO
+box [10, 20, 5, 6]. Some tools count from 0, with corners between pixels: (10, 20, 15, 26). An xmin or ymin of 0, or a
+decimal, in any file shows this. Elements that VOC does not define (patient, slice, …) are named as in COCO.
 """
 
 import re
@@ -24,7 +24,7 @@ BOX_KEYS = ("lesion_id", "location")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 ANNOTATIONS = "Annotations"
 LABEL_FOLDERS = (ANNOTATIONS.casefold(), "labels")
-"""Folders of the XML; in the paths of images, one of `IMAGE_FOLDERS` replaces them."""
+"""Folders of the XML. The paths of images have one of `IMAGE_FOLDERS` instead."""
 IMAGE_FOLDERS = ("JPEGImages", "images")
 FROM_0 = "Boxes of VOC are counted from 0, their corners between pixels, as some corner is 0 or has decimals."
 FROM_1 = (
@@ -41,7 +41,7 @@ class Voc:
     files: tuple[Path, ...]
     """The XML of each image."""
     said: tuple[tuple[str, str], ...]
-    """`folder` and `path` of each image as written by labelImg, or ""."""
+    """The elements `folder` and `path` of each image, as labelImg writes them; "" if missing."""
     notes: Mapping[str, int]
     """Assumption -> number of boxes."""
 
@@ -79,8 +79,8 @@ def _beside(place: Place) -> list[Place]:
 
 
 def _said(named: Place, folder: str, path: str) -> list[Place]:
-    """Possible paths of an image by the elements `folder` (in this source, or beside the XML folder) and `path`, which
-    begins with folders of another computer."""
+    """Possible paths of an image by the element `folder` (below the source, or beside the XML folder), and by the end
+    of the element `path`, whose first folders may be those of another computer."""
     own, parts = plain_path(folder) / named.name, plain_path(path).parts
     tails = [PurePosixPath(*parts[-length:]) for length in range(len(parts), 1, -1)]
     return [own, named.parent.parent / own, *tails]

@@ -1,8 +1,8 @@
 """Read NIfTI volumes in LPS orientation, with the affine to patient coordinates.
 
-Axes are permuted and flipped, never resampled, so that columns run to the patient's left, rows to the back and slices
-to the head (LPS, as in axial DICOM; mm of NIfTI run to the right and front). `affine` maps (column, row, slice) to mm.
-Whole numbers are voxel centres: the centre of a box x, y, w, h px has the column x + w / 2 - 0.5.
+Axes are permuted and flipped, never resampled. Columns then run to the patient's left, rows to the back and slices to
+the head (LPS, as in axial DICOM; NIfTI's mm run to the right, front and head). `affine` maps (column, row, slice) to
+mm. Whole numbers are voxel centres: the centre of a box x, y, w, h px has the column x + w / 2 - 0.5.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from cmbfe.errors import InputError
 AXES = "LPS"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_PLACE_VOXELS = 0.5
-"""Largest distance between the corners of a volume and of a label that belongs to it."""
+"""Largest distance between the corners of a volume and the corners of its label."""
 LARGEST_CONDITION = 1e4
 """Largest condition number of an affine; voxels 10,000 times as long as wide or axes in a plane (0.01°) exceed it."""
 LARGEST_SHEAR = 0.05
@@ -53,7 +53,7 @@ class Volume:
     has_place: bool
     """Whether the header gives a position; if not, nibabel's default holds (LAS, centred)."""
     notes: tuple[str, ...] = ()
-    """Assumptions and changes, one sentence each, without names."""
+    """Assumptions and changes, one sentence each, without names of patients or files."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -98,8 +98,8 @@ def read_volume(path: Path, as_magnitude: bool = False) -> Volume:
 
 
 def read_turned(path: Path, affine_if_none: np.ndarray | None = None) -> Volume:
-    """Read any NIfTI volume in LPS orientation; voxels that are not finite become NaN. Of the header, only shape and
-    affine are used. `affine_if_none` ([4, 4], voxel indices to mm, RAS) replaces a missing position.
+    """Read any NIfTI volume in LPS orientation; voxels that are not finite become NaN. Only shape and affine of
+    the header are used. `affine_if_none` ([4, 4], voxel indices to mm, RAS) replaces a missing position.
 
     Raises:
         InputError: a missing or damaged file, or another format; no three-dimensional volume of real numbers; no finite
@@ -210,14 +210,14 @@ def _turn(path: Path, affine: np.ndarray) -> np.ndarray:
 
 
 def _intent(header: nib.Nifti1Header) -> str:
-    """What a volume is instead of an image, by its header; "" if the header does not say so."""
+    """Why a volume is no image by its header (label or statistical map); "" if the header does not say so."""
     code = int(header["intent_code"])
     what = "a label" if code == LABEL_INTENT else "a statistical map" if code in STATISTICS else ""
     return what and f"{what}, by intent_code in its header"
 
 
 def _refuse_size(path: Path, volume: Volume, header: nib.Nifti1Header) -> None:
-    """Raise `InputError` for sizes that are impossible for a head, mostly because of another unit."""
+    """Raise `InputError` for sizes that are impossible for a head; usually, the unit in the header is wrong."""
     sides = volume.spacing_mm
     longest = max(np.multiply(volume.voxels.shape, sides))
     is_voxel = VOXEL_MM[0] <= min(sides) and max(sides) <= VOXEL_MM[1]

@@ -15,7 +15,7 @@ from cmbfe.params import Images
 
 SERIES_FILE = "series.json"
 """File with patient, folder, axes, affine, slice spacing, echo time and field strength of each series. The affine maps
-image px to patient mm."""
+image coordinates in px to patient coordinates in mm."""
 PATIENT_FILE = "patient.json"
 
 
@@ -74,7 +74,7 @@ def write_dataset(
     suffix: str,
     mimic_kinds: Sequence[str],
 ) -> tuple[Labels, Counter[str]]:
-    """Write the labels and series.json of finished patients; return the labels, and the notes of all series in sum."""
+    """Write the labels and series.json of finished patients; return the labels, and the summed notes of all series."""
     notes: Counter[str] = Counter()
     places: dict[str, dict[str, Any]] = {}
     images, annotations, mimics = [], [], []
@@ -128,8 +128,8 @@ def _annotations(
 def _numbered(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
 ) -> Labels:
-    """Labels with images numbered in the natural order of their paths, as in `cmbfe detect`: detections in all images
-    of an import thus belong to its annotations.json."""
+    """Labels with images numbered in the natural order of their paths. `cmbfe detect` uses the same order, so that its
+    detections in an import have the image ids of annotations.json."""
     images = sorted(images, key=lambda image: natural_key(Path(image["file_name"])))
     number = {image["file_name"]: index for index, image in enumerate(images, 1)}
     annotations = sorted(annotations, key=lambda box: number[box["file_name"]])

@@ -40,7 +40,7 @@ def seeds_of(name: str, params: Params) -> tuple[int, ...]:
 
 
 def trained_by(name: str, params: Params) -> tuple[str, ...]:
-    """The treatments that an arm trains, and the plain detector unless the arm changes only FE."""
+    """The treatments that an arm trains, including the plain detector unless the arm changes only FE."""
     own = name == CROSSVALIDATION or params.study.plain_arm(name) == name
     return ((PLAIN,) if own else ()) + arm_of(name, params).treatments
 
@@ -82,7 +82,7 @@ def text_of(name: str, params: Params) -> str:
 
 
 def result_files(name: str, treatment: str, params: Params, root: Path) -> list[Path]:
-    """Files with the matches of an arm's detectors, by seed. A .json file beside each holds its metrics.
+    """Files with the matches of a treatment's detectors, one per seed. A .json file beside each holds the metrics.
 
     An arm that changes only FE shares the plain detector of the unchanged arm.
     """

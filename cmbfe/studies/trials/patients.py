@@ -1,4 +1,4 @@
-"""Training and test patients of the study, simulated once for all arms; and the folds of the cross-validation.
+"""Training and test patients of the study, simulated once for all arms, and the folds of the cross-validation.
 
 Each seed has its own training patients, and all trainings are tested on the same patients. All images carry phase,
 which only arms with phase read. The files are data/study and results/study/test_cmbs.csv in the folder `root`.
@@ -30,7 +30,7 @@ _COHORT = 0x57D1  # combined with the seed, so that the study's patients differ 
 
 
 def study_phantom(params: Params) -> tuple[Phantom, int]:
-    """Settings of the study's cohort (training patients of all seeds, and test patients), and the cohort's seed."""
+    """Phantom settings and seed of the study's cohort: the training patients of all seeds, and the test patients."""
     study = params.study
     # The phantom's cohort has three splits; the single validation patient is not used.
     counts = {"train": study.training_patients[-1] * len(study.seeds), "test": study.test_patients, "validation": 1}
@@ -75,10 +75,10 @@ def of_patients(labels: Labels, patients: Iterable[str]) -> Labels:
 
 
 def read_test_labels(params: Params, root: Path, patients: int | None = None) -> Labels:
-    """Labels of the test images: all with microbleeds, and equally many with mimics only (or fewer, if too few exist).
+    """Labels of the test images: all with microbleeds, and the same number with mimics only (or fewer, if too few).
 
     Args:
-        patients: number of test patients, from the first; None for all.
+        patients: how many of the first test patients to use; None for all.
 
     Raises:
         InputError: the patients were not made yet.
@@ -113,8 +113,8 @@ def list_test_cmbs(params: Params, root: Path) -> pd.DataFrame:
 def contrast(image: np.ndarray, box: list[float]) -> float:
     """Contrast of a microbleed to its surroundings: 1 - mean inside / median around.
 
-    Inside is the ellipse in the box [x, y, w, h] px; around is the band between the ellipses of 1.5 and 2.5 times its
-    size. The contrast is 0 if the band is empty or black.
+    Inside means the ellipse in the box [x, y, w, h] px. Around means the band between the ellipses of 1.5 and 2.5 times
+    its size. The contrast is 0 if the band is empty or black.
     """
     rows, columns = np.indices(image.shape) + 0.5
     reach = np.hypot((columns - box[0] - box[2] / 2) * 2 / box[2], (rows - box[1] - box[3] / 2) * 2 / box[3])
@@ -134,10 +134,10 @@ def fold_labels(number: int, params: Params, images: Path) -> Labels:
 
 
 def fold_test_set(number: int, params: Params, images: Path) -> Labels:
-    """Labels of a fold's test images: all with microbleeds, and as many with mimics only (fewer if too few exist).
+    """Labels of a fold's test images: all with microbleeds, and the same number with mimics only (fewer if too few).
 
     Raises:
-        InputError: as `fold_labels`; or this fold, or all other folds together, have no microbleed.
+        InputError: as `fold_labels`, or no microbleed in this fold or in all other folds together.
     """
     labels, mimics = fold_labels(number, params, images), read_labels(images / MIMICS_FILE)
     split_of = {image["id"]: image["split"] for image in labels["images"]}

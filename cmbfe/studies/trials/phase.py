@@ -47,7 +47,7 @@ def load_kinds(path: Path) -> np.ndarray:
 
 
 def kinds_of(matches: Matches, detections: list[dict], labels: Labels, mimics: Labels) -> list[str]:
-    """The kind (`cases.kinds`) of each detection of `matches` that is a false positive; an empty text for others."""
+    """The kind (`cases.kinds`) of each false positive of `matches`, with an empty text for all other detections."""
     is_false = matches.outcome == FALSE_POSITIVE
     of_false = iter(kinds([detections[index] for index in matches.detection[is_false]], labels, mimics))
     return [next(of_false) if false else "" for false in is_false]
@@ -77,9 +77,9 @@ def boxes_of(kind: str, test: Labels, mimics: Labels) -> list[dict]:
 
 
 def typical(boxes: list[dict]) -> dict | None:
-    """The box of third-quartile area among the lesions' boxes in their middle slices; None without such a box.
+    """A typical box: the third quartile by area of the boxes in the lesions' middle slices; None if there is none.
 
-    Lesions on an even number of slices are left out: the sign of the phase differs above and below their middle.
+    Lesions on an even number of slices have no middle slice and are left out: the phase changes sign at their middle.
     """
     of_lesion = defaultdict(list)
     for box in sorted(boxes, key=lambda box: box["image_id"]):  # slices of a series are numbered in their order
@@ -98,7 +98,7 @@ def piece(image: np.ndarray, box: list[float]) -> np.ndarray:
 
 
 def count_mimics(test: Labels, mimics: Labels) -> pd.DataFrame:
-    """A row per kind of mimic: its number of `boxes` on the test images, and of `patients` with such a box."""
+    """A row per kind of mimic: the number of its `boxes` on the test images, and of `patients` with such a box."""
     patient_of = {image["id"]: image["patient_id"] for image in test["images"]}
     rows = {}
     for category in mimics["categories"]:

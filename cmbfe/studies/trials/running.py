@@ -1,7 +1,7 @@
 """Train and test the study's detectors, each on one thread, so that results do not depend on the number of jobs.
 
 The step `train` trains, detects in the test images, and stores model and detections in models/study. The step `test`
-matches and measures within seconds, so that a changed metric does not repeat training or detection.
+matches and measures within seconds, so that a changed metric needs no new training or detection.
 """
 
 from functools import partial
@@ -46,12 +46,12 @@ def run_arm(
     """Train and test an arm with each of its seeds, or `crossvalidation` with each of its folds.
 
     Args:
-        jobs: parallel trainings on this machine; -1: one per core. The results do not depend on it.
+        jobs: number of parallel trainings on this machine; -1 means one per core. The results do not depend on it.
         backend: a joblib backend, or the address of a dask scheduler whose workers see `root` under the same path.
         steps: train, test, or both.
 
     Raises:
-        InputError: no such arm, no patients yet, an untrained start arm, or as `train`.
+        InputError: no such arm, no patients yet, an untrained arm to start from, or as `train`.
     """
     root = root.resolve()
     with at_work(backend, jobs):
@@ -127,7 +127,7 @@ def _test_set(name: str, seed: int, params: Params, root: Path) -> tuple[Labels,
 
 
 def _detect(model: Path, settings: Params, labels: Labels, images: Path) -> None:
-    """Write a trained detector's detections in its test images, with FE off, to the detector's folder."""
+    """Detect in the test images with a trained detector, with FE off, and write the detections to its folder."""
     compute = make_compute(settings.training.accelerator, settings.training.precision)
     detector = load_detector(model).to(compute.device)
     shown = labels if settings.images.phase else without_phase(labels)
