@@ -80,8 +80,9 @@ def save(figure: Figure, path: Path, svg: bool = True) -> None:
         temporary.write_bytes(compact_png(drawn.getvalue()))
     if not svg:
         return
-    # By default, the ids in an SVG are random, and its metadata contain date and version.
-    with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context({"svg.hashsalt": path.stem}):
+    # By default, ids in an SVG are random, text is outlines of glyphs, and metadata contain date and version.
+    settings = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
+    with whole_file(path.with_suffix(".svg")) as temporary, plt.rc_context(settings):
         figure.savefig(temporary, metadata={"Date": None, "Creator": None}, **how)
 
 
