@@ -21,7 +21,7 @@ from cmbfe.paper.paper_map import known_values, read_cell
 from cmbfe.paper.tables import as_text, markdown_of, readable, with_block
 from cmbfe.paper.words import verdict
 from cmbfe.params import Evaluation, Params, load_params, profile_file
-from tools.words import intervals_without_zero
+from tools.words import answer, intervals_without_zero
 
 EVALUATION = Evaluation(iou=0.5, sensitivity=0.9, froc_x_max=8.0, bootstrap_samples=50)
 COST = pd.DataFrame(
@@ -307,3 +307,14 @@ def test_a_verdict_follows_the_interval_and_the_papers_gain(low, high, paper, wo
     assert "finds nothing" in verdict("ssd512", row.replace(0.4, 0.0))
     outside = intervals_without_zero(pd.DataFrame([row], index=["arm"]), "gain", "the gain by FE")
     assert ("arm" in outside) == (word in ("helped", "harmed"))
+
+
+def test_the_answer_counts_detectors_by_their_interval_and_leaves_out_those_that_find_nothing():
+    rows = pd.DataFrame(
+        {"gain_low": [0.01, -0.01, -0.02, 0.0], "gain_high": [0.02, 0.01, -0.01, 0.0], "ap": [0.4, 0.4, 0.4, 0.0]},
+    ).assign(detector=["up", "level", "down", "blind"], ap_treated=lambda table: table["ap"])
+    said = answer(rows)
+    assert "3 detectors" in said
+    assert said.index("helped 1 (up)") < said.index("harmed 1 (down)")
+    assert "blind" not in said
+    assert "helped none and harmed none" in answer(rows.iloc[[1]])

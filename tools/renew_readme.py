@@ -11,7 +11,7 @@ from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of, with_block
 from cmbfe.paper.words import verdict
 from cmbfe.params import Variant, load_params
-from tools.words import earlier, of_earlier_patients, unchanged
+from tools.words import answer, earlier, of_earlier_patients, with_fe
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -27,18 +27,17 @@ COLUMNS = {
 
 
 def detectors() -> pd.DataFrame:
-    """A row per detector that the study trained without and with FE and without other changes."""
-    study, others = (pd.read_csv(RESULTS / "tables" / f"{name}.csv") for name in ("study", "others"))
-    rows = pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
+    """The rows of `with_fe` with their gains as text."""
+    rows = with_fe(*(pd.read_csv(RESULTS / "tables" / f"{name}.csv") for name in ("study", "others")))
     gains = (100 * rows[["gain", "gain_low", "gain_high"]]).itertuples(index=False)
     rows["points"] = [f"{gain:+z.1f} ({low:+z.1f} to {high:+z.1f})" for gain, low, high in gains]
     return rows.assign(paper_points=(100 * rows["paper_gain"]).map("{:+.1f}".format, na_action="ignore"))
 
 
 def headline(rows: pd.DataFrame) -> str:
-    """A sentence on the effect of FE for each of the paper's own detectors."""
+    """The answer, and a sentence on the effect of FE for each of the paper's own detectors."""
     ours = rows[rows["detector"].isin(get_args(Variant))]
-    return f"**{' '.join(verdict(row['detector'], row) for _, row in ours.iterrows())}**"
+    return f"**{answer(rows)}** {' '.join(verdict(row['detector'], row) for _, row in ours.iterrows())}"
 
 
 def renewed(text: str) -> str:

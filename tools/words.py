@@ -8,6 +8,7 @@ import pandas as pd
 from cmbfe import paths
 from cmbfe.files import read_json
 from cmbfe.metrics.intervals import seeds_for_half_width
+from cmbfe.paper.words import NOTHING
 from cmbfe.params import Params
 from cmbfe.studies import reading
 from cmbfe.studies.trials.arms import CROSSVALIDATION, PLAIN
@@ -19,6 +20,20 @@ HALF_WIDTH = 0.01
 def unchanged(effects: pd.DataFrame) -> pd.DataFrame:
     """The rows of FE in unchanged arms, from the CSV file of `cmbfe.studies.reading.gains_table`."""
     return effects[effects["setting"].isna() & (effects["treatment"] == "fe")]
+
+
+def with_fe(study: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """A row per detector that was trained without FE and with it, and without other changes."""
+    return pd.concat([unchanged(study), others[others["treatment"] == "fe"]])
+
+
+def answer(rows: pd.DataFrame) -> str:
+    """A sentence on how many detectors FE helps and harms, from the rows of `with_fe`."""
+    rows = rows[rows[["ap", "ap_treated"]].max(axis=1) >= NOTHING]
+    helped, harmed = rows.loc[rows["gain_low"] > 0, "detector"], rows.loc[rows["gain_high"] < 0, "detector"]
+    which = [f"{len(names)} ({', '.join(names)})" if len(names) else "none" for names in (helped, harmed)]
+    found = f"Of the {len(rows)} detectors that find microbleeds, FE helped {which[0]} and harmed {which[1]}"
+    return f"{found}: their 95 % CI of the gain excludes zero." if len(helped) + len(harmed) else f"{found}."
 
 
 def interval(row: pd.Series, name: str, unit: str) -> str:

@@ -19,12 +19,14 @@ from cmbfe.paper.tables import markdown_of
 from cmbfe.paper.words import NOTHING, verdict
 from cmbfe.params import Params, load_params
 from tools.words import (
+    answer,
     earlier,
     folds,
     intervals_without_zero,
     of_earlier_patients,
     seeds_that_would_do,
     unchanged,
+    with_fe,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,6 +117,7 @@ def report(root: Path) -> str:
     values["others_gains"] = intervals_without_zero(fe_in_others.set_index("detector"), "gain", "the gain by FE")
     values["old"] = of_earlier_patients(params, root)
     values["earlier"] = earlier(values["old"])
+    values["answer"] = answer(with_fe(study, tables["others"]))
     values |= _of_the_study(study, tables["others"], params) | _of_the_pipeline(root, params) | _of_features(root)
     return environment.get_template(TEMPLATE).render(values)
 
@@ -126,12 +129,15 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
     changes = others.dropna(subset="over_fe").set_index("arm")
     able = plain[plain["ap"] >= NOTHING]
     spread = 100 * able["gain_seed_deviation"]
+    paper_gains = 100 * plain["paper_gain"].dropna()
     return {
         "params": params,
         "plain": [row for _, row in plain.iterrows()],
         "waiting": [name for name in params.study.arms if name not in {*study["arm"], *of_torchvision["arm"]}],
         "spread": f"{spread.min():.1f} to {spread.max():.1f}",
-        "beside_spread": f"{'no ' if spread.max() > 100 * plain['paper_gain'].max() else ''}larger than that",
+        "able": ", ".join(able["detector"]),
+        "paper_gains": _range(paper_gains, "{:.1f}"),
+        "beside_spread": f"{'no ' if spread.max() > paper_gains.max() else ''}larger than that",
         "seeds": seeds_that_would_do(able),
         "gains": intervals_without_zero(others.set_index("arm"), "gain", "the gain by FE"),
         "varied": ", ".join(changes.index),
@@ -139,11 +145,19 @@ def _of_the_study(study: pd.DataFrame, of_torchvision: pd.DataFrame, params: Par
         "fading": intervals_without_zero(
             changes[changes.index.isin(FADING)], "over_fe", "the change in SSD's AP by fading"
         ),
+        "coco_boxes": _of_coco_boxes(study.set_index("arm")["ap"]),
         "exposed": intervals_without_zero(
             study[study["arm"].isin(EXPOSED)].set_index("arm"), "gain", "the gain by FE"
         ),
         "patient_spread": f"{100 * study['gain_patient_deviation'].median():.1f}",
     }
+
+
+def _of_coco_boxes(ap: pd.Series) -> str:
+    if "boxes-coco" not in ap:
+        return ""
+    coco, ours = ap["boxes-coco"], ap["ssd300"]
+    return f"With COCO's default boxes, SSD-300 without FE has an AP of {coco:.3f} instead of {ours:.3f}."
 
 
 def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
