@@ -85,6 +85,13 @@ def test_two_images_never_become_one(tmp_path, labels):
         detections_of(detected(tmp_path, images, []), labels)
 
 
+@pytest.mark.parametrize("size", [{"width": 50, "height": 50}, {"width": 200}])
+def test_boxes_on_another_pixel_grid_are_refused(tmp_path, labels, size):
+    file = detected(tmp_path, {1: {"file_name": "P1/000.png", **size}}, [detection(1, 0.5, T)])
+    with pytest.raises(InputError, match=r"P1/000\.png has \d+ x \d+ px"):
+        detections_of(file, labels)
+
+
 def test_detections_of_other_images_images_without_a_look_and_nameless_ones_are_refused(tmp_path, labels):
     file = detected(tmp_path, {1: {"file_name": "P9/000.png"}}, [])
     with pytest.raises(InputError, match="names none of the images of the labels"):

@@ -52,8 +52,8 @@ def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at
     path with or without suffix. Without images.json, the image ids must be those of the labels.
 
     Raises:
-        InputError: invalid files, two images that match the same labelled image, no match at all, or, with
-            `all_looked_at`, a labelled image without a match.
+        InputError: invalid files, two images that match the same labelled image, an image of another size than in
+            the labels, no match at all, or, with `all_looked_at`, a labelled image without a match.
     """
     if isinstance(given, list):
         return check_detections(given, counted, "detections")
@@ -86,6 +86,12 @@ def _same_images(
             joined[image["id"]] = same
     if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
         raise InputError(f"{beside}: two images by UID or name are image {several[0]} of the labels; keep one")
+    sizes = {image["id"]: f"{image['width']} x {image['height']} px" for image in ours}
+    for image in theirs:
+        size = f"{image['width']} x {image['height']} px"
+        if (wanted := sizes.get(joined.get(image["id"]), size)) != size:
+            what = f"{beside}: {image['file_name']} has {size}, but {wanted} in the labels"
+            raise InputError(f"{what}; detect in the images of the labels")
     return joined
 
 
