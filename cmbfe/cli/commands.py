@@ -224,7 +224,7 @@ def train(
 
     Example: cmbfe train ssd512 --twins --data data/mine --out models/mine
 
-    Example: torchrun --nproc-per-node 8 -m cmbfe train ssd512-fe --out models/ssd512-fe
+    Example: torchrun --nproc-per-node 4 -m cmbfe train ssd512-fe --out models/ssd512-fe
     """
     from cmbfe.cli.own_training import train_all
     from cmbfe.params import load_params
