@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -227,13 +227,13 @@ def train(
     Example: torchrun --nproc-per-node 4 -m cmbfe train ssd512-fe --out models/ssd512-fe
     """
     from cmbfe.cli.own_training import train_all
-    from cmbfe.params import load_params
+    from cmbfe.params import Variant, load_params
 
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0  # set by torchrun or SLURM
     for name, folder, iterations in train_all(variant, load_params(params), data, out, validation, live, twins):
         if first:
             print(f"{folder}: {name} after {iterations} iterations")
-    if first:
+    if first and variant in get_args(Variant):  # the commands load no detector of torchvision
         _next(f"cmbfe detect SCANS --model {folder} --out found")
 
 

@@ -210,7 +210,7 @@ def train(
         if earlier:
             say(f"{out}: replaces a finished training: {difference_of(earlier['key'], task.key) or 'other code'}")
         threaded = f"{task.threads} thread{'s' if task.threads > 1 else ''}"
-        say(f"{variant}: {len(images)} images, {task.compute}, {threaded}{_idle_gpus(task.compute)}")
+        say(f"{variant}: {len(images)} images, {task.compute}, {threaded}{_idle_gpus(task)}")
         _warn_of_slow_precision(task.compute)
         with threads(task.threads):
             _loop(run, task, images, out, live or out / LIVE, progress)
@@ -354,11 +354,12 @@ def _freeze(model: SSD, task: Task) -> None:
     freeze(model.stem, blocks)
 
 
-def _idle_gpus(compute: Compute) -> str:
-    """A hint if this machine has more GPUs than started processes, otherwise empty."""
-    here = torch.cuda.device_count() if compute.device.type == "cuda" else 0
-    hint = f"; this machine has {here} GPUs: torchrun --nproc-per-node {here} -m cmbfe train … uses them all"
-    return hint if here > started_processes()[0] else ""
+def _idle_gpus(task: Task) -> str:
+    """A hint if more GPUs of this machine than started processes can share the batch, otherwise empty."""
+    here = torch.cuda.device_count() if task.compute.device.type == "cuda" else 0
+    most = max((count for count in range(1, here + 1) if task.params.training.batch % count == 0), default=0)
+    hint = f"; this machine has {here} GPUs: torchrun --nproc-per-node {most} -m cmbfe train … uses {most}"
+    return hint if most > started_processes()[0] else ""
 
 
 def _warn_of_slow_precision(compute: Compute) -> None:
