@@ -43,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The installed version. Without installation, the version in pyproject.toml with "+source", or "unknown"."""
+    """The installed version; if not installed, the version in pyproject.toml plus "+source", or else "unknown"."""
     from importlib import metadata
     from pathlib import Path
 

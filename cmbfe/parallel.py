@@ -37,7 +37,7 @@ def check_backend(backend: str) -> None:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Give PyTorch this number of threads inside the block.
+    """Let PyTorch use `number` threads inside the block.
 
     The order of sums depends on the number of threads, and so do the final weights of a training.
     """

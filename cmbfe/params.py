@@ -68,7 +68,7 @@ PHANTOM = "cmbfe/phantom"
 
 
 class Data(Section):
-    """The source of the pipeline's images. DVC reads both keys, which must fit together."""
+    """The source of the pipeline's images. DVC reads both keys: 01_data needs the phantom, own_data an import."""
 
     notebook: Literal["01_data", "own_data"] = "01_data"
     """The notebook that makes the images: 01_data simulates patients, own_data uses an import."""
@@ -115,7 +115,7 @@ class Microbleeds(Section):
 
 
 class Readers(Section):
-    """Simulated readers of the training images. Their majority makes the labels (`cmbfe.phantom.readers`)."""
+    """Simulated readers of the training images. What most of them mark is labelled (`cmbfe.phantom.readers`)."""
 
     number: Annotated[int, Field(ge=1, le=99)]
     misses: Annotated[float, Field(ge=0, lt=1)]
@@ -282,7 +282,7 @@ class Training(Section):
         return self.model_copy(update=times)
 
     def scaled_to(self, iterations: int) -> "Training":
-        """The schedule with exactly `iterations`, milestones scaled in proportion, and no factors `longer`."""
+        """The schedule with exactly `iterations`, milestones scaled in proportion, and the factors `longer` removed."""
         scaled = {max(1, round(milestone * iterations / self.iterations)) for milestone in self.milestones}
         before_end = tuple(sorted(milestone for milestone in scaled if milestone < iterations))
         return self.model_copy(update={"iterations": iterations, "milestones": before_end, "longer": {}})
@@ -500,7 +500,7 @@ class Params(Section):
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Each detector without and with FE."""
+        """Names of all variants: each detector without FE and with FE (suffix -fe)."""
         return tuple(f"{detector}{twin}" for detector in self.detectors for twin in ("", "-fe"))
 
     @model_validator(mode="after")
@@ -537,7 +537,7 @@ _shortened.maxstring = 100
 
 
 def _first(error: ValidationError) -> tuple[str, str]:
-    """Key and description of the first error. Unknown keys come before all other errors."""
+    """Key and description of the first unknown key or, if all keys are known, of the first error."""
     errors = error.errors(include_url=False)
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     key = ".".join(str(part) for part in first["loc"])

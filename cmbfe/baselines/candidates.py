@@ -1,6 +1,6 @@
 """Code shared by the baselines: volumes of slices, and candidates in them with boxes and classes.
 
-A candidate is a dark voxel. Its box is measured in its slice, because detections are two-dimensional like SSD's.
+A candidate is a dark voxel. Its box lies in the slice of the voxel, because detections are two-dimensional, as in SSD.
 """
 
 from collections import defaultdict
@@ -77,7 +77,7 @@ def stacks_of(labels: Labels, folder: Path, slice_mm: float | None) -> list[Stac
         slice_mm: as in `slice_spacings`.
 
     Raises:
-        InputError: an image lacks `patient_id`, `slice_index` or `pixel_spacing_mm`; or as `slice_spacings`.
+        InputError: an image lacks `patient_id`, `slice_index` or `pixel_spacing_mm`; or an error of `slice_spacings`.
     """
     truth, series = defaultdict(list), defaultdict(list)
     for annotation in labels["annotations"]:

@@ -183,7 +183,7 @@ def _candidate_examples(
 
 
 def _wide_cubes(volume: Volume, places: np.ndarray, half: tuple[int, int, int]) -> np.ndarray:
-    """Neighbourhoods that are `SHIFT_PX` larger on each side in the slice."""
+    """Neighbourhoods of `places`, `SHIFT_PX` larger than `half` on each side within the slice."""
     return cubes(volume.voxels, places, (half[0], half[1] + SHIFT_PX, half[2] + SHIFT_PX))
 
 

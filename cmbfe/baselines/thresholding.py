@@ -1,6 +1,6 @@
 """Local statistical thresholding and a support vector machine, after Barnes et al., Magn Reson Imaging 29:844, 2011.
 
-Voxels darker than their surroundings by some standard deviations are connected to regions. The shape and brightness of
+Voxels darker than their surroundings by some standard deviations are joined into regions. The shape and brightness of
 a region distinguish a microbleed from a vessel.
 """
 
@@ -52,7 +52,7 @@ def train(volumes: Callable[[], Iterable[Volume]], settings: Baselines, seed: in
 def describe(volume: Volume, settings: Baselines) -> tuple[np.ndarray, np.ndarray]:
     """Find the dark regions of each slice: their darkest voxels int64 [N, 3], and features float64 [N, F].
 
-    Regions are connected in their slice; the features also describe the three-dimensional region that they belong to.
+    A region lies in a single slice; its features also describe the three-dimensional region that it is part of.
     """
     dark = dark_mask(volume, settings.thresholding.window_mm, settings.thresholding.deviations)
     in_slice = np.zeros((3, 3, 3), bool)

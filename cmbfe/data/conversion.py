@@ -38,7 +38,7 @@ def to_8_bit(volume: np.ndarray, window_percentiles: Sequence[float]) -> np.ndar
 
     Raises:
         InputError: the volume has a single value, or nearly all of its values lie at the two ends of the window. The
-            caller adds the file name.
+            caller adds the file name to the message.
     """
     low, high = np.percentile(volume, window_percentiles)
     if high <= low:
@@ -69,7 +69,7 @@ def volume_images(voxels: np.ndarray, spacing_mm: Sequence[float], settings: Ima
     Args:
         voxels: float32 [slices, rows, columns], 0 and above.
         spacing_mm: between slices, rows and columns.
-        file: begins the text of errors.
+        file: path to put at the start of error messages.
 
     Raises:
         InputError: as `to_8_bit`.
@@ -107,7 +107,7 @@ def to_8_bit_phase(volume_mrad: np.ndarray) -> np.ndarray:
 
 def phase_images(volume: np.ndarray, file: Path) -> np.ndarray:
     """Convert a phase volume to uint8 images, see `to_8_bit_phase`. Raises `InputError` if it is not in mrad: scanners
-    that write another unit do not state it."""
+    that write another unit do not say which one."""
     low, high = float(volume.min()), float(volume.max())
     if low < -LARGEST_MRAD or high > LARGEST_MRAD or low >= 0:
         raise InputError(f"{file}: phase from {low:g} to {high:g}; expected mrad around 0: set RescaleSlope")

@@ -197,7 +197,7 @@ def _walk(source: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def kind_of(path: Path, named: bool = False) -> str:
-    """Kind of a file by its first bytes and its name. `named`: the user gave this file itself. Raises `InputError` if
+    """Kind of a file by its first bytes and its name. `named`: the source is this single file. Raises `InputError` if
     the file is not readable."""
     if not path.exists():
         return LINK

@@ -76,7 +76,7 @@ def to_magnitude(voxels: np.ndarray, file: Path, as_magnitude: bool = False) -> 
 
     Args:
         voxels: float32 [slices, rows, columns]; NaN is background.
-        file: begins the text of errors.
+        file: path to put at the start of error messages.
         as_magnitude: take it as a magnitude without looking at its values.
 
     Returns:
@@ -112,7 +112,7 @@ def _background(values: np.ndarray) -> float:
 
 
 def _few(values: np.ndarray) -> np.ndarray:
-    """A sample of the values at an odd step, so that it reaches every row and column."""
+    """A sample: every n-th value, where n is an odd number, so that the sample reaches every row and column."""
     return values[:: max(1, values.size // SAMPLE) | 1]
 
 

@@ -1,4 +1,4 @@
-"""The three trunks, cut where SSD reads them: a stem up to the first map, then one block per further map.
+"""The three trunks, split where SSD takes its feature maps: a stem up to the first map, then a block per further map.
 
 `width` multiplies the channels of every layer, rounded to multiples of 8; map sizes do not depend on it. Weights
 pretrained on ImageNet fill a trunk of full width (`load_trunk`).
@@ -58,7 +58,7 @@ def vgg16(input_size: int, width: float = 1.0) -> Trunk:
     """VGG-16 up to conv4_3, then conv7 and the extra layers of SSD-300 or SSD-512 (Liu et al. 2016, figure 2).
 
     fc6 and fc7 are convolutions, fc6 with dilation 6. At 300 px the last two extra layers are unpadded (5, 3, 1 cells).
-    At 512 px all extra layers have stride 2; only the last is a 4x4 convolution with padding 1 (2, 1 cells).
+    At 512 px all extra layers have stride 2, except the last: a 4x4 convolution with padding 1, from 2 cells to 1.
     """
     plan = [c if c == "M" else scaled(c, width) for c in vgg.cfgs["D"]]
     layers = vgg.make_layers(plan)

@@ -53,7 +53,7 @@ def default_boxes(preset: str, input_size: int) -> Tensor:
     """Default boxes Tensor[P, 4] (cx, cy, w, h, fractions of the input) in the order of the predictions.
 
     Map k has squares of size s_k and sqrt(s_k s_{k+1}), and s_k stretched to every aspect ratio (Liu et al. 2016,
-    section 2.2). Boxes are ordered by map, row, column and shape. Sizes are limited to the input; centres are not.
+    section 2.2). Boxes are ordered by map, row, column and shape. No box exceeds the input's size; some cross its edge.
     """
     if preset not in SIZES:
         raise InputError(f"default boxes {preset!r}: expected one of {', '.join(SIZES)}")

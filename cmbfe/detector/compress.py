@@ -167,7 +167,7 @@ def _places(of_slice: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def _values(maps: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    """Values of maps [1, C, h, w] at their places, Tensor[all places, C]."""
+    """Values of maps [1, C, h, w] at the `places` of each map, Tensor[all places, C]."""
     return torch.cat([of_slice[0].flatten(1)[:, place].T for of_slice, place in zip(maps, places, strict=True)])
 
 
@@ -196,7 +196,7 @@ def _ridge(patches: Tensor) -> Callable[[Tensor], Tensor]:
 def _refit(layer: nn.Conv2d, patches: Tensor, outputs: Tensor, solve: Callable[[Tensor], Tensor]) -> None:
     """Set the convolution's weights so that its results for the patches fit the outputs best after ReLU.
 
-    Where an output is below 0, any negative value fits. The target there is the value from the previous fit.
+    Where an output is below 0, any negative value fits, so the value from the previous fit becomes the target there.
     """
     targets = outputs
     for _ in range(1 + ROUNDS):

@@ -25,7 +25,7 @@ def enhancement_mask(images: Tensor, boxes: Sequence[Tensor], beta: float = 1.5)
 
     images: Tensor[N, C, H, W] in [0, 1]; P is their mean over channels (reading A1). boxes: N tensors [K, 4],
     xyxy px of the images. A pixel is inside a box if its centre is. A box that contains no pixel centre gets the
-    pixel at the centre of the box. Where boxes overlap, the larger M applies (A3). A black box gives 0.
+    pixel at the centre of the box. Where boxes overlap, the larger M applies (A3). In an all-black box M is 0.
     """
     if len(boxes) != len(images):
         raise InputError(f"enhancement mask: {len(boxes)} box tensors for {len(images)} images")
@@ -118,7 +118,7 @@ def box_mask(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
 class FeatureEnhancement(nn.Module):
     """FE as a layer: call `mask` once per batch, then call the layer with every feature map; see `enhance`.
 
-    `strength` (see the function of that name) weakens the mask. It is not a weight and not in the state dict.
+    `strength` (see the function of that name) weakens the mask. `strength` is not a weight and not in the state dict.
     """
 
     def __init__(self, beta: float = 1.5, resize: str = "bilinear", weighting: str = "equation") -> None:

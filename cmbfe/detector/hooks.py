@@ -32,7 +32,7 @@ class GuidedLayer(Protocol):
 
 @runtime_checkable
 class SideTask(Protocol):
-    """A guided layer that adds losses to the detector's."""
+    """A guided layer whose own losses are added to the detector's losses."""
 
     def losses(self) -> dict[str, Tensor]:
         """Losses of the latest batch, name -> scalar."""
@@ -61,9 +61,9 @@ def enhance_during_training(
 
     Raises:
         InputError: an unknown layer or schedule; a layer inside a `DataParallel`; a detector with its own FE;
-            a layer that has FE already, or that is inside or around a layer with FE. Later, in training: missing
-            targets; images of several sizes without a torchvision transform; a layer that is not called, or whose
-            output is not feature maps of whole images.
+            a layer that has FE already, or that is inside or around a layer with FE. Training raises it for
+            missing targets; for images of several sizes without a torchvision transform; and for a layer that is not
+            called, or whose output is not feature maps of whole images.
     """
     names = [layer] if isinstance(layer, str) else layer
     if not names:
@@ -111,7 +111,7 @@ def _has_fe(layer: nn.Module) -> bool:
 
 @torch.compiler.disable
 def _thread() -> int:
-    """The number of the current thread, which a compiled graph cannot query."""
+    """Number of the current thread; this function is not compiled, because a compiled graph cannot query the number."""
     return get_ident()
 
 
@@ -150,13 +150,13 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         """Mask of each layer's last call, for the backward pass, which runs in other threads."""
 
     def set_progress(self, iteration: int, iterations: int) -> None:
-        """Set the strength of a fading layer for an iteration, counted from 0."""
+        """Set the strength of a fading layer for an iteration; the first iteration is 0."""
         if self.schedule != "constant":
             fading: Any = self.fe  # only a fading layer must have a strength
             fading.strength = strength(self.schedule, iteration, iterations)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Weights of the attached layer; FE has none."""
+        """Weights of the attached layer; an empty list for FE, which has no weights."""
         return list(self.fe.parameters())
 
     def __exit__(self, *error: object) -> None:

@@ -20,7 +20,7 @@ NEGATIVES_PER_MATCH = 3
 def usable_targets(
     targets: Sequence[Target] | None, sizes: Sequence[tuple[int, int]], input_size: int, num_classes: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes in px of the input, and labels, of every image on the CPU; sizes: (H, W) of the original images in px.
+    """The boxes (px of the input) and labels of every image, on the CPU; sizes: (H, W) of the original images in px.
 
     Raises `InputError` that names the first unusable target and its box.
     """
@@ -79,7 +79,7 @@ def _unusable(boxes: Tensor, labels: Tensor, size: tuple[int, int], num_classes:
 
 
 def match(boxes: Tensor, real: Tensor, default: Tensor) -> Tensor:
-    """Match default boxes to ground truth: indices Tensor[N, P] into K, -1 for none.
+    """Match default boxes to ground truth: for each, the index of its ground truth, Tensor[N, P]; -1 means no match.
 
     boxes: Tensor[N, K, 4] xyxy px; real: bool [N, K], False for padding; default: Tensor[P, 4] xyxy px. A default
     box takes the ground truth of largest IoU if that is at least 0.5. Then every ground truth also gets an overlapping

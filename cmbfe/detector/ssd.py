@@ -295,7 +295,7 @@ def _training_layer(config: Config) -> FeatureEnhancement | AssistedExcitation:
 
 
 def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
-    """A head. On MobileNet it is SSDLite's (Sandler et al. 2018, section 6.2), which is only pointwise on a 1x1 map."""
+    """A head. MobileNet has SSDLite's (Sandler et al. 2018, section 6.2), without its depthwise layer on 1x1 maps."""
     if trunk != "mobilenet_v2":
         return nn.Conv2d(channels, outputs, 3, padding=1)
     pointwise = nn.Conv2d(channels, outputs, 1)
@@ -306,7 +306,7 @@ def _head(trunk: str, channels: int, outputs: int, cells: int) -> nn.Module:
 
 
 def per_box(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
-    """Outputs of the heads for every default box, Tensor[N, P, values]. Avoids len(), a constant in traced graphs."""
+    """Outputs of the heads per default box, Tensor[N, P, values]. len() is not used: tracing makes it a constant."""
     outputs = [head(features).permute(0, 2, 3, 1).flatten(1) for head, features in zip(heads, maps, strict=True)]
     return torch.cat([output.unflatten(1, (-1, values)) for output in outputs], dim=1)
 

@@ -66,7 +66,7 @@ def _microbleeds_only(model: nn.Module, args: tuple[Any, ...], made: Any) -> Any
 
 
 def _pyramid(trunk: str, is_small: bool) -> BackboneWithFPN:
-    """A feature pyramid on the first four stages of a trunk (two if small): strides 4, 8, ... px and a coarser map."""
+    """A feature pyramid on a trunk's first four stages (two if small): maps of stride 4, 8, ... px and one coarser."""
     levels, channels = (2, 32) if is_small else (4, 256)
     if trunk == "mobilenet":
         body = mobilenet_v3_large(weights=None, norm_layer=_NORM).features
@@ -80,7 +80,7 @@ def _pyramid(trunk: str, is_small: bool) -> BackboneWithFPN:
 
 
 def _squares(first: float, backbone: BackboneWithFPN) -> AnchorGenerator:
-    """One square anchor per cell, doubling in size from map to map. The pyramid adds one map to the stages' maps."""
+    """One square anchor per cell, doubling in size from map to map. The pyramid has a map per stage and one more."""
     maps = len(backbone.body.return_layers) + 1
     return AnchorGenerator(tuple((first * 2**level,) for level in range(maps)), ((1.0,),) * maps)
 

@@ -176,7 +176,7 @@ def _read_mimics(path: Path | str, labels: Labels) -> Labels:
 
 
 def _read_results(path: Path | str, labels: Labels, every: Labels) -> Detections:
-    """Read COCO results for the images of `labels`, a subset of `every`; results of other images are left out.
+    """Read COCO results, and keep those for the images of `labels`, a subset of all labels (`every`).
 
     Raises:
         InputError: invalid results, boxes in fractions of the image, or boxes beyond `LARGEST_PX`.

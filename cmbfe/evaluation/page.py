@@ -154,7 +154,7 @@ def _draw_reliability(axes: Axes, detector: Detector, colour: str) -> None:
 
 
 def _draw_bland_altman(axes: Axes, detector: Detector, colour: str) -> None:
-    """Difference of the counts per patient against their mean, with bias and limits of agreement."""
+    """Draw each patient's difference of the two counts against their mean, with the bias and limits of agreement."""
     counts = counts_per_patient(detector.lesions, detector.threshold)
     mean, difference = counts[["detected", "truth"]].mean(axis=1), counts["detected"] - counts["truth"]
     axes.plot(mean, difference, "o", color=colour, label=_legend_name(detector.name))

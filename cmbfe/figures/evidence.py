@@ -255,7 +255,7 @@ def found_figure(
 def boxes_in_cut_out(
     case: Box, drawn: Mapping[str, tuple[str, Sequence[Box]]], side_px: int
 ) -> dict[str, list[list[float]]]:
-    """Colour -> the boxes with their centre in the case's `cut_out`, in its px. `drawn`: see `cases_figure`."""
+    """Colour -> boxes whose centre lies in the case's `cut_out`, in px of the cut-out. `drawn`: see `cases_figure`."""
     x, y, width, height = case["bbox"]
     left, top = int(x + width / 2) - side_px // 2, int(y + height / 2) - side_px // 2
     moved = {}

@@ -149,7 +149,7 @@ def labelled_images_figure(
     """Images of heads, uint8 [S, S], two per row, with the boxes of several label or result files.
 
     Args:
-        images: the COCO `images` entry of each array, with `id`.
+        images: for each of `arrays` its COCO `images` entry, which has an `id`.
         drawn: colour -> COCO annotations or results of any images; later colours are drawn around earlier ones.
     """
     figure, axes = image_grid(2, max(1, -(-len(images) // 2)), size_inches=4.2)
@@ -164,7 +164,7 @@ def labelled_images_figure(
 
 
 def inside_each_other(boxes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[list[float]]]:
-    """Boxes by colour, enlarged so that none hides another: by 1.5 px more per side from each colour to the next."""
+    """Boxes by colour. So that no box hides another, each colour grows by 1.5 px more per side than the one before."""
     return {
         edge: [[x - by, y - by, width + 2 * by, height + 2 * by] for x, y, width, height in of_colour]
         for by, (edge, of_colour) in zip(np.arange(len(boxes)) * 1.5, boxes.items(), strict=True)
@@ -240,7 +240,7 @@ def sizes_figure(sizes_mm: pd.Series) -> Figure:
 
 
 def map_grid(maps: Mapping[str, tuple[np.ndarray, tuple[float, float]]], columns: int = 4) -> Figure:
-    """Grey maps, each with a colour bar. `maps`: title with unit -> map [rows, columns], (black, white) values."""
+    """Grey maps, each with a colour bar. `maps`: title with unit -> map [rows, columns], values of black and white."""
     rows = -(-len(maps) // columns)
     figure, axes = image_grid(columns, rows, size_inches=2.8)
     for axis, (title, (values, (low, high))) in zip(axes, maps.items(), strict=False):

@@ -1,4 +1,4 @@
-"""The viewer in JupyterLab: images, detectors' boxes, FE layers and the FROC. A move of the threshold updates all.
+"""The viewer in JupyterLab: images, detectors' boxes, FE layers and the FROC. Moving the threshold updates them all.
 
     from cmbfe.figures.viewer import show
     show("images", {"mine": "out/detections.json"})     # as the last line of a cell

@@ -65,7 +65,7 @@ class Lesion:
 
 
 def find_lesions(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> list[Lesion]:
-    """Link the detections of one series that reach the threshold to lesions, by the rule of `cmbfe.metrics.lesions`.
+    """Join the detections of one series that reach the threshold into lesions, by the rule of `cmbfe.metrics.lesions`.
 
     As in an evaluation, a box below the threshold may link two slices, but it is not part of the lesion.
     """
@@ -82,7 +82,7 @@ def find_lesions(images: Sequence[dict], detections: Detections, place: Place, t
 
 
 def _within_reach(images: Sequence[dict], detections: Detections, place: Place, threshold: float) -> Detections:
-    """Detections within `LINK_MM` in the plane of a detection that reaches the threshold, to compare fewer pairs."""
+    """Only the detections within `LINK_MM`, in the plane, of one that reaches the threshold: fewer pairs to compare."""
     above = [detection["score"] >= threshold for detection in detections]
     if not any(above):
         return []
@@ -163,7 +163,7 @@ def region_counts(lesions: Sequence[Lesion]) -> dict[str, dict[str, int]]:
 
 
 def regions_table(image: dict | None, lesions: Sequence[Lesion]) -> pd.DataFrame:
-    """A table with one row: `region_counts` and `pattern` of a series. `image`: any image of it; no row if None."""
+    """A one-row table of a series: `region_counts` and `pattern`. `image`: any image of the series; None for no row."""
     columns = [f"{region}_{side}" for region in REGIONS[:-1] for side in SIDES]
     whose = ["patient_id", "series_uid"]
     if image is None:

@@ -29,7 +29,7 @@ class Detector:
 
 @lru_cache(maxsize=1)
 def load_detector(folder: Path) -> Detector:
-    """The detector in a model's folder, ready to run. A process loads it once for all of its series."""
+    """The detector in a model's folder, ready to run. Each process loads the detector once, for all of its series."""
     compute = make_compute(precision="32-true")
     with within_python(folder):
         model = load_model(folder)
@@ -60,8 +60,8 @@ def model_settings(folder: Path) -> tuple[Images, str]:
 
 
 def chosen_threshold(given: float | None, file: Path | None, variant: str) -> tuple[float, str]:
-    """The detection threshold and its origin in words. It is `given`, read from `file` by `read_threshold`, or 0.5.
-    Raises `InputError` if both are given, or as `read_threshold`."""
+    """The detection threshold and its origin in words: the value `given`, that in `file` (`read_threshold`), or 0.5.
+    Raises `InputError` if neither `given` nor `file` is None, or for a file that `read_threshold` refuses."""
     if given is not None and file is not None:
         raise InputError("--threshold and --operating-point are two thresholds; give one of them")
     if file is not None:

@@ -36,7 +36,7 @@ def section(findings: Findings, notes: Sequence[str], feature_maps: Mapping[int,
     Args:
         notes: assumptions about the series, one sentence each.
         feature_maps: image id -> PNG.
-        folder: the slices of the series, which the page shows for a review. Not used for a folder of images.
+        folder: the slices of the series, which the page shows for a review. Unused if the source is images.
     """
     task, images = findings.task, {image["id"]: image for image in findings.images}
     if findings.lesions is None:
@@ -233,7 +233,7 @@ def feature_maps_png(detector: Detector, pixels: np.ndarray, detections: Detecti
 def _telling_channels(
     model: SSD, image: torch.Tensor, boxes: torch.Tensor
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """Title -> the channel of each feature map with the largest contrast: mean inside minus outside boxes, in SD."""
+    """Title -> from each feature map, the channel whose mean inside boxes exceeds its mean outside by the most SD."""
     names: Sequence[str] = LAYER_NAMES[SPECS[model.config.variant].trunk]
     maps = {}
     for name, (features,) in zip(names, model.feature_maps(model.prepare(image[None])), strict=False):

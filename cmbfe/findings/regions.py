@@ -213,7 +213,7 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _turned(image: sitk.Image, half: np.ndarray) -> sitk.Image:
-    """The image as if the patient were rotated by `half`."""
+    """The image as if the patient had made a half turn; `half` is the rotation matrix."""
     turned = sitk.Image(image)
     turned.SetOrigin((half @ image.GetOrigin()).tolist())
     turned.SetDirection((half @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())

@@ -117,7 +117,7 @@ class Reading:
 
 def read_found(folder: Path) -> list[FoundSeries]:
     """Read the series that `cmbfe detect` has written to a folder, with their lesions. Raises `InputError` for a folder
-    without results, results of images, or inconsistent files."""
+    without results, with results of images, or with inconsistent files."""
     if not (folder / REVIEWED_FILE).is_file():
         what = "give the folder that `cmbfe detect` has written for DICOM or NIfTI"
         raise InputError(f"{folder}: no {REVIEWED_FILE} there; {what}")
@@ -185,7 +185,7 @@ def _check_series(path: Path, review: _SeriesReview, found: FoundSeries) -> None
 def readings(found: Sequence[FoundSeries], reviews: Sequence[Review]) -> list[Reading]:
     """Every lesion of the reviewed patients, including added lesions, with the readers' answers.
 
-    Lesions that two readers added within 3 mm count as the same lesion. A reader who did not add it answers no.
+    Lesions that two readers added within 3 mm count as the same lesion. Readers who did not add it count as a no.
     """
     every = []
     for series in found:

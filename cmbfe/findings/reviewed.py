@@ -58,7 +58,7 @@ def review_files(
     Args:
         seed: random seed of the split by patient, as in an import.
         source: the input of the detection, to write DICOM objects of the microbleeds.
-        options: which DICOM objects to write, and the key file of the detection (not needed if it kept ids).
+        options: which DICOM objects to write, and the key file of the detection (not needed after --keep-ids).
 
     Returns:
         The content of review.json.

@@ -1,5 +1,5 @@
 """`cmbfe detect`: detects in the series of a source, several at a time, and writes one folder atomically. Each series
-writes its part of every file below `.parts`. The parts are joined at the end, to work with any number of series."""
+writes its part of every file below `.parts`. The parts are joined at the end, so any number of series is possible."""
 
 import json
 import secrets

@@ -138,7 +138,7 @@ def _refuse_odd_names(inventory: Inventory, kind: str) -> None:
 
 
 def _others(inventory: Inventory, kind: str, seen: set[Path]) -> list[Aside]:
-    """The files that belong to no series. A broken link named like a NIfTI file counts for its folder's patient."""
+    """The files that belong to no series. A broken link with a NIfTI name is listed under its folder's patient."""
     what, hint = REASONS[LINK]
     links = [path for path in inventory.of(LINK) if kind == NIFTI and path.name.lower().endswith(SUFFIXES[NIFTI])]
     named = [

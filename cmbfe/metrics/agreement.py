@@ -52,7 +52,7 @@ def class_agreement(counts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float
 
 
 def _linear_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa of a confusion table. Weights are the numbers of steps between classes, empty classes included."""
+    """Cohen's kappa of a confusion table. Weights count the steps from class to class, also over empty classes."""
     steps = np.abs(np.subtract.outer(np.arange(len(table)), np.arange(len(table))))
     expected = np.outer(table.sum(axis=0), table.sum(axis=1)) / table.sum() if table.any() else table
     by_chance = (steps * expected).sum()

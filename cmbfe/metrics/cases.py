@@ -40,7 +40,7 @@ def false_positives(matches: Matches, detections: Detections, threshold: float) 
 
 
 def without_counterpart(chosen: Detections, others: Detections, labels: Labels) -> Detections:
-    """The detections of `chosen` whose IoU with each of `others` is below `SAME_PLACE_IOU`, in their order.
+    """The detections of `chosen` whose IoU with each of `others` is below `SAME_PLACE_IOU`, in unchanged order.
 
     Args:
         labels: labels with the images of both lists.
@@ -89,7 +89,7 @@ def false_positives_table(of_kind: Mapping[str, Sequence[str]], known: Sequence[
 def microbleeds_table(
     labels: Labels, matches: Matches, twin: Matches, thresholds: tuple[float, float]
 ) -> pd.DataFrame:
-    """Every microbleed box of `labels` with its size, and whether it is found without FE (`matches`) and with (`twin`).
+    """Every microbleed box of `labels`, its size, and whether it is found without FE (`matches`) and with FE (`twin`).
 
     Indexed by annotation id. Columns: `image_id`, `bbox` [x, y, w, h] px, `size_mm` (longer side), `score` and
     `score_fe` (-inf if the box is missed), `found` and `found_fe` at the two `thresholds`.

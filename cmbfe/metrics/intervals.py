@@ -250,7 +250,7 @@ def _degrees_of_freedom(of_seeds: float, seeds: int, of_patients: float, patient
 def patients_needed(standard_error: float, patients: int, gain: float, power: float = 0.8) -> int:
     """Number of patients needed to show a difference of `gain` in a two-sided normal test at 5 %.
 
-    `standard_error` was measured on `patients` patients. It falls with the square root of their number.
+    `standard_error` was measured on `patients` patients. It falls with the square root of the number of patients.
     """
     if not (standard_error > 0 and gain > 0 and patients > 0):
         raise ValueError(f"standard error {standard_error}, gain {gain} and patients {patients} must be positive")

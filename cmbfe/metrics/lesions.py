@@ -100,7 +100,7 @@ def lesion_of(image: Mapping[str, Any], box: Mapping[str, Any]) -> tuple[Hashabl
 
 
 def lesions_apart(labels: Labels) -> int:
-    """Number of microbleeds whose boxes are not one per slice on consecutive slices; their id may cover several."""
+    """Number of lesion ids whose boxes skip or repeat a slice; such an id may cover several microbleeds."""
     images = {image["id"]: image for image in labels["images"]}
     slices: dict[Hashable, list[int]] = defaultdict(list)
     for box in labels["annotations"]:

@@ -1,7 +1,7 @@
 """The paper's claims, settings, exhibits and open points (A1 to A20), read from paper.yaml for the map of the paper.
 
 Each entry says where the replication keeps its own value: a key path of params.yaml, a constant of the code, or a cell
-of a table in results/tables. The first reading of an open point, used in the profile `paper`, is literal or likeliest.
+of a table in results/tables. The profile `paper` uses the first reading of an open point, the literal or likeliest.
 """
 
 from typing import NamedTuple

@@ -82,7 +82,7 @@ def table3(
     """Table 3: precision at a recall and seconds per batch, by backbone, paper and ours.
 
     The precision of both twins is taken at the same recall: the paper's or, if a twin does not reach it, the largest
-    that both reach. Each resample of patients has its own recall. Precision is NaN if a twin finds nothing. Seconds
+    that both reach, found anew in each resample of patients. Precision is NaN if a twin finds nothing. Seconds
     are those of a forward pass in training, as in the paper. The ratios are times with FE over times without FE, for
     the forward pass and for the whole training step.
 

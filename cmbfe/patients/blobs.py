@@ -21,7 +21,7 @@ APART_MM = 1.5
 def blob_response(volume: Volume) -> np.ndarray:
     """Largest response of the filter over `RADII_MM` at each voxel of a volume, float32 like the voxels.
 
-    Its unit is that of the voxels: d / 4 in the middle of a Gaussian dot of depth d, at the scale of the dot's sigma.
+    It has the voxels' unit. In the middle of a Gaussian dot of depth d it is d / 4, at the scale of the dot's sigma.
     """
     scales_px = [[radius / np.sqrt(2) / step for step in volume.spacing_mm[1:]] for radius in RADII_MM]
     # Slice by slice, so that the data of a filter stay in the processor's cache.

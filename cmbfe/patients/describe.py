@@ -78,7 +78,7 @@ def compare_patients(
     Args:
         folder: as written by `cmbfe import` or the pipeline. mimics.json and series.json are optional.
         slice_mm: distance between slices, for series that are not in series.json.
-        jobs: series measured at a time; -1: one per core. Does not change the numbers.
+        jobs: series measured at a time; -1: one per core. The results do not depend on it.
 
     Returns:
         A table indexed by the name of the value. Columns: `ours`, `ours_low`, `ours_high` (95 % CI over patients);

@@ -40,8 +40,8 @@ class Crop(NamedTuple):
 def draw_crops(folder: Path, count: int = 60, seed: int = 0) -> list[Crop]:
     """Draw as many microbleeds as mimics, at most `count` in total, each on its middle slice, in random order.
 
-    For each microbleed, the mimic with the nearest blob response is chosen from a random sample of mimics. Such
-    mimics remain after a screening; most other mimics are fainter.
+    For each microbleed, the mimic with the nearest blob response is chosen from a random sample of mimics.
+    These are the mimics that a screening leaves over; most other mimics are fainter.
 
     Args:
         folder: images with annotations.json and mimics.json.

@@ -1,7 +1,7 @@
 """Visible size, shape and contrast of a microbleed, measured on the dark voxels in its boxes.
 
 A voxel counts if it is connected to the darkest voxel, and nearer in brightness to this voxel than to the
-surroundings. The grid of `GRID_MM` is like that of published masks.
+surroundings. Coarser voxels are resampled to `GRID_MM`, about the voxel size of published masks.
 """
 
 from collections.abc import Sequence

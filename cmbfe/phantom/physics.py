@@ -146,8 +146,8 @@ def echo_signal(scene: Scene, echo_time_ms: float) -> np.ndarray:
 def acquire(signal: np.ndarray, spacing_mm: Spacing, voxel_mm: Spacing) -> np.ndarray:
     """Crop the k-space of a complex signal, with rounded edges, to the frequencies that voxels of `voxel_mm` resolve.
 
-    Frequencies beyond 1 / (2 voxel) are lost. As on scanners, a Fermi window (half height at 0.9 of this, width 0.04)
-    rounds the edge to reduce ringing. The grid stays the same; `signal` is overwritten.
+    Frequencies above the limit 1 / (2 voxel) are lost. As on scanners, a Fermi window (half height at 0.9 of the limit,
+    width 0.04) rounds the edge to reduce ringing. The grid stays the same; `signal` is overwritten.
     """
     spectrum = fft.fftn(signal, overwrite_x=True)
     for axis, (mm, voxel) in enumerate(zip(spacing_mm, voxel_mm, strict=True)):
@@ -221,7 +221,7 @@ def filtered_phase(signal: np.ndarray, low_pass: int = 64) -> np.ndarray:
 def susceptibility_weighted(magnitude: np.ndarray, phase_rad: np.ndarray) -> np.ndarray:
     """SWI: magnitude times the fourth power of a mask that falls from 1 to 0 as the phase falls from 0 to -pi.
 
-    As in Haacke 2004, with the sign of `filtered_phase`. The field is lower inside veins across the static field, and
-    beside a microbleed on its central axial slice. It is higher beside a calcification.
+    As in Haacke 2004, with the sign of `filtered_phase`. The field is lower inside veins perpendicular to the static
+    field, and beside a microbleed on its central axial slice. It is higher beside a calcification.
     """
     return magnitude * np.clip(1 + np.minimum(phase_rad, 0) / np.pi, 0, 1) ** 4

@@ -218,7 +218,7 @@ def request_of(plan: Mapping) -> dict:
 
 
 def resized(settings: Phantom, patients: int) -> Phantom:
-    """Settings for another number of patients, in Table 1's proportions. A change of size removes exact counts.
+    """Settings for another number of patients, in Table 1's proportions. With a new number, exact counts are removed.
 
     Raises:
         InputError: fewer than one patient.

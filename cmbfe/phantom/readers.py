@@ -77,7 +77,7 @@ def _are_cmbs(findings: Findings) -> np.ndarray:
 
 
 def _with_mean(log_odds: np.ndarray, mean: float) -> np.ndarray:
-    """Turn log-odds into probabilities, after a common shift that gives the probabilities their `mean`."""
+    """Probabilities of log-odds, all shifted by the same number so that the mean of the probabilities is `mean`."""
     shift = halved(lambda shift: float(expit(log_odds + shift).sum()), mean * len(log_odds), -1e3, 1e3)
     return expit(log_odds + shift)
 

@@ -92,7 +92,7 @@ class Scan:
 
 
 def slab_spacing(slices: int, thickness_mm: float) -> float:
-    """Distance in mm between slice centres: the thickness, or half of it if slices without overlap exceed the brain.
+    """Distance in mm between slice centres: the thickness, or half of it if the slab would otherwise exceed the brain.
 
     A scan of 6613 / 58 = 114 slices of 2 mm would measure 228 mm without overlap, far more than a brain. GE's
     scanners interpolate 3-D scans to twice as many slices ("ZIP2"), 2 mm thick and 1 mm apart: 114 mm in all.

@@ -61,7 +61,7 @@ def measure(lesion: Lesion, body: Body, number: int) -> Measured:
 
 
 def _band(rng: np.random.Generator, places: Places, scan: Scan, quota: Quota) -> Places:
-    """Places in a band of slices at a random height, thin enough to put the boxes on the quota's number of images."""
+    """Places in a band of slices at a random height; it is so thick that the boxes fall on about the quota's images."""
     half = band_of(quota, scan.slices) / 2 * scan.spacing_mm
     lowest, highest = scan.lowest_mm, scan.lowest_mm + (scan.slices - 1) * scan.spacing_mm
     middle = places.find(rng, draw_location(rng, places))

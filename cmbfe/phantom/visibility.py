@@ -185,7 +185,7 @@ def _index(points: np.ndarray, axes: Axes) -> np.ndarray:
 
 
 def find_crossings(body: Body) -> list[Crossing]:
-    """Crossings of kept slices by steep veins inside the brain, at the vein point nearest to the slice."""
+    """Where steep veins inside the brain cross kept slices: the point of the vein that is nearest to the slice."""
     veins, scan = body.veins, body.scan
     place = (veins.points[0] - scan.lowest_mm) / scan.spacing_mm
     number = np.round(place).astype(int)

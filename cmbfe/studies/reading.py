@@ -45,7 +45,7 @@ def read_arm(name: str, params: Params, root: Path) -> Runs:
 
 
 def read_study(names: Sequence[str], params: Params, root: Path) -> dict[str, Runs]:
-    """Arm -> `read_arm`, for arms with at least two seeds without and with a treatment. Works while a study still runs.
+    """Arm -> `read_arm`, for arms with at least two seeds without and with a treatment. The study may still be running.
 
     Arms that were tested on an earlier set of patients are left out, unless all arms were.
 
@@ -80,8 +80,8 @@ def tested_on(runs: Mapping[str, Runs], cmbs: pd.DataFrame) -> str:
 def gains_table(runs: Mapping[str, Runs], params: Params) -> pd.DataFrame:
     """A row per arm and treatment: mean AP over seeds without and with the treatment, and the gain.
 
-    `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with FE in the same arm, or
-    FE itself with FE in the unchanged arm of the same detector. `over_fe` is NaN unless seeds and test patients are the
+    `gain` compares the treatment with the plain detector of the arm. `over_fe` compares it with FE in the same arm; if
+    it is FE, with FE in the unchanged arm of the same detector. `over_fe` is NaN unless seeds and test patients are the
     same. `gain` and `over_fe` have 95 % CIs over patients and seeds. Further columns hold the standard deviations of
     the gain over seeds and over patients, and the gain in the paper's Table 2 (only for FE in unchanged arms).
     """

@@ -22,7 +22,7 @@ def save_checkpoint(folder: Path, iteration: int, key: dict[str, Any], code: str
     Args:
         key: settings and data of the training, as JSON.
         code: hash of the training code.
-        state: tensors, numbers, texts, lists and dicts. The random states are added.
+        state: tensors, numbers, texts, lists and dicts. The states of all random generators are saved too.
     """
     content = {**state, "key": json.dumps(key), "code": code, "random": random_states()}
     with whole_file(folder / f"iteration{iteration:09d}.pt") as temporary:

@@ -45,14 +45,14 @@ class Compute:
 
 
 def choose_precision(asked: str, device_type: str) -> str:
-    """Return the requested precision; for "auto", bf16 if the hardware multiplies it, otherwise float32."""
+    """Return the requested precision; "auto" gives bf16 if the hardware can multiply in bf16, otherwise float32."""
     if asked != "auto":
         return asked
     return "bf16-mixed" if multiplies_bf16(device_type) else "32-true"
 
 
 def multiplies_bf16(device_type: str) -> bool:
-    """Whether the hardware multiplies bf16 (CPUs with AMX or AVX512-BF16, GPUs with bf16) and does not emulate it."""
+    """Whether the hardware itself multiplies in bf16, without emulation (CPUs with AMX or AVX512-BF16, some GPUs)."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -150,7 +150,7 @@ class Task:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """Settings and data, as JSON. A result or checkpoint is used only if its key is equal."""
+        """Settings and data, as JSON. An earlier result or checkpoint is used only if it has the same key."""
         settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
         settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer", "faster"}, mode="json")
         settings["training"]["precision"] = self.compute.precision
@@ -188,7 +188,7 @@ def train(
     Args:
         variant: our variant, or a torchvision detector, alone or with an alternative of FE (fcos-small-segmentation).
         data: folder with annotations.json and the images that it names.
-        validation: folder like `data`. The AP of its validation split selects the model in `best`, without FE.
+        validation: folder like `data`. The model with the best AP on its validation split (FE off) goes to `best`.
         live: folder for DVCLive's curves; default: `live` in `out`.
         start: folder of a trained model of the same kind, whose weights are the initial weights.
 

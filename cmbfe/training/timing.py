@@ -34,7 +34,7 @@ def random_batch(size: int, input_size: int, device: torch.device, boxes: int = 
 
 
 def forward_pass(model: nn.Module, batch: Batch, compute: Compute) -> dict[str, Tensor]:
-    """The losses of one forward pass in training, including FE. The paper's Table 3 gives its time (section 4)."""
+    """The losses of one forward pass in training, including FE. The paper's Table 3 times this pass (section 4)."""
     with compute.autocast():
         return model(*batch)
 
@@ -85,8 +85,8 @@ def ratio_within_rounds(timed: Sequence[tuple[float, ...]], first: int, second: 
 def cost_of_fe(plain: nn.Module, twin: nn.Module, batch: int, rounds: int, compute: Compute) -> pd.DataFrame:
     """Time of a detector and its FE twin on `batch` images: a row for "forward" and a row for "step".
 
-    This trains both detectors on noise, so pass copies. Columns `seconds` and `seconds_fe` (medians over rounds) and
-    `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
+    Pass copies, since both detectors are trained on noise here. Columns `seconds` and `seconds_fe` (medians over
+    rounds) and `ratio`, `ratio_low`, `ratio_high` (median and quartiles of the ratio within a round).
     """
     if rounds < 2:
         raise InputError(f"rounds: {rounds} is too few for quartiles; give at least 2")

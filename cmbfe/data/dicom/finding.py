@@ -56,7 +56,7 @@ def refuse_first(asides: Iterable[Aside]) -> None:
 def series_in(inventory: Inventory, progress: bool = True) -> tuple[list[SeriesHeaders], list[Aside]]:
     """The series of all kinds, sorted by patient and UID, and the DICOM files outside all series, with the reason.
 
-    Broken files, broken links among DICOM files, their series, and slices that `series_of` rejects are refused.
+    Broken files and links (among DICOM files) are refused with their series, as are slices that `series_of` rejects.
     """
     slices: list[Slice] = []
     broken: list[Broken] = []
@@ -151,7 +151,7 @@ def magnitude_among(
 def others_of_series(
     found: Sequence[SeriesHeaders], used: Iterable[SeriesHeaders], as_magnitude: bool = False
 ) -> list[Aside]:
-    """Asides, passed over, of the series that are neither magnitude nor in `used`."""
+    """An aside, passed over and not refused, for each series that is neither a magnitude nor in `used`."""
     taken = {*magnitude_of_series(found, as_magnitude), *used}
     asides = []
     for series in (series for series in found if series not in taken):

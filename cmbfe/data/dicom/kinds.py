@@ -96,8 +96,8 @@ def kinds_of(value: str) -> set[str]:
 
 
 def by_description(description: str, says_magnitude: bool, is_derived: bool) -> str:
-    """Kind by SeriesDescription, if the header names no kind other than magnitude. A protocol may be named after its
-    purpose (QSM), so the header of an original image counts more."""
+    """Kind by SeriesDescription, if the header names no kind other than magnitude. The description of original images
+    may name the purpose of the scan (QSM), so the other header fields count more for them."""
     words = re.findall(r"[A-Z0-9*]+", description)
     if SCOUTS.intersection(words):
         return LOCALIZER

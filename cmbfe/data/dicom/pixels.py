@@ -74,7 +74,7 @@ def parse(file: BinaryIO, stop_when: StopWhen, tags: Sequence[int] | None = None
 
 def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, length: int) -> None:
     """Raise `InputError` if `length` bytes of pixel data at `offset` are cut off, too few, or not decodable here.
-    Uncompressed data must fit the size of the matrix; compressed data are checked by fragments."""
+    Uncompressed data must fit the size of the matrix; the last fragment of compressed data must end in the file."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
     if syntax.is_private or not syntax.is_transfer_syntax:
         raise InputError(f"{path}: unknown transfer syntax {syntax}; export it again, uncompressed")
@@ -95,7 +95,7 @@ def check_all_there(path: Path, file: BinaryIO, header: Dataset, offset: int, le
 
 
 def number_of_frames(header: Dataset) -> int:
-    """Number of frames in the header; 1 if the header gives none, or 0."""
+    """Number of frames in the header; 1 if the header says 0 or gives no number."""
     return int(header.get("NumberOfFrames") or 1)
 
 

@@ -93,7 +93,7 @@ class Slice:
 
 
 def read_slices(path: Path, named: bool = False) -> list[Slice]:
-    """Read the header of a DICOM file; an empty list if it is not an image. `named`: the user gave this file itself.
+    """Read the header of a DICOM file; an empty list if it is no image. `named`: the user gave this file, no folder.
 
     Raises:
         InputError: the file looks like an MR image but is cut off, damaged, without pixel data or geometry, or in
@@ -234,7 +234,7 @@ def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
 
 
 def _number(header: Dataset, keyword: str) -> float | None:
-    """The first value of an attribute; None if it is missing or not a finite number, such as "20,0"."""
+    """The first value of an attribute; None if it is missing, not finite, or not a number (such as "20,0")."""
     try:
         number = float(np.ravel(header.get(keyword))[0])
     except (IndexError, TypeError, ValueError):

@@ -1,8 +1,8 @@
 """Group slices into series: stacks of one kind of image, evenly spaced along the slice normal, without duplicates.
 
-Positions decide, because headers within an acquisition differ and anonymisers write new UIDs. Parts that form one even
-stack without repeated positions are one series. Repeated positions mean several series: echoes, filtered copies,
-dynamics, b-values. Ambiguous slices are refused.
+Slice positions decide what a series is: headers within an acquisition differ, and anonymisers write new UIDs. Parts
+that form one evenly spaced stack without repeated positions are one series. Repeated positions mean several series:
+echoes, filtered copies, dynamics, b-values. Ambiguous slices are refused.
 """
 
 from collections import Counter, defaultdict
@@ -68,7 +68,7 @@ def stacks_of(slices: Iterable[Slice]) -> tuple[list[Stack], list[tuple[Stack, s
 
 
 def check(stack: Stack, of_uid: Iterable[Stack]) -> None:
-    """Raise `NoStack` unless a stack is a complete series. `of_uid`: all stacks with its series UID."""
+    """Raise `NoStack` unless a stack is a complete series. `of_uid`: all stacks with the same series UID."""
     if stack[0].kind not in STACKED:
         return
     _check_contrast(stack)
@@ -139,7 +139,7 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Hashable]) -> list[list[
 
 
 def _near(slices: Stack, features: Callable[[Slice], np.ndarray]) -> list[Stack]:
-    """Groups of slices whose features are within 1 of the first member's. Rounding could split nearly equal values."""
+    """Groups of slices with features within 1 of the first slice's. Rounding instead would part nearly equal values."""
     groups: list[tuple[np.ndarray, Stack]] = []
     start = 0
     for item in sorted(slices, key=lambda item: (*features(item).tolist(), item.sop_instance_uid)):
@@ -192,7 +192,7 @@ def _without_strays(images: Stack) -> tuple[Stack, list[tuple[Stack, str]]]:
 
 
 def _without_few(groups: list[Stack]) -> tuple[Stack, list[Stack]]:
-    """The largest group, and the other groups as strays if they are few; otherwise all images, and no strays."""
+    """Images and strays: the largest group and the other groups, if the others are few; else all images, no strays."""
     main, *others = sorted(groups, key=len, reverse=True)
     if others and len(main) >= FEW * sum(map(len, others)):
         return main, others
@@ -245,7 +245,7 @@ def _whose_series(parts: list[Stack]) -> Callable[[Stack], tuple]:
 
 
 def _unions(parts: list[Stack], key: Callable[[Stack], tuple]) -> list[Stack]:
-    """Join parts with the same key if they form even stacks; leave other parts as they are."""
+    """Join parts with the same key if they form evenly spaced stacks (with or without gaps); leave the other parts."""
     joined = []
     for group in _grouped(parts, lambda part: (_like_key(part[0]), key(part))):
         part_of = {id(part[0]): part for part in group}
@@ -275,14 +275,14 @@ def _make_stacks(union: Stack, parts: list[Stack]) -> bool:
 
 
 def _has_gap(stack: Stack) -> bool:
-    """Whether all steps are multiples of the median step: an even stack in which slices are missing."""
+    """Whether all steps are multiples of the median step: an evenly spaced stack in which slices are missing."""
     steps = np.diff(heights(stack)) / step_of(stack)
     are_multiples = (np.abs(steps - np.rint(steps)) < 0.1).all() and (steps > 0.5).all()
     return len(stack) > 3 and bool(are_multiples) and _shifts(stack).max() <= UNEVEN_STEP_MM
 
 
 def _is_whole(part: Stack) -> bool:
-    """Whether a part is even and has the spacing of its header."""
+    """Whether a part is evenly spaced, with the spacing that its header gives."""
     nominal = part[0].nominal_spacing_mm
     ordered = _in_order(part)
     return bool(nominal) and _is_even(ordered) and abs(step_of(ordered) - nominal) < nominal / 4

@@ -96,7 +96,7 @@ def _same_images(
 
 
 def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
-    """Key -> image id, for keys of a single image. A multi-frame file has a single UID for several images."""
+    """Key -> image id, without keys that several images share, such as the UID of a multi-frame file."""
     for image in images:
         name = image["file_name"]
         if not (isinstance(name, str) and plain_path(name).name):

@@ -31,8 +31,8 @@ def read_image(path: Path) -> np.ndarray:
     """Read one image as uint8 grey [rows, columns], rotated or mirrored by its EXIF orientation, as viewers do.
 
     Raises:
-        InputError: a missing file, a format outside `FORMATS`, several images in one file, or unknown grey values: more
-            than 8 bits (the window is unknown), 1 bit, ink colours, or transparent pixels.
+        InputError: a missing file, a format outside `FORMATS`, several images in one file, or pixels whose grey value
+            is unclear: more than 8 bits (the window is unknown), 1 bit, ink colours, or transparency.
     """
     with _opened(path) as image:
         if reason := _unfit(image):
@@ -48,7 +48,7 @@ def is_turned(path: Path) -> bool:
 
 
 def image_notes(files: Iterable[Path]) -> dict[str, int]:
-    """Note on rotation or colour -> number of images with it. Raises `InputError` if an image cannot be opened."""
+    """Numbers of rotated and of coloured images, by note. Raises `InputError` if an image cannot be opened."""
     files = list(files)
     return {TURNED: sum(map(is_turned, files)), COLOURED: sum(map(_is_coloured, files))}
 
@@ -152,7 +152,7 @@ def phase_entry(file_name: str, has_phase: bool) -> dict[str, str]:
 
 def read_with_phase(path: Path, phase: Path | None) -> np.ndarray:
     """Read an image as uint8 [rows, columns], or with its phase file as [rows, columns, 2]: magnitude, phase. Raises
-    `InputError` like `read_image`, or if the two differ in size."""
+    `InputError` like `read_image`, or if image and phase differ in size."""
     magnitude = read_image(path)
     if phase is None:
         return magnitude

@@ -120,7 +120,7 @@ def repeats(labels: Labels, boxes: Sequence[Mapping[str, Any]]) -> tuple[set[int
 
 def may_be_corners(boxes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether there are at least three boxes (`bbox`) and all look like x1, y1, x2, y2: their width exceeds x and their
-    height exceeds y. In x, y, w, h that is normal only near the upper left corner."""
+    height exceeds y. Boxes x, y, w, h look so only near the upper left corner of the image."""
     return len(boxes) > 2 and all(x < width and y < height for x, y, width, height in (box["bbox"] for box in boxes))
 
 

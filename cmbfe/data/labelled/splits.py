@@ -104,7 +104,7 @@ def paper_test_set(labels: Labels, mimics: Labels, seed: int, fewer: bool = Fals
 def read_test_set(params: Params, folder: Path | None = None) -> Labels:
     """The test images of `folder` (default: the workspace's) with microbleeds, and equally many with mimics only.
 
-    Without labelled mimics, images without a microbleed replace those with mimics, because most of them show vessels.
+    If no mimics are labelled, images without a microbleed are taken instead: most show vessels, which are mimics.
     """
     labels, mimics = (read_labels((folder or paths.images()) / name) for name in (LABELS_FILE, MIMICS_FILE))
     if mimics["categories"]:

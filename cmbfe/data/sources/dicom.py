@@ -133,7 +133,7 @@ class SliceLookup:
     """Finds the slices of series by UID and by name.
 
     A labelled image names its slice by `sop_instance_uid`, or else by `file_name` (VOC: `filename`). `file_name` is the
-    SOP instance UID, or the name of the DICOM file with or without suffix. Folders before the name make it unique.
+    SOP instance UID, or the name of the DICOM file with or without suffix. Folders before it tell equal names apart.
     """
 
     def __init__(self, series: Sequence[SeriesHeaders], source: Path) -> None:

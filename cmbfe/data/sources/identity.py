@@ -29,7 +29,7 @@ class Pseudonyms:
     """Secret; None keeps the names of the source."""
 
     def patient(self, patient: str) -> str:
-        """The patient's name in the outputs: `p` and 16 hexadecimal digits. With the `p`, no name is a number."""
+        """The patient's name in the outputs: `p` and 16 hexadecimal digits. No name is a number, because of the `p`."""
         return patient if self.salt is None else "p" + self._hash("patient", patient)
 
     def series(self, patient: str, series: str) -> str:
@@ -42,8 +42,8 @@ class Pseudonyms:
 
 
 def refuse_key_file(key_file: Path, out: Path, keep_ids: bool) -> None:
-    """Check the path of a key file before the import starts. Raises `InputError` if ids are kept, if the path is a
-    folder or not writable, or if it lies inside `out`, which may be shared with others."""
+    """Check the path of a key file before the import starts. Raises `InputError` if ids are kept (there is no key
+    then), if the path is a folder or not writable, or if it lies inside `out`, which may be shared with others."""
     if keep_ids:
         raise InputError(f"{key_file}: there is no key where ids are kept; give --key-file or --keep-ids, not both")
     if resolved(key_file).is_relative_to(resolved(out)):

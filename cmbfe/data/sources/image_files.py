@@ -27,8 +27,8 @@ class ImageFiles:
         """Number of images that were found only with another case or suffix, or in a later round."""
 
     def find(self, name: str, where: object, *rounds: Iterable[Place]) -> Path:
-        """The file of the image `name`: the first place if it exists, else the match in the first round with a match. A
-        round compares exact names, then ignores case, then also the suffix. Errors begin with `where`, the labels.
+        """The file of the image `name`: the first place if it exists, else the file that the earliest round finds. A
+        round compares exact names, then ignores case, then also the suffix. `where` (the labels) begins each error.
 
         Raises:
             InputError: no file matches, several match, or the first place is outside the folder.
@@ -49,7 +49,7 @@ class ImageFiles:
         raise InputError(f"{where}: {name}: no such image in {', '.join(folders)}; get it, or correct the name")
 
     def _at(self, places: Iterable[Place]) -> tuple[int, set[Path]]:
-        """The strictest comparison of names that finds a file at any place, as its number, and the files it finds."""
+        """The number of the strictest comparison that finds a file at one of the places, and the files it finds."""
         for way, keys in enumerate(zip(*map(_keys, places), strict=True)):
             if found := {file for key in keys for file in self._by_key.get(key, ())}:
                 return way, found
@@ -78,7 +78,7 @@ def composed(text: str) -> str:
 
 
 def _keys(place: Place) -> list[tuple[int, str]]:
-    """Keys of a place for three comparisons: exact (`composed`), without case, and without case and image suffix."""
+    """Keys to compare a path in three ways: exactly (`composed`), without case, and without case and image suffix."""
     name = composed(place.as_posix())
     folded = name.casefold()
     suffix = PurePosixPath(folded).suffix

@@ -141,7 +141,7 @@ def import_found(
     options: Options,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Import series already found, like `import_source`. `sources`: their paths; errors begin with the first."""
+    """Import series already found, like `import_source`. `sources`: paths read; errors begin with the first path."""
     key = read_key(options.key_file)
     splits = _drawn_splits(found.series, seed, sources[0])
     inputs = [*sources, *(file for series in found.series for file in series.files)]
@@ -215,8 +215,8 @@ def _tidy(out: Path) -> None:
 
 @contextmanager
 def _work(out: Path) -> Iterator[Path]:
-    """The folder of finished patients, removed at the end of the import. A failed import also removes it, unless it is
-    left from an earlier import that was killed."""
+    """The folder of finished patients, removed at the end of the import. If the import fails, the folder is removed as
+    well, unless an earlier import that was killed had left it."""
     out = out.resolve()
     work = out.with_name(f".{out.name}.import.partial")
     is_new = not work.exists()

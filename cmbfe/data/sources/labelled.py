@@ -88,7 +88,7 @@ def _decoded(name: str) -> str:
 
 
 def _places(name: str, here: Place, subset: str) -> list[Place]:
-    """Possible paths of an image: beside or below the COCO file (`here`), as in the format, or in the image folders of
+    """Possible paths of an image: beside or below the COCO file (`here`), below the source, or in the image folders of
     CVAT and Label Studio (images/) or COCO (train2017/). The name of the subset may be part of the path."""
     own = plain_path(name)
     images = PurePosixPath("images")

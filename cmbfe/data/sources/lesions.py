@@ -94,7 +94,7 @@ def _instances(mask: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, int]
 
 
 def _rounded(mask: np.ndarray) -> np.ndarray:
-    """Round a mask to whole numbers, if its values differ from them only by the rounding error of a slope."""
+    """Round a mask to whole numbers, if it differs from them only by the rounding error of the header's slope."""
     whole = np.rint(mask)
     is_whole = np.abs(mask - whole).max() < ROUNDING and np.array_equal(whole != 0, mask != 0)
     return whole if is_whole else mask
@@ -115,7 +115,7 @@ def _is_interpolated(mask: np.ndarray, values: np.ndarray, file: Path) -> bool:
 
 
 def _is_gradient(area: np.ndarray, of_all: np.ndarray, fewest: int, file: Path) -> bool:
-    """Whether an area surrounded by 0 is interpolated; raises `InputError` if it may be touching microbleeds."""
+    """Whether an area surrounded by 0 is interpolated; raises `InputError` if it may be microbleeds that touch."""
     values = np.unique(area[area != 0])
     is_solid = (ndimage.binary_erosion(area == value, np.ones((2, 2, 2))).any() for value in values)
     if len(values) < fewest or all(is_solid):
@@ -130,7 +130,7 @@ def _is_gradient(area: np.ndarray, of_all: np.ndarray, fewest: int, file: Path) 
 
 
 def _value(mask: np.ndarray) -> float:
-    """The value of a label before interpolation: the largest value, or 1 if that may come from ringing."""
+    """The value of a label before interpolation: the largest value, or 1 if ringing may have raised it."""
     largest = float(mask.max())
     return 1.0 if 1 < largest < LARGEST_RINGING else largest
 

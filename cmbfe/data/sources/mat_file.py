@@ -1,4 +1,4 @@
-"""Read numbers from MATLAB files. The module is separate, so that the process for reading loads nothing else."""
+"""Read numbers from MATLAB files. The module is separate, so that the process that reads a file loads nothing else."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 VOC counts pixels from 1, and its corners are inside the box: (xmin, ymin, xmax, ymax) = (11, 21, 15, 26) is the COCO
 box [10, 20, 5, 6]. Some tools count from 0, with corners between pixels: (10, 20, 15, 26). An xmin or ymin of 0, or a
-decimal, in any file shows this. Elements that VOC does not define (patient, slice, …) are named as in COCO.
+decimal, in any file means counting from 0. Elements that VOC does not define (patient, slice, …) are named as in COCO.
 """
 
 import re

@@ -75,7 +75,7 @@ def of_patients(labels: Labels, patients: Iterable[str]) -> Labels:
 
 
 def read_test_labels(params: Params, root: Path, patients: int | None = None) -> Labels:
-    """Labels of the test images: all with microbleeds, and the same number with mimics only (or fewer, if too few).
+    """Labels of the test images: all with microbleeds, and the same number with mimics only (or all there are).
 
     Args:
         patients: how many of the first test patients to use; None for all.
@@ -134,10 +134,10 @@ def fold_labels(number: int, params: Params, images: Path) -> Labels:
 
 
 def fold_test_set(number: int, params: Params, images: Path) -> Labels:
-    """Labels of a fold's test images: all with microbleeds, and the same number with mimics only (fewer if too few).
+    """Labels of a fold's test images: all with microbleeds, and the same number with mimics only (or all there are).
 
     Raises:
-        InputError: as `fold_labels`, or no microbleed in this fold or in all other folds together.
+        InputError: the errors of `fold_labels`, or no microbleed in this fold or in all other folds together.
     """
     labels, mimics = fold_labels(number, params, images), read_labels(images / MIMICS_FILE)
     split_of = {image["id"]: image["split"] for image in labels["images"]}

@@ -77,7 +77,7 @@ def boxes_of(kind: str, test: Labels, mimics: Labels) -> list[dict]:
 
 
 def typical(boxes: list[dict]) -> dict | None:
-    """A typical box: the third quartile by area of the boxes in the lesions' middle slices; None if there is none.
+    """A typical box: the third quartile by area of the boxes in the lesions' middle slices; None without such a box.
 
     Lesions on an even number of slices have no middle slice and are left out: the phase changes sign at their middle.
     """

@@ -51,7 +51,7 @@ def run_arm(
         steps: train, test, or both.
 
     Raises:
-        InputError: no such arm, no patients yet, an untrained arm to start from, or as `train`.
+        InputError: no such arm, no patients yet, an untrained arm to start from, or an error of `train`.
     """
     root = root.resolve()
     with at_work(backend, jobs):
