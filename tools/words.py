@@ -33,7 +33,11 @@ def answer(rows: pd.DataFrame) -> str:
     helped, harmed = rows.loc[rows["gain_low"] > 0, "detector"], rows.loc[rows["gain_high"] < 0, "detector"]
     which = [f"{len(names)} ({', '.join(names)})" if len(names) else "none" for names in (helped, harmed)]
     found = f"Of the {len(rows)} detectors that find microbleeds, FE helped {which[0]} and harmed {which[1]}"
-    return f"{found}: their 95 % CI of the gain excludes zero." if len(helped) + len(harmed) else f"{found}."
+    return (
+        f"{found}: their 95 % CI of the gain, over patients and seeds, excludes zero."
+        if len(helped) + len(harmed)
+        else f"{found}."
+    )
 
 
 def interval(row: pd.Series, name: str, unit: str) -> str:
@@ -95,5 +99,5 @@ def of_earlier_patients(params: Params, root: Path) -> list[str]:
 def earlier(old: Sequence[str]) -> str:
     """A sentence on parts of the study with results from earlier patients; empty if there are none."""
     names = " and ".join(filter(None, (", ".join(old[:-1]), *old[-1:])))
-    what = f"The results of {names} are those of an earlier set of simulated patients"
-    return f"{what}, whose microbleeds were larger; they are being renewed." if old else ""
+    what = f"The results of {names} are from earlier patients with larger microbleeds"
+    return f"{what}, and are being renewed." if old else ""
