@@ -1,7 +1,7 @@
 """How often the 95 % intervals contain the true value, at 17, 50 and 200 patients (about 5 minutes on one core).
 
     python benchmarks/interval_coverage.py [--cohorts 500] [--resamples 1000]
-    python benchmarks/interval_coverage.py --studies 2000    # intervals over patients and seeds instead, seconds
+    python benchmarks/interval_coverage.py --studies 2000    # intervals over patients and seeds, 3 minutes
 
 Cohorts are drawn from a population whose AP is known from a cohort of 100,000 patients. As in the paper's test set, a
 patient has 19 boxes on average. Their number is geometric (many patients have one or two boxes, some a hundred).
