@@ -142,6 +142,17 @@ def test_kind_is_read_from_each_vendors_attributes(tmp_path, kind, attributes):
     assert find_series(tmp_path)[0].kind == kind
 
 
+@pytest.mark.parametrize(("group", "creator", "element", "kind"), [
+    (0x43, "GEMS_PARM_01", 0x2F, "phase"), (0x19, "SIEMENS MR HEADER", 0x0A, "mosaic"),
+])  # fmt: skip
+def test_private_elements_count_in_any_block(tmp_path, group, creator, element, kind):
+    image = mr_slice(random_volume(1)[0])
+    image.private_block(group, "OTHER", create=True)  # takes block 10
+    image.private_block(group, creator, create=True).add_new(element, "US", 1 if kind == "phase" else 20)
+    write(tmp_path, [image])
+    assert find_series(tmp_path)[0].kind == kind
+
+
 @pytest.mark.parametrize(("suffixes", "differences"), [
     (["-magnitude", "-phase"], [{}, {"ImageType": PHASE}]),
     (["-magnitude", "-magnitude-2"], [{"EchoTime": 20.0}, {"EchoTime": 40.0}]),

@@ -38,8 +38,13 @@ HEADER_KEYWORDS = (
     *("PerFrameFunctionalGroupsSequence", "MagneticFieldStrength", "ScanningSequence", "EchoPulseSequence"),
     *(*ACQUISITION_KEYS, *PERSON),
 )
-PRIVATE_TAGS = (*range(0x00190010, 0x00190020), 0x0019100A, *range(0x00430010, 0x00430020), 0x0043102F)
-"""Private tags and creators for the number of slices in Siemens mosaics and the complex component of GE images."""
+PRIVATE_TAGS = tuple(
+    tag
+    for group, element in ((0x00190000, 0x0A), (0x00430000, 0x2F))
+    for block in range(0x10, 0x20)
+    for tag in (group + block, group + 0x100 * block + element)
+)
+"""Private creators and tags, in any block, of the number of slices in Siemens mosaics and GE's complex component."""
 HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *PRIVATE_TAGS)
 
 
