@@ -164,15 +164,34 @@ def test_a_box_a_hundredth_of_a_px_outside_its_image_may_be_scaled(tmp_path):
     assert result["annotations"][0]["bbox"] == pytest.approx([0, 480, 39.96, 32])
 
 
+def test_splits_are_known_by_their_usual_words_and_others_and_labels_without_a_split_are_refused(tmp_path):
+    labels = labelled_images(tmp_path / "in", 3)
+    for image, split in zip(labels["images"], ("Train", "val", "Test"), strict=True):
+        image["split"] = split
+    file = tmp_path / "in" / LABELS_FILE
+    file.write_text(json.dumps(labels))
+    result = imported("coco", tmp_path / "in", tmp_path / "out")
+    assert {image["split"] for image in result["images"]} == {"train", "validation", "test"}
+    for wrong, said in (
+        ("dev", "split 'dev' of .*: expected train, validation or test"),
+        (None, "labels but no split"),
+    ):
+        labels["images"][0] |= {"split": wrong}
+        labels["images"][0] = {key: value for key, value in labels["images"][0].items() if value is not None}
+        file.write_text(json.dumps(labels))
+        with pytest.raises(InputError, match=said):
+            imported("coco", tmp_path / "in", tmp_path / "refused")
+
+
 def test_a_description_may_say_splits_and_what_a_missing_label_means(tmp_path):
     for patient in ("a", "b"):
         save(tmp_path / "in" / f"{patient}.nii", head(), affine_of("LPS"))
     save(tmp_path / "in" / "masks" / "a.nii", mask(SHAPE, DOTS), affine_of("LPS"))
-    text = "images: '{patient}.nii'\nmask: 'masks/{patient}.nii'\nsplits: {test: [a]}\nwithout_label: "
+    text = "images: '{patient}.nii'\nmask: 'masks/{patient}.nii'\nsplits: {test: [a], train: [b]}\nwithout_label: "
     file = tmp_path / "in" / "import.yaml"
     file.write_text(text + "no microbleeds")
     labels = imported("nifti", file, tmp_path / "kept")
-    assert {image["patient_id"]: image["split"] for image in labels["images"]} == {"a": "test", "b": "unlabelled"}
+    assert {image["patient_id"]: image["split"] for image in labels["images"]} == {"a": "test", "b": "train"}
     file.write_text(text + "leave out")
     labels = imported("nifti", file, tmp_path / "left")
     assert {image["patient_id"] for image in labels["images"]} == {"a"}

@@ -163,6 +163,7 @@ VOC_LAYOUTS = {
     "VOC": ("Annotations/P1/0.xml", "0.png", {}, "JPEGImages/P1/0.png"),
     "Label Studio": ("Annotations/P1/0.xml", "0", {}, "images/P1/0.png"),
     "two folders": ("labels/P1/0.xml", "0.png", {}, "images/P1/0.png"),
+    "labels beside": ("P1/labels/0.xml", "0.png", {}, "P1/images/0.png"),
     "Windows": ("P1/0.xml", "P1\\0.png", {}, "P1/0.png"),
     "labelImg": ("xml/0.xml", "0.png", {"folder": "P1", "path": "C:\\in\\P1\\0.png"}, "P1/0.png"),
     "labelImg, moved": ("xml/0.xml", "0.png", {"folder": "img", "path": "/home/x/in/P1/img/0.png"}, "P1/img/0.png"),
@@ -181,6 +182,13 @@ def test_images_of_voc_are_found_where_tools_put_them(tmp_path, tool):
     found = find_voc(tmp_path)
     assert [series.files for series in found.series] == [[tmp_path / there]]
     assert (found.read, found.notes[FROM_1]) == ((tmp_path / xml,), 1)
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "annotations", "labels"])
+def test_a_folder_of_labels_is_no_patient(tmp_path, folder):
+    save(tmp_path, "P1/images/0.png")
+    voc(tmp_path / "P1" / folder / "0.xml", "0.png")
+    assert [series.patient for series in find_voc(tmp_path).series] == ["P1"]
 
 
 @pytest.mark.parametrize("folder", ["Annotations", "labels"])

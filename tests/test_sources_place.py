@@ -184,11 +184,21 @@ def test_a_header_in_capitals_another_separator_and_an_empty_diameter_are_read(t
     assert set(described(tmp_path / "in", images="{patient}.nii", without_label="no microbleeds")) == {"anna"}
 
 
-@pytest.mark.parametrize("pattern", ["./swi[1]/{patient}*.nii", "swi[1]/{patient}{series}.nii", "swi[1]/{patient}**"])
+@pytest.mark.parametrize(
+    "pattern", ["./swi[1]/{patient}_*.nii", "swi[1]/{patient}_{series}.nii", "swi[1]/{patient}_**"]
+)
 def test_a_pattern_means_what_it_says(tmp_path, pattern):
     save(tmp_path / "in" / "swi[1]" / "anna_a.nii", head(dots=DOTS[:1]), affine_of("LPS"))
     (tmp_path / "in" / "points.csv").write_text(f"x,y,z\n{','.join(map(str, DOTS[0]))}\n")
     assert sum(described(tmp_path / "in", images=pattern).values()) > 0
+
+
+@pytest.mark.parametrize("pattern", ["{patient}_{series}.nii", "{patient}{series}.nii", "{patient}*.nii"])
+def test_a_pattern_that_fits_a_name_in_several_ways_is_refused(tmp_path, pattern):
+    save(tmp_path / "sub_01_swi.nii", head(dots=DOTS[:1]), affine_of("LPS"))
+    (tmp_path / "points.csv").write_text("x,y,z\n")
+    with pytest.raises(InputError, match=r"sub_01_swi\.nii: images: .* in several ways"):
+        described(tmp_path, images=pattern)
 
 
 def test_empty_rows_of_a_streamed_workbook_are_passed_over(tmp_path):
@@ -253,6 +263,8 @@ def test_a_point_has_a_box_on_every_slice_within_half_its_size_and_on_its_own():
     near, thin = lesions_of_points(places, [4, 1], (6, 10, 12), (2, 0.5, 1), "here")
     assert near == {1: [3.5, 0.5, 4, 8], 2: [3.5, 0.5, 4, 8], 3: [3.5, 0.5, 4, 8]}
     assert thin == {3: [0, 0, 1, 1.5]}
+    for rounded in (2 + 1e-6, 2 - 1e-6):  # as headers have it
+        assert lesions_of_points(places[:1], [4], (6, 10, 12), (rounded, 0.5, 1), "here")[0].keys() == near.keys()
 
 
 def test_an_affine_that_gives_no_place_is_refused(tmp_path):

@@ -51,6 +51,13 @@ SETTINGS_FILE = "pictures.json"
 annotations.json may hold labelled DICOM series, which must never be replaced."""
 IMPORTED = (LABELS_FILE, MIMICS_FILE, SETTINGS_FILE, REPORT_FILE)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    UNLABELLED_SPLIT: UNLABELLED_SPLIT,
+}
+"""Names of splits in sources, in lower case -> our name."""
 UNLABELLED = "no labels: nobody has looked for microbleeds, and all is for testing"
 
 
@@ -233,17 +240,29 @@ def _work(out: Path) -> Iterator[Path]:
 def _drawn_splits(all_series: Sequence[Series], seed: int, source: Path) -> dict[str, str]:
     """Patient id in the source -> split: given by the source, or else drawn in Table 1's proportions. The draw does not
     use pseudonyms, which are random and would give another split each time."""
-    given = split_of_patients(((series.patient, series.split) for series in all_series), source)
+    given = split_of_patients(((series.patient, _split(series, source)) for series in all_series), source)
     patients = {series.patient for series in all_series}
     labelled = {series.patient for series in all_series if series.is_labelled}
     split = sorted(labelled or patients)
     if given:
+        if without := sorted(labelled - given.keys()):
+            raise InputError(f"{source}: patient {without[0]!r} has labels but no split, others have; give all one")
         splits = {patient: given.get(patient, UNLABELLED_SPLIT) for patient in split}
     elif len(labelled) >= 3:
         splits = split_patients(split, scaled_counts(len(split)), seed)
     else:
         splits = dict.fromkeys(split, "test")
     return dict.fromkeys(patients, UNLABELLED_SPLIT) | splits
+
+
+def _split(series: Series, source: Path) -> str | None:
+    """The split that the source gives a series; raises `InputError` for a word that is none."""
+    split = SPLIT_WORDS.get((series.split or "").casefold())
+    if series.split is not None and split is None:
+        raise InputError(
+            f"{source}: split {series.split!r} of {series.patient!r}: expected train, validation or test"
+        )
+    return split
 
 
 def _patients(all_series: Sequence[Series], names: Pseudonyms, work: Path) -> list[Patient]:

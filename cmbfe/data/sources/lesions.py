@@ -225,5 +225,6 @@ def _ball(
     top, bottom = np.clip(place[1] + 0.5 + np.array([-0.5, 0.5]) * diameter / row_mm, 0, rows).tolist()
     reach = diameter / 2 / slice_mm
     own = min(max(int(np.floor(place[2] + 0.5)), 0), slices - 1)
-    reached = [index for index in range(slices) if index == own or abs(index - place[2]) <= reach]
+    # Headers round positions and spacings: without tolerance, a slice exactly half a diameter away comes and goes.
+    reached = [index for index in range(slices) if index == own or abs(index - place[2]) <= reach + 0.01]
     return {index: [left, top, right - left, bottom - top] for index in reached}

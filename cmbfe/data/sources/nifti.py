@@ -150,6 +150,9 @@ def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path
         is_hidden = any(part.startswith(".") for part in relative.parts)
         if is_hidden or not (match := re.fullmatch(pattern, relative.as_posix())):
             continue
+        if re.fullmatch(pattern.replace("+?)", "+)"), relative.as_posix()).groupdict() != match.groupdict():
+            what = f"{path}: images: {description.images!r} fits its name in several ways"
+            raise InputError(f"{what}; put the patient in a folder, or write out more of the name")
         key = match["patient"], match.groupdict().get("series", "volume")
         if key in volumes:
             raise InputError(f"{path}: a second volume of the same patient and series; tell them apart by {{series}}")

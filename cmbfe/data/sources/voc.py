@@ -54,8 +54,8 @@ def find_voc(source: Path) -> Found:
     files = ImageFiles(root)
     xml_of = {image["id"]: pair for image, *pair in zip(voc.labels["images"], voc.files, voc.said, strict=True)}
     for image in voc.labels["images"]:
-        # The folder Annotations is removed from the path, so that it is not taken as a patient.
-        parts = (part for part in PurePosixPath(image["file_name"]).parts if part != ANNOTATIONS)
+        # Label folders are removed from the path, so that they are not taken as patients.
+        parts = (part for part in PurePosixPath(image["file_name"]).parts if part.casefold() not in LABEL_FOLDERS)
         image["file_name"] = PurePosixPath(*parts).as_posix()
 
     def image_file(image: Mapping[str, Any]) -> Path:

@@ -233,7 +233,7 @@ function startReview(scope, keyboard, save) {
 // A ball of an added lesion: its square on every slice whose middle lies within half its diameter, as `cmbfe review` has it.
 function boxesOf(own, { slice, x, y, diameter_mm }) {
   const [width, height] = own.spacing_mm.map((mm) => diameter_mm / mm).reverse();
-  const reach = Math.floor(diameter_mm / 2 / own.slice_mm);
+  const reach = Math.floor(diameter_mm / 2 / own.slice_mm + 0.01);  // headers round spacings
   const boxes = {};
   for (let index = Math.max(slice - reach, 0); index <= slice + reach && index < own.slices.length; index++)
     boxes[index] = [x - width / 2, y - height / 2, width, height];
