@@ -78,8 +78,8 @@ def test_without_a_mask_features_stay_with_a_full_mask_they_double_or_gain_the_n
 
 def test_strength_is_one_or_falls_along_a_cosine_to_nothing_and_unknown_readings_are_refused():
     assert [strength("constant", iteration, 10) for iteration in (0, 5, 10)] == [1, 1, 1]
-    cosine = [strength("cosine", iteration, 12) for iteration in (0, 4, 6, 8, 12)]
-    np.testing.assert_allclose(cosine, [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
+    cosine = [strength("cosine", iteration, 12) for iteration in (0, 4, 6, 8, 12, 18)]
+    np.testing.assert_allclose(cosine, [1, 0.75, 0.5, 0.25, 0, 0], atol=1e-15)
     for keyword, value in (("resize", "cubic"), ("weighting", "text")):
         with pytest.raises(InputError, match=value):
             enhance(torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2), **{keyword: value})
@@ -158,6 +158,16 @@ def test_the_side_tasks_loss_joins_the_detectors_and_teaches_its_trunk(detector)
     assert next(detector.backbone.parameters()).grad.abs().sum() > 0
     ours = {id(weight) for weight in detector.parameters()}
     assert not ours & {id(weight) for weight in attached.parameters()}
+    assert copy.deepcopy(detector)(IMAGES, TARGETS).keys() == made.keys()
+    attach("segmentation", detector, "head.classification_head.module_list.0")
+    with pytest.raises(InputError, match="a dict of losses, none of them named segmentation"):
+        detector(IMAGES, TARGETS)
+
+
+def test_looking_for_the_channels_leaves_every_layer_in_its_mode(detector):
+    detector.train().head.eval()
+    attach("segmentation", detector, "backbone")
+    assert (detector.training, detector.head.training) == (True, False)
 
 
 def test_the_side_tasks_loss_is_the_cross_entropy_with_the_share_of_each_cell_inside_boxes():

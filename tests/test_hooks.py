@@ -86,6 +86,18 @@ def test_the_layers_output_in_training_is_that_of_enhance_by_hand_through_resize
     assert not torch.equal(next(iter(enhanced.values())), next(iter(plain.values())))
 
 
+def test_a_box_outside_its_image_enhances_no_padding(detector):
+    images, targets = images_and_targets()
+    targets[0]["boxes"][1] = torch.tensor([71.0, 10, 80, 30])  # the image is 70 px wide
+    seen = []
+    with enhance_during_training(detector, "backbone") as attached, torch.no_grad():
+        attached.fe.register_forward_pre_hook(lambda fe, args, kwargs: seen.append(kwargs["mask"]), with_kwargs=True)
+        detector.train()(images, targets)
+    if attached.is_resized_inside:
+        width = seen[0].shape[-1]
+        assert float(seen[0][0, ..., round(0.8 * width) :].max()) == 0
+
+
 def test_losses_change_with_fe_come_back_without_and_a_deep_copy_has_fe_of_its_own(detector):
     bare = losses(detector)
     with enhance_during_training(detector, "backbone"):
@@ -299,7 +311,7 @@ def test_what_fe_cannot_work_on_is_said_in_a_line():
     with pytest.raises(InputError, match="FE schedule 'linear'"):
         enhance_during_training(model, "trunk", schedule="linear")
     with enhance_during_training(model, "trunk"):
-        for targets in (None, [{"labels": 1}, {}], 3):
+        for targets in (None, [{"labels": 1}, {}], 3, iter(TARGETS)):
             with pytest.raises(InputError, match=r"call the detector as model\(images, targets\)"):
                 model(IMAGES, targets)
         with pytest.raises(InputError, match="images of one size"):

@@ -127,6 +127,7 @@ def test_a_trunk_file_fills_the_trunk_and_sets_the_normalisation(tmp_path, varia
         theirs = [x for name, x in state.items() if name.endswith("weight")]
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=False))
         assert model.config.std == ((1 / 255,) * 3 if trunk == "vgg16" else (0.229, 0.224, 0.225))
+        assert build(variant, weights=str(tmp_path / file), std=(1.0, 1.0, 1.0)).config.std == (1, 1, 1)
 
 
 @pytest.mark.parametrize(("variant", "trunk"), TRUNKS.items())

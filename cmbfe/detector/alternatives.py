@@ -77,7 +77,8 @@ class BoxSegmentation(nn.Module):
 
     def losses(self) -> dict[str, Tensor]:
         """The loss of the side task: its weight times the mean over the maps of the batch."""
-        return {"segmentation": self.weight * torch.stack(self.of_maps).mean()}
+        of_maps, self.of_maps = self.of_maps, []  # kept, they would prevent copies of the detector
+        return {"segmentation": self.weight * torch.stack(of_maps).mean()}
 
 
 class Alternative(NamedTuple):
@@ -137,11 +138,12 @@ def channels_of(model: nn.Module, layer: str | Sequence[str]) -> tuple[int, ...]
     modules = dict(model.named_modules(remove_duplicate=False))
     names = [layer] if isinstance(layer, str) else layer
     handles = [modules[name].register_forward_hook(note) for name in names if name in modules]
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}  # frozen layers may be in evaluation mode
     try:
         model.eval()(torch.zeros(1, 3, 64, 64, device=next(model.parameters()).device))
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
         for handle in handles:
             handle.remove()
     return tuple(channels)

@@ -105,7 +105,7 @@ def strength(schedule: str, iteration: int, iterations: int) -> float:
     """
     if schedule not in SCHEDULES:
         raise InputError(f"FE schedule {schedule!r}: expected one of {', '.join(SCHEDULES)}")
-    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * iteration / iterations)) / 2
+    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * min(iteration / iterations, 1))) / 2
 
 
 @torch.no_grad()

@@ -192,7 +192,7 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         if _thread() in self.calls:
             images, targets = made
             boxes = [
-                clip_boxes_to_image(of_image, size)  # padding is not part of the image
+                _with_extent(clip_boxes_to_image(of_image, size))  # padding is not part of the image
                 for of_image, size in zip(_boxes_of(targets), images.image_sizes, strict=True)
             ]
             self.calls[_thread()] = self.fe.mask(_before_normalisation(images.tensors, transform), boxes)
@@ -222,13 +222,22 @@ class Enhancement(AbstractContextManager["Enhancement"]):
         self._close()
         if was_under_way and made is not None and unused:
             raise InputError(f"layer {unused[0]!r} is not called in training, so FE does nothing; name another layer")
-        if was_under_way and isinstance(self.fe, SideTask) and isinstance(made, Mapping):
-            return {**made, **self.fe.losses()}
+        if was_under_way and made is not None and isinstance(self.fe, SideTask):
+            losses = self.fe.losses()
+            if not isinstance(made, Mapping) or made.keys() & losses.keys():
+                names = ", ".join(losses)
+                raise InputError(f"the detector has to return a dict of losses, none of them named {names}")
+            return {**made, **losses}
         return None
+
+
+def _with_extent(boxes: Tensor) -> Tensor:
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
 def _boxes_of(targets: Any) -> list[Tensor]:
     try:
+        len(targets)  # an iterator would be empty for the detector
         return [target["boxes"] for target in targets]
     except (KeyError, TypeError, IndexError):
         raise InputError(

@@ -270,6 +270,7 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     Args:
         weights: initial weights of the trunk: None (Kaiming), "imagenet" (downloaded by torchvision), "compressed" (in
             the package, for a quarter of the channels) or a .safetensors or .pth file with torchvision's names.
+            VGG-16 needs weights of the Caffe kind, for images less `CAFFE_MEAN`; `settings` may give a mean and std.
         settings: fields of `Config`, such as default_boxes="cmb".
 
     Raises:
@@ -281,7 +282,8 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     trunk = config.spec.trunk
     if weights == "compressed" and config.width != COMPRESSED_WIDTH:
         raise InputError(f"weights compressed: are of width {COMPRESSED_WIDTH:g}, not {config.width:g}; give others")
-    model = SSD(replace(config, mean=CAFFE_MEAN, std=input_std(weights)) if trunk == "vgg16" else config)
+    of_weights = {"mean": CAFFE_MEAN, "std": input_std(weights)} if trunk == "vgg16" else {}
+    model = SSD(replace(config, **of_weights | settings))
     source = load_trunk(model, trunk, weights)
     fresh = "conv6, conv7, the extra layers and the heads" if trunk == "vgg16" else "the extra layers and the heads"
     log.warning("%s: trunk from %s; %s start afresh", variant, source, fresh)

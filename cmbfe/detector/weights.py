@@ -48,6 +48,7 @@ def from_torchvision(state_dict: dict[str, Tensor]) -> SSD:
 def save_model(model: nn.Module, folder: Path | str) -> None:
     """Write model.safetensors and config.json of a detector, ours or torchvision's; each file is written atomically."""
     folder = Path(folder)
+    model = getattr(model, "_orig_mod", model)  # torch.compile wraps the detector
     made_from: Any = model.config
     config = asdict(made_from)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
