@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cmbfe.errors import InputError
+from cmbfe.metrics.agreement import counts_per_patient
 from cmbfe.metrics.curves import (
     at_threshold,
     average_precision,
@@ -251,6 +252,9 @@ def test_a_sensitivity_of_exactly_nine_tenths_counts_as_reached_and_a_threshold_
     values = at_threshold(matches, 1.5)
     assert values["sensitivity"] == values["false_positives_per_cmb"] == 0
     assert np.isnan(values["precision"])
+    for of in (at_threshold, counts_per_patient):
+        with pytest.raises(InputError, match="threshold is NaN"):
+            of(matches, threshold_at_sensitivity(matches, 0.95))
 
 
 def test_evaluate_is_the_summary_of_the_matches_and_impossible_parameters_are_an_error_that_names_them():

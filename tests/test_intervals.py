@@ -1,5 +1,6 @@
 """Intervals: against loops, closed forms and scipy; coverage itself is measured by a benchmark."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -93,6 +94,10 @@ def test_the_paired_difference_is_of_the_same_patients_in_both():
 def test_what_cannot_be_compared_is_an_error():
     with pytest.raises(InputError, match="same images and ground truth"):
         paired_difference(average_precision, cohort(0, 12), cohort(0, 13))
+    more = cohort(0, 12)
+    for other in ("images_per_patient", "truth_patient"):
+        with pytest.raises(InputError, match="same images and ground truth"):
+            paired_difference(average_precision, more, replace(more, **{other: getattr(more, other)[::-1] + 1}))
     with pytest.raises(InputError, match="1 runs and 1 baselines"):
         difference_over_seeds(average_precision, [cohort(0)], [cohort(1)])
     with pytest.raises(InputError, match="two or more of them"):

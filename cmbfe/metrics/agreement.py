@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cmbfe.metrics.curves import check_threshold
 from cmbfe.metrics.matching import IGNORED, Matches
 
 CLASSES = ("0", "1", "2-4", "5+")
@@ -16,8 +17,10 @@ def counts_per_patient(matches: Matches, threshold: float) -> pd.DataFrame:
     """Microbleeds per patient: `truth`, and `detected` at a score threshold (false positives included).
 
     `matches` comes from `match_lesions`, which counts a microbleed on several slices once. The table is indexed
-    by patient; `truth_class` and `detected_class` are the classes of the two counts.
+    by patient; `truth_class` and `detected_class` are the classes of the two counts. Raises `InputError` if the
+    threshold is NaN.
     """
+    check_threshold(threshold)
     counts = (matches.outcome != IGNORED) & (matches.score >= threshold)
     table = pd.DataFrame(
         {

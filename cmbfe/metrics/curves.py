@@ -179,7 +179,11 @@ def at_threshold(matches: Matches, threshold: float, weights: np.ndarray | None 
     """Performance at a given score threshold (score >= threshold), such as a threshold from validation.
 
     Keys `sensitivity`, `precision`, `false_positives_per_cmb` and `false_positives_per_picture`.
+
+    Raises:
+        InputError: the threshold is NaN, which `threshold_at_sensitivity` returns if no threshold is low enough.
     """
+    check_threshold(threshold)
     score = _counted(matches)[0]
     # Scores are in descending order, so that the passing detections come first.
     passing = np.searchsorted(-score, -threshold, side="right")
@@ -196,6 +200,12 @@ def at_threshold(matches: Matches, threshold: float, weights: np.ndarray | None 
         "false_positives_per_picture": _ratio(false, _units(matches, "image", weights)),
     }
     return {name: _value(value, weights) for name, value in values.items()}
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise `InputError` if a score threshold is NaN."""
+    if np.isnan(threshold):
+        raise InputError("the threshold is NaN: no threshold reaches the sensitivity; give a lower one")
 
 
 def _counted(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

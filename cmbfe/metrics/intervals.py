@@ -78,7 +78,9 @@ def _check_paired(all_matches: Sequence[Matches]) -> None:
     """Raise `InputError` unless all were matched to the same ground truth of the same patients."""
     first = all_matches[0]
     for matches in all_matches[1:]:
-        if matches.patients != first.patients or matches.truth_ids != first.truth_ids:
+        images = np.array_equal(matches.images_per_patient, first.images_per_patient)
+        truths = np.array_equal(matches.truth_patient, first.truth_patient) and matches.truth_ids == first.truth_ids
+        if not (images and truths) or matches.patients != first.patients:
             raise InputError("a paired difference needs two detectors on the same images and ground truth")
 
 
