@@ -111,6 +111,16 @@ def test_a_patient_id_in_two_spellings_is_refused(spellings):
         match(labels, [])
 
 
+def test_patient_ids_are_those_of_all_images_or_of_none():
+    labels = labels_of({1: [T], 2: [T]})
+    labels["images"][0]["patient_id"] = 2
+    with pytest.raises(InputError, match="image 2 has no patient_id"):
+        match(labels, [])
+    for image in labels["images"]:
+        image["patient_id"] = None
+    assert match(labels, []).patients == [1, 2]
+
+
 def test_without_patient_ids_each_image_is_its_own_patient_and_ids_may_be_text():
     matches = match(labels_of({5: [T], 3: [], "a": [T]}), [detection("a", 0.5, T)])
     assert matches.patients == [3, 5, "a"]
@@ -180,6 +190,14 @@ def test_every_metric_is_the_same_after_writing_and_reading(tmp_path_factory, ex
     first = file.read_bytes()
     save_matches(matches, file)
     assert file.read_bytes() == first
+
+
+def test_ids_that_do_not_fit_the_file_are_refused_and_nothing_is_written(tmp_path):
+    labels = labels_of({1: [T]})
+    labels["annotations"][0]["id"] = 900100002299
+    with pytest.raises(InputError, match=r"one\.npz: truth_ids has values that do not fit int32"):
+        save_matches(match(labels, []), tmp_path / "one.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_file_of_matches_is_refused_by_name(tmp_path):

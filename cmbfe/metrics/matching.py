@@ -24,7 +24,6 @@ HIT, FALSE_POSITIVE, IGNORED = 1, 0, -1  # outcomes of a detection; metrics leav
 PAIRS_AT_ONCE = 2_000_000
 """Largest number of detection-truth pairs per block, which limits the memory to about 0.3 GiB."""
 ARRAYS = {
-    "score": np.float32,
     "outcome": np.int8,
     "truth": np.int32,
     "patient": np.uint16,
@@ -32,7 +31,7 @@ ARRAYS = {
     "truth_patient": np.uint16,
     "images_per_patient": np.uint16,
 }
-"""Data type of each array of `Matches` in its file."""
+"""Data type of each array of `Matches` in its file; scores are stored as `score_steps`."""
 Hit = Literal["iou", "centre", "distance"]
 Duplicates = Literal["false positive", "ignore"]
 
@@ -109,8 +108,14 @@ def save_matches(matches: Matches, path: Path) -> None:
     """Write matches as compressed NumPy arrays; equal matches give equal bytes.
 
     Scores are stored as float32 and ids of ground truths as integers. The field `detection` is not stored.
+    Raises `InputError` for ids and numbers of patients that do not fit.
     """
-    arrays: dict[str, Any] = {name: np.asarray(getattr(matches, name)).astype(kind) for name, kind in ARRAYS.items()}
+    given = {name: np.asarray(getattr(matches, name)) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: given[name].astype(kind) for name, kind in ARRAYS.items()}
+    if wrong := [name for name in ARRAYS if not np.array_equal(arrays[name], given[name])]:
+        raise InputError(f"{path}: {wrong[0]} has values that do not fit {np.dtype(ARRAYS[wrong[0]])}")
+    # Scores descend, so the differences of their bit patterns take half the space of the scores.
+    arrays["score_steps"] = np.diff(matches.score.astype(np.float32).view(np.int32), prepend=np.int32(0))
     patients = np.array([str(patient) for patient in matches.patients], dtype=np.str_)
     with whole_file(path) as temporary:
         np.savez_compressed(temporary, **arrays, patients=patients)
@@ -124,13 +129,14 @@ def load_matches(path: Path) -> Matches:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*ARRAYS, "patients")}
+            arrays = {name: file[name] for name in (*ARRAYS, "score_steps", "patients")}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path}: no file of matches: {' '.join(str(error).split())}") from None
     lists = {name: arrays.pop(name).tolist() for name in ("truth_ids", "patients")}
-    score, outcome = arrays.pop("score").astype(np.float64), arrays.pop("outcome")
+    bits = np.cumsum(arrays.pop("score_steps"), dtype=np.int32)
+    score, outcome = bits.view(np.float32).astype(np.float64), arrays.pop("outcome")
     numbers = {name: array.astype(np.int64) for name, array in arrays.items()}
     return Matches(score=score, outcome=outcome, detection=np.full(len(score), -1), **numbers, **lists)
 
@@ -355,7 +361,10 @@ def _patients(images: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
         name = image.get("patient_id", "")
         if (other := spellings.setdefault(str(name).strip(), name)) != name:
             raise InputError(f"image {image['id']}: patient_id {name!r} is elsewhere {other!r}; write it in one way")
-    names = [image.get("patient_id", image["id"]) for image in images]
+    without = [image["id"] for image in images if image.get("patient_id") is None]
+    if 0 < len(without) < len(images):
+        raise InputError(f"image {without[0]!r} has no patient_id, others have; give all images one, or none")
+    names = [image["id"] if without else image["patient_id"] for image in images]
     patients = sorted(set(names), key=_sortable)
     index = {name: number for number, name in enumerate(patients)}
     return patients, np.array([index[name] for name in names], np.int64)
