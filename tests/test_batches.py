@@ -62,7 +62,7 @@ def test_images_come_in_the_labels_order_with_their_own_boxes(tmp_path):
 def test_images_that_are_missing_or_of_another_size_are_refused_and_named(tmp_path):
     labels, second = labelled_images(tmp_path, 3), tmp_path / "P2" / "000.png"
     labels["images"][1]["width"] = 2 * SIDE  # boxes drawn on larger images would lie beside what they mark
-    with pytest.raises(InputError, match=r"P2.000\.png: 64 x 64 px, but its labels are of 128 x 64 px"):
+    with pytest.raises(InputError, match=r"P2.000\.png: its labels are of 128 x 64 px, the first image has 64 x 64"):
         load_labelled(labels, tmp_path)
     labels["images"][1]["width"] = SIDE
     save_image(second, np.zeros((SIDE, SIDE + 1), np.uint8))

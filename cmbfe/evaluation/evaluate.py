@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cmbfe.data.labelled.detections import detections_of, images_file
+from cmbfe.data.labelled.detections import IMAGES_FILE, detections_of, images_file
 from cmbfe.data.labelled.labels import (
     LARGEST_PX,
     Detections,
@@ -86,6 +86,11 @@ def evaluate_files(
         pairs = zip(_names_of(files), results, strict=True)
         detectors = [_matched(name, labels, of_file, iou, threshold) for name, of_file in pairs]
         result = _compared(detectors, labels, resamples, seed, progress)
+        result["notes"] += [
+            f"{path}: its images are matched by UID or name, with {IMAGES_FILE} beside it."
+            for path in files
+            if images_file(path)
+        ]
         point = "given" if threshold is not None else "90 % sensitivity on these images"
         settings = {"iou": iou, "split": split, "resamples": resamples, "seed": seed, "link_mm": LINK_MM}
         result["settings"] = settings | {"operating_point": point}

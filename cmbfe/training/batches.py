@@ -98,7 +98,8 @@ def list_labelled(labels: Labels, folder: Path) -> LabelledImages:
         if (image["width"], image["height"]) != (columns, rows):
             size = f"{image['width']} x {image['height']} px"
             raise InputError(
-                f"{folder / image['file_name']}: {columns} x {rows} px, but its labels are of {size}; correct them"
+                f"{folder / image['file_name']}: its labels are of {size}, the first image has {columns} x {rows} px; "
+                "import with --size, or correct the labels"
             )
     corners = tuple(xyxy(boxes[image["id"]]).astype(np.float32) for image in labels["images"])
     return LabelledImages(names, files, corners)

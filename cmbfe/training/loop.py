@@ -157,6 +157,7 @@ class Task:
         hashes = {"data_sha256": content_hash(self.listed)}
         if self.measured_on:
             hashes["validation_sha256"] = content_hash(list_labelled(self.measured_on, self.validation))
+            settings["evaluation"] = {"iou": self.params.evaluation.iou}  # of the validation AP
         file = weights_file(SPECS[self.variant].trunk, self.weights) if self.weights else None
         if file and file.is_file():
             hashes["weights_sha256"] = sha256_of([file])
