@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PIPELINES = {"dvc.yaml": 250, "studies/dvc.yaml": 150}
 """With the most lines that each may have."""
 PLAIN = tuple(name for name in VARIANTS if not name.endswith("-fe"))
-ITEMS = {"train": PLAIN, "test": PLAIN, "baseline": tuple(Baseline)}
+ITEMS = {"train": PLAIN, "test": PLAIN}
 """Stages of the main pipeline that run once for each of several names."""
 OWN_DATA = ROOT / "notebooks" / "own_data.ipynb"
 """In the place of 01_data, where params.yaml says so."""
@@ -31,7 +31,7 @@ MAKES = {
     "augmentation",
     "train",
     "test",
-    "baseline",
+    "baselines",
     "studies:train",
     "studies:test",
     "studies:phase",
@@ -114,6 +114,12 @@ def test_a_stage_depends_on_folders_of_code_and_on_what_its_notebook_imports(nam
     wanted |= TRAINING_FOLDERS if "cmbfe/training" in deps else set()
     assert not {folder for folder in wanted if not any(Path(folder).is_relative_to(dep) for dep in deps)}
     assert not (name in MAKES and "cmbfe/figures" in deps)
+
+
+def test_a_stage_runs_every_baseline():
+    stage = stages("dvc.yaml")["baselines"]
+    assert written(stage) == {f"results/{name}" for name in Baseline}
+    assert re.search(r"'%s\\n' (.*) \| xargs", stage["cmd"])[1].split() == sorted(Baseline)
 
 
 def test_make_readings_names_stages_of_the_studies():
