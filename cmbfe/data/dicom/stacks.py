@@ -203,7 +203,16 @@ def _joined(pieces: list[Stack]) -> list[Stack]:
     """Join pieces that are parts of one stack but differ in series UID, or in study or patient IDs that change with
     every file. Pieces with the same description are joined first."""
     found, stacked = _divided(pieces, lambda piece: piece[0].kind in STACKED)
-    whole, parts = _divided(_unions(stacked, lambda piece: (piece[0].series_uid,)), _is_part)
+    patients = defaultdict(set)  # of complete stacks: an anonymiser may give the series of two people one UID
+    for piece in stacked:
+        if not _is_part(piece):
+            patients[piece[0].series_uid].add(piece[0].patient_id)
+
+    def same_series(piece: Stack) -> tuple:
+        uid = piece[0].series_uid
+        return uid, piece[0].patient_id if len(patients[uid]) > 1 else ""
+
+    whole, parts = _divided(_unions(stacked, same_series), _is_part)
     key = _whose_series(parts)
     described, parts = _divided(_unions(parts, lambda part: (*key(part), part[0].description)), _is_part)
     return found + whole + described + _unions(parts, key)
