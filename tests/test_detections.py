@@ -85,6 +85,16 @@ def test_two_images_never_become_one(tmp_path, labels):
         detections_of(detected(tmp_path, images, []), labels)
 
 
+def test_a_folder_with_the_same_number_may_be_another_series(tmp_path, labels):
+    """Detection has looked at a series more than the labels have, so its folders are numbered differently."""
+    for image, series in zip(labels["images"], ("B", "C"), strict=True):
+        image |= {"series_uid": series, "slice_index": 0}
+    named = zip((1, 2, 3), ("P1/000.png", "P2/000.png", "P3/000.png"), ("A", "B", "C"), strict=True)
+    images = {key: {"file_name": name, "series_uid": series, "slice_index": 0} for key, name, series in named}
+    file = detected(tmp_path, images, [detection(key, key / 10, T) for key in images])
+    assert {one["image_id"]: one["score"] for one in detections_of(file, labels)} == {1: 0.2, 2: 0.3}
+
+
 @pytest.mark.parametrize("size", [{"width": 50, "height": 50}, {"width": 200}])
 def test_boxes_on_another_pixel_grid_are_refused(tmp_path, labels, size):
     file = detected(tmp_path, {1: {"file_name": "P1/000.png", **size}}, [detection(1, 0.5, T)])

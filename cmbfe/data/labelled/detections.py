@@ -80,10 +80,22 @@ def _same_images(
 ) -> dict[Any, Any]:
     """Image id in images.json -> image id in the labels, for images in both."""
     known, own = _by_key(ours, "the labels"), _by_key(theirs, str(beside))
+    series_of = {image["id"]: image.get("series_uid") for image in ours}
+    in_both = set(series_of.values()) & {image.get("series_uid") for image in theirs} - {None}
+
+    def agree(key: tuple, series: Any) -> bool:
+        # Folders are numbered in each run, so the same path may be of another series.
+        return (
+            key[0] not in ("path", "stem")
+            or series == series_of[known[key]]
+            or (not {series, series_of[known[key]]} & in_both)
+        )
+
     joined: dict[Any, Any] = {}
     for image in theirs:
-        if (same := next((known[key] for key in _keys(image) if key in known and key in own), None)) is not None:
-            joined[image["id"]] = same
+        keys = (key for key in _keys(image) if key in known and key in own)
+        if (same := next((key for key in keys if agree(key, image.get("series_uid"))), None)) is not None:
+            joined[image["id"]] = known[same]
     if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
         raise InputError(f"{beside}: two images by UID or name are image {several[0]} of the labels; keep one")
     sizes = {image["id"]: f"{image['width']} x {image['height']} px" for image in ours}
@@ -95,7 +107,7 @@ def _same_images(
     return joined
 
 
-def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, str], Any]:
+def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple, Any]:
     """Key -> image id, without keys that several images share, such as the UID of a multi-frame file."""
     for image in images:
         name = image["file_name"]
@@ -105,9 +117,11 @@ def _by_key(images: Sequence[Mapping[str, Any]], where: str) -> dict[tuple[str, 
     return {key: image["id"] for image in images for key in _keys(image) if times[key] == 1}
 
 
-def _keys(image: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Keys of an image, most reliable first: UID, path, and path without suffix (the number in `IM.0001` is no
-    suffix)."""
+def _keys(image: Mapping[str, Any]) -> list[tuple]:
+    """Keys of an image in the order of trial: UID, path, path without suffix (the number in `IM.0001` is no suffix),
+    and slice of a series."""
     path, uid = plain_path(image["file_name"]), image.get("sop_instance_uid")
     stem = path.with_suffix("") if path.suffix[1:].isalpha() else path
-    return [*([("uid", str(uid))] if uid is not None else []), ("path", str(path)), ("stem", str(stem))]
+    own = [("uid", str(uid))] if uid is not None else []
+    place = image.get("series_uid"), image.get("slice_index")
+    return [*own, ("path", str(path)), ("stem", str(stem)), *([("slice", *place)] if None not in place else [])]
