@@ -134,7 +134,11 @@ def test_images_without_labels_are_found_by_the_images_file_beside_the_detection
 def test_what_is_wrong_with_the_input_is_named(root, files, tmp_path):
     images = root / "data" / "pictures"
     labels = read_labels(images / LABELS_FILE)
-    other = {**labels, "annotations": [], "images": [{**labels["images"][0], "file_name": "z.png", "series_uid": "z"}]}
+    other = {
+        **labels,
+        "annotations": [],
+        "images": [{**labels["images"][0], "file_name": "z.png", "series_uid": "z"}],
+    }
     write_labels(tmp_path / "found" / "images.json", other)
     (tmp_path / "found" / "detections.json").write_text("[]")
     unknown = {"image_id": 99, "category_id": 1, "bbox": BOX, "score": 1}
