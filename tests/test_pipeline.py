@@ -31,7 +31,7 @@ MAKES = {
     "augmentation",
     "train",
     "test",
-    "baselines",
+    "baseline",
     "studies:train",
     "studies:test",
     "studies:phase",
@@ -117,7 +117,7 @@ def test_a_stage_depends_on_folders_of_code_and_on_what_its_notebook_imports(nam
 
 
 def test_a_stage_runs_every_baseline():
-    stage = stages("dvc.yaml")["baselines"]
+    stage = stages("dvc.yaml")["baseline"]
     assert written(stage) == {f"results/{name}" for name in Baseline}
     assert re.search(r"'%s\\n' (.*) \| xargs", stage["cmd"])[1].split() == sorted(Baseline)
 
