@@ -95,6 +95,31 @@ def test_a_folder_with_the_same_number_may_be_another_series(tmp_path, labels):
     assert {one["image_id"]: one["score"] for one in detections_of(file, labels)} == {1: 0.2, 2: 0.3}
 
 
+def test_series_in_only_one_of_the_files_do_not_become_one_by_their_path(tmp_path, labels):
+    for image, series in zip(labels["images"], ("A", "B"), strict=True):
+        image["series_uid"] = series
+    named = {1: ("P1/000.png", "A"), 2: ("P2/000.png", "C")}
+    images = {key: {"file_name": name, "series_uid": series} for key, (name, series) in named.items()}
+    file = detected(tmp_path, images, [detection(key, 0.5, T) for key in images])
+    assert [one["image_id"] for one in detections_of(file, labels)] == [1]
+
+
+def test_numbered_folders_match_only_if_a_patient_has_as_many_series(tmp_path, labels):
+    """Import calls a NIfTI series ses-1, which detection calls ses-1/swi.nii.gz."""
+    for image in labels["images"]:
+        image |= {"file_name": f"P-{image['id']}/000.png", "patient_id": "P", "series_uid": f"ses-{image['id']}"}
+    names = ("ses-1/swi.nii.gz", "ses-2/swi.nii.gz", "ses-3/swi.nii.gz")
+    images = {
+        key: {"file_name": f"P-{key}/000.png", "patient_id": "P", "series_uid": name}
+        for key, name in enumerate(names, 1)
+    }
+    with pytest.raises(InputError, match=r"images\.json: patient P has 3 series, but 2 of other names"):
+        detections_of(detected(tmp_path, images, []), labels)
+    del images[3]
+    file = detected(tmp_path, images, [detection(key, 0.5, T) for key in images])
+    assert [one["image_id"] for one in detections_of(file, labels)] == [1, 2]
+
+
 @pytest.mark.parametrize("size", [{"width": 50, "height": 50}, {"width": 200}])
 def test_boxes_on_another_pixel_grid_are_refused(tmp_path, labels, size):
     file = detected(tmp_path, {1: {"file_name": "P1/000.png", **size}}, [detection(1, 0.5, T)])

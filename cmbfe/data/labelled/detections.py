@@ -48,12 +48,14 @@ def images_file(given: Path | str | Detections) -> Path | None:
 def detections_of(given: Path | str | Detections, counted: Labels, all_looked_at: bool = False) -> Detections:
     """Detections in the images of the labels, with the image ids of the labels. Other images are left out.
 
-    With an images.json of `cmbfe detect` beside the file, images are matched by unique SOP instance UID, or by unique
-    path with or without suffix. Without images.json, the image ids must be those of the labels.
+    With an images.json of `cmbfe detect` beside the file, images are matched by unique SOP instance UID, by unique
+    path with or without suffix, or by series and slice; not by path if the files share series UIDs and theirs differ.
+    Without images.json, the image ids must be those of the labels.
 
     Raises:
         InputError: invalid files, two images that match the same labelled image, an image of another size than in
-            the labels, no match at all, or, with `all_looked_at`, a labelled image without a match.
+            the labels, a patient with another number of series, none of them named as in the labels, no match at
+            all, or, with `all_looked_at`, a labelled image without a match.
     """
     if isinstance(given, list):
         return check_detections(given, counted, "detections")
@@ -80,21 +82,32 @@ def _same_images(
 ) -> dict[Any, Any]:
     """Image id in images.json -> image id in the labels, for images in both."""
     known, own = _by_key(ours, "the labels"), _by_key(theirs, str(beside))
-    series_of = {image["id"]: image.get("series_uid") for image in ours}
-    in_both = set(series_of.values()) & {image.get("series_uid") for image in theirs} - {None}
+    of_ours = {image["id"]: image for image in ours}
+    series = [{(image.get("patient_id"), image.get("series_uid")) for image in images} for images in (ours, theirs)]
+    have_common = bool(set.intersection(*({uid for _, uid in each if uid} for each in series)))
+    in_labels, in_detection = (Counter(patient for patient, _ in each) for each in series)
 
-    def agree(key: tuple, series: Any) -> bool:
-        # Folders are numbered in each run, so the same path may be of another series.
-        return (
-            key[0] not in ("path", "stem")
-            or series == series_of[known[key]]
-            or (not {series, series_of[known[key]]} & in_both)
-        )
+    def agree(key: tuple, image: Mapping[str, Any]) -> bool:
+        """Whether the series allow a match by this key. Each run numbers the folders of a patient, so the same path
+        may be of another series."""
+        other = of_ours[known[key]]
+        uids = {image.get("series_uid"), other.get("series_uid")}
+        if key[0] in ("uid", "slice") or len(uids) == 1 or not all(uids):  # images outside DICOM and NIfTI have ""
+            return True
+        if have_common:
+            return False
+        # Import may name series otherwise than detection does. Only as many series have the same numbers.
+        patient = other.get("patient_id")
+        same_patient = patient is not None and patient == image.get("patient_id")
+        if same_patient and (found := in_detection[patient]) != (wanted := in_labels[patient]):
+            what = f"{beside}: patient {patient} has {found} series, but {wanted} of other names in the labels"
+            raise InputError(f"{what}; detect in the images of the labels, or only in their series")
+        return True
 
     joined: dict[Any, Any] = {}
     for image in theirs:
         keys = (key for key in _keys(image) if key in known and key in own)
-        if (same := next((key for key in keys if agree(key, image.get("series_uid"))), None)) is not None:
+        if (same := next((key for key in keys if agree(key, image)), None)) is not None:
             joined[image["id"]] = known[same]
     if several := [image for image, times in Counter(joined.values()).items() if times > 1]:
         raise InputError(f"{beside}: two images by UID or name are image {several[0]} of the labels; keep one")
