@@ -219,6 +219,15 @@ def test_mimics_on_other_images_are_refused(tmp_path, labels, change, refusal):
         run(paths[:2], tmp_path / "out", mimics=paths[2])
 
 
+def test_images_that_are_matched_by_name_are_said_to_be(tmp_path, labels):
+    beside = {"images": labels["images"], "annotations": [], "categories": [{"id": 1, "name": "cmb"}]}
+    paths = write(tmp_path, truth=labels, found=detections_of(labels, 0), images=beside)
+    (note,) = run(paths[:2], tmp_path / "named")["notes"]
+    assert note.startswith(str(paths[1]))
+    paths[2].unlink()
+    assert run(paths[:2], tmp_path / "numbered")["notes"] == []
+
+
 def test_one_split_is_evaluated_and_must_be_named_where_there_are_several(tmp_path, labels):
     for image in labels["images"][:8]:
         image["split"] = "validation"

@@ -451,6 +451,14 @@ def test_measuring_changes_nothing_in_the_training_and_no_best_model_outlives_it
     assert not (tmp_path / "out" / "best").exists()
 
 
+def test_a_checkpoint_whose_validation_ap_has_another_iou_is_refused(data, validation, tmp_path):
+    assert is_interrupted(data, tmp_path / "out", after=3, validation=validation)
+    params = tiny_params()
+    params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"iou": 0.9})})
+    with pytest.raises(InputError, match=r"evaluation\.iou: 0\.5 there, 0\.9 here"):
+        train("ssd300-fe", params, data, tmp_path / "out", progress=False, validation=validation)
+
+
 def test_an_interrupted_training_ends_with_the_same_best_model_and_curves(data, validation, tmp_path, monkeypatch):
     settings = {"validation": validation, "validate_every": 1, "checkpoint_every": 2}
     # Iterations 1 to 4 have 0.1, 0.7, 0.3 and 0.2; one that is repeated has its value again.

@@ -73,6 +73,8 @@ def test_a_saved_model_is_rebuilt_without_other_knowledge(tmp_path):
     image = torch.rand(1, 3, 300, 300)
     assert again.config == model.config
     assert torch.equal(again(image)[0]["boxes"], model(image)[0]["boxes"])
+    save_model(torch.compile(model, backend="eager"), tmp_path / "compiled")
+    assert torch.equal(load_model(tmp_path / "compiled").stem[0].weight, model.stem[0].weight)
 
 
 def test_one_of_torchvisions_detectors_is_rebuilt_too_and_is_not_taken_for_ours(tmp_path):
