@@ -146,12 +146,13 @@ def test_labelled_images_keep_their_boxes_on_what_they_mark(tmp_path, kind, size
     assert np.abs(found - [y + height / 2, x + width / 2]).max() <= 0.5 * frame.scale[0]
 
 
-def test_labels_beside_their_volumes_are_not_taken_for_volumes_nor_are_hidden_files(tmp_path):
+@pytest.mark.parametrize(("named", "stem"), [("{patient}", "anna"), ("{patient}_{series}", "anna_1")])
+def test_labels_beside_their_volumes_are_not_taken_for_volumes_nor_are_hidden_files(tmp_path, named, stem):
     affine = affine_of("LPS")
-    save(tmp_path / "in" / "anna.nii.gz", head(dots=DOTS), affine)
-    save(tmp_path / "in" / "anna_cmb.nii.gz", mask(SHAPE, DOTS), affine)
-    (tmp_path / "in" / "._anna.nii.gz").write_text("of another system")
-    (tmp_path / "in" / "import.yaml").write_text("images: '{patient}.nii.gz'\nmask: '{patient}_cmb.nii.gz'")
+    save(tmp_path / "in" / f"{stem}.nii.gz", head(dots=DOTS), affine)
+    save(tmp_path / "in" / f"{stem}_cmb.nii.gz", mask(SHAPE, DOTS), affine)
+    (tmp_path / "in" / f"._{stem}.nii.gz").write_text("of another system")
+    (tmp_path / "in" / "import.yaml").write_text(f"images: '{named}.nii.gz'\nmask: '{named}_cmb.nii.gz'")
     labels = imported("nifti", tmp_path / "in", tmp_path / "out")
     assert {image["patient_id"] for image in labels["images"]} == {"anna"}
     assert_at(tmp_path / "out", affine, DOTS)

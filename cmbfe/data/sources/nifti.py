@@ -145,20 +145,24 @@ def _volumes(description: Description, file: Path) -> dict[tuple[str, str], Path
         is_wild = part == "*" or PLACEHOLDER.fullmatch(part)
         wild += "*" * (not wild.endswith("*")) if is_wild else glob.escape(part)
     volumes: dict[tuple[str, str], Path] = {}
+    ambiguous = []
     for path in sorted(file.parent.glob(wild)):
         relative = path.relative_to(file.parent)
         is_hidden = any(part.startswith(".") for part in relative.parts)
         if is_hidden or not (match := re.fullmatch(pattern, relative.as_posix())):
             continue
-        if re.fullmatch(pattern.replace("+?)", "+)"), relative.as_posix()).groupdict() != match.groupdict():
-            what = f"{path}: images: {description.images!r} fits its name in several ways"
-            raise InputError(f"{what}; put the patient in a folder, or write out more of the name")
+        longest = re.fullmatch(pattern.replace("+?)", "+)"), relative.as_posix())
+        if longest.groupdict() != match.groupdict():
+            ambiguous.append(path)
         key = match["patient"], match.groupdict().get("series", "volume")
         if key in volumes:
             raise InputError(f"{path}: a second volume of the same patient and series; tell them apart by {{series}}")
         volumes[key] = path
     labels = {part for key in volumes if (label := _label(description, file, *key)) for part in files_of(label)}
     volumes = {key: path for key, path in volumes.items() if path not in labels}
+    if several := [path for path in volumes.values() if path in ambiguous]:
+        what = f"{several[0]}: images: {description.images!r} fits its name in several ways"
+        raise InputError(f"{what}; put the patient in a folder, or write out more of the name")
     if not volumes:
         raise InputError(f"{file}: images: no file matches {description.images!r} below {file.parent}")
     return volumes
