@@ -186,14 +186,17 @@ def test_what_is_several_series_stays_so(tmp_path, images, lengths):
     assert len({one.patient_id for one in series}) == len({image.PatientID for image in images})
 
 
-def test_two_patients_with_one_series_uid_stay_two(tmp_path):
+@pytest.mark.parametrize("thickness", [2.0, 0.7, None])
+def test_two_patients_with_one_series_uid_stay_two(tmp_path, thickness):
     people = [{"PatientID": name, "StudyInstanceUID": uid(name), "SeriesInstanceUID": uid("all")} for name in "AB"]
     for moved in (0, 1, 2 * COUNT):  # mm: at the same positions, between them, behind them
 
         def each(index, moved=moved):
-            return {"ImagePositionPatient": [-20.0, -30.0, 5.0 + moved + 2 * index]}
+            return {"ImagePositionPatient": [-20.0, -30.0, 5.0 + moved + 2 * index], "SliceThickness": thickness}
 
-        series, _ = found_in(tmp_path / str(moved), *images_of(**people[0]), *images_of(each, **people[1]))
+        series, _ = found_in(
+            tmp_path / str(moved), *images_of(SliceThickness=thickness, **people[0]), *images_of(each, **people[1])
+        )
         assert sorted((one.patient_id, len(one.files)) for one in series) == [("A", COUNT), ("B", COUNT)]
 
 

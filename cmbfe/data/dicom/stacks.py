@@ -203,9 +203,9 @@ def _joined(pieces: list[Stack]) -> list[Stack]:
     """Join pieces that are parts of one stack but differ in series UID, or in study or patient IDs that change with
     every file. Pieces with the same description are joined first."""
     found, stacked = _divided(pieces, lambda piece: piece[0].kind in STACKED)
-    patients = defaultdict(set)  # of complete stacks: an anonymiser may give the series of two people one UID
+    patients = defaultdict(set)  # of even stacks: an anonymiser may give the series of two people one UID
     for piece in stacked:
-        if not _is_part(piece):
+        if len(piece) > 2 and _is_even(_in_order(piece)):
             patients[piece[0].series_uid].add(piece[0].patient_id)
 
     def same_series(piece: Stack) -> tuple:
