@@ -164,9 +164,12 @@ def test_an_import_takes_the_splits_of_participants_from_a_sound_table(tmp_path)
     splits = {(image["patient_id"], image["split"]) for image in labels["images"]}
     assert splits == {("sub-01", "train"), ("sub-02", "test")}
     assert reported(tmp_path / "out")["participants without a volume that is read"] == 1
-    for rows in ("split\ntrain\n", "participant_id\tsplit\nsub-01\tfirst\n"):
+    for rows, what in (
+        ("split\ntrain\n", "row 2"),
+        ("participant_id\tsplit\nsub-01\tfirst\n", "'first' of 'sub-01'"),
+    ):
         (source / "participants.tsv").write_text(rows)
-        with pytest.raises(InputError, match=r"participants\.tsv: row 2"):
+        with pytest.raises(InputError, match=what):
             imported("bids", source, tmp_path / "again")
 
 

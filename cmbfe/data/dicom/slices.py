@@ -11,7 +11,7 @@ from pydicom import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, RLELossless
 
-from cmbfe.data.dicom.kinds import kind_of
+from cmbfe.data.dicom.kinds import GE_RAW_DATA_TYPE, SLICES_IN_MOSAIC, kind_of
 from cmbfe.data.dicom.pixels import PIXEL_TAGS, check_all_there, frame_header, input_errors, number_of_frames, parse
 from cmbfe.data.inventory import BARE_STARTS, DICOM_SUFFIXES
 from cmbfe.errors import InputError
@@ -40,9 +40,9 @@ HEADER_KEYWORDS = (
 )
 PRIVATE_TAGS = tuple(
     tag
-    for group, element in ((0x00190000, 0x0A), (0x00430000, 0x2F))
+    for group, _, element in (SLICES_IN_MOSAIC, GE_RAW_DATA_TYPE)
     for block in range(0x10, 0x20)
-    for tag in (group + block, group + 0x100 * block + element)
+    for tag in (group << 16 | block, group << 16 | block << 8 | element)
 )
 """Private creators and tags, in any block, of the number of slices in Siemens mosaics and GE's complex component."""
 HEADER_TAGS = (*(int(Tag(keyword)) for keyword in HEADER_KEYWORDS), *PRIVATE_TAGS)

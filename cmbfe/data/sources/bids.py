@@ -24,7 +24,6 @@ from cmbfe.errors import InputError
 MAGNITUDES = ("t2starw", "t2star", "megre", "swi", "swan", "gre")
 """Suffixes in lower case. Older data sets use T2star and SWI."""
 PARTICIPANTS_FILE = "participants.tsv"
-SPLITS = ("train", "validation", "test")
 NO_PHASE = "the detector sees the phase as well, and there is none of BIDS (part-phase) beside it"
 NO_RAW = {"derivatives", "sourcedata", "code"}
 """Folders of a BIDS data set that may contain copies of its volumes."""
@@ -117,8 +116,6 @@ def _splits(table: Path) -> dict[str, str | None]:
         split = row.get("split") or None
         if not row.get("participant_id"):
             raise InputError(f"{table}: row {number}: participant_id is missing; add it")
-        if split not in (*SPLITS, "n/a", None):
-            raise InputError(f"{table}: row {number}: split {split!r} is none of {', '.join(SPLITS)}; correct it")
         splits[row["participant_id"]] = None if split == "n/a" else split
     split_of_patients(splits.items(), table)
     return splits
