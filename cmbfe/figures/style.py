@@ -23,7 +23,7 @@ from cmbfe.files import whole_file
 COLOURS = {"SSD": "#0072B2", "SSD-FE": "#D55E00"}
 """Blue and vermilion of Okabe and Ito's colour-blind-safe palette."""
 GROUND_TRUTH_COLOUR = "#F0E442"
-MIMIC_COLOUR = "#56B4E9"
+MIMIC_COLOUR = "#CC79A7"
 PRESET_COLOURS = ("#009E73", "#CC79A7", "#E69F00")
 BASELINE_COLOURS = dict(zip(("radial-symmetry", "thresholding", "cascade"), PRESET_COLOURS, strict=True))
 """Colours of the same palette, which the default-box presets also use."""
