@@ -204,8 +204,8 @@ class FeatureEnhancement(Section):
 
 
 class Weights(Section):
-    """Initial weights of each trunk (A19): null (random), "imagenet" (download), "compressed" (in the package, for a
-    quarter of the channels), or the path of a file."""
+    """Initial weights of each trunk (A19): null (random), "imagenet" (download), "compressed" (in the package, for the
+    widths in `cmbfe.detector.backbones.COMPRESSED_WIDTH`), or the path of a file."""
 
     vgg16: str | None
     mobilenet_v2: str | None
@@ -216,6 +216,9 @@ class Detector(Section):
     """Settings of the detectors (A10-A12)."""
 
     width: Annotated[float, Field(gt=0, le=1)]
+    """Channels of the trunk, as a share of the paper's."""
+    wider: dict[PlainVariant, Annotated[float, Field(ge=1)]] = {}
+    """Factor on the width of a detector and its FE twin, up to a width of 1."""
     default_boxes: Literal["voc", "coco", "cmb"]
     l2_norm: bool = True
     """Whether VGG-16's first map is scaled to unit length for the heads, as in SSD. False only for tests of FE."""
@@ -225,6 +228,10 @@ class Detector(Section):
     detections_per_image: Count
     weights: Weights
     fe: FeatureEnhancement
+
+    def width_of(self, variant: str) -> float:
+        """The width of a variant, with its factor applied."""
+        return min(1.0, self.width * self.wider.get(variant.removesuffix("-fe"), 1.0))
 
 
 MOST_FROZEN = 3
@@ -273,13 +280,13 @@ class Training(Section):
     def of(self, variant: str) -> "Training":
         """The schedule of a variant, with its factors on iterations, milestones and learning rate applied."""
         plain = variant.removesuffix("-fe")
-        factor, times = (
-            self.longer.get(plain, 1.0),
-            {"learning_rate": self.learning_rate * self.faster.get(plain, 1.0)},
-        )
-        times["iterations"] = round(self.iterations * factor)
-        times["milestones"] = tuple(round(milestone * factor) for milestone in self.milestones)
-        return self.model_copy(update=times)
+        rate = self.learning_rate * self.faster.get(plain, 1.0)
+        return self.lengthened(self.longer.get(plain, 1.0)).model_copy(update={"learning_rate": rate})
+
+    def lengthened(self, factor: float) -> "Training":
+        """The schedule with iterations and milestones times `factor`."""
+        milestones = tuple(round(milestone * factor) for milestone in self.milestones)
+        return self.model_copy(update={"iterations": round(self.iterations * factor), "milestones": milestones})
 
     def scaled_to(self, iterations: int) -> "Training":
         """The schedule with exactly `iterations`, milestones scaled in proportion, and the factors `longer` removed."""
@@ -346,6 +353,8 @@ class Arm(Section):
     """The arm uses only the first `test_patients` of the study's test patients; None for all."""
     iterations: Count | None = None
     """Replaces training.iterations. Milestones are scaled by the same factor, and training.longer is ignored."""
+    longer: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """Factor on iterations and milestones, beside training.longer: the study may train longer than `make repro`."""
     start: str | None = None
     """Arm of the same detector. Training starts from its weights for the same seed."""
     settings: dict[str, bool | str | int | float | tuple[int, ...]] = Field(default={})
@@ -353,8 +362,8 @@ class Arm(Section):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the arm compares a detector with its FE twin under unchanged settings."""
-        return self.model_copy(update={"detector": Arm().detector, "seeds": None}) == Arm()
+        """Whether the arm compares a detector with its FE twin under unchanged settings, but perhaps for longer."""
+        return self.model_copy(update={"detector": Arm().detector, "seeds": None, "longer": 1.0}) == Arm()
 
     @property
     def changes_fe_only(self) -> bool:
@@ -424,14 +433,15 @@ class Study(Section):
         """The arm that trains the plain detector for `name`: the unchanged arm if `name` changes only FE, else `name`.
 
         Raises:
-            ValueError: no unchanged arm has the same detector and as many seeds.
+            ValueError: no unchanged arm has the same detector, as many seeds, and trains as long.
         """
         arm = self.every_arm[name]
         if arm.changes_nothing or not arm.changes_fe_only:
             return name
-        unchanged = [other for other in self._covering(name) if self.arms[other].changes_nothing]
+        as_long = [other for other in self._covering(name) if self.arms[other].longer == arm.longer]
+        unchanged = [other for other in as_long if self.arms[other].changes_nothing]
         if not unchanged:
-            needed = f"an arm of {arm.detector} without changes and as many seeds"
+            needed = f"an arm of {arm.detector} without changes, as many seeds, and as long"
             raise ValueError(f"{name}: changes FE only, and needs {needed}")
         return unchanged[0]
 

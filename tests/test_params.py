@@ -185,6 +185,13 @@ def test_an_arm_that_changes_fe_only_takes_the_detector_without_fe_of_the_unchan
     assert [name for name, arm in study.every_arm.items() if arm.changes_nothing] == unchanged
 
 
+def test_a_wider_detector_has_the_factor_of_its_twin_and_at_most_the_papers_channels():
+    detector = load_params(profile_file("laptop")).detector
+    wider = detector.model_copy(update={"wider": {"ssd300": 2.0, "ssd512": 9.0}})
+    names = ("ssd300", "ssd300-fe", "ssd512-fe", "resnet34-300")
+    assert [wider.width_of(name) for name in names] == [0.5, 0.5, 1.0, 0.25]
+
+
 def test_changed_settings_are_those_named_and_no_others():
     params = load_params(profile_file("laptop"))
     changed = params.changed({"detector.fe.beta": 2.0, "training.iterations": 900})
@@ -203,6 +210,7 @@ PLAIN = {"ssd300": {}}
         ({"arms": PLAIN | {"a": {"settings": {"detector.fe.beta": -1.0}}}}, "detector.fe.beta: Input should be"),
         ({"arms": PLAIN | {"a": {"settings": {"seed": 3}}}}, "seed: only settings under detector and training"),
         ({"arms": PLAIN | {"a": {"detector": "ssd512", "settings": {"detector.fe.beta": 2.0}}}}, "an arm of ssd512"),
+        ({"arms": PLAIN | {"a": {"longer": 2.0, "settings": {"detector.fe.beta": 2.0}}}}, "an arm of ssd300 without"),
         ({"arms": PLAIN | {"a": {"detector": "ssd300-fe"}}}, "name the detector without FE (ssd300)"),
         ({"arms": {"a": {"detector": "ssd512"}}}, "phase: start is 'ssd300'"),
         ({"arms": PLAIN | {"a": {"patients": 5}}}, "a: patients is 5; training_patients has 1"),

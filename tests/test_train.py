@@ -412,6 +412,18 @@ def test_a_training_is_known_by_the_content_of_the_file_that_its_trunk_starts_fr
     assert of_mobilenet == sha256_of([COMPRESSED["mobilenet_v2"]])
 
 
+def test_the_width_of_another_detector_changes_nothing_and_the_own_width_is_part_of_the_key(data):
+    params = tiny_params()
+    half = params.detector.model_copy(update={"wider": {"mobilenet320": 2.0}})
+    changed = params.model_copy(update={"detector": half})
+    keys = [
+        [training._task(variant, settings, data, None, None).key for settings in (params, changed)]
+        for variant in ("resnet34-300", "mobilenet320-fe")
+    ]
+    assert keys[0][0] == keys[0][1]
+    assert [key["detector"]["width"] for key in keys[1]] == [1.0, 0.5]
+
+
 @pytest.fixture(scope="module")
 def validation(tmp_path_factory) -> Path:
     """Two images of the validation split with a microbleed, and two without."""

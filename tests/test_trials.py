@@ -94,6 +94,13 @@ def test_a_training_has_the_settings_of_its_arm_and_seed(done):
     assert settings_of("slow", "fe", 1, slow).training.learning_rate == 1e-4
     assert trained_by("slow", slow) == ("plain", "fe")
     assert text_of("slow", slow) == "training.learning_rate = 0.0001"
+    long = study_params({"ssd300": {"longer": 3.0}, "source": {"longer": 3.0, "settings": {"detector.fe.beta": 2.0}}})
+    times = {
+        settings_of(arm, "fe", 1, long).training.iterations / long.training.iterations for arm in long.study.arms
+    }
+    assert times == {3}
+    assert trained_by("source", long) == ("fe",)
+    assert text_of("ssd300", long) == ""
 
 
 def test_an_arm_of_fewer_patients_is_trained_on_these_only(done):

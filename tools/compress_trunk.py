@@ -33,7 +33,7 @@ from cmbfe.parallel import threads
 from cmbfe.training.batches import list_labelled, to_input
 
 SLICES, HELD_OUT, SEED = 208, 16, 0
-STEPS = {"vgg16": 3000, "resnet34": 1000, "mobilenet_v2": 1000}
+STEPS = {"vgg16": 3000, "resnet34": 1000, "mobilenet_v2": 1500}
 THREADS = 2
 ORIGIN = {
     "origin": "VGG-16 (Simonyan & Zisserman 2015), ImageNet, the convolutions, by tools/compress_trunk.py",
@@ -76,7 +76,12 @@ def taught(trunk: str, images: list[Tensor], weights: str, width: float) -> Made
     variant = next(variant for variant, (of_variant, _) in TRUNKS.items() if of_variant == trunk)
     student = build(variant, width=width)
     unexplained = distil(
-        student, build("ssd300", width=COMPRESSED_WIDTH, weights=weights), images, HELD_OUT, shown_steps(trunk), SEED
+        student,
+        build("ssd300", width=COMPRESSED_WIDTH["vgg16"], weights=weights),
+        images,
+        HELD_OUT,
+        shown_steps(trunk),
+        SEED,
     )
     return trunk_state(student, trunk), {"unexplained": unexplained}
 
@@ -87,15 +92,15 @@ def main() -> None:
     parser.add_argument("trunk", choices=COMPRESSED)
     parser.add_argument("images", type=Path, help="folder of images with annotations.json, such as data/pictures")
     parser.add_argument("--weights", help="of VGG-16: imagenet (download), compressed, or a file")
-    parser.add_argument("--width", type=float, default=COMPRESSED_WIDTH, help="channels, as a share of the paper's")
+    parser.add_argument("--width", type=float, help="channels, as a share of the paper's; default: COMPRESSED_WIDTH")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    images = drawn_slices(given.images)
+    images, width = drawn_slices(given.images), given.width or COMPRESSED_WIDTH[given.trunk]
     with threads(THREADS):
         if given.trunk == "vgg16":
-            state, made = compressed_vgg16(images, given.weights or "imagenet", given.width)
+            state, made = compressed_vgg16(images, given.weights or "imagenet", width)
         else:
-            state, made = taught(given.trunk, images, given.weights or "compressed", given.width)
+            state, made = taught(given.trunk, images, given.weights or "compressed", width)
     half = {name: weight.half().contiguous() for name, weight in state.items()}
     unexplained = {name: round(share, 4) for name, share in made["unexplained"].items()}
     with whole_file(given.out or COMPRESSED[given.trunk]) as path:

@@ -18,6 +18,7 @@ from cmbfe.files import whole_file
 from cmbfe.paper.tables import markdown_of
 from cmbfe.paper.words import NOTHING, verdict
 from cmbfe.params import Params, load_params
+from cmbfe.studies.trials.arms import PLAIN, arm_of, of_ours, settings_of
 from tools.words import (
     answer,
     earlier,
@@ -31,7 +32,7 @@ from tools.words import (
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "report.md.jinja"
-EXPOSED = ("resnet34-300", "placement-source", "placement-both", "without-l2norm")
+EXPOSED = ("resnet34-300", "mobilenet320", "placement-source", "placement-both", "without-l2norm")
 """Arms in which FE reaches the first head, because no normalisation hides it."""
 FADING = ("fading", "assisted-excitation")
 """Arms whose FE fades out, so that features at the end of training are the same as in the test."""
@@ -168,7 +169,8 @@ def _of_the_pipeline(root: Path, params: Params) -> dict[str, Any]:
         _read(root, "study_kinds"),
         _read(root, "table3"),
     )
-    iterations = [params.training.of(variant).iterations for variant in params.variants]
+    arms = {name: settings_of(name, PLAIN, params.study.seeds[0], params) for name in of_ours(params)}
+    iterations = [of_arm.training.of(arm_of(name, params).detector).iterations for name, of_arm in arms.items()]
     limits = kinds["from"].map("{:.2f}".format) + " to " + kinds["to"].map("{:.2f}".format)
     by_kind = kinds.set_index(kinds["arm"] + ", " + kinds["by"] + " " + limits)
     return {

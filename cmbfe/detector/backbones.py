@@ -32,7 +32,7 @@ CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 COMPRESSED = {trunk: Path(__file__).with_name(f"{trunk}-compressed.safetensors") for trunk in IMAGENET}
 """Weight files of narrow trunks from VGG-16 on ImageNet: a compressed VGG-16 (`cmbfe.detector.compress`), and the other
 trunks distilled from VGG-16 (`cmbfe.detector.distil`). Origin and licence are in compressed.md."""
-COMPRESSED_WIDTH = 0.25
+COMPRESSED_WIDTH = {"vgg16": 0.25, "resnet34": 0.25, "mobilenet_v2": 1.0}
 MADE = "made"
 """The only metadata key of a compressed file. Its value is JSON, since safetensors writes several keys in any order."""
 STEM_LAYERS = {"vgg16": 23, "mobilenet_v2": 14}

@@ -1,9 +1,11 @@
 """Initial weights of the ResNet-34 and MobileNet-V2 trunks, distilled from VGG-16 without labels.
 
 The paper does not give initial weights of these trunks (A19). Here each trunk is trained so that a linear function of
-its first map predicts VGG-16's conv4_3. In MobileNet-V2 the map of the next block also has to predict conv5_3. The
-training slices are cropped and flipped at random (knowledge distillation, Romero et al. 2015, "FitNets"). The linear
-functions are dropped afterwards. `tools/compress_trunk.py` writes the weight files that ship with the package.
+its first map predicts VGG-16's conv4_3. In MobileNet-V2 the map of the next block also has to predict conv5_3. Its maps
+are half as fine as VGG-16's, so each position has to predict four of the teacher's, because the heads need to know
+where in a cell a dark dot lies. The training slices are cropped and flipped at random (knowledge distillation, Romero
+et al. 2015, "FitNets"). The linear functions are dropped afterwards. `tools/compress_trunk.py` writes the weight files
+that ship with the package.
 """
 
 from collections.abc import Collection, Sequence
@@ -42,8 +44,8 @@ def distil(
     random = np.random.default_rng(seed)
     size, taught = (student.input_size,) * 2, len(images) - held_out
     with torch.no_grad():
-        pairs = zip(*(_maps(model, model.prepare(images[0])) for model in (student, teacher)), strict=False)
-        linear = nn.ModuleList(nn.Conv2d(ours.shape[1], theirs.shape[1], 1) for ours, theirs in pairs)
+        pairs = _pairs(student, teacher, student.resize(images[0]))
+    linear = nn.ModuleList(nn.Conv2d(ours.shape[1], target.shape[1], 1) for ours, target in pairs)
     weights = [*student.stem.parameters(), *student.blocks[0].parameters(), *linear.parameters()]
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -73,15 +75,24 @@ def _maps(model: SSD, inputs: Tensor) -> list[Tensor]:
     return [first, nn.Sequential(*list(model.blocks[0].children())[: CONV5_3 if trunk == "vgg16" else None])(first)]
 
 
-def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> list[Tensor]:
-    """Unexplained share of the teacher's variance, per map, with the teacher's maps averaged to the student's size."""
+def _pairs(student: SSD, teacher: SSD, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The maps of the student, and of the teacher at their size; finer positions of the teacher become channels."""
+    maps = _maps(student, (images - student.mean) / student.std)
     with torch.no_grad():
         theirs = _maps(teacher, (images - teacher.mean) / teacher.std)
+    pairs = []
+    for ours, wanted in zip(maps, theirs, strict=False):
+        height, width = ours.shape[2:]
+        finer = max(1, round(wanted.shape[2] / height))
+        sized = F.adaptive_avg_pool2d(wanted, (finer * height, finer * width))
+        pairs.append((ours, F.pixel_unshuffle(sized, finer)))
+    return pairs
+
+
+def _left(student: SSD, teacher: SSD, linear: nn.ModuleList, images: Tensor) -> list[Tensor]:
+    """Unexplained share of the variance of the teacher's maps in `_pairs`, per map."""
     left = []
-    for layer, ours, wanted in zip(
-        linear, _maps(student, (images - student.mean) / student.std), theirs, strict=False
-    ):
-        target = F.adaptive_avg_pool2d(wanted, (ours.shape[2], ours.shape[3]))
+    for layer, (ours, target) in zip(linear, _pairs(student, teacher, images), strict=True):
         variance = (target - target.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
         left.append(F.mse_loss(layer(ours), target) / variance)
     return left

@@ -269,7 +269,7 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
 
     Args:
         weights: initial weights of the trunk: None (Kaiming), "imagenet" (downloaded by torchvision), "compressed" (in
-            the package, for a quarter of the channels) or a .safetensors or .pth file with torchvision's names.
+            the package, for one width per trunk) or a .safetensors or .pth file with torchvision's names.
             VGG-16 needs weights of the Caffe kind, for images less `CAFFE_MEAN`; `settings` may give a mean and std.
         settings: fields of `Config`, such as default_boxes="cmb".
 
@@ -280,8 +280,9 @@ def build(variant: str, *, weights: str | Path | None = None, **settings: Any) -
     if weights is None:
         return SSD(config)
     trunk = config.spec.trunk
-    if weights == "compressed" and config.width != COMPRESSED_WIDTH:
-        raise InputError(f"weights compressed: are of width {COMPRESSED_WIDTH:g}, not {config.width:g}; give others")
+    if weights == "compressed" and config.width != COMPRESSED_WIDTH[trunk]:
+        given = f"{COMPRESSED_WIDTH[trunk]:g}, not {config.width:g}"
+        raise InputError(f"weights compressed: those of {trunk} are of width {given}; give others")
     of_weights = {"mean": CAFFE_MEAN, "std": input_std(weights)} if trunk == "vgg16" else {}
     model = SSD(replace(config, **of_weights | settings))
     source = load_trunk(model, trunk, weights)

@@ -69,7 +69,8 @@ def build_from_params(variant: str, params: Params) -> SSD:
     return build(
         variant,
         weights=getattr(params.detector.weights, SPECS[variant].trunk),
-        **params.detector.model_dump(exclude={"weights", "fe"}),
+        width=params.detector.width_of(variant),
+        **params.detector.model_dump(exclude={"weights", "fe", "width", "wider"}),
         **params.detector.fe.model_dump(exclude={"schedule", "behind"}),
     )
 
@@ -151,7 +152,8 @@ class Task:
     @cached_property
     def key(self) -> dict[str, Any]:
         """Settings and data, as JSON. An earlier result or checkpoint is used only if it has the same key."""
-        settings = self.params.model_dump(include={"seed", "detector"}, mode="json")
+        settings = self.params.model_dump(include={"seed", "detector"}, exclude={"detector": {"wider"}}, mode="json")
+        settings["detector"]["width"] = self.params.detector.width_of(self.variant)
         settings["training"] = self.settings.model_dump(exclude={*WHERE_IT_RUNS, "longer", "faster"}, mode="json")
         settings["training"]["precision"] = self.compute.precision
         hashes = {"data_sha256": content_hash(self.listed)}

@@ -66,6 +66,7 @@ def settings_of(name: str, treatment: str, seed: int, params: Params) -> Params:
     changed = params.changed(arm.settings)
     detector = changed.detector.model_copy(update={"detections_per_image": params.study.detections_per_image})
     training = changed.training.scaled_to(arm.iterations) if arm.iterations else changed.training
+    training = training.lengthened(arm.longer)
     images = changed.images.model_copy(update={"phase": sees_phase(treatment)})
     return changed.model_copy(update={"seed": seed, "detector": detector, "training": training, "images": images})
 
